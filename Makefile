@@ -1,0 +1,71 @@
+# The commands of the house. `make help` lists them.
+
+VENV ?= .venv
+HOST ?= 127.0.0.1
+PORT ?= 3000
+PYTHON ?= python3
+RECIPES ?= --all
+
+BIN := $(VENV)/bin
+# uv keeps what it installed before; the home of BentoML's own files stays inside the checkout's venv.
+UV := $(BIN)/uv
+export BENTOML_DO_NOT_TRACK ?= True
+
+.DEFAULT_GOAL := help
+.PHONY: help serve test train bench lint format lock clean
+
+help: ## show this list
+	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
+	@echo
+	@echo "variables: VENV=$(VENV) HOST=$(HOST) PORT=$(PORT) PYTHON=$(PYTHON) RECIPES='$(RECIPES)'"
+
+serve: $(VENV)/.serve ## serve the packages in models/ on http://HOST:PORT
+	$(BIN)/bentoml serve --host $(HOST) --port $(PORT)
+
+test: $(VENV)/.all ## run the whole test suite
+	$(BIN)/python -m pytest
+
+train: $(VENV)/.all ## fit, prove and write packages (RECIPES="mnist-mlp ..."; default all)
+	$(BIN)/python -m training fit $(RECIPES)
+
+bench: $(VENV)/.all ## time one epoch against the plain tutorial loop
+	$(BIN)/python -m benchmarks.training
+
+lint: $(VENV)/.all ## ruff, mypy and the import contracts
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+format: $(VENV)/.all ## let ruff format the code
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+lock: $(VENV)/.uv ## resolve requirements/ anew from pyproject.toml
+	$(UV) pip compile -q --universal --python-version 3.11 --no-annotate --no-header \
+	  --no-emit-index-url --all-extras pyproject.toml -o requirements/all.txt
+	$(UV) pip compile -q --universal --python-version 3.11 --no-annotate --no-header \
+	  --no-emit-index-url --extra serve -c requirements/all.txt pyproject.toml -o requirements/serve.txt
+
+clean: ## remove the virtual environment and every cache
+	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache
+
+# Each install leaves a mark, so that a second run starts at once.
+
+$(VENV)/.uv:
+	@$(PYTHON) -c 'import sys; sys.exit(0 if (3, 11) <= sys.version_info[:2] <= (3, 13) else \
+	  "fitserve needs Python 3.11, 3.12 or 3.13, and $(PYTHON) is " + sys.version.split()[0] + \
+	  ": name another with make PYTHON=python3.12")'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install -q --disable-pip-version-check "uv==$$(sed -n 's/^uv==//p' requirements/all.txt)"
+	@touch $@
+
+$(VENV)/.serve: requirements/serve.txt pyproject.toml | $(VENV)/.uv
+	$(UV) pip install -q --python $(BIN)/python -r requirements/serve.txt
+	$(UV) pip install -q --python $(BIN)/python --no-deps -e .
+	@touch $@
+
+$(VENV)/.all: requirements/all.txt pyproject.toml | $(VENV)/.uv
+	$(UV) pip install -q --python $(BIN)/python -r requirements/all.txt
+	$(UV) pip install -q --python $(BIN)/python --no-deps -e .
+	@touch $@ $(VENV)/.serve

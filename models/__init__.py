@@ -1,0 +1,1 @@
+"""Model packages: the one thing that training and serving have in common."""

@@ -1,0 +1,235 @@
+"""The model card: what a package says of its network, in one machine-readable form.
+
+`ModelCard` is `card.json`. It says what goes in and comes out, how the network was fitted, how
+good it is, how its exported files were proved equal to it, and the digest of every file. Nothing
+in it is typed by hand: `training/` measures and writes it, `service/` reads it.
+"""
+
+import re
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal, Self
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+
+SCHEMA_VERSION: Literal[1] = 1
+
+Datatype = Literal[
+    "BOOL", "UINT8", "UINT16", "UINT32", "UINT64", "INT8", "INT16", "INT32", "INT64",
+    "FP16", "FP32", "FP64",
+]  # fmt: skip
+"""The Open Inference Protocol's names of the tensor datatypes that a package may use."""
+
+NUMPY_DTYPES: Mapping[Datatype, np.dtype[np.generic]] = {
+    "BOOL": np.dtype(np.bool_),
+    "UINT8": np.dtype(np.uint8),
+    "UINT16": np.dtype(np.uint16),
+    "UINT32": np.dtype(np.uint32),
+    "UINT64": np.dtype(np.uint64),
+    "INT8": np.dtype(np.int8),
+    "INT16": np.dtype(np.int16),
+    "INT32": np.dtype(np.int32),
+    "INT64": np.dtype(np.int64),
+    "FP16": np.dtype(np.float16),
+    "FP32": np.dtype(np.float32),
+    "FP64": np.dtype(np.float64),
+}
+
+RuntimeName = Literal["onnx", "torchscript"]
+MODEL_FILES: Mapping[RuntimeName, str] = {"onnx": "model.onnx", "torchscript": "model.pt"}
+"""The file of a package that each runtime loads."""
+
+
+def _safe_name(name: str) -> str:
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_-]{0,99}", name):
+        raise ValueError(
+            f"the name {name!r} must be 1 to 100 letters, digits, '-' or '_', "
+            "and begin with a letter or digit"
+        )
+    return name
+
+
+def _safe_version(version: str) -> str:
+    if not re.fullmatch(r"[1-9][0-9]{0,8}", version):
+        raise ValueError(f"the version {version!r} must be a whole number from 1, as '1'")
+    return version
+
+
+def _safe_path(path: str) -> str:
+    parts = path.split("/")
+    if not all(re.fullmatch(r"[A-Za-z0-9_-][A-Za-z0-9._-]*", part) for part in parts):
+        raise ValueError(f"the file name {path!r} must be a plain path inside the package")
+    return path
+
+
+PackageName = Annotated[str, AfterValidator(_safe_name)]
+PackageVersion = Annotated[str, AfterValidator(_safe_version)]
+PackagePath = Annotated[str, AfterValidator(_safe_path)]
+
+
+class _Part(BaseModel):
+    """A part of the card: immutable, and strict about fields that it does not know."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class TensorSpec(_Part):
+    """One input or output. The first dimension of `shape` is the batch; -1 means any size."""
+
+    name: str
+    datatype: Datatype
+    shape: tuple[int, ...] = Field(min_length=1)
+    meaning: str
+    minimum: float | None = None
+    maximum: float | None = None
+    labels: tuple[str, ...] | None = None
+
+    @property
+    def dtype(self) -> np.dtype[np.generic]:
+        """The numpy dtype of the tensor."""
+        return NUMPY_DTYPES[self.datatype]
+
+    def describe(self) -> str:
+        """Datatype and shape on one line, as `UINT8 [-1, 28, 28]`."""
+        return f"{self.datatype} {list(self.shape)}"
+
+
+class Splits(_Part):
+    """How many samples each split holds."""
+
+    train: int
+    validation: int
+    test: int
+
+
+class DataRecord(_Part):
+    """The data that the network was fitted on; `sha256` is over every array of every split."""
+
+    name: str
+    summary: str
+    sha256: str
+    splits: Splits
+
+
+class FitRecord(_Part):
+    """How the network was fitted."""
+
+    recipe: str
+    setting: Literal["default", "tutorial"]
+    network: str
+    parameter_count: int
+    hyperparameters: dict[str, bool | int | float | str | tuple[int, ...] | None]
+    seed: int
+    data: DataRecord
+    libraries: dict[str, str]
+    device: str
+    epochs: int
+    best_epoch: int
+    seconds: float
+
+
+class ClassReport(_Part):
+    """How one class fares. Precision, recall and F1 are in [0, 1]."""
+
+    label: str
+    precision: float
+    recall: float
+    f1: float
+    samples: int
+
+
+class Evaluation(_Part):
+    """Figures on one split of one data set, with how many samples they rest on."""
+
+    data: str
+    split: str
+    samples: int
+    metrics: dict[str, float]
+    classes: tuple[ClassReport, ...] = ()
+    confusion: tuple[tuple[int, ...], ...] = ()
+    """Rows are true classes, columns predicted ones."""
+
+
+class SeedFigures(_Part):
+    """The test figures of one setting over several seeds; `shipped` is the seed in the package."""
+
+    setting: Literal["default", "tutorial"]
+    metric: str
+    seeds: tuple[int, ...]
+    values: tuple[float, ...]
+    mean: float
+    standard_deviation: float
+    samples: int
+
+
+class ParityRecord(_Part):
+    """How far one exported file is from the network that it came from."""
+
+    runtime: RuntimeName
+    samples: int
+    batch_sizes: tuple[int, ...]
+    largest_absolute_difference: float
+    largest_relative_difference: float
+    equal_answers: float = Field(ge=0, le=1)
+    tolerance: str
+
+
+class FileRecord(_Part):
+    """Digest and size of one file of the package."""
+
+    sha256: str = Field(pattern=r"^[0-9a-f]{64}$")
+    bytes: int = Field(ge=0)
+
+
+class RecordedTensor(_Part):
+    """The values of one tensor, row-major."""
+
+    datatype: Datatype
+    shape: tuple[int, ...]
+    data: tuple[float, ...]
+
+    @classmethod
+    def of(cls, datatype: Datatype, array: NDArray[Any]) -> Self:
+        """Record `array`, whose dtype is that of `datatype`."""
+        return cls(datatype=datatype, shape=array.shape, data=tuple(array.ravel().tolist()))
+
+    def array(self) -> NDArray[Any]:
+        """The values, in the recorded shape and datatype."""
+        return np.array(self.data).astype(NUMPY_DTYPES[self.datatype]).reshape(self.shape)
+
+
+class Example(_Part):
+    """One recorded prediction of the network itself; every load of a file must reproduce it.
+
+    `tolerance` bounds |difference| / max(1, |recorded value|) for each output element.
+    """
+
+    inputs: dict[str, RecordedTensor]
+    outputs: dict[str, RecordedTensor]
+    tolerance: float = Field(gt=0)
+
+
+class ModelCard(_Part):
+    """Everything that a package says of its network."""
+
+    schema_version: Literal[1] = SCHEMA_VERSION
+    name: PackageName
+    version: PackageVersion
+    summary: str
+    task: Literal["classification", "regression"]
+    inputs: tuple[TensorSpec, ...] = Field(min_length=1)
+    outputs: tuple[TensorSpec, ...] = Field(min_length=1)
+    fit: FitRecord | None = None
+    evaluations: tuple[Evaluation, ...] = ()
+    seeds: tuple[SeedFigures, ...] = ()
+    parity: tuple[ParityRecord, ...] = ()
+    example: Example
+    intended_use: str
+    limits: tuple[str, ...] = ()
+    files: dict[PackagePath, FileRecord] = {}
+
+    @property
+    def runtimes(self) -> tuple[RuntimeName, ...]:
+        """The runtimes that the package has a file for."""
+        return tuple(runtime for runtime, file in MODEL_FILES.items() if file in self.files)

@@ -1,0 +1,101 @@
+"""The parity proof: an exported file gives what the network that it came from gives."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from models.card import ParityRecord, RuntimeName
+from models.runtimes import Arrays
+
+BATCH_SIZES = (1, 7, 64)
+ABSOLUTE_TOLERANCE = 1e-5
+"""For probabilities: the largest |difference|."""
+RELATIVE_TOLERANCE = 1e-4
+"""For regression outputs: the largest |difference| / max(1, |value|)."""
+
+
+class ParityError(Exception):
+    """An exported file does not equal its network: says which runtime, input and difference."""
+
+
+def prove(
+    reference: Callable[[Arrays], Arrays],
+    candidate: Callable[[Arrays], Arrays],
+    samples: Arrays,
+    *,
+    runtime: RuntimeName,
+    classification: bool,
+    batch_sizes: Sequence[int] = BATCH_SIZES,
+) -> ParityRecord:
+    """Prove that `candidate` equals `reference` on `samples`, at each batch size.
+
+    The reference computes every row alone. That the candidate's answer at each batch size is
+    within tolerance of it shows two things at once: the file equals the network, and a row's
+    answer does not depend on its neighbours.
+
+    Args:
+        reference: the network in eager mode.
+        candidate: the exported file in its runtime.
+        samples: inputs by name, all with the same number of rows.
+        runtime: the candidate's name, for the record.
+        classification: whether outputs are probabilities (absolute tolerance, and the same
+            class for every sample) or numbers (relative tolerance).
+        batch_sizes: sizes in which the candidate is asked.
+
+    Raises:
+        ParityError: a difference above the tolerance, another class, or another shape or dtype.
+    """
+    rows = len(next(iter(samples.values())))
+    expected = _in_batches(reference, samples, rows, 1)
+    absolute = relative = 0.0
+    equal = 1.0
+    for size in batch_sizes:
+        answered = _in_batches(candidate, samples, rows, size)
+        for name, wanted in expected.items():
+            found = answered[name]
+            where = f"{runtime}, batch size {size}, output {name}"
+            if found.shape != wanted.shape or found.dtype != wanted.dtype:
+                raise ParityError(
+                    f"{where}: {found.dtype} {list(found.shape)} where the network gives "
+                    f"{wanted.dtype} {list(wanted.shape)}"
+                )
+            difference = np.abs(found.astype(np.float64) - wanted)
+            difference[np.isnan(difference)] = np.inf
+            scaled = difference / np.maximum(1.0, np.abs(wanted.astype(np.float64)))
+            measured = difference if classification else scaled
+            tolerance = ABSOLUTE_TOLERANCE if classification else RELATIVE_TOLERANCE
+            worst = int(np.unravel_index(np.argmax(measured), measured.shape)[0])
+            if measured.max() > tolerance:
+                raise ParityError(
+                    f"{where}: sample {worst} differs by {measured.max():.3g}, "
+                    f"more than {tolerance:g}"
+                )
+            if classification:
+                same = found.argmax(axis=-1) == wanted.argmax(axis=-1)
+                equal = min(equal, float(same.mean()))
+                if not same.all():
+                    raise ParityError(f"{where}: sample {int(np.argmin(same))} has another class")
+            absolute = max(absolute, float(difference.max()))
+            relative = max(relative, float(scaled.max()))
+    kind = "absolute" if classification else "relative"
+    return ParityRecord(
+        runtime=runtime,
+        samples=rows,
+        batch_sizes=tuple(batch_sizes),
+        largest_absolute_difference=absolute,
+        largest_relative_difference=relative,
+        equal_answers=equal,
+        tolerance=f"{ABSOLUTE_TOLERANCE if classification else RELATIVE_TOLERANCE:g} {kind}",
+    )
+
+
+def _in_batches(
+    compute: Callable[[Arrays], Arrays], samples: Arrays, rows: int, size: int
+) -> dict[str, NDArray[Any]]:
+    answers = [
+        compute({name: array[start : start + size] for name, array in samples.items()})
+        for start in range(0, rows, size)
+    ]
+    return {name: np.concatenate([answer[name] for answer in answers]) for name in answers[0]}

@@ -1,0 +1,214 @@
+"""The two runtimes behind one call: named arrays in, named arrays out.
+
+`open_runtime` gives a `Runtime` only for a file whose bytes match the card, whose graph takes and
+gives what the card says, and which reproduces the card's recorded prediction. Training proves its
+exports with the same code that serves them.
+
+torch and ONNX Runtime are imported where they are used: each is large, and a service that runs on
+one need not have the other.
+"""
+
+import io
+import warnings
+from collections.abc import Mapping, Sequence
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from models.card import MODEL_FILES, Example, ModelCard, RuntimeName, TensorSpec
+from models.package import ModelPackage, PackageError
+
+Arrays = Mapping[str, NDArray[Any]]
+"""Tensors by name. The first axis of each is the batch of rows."""
+
+_ONNX_DATATYPES = {
+    "tensor(bool)": "BOOL",
+    "tensor(uint8)": "UINT8",
+    "tensor(uint16)": "UINT16",
+    "tensor(uint32)": "UINT32",
+    "tensor(uint64)": "UINT64",
+    "tensor(int8)": "INT8",
+    "tensor(int16)": "INT16",
+    "tensor(int32)": "INT32",
+    "tensor(int64)": "INT64",
+    "tensor(float16)": "FP16",
+    "tensor(float)": "FP32",
+    "tensor(double)": "FP64",
+}
+
+
+class Runtime(Protocol):
+    """A loaded network on one device. Not for use from several threads at once."""
+
+    name: RuntimeName
+    device: str
+
+    def __call__(self, inputs: Arrays) -> dict[str, NDArray[Any]]:
+        """Compute the outputs of one batch; inputs have the card's names, dtypes and shapes."""
+        ...
+
+
+class OnnxRuntime:
+    """`model.onnx` in ONNX Runtime, on `cpu` or `cuda:<index>`.
+
+    Args:
+        content: the ONNX file.
+        device: where to compute. On a GPU, TF32 stays off so that answers equal the CPU's.
+        threads: threads for one batch; 0 leaves the choice to ONNX Runtime.
+    """
+
+    name: RuntimeName = "onnx"
+
+    def __init__(self, content: bytes, device: str = "cpu", threads: int = 0) -> None:
+        import onnxruntime
+
+        self.device = device
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = threads
+        options.log_severity_level = 3
+        # Spinning threads would take the core that the event loop needs.
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+        providers: list[Any] = ["CPUExecutionProvider"]
+        if device != "cpu":
+            onnxruntime.preload_dlls()  # CUDA and cuDNN come with torch's wheels
+            cuda = {"device_id": device.removeprefix("cuda:"), "use_tf32": "0"}
+            providers.insert(0, ("CUDAExecutionProvider", cuda))
+        self._session = onnxruntime.InferenceSession(content, options, providers=providers)
+        if device != "cpu" and "CUDAExecutionProvider" not in self._session.get_providers():
+            raise RuntimeError(f"ONNX Runtime cannot compute on {device}: its CUDA did not load")
+        self._outputs = [output.name for output in self._session.get_outputs()]
+
+    def __call__(self, inputs: Arrays) -> dict[str, NDArray[Any]]:
+        """Compute the outputs of one batch."""
+        return dict(zip(self._outputs, self._session.run(None, dict(inputs)), strict=True))
+
+    def mismatch(self, card: ModelCard) -> str | None:
+        """How the graph's inputs and outputs differ from the card's; None where they agree."""
+        session = self._session
+        for kind, nodes, specs in (
+            ("inputs", session.get_inputs(), card.inputs),
+            ("outputs", session.get_outputs(), card.outputs),
+        ):
+            in_graph = {node.name: (node.type, node.shape) for node in nodes}
+            if set(in_graph) != {spec.name for spec in specs}:
+                said = ", ".join(spec.name for spec in specs)
+                return f"the graph's {kind} are {', '.join(in_graph)}; the card says {said}"
+            for spec in specs:
+                datatype, shape = in_graph[spec.name]
+                found = _ONNX_DATATYPES.get(datatype, datatype)
+                dimensions = [size if isinstance(size, int) else -1 for size in shape]
+                if found != spec.datatype or dimensions != list(spec.shape):
+                    return (
+                        f"{spec.name} is {found} {dimensions} in the graph; "
+                        f"the card says {spec.describe()}"
+                    )
+        return None
+
+
+class TorchScriptRuntime:
+    """`model.pt` in TorchScript, on `cpu` or `cuda:<index>`.
+
+    Args:
+        content: the TorchScript file. Loading it runs the code in it.
+        device: where to compute.
+        outputs: names for what the module returns, in order.
+    """
+
+    name: RuntimeName = "torchscript"
+
+    def __init__(self, content: bytes, device: str = "cpu", *, outputs: Sequence[str]) -> None:
+        import torch
+
+        self.device = device
+        self._torch = torch
+        self._outputs = tuple(outputs)
+        with warnings.catch_warnings():  # deprecated in torch, and what this format needs
+            warnings.filterwarnings("ignore", message=".*torch.jit.*deprecated")
+            module = torch.jit.load(io.BytesIO(content), map_location=device).eval()
+            arguments = module.forward.schema.arguments[1:]
+            self._inputs = tuple(argument.name for argument in arguments)
+            self._module = torch.jit.freeze(module)
+
+    def __call__(self, inputs: Arrays) -> dict[str, NDArray[Any]]:
+        """Compute the outputs of one batch."""
+        torch = self._torch
+        with torch.inference_mode():  # it holds for this thread only, so it is entered here
+            tensors = (torch.from_numpy(inputs[name]).to(self.device) for name in self._inputs)
+            result = self._module(*tensors)
+            outputs = result if isinstance(result, tuple) else (result,)
+            return {
+                name: tensor.cpu().numpy()
+                for name, tensor in zip(self._outputs, outputs, strict=True)
+            }
+
+    def mismatch(self, card: ModelCard) -> str | None:
+        """How the module's arguments differ from the card's inputs; None where they agree.
+
+        A TorchScript module states neither datatypes nor shapes: the recorded prediction, which
+        every load repeats, is what checks those.
+        """
+        said = {spec.name for spec in card.inputs}
+        if set(self._inputs) != said:
+            return (
+                f"the module's arguments are {', '.join(self._inputs)}; "
+                f"the card says {', '.join(sorted(said))}"
+            )
+        return None
+
+
+def open_runtime(
+    package: ModelPackage, name: RuntimeName, device: str = "cpu", threads: int = 0
+) -> Runtime:
+    """Load one file of `package` and prove that it is what the card says.
+
+    Args:
+        package: the package; the file's digest is checked before anything is loaded.
+        name: which runtime, and so which file.
+        device: `cpu` or `cuda:<index>`.
+        threads: threads of ONNX Runtime for one batch; 0 leaves the choice to it.
+
+    Raises:
+        PackageError: the file is missing, altered, or not loadable; the graph does not fit the
+            card; or the first prediction is not the recorded one.
+    """
+    card, file = package.card, MODEL_FILES[name]
+    content = package.load(file)
+    runtime: OnnxRuntime | TorchScriptRuntime
+    try:
+        if name == "onnx":
+            runtime = OnnxRuntime(content, device, threads)
+        else:
+            outputs = [spec.name for spec in card.outputs]
+            runtime = TorchScriptRuntime(content, device, outputs=outputs)
+    except ImportError:
+        raise
+    except Exception as error:
+        raise PackageError(package.label, file, f"it cannot be loaded ({error})") from error
+    mismatch = runtime.mismatch(card) or recall(runtime, card.example, card.outputs)
+    if mismatch:
+        raise PackageError(package.label, file, mismatch)
+    return runtime
+
+
+def recall(runtime: Runtime, example: Example, outputs: Sequence[TensorSpec]) -> str | None:
+    """Repeat the recorded prediction; say how the answer differs, or None where it does not."""
+    try:
+        answer = runtime({name: tensor.array() for name, tensor in example.inputs.items()})
+    except Exception as error:  # noqa: BLE001 - whatever it is, the file is refused by name
+        return f"the recorded prediction fails on {runtime.device} ({error})"
+    for spec in outputs:
+        found, recorded = answer[spec.name], example.outputs[spec.name].array()
+        if found.shape != recorded.shape or found.dtype != recorded.dtype:
+            return (
+                f"{spec.name} of the recorded prediction is {found.dtype} {list(found.shape)}; "
+                f"the card says {recorded.dtype} {list(recorded.shape)}"
+            )
+        scale = np.maximum(1.0, np.abs(recorded.astype(np.float64)))
+        difference = np.abs(found.astype(np.float64) - recorded) / scale
+        if not np.all(difference <= example.tolerance):  # so that NaN is a difference too
+            return (
+                f"{spec.name} differs from the recorded prediction by {np.max(difference):.2g}, "
+                f"more than {example.tolerance:g}"
+            )
+    return None

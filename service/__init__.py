@@ -1,0 +1,1 @@
+"""Loads the model packages and answers batched predictions over HTTP."""

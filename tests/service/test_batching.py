@@ -1,0 +1,783 @@
+"""What the micro-batcher promises, each promise a test that can fail.
+
+Rows carry unique ids and the model's answer to a row is computed from its id, so an answer proves
+whose it is. Compute is held at a gate where a test needs a busy batcher; no test measures time,
+apart from deadlines that must have passed.
+"""
+
+import asyncio
+import gc
+import itertools
+import threading
+import time
+import weakref
+from collections import Counter
+from collections.abc import AsyncIterator, Callable, Coroutine
+from contextlib import asynccontextmanager
+from functools import wraps
+from typing import Any, NamedTuple
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from service.batching import Answer, Arrays, BatchReport, MicroBatcher
+from service.errors import (
+    BadInputError,
+    BodyTooLargeError,
+    DeadlineExceededError,
+    ModelFaultError,
+    NotReadyError,
+    QueueFullError,
+)
+
+LIMIT = 20.0  # seconds after which something hangs
+
+GOOD, POISON, MISCOUNT = range(3)
+
+numbers = itertools.count()
+
+
+def on_a_loop(test: Callable[..., Coroutine[Any, Any, None]]) -> Callable[..., None]:
+    """Run an async test on an event loop of its own; a hang fails it."""
+
+    @wraps(test)
+    def run(*args: Any, **kwargs: Any) -> None:
+        asyncio.run(asyncio.wait_for(test(*args, **kwargs), LIMIT))
+
+    return run
+
+
+class Model:
+    """A compute function that notes the ids of every batch and can be held at a gate."""
+
+    def __init__(self, fault: BaseException | None = None) -> None:
+        self.batches: list[list[int]] = []
+        self.gate = threading.Event()
+        self.gate.set()
+        self.fault = fault or ValueError("secret path /srv/model.onnx")
+
+    def __call__(self, inputs: Arrays) -> Arrays:
+        """Answer the rows, unless one of them is marked."""
+        ids, marks = inputs["id"], inputs["mark"]
+        self.batches.append(ids.tolist())
+        assert self.gate.wait(LIMIT)
+        if POISON in marks:
+            raise self.fault
+        answers = answers_to(ids)
+        if MISCOUNT in marks:
+            answers["square"] = answers["square"][1:]
+        return answers
+
+
+def answers_to(ids: Any) -> dict[str, Any]:
+    return {"next": ids + 1, "square": np.stack([ids, ids**2], axis=1)}
+
+
+def rows(*ids: int, mark: int = GOOD) -> Arrays:
+    """Make a request of these ids, the last of which carries the mark."""
+    marks = np.zeros(len(ids), np.uint8)
+    marks[-1:] = mark
+    return {"id": np.array(ids, np.int64), "mark": marks}
+
+
+def assert_answers(answer: Answer, *ids: int) -> None:
+    expected = answers_to(np.array(ids, np.int64))
+    assert answer.outputs.keys() == expected.keys()
+    for name, array in expected.items():
+        np.testing.assert_array_equal(answer.outputs[name], array)
+
+
+@asynccontextmanager
+async def batching(compute: Callable[[Arrays], Arrays], **options: Any) -> AsyncIterator[Any]:
+    """Open a batcher that must be empty, and its thread ended, when it is closed."""
+    name = f"test-{next(numbers)}"
+    defaults: dict[str, Any] = {"max_batch_rows": 4, "max_queue_rows": 100, "name": name}
+    batcher = MicroBatcher(compute, **(defaults | options))
+    assert threads(name)
+    yield batcher
+    await batcher.close()
+    assert batcher.queued_rows == 0
+    assert not threads(name)
+
+
+def threads(name: str) -> list[threading.Thread]:
+    return [thread for thread in threading.enumerate() if thread.name == f"batcher-{name}"]
+
+
+async def until(condition: Callable[[], Any]) -> None:
+    while not condition():  # noqa: ASYNC110 - what it waits for happens on another thread
+        await asyncio.sleep(0.001)
+
+
+async def started(*submissions: Coroutine[Any, Any, Answer]) -> list[asyncio.Task[Answer]]:
+    """Start the submissions in this order and let each of them run until it waits."""
+    tasks = [asyncio.create_task(submission) for submission in submissions]
+    await asyncio.sleep(0)
+    return tasks
+
+
+@asynccontextmanager
+async def busy(model: Model, batcher: MicroBatcher) -> AsyncIterator[asyncio.Task[Answer]]:
+    """Hold the batcher in the compute of one row, of id -1, until the block ends."""
+    model.gate.clear()
+    try:
+        (task,) = await started(batcher.submit(rows(-1)))
+        await until(lambda: model.batches)
+        yield task
+    finally:
+        model.gate.set()
+    assert_answers(await task, -1)
+
+
+# Batches and rows
+
+
+@on_a_loop
+async def test_no_batch_has_more_rows_than_allowed_and_a_busy_batcher_fills_them() -> None:
+    model = Model()
+    async with batching(model) as batcher, busy(model, batcher):
+        tasks = await started(*[batcher.submit(rows(*range(i, i + 3))) for i in range(0, 30, 3)])
+        assert batcher.queued_rows == 30
+        model.gate.set()
+        for i, task in enumerate(tasks):
+            assert_answers(await task, *range(3 * i, 3 * i + 3))
+    assert [len(batch) for batch in model.batches] == [1, 4, 4, 4, 4, 4, 4, 4, 2]
+
+
+@on_a_loop
+async def test_requests_of_one_turn_of_the_loop_share_an_idle_batchers_first_batch() -> None:
+    model = Model()
+    async with batching(model) as batcher:
+        answers = await asyncio.gather(*[batcher.submit(rows(i)) for i in range(3)])
+    for i, answer in enumerate(answers):
+        assert_answers(answer, i)
+    assert model.batches == [[0, 1, 2]]
+
+
+@on_a_loop
+async def test_an_idle_batcher_computes_without_waiting_for_a_timer(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    timers: list[float] = []
+    async with batching(Model()) as batcher:
+        loop = asyncio.get_running_loop()
+        monkeypatch.setattr(loop, "call_later", lambda delay, *_: timers.append(delay))
+        assert_answers(await batcher.submit(rows(1)), 1)
+        monkeypatch.undo()
+    assert timers == []
+
+
+@on_a_loop
+async def test_max_delay_lets_an_idle_batcher_wait_for_company() -> None:
+    model = Model()
+    async with batching(model, max_delay=0.5) as batcher:
+        (first,) = await started(batcher.submit(rows(1)))
+        await asyncio.sleep(0.01)
+        assert_answers(await batcher.submit(rows(2)), 2)
+        assert_answers(await first, 1)
+    assert model.batches == [[1, 2]]
+
+
+@on_a_loop
+async def test_max_delay_is_cut_short_by_a_full_batch_by_the_end_of_a_batch_and_by_close() -> None:
+    model = Model()
+    async with batching(model, max_delay=3600.0) as batcher:
+        full = [batcher.submit(rows(i)) for i in range(4)]
+        await asyncio.gather(*full)
+        model.gate.clear()
+        tasks = await started(batcher.submit(rows(10, 11, 12, 13)), batcher.submit(rows(14)))
+        model.gate.set()
+        assert_answers(await tasks[1], 14)
+        (last,) = await started(batcher.submit(rows(20)))
+        await batcher.close()
+        assert_answers(await last, 20)
+    assert model.batches == [[0, 1, 2, 3], [10, 11, 12, 13], [14], [20]]
+
+
+@on_a_loop
+async def test_a_large_request_is_split_and_joined_and_delays_others_by_no_more_than_its_rows() -> (
+    None
+):
+    model = Model()
+    async with batching(model) as batcher, busy(model, batcher):
+        tasks = await started(
+            batcher.submit(rows(0)),
+            batcher.submit(rows(*range(10, 19))),
+            batcher.submit(rows(1)),
+            batcher.submit(rows(2, 3)),
+        )
+        model.gate.set()
+        for task, ids in zip(tasks, ([0], range(10, 19), [1], [2, 3]), strict=True):
+            assert_answers(await task, *ids)
+    assert model.batches[1:] == [[0, 10, 11, 12], [13, 14, 15, 16], [17, 18, 1, 2], [3]]
+
+
+@on_a_loop
+async def test_a_batch_of_one_request_is_not_copied_and_shared_outputs_are_views() -> None:
+    seen: list[Arrays] = []
+    made: list[Arrays] = []
+
+    def compute(inputs: Arrays) -> Arrays:
+        seen.append(inputs)
+        made.append(answers_to(inputs["id"]))
+        return made[-1]
+
+    async with batching(compute) as batcher:
+        inputs = rows(1, 2)
+        answer = await batcher.submit(inputs)
+        assert all(np.shares_memory(seen[0][name], inputs[name]) for name in inputs)
+        assert all(np.shares_memory(answer.outputs[name], made[0][name]) for name in made[0])
+        one, two = await asyncio.gather(batcher.submit(rows(1)), batcher.submit(rows(2)))
+        assert len(made) == 2
+        assert np.shares_memory(one.outputs["next"], made[1]["next"])
+        assert np.shares_memory(two.outputs["next"], made[1]["next"])
+
+
+@on_a_loop
+async def test_a_batch_wakes_the_loop_once_whatever_its_size(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    model = Model()
+    wakeups: list[Any] = []
+    async with batching(model, max_batch_rows=50) as batcher:
+        loop = asyncio.get_running_loop()
+        wake = loop.call_soon_threadsafe
+
+        def counted(callback: Any, *args: Any, **kwargs: Any) -> asyncio.Handle:
+            wakeups.append(callback)
+            return wake(callback, *args, **kwargs)
+
+        monkeypatch.setattr(loop, "call_soon_threadsafe", counted)
+        await asyncio.gather(*[batcher.submit(rows(i)) for i in range(100)])
+        monkeypatch.undo()
+    assert [len(batch) for batch in model.batches] == [50, 50]
+    assert len(wakeups) == 2
+
+
+# The bound on the queue
+
+
+@on_a_loop
+async def test_a_full_queue_refuses_at_once_and_has_room_again_when_it_drains() -> None:
+    model = Model()
+    async with batching(model, max_queue_rows=6) as batcher:
+        async with busy(model, batcher):
+            tasks = await started(batcher.submit(rows(1, 2)), batcher.submit(rows(3, 4, 5)))
+            with pytest.raises(QueueFullError):
+                await batcher.submit(rows(6, 7))
+            tasks += await started(batcher.submit(rows(8)))
+            assert batcher.queued_rows == 6
+            with pytest.raises(QueueFullError):
+                await batcher.submit(rows(9))
+        for task, ids in zip(tasks, ([1, 2], [3, 4, 5], [8]), strict=True):
+            assert_answers(await task, *ids)
+        assert_answers(await batcher.submit(rows(*range(6))), *range(6))
+    assert not {6, 7, 9} & {i for batch in model.batches[:4] for i in batch}
+
+
+@on_a_loop
+async def test_a_request_larger_than_the_queue_is_refused_with_its_limit_idle_or_busy() -> None:
+    model = Model()
+    async with batching(model, max_queue_rows=6) as batcher:
+        with pytest.raises(BodyTooLargeError, match=r"7 rows.* at most 6"):
+            await batcher.submit(rows(*range(7)))
+        async with busy(model, batcher):
+            with pytest.raises(BodyTooLargeError, match=r"7 rows.* at most 6"):
+                await batcher.submit(rows(*range(7)))
+
+
+@on_a_loop
+async def test_a_request_without_rows_is_refused() -> None:
+    async with batching(Model()) as batcher:
+        with pytest.raises(BadInputError):
+            await batcher.submit(rows())
+
+
+@pytest.mark.parametrize(("batch", "queue"), [(0, 5), (5, 4)])
+@on_a_loop
+async def test_limits_with_which_no_batch_is_ever_full_are_refused(batch: int, queue: int) -> None:
+    with pytest.raises(ValueError, match="max_batch_rows"):
+        MicroBatcher(Model(), max_batch_rows=batch, max_queue_rows=queue, name="test")
+
+
+# Deadlines
+
+
+@on_a_loop
+async def test_a_waiting_request_is_answered_at_its_deadline_while_the_batcher_is_busy() -> None:
+    model = Model()
+    async with batching(model) as batcher, busy(model, batcher) as computing:
+        patient, hurried, later = await started(
+            batcher.submit(rows(1), timeout=60.0),
+            batcher.submit(rows(2, 3), timeout=0.02),
+            batcher.submit(rows(4), timeout=0.04),
+        )
+        with pytest.raises(DeadlineExceededError):
+            await hurried
+        with pytest.raises(DeadlineExceededError):
+            await later
+        assert batcher.queued_rows == 1
+        assert not computing.done()
+        model.gate.set()
+        assert_answers(await patient, 1)
+    assert model.batches == [[-1], [1]]
+
+
+@on_a_loop
+async def test_a_request_that_is_late_when_its_batch_forms_is_not_computed() -> None:
+    model = Model()
+    async with batching(model) as batcher:
+        late, punctual = await started(
+            batcher.submit(rows(1), timeout=0.0), batcher.submit(rows(2), timeout=60.0)
+        )
+        with pytest.raises(DeadlineExceededError):
+            await late
+        assert_answers(await punctual, 2)
+    assert model.batches == [[2]]
+
+
+@on_a_loop
+async def test_a_request_in_compute_at_its_deadline_gets_its_answer() -> None:
+    model = Model()
+    model.gate.clear()
+    async with batching(model) as batcher:
+        (task,) = await started(batcher.submit(rows(1), timeout=0.5))
+        await until(lambda: model.batches)
+        await asyncio.sleep(0.6)
+        model.gate.set()
+        assert_answers(await task, 1)
+
+
+@on_a_loop
+async def test_a_large_request_of_which_rows_still_wait_at_its_deadline_is_given_up() -> None:
+    model = Model()
+    async with batching(model) as batcher:
+        model.gate.clear()
+        (task,) = await started(batcher.submit(rows(*range(9)), timeout=0.5))
+        await until(lambda: model.batches)
+        assert batcher.queued_rows == 5
+        with pytest.raises(DeadlineExceededError):
+            await task
+        assert batcher.queued_rows == 0
+        model.gate.set()
+    assert model.batches == [[0, 1, 2, 3]]
+
+
+@on_a_loop
+async def test_a_neighbour_that_is_late_when_a_failed_batch_is_repeated_is_not_computed() -> None:
+    model = Model()
+    async with batching(model) as batcher:
+        model.gate.clear()
+        guilty, hurried, patient = await started(
+            batcher.submit(rows(1, mark=POISON)),
+            batcher.submit(rows(2), timeout=0.5),
+            batcher.submit(rows(3), timeout=60.0),
+        )
+        await until(lambda: model.batches)
+        await asyncio.sleep(0.6)
+        model.gate.set()
+        with pytest.raises(ModelFaultError):
+            await guilty
+        with pytest.raises(DeadlineExceededError):
+            await hurried
+        assert_answers(await patient, 3)
+    assert model.batches == [[1, 2, 3], [1], [3]]
+
+
+@on_a_loop
+async def test_a_thousand_deadlines_take_a_handful_of_timers(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    handles: list[asyncio.TimerHandle] = []
+    async with batching(Model()) as batcher:
+        loop = asyncio.get_running_loop()
+        call_later = loop.call_later
+
+        def noted(delay: float, callback: Any, *args: Any) -> asyncio.TimerHandle:
+            handles.append(call_later(delay, callback, *args))
+            return handles[-1]
+
+        monkeypatch.setattr(loop, "call_later", noted)
+        for i in range(100):
+            await asyncio.gather(*[batcher.submit(rows(i), timeout=60.0) for i in range(10)])
+        monkeypatch.undo()
+        assert 1 <= len(handles) <= 3
+    assert all(handle.cancelled() for handle in handles)
+
+
+# Callers that go away
+
+
+@on_a_loop
+async def test_a_caller_that_leaves_the_queue_frees_its_rows_and_is_not_computed() -> None:
+    model = Model()
+    async with batching(model) as batcher, busy(model, batcher):
+        before, leaver, after = await started(
+            batcher.submit(rows(1)), batcher.submit(rows(2, 3, 4)), batcher.submit(rows(5))
+        )
+        assert batcher.queued_rows == 5
+        leaver.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await leaver
+        assert batcher.queued_rows == 2
+        model.gate.set()
+        assert_answers(await before, 1)
+        assert_answers(await after, 5)
+    assert model.batches == [[-1], [1, 5]]
+
+
+@on_a_loop
+async def test_a_caller_that_leaves_in_the_very_turn_of_the_dispatch_is_not_computed() -> None:
+    model = Model()
+    async with batching(model) as batcher:
+        leaver, stayer = await started(batcher.submit(rows(1)), batcher.submit(rows(2)))
+        leaver.cancel()
+        assert_answers(await stayer, 2)
+        assert leaver.cancelled()
+    assert model.batches == [[2]]
+
+
+@on_a_loop
+async def test_a_caller_that_leaves_during_compute_takes_nothing_from_its_neighbours() -> None:
+    model = Model()
+    async with batching(model) as batcher:
+        model.gate.clear()
+        before, leaver, after = await started(*[batcher.submit(rows(i)) for i in range(3)])
+        await until(lambda: model.batches)
+        leaver.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await leaver
+        model.gate.set()
+        assert_answers(await before, 0)
+        assert_answers(await after, 2)
+    assert model.batches == [[0, 1, 2]]
+
+
+@on_a_loop
+async def test_a_caller_that_leaves_in_the_middle_of_its_rows_takes_the_rest_along() -> None:
+    model = Model()
+    async with batching(model) as batcher:
+        model.gate.clear()
+        leaver, stayer = await started(batcher.submit(rows(*range(9))), batcher.submit(rows(20)))
+        await until(lambda: model.batches)
+        leaver.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await leaver
+        assert batcher.queued_rows == 1
+        model.gate.set()
+        assert_answers(await stayer, 20)
+    assert model.batches == [[0, 1, 2, 3], [20]]
+
+
+# Models that fail
+
+
+@pytest.mark.parametrize(
+    "fault", [ValueError("x"), MemoryError(), KeyboardInterrupt(), SystemExit(1)], ids=repr
+)
+@on_a_loop
+async def test_only_the_guilty_request_fails_and_its_neighbours_are_computed_alone(
+    fault: BaseException,
+) -> None:
+    model = Model(fault)
+    async with batching(model) as batcher:
+        before, guilty, after = await started(
+            batcher.submit(rows(1)), batcher.submit(rows(2, mark=POISON)), batcher.submit(rows(3))
+        )
+        assert_answers(await before, 1)
+        assert_answers(await after, 3)
+        with pytest.raises(ModelFaultError) as caught:
+            await guilty
+        assert caught.value.__cause__ is fault
+        assert_answers(await batcher.submit(rows(4)), 4)
+    assert model.batches == [[1, 2, 3], [1], [2], [3], [4]]
+
+
+@on_a_loop
+async def test_a_batch_of_one_request_that_fails_is_not_repeated_and_shows_no_internals() -> None:
+    model = Model()
+    async with batching(model) as batcher:
+        with pytest.raises(ModelFaultError) as caught:
+            await batcher.submit(rows(1, mark=POISON))
+    assert model.batches == [[1]]
+    assert "secret" not in str(caught.value)
+
+
+@on_a_loop
+async def test_a_large_request_that_fails_early_is_not_computed_to_its_end() -> None:
+    model = Model()
+    async with batching(model) as batcher:
+        large = rows(*range(9))
+        large["mark"][0] = POISON
+        guilty, neighbour = await started(batcher.submit(large), batcher.submit(rows(20)))
+        with pytest.raises(ModelFaultError):
+            await guilty
+        assert_answers(await neighbour, 20)
+    assert model.batches == [[0, 1, 2, 3], [20]]
+
+
+@on_a_loop
+async def test_a_caller_that_leaves_before_a_failed_batch_is_repeated_is_not_computed() -> None:
+    model = Model()
+    async with batching(model) as batcher:
+        model.gate.clear()
+        guilty, leaver, stayer = await started(
+            batcher.submit(rows(1, mark=POISON)), batcher.submit(rows(2)), batcher.submit(rows(3))
+        )
+        await until(lambda: model.batches)
+        leaver.cancel()
+        model.gate.set()
+        with pytest.raises(ModelFaultError):
+            await guilty
+        assert_answers(await stayer, 3)
+    assert model.batches == [[1, 2, 3], [1], [3]]
+
+
+@pytest.mark.parametrize("surplus", [-1, 1])
+@on_a_loop
+async def test_a_wrong_number_of_rows_in_any_output_fails_the_batch_and_no_other(
+    surplus: int,
+) -> None:
+    batches: list[int] = []
+
+    def compute(inputs: Arrays) -> Arrays:
+        ids = inputs["id"]
+        batches.append(len(ids))
+        answers = answers_to(ids)
+        if 1 in ids:
+            answers["square"] = np.zeros((len(ids) + surplus, 2))
+        return answers
+
+    async with batching(compute) as batcher:
+        tasks = await started(*[batcher.submit(rows(i)) for i in range(3)])
+        for task in tasks:
+            with pytest.raises(ModelFaultError) as caught:
+                await task
+            assert "'square'" in str(caught.value.__cause__)
+            assert "square" not in str(caught.value)
+        assert_answers(await batcher.submit(rows(4)), 4)
+    assert batches == [3, 1]
+
+
+@pytest.mark.parametrize(
+    "result", [None, {"y": np.float32(1)}, {"y": None}], ids=["nothing", "a scalar", "no array"]
+)
+@on_a_loop
+async def test_a_model_that_returns_no_arrays_fails_and_nobody_hangs(result: Any) -> None:
+    async with batching(lambda _: result) as batcher:
+        for task in await started(*[batcher.submit(rows(i)) for i in range(3)]):
+            with pytest.raises(ModelFaultError):
+                await task
+
+
+@on_a_loop
+async def test_parts_of_an_answer_that_do_not_fit_together_fail_that_request_alone() -> None:
+    async with batching(lambda inputs: {str(inputs["id"][0]): inputs["id"]}) as batcher:
+        large, small = await started(batcher.submit(rows(*range(8))), batcher.submit(rows(9)))
+        with pytest.raises(ModelFaultError):
+            await large
+        assert (await small).outputs["9"].tolist() == [9]
+
+
+# The end
+
+
+@on_a_loop
+async def test_close_refuses_new_requests_finishes_the_queued_and_ends_the_thread() -> None:
+    model = Model()
+    async with batching(model) as batcher:
+        model.gate.clear()
+        tasks = await started(*[batcher.submit(rows(2 * i, 2 * i + 1)) for i in range(5)])
+        closings = [asyncio.create_task(batcher.close()) for _ in range(2)]
+        await asyncio.sleep(0)
+        with pytest.raises(NotReadyError):
+            await batcher.submit(rows(100))
+        assert not any(closing.done() for closing in closings)
+        model.gate.set()
+        await asyncio.gather(*closings)
+        for i, task in enumerate(tasks):
+            assert_answers(await task, 2 * i, 2 * i + 1)
+        await batcher.close()
+        with pytest.raises(NotReadyError):
+            await batcher.submit(rows(100))
+
+
+@on_a_loop
+async def test_a_close_that_was_given_up_can_be_repeated() -> None:
+    model = Model()
+    async with batching(model) as batcher, busy(model, batcher):
+        with pytest.raises(TimeoutError):
+            await asyncio.wait_for(batcher.close(), 0.01)
+        model.gate.set()
+        await batcher.close()
+
+
+@on_a_loop
+async def test_a_deadline_holds_while_close_waits() -> None:
+    model = Model()
+    async with batching(model) as batcher, busy(model, batcher):
+        (task,) = await started(batcher.submit(rows(1), timeout=0.02))
+        closing = asyncio.create_task(batcher.close())
+        with pytest.raises(DeadlineExceededError):
+            await task
+        assert not closing.done()
+        model.gate.set()
+        await closing
+
+
+def test_a_loop_that_ends_first_does_not_break_the_thread() -> None:
+    model = Model()
+    model.gate.clear()
+
+    async def abandon() -> None:
+        batcher = MicroBatcher(model, max_batch_rows=4, max_queue_rows=4, name="abandoned")
+        asyncio.create_task(batcher.submit(rows(1)))  # noqa: RUF006 - asyncio.run cancels it
+        await until(lambda: model.batches)
+
+    asyncio.run(abandon())
+    (thread,) = threads("abandoned")
+    model.gate.set()
+    thread.join(LIMIT)
+    assert not thread.is_alive()
+
+
+@on_a_loop
+async def test_an_idle_batcher_keeps_no_arrays_alive() -> None:
+    async with batching(Model()) as batcher:
+        inputs = rows(1)
+        answer = await batcher.submit(inputs, timeout=60.0)
+        alive = [weakref.ref(inputs["id"]), weakref.ref(answer.outputs["next"].base)]
+        del inputs, answer
+        gc.collect()
+        await until(lambda: not any(reference() is not None for reference in alive))
+
+
+# Figures
+
+
+@on_a_loop
+async def test_each_batch_is_reported_and_each_caller_gets_its_own_figures() -> None:
+    reports: list[BatchReport] = []
+    model = Model()
+    async with batching(model, on_batch=reports.append) as batcher:
+        async with busy(model, batcher):
+            tasks = await started(batcher.submit(rows(1, 2)), batcher.submit(rows(*range(3, 8))))
+            await asyncio.sleep(0.05)
+        small, large = [await task for task in tasks]
+    assert [(report.rows, report.requests) for report in reports] == [(1, 1), (4, 2), (3, 1)]
+    first, second, third = reports
+    assert first.compute_seconds >= 0.04
+    assert second.queue_seconds >= 0.04
+    assert small.queue_seconds == second.queue_seconds
+    assert 0.04 <= large.queue_seconds < third.queue_seconds
+    assert small.compute_seconds == second.compute_seconds
+    assert large.compute_seconds == second.compute_seconds + third.compute_seconds
+    assert (small.batch_rows, large.batch_rows) == (4, 3)
+
+
+@on_a_loop
+async def test_a_report_that_raises_harms_no_caller() -> None:
+    def fail(_: BatchReport) -> None:
+        raise RuntimeError
+
+    asyncio.get_running_loop().set_exception_handler(lambda *_: None)
+    async with batching(Model(), on_batch=fail) as batcher:
+        answers = await asyncio.gather(*[batcher.submit(rows(i)) for i in range(9)])
+    for i, answer in enumerate(answers):
+        assert_answers(answer, i)
+
+
+# Everything at once
+
+
+class Visit(NamedTuple):
+    """One caller of a random schedule; times in milliseconds."""
+
+    rows: int
+    mark: int
+    arrives: int
+    timeout: int | None
+    leaves: int | None
+
+
+moments = st.integers(0, 12)
+visits = st.builds(
+    Visit,
+    rows=st.integers(1, 7),
+    mark=st.sampled_from([GOOD] * 6 + [POISON, MISCOUNT]),
+    arrives=moments,
+    timeout=st.none() | moments,
+    leaves=st.none() | st.none() | moments,
+)
+
+
+@settings(max_examples=150, deadline=None)
+@given(
+    schedule=st.lists(visits, min_size=1, max_size=25),
+    max_batch_rows=st.integers(1, 6),
+    spare_queue_rows=st.integers(0, 30),
+    max_delay=st.sampled_from([0.0, 0.0, 0.002]),
+    compute_seconds=st.sampled_from([0.0, 0.0005, 0.003]),
+    closes=st.none() | moments,
+)
+@on_a_loop
+async def test_every_caller_gets_exactly_its_own_rows_or_one_error_that_it_could_expect(
+    schedule: list[Visit],
+    max_batch_rows: int,
+    spare_queue_rows: int,
+    max_delay: float,
+    compute_seconds: float,
+    closes: int | None,
+) -> None:
+    model = Model()
+
+    def compute(inputs: Arrays) -> Arrays:
+        time.sleep(compute_seconds)
+        return model(inputs)
+
+    max_queue_rows = max_batch_rows + spare_queue_rows
+
+    async def call(batcher: MicroBatcher, index: int, visit: Visit) -> Answer | BaseException:
+        inputs = rows(*range(100 * index, 100 * index + visit.rows), mark=visit.mark)
+        timeout = None if visit.timeout is None else visit.timeout / 1000
+        await asyncio.sleep(visit.arrives / 1000)
+        task = asyncio.create_task(batcher.submit(inputs, timeout=timeout))
+        if visit.leaves is not None:
+            await asyncio.sleep(visit.leaves / 1000)
+            task.cancel()
+        return (await asyncio.gather(task, return_exceptions=True))[0]
+
+    async with batching(
+        compute, max_batch_rows=max_batch_rows, max_queue_rows=max_queue_rows, max_delay=max_delay
+    ) as batcher:
+        calls = asyncio.gather(*[call(batcher, *numbered) for numbered in enumerate(schedule)])
+        if closes is not None:
+            await asyncio.sleep(closes / 1000)
+            await batcher.close()
+        outcomes = await calls
+
+    computed = Counter(i for batch in model.batches for i in batch)
+    assert all(times <= 2 for times in computed.values())
+    assert all(len(batch) <= max_batch_rows for batch in model.batches)
+    miscounts = any(visit.mark == MISCOUNT for visit in schedule)
+    for index, (visit, outcome) in enumerate(zip(schedule, outcomes, strict=True)):
+        match outcome:
+            case Answer():
+                assert visit.mark == GOOD
+                assert_answers(outcome, *range(100 * index, 100 * index + visit.rows))
+            case ModelFaultError():
+                assert visit.mark != GOOD or miscounts
+            case DeadlineExceededError():
+                assert visit.timeout is not None
+            case asyncio.CancelledError():
+                assert visit.leaves is not None
+            case NotReadyError():
+                assert closes is not None
+            case BodyTooLargeError():
+                assert visit.rows > max_queue_rows
+            case QueueFullError():
+                assert sum(other.rows for other in schedule) > max_queue_rows >= visit.rows
+            case _:
+                pytest.fail(f"unexpected {outcome!r}")

@@ -1,0 +1,1 @@
+"""Fits, evaluates, exports and proves the networks, and writes each as a model package."""

@@ -1,0 +1,194 @@
+"""The pictures of a package's report, each as PNG bytes."""
+
+import io
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import matplotlib as mpl
+import numpy as np
+import seaborn as sns
+import torch
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from torch import Tensor, nn
+
+from models.card import Evaluation
+from training.datasets import Dataset
+from training.loop import Epoch, History, predict
+
+INK, BLUE, ORANGE, GREY = "#1d2733", "#2563a8", "#d9772b", "#9aa5b1"
+_STYLE: dict[Any, Any] = {
+    "axes.edgecolor": GREY,
+    "axes.labelcolor": INK,
+    "axes.spines.right": False,
+    "axes.spines.top": False,
+    "axes.titlecolor": INK,
+    "axes.titlelocation": "left",
+    "axes.titlesize": 11,
+    "font.size": 9,
+    "legend.frameon": False,
+    "text.color": INK,
+    "xtick.color": INK,
+    "ytick.color": INK,
+}
+
+
+def report(
+    network: nn.Module, data: Dataset, history: History, evaluation: Evaluation
+) -> dict[str, bytes]:
+    """The pictures for one fitted network, by their file name in the package.
+
+    Args:
+        network: the fitted network, on the CPU: raw inputs in, logits or values out.
+        data: what it was fitted on.
+        history: how the fit went.
+        evaluation: its figures on the test split.
+    """
+    pictures = {"loss-curves": loss_curves(history)}
+    if not data.labels:
+        pictures["fitted-curve"] = fitted_curve(network, data)
+        return _named(pictures)
+    pictures["confusion-matrix"] = confusion(evaluation)
+    if data.test.inputs.ndim == 2:
+        pictures["decision-surface"] = decision_surface(network, data)
+    else:
+        pictures["confident-mistakes"] = confident_mistakes(network, data)
+    return _named(pictures)
+
+
+def loss_curves(history: History) -> bytes:
+    """Training and validation loss by epoch, with the epoch that was kept."""
+    with _figure(6.4, 3.4) as (figure, save):
+        axes = figure.subplots()
+        epochs = [entry.epoch for entry in history.epochs]
+        # On the lines of a long fit markers would be a smear.
+        marker = "o" if len(epochs) <= 40 else None
+
+        def line(label: str, colour: str, value: Callable[[Epoch], float]) -> None:
+            values = [value(entry) for entry in history.epochs]
+            axes.plot(epochs, values, label=label, color=colour, marker=marker, markersize=3)
+
+        line("training (with distortion and dropout)", GREY, lambda entry: entry.train_loss)
+        line("validation", BLUE, lambda entry: entry.validation_loss)
+        if history.kept:
+            axes.axvline(
+                history.kept.epoch, color=ORANGE, linewidth=1, linestyle="--", label="kept"
+            )
+        axes.set(title="Loss", xlabel="epoch", ylabel="loss", yscale="log")
+        axes.legend()
+    return save.getvalue()
+
+
+def confusion(evaluation: Evaluation) -> bytes:
+    """The confusion matrix: counts, with the diagonal left uncoloured so that mistakes show."""
+    labels = [entry.label for entry in evaluation.classes]
+    side = 2.2 + 0.42 * len(labels)
+    with _figure(side + 0.4, side) as (figure, save):
+        axes = figure.subplots()
+        counts = np.array(evaluation.confusion)
+        mistakes = counts * (1 - np.eye(len(counts), dtype=int))
+        sns.heatmap(
+            mistakes,
+            annot=counts,
+            fmt="d",
+            cmap=sns.light_palette(ORANGE, as_cmap=True),
+            cbar=False,
+            square=True,
+            linewidths=0.5,
+            linecolor="#eef1f4",
+            vmin=0,
+            vmax=max(1, int(mistakes.max())),
+            annot_kws={"size": 7, "color": INK},
+            xticklabels=labels,
+            yticklabels=labels,
+            ax=axes,
+        )
+        wrong = int(mistakes.sum())
+        title = f"{wrong:,} of {evaluation.samples:,} wrong ({evaluation.data}, {evaluation.split})"
+        axes.set(title=title, xlabel="answered", ylabel="true")
+        axes.tick_params(length=0)
+    return save.getvalue()
+
+
+def confident_mistakes(network: nn.Module, data: Dataset, count: int = 18) -> bytes:
+    """The test images that the network gets wrong with the greatest confidence."""
+    probabilities = predict(network, data.test.inputs).softmax(dim=1)
+    confidence, answers = probabilities.max(dim=1)
+    wrong = (answers != data.test.targets).nonzero().flatten()
+    worst = wrong[confidence[wrong].argsort(descending=True)][:count]
+    columns = 9
+    rows = max(1, -(-len(worst) // columns))
+    with _figure(columns * 0.95, rows * 1.3 + 0.4) as (figure, save):
+        figure.suptitle("The most confident mistakes", x=0.01, ha="left", color=INK, fontsize=11)
+        grid = figure.subplots(rows, columns, squeeze=False)
+        for axes in grid.flat:
+            axes.axis("off")
+        for axes, index in zip(grid.flat, worst.tolist(), strict=False):
+            axes.imshow(data.test.inputs[index], cmap="gray_r", vmin=0, vmax=255)
+            truth = data.labels[int(data.test.targets[index])]
+            answer = data.labels[int(answers[index])]
+            axes.set_title(
+                f"{truth}, not {answer}\n{confidence[index]:.0%}", fontsize=8, loc="center"
+            )
+    return save.getvalue()
+
+
+def fitted_curve(network: nn.Module, data: Dataset) -> bytes:
+    """The training points, the true function, and the fitted one."""
+    x = torch.linspace(
+        float(data.train.inputs.min()), float(data.train.inputs.max()), 500
+    ).unsqueeze(1)
+    with _figure(6.4, 3.8) as (figure, save):
+        axes = figure.subplots()
+        axes.scatter(
+            data.train.inputs, data.train.targets, s=9, color=GREY, label="training points"
+        )
+        if data.truth:
+            axes.plot(x, data.truth(x), color=INK, linewidth=1, linestyle="--", label="true curve")
+        axes.plot(x, predict(network, x), color=BLUE, linewidth=2, label="fitted")
+        axes.set(title="Data and fit", xlabel="x", ylabel="y")
+        axes.legend()
+    return save.getvalue()
+
+
+def decision_surface(network: nn.Module, data: Dataset) -> bytes:
+    """The probability of the second class over the plane, with the training points."""
+    points: Tensor = data.train.inputs
+    low, high = points.amin(dim=0) - 0.5, points.amax(dim=0) + 0.5
+    first = torch.linspace(float(low[0]), float(high[0]), 200)
+    second = torch.linspace(float(low[1]), float(high[1]), 200)
+    grid = torch.cartesian_prod(first, second)
+    surface = predict(network, grid).softmax(dim=1)[:, 1].view(200, 200).T
+    with _figure(6.4, 4.2) as (figure, save):
+        axes = figure.subplots()
+        colours = sns.blend_palette([BLUE, "#ffffff", ORANGE], as_cmap=True)
+        filled = axes.contourf(
+            first, second, surface, levels=np.linspace(0, 1, 21), cmap=colours, alpha=0.75
+        )
+        axes.contour(first, second, surface, levels=[0.5], colors=INK, linewidths=1)
+        for index, (label, colour) in enumerate(zip(data.labels, (BLUE, ORANGE), strict=True)):
+            members = points[data.train.targets == index]
+            axes.scatter(
+                members[:, 0], members[:, 1], s=14, color=colour, edgecolor="white",
+                linewidth=0.5, label=label,
+            )  # fmt: skip
+        figure.colorbar(filled, ax=axes, label=f"probability of the {data.labels[1]}")
+        axes.set(title="Decision surface", xlabel="x1", ylabel="x2")
+        axes.legend(loc="upper right")
+    return save.getvalue()
+
+
+@contextmanager
+def _figure(width: float, height: float) -> Iterator[tuple[Figure, io.BytesIO]]:
+    """A figure of that many inches, saved into the stream at the end. No global state is left."""
+    stream = io.BytesIO()
+    with mpl.rc_context(_STYLE):
+        figure = Figure(figsize=(width, height), layout="constrained")
+        FigureCanvasAgg(figure)
+        yield figure, stream
+        figure.savefig(stream, format="png", dpi=110, metadata={"Software": None})
+
+
+def _named(pictures: dict[str, bytes]) -> dict[str, bytes]:
+    return {f"report/{name}.png": content for name, content in pictures.items()}
