@@ -48,8 +48,10 @@ def _list(repository: ModelRepository) -> int:
     entries = dict(repository)
     width = max(map(len, entries), default=0)
     for label, package in entries.items():
-        refused = isinstance(package, PackageError)
-        _say(f"{label:{width}}  {f'refused: {package}' if refused else headline(package.card)}")
+        if isinstance(package, PackageError):
+            _say(f"{label:{width}}  refused: {package}")
+        else:
+            _say(f"{label:{width}}  {headline(package.card)}")
     return 1 if any(isinstance(package, PackageError) for package in entries.values()) else 0
 
 

@@ -125,7 +125,7 @@ class FitRecord(_Part):
     libraries: dict[str, str]
     device: str
     epochs: int
-    best_epoch: int
+    kept_epoch: int
     seconds: float
 
 
@@ -187,7 +187,7 @@ class RecordedTensor(_Part):
 
     datatype: Datatype
     shape: tuple[int, ...]
-    data: tuple[float, ...]
+    data: tuple[bool | int | float, ...]
 
     @classmethod
     def of(cls, datatype: Datatype, array: NDArray[Any]) -> Self:

@@ -134,11 +134,14 @@ def _fit(fit: FitRecord) -> str:
         ),
         ("data SHA-256", f"`{fit.data.sha256}`"),
         ("device", fit.device),
-        ("time", f"{fit.seconds:.0f} s for {fit.epochs} epochs; best epoch {fit.best_epoch}"),
+        ("time", f"{fit.seconds:.0f} s for {fit.epochs} epochs; weights of epoch {fit.kept_epoch}"),
         ("seed", fit.seed),
         ("libraries", ", ".join(f"{name} {version}" for name, version in fit.libraries.items())),
     ]
-    chosen = [(f"`{name}`", value) for name, value in fit.hyperparameters.items()]
+    chosen = [
+        (f"`{name}`", ", ".join(map(str, value)) if isinstance(value, tuple) else value)
+        for name, value in fit.hyperparameters.items()
+    ]
     return (
         "## How it was fitted\n\n"
         + _table(["", ""], facts)

@@ -157,8 +157,8 @@ def _frame(digit: Tensor) -> Tensor:
     mass = large / large.sum()
     y = float((mass.sum(dim=1) * torch.arange(size[0])).sum())
     x = float((mass.sum(dim=0) * torch.arange(size[1])).sum())
-    top = min(max(round(13.5 - y), 0), 28 - size[0])
-    left = min(max(round(13.5 - x), 0), 28 - size[1])
+    top = min(max(round(14 - y), 0), 28 - size[0])
+    left = min(max(round(14 - x), 0), 28 - size[1])
     framed = torch.zeros(28, 28, dtype=torch.uint8)
     framed[top : top + size[0], left : left + size[1]] = large.to(torch.uint8)
     return framed

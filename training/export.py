@@ -34,7 +34,7 @@ from training.datasets import Dataset, digits
 from training.fitting import Fitted
 
 PARITY_SAMPLES = 2_000
-EXAMPLE_ROWS = 4
+EXAMPLE_ROWS = 2
 # One recorded prediction must hold on every device that may serve it: a GPU sums in another order.
 EXAMPLE_TOLERANCE = 1e-3
 
@@ -220,18 +220,37 @@ def _fit_record(fitted: Fitted) -> FitRecord:
         data=fitted.data.record(),
         libraries={"python": platform.python_version()}
         | {name: found for name in libraries if (found := _installed(name))},
-        device=str(fitted.device),
+        device=_machine(fitted.device),
         epochs=len(history.epochs),
-        best_epoch=history.kept.epoch if history.kept else 0,
+        kept_epoch=history.kept.epoch if history.kept else 0,
         seconds=history.seconds,
     )
 
 
 def _layers(network: nn.Module) -> str:
-    """The layers that hold parameters or shape the network, on one line."""
-    return ", ".join(
-        str(layer).replace("Dropout(p=0.0, inplace=False), ", "") for layer in network.children()
-    )
+    """The layers on one line, as `Linear(784, 512), ReLU`; those that do nothing are left out."""
+
+    def brief(layer: nn.Module) -> str:
+        name = type(layer).__name__
+        match layer:
+            case nn.Linear():
+                return f"{name}({layer.in_features}, {layer.out_features})"
+            case nn.Conv2d():
+                size = "x".join(map(str, layer.kernel_size))
+                return f"{name}({layer.in_channels}, {layer.out_channels}, {size})"
+            case nn.Dropout():
+                return f"{name}({layer.p:g})"
+            case _:
+                return name
+
+    layers = network.children() if isinstance(network, nn.Sequential) else [network]
+    return ", ".join(brief(layer) for layer in layers if not isinstance(layer, nn.Identity))
+
+
+def _machine(device: torch.device) -> str:
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    return f"{device}, {platform.machine()}, {torch.get_num_threads()} threads"
 
 
 def _installed(name: str) -> str | None:

@@ -11,6 +11,7 @@ import seaborn as sns
 import torch
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 from torch import Tensor, nn
 
 from models.card import Evaluation
@@ -69,13 +70,14 @@ def loss_curves(history: History) -> bytes:
             values = [value(entry) for entry in history.epochs]
             axes.plot(epochs, values, label=label, color=colour, marker=marker, markersize=3)
 
-        line("training (with distortion and dropout)", GREY, lambda entry: entry.train_loss)
+        line("training", GREY, lambda entry: entry.train_loss)
         line("validation", BLUE, lambda entry: entry.validation_loss)
         if history.kept:
             axes.axvline(
                 history.kept.epoch, color=ORANGE, linewidth=1, linestyle="--", label="kept"
             )
         axes.set(title="Loss", xlabel="epoch", ylabel="loss", yscale="log")
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.legend()
     return save.getvalue()
 
@@ -175,7 +177,7 @@ def decision_surface(network: nn.Module, data: Dataset) -> bytes:
             )  # fmt: skip
         figure.colorbar(filled, ax=axes, label=f"probability of the {data.labels[1]}")
         axes.set(title="Decision surface", xlabel="x1", ylabel="x2")
-        axes.legend(loc="upper right")
+        axes.legend(loc="upper right", frameon=True, facecolor="white", framealpha=0.9)
     return save.getvalue()
 
 

@@ -1,0 +1,145 @@
+"""The models that serve, by name, and those that were refused, with the reason."""
+
+import asyncio
+import logging
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from models.card import TensorSpec
+from models.package import PackageError
+from models.repository import ModelRepository
+from service.errors import BadInputError, NotReadyError, UnknownModelError
+from service.placement import pick_device, place
+from service.predictor import Predictor
+from service.settings import Settings
+
+logger = logging.getLogger("fitserve")
+
+
+class Catalog:
+    """The newest version of every package in the repository, loaded once.
+
+    It is empty until `open` has verified, placed and warmed up every package. A package that is
+    refused does not keep the others from serving.
+    """
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._predictors: dict[str, Predictor] = {}
+        self._refused: dict[str, str] = {}
+        self._open = False
+
+    async def open(self, worker_index: int = 1) -> None:
+        """Load every package. Files and networks are read off the event loop.
+
+        Args:
+            worker_index: of this process among its siblings, from 1.
+        """
+        settings = self._settings
+        repository = ModelRepository(settings.model_repository)
+        device = pick_device(settings.device, worker_index)
+        for name in repository.names():
+            try:
+                package = repository.get(name)
+                package.verify()
+                placement = await asyncio.to_thread(
+                    place,
+                    package,
+                    settings.runtime,
+                    device,
+                    threads=settings.threads,
+                    max_batch_rows=settings.max_batch_rows,
+                )
+            except PackageError as error:
+                self._refused[name] = str(error)
+                logger.error("refused: %s", error)
+                continue
+            self._predictors[name] = Predictor(package, placement, settings)
+            logger.info("serving %s", _placed(self._predictors[name]))
+        if not self._predictors:
+            logger.error("there is no model to serve in %s", settings.model_repository)
+        self._open = True
+
+    async def close(self) -> None:
+        """Answer what is queued in every model, and take no more."""
+        self._open = False
+        await asyncio.gather(*(predictor.close() for predictor in self))
+
+    @property
+    def ready(self) -> bool:
+        """Whether loading is over and at least one model serves."""
+        return self._open and bool(self._predictors)
+
+    @property
+    def refused(self) -> Mapping[str, str]:
+        """Why each package that does not serve was refused."""
+        return self._refused
+
+    def __iter__(self) -> Iterator[Predictor]:
+        """The models that serve, by name."""
+        return iter(self._predictors.values())
+
+    def __getitem__(self, name: str) -> Predictor:
+        """The model of that name.
+
+        Raises:
+            NotReadyError: loading is not over, or the package was refused.
+            UnknownModelError: there is no such model.
+        """
+        if name in self._predictors:
+            return self._predictors[name]
+        if not self._open:
+            raise NotReadyError("The models are being loaded; try again in a few seconds.")
+        if name in self._refused:
+            raise NotReadyError(
+                f"Model {name!r} was refused when the service started; see its log."
+            )
+        raise UnknownModelError(
+            f"There is no model {name!r}; there are: {', '.join(self._predictors)}."
+        )
+
+    def taking(self, name: str, wanted: TensorSpec) -> Predictor:
+        """The model of that name, if it takes a tensor like `wanted` and nothing else.
+
+        Raises:
+            BadInputError: it takes something else.
+            NotReadyError: as for `[name]`.
+            UnknownModelError: as for `[name]`.
+        """
+        predictor = self[name]
+        if not _takes(predictor, wanted):
+            others = [other.card.name for other in self if _takes(other, wanted)]
+            raise BadInputError(
+                f"Model {name!r} does not take {wanted.name} ({wanted.describe()}); "
+                f"these do: {', '.join(others) or 'none'}."
+            )
+        return predictor
+
+
+def describe(predictor: Predictor) -> dict[str, Any]:
+    """A model's card, with how it is served here: runtime, device, and timings in seconds."""
+    runtime, seconds = predictor.placement
+    serving = {
+        "runtime": runtime.name,
+        "device": runtime.device,
+        "seconds_by_batch_rows": {
+            name: {str(rows): value for rows, value in timings.items()}
+            for name, timings in seconds.items()
+        },
+    }
+    return {**predictor.card.model_dump(mode="json"), "serving": serving}
+
+
+def _takes(predictor: Predictor, wanted: TensorSpec) -> bool:
+    return [(spec.name, spec.datatype, spec.shape) for spec in predictor.card.inputs] == [
+        (wanted.name, wanted.datatype, wanted.shape)
+    ]
+
+
+def _placed(predictor: Predictor) -> str:
+    runtime, seconds = predictor.placement
+    timings = "; ".join(
+        f"{name} " + ", ".join(f"{value * 1e3:.2f} ms for {rows}" for rows, value in taken.items())
+        for name, taken in seconds.items()
+    )
+    return f"{predictor.package.label} with {runtime.name} on {runtime.device} ({timings})"

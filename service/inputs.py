@@ -1,0 +1,220 @@
+"""What the typed endpoints take: shapes and ranges, and the sentence for each that is wrong.
+
+The inputs are BentoML descriptors, so that its clients and its OpenAPI page know them, but they
+read their requests themselves: BentoML's own reader would fetch a URL that stands in a file field.
+What is wrong with a request is not raised while it is read, where BentoML would answer 500; it
+reaches the endpoint as `Refused`.
+"""
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Annotated, Any, ClassVar
+
+import bentoml
+import numpy as np
+from bentoml.validators import ContentType
+from numpy.typing import NDArray
+from pydantic import ConfigDict, Field
+from starlette.datastructures import UploadFile
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.types import Message
+
+from service.endpoint import begin, parse_json, read_body
+from service.errors import BadInputError, UnsupportedMediaError
+from service.settings import current_settings
+
+
+class Refused:
+    """A request that cannot be answered, on its way through BentoML to the endpoint."""
+
+    model_fields: ClassVar = {"refusal": None}
+
+    def __init__(self, refusal: Exception) -> None:
+        self.refusal = refusal
+
+
+class Input(bentoml.IODescriptor):  # type: ignore[misc]  # it is untyped
+    """A JSON object with the fields of the subclass, and no others."""
+
+    convert: ClassVar[Mapping[str, Callable[[Any], Any]]] = {}
+
+    @classmethod
+    async def from_http_request(cls, request: Request, serde: object) -> Any:
+        """Read the request; what is wrong with it comes back as `Refused`."""
+        begin(request)
+        try:
+            return cls.model_construct(**cls.check(await cls.read(request)))
+        except Exception as error:  # noqa: BLE001 - the endpoint answers it
+            return Refused(error)
+
+    @classmethod
+    async def read(cls, request: Request) -> Mapping[str, Any]:
+        """The fields of the request, as sent."""
+        media_type = _media_type(request)
+        if media_type not in ("application/json", ""):
+            raise UnsupportedMediaError(f"Send the body as application/json, not {media_type}.")
+        return parse_json(await read_body(request, current_settings().max_body_bytes))
+
+    @classmethod
+    def check(cls, content: Mapping[str, Any]) -> dict[str, Any]:
+        """The fields of `content`, converted; none is unknown, and none that is needed missing."""
+        for name in content:
+            if name not in cls.model_fields:
+                known = ", ".join(cls.model_fields)
+                raise BadInputError(f"There is no field {name!r}; the fields are: {known}.")
+        values = {}
+        for name, field in cls.model_fields.items():
+            if field.is_required() and name not in content:
+                raise BadInputError(f"The field {name!r} is missing.")
+            values[name] = cls.convert[name](content.get(name, field.default))
+        return values
+
+
+def to_images(value: Any) -> NDArray[np.uint8]:
+    """N x 28 x 28 or N x 784 whole numbers, 0 to 255 → uint8 [N, 28, 28]."""
+    array = _array("images", value)
+    if array.shape[1:] not in ((28, 28), (784,)):
+        raise BadInputError(
+            f"The field 'images' has the shape {list(array.shape)}; send [N, 28, 28] or [N, 784]."
+        )
+    if array.dtype.kind not in "iu":
+        raise BadInputError("The field 'images' must hold whole numbers, from 0 to 255.")
+    if array.min() < 0 or array.max() > 255:
+        raise BadInputError(
+            f"The field 'images' holds numbers from {array.min()} to {array.max()}; "
+            "pixels are from 0 to 255."
+        )
+    return array.astype(np.uint8).reshape(-1, 28, 28)
+
+
+def to_column(value: Any) -> NDArray[np.float32]:
+    """N finite numbers → float32 [N, 1]."""
+    array = _finite("x", value)
+    if array.ndim != 1:
+        raise BadInputError(f"The field 'x' has the shape {list(array.shape)}; send [N].")
+    return array.reshape(-1, 1)
+
+
+def to_points(value: Any) -> NDArray[np.float32]:
+    """N pairs of finite numbers → float32 [N, 2]."""
+    array = _finite("points", value)
+    if array.ndim != 2 or array.shape[1] != 2:
+        raise BadInputError(f"The field 'points' has the shape {list(array.shape)}; send [N, 2].")
+    return array
+
+
+def to_files(value: list[Any]) -> list[bytes]:
+    """What stands in a form's file field → the content of each file."""
+    if not all(isinstance(part, bytes) for part in value):
+        raise BadInputError("The field 'images' must hold files; text and addresses are not read.")
+    return value
+
+
+def to_name(value: Any) -> str:
+    """A model's name."""
+    if not isinstance(value, str):
+        raise BadInputError("The field 'model' must be the name of a model.")
+    return value
+
+
+def _array(field: str, value: Any) -> NDArray[Any]:
+    if not isinstance(value, list) or not value:
+        raise BadInputError(f"The field {field!r} must be a list with at least one row.")
+    try:
+        return np.array(value)
+    except (ValueError, OverflowError) as error:
+        raise BadInputError(f"The rows of the field {field!r} must all have one shape.") from error
+
+
+def _finite(field: str, value: Any) -> NDArray[np.float32]:
+    array = _array(field, value)
+    if array.dtype.kind not in "iuf":
+        raise BadInputError(f"The field {field!r} must hold numbers.")
+    with np.errstate(over="ignore"):
+        single = array.astype(np.float32)
+    if not np.isfinite(single).all():
+        raise BadInputError(f"The field {field!r} holds a number too large for single precision.")
+    return single
+
+
+_BLANK, _BAR = [0] * 28, [0] * 13 + [255] * 2 + [0] * 13
+_ONE: list[Any] = [_BAR if 4 <= row < 24 else _BLANK for row in range(28)]
+
+
+class DigitsInput(Input):
+    """Images in MNIST's framing: white ink on black, in a 20-pixel box, centred by mass."""
+
+    model_config = ConfigDict(
+        json_schema_extra={"example": {"images": [_ONE], "model": "mnist-cnn"}}
+    )
+    convert: ClassVar = {"images": to_images, "model": to_name}
+
+    images: list[list[list[int]]] = Field(
+        description="N x 28 x 28, or N x 784: whole numbers from 0, black, to 255, white"
+    )
+    model: str = Field("mnist-cnn", description="which model answers")
+
+
+class CurveInput(Input):
+    """Where to evaluate a curve."""
+
+    model_config = ConfigDict(
+        json_schema_extra={"example": {"x": [0, 5, 10.5], "model": "curve-tanh"}}
+    )
+    convert: ClassVar = {"x": to_column, "model": to_name}
+
+    x: list[float] = Field(description="finite numbers; the networks were fitted on 0 to 20")
+    model: str = Field("curve-tanh", description="which model answers")
+
+
+class PointsInput(Input):
+    """Points in the plane."""
+
+    model_config = ConfigDict(
+        json_schema_extra={"example": {"points": [[0.0, 1.0], [1.0, -0.5]], "model": "moons-tanh"}}
+    )
+    convert: ClassVar = {"points": to_points, "model": to_name}
+
+    points: list[list[float]] = Field(description="N x 2 finite numbers")
+    model: str = Field("moons-tanh", description="which model answers")
+
+
+class PicturesInput(Input):
+    """Pictures of one digit each, of any size and colour."""
+
+    convert: ClassVar = {"images": to_files, "model": to_name}
+
+    images: list[Annotated[Path, ContentType("image/*")]] = Field(
+        description="PNG, JPEG, WebP, BMP or GIF files"
+    )
+    model: str = Field("mnist-cnn", description="which model answers")
+
+    @classmethod
+    async def read(cls, request: Request) -> Mapping[str, Any]:
+        """The fields of the form; a file is its bytes, and there may be several under one name."""
+        if _media_type(request) != "multipart/form-data":
+            raise UnsupportedMediaError(
+                "Send the pictures as files in the field 'images' of multipart/form-data."
+            )
+        body = await read_body(request, current_settings().max_body_bytes)
+
+        async def receive() -> Message:
+            return {"type": "http.request", "body": body, "more_body": False}
+
+        content: dict[str, Any] = {}
+        try:
+            async with Request(request.scope, receive).form(max_files=1_000) as form:
+                for name, value in form.multi_items():
+                    if name == "images":
+                        found = await value.read() if isinstance(value, UploadFile) else value
+                        content.setdefault(name, []).append(found)
+                    else:  # BentoML's client writes a text field as JSON
+                        content[name] = value.strip('"') if isinstance(value, str) else value
+        except HTTPException as error:
+            raise BadInputError(f"The form cannot be read: {error.detail}") from error
+        return content
+
+
+def _media_type(request: Request) -> str:
+    return request.headers.get("content-type", "").split(";")[0].strip().lower()

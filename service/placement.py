@@ -1,0 +1,96 @@
+"""Where each model computes: which device, and which of its runtimes."""
+
+import math
+import statistics
+import time
+from collections.abc import Mapping
+from importlib.util import find_spec
+from typing import Literal, NamedTuple
+
+import numpy as np
+
+from models.card import Example, RuntimeName
+from models.package import ModelPackage, PackageError
+from models.runtimes import Arrays, Runtime, open_runtime
+
+_LIBRARIES: Mapping[RuntimeName, str] = {"onnx": "onnxruntime", "torchscript": "torch"}
+_REPEATS = 5
+
+
+class Placement(NamedTuple):
+    """An opened, warm runtime, and how long a batch took in each runtime that was tried.
+
+    `seconds` holds, for each runtime tried, the median seconds of a batch by its rows.
+    """
+
+    runtime: Runtime
+    seconds: Mapping[RuntimeName, Mapping[int, float]]
+
+
+def pick_device(setting: str, worker_index: int) -> str:
+    """The device of this worker, `cpu` or `cuda:<index>`.
+
+    Args:
+        setting: `auto`, or the device itself.
+        worker_index: from 1; workers take the GPUs in turn.
+    """
+    if setting != "auto":
+        return setting
+    if find_spec("torch") is None:  # CUDA's libraries come with torch
+        return "cpu"
+    import torch
+
+    count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    return f"cuda:{(worker_index - 1) % count}" if count else "cpu"
+
+
+def place(
+    package: ModelPackage,
+    runtime: Literal["auto"] | RuntimeName,
+    device: str,
+    *,
+    threads: int,
+    max_batch_rows: int,
+) -> Placement:
+    """Open `package` on `device`, proved and warmed up at several batch sizes.
+
+    With `auto`, every runtime that the package and the machine have is timed, and the one that is
+    faster over the batch sizes (geometric mean) is taken.
+
+    Raises:
+        PackageError: the package cannot be served as asked, with the reason.
+    """
+    candidates = [
+        name
+        for name in package.card.runtimes
+        if runtime in ("auto", name) and find_spec(_LIBRARIES[name]) is not None
+    ]
+    if not candidates:
+        raise PackageError(
+            package.label,
+            "card.json",
+            f"it has {', '.join(package.card.runtimes)}, of which runtime={runtime} leaves none "
+            "that is installed here",
+        )
+    sizes = sorted({1, min(16, max_batch_rows), max_batch_rows})
+    opened = {name: open_runtime(package, name, device, threads) for name in candidates}
+    seconds = {
+        name: {rows: _seconds(candidate, package.card.example, rows) for rows in sizes}
+        for name, candidate in opened.items()
+    }
+    fastest = min(candidates, key=lambda name: math.prod(seconds[name].values()))
+    return Placement(opened[fastest], seconds)
+
+
+def _seconds(runtime: Runtime, example: Example, rows: int) -> float:
+    """Warm `runtime` up with a batch of so many rows, and time it: the median, in seconds."""
+    inputs: Arrays = {
+        name: np.resize(array := tensor.array(), (rows, *array.shape[1:]))
+        for name, tensor in example.inputs.items()
+    }
+    timings = []
+    for _ in range(1 + _REPEATS):
+        started = time.monotonic()
+        runtime(inputs)
+        timings.append(time.monotonic() - started)
+    return statistics.median(timings[1:])

@@ -1,0 +1,49 @@
+"""One loaded model: its package, its runtime and its batcher. Every endpoint calls this."""
+
+from models.card import ModelCard
+from models.package import ModelPackage
+from service.batching import Answer, Arrays, MicroBatcher
+from service.placement import Placement
+from service.settings import Settings
+
+
+class Predictor:
+    """A model that is verified, warm and ready. Create it on the event loop that serves it.
+
+    Args:
+        package: the package, whose files were checked when the placement opened them.
+        placement: the runtime to compute with.
+        settings: the limits of its batches and its queue.
+    """
+
+    def __init__(self, package: ModelPackage, placement: Placement, settings: Settings) -> None:
+        self.package = package
+        self.placement = placement
+        self._timeout = settings.timeout_seconds
+        self._batcher = MicroBatcher(
+            placement.runtime,
+            max_batch_rows=settings.max_batch_rows,
+            max_queue_rows=settings.max_queue_rows,
+            max_delay=settings.max_delay_seconds,
+            name=package.card.name,
+        )
+
+    @property
+    def card(self) -> ModelCard:
+        """What the package says of its network."""
+        return self.package.card
+
+    async def predict(self, inputs: Arrays) -> Answer:
+        """Compute the outputs of one request, batched with whatever else has come in.
+
+        Args:
+            inputs: the card's inputs, with its dtypes and shapes, all with as many rows.
+
+        Raises:
+            ServiceError: as `MicroBatcher.submit` says.
+        """
+        return await self._batcher.submit(inputs, timeout=self._timeout)
+
+    async def close(self) -> None:
+        """Answer what is queued, and take no more."""
+        await self._batcher.close()

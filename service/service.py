@@ -1,0 +1,130 @@
+"""The service: its endpoints, and its life from start-up to draining."""
+
+import asyncio
+
+import bentoml
+import numpy as np
+from numpy.typing import NDArray
+
+from models.card import TensorSpec
+from service.catalog import Catalog
+from service.endpoint import typed
+from service.images import mnist_pixels
+from service.inputs import CurveInput, DigitsInput, PicturesInput, PointsInput
+from service.outputs import Curve, DigitPrediction, Digits, Pictures, Points
+from service.pages import create_pages, openapi_of
+from service.predictor import Predictor
+from service.settings import current_settings
+
+IMAGE = TensorSpec(name="image", datatype="UINT8", shape=(-1, 28, 28), meaning="pixels")
+X = TensorSpec(name="x", datatype="FP32", shape=(-1, 1), meaning="where")
+POINT = TensorSpec(name="point", datatype="FP32", shape=(-1, 2), meaning="coordinates")
+
+pages = create_pages()
+
+
+@bentoml.service(name="fitserve", traffic={"timeout": 60})
+@bentoml.asgi_app(pages, path="/")
+class FitServe:
+    """Digits, curves and points, answered by trained networks.
+
+    The pixels of a digit, a picture of one, places on a curve, or points in the plane come in;
+    every model of the repository answers, many requests in one batch.
+    """
+
+    @bentoml.on_startup
+    async def start(self) -> None:
+        """Load every model; until that is over the service is not ready."""
+        self.catalog = Catalog(current_settings())
+        pages.state.catalog = self.catalog
+        pages.state.openapi = openapi_of(FitServe)
+        await self.catalog.open(bentoml.server_context.worker_index or 1)
+
+    @bentoml.on_shutdown
+    async def stop(self) -> None:
+        """Answer what is queued."""
+        await self.catalog.close()
+
+    async def __is_ready__(self) -> bool:
+        """Whether `/readyz` answers 200."""
+        return self.catalog.ready
+
+    @bentoml.api(input_spec=DigitsInput)
+    @typed
+    async def classify_digits(self, images: NDArray[np.uint8], model: str) -> Digits:
+        """Classify images in MNIST's framing."""
+        predictor = self.catalog.taking(model, IMAGE)
+        return {
+            "model": predictor.card.name,
+            "version": predictor.card.version,
+            "predictions": await _digits(predictor, images),
+        }
+
+    @bentoml.api(input_spec=PicturesInput)
+    @typed
+    async def classify_image(self, images: list[bytes], model: str) -> Pictures:
+        """Classify pictures of one digit each, of any size and colour."""
+        predictor = self.catalog.taking(model, IMAGE)
+        largest = current_settings().max_image_pixels
+        pixels = np.stack(
+            [await asyncio.to_thread(mnist_pixels, file, max_pixels=largest) for file in images]
+        )
+        answers = await _digits(predictor, pixels)
+        return {
+            "model": predictor.card.name,
+            "version": predictor.card.version,
+            "predictions": [
+                {**answer, "pixels": seen.tolist()}
+                for answer, seen in zip(answers, pixels, strict=True)
+            ],
+        }
+
+    @bentoml.api(input_spec=CurveInput)
+    @typed
+    async def predict_curve(self, x: NDArray[np.float32], model: str) -> Curve:
+        """Evaluate a fitted curve."""
+        predictor = self.catalog.taking(model, X)
+        answer = await predictor.predict({"x": x})
+        return {
+            "model": predictor.card.name,
+            "version": predictor.card.version,
+            "y": _rounded(answer.outputs["y"][:, 0]),
+        }
+
+    @bentoml.api(input_spec=PointsInput)
+    @typed
+    async def classify_points(self, points: NDArray[np.float32], model: str) -> Points:
+        """Classify points in the plane."""
+        predictor = self.catalog.taking(model, POINT)
+        probabilities = (await predictor.predict({"point": points})).outputs["probabilities"]
+        labels = predictor.card.outputs[0].labels or ()
+        return {
+            "model": predictor.card.name,
+            "version": predictor.card.version,
+            "predictions": [
+                {
+                    "label": labels[int(row.argmax())],
+                    "confidence": max(rounded := _rounded(row)),
+                    "probabilities": rounded,
+                }
+                for row in probabilities
+            ],
+        }
+
+
+async def _digits(predictor: Predictor, images: NDArray[np.uint8]) -> list[DigitPrediction]:
+    """The digit of each image, uint8 [N, 28, 28]."""
+    probabilities = (await predictor.predict({"image": images})).outputs["probabilities"]
+    return [
+        {
+            "digit": int(row.argmax()),
+            "confidence": max(rounded := _rounded(row)),
+            "probabilities": rounded,
+        }
+        for row in probabilities
+    ]
+
+
+def _rounded(values: NDArray[np.float32]) -> list[float]:
+    """Single precision has seven digits; the double that JSON would show has noise beyond them."""
+    return np.round(values.astype(np.float64), 7).tolist()  # type: ignore[no-any-return]

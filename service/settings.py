@@ -1,0 +1,51 @@
+"""Every setting of the service, read from the environment with the prefix `FITSERVE_`."""
+
+from functools import cache
+from pathlib import Path
+from typing import Literal
+
+from pydantic import Field, model_validator
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+class Settings(BaseSettings):
+    """What an operator may set; `FITSERVE_MAX_BATCH_ROWS=512` sets `max_batch_rows`."""
+
+    model_config = SettingsConfigDict(env_prefix="FITSERVE_", frozen=True, extra="ignore")
+
+    model_repository: Path = Field(ROOT / "models", description="the folder of the packages")
+    runtime: Literal["auto", "onnx", "torchscript"] = Field(
+        "auto", description="auto times both for each model at start, and takes the faster"
+    )
+    device: str = Field(
+        "auto",
+        pattern=r"^(auto|cpu|cuda:\d+)$",
+        description="auto takes this worker's GPU where there is one, else the CPU",
+    )
+    threads: int = Field(0, ge=0, description="CPU threads for one batch; 0 takes every core")
+    max_batch_rows: int = Field(256, ge=1, description="rows that are computed at once")
+    max_queue_rows: int = Field(
+        16_384, ge=1, description="rows that may wait, for each model; more are refused with 503"
+    )
+    max_delay_seconds: float = Field(
+        0.0, ge=0, le=1, description="how long an idle model waits for more rows"
+    )
+    timeout_seconds: float = Field(
+        30.0, gt=0, description="how long a request may wait for its compute before its 504"
+    )
+    max_body_bytes: int = Field(64 * 2**20, ge=1, description="the largest request body")
+    max_image_pixels: int = Field(40_000_000, ge=1, description="the largest uploaded picture")
+
+    @model_validator(mode="after")
+    def _queue_holds_a_batch(self) -> "Settings":
+        if self.max_queue_rows < self.max_batch_rows:
+            raise ValueError("FITSERVE_MAX_QUEUE_ROWS must be at least FITSERVE_MAX_BATCH_ROWS")
+        return self
+
+
+@cache
+def current_settings() -> Settings:
+    """The settings of this process, read once."""
+    return Settings()
