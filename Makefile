@@ -62,10 +62,8 @@ $(VENV)/.uv:
 
 $(VENV)/.serve: requirements/serve.txt pyproject.toml | $(VENV)/.uv
 	$(UV) pip install -q --python $(BIN)/python -r requirements/serve.txt
-	$(UV) pip install -q --python $(BIN)/python --no-deps -e .
 	@touch $@
 
 $(VENV)/.all: requirements/all.txt pyproject.toml | $(VENV)/.uv
 	$(UV) pip install -q --python $(BIN)/python -r requirements/all.txt
-	$(UV) pip install -q --python $(BIN)/python --no-deps -e .
 	@touch $@ $(VENV)/.serve

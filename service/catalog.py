@@ -1,7 +1,6 @@
 """The models that serve, by name, and those that were refused, with the reason."""
 
 import asyncio
-import logging
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -9,11 +8,10 @@ from models.card import TensorSpec
 from models.package import PackageError
 from models.repository import ModelRepository
 from service.errors import BadInputError, NotReadyError, UnknownModelError
+from service.logs import logger
 from service.placement import pick_device, place
 from service.predictor import Predictor
 from service.settings import Settings
-
-logger = logging.getLogger("fitserve")
 
 
 class Catalog:

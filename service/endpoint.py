@@ -5,7 +5,6 @@ with the request's id, and tells the caller nothing but that id.
 """
 
 import functools
-import logging
 import uuid
 from collections.abc import Awaitable, Callable, Mapping
 from contextvars import ContextVar
@@ -16,8 +15,7 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 
 from service.errors import BadInputError, BodyTooLargeError, ServiceError
-
-logger = logging.getLogger("fitserve")
+from service.logs import logger
 
 _request_id: ContextVar[str] = ContextVar("request_id")
 

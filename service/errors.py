@@ -7,7 +7,10 @@ from typing import ClassVar
 
 
 class ServiceError(Exception):
-    """A failure with an HTTP status; its message goes to the caller as `{"error": message}`."""
+    """A failure of the service's own, unless a subclass says otherwise.
+
+    Its message goes to the caller as `{"error": message}`.
+    """
 
     status: ClassVar[int] = 500
     retry_after_seconds: ClassVar[int | None] = None

@@ -1,8 +1,9 @@
 """What the typed endpoints give."""
 
-from typing import Annotated, TypedDict
+from typing import Annotated
 
 from pydantic import Field
+from typing_extensions import TypedDict
 
 Probabilities = Annotated[list[float], Field(description="of each class, in order; they sum to 1")]
 Confidence = Annotated[float, Field(description="the probability of the answer, 0 to 1")]

@@ -14,7 +14,7 @@ from service.inputs import CurveInput, DigitsInput, PicturesInput, PointsInput
 from service.outputs import Curve, DigitPrediction, Digits, Pictures, Points
 from service.pages import create_pages, openapi_of
 from service.predictor import Predictor
-from service.settings import current_settings
+from service.settings import VERSION, current_settings
 
 IMAGE = TensorSpec(name="image", datatype="UINT8", shape=(-1, 28, 28), meaning="pixels")
 X = TensorSpec(name="x", datatype="FP32", shape=(-1, 1), meaning="where")
@@ -37,7 +37,7 @@ class FitServe:
         """Load every model; until that is over the service is not ready."""
         self.catalog = Catalog(current_settings())
         pages.state.catalog = self.catalog
-        pages.state.openapi = openapi_of(FitServe)
+        pages.state.openapi = openapi_of(FitServe, "fitserve", VERSION)
         await self.catalog.open(bentoml.server_context.worker_index or 1)
 
     @bentoml.on_shutdown
