@@ -31,6 +31,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_args(arguments)
 
     repository = ModelRepository(options.repository)
+    if options.command != "show" and not repository.names():
+        sys.stderr.write(f"error: there is no package in {repository.root}\n")
+        return 1
     try:
         if options.command == "list":
             return _list(repository)

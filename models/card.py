@@ -6,12 +6,12 @@ in it is typed by hand: `training/` measures and writes it, `service/` reads it.
 """
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Literal, Self
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, NonNegativeInt, model_validator
 
 SCHEMA_VERSION: Literal[1] = 1
 
@@ -41,8 +41,18 @@ MODEL_FILES: Mapping[RuntimeName, str] = {"onnx": "model.onnx", "torchscript": "
 """The file of a package that each runtime loads."""
 
 
+def is_package_name(text: str) -> bool:
+    """Whether a package, and so its folder, may have this name."""
+    return re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_-]{0,99}", text) is not None
+
+
+def is_package_version(text: str) -> bool:
+    """Whether a package, and so its folder, may have this version."""
+    return re.fullmatch(r"[1-9][0-9]{0,8}", text) is not None
+
+
 def _safe_name(name: str) -> str:
-    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_-]{0,99}", name):
+    if not is_package_name(name):
         raise ValueError(
             f"the name {name!r} must be 1 to 100 letters, digits, '-' or '_', "
             "and begin with a letter or digit"
@@ -51,7 +61,7 @@ def _safe_name(name: str) -> str:
 
 
 def _safe_version(version: str) -> str:
-    if not re.fullmatch(r"[1-9][0-9]{0,8}", version):
+    if not is_package_version(version):
         raise ValueError(f"the version {version!r} must be a whole number from 1, as '1'")
     return version
 
@@ -69,9 +79,12 @@ PackagePath = Annotated[str, AfterValidator(_safe_path)]
 
 
 class _Part(BaseModel):
-    """A part of the card: immutable, and strict about fields that it does not know."""
+    """A part of the card: immutable, strict about fields that it does not know, and finite.
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    JSON has no infinity and no NaN: a card that held one could be written and never read.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
 class TensorSpec(_Part):
@@ -93,6 +106,12 @@ class TensorSpec(_Part):
     def describe(self) -> str:
         """Datatype and shape on one line, as `UINT8 [-1, 28, 28]`."""
         return f"{self.datatype} {list(self.shape)}"
+
+    def takes(self, shape: Sequence[int]) -> bool:
+        """Whether a tensor of this shape is one of these."""
+        return len(shape) == len(self.shape) and all(
+            size in (-1, found) for size, found in zip(self.shape, shape, strict=True)
+        )
 
 
 class Splits(_Part):
@@ -186,7 +205,7 @@ class RecordedTensor(_Part):
     """The values of one tensor, row-major."""
 
     datatype: Datatype
-    shape: tuple[int, ...]
+    shape: tuple[NonNegativeInt, ...]
     data: tuple[bool | int | float, ...]
 
     @classmethod
@@ -196,7 +215,17 @@ class RecordedTensor(_Part):
 
     def array(self) -> NDArray[Any]:
         """The values, in the recorded shape and datatype."""
-        return np.array(self.data).astype(NUMPY_DTYPES[self.datatype]).reshape(self.shape)
+        return np.array(self.data, NUMPY_DTYPES[self.datatype]).reshape(self.shape)
+
+    @model_validator(mode="after")
+    def _is_a_tensor(self) -> Self:
+        try:
+            self.array()
+        except (ValueError, OverflowError) as error:
+            raise ValueError(
+                f"the values are no {self.datatype} {list(self.shape)}: {error}"
+            ) from error
+        return self
 
 
 class Example(_Part):
@@ -233,3 +262,24 @@ class ModelCard(_Part):
     def runtimes(self) -> tuple[RuntimeName, ...]:
         """The runtimes that the package has a file for."""
         return tuple(runtime for runtime, file in MODEL_FILES.items() if file in self.files)
+
+    @model_validator(mode="after")
+    def _example_fits(self) -> Self:
+        """What a runtime repeats is the example: so the example must be as specified."""
+        for kind, specs, tensors in (
+            ("inputs", self.inputs, self.example.inputs),
+            ("outputs", self.outputs, self.example.outputs),
+        ):
+            if {spec.name for spec in specs} != set(tensors):
+                said = ", ".join(spec.name for spec in specs)
+                raise ValueError(
+                    f"the example's {kind} are {', '.join(tensors)}; the card says {said}"
+                )
+            for spec in specs:
+                tensor = tensors[spec.name]
+                if tensor.datatype != spec.datatype or not spec.takes(tensor.shape):
+                    raise ValueError(
+                        f"{spec.name} is {tensor.datatype} {list(tensor.shape)} in the example; "
+                        f"the card says {spec.describe()}"
+                    )
+        return self

@@ -21,6 +21,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
@@ -68,7 +69,7 @@ class ModelPackage:
             content = json.loads((path / CARD_FILE).read_bytes())
         except FileNotFoundError as error:
             raise PackageError(label, CARD_FILE, "the file is missing") from error
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, RecursionError) as error:
             raise PackageError(label, CARD_FILE, f"it is not readable JSON ({error})") from error
         schema = content.get("schema_version") if isinstance(content, dict) else None
         if schema != SCHEMA_VERSION:
@@ -131,14 +132,15 @@ def write_package(root: Path, card: ModelCard, files: Mapping[str, bytes]) -> Mo
     """Write `card` and `files` as `root/<name>/<version>`, whole or not at all.
 
     The page is rendered and the digests are filled in here. The files are written into a hidden
-    folder beside the package, which takes its name only when all is on disk.
+    folder under `root`, which takes the package's place only when all is on disk. Of several
+    writers of one version, one wins.
 
     Raises:
         PackageError: the package exists already.
     """
-    path = root / card.name / card.version
+    path, label = root / card.name / card.version, f"{card.name}/{card.version}"
     if path.exists():
-        raise PackageError(f"{card.name}/{card.version}", str(path), "it exists already")
+        raise PackageError(label, str(path), "it exists already")
     contents = dict(files)
     card = card.model_copy(update={"files": _records(contents)})
     contents[PAGE_FILE] = render_page(card).encode()
@@ -147,8 +149,8 @@ def write_package(root: Path, card: ModelCard, files: Mapping[str, bytes]) -> Mo
     )
     contents[CARD_FILE] = (card.model_dump_json(indent=1) + "\n").encode()
 
-    path.parent.mkdir(parents=True, exist_ok=True)
-    staging = Path(tempfile.mkdtemp(prefix=f".{card.version}-", dir=path.parent))
+    root.mkdir(parents=True, exist_ok=True)
+    staging = Path(tempfile.mkdtemp(prefix=f".{card.name}-{card.version}-", dir=root))
     try:
         staging.chmod(0o755)
         for name, content in contents.items():
@@ -158,11 +160,14 @@ def write_package(root: Path, card: ModelCard, files: Mapping[str, bytes]) -> Mo
                 stream.write(content)
                 stream.flush()
                 os.fsync(stream.fileno())
-        staging.rename(path)
-    except BaseException:
+        path.parent.mkdir(exist_ok=True)
+        staging.rename(path)  # onto a package, which is a folder that is not empty, it fails
+    except BaseException as error:
         shutil.rmtree(staging, ignore_errors=True)
-        if not any(path.parent.iterdir()):
+        with suppress(OSError):  # it holds other versions, or was not made yet
             path.parent.rmdir()
+        if isinstance(error, OSError) and path.exists():  # another writer was faster
+            raise PackageError(label, str(path), "it exists already") from error
         raise
     return ModelPackage(path, card)
 

@@ -21,29 +21,44 @@ def render_page(card: ModelCard) -> str:
 
 
 def headline(card: ModelCard) -> str:
-    """The one figure that says how good the network is, as `99.70 % of 10,000 test samples`."""
-    if not card.evaluations:
+    """The one figure that says how good the network is, as `99.70% of 100 test samples right`."""
+    if not card.evaluations or not card.evaluations[0].metrics:
         return "not evaluated"
     test = card.evaluations[0]
     samples = f"{test.samples:,} {test.split} samples"
     if "accuracy" in test.metrics:
         return f"{test.metrics['accuracy']:.2%} of {samples} right"
-    return f"mean squared error {test.metrics['mse']:.4f} on {samples}"
+    name = "mse" if "mse" in test.metrics else next(iter(test.metrics))
+    words = "mean squared error" if name == "mse" else name.replace("_", " ")
+    return f"{words} {_number(test.metrics[name])} on {samples}"
 
 
 def _table(head: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
     lines = [head, ["---"] * len(head), *rows]
-    return "\n".join(f"| {' | '.join(str(cell) for cell in line)} |" for line in lines)
+    return "\n".join(f"| {' | '.join(map(_cell, line))} |" for line in lines)
+
+
+def _cell(value: object) -> str:
+    text = "none" if value is None else str(value)
+    return " ".join(text.split()).replace("|", "\\|")
 
 
 def _number(value: float) -> str:
     return f"{value:.4g}" if abs(value) < 1e-3 else f"{value:.4f}"
 
 
+def _range(spec: TensorSpec) -> str:
+    if spec.minimum is not None and spec.maximum is not None:
+        return f"{spec.minimum:g} to {spec.maximum:g}"
+    if spec.minimum is not None:
+        return f"from {spec.minimum:g}"
+    return "" if spec.maximum is None else f"up to {spec.maximum:g}"
+
+
 def _signature(card: ModelCard) -> str:
     def row(direction: str, spec: TensorSpec) -> Sequence[object]:
-        bounds = "" if spec.minimum is None else f"{spec.minimum:g} to {spec.maximum:g}"
-        return direction, f"`{spec.name}`", spec.datatype, list(spec.shape), bounds, spec.meaning
+        name, shape = f"`{spec.name}`", list(spec.shape)
+        return direction, name, spec.datatype, shape, _range(spec), spec.meaning
 
     rows = [row("in", spec) for spec in card.inputs] + [row("out", spec) for spec in card.outputs]
     return "## What goes in and comes out\n\n" + _table(

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from models.card import PackageName, PackageVersion
+from models.card import PackageName, PackageVersion, is_package_name, is_package_version
 from models.package import ModelPackage, PackageError
 
 
@@ -25,7 +25,7 @@ class ModelRepository:
         return sorted(
             folder.name
             for folder in self.root.iterdir()
-            if folder.is_dir() and not folder.name.startswith(".") and self.versions(folder.name)
+            if is_package_name(folder.name) and self.versions(folder.name)
         )
 
     def versions(self, name: str) -> list[PackageVersion]:
@@ -34,7 +34,7 @@ class ModelRepository:
         if not folder.is_dir():
             return []
         found = (entry.name for entry in folder.iterdir() if entry.is_dir())
-        return sorted((entry for entry in found if _is_version(entry)), key=int)
+        return sorted((entry for entry in found if is_package_version(entry)), key=int)
 
     def next_version(self, name: str) -> PackageVersion:
         """The version that a new package of this name takes."""
@@ -65,12 +65,10 @@ class ModelRepository:
                     yield f"{name}/{version}", error
 
     def _folder(self, name: str) -> Path:
-        if "/" in name or "\\" in name or name.startswith("."):
+        if not is_package_name(name):
             raise PackageError(
-                name, str(self.root), "a package's name has no slash and begins with no dot"
+                name,
+                str(self.root),
+                "a package's name is letters, digits, '-' and '_', no slash and no dot",
             )
         return self.root / name
-
-
-def _is_version(text: str) -> bool:
-    return text.isascii() and text.isdigit() and not text.startswith("0")

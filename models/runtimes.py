@@ -134,9 +134,13 @@ class TorchScriptRuntime:
         """Compute the outputs of one batch."""
         torch = self._torch
         with torch.inference_mode():  # it holds for this thread only, so it is entered here
-            tensors = (torch.from_numpy(inputs[name]).to(self.device) for name in self._inputs)
-            result = self._module(*tensors)
+            # torch takes no array that is read-only or runs backwards: those are copied.
+            arrays = (np.require(inputs[name], requirements=["C", "W"]) for name in self._inputs)
+            result = self._module(*(torch.from_numpy(array).to(self.device) for array in arrays))
             outputs = result if isinstance(result, tuple) else (result,)
+            if len(outputs) != len(self._outputs):
+                wanted = len(self._outputs)
+                raise ValueError(f"the module gives {len(outputs)} outputs, not {wanted}")
             return {
                 name: tensor.cpu().numpy()
                 for name, tensor in zip(self._outputs, outputs, strict=True)
@@ -184,7 +188,7 @@ def open_runtime(
     except ImportError:
         raise
     except Exception as error:
-        raise PackageError(package.label, file, f"it cannot be loaded ({error})") from error
+        raise PackageError(package.label, file, f"it cannot be loaded ({_brief(error)})") from error
     mismatch = runtime.mismatch(card) or recall(runtime, card.example, card.outputs)
     if mismatch:
         raise PackageError(package.label, file, mismatch)
@@ -196,7 +200,7 @@ def recall(runtime: Runtime, example: Example, outputs: Sequence[TensorSpec]) ->
     try:
         answer = runtime({name: tensor.array() for name, tensor in example.inputs.items()})
     except Exception as error:  # noqa: BLE001 - whatever it is, the file is refused by name
-        return f"the recorded prediction fails on {runtime.device} ({error})"
+        return f"the recorded prediction fails on {runtime.device} ({_brief(error)})"
     for spec in outputs:
         found, recorded = answer[spec.name], example.outputs[spec.name].array()
         if found.shape != recorded.shape or found.dtype != recorded.dtype:
@@ -212,3 +216,9 @@ def recall(runtime: Runtime, example: Example, outputs: Sequence[TensorSpec]) ->
                 f"more than {example.tolerance:g}"
             )
     return None
+
+
+def _brief(error: Exception) -> str:
+    """The message on one line; of a TorchScript traceback, the last line, which is the reason."""
+    lines = str(error).strip().splitlines()
+    return " ".join(line.strip() for line in (lines[-1:] if "Traceback" in str(error) else lines))

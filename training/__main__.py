@@ -38,8 +38,9 @@ console = Console()
 @app.command("list")
 def show_recipes() -> None:
     """Show every recipe, and the package that it was shipped as."""
-    table = Table(box=None, header_style="bold")
-    for column in ("recipe", "data", "network", "shipped package"):
+    table = Table(box=None, header_style="bold", pad_edge=False)
+    table.add_column("recipe", no_wrap=True)
+    for column in ("network", "package"):
         table.add_column(column)
     repository = ModelRepository(Path("models"))
     for recipe in RECIPES.values():
@@ -47,7 +48,7 @@ def show_recipes() -> None:
         if repository.versions(recipe.name):
             package = repository.get(recipe.name)
             shipped = f"{package.label}: {headline(package.card)}"
-        table.add_row(recipe.name, recipe.data, recipe.summary, shipped)
+        table.add_row(recipe.name, recipe.summary, shipped)
     console.print(table)
 
 

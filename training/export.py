@@ -33,7 +33,6 @@ from training import plots
 from training.datasets import Dataset, digits
 from training.fitting import Fitted
 
-PARITY_SAMPLES = 2_000
 EXAMPLE_ROWS = 2
 # One recorded prediction must hold on every device that may serve it: a GPU sums in another order.
 EXAMPLE_TOLERANCE = 1e-3
@@ -147,7 +146,7 @@ def export(fitted: Fitted, root: Path) -> ModelPackage:
     """
     data = fitted.data
     graph, spec, output = graph_of(fitted.network, data)
-    samples = data.test.inputs[:PARITY_SAMPLES]
+    samples = data.test.inputs
     files = {
         MODEL_FILES["torchscript"]: torchscript(graph),
         MODEL_FILES["onnx"]: onnx(graph, samples[:2], spec, output),

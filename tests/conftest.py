@@ -1,0 +1,49 @@
+"""What every test may count on: a home of its own for BentoML, and a GPU where a test asks for one."""
+
+import os
+import shutil
+import tempfile
+from pathlib import Path
+
+import pytest
+
+# BentoML makes its folders, and Prometheus its files, when they are imported: not in the user's.
+HOME = Path(tempfile.mkdtemp(prefix="fitserve-"))
+os.environ["BENTOML_HOME"] = str(HOME)
+os.environ["BENTOML_DO_NOT_TRACK"] = "True"
+os.environ["PROMETHEUS_MULTIPROC_DIR"] = str(HOME)
+
+SHIPPED = frozenset(
+    ("curve-linear", "curve-mlp", "curve-tanh", "moons-linear", "moons-tanh")
+    + ("mnist-mlp", "mnist-cnn")
+)
+
+
+def pytest_unconfigure() -> None:
+    shutil.rmtree(HOME, ignore_errors=True)
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    if item.get_closest_marker("gpu"):
+        import torch
+
+        if not torch.cuda.is_available():
+            pytest.skip("needs a CUDA device")
+
+
+@pytest.fixture(scope="session")
+def root() -> Path:
+    """The checkout."""
+    return Path(__file__).resolve().parent.parent
+
+
+@pytest.fixture(scope="session")
+def shipped(root: Path) -> Path:
+    """The repository of the seven packages: `models/`, or a stand-in while those are not fitted."""
+    packages = root / "models"
+    missing = sorted(name for name in SHIPPED if not (packages / name / "1/card.json").is_file())
+    stand_in = os.environ.get("FITSERVE_MODEL_REPOSITORY")
+    if missing and stand_in:
+        return Path(stand_in).resolve()
+    assert not missing, f"models/ lacks {', '.join(missing)}: run python -m training fit"
+    return packages
