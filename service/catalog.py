@@ -5,11 +5,11 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from models.card import TensorSpec
-from models.package import PackageError
+from models.package import ModelPackage, PackageError
 from models.repository import ModelRepository
 from service.errors import BadInputError, NotReadyError, UnknownModelError
 from service.logs import logger
-from service.placement import pick_device, place
+from service.placement import Placement, pick_device, place
 from service.predictor import Predictor
 from service.settings import Settings
 
@@ -38,19 +38,16 @@ class Catalog:
         device = pick_device(settings.device, worker_index)
         for name in repository.names():
             try:
-                package = repository.get(name)
-                package.verify()
-                placement = await asyncio.to_thread(
-                    place,
-                    package,
-                    settings.runtime,
-                    device,
-                    threads=settings.threads,
-                    max_batch_rows=settings.max_batch_rows,
+                package, placement = await asyncio.to_thread(
+                    _load, repository, name, device, settings
                 )
             except PackageError as error:
                 self._refused[name] = str(error)
                 logger.error("refused: %s", error)
+                continue
+            except Exception as error:  # noqa: BLE001 - whatever it is, the others serve on
+                self._refused[name] = f"package {name}: it cannot be served ({error})"
+                logger.error("refused: %s", self._refused[name], exc_info=error)
                 continue
             self._predictors[name] = Predictor(package, placement, settings)
             logger.info("serving %s", _placed(self._predictors[name]))
@@ -93,7 +90,7 @@ class Catalog:
                 f"Model {name!r} was refused when the service started; see its log."
             )
         raise UnknownModelError(
-            f"There is no model {name!r}; there are: {', '.join(self._predictors)}."
+            f"There is no model {name[:100]!r}; there are: {', '.join(self._predictors)}."
         )
 
     def taking(self, name: str, wanted: TensorSpec) -> Predictor:
@@ -126,6 +123,22 @@ def describe(predictor: Predictor) -> dict[str, Any]:
         },
     }
     return {**predictor.card.model_dump(mode="json"), "serving": serving}
+
+
+def _load(
+    repository: ModelRepository, name: str, device: str, settings: Settings
+) -> tuple[ModelPackage, Placement]:
+    """The newest package of that name, with every file checked, proved and warm."""
+    package = repository.get(name)
+    package.verify()
+    placement = place(
+        package,
+        settings.runtime,
+        device,
+        threads=settings.threads,
+        max_batch_rows=settings.max_batch_rows,
+    )
+    return package, placement
 
 
 def _takes(predictor: Predictor, wanted: TensorSpec) -> bool:

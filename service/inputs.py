@@ -62,7 +62,7 @@ class Input(bentoml.IODescriptor):  # type: ignore[misc]  # it is untyped
         for name in content:
             if name not in cls.model_fields:
                 known = ", ".join(cls.model_fields)
-                raise BadInputError(f"There is no field {name!r}; the fields are: {known}.")
+                raise BadInputError(f"There is no field {name[:100]!r}; the fields are: {known}.")
         values = {}
         for name, field in cls.model_fields.items():
             if field.is_required() and name not in content:
@@ -73,16 +73,14 @@ class Input(bentoml.IODescriptor):  # type: ignore[misc]  # it is untyped
 
 def to_images(value: Any) -> NDArray[np.uint8]:
     """N x 28 x 28 or N x 784 whole numbers, 0 to 255 → uint8 [N, 28, 28]."""
-    array = _array("images", value)
+    array = _array("images", value, {int}, "whole numbers, from 0 to 255")
     if array.shape[1:] not in ((28, 28), (784,)):
         raise BadInputError(
             f"The field 'images' has the shape {list(array.shape)}; send [N, 28, 28] or [N, 784]."
         )
-    if array.dtype.kind not in "iu":
-        raise BadInputError("The field 'images' must hold whole numbers, from 0 to 255.")
     if array.min() < 0 or array.max() > 255:
         raise BadInputError(
-            f"The field 'images' holds numbers from {array.min()} to {array.max()}; "
+            f"The field 'images' holds numbers from {array.min():g} to {array.max():g}; "
             "pixels are from 0 to 255."
         )
     return array.astype(np.uint8).reshape(-1, 28, 28)
@@ -118,19 +116,22 @@ def to_name(value: Any) -> str:
     return value
 
 
-def _array(field: str, value: Any) -> NDArray[Any]:
+def _array(field: str, value: Any, types: set[type], said: str) -> NDArray[np.float64]:
     if not isinstance(value, list) or not value:
         raise BadInputError(f"The field {field!r} must be a list with at least one row.")
-    try:
-        return np.array(value)
-    except (ValueError, OverflowError) as error:
-        raise BadInputError(f"The rows of the field {field!r} must all have one shape.") from error
+    # By way of objects: numpy itself would take `true` for 1, and give every element the room of
+    # the longest string among them.
+    objects = np.array(value, dtype=object)
+    found = set(map(type, objects.flat))
+    if list in found:
+        raise BadInputError(f"The rows of the field {field!r} must all have one shape.")
+    if not found <= types:
+        raise BadInputError(f"The field {field!r} must hold {said}.")
+    return objects.astype(np.float64)
 
 
 def _finite(field: str, value: Any) -> NDArray[np.float32]:
-    array = _array(field, value)
-    if array.dtype.kind not in "iuf":
-        raise BadInputError(f"The field {field!r} must hold numbers.")
+    array = _array(field, value, {int, float}, "numbers")
     with np.errstate(over="ignore"):
         single = array.astype(np.float32)
     if not np.isfinite(single).all():

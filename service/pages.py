@@ -1,5 +1,6 @@
 """What the service says of itself: the models' cards, and the OpenAPI description."""
 
+import inspect
 import json
 from typing import Any
 
@@ -50,7 +51,11 @@ def openapi_of(service: Any, name: str, version: str) -> dict[str, Any]:
     """
     # Through JSON, because BentoML keys its responses by numbers.
     specification: dict[str, Any] = json.loads(json.dumps(service.openapi_spec.asdict()))
-    specification["info"] = {"title": name, "version": version, "description": service.doc}
+    specification["info"] = {
+        "title": name,
+        "version": version,
+        "description": inspect.getdoc(service.inner),
+    }
     specification["components"]["schemas"]["Error"] = {
         "type": "object",
         "properties": {"error": {"type": "string", "description": "what to change"}},

@@ -1,8 +1,11 @@
 """One loaded model: its package, its runtime and its batcher. Every endpoint calls this."""
 
+import numpy as np
+
 from models.card import ModelCard
 from models.package import ModelPackage
 from service.batching import Answer, Arrays, MicroBatcher
+from service.errors import BadInputError
 from service.placement import Placement
 from service.settings import Settings
 
@@ -40,9 +43,16 @@ class Predictor:
             inputs: the card's inputs, with its dtypes and shapes, all with as many rows.
 
         Raises:
+            BadInputError: an answer is infinite or no number: the input is far too large.
             ServiceError: as `MicroBatcher.submit` says.
         """
-        return await self._batcher.submit(inputs, timeout=self._timeout)
+        answer = await self._batcher.submit(inputs, timeout=self._timeout)
+        if not all(np.isfinite(array).all() for array in answer.outputs.values()):
+            raise BadInputError(
+                f"Model {self.card.name!r} has no finite answer to this input; "
+                "send numbers nearer to those that it was fitted on."
+            )
+        return answer
 
     async def close(self) -> None:
         """Answer what is queued, and take no more."""

@@ -1,0 +1,44 @@
+"""Two real packages for every test of `models/`: made once, copied for each test."""
+
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+
+import pytest
+from small_packages import Kit, bend_kit, blot_kit
+
+from models.package import ModelPackage, write_package
+from models.repository import ModelRepository
+
+
+@pytest.fixture(scope="session")
+def kits() -> Mapping[str, Kit]:
+    """The networks `blot` (a classifier of images) and `bend` (a curve), and their cards."""
+    return {"blot": blot_kit(), "bend": bend_kit()}
+
+
+@pytest.fixture(scope="session")
+def written(kits: Mapping[str, Kit], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with both packages, for all tests together: read it, never change it."""
+    root = tmp_path_factory.mktemp("written")
+    for kit in kits.values():
+        write_package(root, kit.card, kit.files)
+    return root
+
+
+@pytest.fixture
+def repository(written: Path, tmp_path: Path) -> ModelRepository:
+    """This test's own copy of both packages."""
+    return ModelRepository(Path(shutil.copytree(written, tmp_path / "repository")))
+
+
+@pytest.fixture
+def blot(repository: ModelRepository) -> ModelPackage:
+    """The classifier: its card says everything that a card can say, and it has a picture."""
+    return repository.get("blot")
+
+
+@pytest.fixture
+def bend(repository: ModelRepository) -> ModelPackage:
+    """The curve: its card says no more than it must."""
+    return repository.get("bend")

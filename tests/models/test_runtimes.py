@@ -1,0 +1,351 @@
+"""A runtime is opened only for the network that the card describes, and answers as that network."""
+
+import re
+import subprocess
+import sys
+import warnings
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnxruntime
+import pytest
+import torch
+from onnx import TensorProto, helper
+from small_packages import Bend, Kit, bend_onnx, edit_card, onnx_file, reseal, seeded, torchscript
+from torch import Tensor, nn
+
+from models.card import MODEL_FILES, RuntimeName
+from models.package import ModelPackage, PackageError
+from models.repository import ModelRepository
+from models.runtimes import open_runtime
+
+RUNTIMES: tuple[RuntimeName, ...] = ("onnx", "torchscript")
+REPOSITORY_ROOT = Path(__file__).parents[2]
+
+
+@contextmanager
+def refused(package: ModelPackage, file: str, reason: str) -> Iterator[None]:
+    """The block raises a PackageError: one line that names package and file, with this reason."""
+    with pytest.raises(PackageError) as caught:
+        yield
+    message = str(caught.value)
+    assert message.startswith(f"package {package.label}: {file}: "), message
+    assert "\n" not in message
+    assert re.search(reason, caught.value.reason), message
+
+
+@pytest.mark.parametrize("count", [1, 2, 5, 64])
+@pytest.mark.parametrize("runtime", RUNTIMES)
+@pytest.mark.parametrize("name", ["blot", "bend"])
+def test_both_runtimes_answer_as_the_network_does_at_every_batch_size(
+    name: str,
+    runtime: RuntimeName,
+    count: int,
+    kits: Mapping[str, Kit],
+    repository: ModelRepository,
+) -> None:
+    rows = kits[name].rows(count)
+    answer = open_runtime(repository.get(name), runtime)(rows)
+    expected = kits[name].eager(rows)
+    assert answer.keys() == expected.keys()
+    for output, wanted in expected.items():
+        assert answer[output].dtype == wanted.dtype
+        np.testing.assert_allclose(answer[output], wanted, rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("runtime", RUNTIMES)
+def test_a_runtime_says_what_it_is_and_where_it_computes(
+    runtime: RuntimeName, bend: ModelPackage
+) -> None:
+    opened = open_runtime(bend, runtime)
+    assert (opened.name, opened.device) == (runtime, "cpu")
+
+
+@pytest.mark.parametrize("runtime", RUNTIMES)
+@pytest.mark.parametrize("kind", ["read-only", "backwards", "every other row"])
+def test_rows_may_be_any_kind_of_numpy_array_and_nothing_warns(
+    runtime: RuntimeName, kind: str, kits: Mapping[str, Kit], bend: ModelPackage
+) -> None:
+    rows = kits["bend"].rows(8)["x"]
+    given = {"read-only": rows.copy(), "backwards": rows[::-1], "every other row": rows[::2]}[kind]
+    expected = kits["bend"].eager({"x": given.copy()})["y"]
+    if kind == "read-only":
+        given.flags.writeable = False
+    warns_each_time = torch.is_warn_always_enabled()
+    torch.set_warn_always(True)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            answer = open_runtime(bend, runtime)({"x": given})["y"]
+    finally:
+        torch.set_warn_always(warns_each_time)
+    np.testing.assert_allclose(answer, expected, rtol=0, atol=1e-6)
+
+
+class InPlace(nn.Module):
+    """Doubles its input where it lies."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x.mul_(2)
+
+
+def test_read_only_rows_stay_as_they_are_even_where_the_network_works_in_place(
+    bend: ModelPackage,
+) -> None:
+    def double(card: dict[str, Any]) -> None:
+        recorded = card["example"]["inputs"]["x"]["data"]
+        card["example"]["outputs"]["y"]["data"] = [2 * value for value in recorded]
+
+    edit_card(bend, double)
+    runtime = open_runtime(reseal(bend, "model.pt", torchscript(InPlace().eval())), "torchscript")
+    rows = np.array([[3.0]], np.float32)
+    rows.flags.writeable = False
+    assert runtime({"x": rows})["y"].tolist() == [[6.0]]
+    assert rows.tolist() == [[3.0]]
+
+
+class OtherName(Bend):
+    """A `Bend` whose argument has another name."""
+
+    def forward(self, z: Tensor) -> Tensor:
+        return self.last(self.hidden(z).tanh())
+
+
+class TwoOutputs(Bend):
+    """A `Bend` that gives its hidden units too."""
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        hidden = self.hidden(x).tanh()
+        return self.last(hidden), hidden
+
+
+class OtherShape(Bend):
+    """A `Bend` whose answer has no second dimension."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.last(self.hidden(x).tanh()).flatten()
+
+
+class OtherDatatype(Bend):
+    """A `Bend` that answers in double precision."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.last(self.hidden(x).tanh()).double()
+
+
+class NotANumber(Bend):
+    """A `Bend` whose answers are NaN."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.last(self.hidden(x).tanh()) * float("nan")
+
+
+class WiderInput(nn.Module):
+    """A network of two columns."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear = nn.Linear(2, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.linear(x)
+
+
+def _integer_bend() -> bytes:
+    return onnx_file(
+        [helper.make_node("Identity", ["x"], ["y"])],
+        [("x", TensorProto.INT64, ["batch", 1])],
+        [("y", TensorProto.INT64, ["batch", 1])],
+    )
+
+
+@pytest.mark.parametrize(
+    ("make", "reason"),
+    [
+        (lambda bend: bend_onnx(bend, name="z"), "inputs are z; the card says x"),
+        (
+            lambda bend: bend_onnx(bend, datatype=TensorProto.DOUBLE),
+            r"x is FP64 \[-1, 1\] in the graph; the card says FP32 \[-1, 1\]",
+        ),
+        (lambda bend: _integer_bend(), r"x is INT64 \[-1, 1\] in the graph"),
+        (
+            lambda bend: bend_onnx(bend, width=2),
+            r"x is FP32 \[-1, 2\] in the graph; the card says FP32 \[-1, 1\]",
+        ),
+        (lambda bend: bend_onnx(bend, batch=2), r"x is FP32 \[2, 1\] in the graph"),
+        (lambda bend: bend_onnx(bend, extra_output=True), "outputs are y, bent; the card says y"),
+        (lambda bend: bend_onnx(bend, scale=1.1), "y differs from the recorded prediction by 0.0"),
+        (lambda bend: bend_onnx(bend, scale=np.nan), "y differs .* by nan, more than 0.001"),
+        (lambda bend: b"garbage" * 50, "it cannot be loaded"),
+        (lambda bend: b"", "it cannot be loaded"),
+        (torchscript, "it cannot be loaded"),
+    ],
+    ids=[
+        "input of another name", "FP64", "INT64", "input of another width", "fixed batch",
+        "an additional output", "other weights", "NaN", "garbage", "empty", "TorchScript",
+    ],
+)  # fmt: skip
+def test_an_onnx_graph_that_is_not_what_the_card_says_is_refused_with_the_reason(
+    make: Callable[[nn.Module], bytes], reason: str, bend: ModelPackage
+) -> None:
+    package = reseal(bend, "model.onnx", make(seeded(Bend)))
+    with refused(package, "model.onnx", reason):
+        open_runtime(package, "onnx")
+
+
+@pytest.mark.parametrize(
+    ("make", "reason"),
+    [
+        (OtherName, "arguments are z; the card says x"),
+        (WiderInput, "recorded prediction fails on cpu .*mat1 and mat2 shapes"),
+        (lambda: Bend().double(), "recorded prediction fails on cpu .*dtype"),
+        (OtherDatatype, r"y .* is float64 \[2, 1\]; the card says float32 \[2, 1\]"),
+        (OtherShape, r"y .* is float32 \[2\]; the card says float32 \[2, 1\]"),
+        (TwoOutputs, "fails on cpu .*the module gives 2 outputs, not 1"),
+        (lambda: nn.Sequential(nn.Linear(1, 1)), "arguments are input; the card says x"),
+        (NotANumber, "y differs from the recorded prediction by nan, more than 0.001"),
+    ],
+)
+def test_a_torchscript_module_that_is_not_what_the_card_says_is_refused_with_the_reason(
+    make: Callable[[], nn.Module], reason: str, bend: ModelPackage
+) -> None:
+    package = reseal(bend, "model.pt", torchscript(seeded(make)))
+    with refused(package, "model.pt", reason):
+        open_runtime(package, "torchscript")
+
+
+@pytest.mark.parametrize("content", [b"garbage" * 50, b"", bend_onnx(seeded(Bend))])
+def test_bytes_that_are_no_torchscript_are_refused_even_with_the_right_digest(
+    content: bytes, bend: ModelPackage
+) -> None:
+    package = reseal(bend, "model.pt", content)
+    with refused(package, "model.pt", "it cannot be loaded"):
+        open_runtime(package, "torchscript")
+
+
+@pytest.mark.parametrize("runtime", RUNTIMES)
+@pytest.mark.parametrize(("change", "fits"), [(0.0005, True), (0.0015, False), (-0.5, False)])
+def test_a_recorded_prediction_that_the_network_does_not_give_is_refused(
+    runtime: RuntimeName, change: float, fits: bool, bend: ModelPackage
+) -> None:
+    """The last number of the last row is off, by less or by more than the card's 0.001."""
+
+    def edit(card: dict[str, Any]) -> None:
+        card["example"]["outputs"]["y"]["data"][-1] += change
+
+    package = ModelPackage.read(edit_card(bend, edit))
+    if fits:
+        open_runtime(package, runtime)
+    else:
+        with refused(
+            package, MODEL_FILES[runtime], f"recorded prediction by {abs(change):.2g}, more than"
+        ):
+            open_runtime(package, runtime)
+
+
+@pytest.mark.parametrize("runtime", RUNTIMES)
+def test_a_file_that_was_changed_after_the_card_is_never_loaded(
+    runtime: RuntimeName, blot: ModelPackage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Loading TorchScript runs the code in it: the digest must come first."""
+    loaded: list[object] = []
+    monkeypatch.setattr(torch.jit, "load", lambda *a, **k: loaded.append(a))
+    monkeypatch.setattr(onnxruntime, "InferenceSession", lambda *a, **k: loaded.append(a))
+    with pytest.raises(PackageError):  # nothing loads now: the file is whole, and it is tried
+        open_runtime(blot, runtime)
+    assert len(loaded) == 1
+
+    path = blot.path / MODEL_FILES[runtime]
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+    with refused(blot, MODEL_FILES[runtime], "SHA-256"):
+        open_runtime(blot, runtime)
+    assert len(loaded) == 1
+
+
+@pytest.mark.parametrize("runtime", RUNTIMES)
+def test_a_missing_file_is_refused_by_name(runtime: RuntimeName, blot: ModelPackage) -> None:
+    (blot.path / MODEL_FILES[runtime]).unlink()
+    with refused(blot, MODEL_FILES[runtime], "No such file"):
+        open_runtime(blot, runtime)
+
+
+def test_a_runtime_that_the_package_has_no_file_for_is_refused_by_name(bend: ModelPackage) -> None:
+    package = ModelPackage.read(edit_card(bend, lambda card: card["files"].pop("model.pt")))
+    with refused(package, "model.pt", "the card lists no such file"):
+        open_runtime(package, "torchscript")
+
+
+def _python(code: str, *arguments: Path | str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-c", code, *map(str, arguments)],
+        cwd=REPOSITORY_ROOT, capture_output=True, text=True, timeout=120, check=False,
+    )  # fmt: skip
+
+
+def test_opening_both_runtimes_on_the_cpu_prints_nothing_to_stderr(written: Path) -> None:
+    """Neither ONNX Runtime's log of the GPUs that it does not find, nor torch's deprecations."""
+    code = (
+        "import sys; from pathlib import Path\n"
+        "from models.repository import ModelRepository\n"
+        "from models.runtimes import open_runtime\n"
+        "for _, package in ModelRepository(Path(sys.argv[1])):\n"
+        "    for runtime in package.card.runtimes:\n"
+        "        print(package.label, open_runtime(package, runtime).name)\n"
+    )
+    done = _python(code, written)
+    assert done.stderr == ""
+    assert done.stdout.splitlines() == [
+        "bend/1 onnx", "bend/1 torchscript", "blot/1 onnx", "blot/1 torchscript",
+    ]  # fmt: skip
+
+
+def test_without_torch_a_package_is_verified_and_its_onnx_file_opened(written: Path) -> None:
+    code = (
+        "import sys; from pathlib import Path\n"
+        "sys.modules['torch'] = None  # importing it fails, as where it is not installed\n"
+        "from models.__main__ import main\n"
+        "from models.repository import ModelRepository\n"
+        "from models.runtimes import open_runtime\n"
+        "package = ModelRepository(Path(sys.argv[1])).get('bend')\n"
+        "package.verify()\n"
+        "runtime = open_runtime(package, 'onnx')\n"
+        "rows = {name: tensor.array() for name, tensor in package.card.example.inputs.items()}\n"
+        "print(runtime(rows)['y'].shape)\n"
+        "print(main(['--repository', sys.argv[1], 'verify', 'bend']))\n"
+    )
+    done = _python(code, written)
+    assert done.stderr == ""
+    assert done.stdout.splitlines() == [
+        "(2, 1)",
+        "untried  bend: torch is not installed",
+        "1",
+    ]
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device here")
+@pytest.mark.parametrize("runtime", RUNTIMES)
+@pytest.mark.parametrize("name", ["blot", "bend"])
+def test_a_gpu_gives_what_the_cpu_gives(
+    name: str, runtime: RuntimeName, kits: Mapping[str, Kit], repository: ModelRepository
+) -> None:
+    rows = kits[name].rows(64)
+    on_gpu = open_runtime(repository.get(name), runtime, "cuda:0")
+    assert on_gpu.device == "cuda:0"
+    answer, expected = on_gpu(rows), open_runtime(repository.get(name), runtime)(rows)
+    for output, wanted in expected.items():
+        np.testing.assert_allclose(answer[output], wanted, rtol=0, atol=1e-3)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="a CUDA device is here")
+@pytest.mark.parametrize("runtime", RUNTIMES)
+def test_a_gpu_that_is_not_there_is_an_error_and_never_the_cpu_instead(
+    runtime: RuntimeName, bend: ModelPackage
+) -> None:
+    with refused(bend, MODEL_FILES[runtime], "it cannot be loaded"):
+        open_runtime(bend, runtime, "cuda:0")

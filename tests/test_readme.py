@@ -1,0 +1,161 @@
+"""The README is true: its commands run as written, and its figures are those of the cards."""
+
+import json
+import os
+import re
+import shlex
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx
+import pytest
+
+from models.card import ModelCard
+from models.page import headline
+from models.repository import ModelRepository
+from service.settings import Settings
+
+ROOT = Path(__file__).resolve().parent.parent
+README = (ROOT / "README.md").read_text()
+COMMANDS = [
+    line
+    for block in re.findall(r"```sh\n(.*?)```", README, re.DOTALL)
+    for line in block.splitlines()
+]
+CARDS = [package.card for _, package in ModelRepository(ROOT / "models") if hasattr(package, "card")]
+
+
+def run(command: str, **environment: str) -> str:
+    done = subprocess.run(
+        ["bash", "-c", command],
+        cwd=ROOT,
+        env={**os.environ, "BENTOML_DO_NOT_TRACK": "True", **environment},
+        capture_output=True,
+        text=True,
+        timeout=240,
+        check=False,
+    )
+    assert done.returncode == 0, f"{command}\n{done.stdout[-2000:]}\n{done.stderr[-2000:]}"
+    return done.stdout
+
+
+def here(command: str) -> str:
+    """The command with the virtual environment that runs these tests."""
+    return command.replace(".venv/bin/", f"{Path(sys.prefix)}/bin/")
+
+
+@pytest.fixture(scope="module")
+def port(tmp_path_factory: pytest.TempPathFactory) -> Iterator[int]:
+    """A server that the README's own command started, on a port that is free."""
+    assert "make serve" in COMMANDS
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = int(probe.getsockname()[1])
+    home = tmp_path_factory.mktemp("home")
+    log = home / "log"
+    with log.open("w") as stream:
+        server = subprocess.Popen(
+            ["make", "serve", f"PORT={port}", f"VENV={sys.prefix}"],
+            cwd=ROOT,
+            env={**os.environ, "BENTOML_HOME": str(home)},
+            stdout=stream,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+    try:
+        deadline = time.monotonic() + 120
+        while time.monotonic() < deadline and server.poll() is None:
+            try:
+                if httpx.get(f"http://127.0.0.1:{port}/readyz").status_code == 200:
+                    break
+            except httpx.HTTPError:
+                pass
+            time.sleep(0.2)
+        else:
+            pytest.fail(f"make serve did not become ready:\n{log.read_text()[-3000:]}")
+        yield port
+    finally:
+        os.killpg(server.pid, signal.SIGTERM)
+        server.wait(timeout=60)
+
+
+def test_every_command_is_one_that_these_tests_run() -> None:
+    known = r"make (serve|test|train .*)|curl .*|\.venv/bin/(python -m (models|training)|bentoml) .*"
+    assert [line for line in COMMANDS if not re.fullmatch(known, line)] == []
+
+
+def test_the_curve_answers_as_shown(port: int) -> None:
+    command = next(line for line in COMMANDS if "predict_curve" in line)
+    shown = json.loads(re.findall(r"```json\n(.*?)```", README, re.DOTALL)[0])
+    answer = json.loads(run(command.replace(":3000", f":{port}")))
+    assert answer["model"] == shown["model"]
+    assert answer["version"] == shown["version"]
+    assert answer["y"] == pytest.approx(shown["y"], abs=1e-4)
+
+
+def test_the_drawn_three_is_a_three(port: int) -> None:
+    command = next(line for line in COMMANDS if "classify_image" in line)
+    (prediction,) = json.loads(run(command.replace(":3000", f":{port}")))["predictions"]
+    assert prediction["digit"] == 3
+    assert len(prediction["pixels"]) == 28
+
+
+@pytest.mark.parametrize("command", [line for line in COMMANDS if "python -m" in line])
+def test_the_command_lines_run(command: str) -> None:
+    assert run(here(command))
+
+
+def test_the_bento_command_runs(tmp_path: Path) -> None:
+    (command,) = (line for line in COMMANDS if line.endswith("bentoml build"))
+    assert "Successfully built" in run(here(command), BENTOML_HOME=str(tmp_path))
+
+
+def test_the_train_command_writes_a_package(tmp_path: Path) -> None:
+    (command,) = (line for line in COMMANDS if line.startswith("make train"))
+    arguments = shlex.split(command)
+    recipes = arguments[-1].removeprefix("RECIPES=")
+    brief = shlex.join(
+        [
+            *arguments[:-1],
+            f"RECIPES={recipes} --epochs 3 --no-compare --repository {tmp_path}",
+            f"VENV={sys.prefix}",
+        ]
+    )
+    run(brief)
+    assert ModelRepository(tmp_path).get("curve-tanh").card.fit is not None
+
+
+@pytest.mark.parametrize("card", CARDS, ids=[card.name for card in CARDS])
+def test_the_table_of_networks_shows_the_figures_of_the_cards(card: ModelCard) -> None:
+    assert card.fit is not None
+    default, tutorial = card.seeds
+    percent = default.metric == "accuracy"
+
+    def over(mean: float, deviation: float) -> str:
+        return f"{mean:.2%} ± {deviation:.2%}" if percent else f"{mean:.3f} ± {deviation:.3f}"
+
+    row = (
+        f"| [`{card.name}`](models/{card.name}/{card.version}/README.md) | {headline(card)} "
+        f"| {over(default.mean, default.standard_deviation)} "
+        f"| {over(tutorial.mean, tutorial.standard_deviation)} "
+        f"| {len(default.seeds)} | {card.fit.parameter_count:,} |"
+    )
+    assert row in README
+
+
+@pytest.mark.parametrize("name", Settings.model_fields)
+def test_every_setting_is_listed_with_its_default(name: str) -> None:
+    field = Settings.model_fields[name]
+    default = "models" if name == "model_repository" else field.default
+    assert f"| `FITSERVE_{name.upper()}` | `{default}` | {field.description} |" in README
+
+
+def test_what_the_readme_links_to_is_there() -> None:
+    targets = re.findall(r"\]\(([^)#:]+)\)", README)
+    assert targets
+    assert [target for target in targets if not (ROOT / target).exists()] == []
