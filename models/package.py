@@ -181,5 +181,6 @@ def _records(contents: Mapping[str, bytes]) -> dict[str, FileRecord]:
 
 def _first_error(error: ValidationError) -> str:
     first = error.errors()[0]
-    place = ".".join(str(part) for part in first["loc"]) or "the card"
+    parts = (str(part) for part in first["loc"])
+    place = ".".join(part if part.isprintable() else repr(part) for part in parts) or "the card"
     return f"{place}: {first['msg'].removeprefix('Value error, ')}"

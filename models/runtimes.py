@@ -49,6 +49,10 @@ class Runtime(Protocol):
         ...
 
 
+class DeviceError(RuntimeError):
+    """A runtime that cannot use a device on this machine: nothing is wrong with the package."""
+
+
 class OnnxRuntime:
     """`model.onnx` in ONNX Runtime, on `cpu` or `cuda:<index>`.
 
@@ -76,7 +80,7 @@ class OnnxRuntime:
             providers.insert(0, ("CUDAExecutionProvider", cuda))
         self._session = onnxruntime.InferenceSession(content, options, providers=providers)
         if device != "cpu" and "CUDAExecutionProvider" not in self._session.get_providers():
-            raise RuntimeError(f"ONNX Runtime cannot compute on {device}: its CUDA did not load")
+            raise DeviceError(f"ONNX Runtime cannot compute on {device}: its CUDA did not load")
         self._outputs = [output.name for output in self._session.get_outputs()]
 
     def __call__(self, inputs: Arrays) -> dict[str, NDArray[Any]]:
@@ -111,15 +115,25 @@ class TorchScriptRuntime:
 
     Args:
         content: the TorchScript file. Loading it runs the code in it.
-        device: where to compute.
+        device: where to compute. On a GPU, TF32 stays off so that answers equal the CPU's.
+        threads: threads of this process for one batch; 0 leaves the choice to torch.
         outputs: names for what the module returns, in order.
     """
 
     name: RuntimeName = "torchscript"
 
-    def __init__(self, content: bytes, device: str = "cpu", *, outputs: Sequence[str]) -> None:
+    def __init__(
+        self, content: bytes, device: str = "cpu", threads: int = 0, *, outputs: Sequence[str]
+    ) -> None:
         import torch
 
+        if threads:
+            torch.set_num_threads(threads)
+        if device != "cpu":
+            if not torch.cuda.is_available():
+                raise DeviceError(f"torch cannot compute on {device}: it finds no CUDA device")
+            torch.backends.cudnn.allow_tf32 = False
+            torch.backends.cuda.matmul.allow_tf32 = False
         self.device = device
         self._torch = torch
         self._outputs = tuple(outputs)
@@ -170,9 +184,10 @@ def open_runtime(
         package: the package; the file's digest is checked before anything is loaded.
         name: which runtime, and so which file.
         device: `cpu` or `cuda:<index>`.
-        threads: threads of ONNX Runtime for one batch; 0 leaves the choice to it.
+        threads: threads for one batch; 0 leaves the choice to the runtime.
 
     Raises:
+        DeviceError: the runtime cannot use the device on this machine.
         PackageError: the file is missing, altered, or not loadable; the graph does not fit the
             card; or the first prediction is not the recorded one.
     """
@@ -184,8 +199,8 @@ def open_runtime(
             runtime = OnnxRuntime(content, device, threads)
         else:
             outputs = [spec.name for spec in card.outputs]
-            runtime = TorchScriptRuntime(content, device, outputs=outputs)
-    except ImportError:
+            runtime = TorchScriptRuntime(content, device, threads, outputs=outputs)
+    except (DeviceError, ImportError):
         raise
     except Exception as error:
         raise PackageError(package.label, file, f"it cannot be loaded ({_brief(error)})") from error

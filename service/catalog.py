@@ -90,7 +90,7 @@ class Catalog:
                 f"Model {name!r} was refused when the service started; see its log."
             )
         raise UnknownModelError(
-            f"There is no model {name[:100]!r}; there are: {', '.join(self._predictors)}."
+            f"There is no model {name[:100]!r}; there are: {', '.join(self._predictors) or 'none'}."
         )
 
     def taking(self, name: str, wanted: TensorSpec) -> Predictor:

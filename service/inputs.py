@@ -122,7 +122,7 @@ def _array(field: str, value: Any, types: set[type], said: str) -> NDArray[np.fl
     # By way of objects: numpy itself would take `true` for 1, and give every element the room of
     # the longest string among them.
     objects = np.array(value, dtype=object)
-    found = set(map(type, objects.flat))
+    found = set(map(type, objects.ravel()))
     if list in found:
         raise BadInputError(f"The rows of the field {field!r} must all have one shape.")
     if not found <= types:
@@ -214,6 +214,8 @@ class PicturesInput(Input):
                         content[name] = value.strip('"') if isinstance(value, str) else value
         except HTTPException as error:
             raise BadInputError(f"The form cannot be read: {error.detail}") from error
+        except ValueError as error:  # some of the charsets that Python knows raise it on any text
+            raise BadInputError("The form cannot be read in its charset; send UTF-8.") from error
         return content
 
 

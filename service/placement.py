@@ -9,9 +9,10 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 
-from models.card import Example, RuntimeName
+from models.card import MODEL_FILES, Example, RuntimeName
 from models.package import ModelPackage, PackageError
-from models.runtimes import Arrays, Runtime, open_runtime
+from models.runtimes import Arrays, DeviceError, Runtime, open_runtime
+from service.logs import logger
 
 _LIBRARIES: Mapping[RuntimeName, str] = {"onnx": "onnxruntime", "torchscript": "torch"}
 _REPEATS = 5
@@ -73,12 +74,19 @@ def place(
             "that is installed here",
         )
     sizes = sorted({1, min(16, max_batch_rows), max_batch_rows})
-    opened = {name: open_runtime(package, name, device, threads) for name in candidates}
+    opened: dict[RuntimeName, Runtime] = {}
+    for name in candidates:
+        try:
+            opened[name] = open_runtime(package, name, device, threads)
+        except DeviceError as error:
+            if name == candidates[-1] and not opened:
+                raise PackageError(package.label, MODEL_FILES[name], str(error)) from error
+            logger.warning("%s is served without %s: %s", package.label, name, error)
     seconds = {
         name: {rows: _seconds(candidate, package.card.example, rows) for rows in sizes}
         for name, candidate in opened.items()
     }
-    fastest = min(candidates, key=lambda name: math.prod(seconds[name].values()))
+    fastest = min(opened, key=lambda name: math.prod(seconds[name].values()))
     return Placement(opened[fastest], seconds)
 
 

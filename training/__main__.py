@@ -11,6 +11,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from models.package import PackageError
 from models.page import headline
 from models.parity import ParityError
 from models.repository import ModelRepository
@@ -24,7 +25,7 @@ from training.hyperparameters import (
     ImageHyperparameters,
     MlpHyperparameters,
 )
-from training.loop import DivergedError, pick_device
+from training.loop import DeviceError, DivergedError, pick_device
 from training.recipes import RECIPES, Recipe, Setting
 
 app = typer.Typer(
@@ -46,8 +47,11 @@ def show_recipes() -> None:
     for recipe in RECIPES.values():
         shipped = "-"
         if repository.versions(recipe.name):
-            package = repository.get(recipe.name)
-            shipped = f"{package.label}: {headline(package.card)}"
+            try:
+                package = repository.get(recipe.name)
+                shipped = f"{package.label}: {headline(package.card)}"
+            except PackageError as error:
+                shipped = f"refused: {error}"
         table.add_row(recipe.name, recipe.summary, shipped)
     console.print(table)
 
@@ -132,8 +136,11 @@ def fit_recipes(
             )
             package = export(fitted, repository)
             console.print(f"[bold]{package.label}[/bold] {headline(package.card)}: {package.path}")
+            if fitted.interrupted:
+                break
     except (
-        DataError, DivergedError, ExportError, HyperparameterError, ParityError, RecipeError,
+        DataError, DeviceError, DivergedError, ExportError, HyperparameterError, ParityError,
+        RecipeError,
     ) as error:  # fmt: skip
         typer.echo(f"error: {error}", err=True)
         raise typer.Exit(1) from error

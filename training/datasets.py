@@ -102,13 +102,13 @@ def mnist(data_dir: Path) -> Dataset:
     for train in (True, False):
         try:
             parts.append(MNIST(str(data_dir), train=train, download=False))
-        except RuntimeError:
+        except (RuntimeError, ValueError):
             try:
                 parts.append(MNIST(str(data_dir), train=train, download=True))
-            except (OSError, RuntimeError) as error:
+            except (OSError, RuntimeError, ValueError) as error:
                 raise DataError(
-                    f"MNIST is not in {data_dir} and cannot be downloaded: name the folder that "
-                    "holds MNIST/raw with --data-dir or FITSERVE_DATA_DIR"
+                    f"MNIST is not whole in {data_dir} and cannot be downloaded: name the folder "
+                    "that holds MNIST/raw with --data-dir or FITSERVE_DATA_DIR"
                 ) from error
     images, targets = parts[0].data, parts[0].targets
     order = torch.randperm(len(images), generator=torch.Generator().manual_seed(1234))

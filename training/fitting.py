@@ -24,7 +24,8 @@ from training.recipes import Recipe, Setting
 class Fitted:
     """A fitted network and all that is known of it. The network is on the CPU, in eval mode.
 
-    The first of `evaluations` is that of the test split.
+    The first of `evaluations` is that of the test split. `interrupted` says that Ctrl-C cut a fit
+    short: this one, or one that it was to be compared with.
     """
 
     recipe: Recipe
@@ -36,6 +37,7 @@ class Fitted:
     device: torch.device
     evaluations: tuple[Evaluation, ...]
     seeds: tuple[SeedFigures, ...] = ()
+    interrupted: bool = False
 
     @property
     def metric(self) -> float:
@@ -62,6 +64,9 @@ def fit_recipe(
 ) -> Fitted:
     """Fit `settings` over several seeds and give the best by validation score.
 
+    Ctrl-C ends the fit that runs and starts no further one. A comparison that it cuts short is
+    left out.
+
     Args:
         recipe: what to fit.
         setting: which of the recipe's two settings `settings` come from.
@@ -72,21 +77,25 @@ def fit_recipe(
         device: where to fit.
         progress: whether to tell, on standard error, how it goes.
     """
-    runs = []
-    for seed in range(settings.seed, settings.seed + seeds):
-        runs.append(_fit_once(recipe, setting, settings, data, seed, device, progress))
-        if runs[-1].history.interrupted:
-            break
+
+    def fit_each(setting: Setting, settings: Hyperparameters, first: int) -> list[Fitted]:
+        runs = []
+        for seed in range(first, first + seeds):
+            runs.append(_fit_once(recipe, setting, settings, data, seed, device, progress))
+            if runs[-1].interrupted:
+                break
+        return runs
+
+    runs = fit_each(setting, settings, settings.seed)
+    interrupted = runs[-1].interrupted
     figures = [_figures(runs)]
-    if compare and setting != "tutorial" and not runs[-1].history.interrupted:
-        others = [
-            _fit_once(
-                recipe, "tutorial", recipe.tutorial, data, run.settings.seed, device, progress
-            )
-            for run in runs
-        ]
-        figures.append(_figures(others))
-    return replace(max(runs, key=lambda run: run.score), seeds=tuple(figures))
+    if compare and setting != "tutorial" and not interrupted:
+        others = fit_each("tutorial", recipe.tutorial, settings.seed)
+        interrupted = others[-1].interrupted
+        if not interrupted:
+            figures.append(_figures(others))
+    best = max(runs, key=lambda run: run.score)
+    return replace(best, seeds=tuple(figures), interrupted=interrupted)
 
 
 def _fit_once(
@@ -114,7 +123,10 @@ def _fit_once(
     if images and data.name != "digits":
         foreign = digits()
         evaluations.append(evaluate(network, foreign, foreign.whole, "all"))
-    fitted = Fitted(recipe, setting, settings, data, network, history, device, tuple(evaluations))
+    fitted = Fitted(
+        recipe, setting, settings, data, network, history, device, tuple(evaluations),
+        interrupted=history.interrupted,
+    )  # fmt: skip
     if progress:
         sys.stderr.write(
             f"  {history.seconds:.0f} s; on the test split, {recipe.metric} {fitted.metric:.4f}\n"

@@ -33,7 +33,9 @@ class Hyperparameters(BaseModel):
     )
     clip_norm: float | None = Field(None, gt=0, description="largest norm of a gradient")
     averaging: Share = Field(
-        0.0, description="decay of the moving average of the weights that is kept; 0: none"
+        0.0,
+        description="decay of the moving average of the weights that is kept; 0: none; a short fit "
+        "takes a faster one",
     )
     keep: Literal["best", "last"] = Field(
         "best", description="weights of which epoch: of the best validation score, or the last"
@@ -60,7 +62,8 @@ class Hyperparameters(BaseModel):
                 raise HyperparameterError(
                     f"{option} does not belong to this recipe, which has {known}"
                 ) from error
-            message = f"{option} {first['input']!r}: {first['msg'].lower()}"
+            reason = "too few values" if first["type"] == "missing" else first["msg"].lower()
+            message = f"{option} {first['input']!r}: {reason}"
             raise HyperparameterError(message) from error
 
 
@@ -96,4 +99,6 @@ class MlpHyperparameters(ImageHyperparameters):
 class CnnHyperparameters(ImageHyperparameters):
     """A convolutional network on images."""
 
-    channels: tuple[Size, Size, Size] = Field((32, 64, 128), description="of each resolution")
+    channels: tuple[Annotated[Size, Field(ge=2)], Size, Size] = Field(
+        (32, 64, 128), description="of each resolution; three numbers"
+    )

@@ -4,6 +4,7 @@ The data lies on the device; a step is a slice, a forward, a backward and an upd
 """
 
 import copy
+import math
 import signal
 import sys
 import threading
@@ -26,8 +27,18 @@ EVALUATION_ROWS = 2_048
 STATISTICS_ROWS = 8_192
 
 
+class DeviceError(ValueError):
+    """A device that this machine does not have: says which ones it has."""
+
+
 class DivergedError(RuntimeError):
     """A loss that is not finite: names epoch, batch and learning rate."""
+
+    def __init__(self, loss: str, epoch: int, batch: int, lr: float) -> None:
+        super().__init__(
+            f"the {loss} is not finite in epoch {epoch}, batch {batch}, at learning rate {lr:g}: "
+            "lower --lr, or set --clip-norm"
+        )
 
 
 @dataclass(frozen=True)
@@ -56,8 +67,17 @@ class History:
 
 
 def pick_device(name: str | None = None) -> torch.device:
-    """The named device, or CUDA where there is one, or the CPU."""
-    return torch.device(name or ("cuda" if torch.cuda.is_available() else "cpu"))
+    """The named device, or CUDA where there is one, or the CPU.
+
+    Raises:
+        DeviceError: there is no such device.
+    """
+    there = ["cpu"]
+    if torch.cuda.is_available():
+        there += ["cuda", *(f"cuda:{index}" for index in range(torch.cuda.device_count()))]
+    if name is not None and name not in there:
+        raise DeviceError(f"there is no device {name!r}; there is {', '.join(there)}")
+    return torch.device(name or ("cuda" if "cuda" in there else "cpu"))
 
 
 def fit(
@@ -102,7 +122,7 @@ def fit(
 
     optimizer = _optimizer(network, settings, device)
     scheduler = _scheduler(optimizer, settings, settings.epochs * batches)
-    averaged = _averaged(network, settings)
+    averaged = _averaged(network, settings, settings.epochs * batches)
     generator = torch.Generator(device).manual_seed(settings.seed)
     half = torch.autocast(device.type, torch.bfloat16) if settings.mixed_precision else None
     losses = torch.empty(batches, device=device)  # read once an epoch: a GPU never waits
@@ -111,7 +131,7 @@ def fit(
     with _interruptible() as interrupted, _Progress(settings.epochs, progress) as shown:
         for number in range(1, settings.epochs + 1):
             network.train()
-            lr = optimizer.param_groups[0]["lr"]
+            rates = []
             order = torch.randperm(len(train), generator=generator, device=device)
             for batch in shown.batches(batches):
                 rows = order[batch * batch_size : (batch + 1) * batch_size]
@@ -121,6 +141,7 @@ def fit(
                 with half or nullcontext():
                     outputs = network(inputs)
                 loss = loss_of(outputs.float(), train.targets[rows])
+                rates.append(float(optimizer.param_groups[0]["lr"]))
                 optimizer.zero_grad(set_to_none=True)
                 loss.backward()
                 if settings.clip_norm:
@@ -134,7 +155,9 @@ def fit(
                 if interrupted():
                     losses = losses[: batch + 1]
                     break
-            _require_finite(losses, number, lr)
+            wrong = (~losses.isfinite()).nonzero()
+            if len(wrong):
+                raise DivergedError("loss", number, int(wrong[0]) + 1, rates[int(wrong[0])])
 
             chosen: nn.Module = network
             if averaged:
@@ -143,7 +166,9 @@ def fit(
                 chosen = averaged.module
                 update_bn(train.inputs[:STATISTICS_ROWS].split(EVALUATION_ROWS), chosen)
             validation_loss, metric = score(chosen, validation, classification)
-            epoch = Epoch(number, lr, float(losses.mean()), validation_loss, metric)
+            if not math.isfinite(validation_loss):
+                raise DivergedError("validation loss", number, len(rates), rates[-1])
+            epoch = Epoch(number, rates[0], float(losses.mean()), validation_loss, metric)
             history.epochs.append(epoch)
             shown.epoch(epoch, classification)
             if history.kept is None or (
@@ -208,7 +233,7 @@ def _scheduler(
         return schedules.OneCycleLR(
             optimizer,
             settings.lr,
-            total_steps=steps,
+            total_steps=max(steps, 6),  # with fewer there is no step to warm up in
             pct_start=0.2,
             final_div_factor=1e3,
             cycle_momentum=settings.optimizer != "sgd",
@@ -216,20 +241,13 @@ def _scheduler(
     return None
 
 
-def _averaged(network: nn.Module, settings: Hyperparameters) -> AveragedModel | None:
+def _averaged(network: nn.Module, settings: Hyperparameters, steps: int) -> AveragedModel | None:
     if not settings.averaging:
         return None
-    average = get_ema_multi_avg_fn(settings.averaging)
-    return AveragedModel(network, multi_avg_fn=average)
-
-
-def _require_finite(losses: Tensor, epoch: int, lr: float) -> None:
-    wrong = (~losses.isfinite()).nonzero()
-    if len(wrong):
-        raise DivergedError(
-            f"the loss is not finite in epoch {epoch}, batch {int(wrong[0]) + 1}, at learning "
-            f"rate {lr:g}: lower --lr, or set --clip-norm"
-        )
+    # An average that reaches further back than the fit would keep the random first weights: they
+    # must weigh no more than e^-5 at the end. A fit of ten thousand steps is not affected.
+    decay = min(settings.averaging, max(0.0, 1 - 5 / steps))
+    return AveragedModel(network, multi_avg_fn=get_ema_multi_avg_fn(decay))
 
 
 @contextmanager
@@ -281,7 +299,7 @@ class _Progress:
         )
         self._outer.set_postfix_str(text, refresh=False)
         self._outer.update()
-        every = max(1, self._epochs // 20)
+        every = -(-self._epochs // 20)
         if self._lines and (epoch.epoch % every == 0 or epoch.epoch == self._epochs):
             line = f"epoch {epoch.epoch}/{self._epochs}: lr {epoch.lr:.2e}, {text}\n"
             sys.stderr.write(line)

@@ -127,7 +127,7 @@ def confident_mistakes(network: nn.Module, data: Dataset, count: int = 18) -> by
         for axes in grid.flat:
             axes.axis("off")
         for axes, index in zip(grid.flat, worst.tolist(), strict=False):
-            axes.imshow(data.test.inputs[index], cmap="gray_r", vmin=0, vmax=255)
+            axes.imshow(data.test.inputs[index].numpy(), cmap="gray_r", vmin=0, vmax=255)
             truth = data.labels[int(data.test.targets[index])]
             answer = data.labels[int(answers[index])]
             axes.set_title(
@@ -143,12 +143,12 @@ def fitted_curve(network: nn.Module, data: Dataset) -> bytes:
     ).unsqueeze(1)
     with _figure(6.4, 3.8) as (figure, save):
         axes = figure.subplots()
-        axes.scatter(
-            data.train.inputs, data.train.targets, s=9, color=GREY, label="training points"
-        )
+        points = data.train.inputs.numpy(), data.train.targets.numpy()
+        axes.scatter(*points, s=9, color=GREY, label="training points")
         if data.truth:
-            axes.plot(x, data.truth(x), color=INK, linewidth=1, linestyle="--", label="true curve")
-        axes.plot(x, predict(network, x), color=BLUE, linewidth=2, label="fitted")
+            true = data.truth(x).numpy()
+            axes.plot(x.numpy(), true, color=INK, linewidth=1, linestyle="--", label="true curve")
+        axes.plot(x.numpy(), predict(network, x).numpy(), color=BLUE, linewidth=2, label="fitted")
         axes.set(title="Data and fit", xlabel="x", ylabel="y")
         axes.legend()
     return save.getvalue()
@@ -161,16 +161,15 @@ def decision_surface(network: nn.Module, data: Dataset) -> bytes:
     first = torch.linspace(float(low[0]), float(high[0]), 200)
     second = torch.linspace(float(low[1]), float(high[1]), 200)
     grid = torch.cartesian_prod(first, second)
-    surface = predict(network, grid).softmax(dim=1)[:, 1].view(200, 200).T
+    surface = predict(network, grid).softmax(dim=1)[:, 1].view(200, 200).T.numpy()
+    plane = first.numpy(), second.numpy(), surface
     with _figure(6.4, 4.2) as (figure, save):
         axes = figure.subplots()
         colours = sns.blend_palette([BLUE, "#ffffff", ORANGE], as_cmap=True)
-        filled = axes.contourf(
-            first, second, surface, levels=np.linspace(0, 1, 21), cmap=colours, alpha=0.75
-        )
-        axes.contour(first, second, surface, levels=[0.5], colors=INK, linewidths=1)
+        filled = axes.contourf(*plane, levels=np.linspace(0, 1, 21), cmap=colours, alpha=0.75)
+        axes.contour(*plane, levels=[0.5], colors=INK, linewidths=1)
         for index, (label, colour) in enumerate(zip(data.labels, (BLUE, ORANGE), strict=True)):
-            members = points[data.train.targets == index]
+            members = points[data.train.targets == index].numpy()
             axes.scatter(
                 members[:, 0], members[:, 1], s=14, color=colour, edgecolor="white",
                 linewidth=0.5, label=label,

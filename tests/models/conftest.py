@@ -28,7 +28,7 @@ def written(kits: Mapping[str, Kit], tmp_path_factory: pytest.TempPathFactory) -
 
 @pytest.fixture
 def repository(written: Path, tmp_path: Path) -> ModelRepository:
-    """This test's own copy of both packages."""
+    """Both packages, copied for the one test."""
     return ModelRepository(Path(shutil.copytree(written, tmp_path / "repository")))
 
 

@@ -66,6 +66,7 @@ class Blot(nn.Module):
         self.linear = nn.Linear(16, 3)
 
     def forward(self, image: Tensor) -> Tensor:
+        """The probabilities of a batch of images."""
         return self.linear(image.float().div(255).flatten(1)).softmax(dim=1)
 
 
@@ -78,6 +79,7 @@ class Bend(nn.Module):
         self.last = nn.Linear(5, 1)
 
     def forward(self, x: Tensor) -> Tensor:
+        """The curve's values at a batch of x."""
         return self.last(self.hidden(x).tanh())
 
 

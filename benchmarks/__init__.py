@@ -1,0 +1,1 @@
+"""The measurements that the README quotes, and the peers they are measured against."""

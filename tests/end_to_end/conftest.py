@@ -1,0 +1,78 @@
+"""The server that most end-to-end tests ask, and the pictures that they send."""
+
+import os
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx
+import numpy as np
+import pytest
+from live_server import Server, serving, temporary_home
+from numpy.typing import NDArray
+from PIL import Image, ImageDraw
+
+from models.repository import ModelRepository
+
+
+@pytest.fixture(scope="session")
+def chosen(root: Path, shipped: Path) -> dict[str, str]:
+    """The environment that makes a server serve the shipped packages: none, but for a stand-in."""
+    return {} if shipped == root / "models" else {"FITSERVE_MODEL_REPOSITORY": str(shipped)}
+
+
+@pytest.fixture(scope="session")
+def repository(shipped: Path) -> ModelRepository:
+    return ModelRepository(shipped)
+
+
+@pytest.fixture(scope="session")
+def server(root: Path, chosen: dict[str, str]) -> Iterator[Server]:
+    """`bentoml serve` as a person starts it: from the checkout, with nothing set."""
+    with temporary_home() as home, serving(home, root, settings=chosen) as started:
+        yield started
+        faults = re.findall(r"request \S+ failed", started.read_log())
+        assert not faults, f"a request failed by the service's own fault; {started.tail()}"
+
+
+@pytest.fixture
+def client(server: Server) -> Iterator[httpx.Client]:
+    with httpx.Client(base_url=server.url, timeout=60) as opened:
+        yield opened
+
+
+@pytest.fixture(scope="session")
+def mnist(root: Path) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
+    """MNIST's test images and labels, from its own files."""
+    given = os.environ.get("FITSERVE_DATA_DIR")
+    folders = [Path(given)] if given else [root / "data", root.parent / "shared/data"]
+    for folder in folders:
+        images = folder / "MNIST/raw/t10k-images-idx3-ubyte"
+        labels = folder / "MNIST/raw/t10k-labels-idx1-ubyte"
+        if images.is_file() and labels.is_file():
+            return (
+                np.frombuffer(images.read_bytes(), np.uint8, offset=16).reshape(-1, 28, 28),
+                np.frombuffer(labels.read_bytes(), np.uint8, offset=8),
+            )
+    searched = ", ".join(map(str, folders))
+    pytest.skip(f"MNIST's files are in none of {searched}; FITSERVE_DATA_DIR names another folder")
+
+
+STROKES = {
+    0: [(50, 15), (32, 30), (28, 50), (32, 70), (50, 85), (68, 70), (72, 50), (68, 30), (50, 15)],
+    1: [(50, 15), (50, 85)],
+    2: [(30, 35), (35, 22), (50, 17), (65, 22), (70, 36), (60, 52), (40, 68), (30, 82), (72, 82)],
+    7: [(28, 20), (72, 20), (55, 50), (45, 84)],
+}
+
+
+@pytest.fixture(scope="session")
+def drawn() -> dict[int, Image.Image]:
+    """Digits drawn with a pen: black on white, 200 x 200."""
+    pictures = {}
+    for digit, points in STROKES.items():
+        picture = Image.new("L", (200, 200), 255)
+        path = [(2 * x, 2 * y) for x, y in points]
+        ImageDraw.Draw(picture).line(path, fill=0, width=16, joint="curve")
+        pictures[digit] = picture
+    return pictures

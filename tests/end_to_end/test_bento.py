@@ -1,0 +1,103 @@
+"""What `bentoml build` packs: all that serving needs, and nothing else; and it serves."""
+
+import re
+import shutil
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx
+import pytest
+from live_server import BIN, environment, serving, temporary_home
+from pictures import encoded, file_part
+from PIL import Image
+
+from models.repository import ModelRepository
+
+
+@pytest.fixture(scope="module")
+def home() -> Iterator[Path]:
+    with temporary_home() as folder:
+        yield folder
+
+
+@pytest.fixture(scope="module")
+def bento(home: Path, root: Path) -> Path:
+    """The folder of a bento built from the checkout, with no access to a package index."""
+    offline = dict.fromkeys(("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY"), "http://127.0.0.1:9")
+    done = subprocess.run(
+        [BIN / "bentoml", "build", "--output", "tag"],
+        cwd=root,
+        env=environment(home, offline),
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    name, version = done.stdout.split("__tag__:")[1].strip().split(":")
+    assert name == "fitserve"
+    return home / "bentos" / name / version
+
+
+def test_it_holds_the_service_and_the_models(bento: Path, root: Path) -> None:
+    for room in ("models", "service"):
+        packed = {path.relative_to(bento / "src") for path in (bento / "src" / room).rglob("*.py")}
+        assert packed == {path.relative_to(root) for path in (root / room).rglob("*.py")}
+    packages = ModelRepository(bento / "src/models")
+    assert packages.names() == ModelRepository(root / "models").names() != []
+    for label, package in packages:
+        assert not isinstance(package, Exception), f"{label}: {package}"
+        package.verify()
+
+
+def test_it_holds_nothing_else(bento: Path) -> None:
+    source = bento / "src"
+    assert {path.name for path in source.iterdir()} == {"models", "service", "bentofile.yaml"}
+    strays = [
+        str(path.relative_to(source))
+        for path in source.rglob("*")
+        if path.name == "__pycache__" or path.suffix == ".pyc" or path.name.startswith(".")
+    ]
+    assert strays == []
+
+
+def test_it_asks_for_the_libraries_of_the_service_alone(bento: Path, root: Path) -> None:
+    def pinned(path: Path) -> set[str]:
+        return set(re.findall(r"^[\w.-]+==[\w.+-]+", path.read_text(), re.MULTILINE))
+
+    wanted = pinned(bento / "env/python/requirements.txt")
+    assert wanted == pinned(root / "requirements/serve.txt")
+    names = {line.partition("==")[0].lower() for line in wanted}
+    assert names >= {"bentoml", "torch", "onnxruntime-gpu", "pillow", "orjson"}
+    assert not names & {"torchvision", "scikit-learn", "matplotlib", "seaborn", "onnx", "pytest"}
+
+
+def test_it_serves_from_anywhere_with_its_own_packages(
+    home: Path,
+    bento: Path,
+    drawn: dict[int, Image.Image],
+    tmp_path: Path,
+) -> None:
+    shutil.rmtree(bento / "src/models/curve-mlp")  # so that the checkout's would be noticed
+    with (
+        serving(home, tmp_path, "fitserve:latest") as server,
+        httpx.Client(base_url=server.url, timeout=60) as client,
+    ):
+        content = client.get("/models").json()
+        assert content["refused"] == {}
+        served = {model["name"] for model in content["models"]}
+        assert "curve-mlp" not in served
+        assert served == set(ModelRepository(bento / "src/models").names())
+        pixels = [[0] * 784]
+        questions = [
+            client.post("/classify_digits", json={"images": pixels}),
+            client.post("/classify_image", files=[file_part(encoded(drawn[1]))]),
+            client.post("/predict_curve", json={"x": [1]}),
+            client.post("/classify_points", json={"points": [[0, 1]]}),
+            client.get("/models/curve-tanh"),
+            client.get("/docs.json"),
+        ]
+        assert [question.status_code for question in questions] == [200] * len(questions)
+        assert client.post("/predict_curve", json={"x": []}).status_code == 400
+    assert list(tmp_path.iterdir()) == []

@@ -1,0 +1,656 @@
+"""The whole service, over HTTP: what people, programs and proxies get from a real server."""
+
+import asyncio
+import http.client
+import json
+import pickle
+import re
+import shutil
+import signal
+import socket
+import threading
+import time
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import bentoml
+import httpx
+import numpy as np
+import pytest
+from live_server import Server, serving, temporary_home
+from numpy.typing import NDArray
+from pictures import encoded, file_part, text_part
+from PIL import Image
+
+from models.repository import ModelRepository
+from models.runtimes import open_runtime
+from service.images import mnist_pixels
+
+DEFAULTS = {
+    "/classify_digits": "mnist-cnn",
+    "/classify_image": "mnist-cnn",
+    "/predict_curve": "curve-tanh",
+    "/classify_points": "moons-tanh",
+}
+CURVES = ("curve-linear", "curve-mlp", "curve-tanh")
+MOONS = ("moons-linear", "moons-tanh")
+DIGITS = ("mnist-cnn", "mnist-mlp")
+SAME = {"rtol": 1e-6, "atol": 1e-5}  # the same server, in other company
+EQUAL = {"rtol": 1e-3, "atol": 1e-3}  # another runtime, on another device
+
+
+def computed(repository: ModelRepository, name: str, rows: NDArray[Any]) -> NDArray[Any]:
+    """What the package itself gives for these rows, each alone, without the service."""
+    package = repository.get(name)
+    runtime = open_runtime(package, "onnx")
+    (spec,) = package.card.inputs
+    (output,) = package.card.outputs
+    return np.concatenate([runtime({spec.name: row[None]})[output.name] for row in rows])
+
+
+def numbers(answer: dict[str, Any]) -> NDArray[Any]:
+    """The numbers of an answer: one row for each row asked."""
+    if "y" in answer:
+        return np.array(answer["y"], np.float64)
+    return np.array(
+        [prediction["probabilities"] for prediction in answer["predictions"]], np.float64
+    )
+
+
+def assert_error(response: httpx.Response, status: int, words: str = "") -> None:
+    assert response.status_code == status, response.text
+    assert response.headers["content-type"] == "application/json"
+    assert list(response.json()) == ["error"]
+    assert re.fullmatch(r"[A-Z].*\.", response.json()["error"]), response.text
+    assert words in response.json()["error"]
+
+
+# One request at a time.
+
+
+@pytest.mark.parametrize("name", CURVES)
+def test_every_curve_answers_what_its_package_computes(
+    name: str, client: httpx.Client, repository: ModelRepository
+) -> None:
+    x = np.linspace(-2, 22, 100, dtype=np.float32)
+    answer = client.post("/predict_curve", json={"x": x.tolist(), "model": name}).json()
+    assert (answer["model"], answer["version"]) == (name, repository.versions(name)[-1])
+    np.testing.assert_allclose(answer["y"], computed(repository, name, x[:, None])[:, 0], **EQUAL)
+
+
+@pytest.mark.parametrize("name", MOONS)
+def test_every_classifier_of_points_answers_what_its_package_computes(
+    name: str, client: httpx.Client, repository: ModelRepository
+) -> None:
+    points = np.random.default_rng(0).uniform(-2, 3, (50, 2)).astype(np.float32)
+    answer = client.post("/classify_points", json={"points": points.tolist(), "model": name}).json()
+    assert answer["model"] == name
+    wanted = computed(repository, name, points)
+    np.testing.assert_allclose(numbers(answer), wanted, **EQUAL)
+    labels = repository.get(name).card.outputs[0].labels
+    assert labels is not None
+    for prediction, row in zip(answer["predictions"], wanted, strict=True):
+        assert prediction["label"] == labels[row.argmax()]
+        assert prediction["confidence"] == max(prediction["probabilities"])
+
+
+@pytest.mark.parametrize("name", DIGITS)
+def test_every_classifier_of_digits_answers_what_its_package_computes(
+    name: str,
+    client: httpx.Client,
+    repository: ModelRepository,
+    drawn: dict[int, Image.Image],
+) -> None:
+    images = np.stack([mnist_pixels(encoded(picture)) for picture in drawn.values()])
+    wanted = computed(repository, name, images)
+    for sent in (images, images.reshape(-1, 784)):
+        body = {"images": sent.tolist(), "model": name}
+        answer = client.post("/classify_digits", json=body).json()
+        assert answer["model"] == name
+        np.testing.assert_allclose(numbers(answer), wanted, **EQUAL)
+        for prediction, row in zip(answer["predictions"], wanted, strict=True):
+            assert prediction["digit"] == row.argmax()
+            assert prediction["confidence"] == max(prediction["probabilities"])
+
+
+def test_model_may_be_left_out(client: httpx.Client, drawn: dict[int, Image.Image]) -> None:
+    answers = {
+        "/classify_digits": client.post("/classify_digits", json={"images": [[0] * 784]}),
+        "/classify_image": client.post("/classify_image", files=[file_part(encoded(drawn[1]))]),
+        "/predict_curve": client.post("/predict_curve", json={"x": [1]}),
+        "/classify_points": client.post("/classify_points", json={"points": [[0, 1]]}),
+    }
+    assert {path: answer.json()["model"] for path, answer in answers.items()} == DEFAULTS
+
+
+@pytest.mark.parametrize("name", DIGITS)
+def test_a_drawn_digit_is_read(
+    name: str, client: httpx.Client, drawn: dict[int, Image.Image]
+) -> None:
+    for digit, picture in drawn.items():
+        parts = [file_part(encoded(picture)), text_part("model", name)]
+        response = client.post("/classify_image", files=parts)
+        assert response.status_code == 200
+        (prediction,) = response.json()["predictions"]
+        assert prediction["digit"] == digit
+        np.testing.assert_array_equal(prediction["pixels"], mnist_pixels(encoded(picture)))
+
+
+@pytest.mark.parametrize("name", DIGITS)
+def test_real_mnist_digits_are_read_from_their_pictures(
+    name: str, client: httpx.Client, mnist: tuple[NDArray[np.uint8], NDArray[np.uint8]]
+) -> None:
+    images, labels = mnist
+    first = [int(np.flatnonzero(labels == digit)[0]) for digit in range(10)]
+    parts = [file_part(encoded(Image.fromarray(images[n]))) for n in first]
+    answer = client.post("/classify_image", files=[*parts, text_part("model", name)]).json()
+    right = sum(p["digit"] == labels[n] for p, n in zip(answer["predictions"], first, strict=True))
+    assert right >= 9
+    body = {"images": images[:200].tolist(), "model": name}
+    answer = client.post("/classify_digits", json=body).json()
+    right = np.mean([p["digit"] for p in answer["predictions"]] == labels[:200])
+    assert right >= 0.9
+
+
+def test_several_files_of_several_formats_are_answered_in_order(
+    client: httpx.Client, drawn: dict[int, Image.Image]
+) -> None:
+    formats = ("PNG", "JPEG", "WEBP", "BMP", "GIF")
+    sent = [(digit, encoded(drawn[digit], kind)) for kind in formats for digit in drawn]
+    parts = [file_part(content, "picture", "application/octet-stream") for _, content in sent]
+    answer = client.post("/classify_image", files=parts).json()
+    assert [p["digit"] for p in answer["predictions"]] == [digit for digit, _ in sent]
+    for prediction, (_, content) in zip(answer["predictions"], sent, strict=True):
+        np.testing.assert_array_equal(prediction["pixels"], mnist_pixels(content))
+
+
+def test_a_request_of_more_rows_than_a_batch_is_answered_whole(
+    client: httpx.Client, repository: ModelRepository
+) -> None:
+    x = np.linspace(0, 20, 3_001, dtype=np.float32)
+    answer = client.post("/predict_curve", json={"x": x.tolist()}).json()
+    wanted = computed(repository, "curve-tanh", x[:, None])[:, 0]
+    np.testing.assert_allclose(answer["y"], wanted, **EQUAL)
+
+
+# Through BentoML's own client.
+
+
+def test_bentoml_s_client_asks_every_endpoint(
+    server: Server,
+    repository: ModelRepository,
+    drawn: dict[int, Image.Image],
+    tmp_path: Path,
+) -> None:
+    (tmp_path / "one.png").write_bytes(encoded(drawn[1]))
+    (tmp_path / "seven.webp").write_bytes(encoded(drawn[7], "WEBP"))
+    with bentoml.SyncHTTPClient(server.url) as client:
+        pixels = mnist_pixels(encoded(drawn[7]))
+        digits = client.classify_digits(images=[pixels.tolist()])
+        assert digits["predictions"][0]["digit"] == 7
+        pictures = client.classify_image(
+            images=[tmp_path / "one.png", str(tmp_path / "seven.webp")], model="mnist-mlp"
+        )
+        assert pictures["model"] == "mnist-mlp"
+        assert [prediction["digit"] for prediction in pictures["predictions"]] == [1, 7]
+        curve = client.predict_curve(x=[1, 2.5], model="curve-linear")
+        wanted = computed(repository, "curve-linear", np.array([[1], [2.5]], np.float32))[:, 0]
+        np.testing.assert_allclose(curve["y"], wanted, **EQUAL)
+        points = client.classify_points(points=[[0, 1]])
+        assert points["model"] == "moons-tanh"
+
+
+def test_bentoml_s_client_is_told_what_to_change(server: Server) -> None:
+    with bentoml.SyncHTTPClient(server.url) as client:
+        with pytest.raises(bentoml.exceptions.InvalidArgument, match="must hold numbers"):
+            client.predict_curve(x=["one"])
+        with pytest.raises(bentoml.exceptions.NotFound, match="no model 'curve-cosh'"):
+            client.predict_curve(x=[1], model="curve-cosh")
+
+
+# Two hundred at once.
+
+
+class Question(NamedTuple):
+    """One request, and the status that it must get."""
+
+    path: str
+    sent: dict[str, Any]
+    status: int = 200
+
+
+def good_questions(count: int, drawn: dict[int, Image.Image]) -> list[Question]:
+    rng = np.random.default_rng(3)
+    pixels = [mnist_pixels(encoded(picture)) for picture in drawn.values()]
+
+    def images(rows: int) -> list[Any]:
+        noise = rng.integers(0, 90, (rows, 28, 28))
+        digits = np.stack([pixels[rng.integers(len(pixels))] for _ in range(rows)])
+        return np.clip(digits + noise, 0, 255).tolist()
+
+    def picture() -> Any:
+        angle = float(rng.uniform(-30, 30))
+        turned = drawn[int(rng.choice(list(drawn)))].rotate(angle, fillcolor=255)
+        return file_part(encoded(turned))
+
+    questions = []
+    for n in range(count):
+        rows = 700 if n % 40 == 0 else int(rng.integers(1, 9))
+        match n % 4:
+            case 0:
+                x = rng.uniform(0, 20, rows).tolist()
+                body = {"x": x, "model": CURVES[n // 4 % 3]}
+                questions.append(Question("/predict_curve", {"json": body}))
+            case 1:
+                points = rng.uniform(-1, 2, (rows, 2)).tolist()
+                body = {"points": points, "model": MOONS[n // 4 % 2]}
+                questions.append(Question("/classify_points", {"json": body}))
+            case 2:
+                body = {"images": images(min(rows, 4)), "model": DIGITS[n // 4 % 2]}
+                questions.append(Question("/classify_digits", {"json": body}))
+            case 3:
+                files = [picture() for _ in range(1 + n % 3)]
+                sent = {"files": [*files, text_part("model", DIGITS[n // 4 % 2])]}
+                questions.append(Question("/classify_image", sent))
+    return questions
+
+
+def bad_questions(count: int, drawn: dict[int, Image.Image]) -> list[Question]:
+    good = file_part(encoded(drawn[2]))
+    kinds = [
+        Question("/predict_curve", {"json": {"x": []}}, 400),
+        Question("/predict_curve", {"json": {"x": [[1]]}}, 400),
+        Question("/predict_curve", {"content": b"{"}, 400),
+        Question("/predict_curve", {"json": {"x": [1], "model": "none"}}, 404),
+        Question("/predict_curve", {"json": {"x": [1], "model": "moons-tanh"}}, 400),
+        Question("/classify_points", {"json": {"points": [[1, None]]}}, 400),
+        Question("/classify_points", {"json": {"points": [[3e38, 3e38]], "model": "x"}}, 404),
+        Question("/classify_points", {"data": {"points": "1"}}, 415),
+        Question("/classify_digits", {"json": {"images": [[256] * 784]}}, 400),
+        Question("/classify_digits", {"json": {"images": [[0] * 783]}}, 400),
+        Question("/classify_image", {"files": [text_part("images", "7")]}, 400),
+        Question("/classify_image", {"files": [good, file_part(b"no picture")]}, 400),
+        Question("/classify_image", {"files": [good, file_part(b"%PDF-1.4")]}, 415),
+    ]
+    return [kinds[n % len(kinds)] for n in range(count)]
+
+
+def test_two_hundred_at_once_each_get_what_they_get_alone(
+    server: Server, client: httpx.Client, drawn: dict[int, Image.Image]
+) -> None:
+    questions = good_questions(160, drawn) + bad_questions(40, drawn)
+    order = np.random.default_rng(4).permutation(len(questions))
+    questions = [questions[n] for n in order]
+    alone = [client.post(question.path, **question.sent) for question in questions]
+    for question, answer in zip(questions, alone, strict=True):
+        assert answer.status_code == question.status, answer.text
+    right = [answer.text for answer in alone if answer.status_code == 200]
+    assert len(set(right)) > 120  # or one answer could stand for another
+
+    async def ask_all() -> list[httpx.Response]:
+        limits = httpx.Limits(max_connections=200)
+        async with httpx.AsyncClient(base_url=server.url, limits=limits, timeout=120) as together:
+            posts = [together.post(q.path, **q.sent, headers={"X-Request-Id": f"q{n}"})
+                     for n, q in enumerate(questions)]  # fmt: skip
+            return await asyncio.gather(*posts)
+
+    for n, (question, one, among) in enumerate(
+        zip(questions, alone, asyncio.run(ask_all()), strict=True)
+    ):
+        assert among.status_code == question.status, among.text
+        assert among.headers["x-request-id"] == f"q{n}"
+        if question.status != 200:
+            assert_error(among, question.status)
+            assert among.json() == one.json()
+            continue
+        found, wanted = among.json(), one.json()
+        assert (found["model"], found["version"]) == (wanted["model"], wanted["version"])
+        np.testing.assert_allclose(numbers(found), numbers(wanted), **SAME)
+        for left, right_one in zip(
+            found.get("predictions", ()), wanted.get("predictions", ()), strict=True
+        ):
+            assert left.get("pixels") == right_one.get("pixels")
+            assert left.get("digit") == right_one.get("digit")
+            assert left.get("label") == right_one.get("label")
+
+
+# What is wrong with a request.
+
+
+class Bait(NamedTuple):
+    """A server that nobody should ask, and what it was asked."""
+
+    url: str
+    asked: list[str]
+
+
+@pytest.fixture
+def bait() -> Iterator[Bait]:
+    asked: list[str] = []
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            asked.append(self.path)
+            self.send_response(404)
+            self.end_headers()
+
+        do_HEAD = do_POST = do_GET  # noqa: N815 - http.server's names
+
+        def log_message(self, *_: Any) -> None:
+            pass
+
+    listener = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    thread = threading.Thread(target=listener.serve_forever, daemon=True)
+    thread.start()
+    yield Bait(f"http://127.0.0.1:{listener.server_port}/seven.png", asked)
+    listener.shutdown()
+    listener.server_close()
+    thread.join()
+
+
+def test_an_address_where_a_file_belongs_is_refused_and_nothing_is_fetched(
+    client: httpx.Client, server: Server, bait: Bait, drawn: dict[int, Image.Image]
+) -> None:
+    picture = file_part(encoded(drawn[7]))
+    address = text_part("images", bait.url)
+    for parts in ([address], [address, address], [picture, address], [address, picture]):
+        assert_error(client.post("/classify_image", files=parts), 400, "must hold files")
+    as_file = file_part(bait.url.encode(), bait.url, "text/uri-list")
+    assert_error(client.post("/classify_image", files=[as_file]), 400, "not a picture")
+    assert_error(client.post("/classify_image", json={"images": [bait.url]}), 415)
+    assert_error(client.post("/classify_image", data={"images": bait.url}), 415)
+    assert_error(client.post("/classify_digits", json={"images": [bait.url]}), 400)
+    assert_error(client.post("/classify_digits", json={"images": bait.url}), 400)
+    with (
+        bentoml.SyncHTTPClient(server.url) as sync,
+        pytest.raises(bentoml.exceptions.BentoMLException),
+    ):
+        sync.classify_image(images=[bait.url])
+    assert bait.asked == []
+
+
+class Explosive:
+    """What runs when it is unpickled: it leaves a file behind."""
+
+    def __init__(self, trace: Path) -> None:
+        self._trace = trace
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Path.touch, (self._trace,)
+
+
+@pytest.mark.parametrize("path", list(DEFAULTS))
+def test_a_pickle_is_refused_and_not_opened(
+    path: str, client: httpx.Client, tmp_path: Path
+) -> None:
+    trace = tmp_path / "trace"
+    content = pickle.dumps({"x": [1], "images": Explosive(trace)})
+    for kind in ("application/vnd.bentoml+pickle", "Application/vnd.bentoml+Pickle; a=b",
+                 "application/octet-stream", "application/json", ""):  # fmt: skip
+        response = client.post(path, content=content, headers={"Content-Type": kind})
+        assert 400 <= response.status_code < 500
+    assert not trace.exists()
+
+
+@pytest.mark.parametrize("kind", ["text/plain", "application/x-www-form-urlencoded", "image/png"])
+def test_another_media_type_is_a_415(kind: str, client: httpx.Client) -> None:
+    for path in DEFAULTS:
+        response = client.post(path, content=b"x=1", headers={"Content-Type": kind})
+        assert_error(response, 415, "end the ")
+
+
+def test_numbers_that_no_model_can_answer_are_refused_not_answered_with_null(
+    client: httpx.Client,
+) -> None:
+    huge = [3e38, -3e38]
+    asked = [("/predict_curve", {"x": huge, "model": name}) for name in CURVES]
+    asked += [("/classify_points", {"points": [huge, huge[::-1]], "model": m}) for m in MOONS]
+    for path, body in asked:
+        response = client.post(path, json=body)
+        if response.status_code == 200:
+            assert np.isfinite(numbers(response.json())).all()
+        else:
+            assert_error(response, 400, "finite")
+
+
+def test_a_body_that_says_it_is_larger_than_64_mib_is_refused_unsent(server: Server) -> None:
+    host = server.url.removeprefix("http://")
+    connection = http.client.HTTPConnection(host, timeout=30)
+    connection.putrequest("POST", "/predict_curve")
+    connection.putheader("Content-Type", "application/json")
+    connection.putheader("Content-Length", str(64 * 2**20 + 1))
+    connection.endheaders()
+    response = connection.getresponse()
+    assert response.status == 413
+    assert "67,108,864 bytes" in json.loads(response.read())["error"]
+    connection.close()
+
+
+def test_a_caller_that_leaves_in_the_middle_of_its_body_harms_nobody(
+    server: Server, client: httpx.Client
+) -> None:
+    port = int(server.url.rpartition(":")[2])
+    for path in DEFAULTS:
+        with socket.create_connection(("127.0.0.1", port)) as left:
+            head = f"POST {path} HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
+            left.sendall(f"{head}Content-Length: 1000\r\n\r\n".encode() + b'{"x": [1, ')
+    assert client.post("/predict_curve", json={"x": [1]}).status_code == 200
+
+
+def test_an_answer_carries_the_request_s_id(client: httpx.Client) -> None:
+    headers = {"X-Request-Id": "call-7"}
+    for body, status in (({"x": [1]}, 200), ({"x": []}, 400)):
+        response = client.post("/predict_curve", json=body, headers=headers)
+        assert (response.status_code, response.headers["x-request-id"]) == (status, "call-7")
+    made = client.post("/predict_curve", json={"x": [1]}).headers["x-request-id"]
+    assert re.fullmatch(r"[0-9a-f]{32}", made)
+
+
+# What the service says of itself.
+
+
+def test_models_are_the_cards_of_all_shipped_packages(
+    client: httpx.Client, repository: ModelRepository
+) -> None:
+    content = client.get("/models").json()
+    assert content["refused"] == {}
+    cards = {model["name"]: model for model in content["models"]}
+    assert set(cards) == set(repository.names()) >= {*CURVES, *MOONS, *DIGITS}
+    for name, card in cards.items():
+        assert client.get(f"/models/{name}").json() == card
+        serving = card.pop("serving")
+        assert serving["runtime"] in ("onnx", "torchscript")
+        assert card == json.loads(repository.get(name).card.model_dump_json())
+
+
+def test_an_unknown_model_is_a_404_everywhere(
+    client: httpx.Client, drawn: dict[int, Image.Image]
+) -> None:
+    responses = [
+        client.get("/models/lenet"),
+        client.post("/classify_digits", json={"images": [[0] * 784], "model": "lenet"}),
+        client.post("/predict_curve", json={"x": [1], "model": "lenet"}),
+        client.post("/classify_points", json={"points": [[1, 2]], "model": "lenet"}),
+        client.post(
+            "/classify_image", files=[file_part(encoded(drawn[1])), text_part("model", "lenet")]
+        ),
+    ]
+    for response in responses:
+        assert_error(response, 404, "There is no model 'lenet'; there are: curve-linear, ")
+
+
+def test_every_example_in_the_openapi_description_works_when_pasted(client: httpx.Client) -> None:
+    specification = client.get("/docs.json").json()
+    pasted = 0
+    for path, methods in specification["paths"].items():
+        for method, operation in methods.items():
+            filled = path
+            for parameter in operation.get("parameters", []):
+                filled = filled.replace(f"{{{parameter['name']}}}", parameter["example"])
+            if method == "get":
+                assert client.get(filled).status_code == 200
+                continue
+            ((media_type, content),) = operation["requestBody"]["content"].items()
+            if media_type != "application/json":
+                continue
+            response = client.post(filled, json=content["schema"]["example"])
+            assert response.status_code == 200, response.text
+            answered = operation["responses"]["200"]["content"]["application/json"]["schema"]
+            assert set(response.json()) == set(answered["properties"])
+            pasted += 1
+    assert pasted == 3
+
+
+def test_the_example_of_a_digit_is_a_one(client: httpx.Client) -> None:
+    specification = client.get("/docs.json").json()
+    body = specification["paths"]["/classify_digits"]["post"]["requestBody"]
+    example = body["content"]["application/json"]["schema"]["example"]
+    (prediction,) = client.post("/classify_digits", json=example).json()["predictions"]
+    assert prediction["digit"] == 1
+
+
+def test_probes_and_metrics_answer(client: httpx.Client) -> None:
+    client.post("/predict_curve", json={"x": [1]})
+    assert client.get("/livez").status_code == 200
+    assert client.get("/readyz").status_code == 200
+    metrics = client.get("/metrics")
+    assert metrics.status_code == 200
+    assert re.search(r'request_total\{endpoint="/predict_curve",.*\} [1-9]', metrics.text)
+
+
+# Other settings, other repositories.
+
+
+@pytest.fixture(scope="module")
+def narrow(root: Path, shipped: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """A server of a repository with one broken package, that takes 20,000 bytes at most."""
+    copied = tmp_path_factory.mktemp("copy") / "models"
+    shutil.copytree(shipped, copied)
+    newest = copied / "moons-linear" / ModelRepository(copied).versions("moons-linear")[-1]
+    content = bytearray((newest / "model.onnx").read_bytes())
+    content[len(content) // 2] ^= 1
+    (newest / "model.onnx").write_bytes(content)
+    settings = {
+        "FITSERVE_MODEL_REPOSITORY": str(copied),
+        "FITSERVE_MAX_BODY_BYTES": "20000",
+        "FITSERVE_MAX_IMAGE_PIXELS": "40000",
+        "FITSERVE_RUNTIME": "torchscript",
+    }
+    with temporary_home() as home, serving(home, root, settings=settings) as started:
+        yield started
+
+
+def test_a_corrupted_package_is_named_and_the_others_serve(
+    narrow: Server, repository: ModelRepository
+) -> None:
+    points = {"points": [[0, 1]], "model": "moons-linear"}
+    with httpx.Client(base_url=narrow.url, timeout=60) as client:
+        assert client.get("/readyz").status_code == 200
+        content = client.get("/models").json()
+        assert list(content["refused"]) == ["moons-linear"]
+        assert "model.onnx: its SHA-256" in content["refused"]["moons-linear"]
+        served = {model["name"] for model in content["models"]}
+        assert served == set(repository.names()) - {"moons-linear"}
+        for response in (
+            client.get("/models/moons-linear"),
+            client.post("/classify_points", json=points),
+        ):
+            assert_error(response, 503, "Model 'moons-linear' was refused")
+            assert int(response.headers["retry-after"]) >= 1
+        for name in served & {*CURVES}:
+            asked = {"x": [1, 2], "model": name}
+            answer = client.post("/predict_curve", json=asked).json()
+            wanted = computed(repository, name, np.array([[1], [2]], np.float32))[:, 0]
+            np.testing.assert_allclose(answer["y"], wanted, **EQUAL)
+        points["model"] = "moons-tanh"
+        assert client.post("/classify_points", json=points).status_code == 200
+    assert "refused: package moons-linear/" in narrow.read_log()
+
+
+def test_the_runtime_that_is_set_is_the_one_that_serves(narrow: Server) -> None:
+    content = httpx.get(f"{narrow.url}/models").json()
+    assert {model["serving"]["runtime"] for model in content["models"]} == {"torchscript"}
+
+
+def test_the_limit_of_a_body_holds_with_and_without_a_declared_length(
+    narrow: Server, drawn: dict[int, Image.Image]
+) -> None:
+    fits, not_so = ({"images": [[255] * 784] * rows} for rows in (5, 8))
+    with httpx.Client(base_url=narrow.url, timeout=60) as client:
+        for body, status in ((fits, 200), (not_so, 413)):
+            content = json.dumps(body).encode()
+            assert (len(content) > 20_000) == (status == 413)
+            declared = client.post("/classify_digits", content=content)
+            chunked = client.post(
+                "/classify_digits",
+                content=(content[at : at + 1000] for at in range(0, len(content), 1000)),
+            )
+            assert chunked.request.headers["transfer-encoding"] == "chunked"
+            for response in (declared, chunked):
+                assert response.status_code == status
+                if status == 413:
+                    assert_error(response, 413, "larger than 20,000 bytes")
+        picture = file_part(encoded(drawn[2]))
+        assert client.post("/classify_image", files=[picture]).status_code == 200
+        response = client.post("/classify_image", files=[picture] * 40)
+        assert_error(response, 413, "larger than 20,000 bytes")
+
+
+def test_the_limit_of_a_picture_holds(narrow: Server, drawn: dict[int, Image.Image]) -> None:
+    large = drawn[2].resize((201, 200))
+    response = httpx.post(
+        f"{narrow.url}/classify_image", files=[file_part(encoded(large))], timeout=60
+    )
+    assert_error(response, 413, "more than 40,000 pixels")
+
+
+def test_without_a_package_the_service_lives_and_is_never_ready(root: Path, tmp_path: Path) -> None:
+    settings = {"FITSERVE_MODEL_REPOSITORY": str(tmp_path)}
+    with (
+        temporary_home() as home,
+        serving(home, root, until="/livez", settings=settings) as server,
+        httpx.Client(base_url=server.url, timeout=60) as client,
+    ):
+        for _ in range(3):
+            assert client.get("/readyz").status_code == 503
+            time.sleep(0.2)
+        assert client.get("/livez").status_code == 200
+        assert client.get("/models").json() == {"models": [], "refused": {}}
+        assert_error(client.post("/predict_curve", json={"x": [1]}), 404, "there are: none")
+        assert client.get("/readyz").status_code == 503
+        assert f"there is no model to serve in {tmp_path}" in server.read_log()
+
+
+def test_on_sigterm_every_request_in_flight_is_answered(
+    root: Path, chosen: dict[str, str], repository: ModelRepository
+) -> None:
+    settings = {**chosen, "FITSERVE_MAX_DELAY_SECONDS": "1"}  # so that they wait for each other
+    x = np.linspace(0, 20, 30, dtype=np.float32)
+
+    async def ask_and_end(server: Server) -> list[httpx.Response]:
+        limits = httpx.Limits(max_connections=100)
+        async with httpx.AsyncClient(base_url=server.url, limits=limits, timeout=120) as client:
+            asked = [
+                asyncio.create_task(client.post("/predict_curve", json={"x": [value]}))
+                for value in x.tolist()
+            ]
+            while not any(task.done() for task in asked):
+                metrics = (await client.get("/metrics")).text
+                found = re.findall(r'in_progress\{endpoint="/predict_curve",.*\} (\S+)', metrics)
+                if sum(map(float, found)) >= len(asked):
+                    break
+            server.process.send_signal(signal.SIGTERM)
+            return await asyncio.gather(*asked)
+
+    with temporary_home() as home, serving(home, root, settings=settings) as server:
+        workers = server.workers()
+        responses = asyncio.run(ask_and_end(server))
+        server.check_end(workers)
+        with pytest.raises(httpx.ConnectError):
+            httpx.get(f"{server.url}/livez")
+    assert [response.status_code for response in responses] == [200] * len(x)
+    found = [response.json()["y"][0] for response in responses]
+    wanted = computed(repository, "curve-tanh", x[:, None])[:, 0]
+    np.testing.assert_allclose(found, wanted, **EQUAL)

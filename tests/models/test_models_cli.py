@@ -1,0 +1,231 @@
+"""`python -m models`: what a person with a folder of packages reads, and what a script gets."""
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from small_packages import Bend, bend_onnx, edit_card, reseal, seeded
+
+from models.__main__ import main
+from models.card import ModelCard
+from models.package import ModelPackage
+from models.page import render_page
+from models.repository import ModelRepository
+
+REPOSITORY_ROOT = Path(__file__).parents[2]
+SHIPPED = ModelRepository(REPOSITORY_ROOT / "models")
+
+Said = tuple[int, list[str], str]
+Command = Callable[..., Said]
+
+
+@pytest.fixture
+def run(repository: ModelRepository, capsys: pytest.CaptureFixture[str]) -> Command:
+    """Run a command on this test's packages: its exit code, lines on stdout, and stderr."""
+
+    def command(*arguments: str, root: Path = repository.root) -> Said:
+        code = main(["--repository", str(root), *arguments])
+        said = capsys.readouterr()
+        return code, said.out.splitlines(), said.err
+
+    return command
+
+
+def spoil(package: ModelPackage) -> None:
+    """Change one byte of the package's ONNX file."""
+    path = package.path / "model.onnx"
+    content = bytearray(path.read_bytes())
+    content[20] ^= 1
+    path.write_bytes(content)
+
+
+def test_list_says_each_package_and_how_good_it_is(run: Command) -> None:
+    assert run("list") == (
+        0,
+        [
+            "bend/1  mean squared error 1.1222 on 3,000 test samples",
+            "blot/1  98.77% of 12,345 test samples right",
+        ],
+        "",
+    )
+
+
+def test_list_says_which_card_is_broken_and_lists_the_others(
+    run: Command, bend: ModelPackage
+) -> None:
+    (bend.path / "card.json").unlink()
+    code, lines, errors = run("list")
+    assert (code, errors) == (1, "")
+    assert lines == [
+        "bend/1  refused: package bend/1: card.json: the file is missing",
+        "blot/1  98.77% of 12,345 test samples right",
+    ]
+
+
+@pytest.mark.parametrize("name", ["blot", "blot/1"])
+def test_show_gives_the_page_of_a_package(name: str, run: Command, blot: ModelPackage) -> None:
+    code, lines, errors = run("show", name)
+    assert (code, errors) == (0, "")
+    assert "\n".join(lines) + "\n" == render_page(blot.card)
+
+
+def test_show_gives_the_newest_version_or_the_one_that_was_asked_for(
+    run: Command, repository: ModelRepository, blot: ModelPackage
+) -> None:
+    newer = repository.root / "blot" / "10"
+    newer.mkdir()
+    (newer / "card.json").write_text(
+        blot.card.model_copy(update={"version": "10"}).model_dump_json()
+    )
+    assert run("show", "blot")[1][0] == "# blot 10"
+    assert run("show", "blot/10")[1][0] == "# blot 10"
+    assert run("show", "blot/1")[1][0] == "# blot 1"
+
+
+@pytest.mark.parametrize("name", ["blot", "bend"])
+def test_show_json_gives_the_card_itself(
+    name: str, run: Command, repository: ModelRepository
+) -> None:
+    code, lines, errors = run("show", name, "--json")
+    assert (code, errors) == (0, "")
+    text = "\n".join(lines)
+    assert ModelCard.model_validate(json.loads(text)) == repository.get(name).card
+    assert text + "\n" == (repository.root / name / "1" / "card.json").read_text()
+
+
+@pytest.mark.parametrize(
+    ("command", "name", "wanted", "there"),
+    [
+        ("show", "blob", "blob", "bend, blot"),
+        ("show", "blot/7", "blot/7", "1"),
+        ("show", "blot/1/2", "blot/1/2", "1"),
+        ("verify", "blob", "blob", "bend, blot"),
+    ],
+)
+def test_an_unknown_name_is_one_sentence_on_stderr_that_says_what_there_is(
+    command: str, name: str, wanted: str, there: str, run: Command, repository: ModelRepository
+) -> None:
+    reason = f"there is no such package; there are: {there}"
+    assert run(command, name) == (1, [], f"error: package {wanted}: {repository.root}: {reason}\n")
+
+
+@pytest.mark.parametrize("name", ["../blot", "..", "/1", "", ".hidden", "a b", "x" * 300])
+def test_a_name_that_no_package_may_have_is_one_sentence_on_stderr(name: str, run: Command) -> None:
+    code, lines, errors = run("show", name)
+    assert (code, lines) == (1, [])
+    assert errors.startswith("error: package ")
+    assert "a package's name is letters" in errors
+    assert errors.count("\n") == 1
+
+
+def test_show_of_a_broken_card_is_one_sentence_on_stderr(run: Command, bend: ModelPackage) -> None:
+    edit_card(bend, lambda card: card.update(surprise=1))
+    error = "error: package bend/1: card.json: surprise: Extra inputs are not permitted\n"
+    assert run("show", "bend") == (1, [], error)
+
+
+def test_verify_says_that_every_file_of_every_package_is_right(run: Command) -> None:
+    right = ["right    bend/1: onnx, torchscript", "right    blot/1: onnx, torchscript"]
+    assert run("verify") == (0, right, "")
+
+
+def test_verify_checks_only_the_packages_that_were_named(run: Command, bend: ModelPackage) -> None:
+    spoil(bend)
+    assert run("verify", "blot") == (0, ["right    blot/1: onnx, torchscript"], "")
+    assert run("verify", "blot/1", "bend")[0] == 1
+
+
+def test_verify_refuses_a_changed_file_by_name_and_says_that_the_others_are_right(
+    run: Command, bend: ModelPackage
+) -> None:
+    spoil(bend)
+    reason = "its SHA-256 is not the card's: the file was changed"
+    assert run("verify") == (
+        1,
+        [
+            f"refused  package bend/1: model.onnx: {reason}",
+            "right    blot/1: onnx, torchscript",
+        ],
+        "",
+    )
+
+
+def test_verify_refuses_a_broken_card_by_name_and_says_that_the_others_are_right(
+    run: Command, bend: ModelPackage
+) -> None:
+    (bend.path / "card.json").write_text("{")
+    code, lines, errors = run("verify")
+    assert (code, errors) == (1, "")
+    assert lines[0].startswith("refused  package bend/1: card.json: it is not readable JSON")
+    assert lines[1:] == ["right    blot/1: onnx, torchscript"]
+
+
+def test_verify_repeats_the_recorded_predictions(run: Command, bend: ModelPackage) -> None:
+    """Every digest is right; only the answers are not those of the card."""
+    reseal(bend, "model.onnx", bend_onnx(seeded(Bend), scale=1.1))
+    code, lines, _ = run("verify", "bend")
+    assert code == 1
+    assert lines[0].startswith("refused  package bend/1: model.onnx: y differs from the recorded")
+
+
+def test_verify_refuses_a_changed_picture_and_a_missing_page(
+    run: Command, blot: ModelPackage
+) -> None:
+    """They are no part of the network, and a part of what a person trusts."""
+    picture = blot.path / "report" / "loss-curves.png"
+    content = picture.read_bytes()
+    picture.write_bytes(content[:-1])
+    assert run("verify", "blot")[1][0].startswith("refused  package blot/1: report/loss-curves.png")
+    picture.write_bytes(content)
+    assert run("verify", "blot")[0] == 0
+    (blot.path / "README.md").unlink()
+    assert run("verify", "blot")[1][0].startswith("refused  package blot/1: README.md: ")
+
+
+@pytest.mark.parametrize("command", ["list", "verify"])
+@pytest.mark.parametrize("make", [True, False])
+def test_a_folder_without_packages_is_never_reported_as_right(
+    command: str, make: bool, run: Command, tmp_path: Path
+) -> None:
+    root = tmp_path / "nothing"
+    if make:
+        root.mkdir()
+    assert run(command, root=root) == (1, [], f"error: there is no package in {root}\n")
+
+
+@pytest.mark.parametrize("arguments", [[], ["serve"], ["show"], ["list", "blot"]])
+def test_a_wrong_call_ends_with_2_and_the_usage(
+    arguments: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as caught:
+        main(arguments)
+    assert caught.value.code == 2
+    assert "usage: python -m models" in capsys.readouterr().err
+
+
+def test_the_command_runs_as_a_program_with_its_exit_code(written: Path) -> None:
+
+    def program(*arguments: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [sys.executable, "-m", "models", "--repository", str(written), *arguments],
+            cwd=REPOSITORY_ROOT, capture_output=True, text=True, timeout=60, check=False,
+        )  # fmt: skip
+
+    listed, unknown = program("list"), program("show", "blob")
+    assert (listed.returncode, listed.stderr) == (0, "")
+    assert [line.split()[0] for line in listed.stdout.splitlines()] == ["bend/1", "blot/1"]
+    assert (unknown.returncode, unknown.stdout) == (1, "")
+    assert unknown.stderr.startswith("error: package blob: ")
+    assert unknown.stderr.count("\n") == 1
+
+
+@pytest.mark.skipif(not SHIPPED.names(), reason="no package is shipped yet in models/")
+def test_every_shipped_package_is_right(run: Command) -> None:
+    labels = [label for label, _ in SHIPPED]
+    code, lines, errors = run("verify", root=SHIPPED.root)
+    assert (code, errors) == (0, ""), lines
+    for label in labels:
+        assert f"right    {label}: onnx, torchscript" in lines

@@ -1,0 +1,474 @@
+"""A package is read whole or refused by name, and written whole or not at all."""
+
+import errno
+import json
+import os
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from pydantic import ValidationError
+from small_packages import CardJson, Kit, edit_card, property_test, snapshot
+
+import models.package
+from models.card import ModelCard
+from models.package import ModelPackage, PackageError, write_package
+from models.page import render_page
+from models.repository import ModelRepository
+
+FILES = ["model.onnx", "model.pt", "report/loss-curves.png", "README.md"]
+
+
+@contextmanager
+def refused(label: str, file: str, reason: str) -> Iterator[None]:
+    """The block raises a PackageError of this package and file, whose reason says this."""
+    with pytest.raises(PackageError) as caught:
+        yield
+    assert (caught.value.package, caught.value.file) == (label, file)
+    assert reason in caught.value.reason
+    assert str(caught.value) == f"package {label}: {file}: {caught.value.reason}"
+    assert "\n" not in str(caught.value)
+
+
+# Reading
+
+
+@pytest.mark.parametrize("name", ["blot", "bend"])
+def test_a_written_package_reads_back_as_its_card_and_verifies(
+    name: str, kits: Mapping[str, Kit], repository: ModelRepository
+) -> None:
+    kit = kits[name]
+    package = ModelPackage.read(repository.root / name / "1")
+    package.verify()
+    assert package.label == f"{name}/1"
+    assert package.card.model_copy(update={"files": {}}) == kit.card
+    assert package.card.files.keys() == kit.files.keys() | {"README.md"}
+    for file, content in kit.files.items():
+        assert package.load(file) == content
+        assert (package.path / file).read_bytes() == content
+    page = package.load("README.md").decode()
+    assert page == render_page(_without_page(package.card))
+
+
+def _without_page(card: ModelCard) -> ModelCard:
+    files = {file: record for file, record in card.files.items() if file != "README.md"}
+    return card.model_copy(update={"files": files})
+
+
+def test_a_package_that_is_read_from_inside_its_folder_is_known_by_its_card(
+    blot: ModelPackage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(blot.path.parent.parent)
+    assert ModelPackage.read(Path("blot/1")).label == "blot/1"
+
+
+@pytest.mark.parametrize("file", FILES)
+def test_a_file_in_which_any_one_byte_was_changed_is_refused(file: str, blot: ModelPackage) -> None:
+    path = blot.path / file
+    original = path.read_bytes()
+
+    @property_test
+    @given(st.integers(0, len(original) - 1), st.integers(1, 255))
+    def check(position: int, change: int) -> None:
+        changed = bytearray(original)
+        changed[position] ^= change
+        path.write_bytes(changed)
+        with refused("blot/1", file, "its SHA-256 is not the card's"):
+            blot.verify()
+        with refused("blot/1", file, "its SHA-256 is not the card's"):
+            blot.load(file)
+
+    check()
+    path.write_bytes(original)
+    blot.verify()
+
+
+@pytest.mark.parametrize("file", FILES)
+@pytest.mark.parametrize(
+    ("spoil", "reason"),
+    [
+        (lambda path: path.write_bytes(path.read_bytes()[:-1]), "bytes where the card says"),
+        (lambda path: path.write_bytes(path.read_bytes() + b"\n"), "bytes where the card says"),
+        (lambda path: path.write_bytes(b""), "it holds 0 bytes where the card says"),
+        (lambda path: path.write_bytes(path.read_bytes()[::-1]), "SHA-256"),
+        (lambda path: path.unlink(), "No such file"),
+        (lambda path: (path.unlink(), path.mkdir()), "Is a directory"),
+    ],
+    ids=["truncated", "longer", "empty", "same size", "missing", "a folder"],
+)
+def test_a_file_that_is_not_as_it_was_written_is_refused_by_name(
+    spoil: Callable[[Path], object], reason: str, file: str, blot: ModelPackage
+) -> None:
+    spoil(blot.path / file)
+    with refused("blot/1", file, reason):
+        blot.verify()
+
+
+def test_a_link_to_other_content_in_place_of_a_file_is_refused(
+    blot: ModelPackage, tmp_path: Path
+) -> None:
+    outside = tmp_path / "outside.onnx"
+    outside.write_bytes(b"x" * blot.card.files["model.onnx"].bytes)
+    (blot.path / "model.onnx").unlink()
+    (blot.path / "model.onnx").symlink_to(outside)
+    with refused("blot/1", "model.onnx", "SHA-256"):
+        blot.load("model.onnx")
+
+
+@pytest.mark.parametrize("file", ["model.bin", "card.json", "../1/model.onnx", "", "/etc/hostname"])
+def test_a_file_that_the_card_does_not_list_is_never_loaded(file: str, blot: ModelPackage) -> None:
+    with refused("blot/1", file, "the card lists no such file"):
+        blot.load(file)
+
+
+def test_a_package_without_a_model_file_is_refused(blot: ModelPackage) -> None:
+    def edit(card: CardJson) -> None:
+        del card["files"]["model.onnx"], card["files"]["model.pt"]
+
+    package = ModelPackage.read(edit_card(blot, edit))
+    with refused("blot/1", "card.json", "neither model.onnx nor model.pt"):
+        package.verify()
+
+
+# The card
+
+
+def test_a_missing_card_is_refused(blot: ModelPackage) -> None:
+    (blot.path / "card.json").unlink()
+    with refused("blot/1", "card.json", "the file is missing"):
+        ModelPackage.read(blot.path)
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        (b"", "not readable JSON"),
+        (b"name: blot", "not readable JSON"),
+        (b'{"schema_version": 1', "not readable JSON"),
+        (b"\xff\xfe\x00", "not readable JSON"),
+        (b"[" * 100_000, "not readable JSON"),
+        (b"[]", "schema version None is unknown"),
+        (b"null", "schema version None is unknown"),
+        (b"1", "schema version None is unknown"),
+        (b'"card"', "schema version None is unknown"),
+        (b"{}", "schema version None is unknown"),
+        (b'{"schema_version": 1}', "name: Field required"),
+    ],
+)
+def test_a_card_that_is_no_card_is_refused_with_the_reason(
+    content: bytes, reason: str, blot: ModelPackage
+) -> None:
+    (blot.path / "card.json").write_bytes(content)
+    with refused("blot/1", "card.json", reason):
+        ModelPackage.read(blot.path)
+
+
+def test_a_folder_in_place_of_the_card_is_refused(blot: ModelPackage) -> None:
+    (blot.path / "card.json").unlink()
+    (blot.path / "card.json").mkdir()
+    with refused("blot/1", "card.json", "not readable JSON"):
+        ModelPackage.read(blot.path)
+
+
+def test_whatever_bytes_stand_in_a_card_reading_it_ends_in_a_package_error(
+    blot: ModelPackage,
+) -> None:
+    path = blot.path / "card.json"
+    original = path.read_bytes()
+    cuts = st.integers(0, len(original) - 2).map(lambda size: original[:size])
+
+    @property_test
+    @given(st.binary(max_size=50) | cuts)
+    def check(content: bytes) -> None:
+        path.write_bytes(content)
+        with pytest.raises(PackageError, match=r"^package blot/1: card\.json: "):
+            ModelPackage.read(blot.path)
+
+    check()
+
+
+@pytest.mark.parametrize("schema", [2, 0, "1", None, [1], {"major": 1}])
+def test_a_card_of_another_schema_is_refused_and_both_versions_are_said(
+    schema: object, blot: ModelPackage
+) -> None:
+    edit_card(blot, lambda card: card.update(schema_version=schema))
+    reason = f"schema version {schema!r} is unknown; this release reads 1"
+    with refused("blot/1", "card.json", reason):
+        ModelPackage.read(blot.path)
+
+
+def test_a_card_without_a_schema_version_is_refused(blot: ModelPackage) -> None:
+    edit_card(blot, lambda card: card.pop("schema_version"))
+    with refused("blot/1", "card.json", "schema version None is unknown"):
+        ModelPackage.read(blot.path)
+
+
+@pytest.mark.parametrize(
+    ("edit", "reason"),
+    [
+        (lambda card: card.update(surprise=1), "surprise: Extra inputs are not permitted"),
+        (lambda card: card["fit"]["data"].update(source=1), "fit.data.source: Extra inputs"),
+        (lambda card: card.pop("example"), "example: Field required"),
+        (lambda card: card.update(task="translation"), "task: Input should be 'classification'"),
+        (lambda card: card.update(inputs=[]), "inputs: Tuple should have at least 1 item"),
+        (lambda card: card["inputs"][0].update(datatype="BYTES"), "inputs.0.datatype: "),
+        (
+            lambda card: card["files"]["model.pt"].update(sha256="ABC"),
+            "files.model.pt.sha256: ",
+        ),
+        (
+            lambda card: card["example"]["inputs"]["image"]["data"].pop(),
+            "example.inputs.image: the values are no UINT8 [2, 4, 4]",
+        ),
+        (
+            lambda card: card["outputs"][0].update(shape=[-1, 10]),
+            "probabilities is FP32 [2, 3] in the example; the card says FP32 [-1, 10]",
+        ),
+    ],
+)
+def test_a_wrong_field_is_refused_with_its_place_in_the_card(
+    edit: Callable[[CardJson], object], reason: str, blot: ModelPackage
+) -> None:
+    edit_card(blot, edit)
+    with refused("blot/1", "card.json", reason):
+        ModelPackage.read(blot.path)
+
+
+@pytest.mark.parametrize(("name", "version"), [("blob", "1"), ("blot", "2"), ("Blot", "1")])
+def test_a_card_in_the_folder_of_another_package_is_refused(
+    name: str, version: str, blot: ModelPackage
+) -> None:
+    other = blot.path.parent.parent / name / version
+    other.parent.mkdir(exist_ok=True)
+    blot.path.rename(other)
+    with refused(f"{name}/{version}", "card.json", "it belongs to blot/1"):
+        ModelPackage.read(other)
+
+
+@pytest.mark.parametrize(
+    "name", ["", ".", "..", "../blot", "/blot", "a/b", "a\\b", ".hidden", "a b", "a\n", "é", "a.b"]
+)
+def test_a_card_with_a_name_that_no_package_may_have_is_refused(
+    name: str, kits: Mapping[str, Kit], blot: ModelPackage
+) -> None:
+    edit_card(blot, lambda card: card.update(name=name))
+    with refused("blot/1", "card.json", f"name: the name {name!r} must be"):
+        ModelPackage.read(blot.path)
+
+
+@pytest.mark.parametrize(
+    "version", ["", "0", "01", "1.0", "-1", "+1", "v1", "1/..", "1\n", "²", "\u0661"]
+)
+def test_a_card_with_a_version_that_is_no_whole_number_from_1_is_refused(
+    version: str, blot: ModelPackage
+) -> None:
+    edit_card(blot, lambda card: card.update(version=version))
+    with refused("blot/1", "card.json", f"version: the version {version!r} must be"):
+        ModelPackage.read(blot.path)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "../secret", "../../secret", "report/../../secret", "report/..", "..", ".", "./model.onnx",
+        "/etc/hostname", "//model.onnx", "report//loss.png", "report/", "/", "", "..\\secret",
+        "report\\loss.png", "C:\\secret", "C:secret", "a b", "model.onnx\n", "\x00", ".env",
+    ],
+)  # fmt: skip
+def test_a_file_name_that_might_lead_out_of_the_package_is_refused(
+    name: str, blot: ModelPackage
+) -> None:
+    """Also where the file is there and its digest right."""
+    record = blot.card.files["model.onnx"].model_dump()
+    for path in (blot.path.parent / "secret", blot.path.parent.parent / "secret"):
+        path.write_bytes(blot.load("model.onnx"))
+    edit_card(blot, lambda card: card["files"].update({name: record}))
+    with refused("blot/1", "card.json", f"the file name {name!r} must be a plain path"):
+        ModelPackage.read(blot.path)
+
+
+# Writing
+
+
+@contextmanager
+def nothing_changes(root: Path) -> Iterator[None]:
+    """After the block, `root` holds what it held before: no file, no folder more or less."""
+    before = snapshot(root)
+    yield
+    assert snapshot(root) == before
+
+
+def test_a_package_that_exists_is_not_written_again(
+    kits: Mapping[str, Kit], repository: ModelRepository
+) -> None:
+    kit = kits["blot"]
+    path = repository.root / "blot" / "1"
+    with nothing_changes(repository.root), refused("blot/1", str(path), "it exists already"):
+        write_package(repository.root, kit.card, {"model.onnx": b"other"})
+
+
+def test_a_version_is_written_beside_an_older_one_which_stays_as_it_is(
+    kits: Mapping[str, Kit], repository: ModelRepository
+) -> None:
+    kit = kits["blot"]
+    before = snapshot(repository.root / "blot" / "1")
+    second = kit.card.model_copy(update={"version": "2"})
+    package = write_package(repository.root, second, kit.files)
+    package.verify()
+    assert ModelPackage.read(repository.root / "blot" / "2") == package
+    assert snapshot(repository.root / "blot" / "1") == before
+    assert {path.name for path in (repository.root / "blot").iterdir()} == {"1", "2"}
+    assert {path.name for path in repository.root.iterdir()} == {"blot", "bend"}
+
+
+def test_a_repository_that_is_not_there_yet_is_made(
+    kits: Mapping[str, Kit], tmp_path: Path
+) -> None:
+    root = tmp_path / "not" / "there"
+    write_package(root, kits["bend"].card, kits["bend"].files)
+    assert [path.name for path in root.iterdir()] == ["bend"]
+    ModelPackage.read(root / "bend" / "1").verify()
+
+
+def test_a_package_can_be_read_by_other_users(written: Path) -> None:
+    """The staging folder is private; what serves the package may be another user."""
+    assert (written / "blot" / "1").stat().st_mode & 0o777 == 0o755
+
+
+@pytest.mark.parametrize("error", [OSError(errno.ENOSPC, "disk full"), KeyboardInterrupt()])
+@pytest.mark.parametrize("call", ["fsync 1", "fsync 2", "fsync 4", "fsync 5", "rename 1"])
+@pytest.mark.parametrize("version", ["1 of a new name", "2 of a name that exists"])
+def test_a_write_that_dies_half_way_leaves_everything_as_it_was(
+    version: str,
+    call: str,
+    error: BaseException,
+    kits: Mapping[str, Kit],
+    repository: ModelRepository,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The package has five files: one dies at the first, at the last, or at the very end."""
+    kit = kits["blot"]
+    name = "fresh" if "new" in version else "blot"
+    card = kit.card.model_copy(update={"name": name, "version": version[0]})
+    function, fatal = call.split()
+    owner: Any = os if function == "fsync" else Path
+    real, calls, seen = getattr(owner, function), [], []
+
+    def dies(*arguments: Any) -> Any:
+        calls.append(arguments)
+        seen.append((repository.names(), repository.versions(name)))
+        if len(calls) == int(fatal):
+            raise error
+        return real(*arguments)
+
+    before = (repository.names(), repository.versions(name))
+    monkeypatch.setattr(owner, function, dies)
+    with nothing_changes(repository.root), pytest.raises(type(error)) as caught:
+        write_package(repository.root, card, kit.files)
+    assert caught.value is error
+    assert len(calls) == int(fatal)
+    assert set(map(str, seen)) == {str(before)}  # nobody saw a package that was not whole
+
+    monkeypatch.undo()
+    write_package(repository.root, card, kit.files).verify()
+
+
+@pytest.mark.parametrize("file", ["../escape", "/tmp/escape", "report/../../escape", "a\\b", ""])  # noqa: S108
+def test_a_file_that_would_lie_outside_the_package_is_not_written(
+    file: str, kits: Mapping[str, Kit], tmp_path: Path
+) -> None:
+    kit = kits["bend"]
+    with nothing_changes(tmp_path), pytest.raises(ValidationError, match="plain path"):
+        write_package(tmp_path / "root", kit.card, {**kit.files, file: b"x"})
+
+
+def test_a_card_that_could_not_be_read_again_is_not_written(
+    kits: Mapping[str, Kit], tmp_path: Path
+) -> None:
+    """`model_copy` does not validate: what it made is checked before anything is written."""
+    kit = kits["bend"]
+    with nothing_changes(tmp_path), pytest.raises(ValidationError):
+        write_package(tmp_path, kit.card.model_copy(update={"name": "../bend"}), kit.files)
+
+
+def test_of_several_threads_that_write_one_version_exactly_one_wins(
+    kits: Mapping[str, Kit], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """All are past the question whether the package exists before one writes a file."""
+    kit, count = kits["bend"], 4
+    barrier = threading.Barrier(count, timeout=30)
+
+    def render_together(card: ModelCard) -> str:
+        barrier.wait()
+        return render_page(card)
+
+    monkeypatch.setattr(models.package, "render_page", render_together)
+
+    def write(writer: int) -> ModelPackage | PackageError:
+        card = kit.card.model_copy(update={"summary": f"Written by {writer}."})
+        try:
+            return write_package(tmp_path, card, kit.files)
+        except PackageError as error:
+            return error
+
+    with ThreadPoolExecutor(count) as pool:
+        results = list(pool.map(write, range(count)))
+    (winner,) = (result for result in results if isinstance(result, ModelPackage))
+    losers = [result for result in results if isinstance(result, PackageError)]
+    assert [error.reason for error in losers] == ["it exists already"] * (count - 1)
+    assert ModelPackage.read(tmp_path / "bend" / "1") == winner
+    winner.verify()
+    assert {path.name for path in tmp_path.iterdir()} == {"bend"}
+    assert {path.name for path in (tmp_path / "bend").iterdir()} == {"1"}
+
+
+def test_of_several_processes_that_write_one_version_exactly_one_wins(
+    blot: ModelPackage, tmp_path: Path
+) -> None:
+    """Each is ready before the gate opens; what it writes says which one it was."""
+    code = (
+        "import sys, time; from pathlib import Path\n"
+        "from models.package import ModelPackage, PackageError, write_package\n"
+        "source, here, writer = Path(sys.argv[1]), Path(sys.argv[2]), sys.argv[3]\n"
+        "card = ModelPackage.read(source).card.model_copy(update={'summary': writer})\n"
+        "files = {name: (source / name).read_bytes() for name in card.files}\n"
+        "print('ready', flush=True)\n"
+        "while not (here / 'gate').exists(): time.sleep(0.001)\n"
+        "try: write_package(here / 'root', card, files)\n"
+        "except PackageError as error: print(error.reason)\n"
+        "else: print('won')\n"
+    )
+    writers = [
+        subprocess.Popen(
+            [sys.executable, "-c", code, str(blot.path), str(tmp_path), str(writer)],
+            cwd=Path(__file__).parents[2],
+            stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        )
+        for writer in range(3)
+    ]  # fmt: skip
+    for writer in writers:
+        assert writer.stdout is not None
+        assert writer.stdout.readline() == "ready\n"
+    (tmp_path / "gate").touch()
+    said = [writer.communicate(timeout=60) for writer in writers]
+    assert sorted(out.strip() for out, _ in said) == ["it exists already"] * 2 + ["won"], said
+    assert [err for _, err in said] == ["", "", ""]
+    package = ModelPackage.read(tmp_path / "root" / "blot" / "1")
+    package.verify()
+    assert said[int(package.card.summary)][0].strip() == "won"
+    assert [path.name for path in (tmp_path / "root").rglob(".*")] == []
+
+
+def test_the_card_on_disk_is_json_for_people_too(written: Path) -> None:
+    text = (written / "blot" / "1" / "card.json").read_text()
+    assert text.startswith('{\n "schema_version": 1,\n "name": "blot",\n')
+    assert text.endswith("}\n")
+    assert json.loads(text)["files"]["model.onnx"]["bytes"] > 0

@@ -1,0 +1,271 @@
+"""The proof passes for what equals the network, and for nothing else."""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import assume, given
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+from small_packages import Kit, property_test
+
+from models.card import ParityRecord
+from models.parity import BATCH_SIZES, ParityError, prove
+from models.repository import ModelRepository
+from models.runtimes import Arrays, open_runtime
+
+Network = Callable[[Arrays], dict[str, NDArray[Any]]]
+ROWS = 100
+WEIGHTS = np.random.default_rng(3).normal(size=(4, 3)).astype(np.float32)
+SAMPLES = {"point": np.random.default_rng(4).normal(size=(ROWS, 4)).astype(np.float32)}
+
+
+def classifier(inputs: Arrays) -> dict[str, NDArray[Any]]:
+    """A softmax, computed for each row by itself to the last bit."""
+    logits = np.stack([(row[:, None] * WEIGHTS).sum(axis=0) for row in inputs["point"]])
+    odds = np.exp(logits - logits.max(axis=1, keepdims=True))
+    return {"probabilities": odds / odds.sum(axis=1, keepdims=True)}
+
+
+def regressor(inputs: Arrays) -> dict[str, NDArray[Any]]:
+    """One value for each row, in the hundreds."""
+    return {"y": 300 + 100 * (inputs["point"] * WEIGHTS[:, 0]).sum(axis=1, keepdims=True)}
+
+
+def _prove(
+    candidate: Network,
+    *,
+    reference: Network = classifier,
+    samples: Arrays = SAMPLES,
+    batch_sizes: Sequence[int] = BATCH_SIZES,
+) -> ParityRecord:
+    return prove(
+        reference,
+        candidate,
+        samples,
+        runtime="onnx",
+        classification=reference is classifier,
+        batch_sizes=batch_sizes,
+    )
+
+
+def changed(
+    network: Network, change: Callable[[NDArray[Any], NDArray[Any]], NDArray[Any]]
+) -> Network:
+    """The network with a change of its only output, given the batch's inputs too."""
+
+    def compute(inputs: Arrays) -> dict[str, NDArray[Any]]:
+        ((name, answer),) = network(inputs).items()
+        return {name: change(answer.copy(), inputs["point"])}
+
+    return compute
+
+
+def at_sample(index: int, difference: float) -> Callable[..., NDArray[Any]]:
+    """Add `difference` to the last output of this one sample, wherever in a batch it comes."""
+
+    def change(answer: NDArray[Any], points: NDArray[Any]) -> NDArray[Any]:
+        answer[(points == SAMPLES["point"][index]).all(axis=1), -1] += np.float32(difference)
+        return answer
+
+    return change
+
+
+@pytest.mark.parametrize("reference", [classifier, regressor])
+def test_what_equals_the_network_is_proved_with_no_difference(reference: Network) -> None:
+    record = _prove(reference, reference=reference)
+    assert (record.runtime, record.samples, record.batch_sizes) == ("onnx", ROWS, (1, 7, 64))
+    assert record.largest_absolute_difference == 0
+    assert record.largest_relative_difference == 0
+    assert record.equal_answers == 1
+    assert record.tolerance == ("1e-05 absolute" if reference is classifier else "0.0001 relative")
+
+
+@pytest.mark.parametrize("runtime", ["onnx", "torchscript"])
+@pytest.mark.parametrize("name", ["blot", "bend"])
+def test_the_exported_files_of_a_real_network_are_proved(
+    name: str, runtime: Any, kits: Mapping[str, Kit], repository: ModelRepository
+) -> None:
+    kit = kits[name]
+    record = prove(
+        kit.eager,
+        open_runtime(repository.get(name), runtime),
+        kit.rows(150),
+        runtime=runtime,
+        classification=name == "blot",
+    )
+    assert (record.runtime, record.samples, record.equal_answers) == (runtime, 150, 1)
+    assert record.largest_absolute_difference < 1e-5
+
+
+def test_the_record_holds_the_largest_difference_of_all_samples_and_batch_sizes() -> None:
+    def change(answer: NDArray[Any], points: NDArray[Any]) -> NDArray[Any]:
+        answer = at_sample(17, 4e-6)(answer, points)
+        if len(points) == 7:
+            answer = at_sample(5, -8e-6)(answer, points)
+        return answer
+
+    record = _prove(changed(classifier, change))
+    assert record.largest_absolute_difference == pytest.approx(8e-6, abs=1e-7)
+    assert record.largest_relative_difference == record.largest_absolute_difference
+
+
+def test_the_relative_difference_of_a_regression_is_over_the_value() -> None:
+    value = float(regressor(SAMPLES)["y"][42, 0])
+    assert abs(value) > 100
+    record = _prove(changed(regressor, at_sample(42, 0.01)), reference=regressor)
+    assert record.largest_absolute_difference == pytest.approx(0.01, rel=0.01)
+    assert record.largest_relative_difference == pytest.approx(0.01 / abs(value), rel=0.01)
+
+
+@pytest.mark.parametrize("index", [0, 42, ROWS - 1])
+@pytest.mark.parametrize(
+    ("reference", "name", "difference", "said"),
+    [
+        (classifier, "probabilities", 1.2e-5, r"1\.\d+e-05, more than 1e-05"),
+        (classifier, "probabilities", -1.2e-5, r"1\.\d+e-05, more than 1e-05"),
+        (classifier, "probabilities", 0.25, r"0\.25, more than 1e-05"),
+        (classifier, "probabilities", float("nan"), "inf, more than 1e-05"),
+        (classifier, "probabilities", float("inf"), "inf, more than 1e-05"),
+        (regressor, "y", 0.5, r"0\.0\d+, more than 0\.0001"),
+        (regressor, "y", float("nan"), r"inf, more than 0\.0001"),
+        (regressor, "y", float("-inf"), r"inf, more than 0\.0001"),
+    ],
+)
+def test_one_sample_that_differs_too_much_fails_the_proof_and_is_named(
+    reference: Network, name: str, difference: float, said: str, index: int
+) -> None:
+    with pytest.raises(
+        ParityError,
+        match=rf"^onnx, batch size 1, output {name}: sample {index} differs by {said}$",
+    ):
+        _prove(changed(reference, at_sample(index, difference)), reference=reference)
+
+
+def test_a_sample_that_differs_in_one_batch_size_only_fails_the_proof_with_that_size() -> None:
+    def change(answer: NDArray[Any], points: NDArray[Any]) -> NDArray[Any]:
+        return at_sample(70, 0.5)(answer, points) if len(points) == 36 else answer
+
+    with pytest.raises(ParityError, match=r"batch size 64, .*: sample 70 differs by 0\.5"):
+        _prove(changed(classifier, change))
+
+
+def test_another_class_fails_the_proof_even_where_the_difference_is_within_tolerance() -> None:
+    """A near tie: the two probabilities are 2e-6 apart, and the candidate turns them round."""
+    tie = np.array([[0.5 + 1e-6, 0.5 - 1e-6]], np.float32)
+    sure = np.array([[0.9, 0.1]], np.float32)
+    samples = {"point": np.arange(10, dtype=np.float32)[:, None]}
+
+    def network(inputs: Arrays, turned: bool = False) -> dict[str, NDArray[Any]]:
+        tied = inputs["point"] == 6
+        return {"probabilities": np.where(tied, tie[:, ::-1] if turned else tie, sure)}
+
+    def proof(candidate: Network) -> ParityRecord:
+        return prove(network, candidate, samples, runtime="torchscript", classification=True)
+
+    assert proof(network).equal_answers == 1
+    with pytest.raises(ParityError, match=r"^torchscript, batch size 1, .*: sample 6 has another"):
+        proof(lambda inputs: network(inputs, turned=True))
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (lambda a, _: a.astype(np.float64), r"float64 \[100, 3\] where .* gives float32 \[100"),
+        (lambda a, _: a[:, :2], r"float32 \[100, 2\] where the network gives float32 \[100, 3\]"),
+        (lambda a, _: a[..., None], r"float32 \[100, 3, 1\]"),
+        (lambda a, _: a[:, 0], r"float32 \[100\]"),
+        (lambda a, _: np.concatenate([a, a]), r"float32 \[200, 3\]"),
+    ],
+)  # fmt: skip
+def test_another_shape_or_dtype_fails_the_proof(
+    change: Callable[..., NDArray[Any]], said: str
+) -> None:
+    with pytest.raises(ParityError, match=rf"^onnx, batch size 1, output probabilities: {said}"):
+        _prove(changed(classifier, change))
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda answer, _: answer + 0.1 * (answer - answer.mean(axis=0)),
+        lambda answer, points: answer * (1 + len(points) / 1000),
+        lambda answer, _: answer / answer.max(axis=0),
+    ],
+    ids=["the batch's mean", "the batch's size", "the batch's maximum"],
+)
+@pytest.mark.parametrize("reference", [classifier, regressor])
+def test_a_row_whose_answer_depends_on_its_neighbours_fails_the_proof(
+    change: Callable[..., NDArray[Any]], reference: Network
+) -> None:
+    """A row alone is answered as the network answers it: only larger batches tell."""
+
+    def alone_it_is_right(answer: NDArray[Any], points: NDArray[Any]) -> NDArray[Any]:
+        return answer if len(points) == 1 else change(answer, points).astype(np.float32)
+
+    candidate = changed(reference, alone_it_is_right)
+    _prove(candidate, reference=reference, batch_sizes=(1,))
+    with pytest.raises(ParityError, match=r"^onnx, batch size 7, output \w+: sample \d+ differs"):
+        _prove(candidate, reference=reference)
+
+
+@pytest.mark.parametrize("size", [2, 7, 64])
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (lambda answer: answer[:-1], "where the network gives"),
+        (lambda answer: answer[::-1], "differs by"),
+        (lambda answer: np.roll(answer, 1, axis=0), "differs by"),
+        (lambda answer: np.repeat(answer[:1], len(answer), axis=0), "differs by"),
+    ],
+    ids=["drops the last", "turns them round", "shifts them", "repeats the first"],
+)
+def test_a_candidate_that_drops_or_reorders_rows_fails_the_proof(
+    change: Callable[[NDArray[Any]], NDArray[Any]], said: str, size: int
+) -> None:
+    candidate = changed(classifier, lambda a, _: change(a) if len(a) > 1 else a)
+    _prove(candidate, batch_sizes=(1,))
+    with pytest.raises(ParityError, match=rf"^onnx, batch size {size}, .*{said}"):
+        _prove(candidate, batch_sizes=(size,))
+
+
+def test_every_row_is_asked_once_at_each_batch_size_and_no_batch_is_larger() -> None:
+    asked: list[NDArray[Any]] = []
+
+    def watch(inputs: Arrays) -> dict[str, NDArray[Any]]:
+        asked.append(inputs["point"])
+        return classifier(inputs)
+
+    _prove(watch)
+    assert [len(batch) for batch in asked] == [1] * 100 + [7] * 14 + [2] + [64, 36]
+    np.testing.assert_array_equal(np.concatenate(asked), np.tile(SAMPLES["point"], (3, 1)))
+
+
+@property_test
+@given(
+    st.integers(0, ROWS - 1),
+    st.floats(-1, 1, width=32),
+    st.booleans(),
+    st.lists(st.integers(1, 2 * ROWS), min_size=1, max_size=3),
+)
+def test_a_proof_passes_exactly_where_the_difference_is_within_tolerance(
+    index: int, size: float, classes: bool, batch_sizes: list[int]
+) -> None:
+    """One output of one sample is off, by between -2 and 2 tolerances, in batches of any size."""
+    reference, tolerance = (classifier, 1e-5) if classes else (regressor, 1e-4)
+    wanted = next(iter(reference(SAMPLES).values())).astype(np.float64)
+    scale = 1.0 if classes else max(1.0, abs(wanted[index, -1]))
+    candidate = changed(reference, at_sample(index, 2 * size * tolerance * scale))
+    found = next(iter(candidate(SAMPLES).values()))
+    difference = float(np.abs(found - wanted).max())
+    # A difference this near to the tolerance may round either way.
+    assume(abs(difference / scale - tolerance) > 1e-3 * tolerance)
+    if difference / scale > tolerance:
+        with pytest.raises(ParityError, match=f"sample {index} differs"):
+            _prove(candidate, reference=reference, batch_sizes=batch_sizes)
+    elif not classes or (found.argmax(axis=1) == wanted.argmax(axis=1)).all():
+        record = _prove(candidate, reference=reference, batch_sizes=batch_sizes)
+        assert record.largest_absolute_difference == pytest.approx(difference, rel=1e-6)
+        assert record.largest_relative_difference <= tolerance
+        assert record.batch_sizes == tuple(batch_sizes)

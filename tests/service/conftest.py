@@ -1,0 +1,32 @@
+"""The service's own tests run with the default settings, whatever the environment says."""
+
+import logging
+import os
+from collections.abc import Callable, Iterator
+
+import pytest
+
+from service.logs import logger
+from service.settings import current_settings
+
+
+@pytest.fixture(autouse=True)
+def _defaults(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    for name in [name for name in os.environ if name.startswith("FITSERVE_")]:
+        monkeypatch.delenv(name)
+    current_settings.cache_clear()
+    yield
+    current_settings.cache_clear()
+
+
+@pytest.fixture
+def logged(caplog: pytest.LogCaptureFixture) -> Iterator[Callable[[], list[logging.LogRecord]]]:
+    """What the service has logged in this test; BentoML may keep it from the root logger."""
+    logger.addHandler(caplog.handler)
+    level, propagate = logger.level, logger.propagate
+    logger.setLevel(logging.INFO)
+    logger.propagate = False
+    yield lambda: [record for record in caplog.records if record.name == logger.name]
+    logger.removeHandler(caplog.handler)
+    logger.setLevel(level)
+    logger.propagate = propagate

@@ -1,0 +1,575 @@
+"""What a request may hold, and what its sender is told where it holds something else."""
+
+import asyncio
+import copy
+import json
+import pickle
+import re
+import tracemalloc
+from collections.abc import Iterator
+from typing import Any
+
+import httpx
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from starlette.requests import Request
+from starlette.types import Message
+
+from service.errors import BadInputError, BodyTooLargeError, ServiceError, UnsupportedMediaError
+from service.inputs import CurveInput, DigitsInput, Input, PicturesInput, PointsInput, Refused
+from service.settings import Settings
+
+JSON = "application/json"
+BLANK = [[0] * 28 for _ in range(28)]
+FLAT = [0] * 784
+BELOW = np.iinfo(np.int64).min
+PICTURE = ("images", ("a.png", b"any bytes", "image/png"))
+
+property_test = settings(deadline=None, derandomize=True, database=None, max_examples=200)
+
+
+class Sent:
+    """One request on its way in, chunk by chunk."""
+
+    def __init__(self, body: bytes, headers: dict[str, str], chunk: int, cut: bool) -> None:
+        step = range(0, max(len(body), 1), chunk)
+        self._messages: Iterator[Message] = iter(
+            [
+                {"type": "http.request", "body": body[at : at + chunk], "more_body": True}
+                for at in step
+            ]
+            + [{"type": "http.disconnect"} if cut else {"type": "http.request", "body": b""}]
+        )
+        self.received = 0
+        raw = [(name.encode(), value.encode("latin-1")) for name, value in headers.items()]
+        scope = {"type": "http", "method": "POST", "path": "/", "headers": raw, "app": None}
+        self.request = Request(scope, self._receive)
+
+    async def _receive(self) -> Message:
+        self.received += 1
+        return next(self._messages)
+
+
+def read(kind: type[Input], sent: Sent) -> dict[str, Any]:
+    """The fields that reach the endpoint; raises what the endpoint would answer."""
+    found = asyncio.run(kind.from_http_request(sent.request, None))
+    if isinstance(found, Refused):
+        raise found.refusal
+    return {name: getattr(found, name) for name in kind.model_fields}
+
+
+def ask(
+    kind: type[Input],
+    body: bytes,
+    content_type: str | None = JSON,
+    *,
+    headers: dict[str, str] | None = None,
+    chunk: int = 1 << 20,
+    cut: bool = False,
+) -> dict[str, Any]:
+    given_type = {} if content_type is None else {"content-type": content_type}
+    return read(kind, Sent(body, given_type | (headers or {}), chunk, cut))
+
+
+def ask_json(kind: type[Input], content: object) -> dict[str, Any]:
+    return ask(kind, json.dumps(content).encode())
+
+
+def form(*files: Any, **data: Any) -> tuple[bytes, str]:
+    """A multipart body and its content type; a file is (field, (name, content, type))."""
+    texts = [(name, (None, text)) for name, text in data.items()]
+    request = httpx.Request("POST", "http://host", files=[*files, *texts])
+    return request.read(), request.headers["content-type"]
+
+
+def assert_one_sentence(error: BaseException) -> None:
+    assert re.fullmatch(r"[A-Z][^\n]{10,400}\.", str(error)), str(error)
+
+
+def assert_refused(error: ServiceError) -> None:
+    assert 400 <= error.status < 500
+    assert_one_sentence(error)
+
+
+def one_pixel(value: object) -> dict[str, Any]:
+    image: list[list[Any]] = copy.deepcopy(BLANK)
+    image[3][4] = value
+    return {"images": [BLANK, image]}
+
+
+def nested(depth: int) -> list[Any]:
+    value: list[Any] = [1]
+    for _ in range(depth - 1):
+        value = [value]
+    return value
+
+
+# What is taken.
+
+
+@pytest.mark.parametrize("sent", [[BLANK, BLANK], [FLAT, FLAT]], ids=["N x 28 x 28", "N x 784"])
+def test_images_come_as_squares_or_as_rows(sent: list[Any]) -> None:
+    images = ask_json(DigitsInput, {"images": sent})["images"]
+    assert images.shape == (2, 28, 28)
+    assert images.dtype == np.uint8
+
+
+def test_pixels_arrive_where_they_were_sent() -> None:
+    pixels = np.arange(2 * 784).reshape(2, 28, 28) % 256
+    for shape in ((2, 28, 28), (2, 784)):
+        images = ask_json(DigitsInput, {"images": pixels.reshape(shape).tolist()})["images"]
+        np.testing.assert_array_equal(images, pixels)
+
+
+def test_numbers_arrive_in_single_precision_whole_or_not() -> None:
+    x = ask_json(CurveInput, {"x": [1, 2.5, -3e38, 2**64 - 1, 10**30, 1e-60]})["x"]
+    assert x.dtype == np.float32
+    np.testing.assert_array_equal(x[:, 0], np.array([1, 2.5, -3e38, 2**64, 1e30, 0], np.float32))
+    points = ask_json(PointsInput, {"points": [[1, 2.5], [-3, 4]]})["points"]
+    assert points.dtype == np.float32
+    np.testing.assert_array_equal(points, np.array([[1, 2.5], [-3, 4]], np.float32))
+
+
+@pytest.mark.parametrize(
+    ("kind", "content", "model"),
+    [
+        (DigitsInput, {"images": [BLANK]}, "mnist-cnn"),
+        (CurveInput, {"x": [1]}, "curve-tanh"),
+        (PointsInput, {"points": [[1, 2]]}, "moons-tanh"),
+    ],
+)
+def test_model_may_be_left_out(kind: type[Input], content: dict[str, Any], model: str) -> None:
+    assert ask_json(kind, content)["model"] == model
+    assert ask_json(kind, content | {"model": "another"})["model"] == "another"
+
+
+@pytest.mark.parametrize("content_type", [None, "", "Application/JSON", JSON + "; charset=utf-8"])
+def test_json_is_taken_however_its_type_is_written(content_type: str | None) -> None:
+    assert ask(CurveInput, b'{"x": [1]}', content_type)["x"] == [[1]]
+
+
+def test_a_body_may_come_in_many_chunks() -> None:
+    body = json.dumps({"images": [BLANK]}).encode()
+    assert ask(DigitsInput, body, chunk=7)["images"].shape == (1, 28, 28)
+
+
+def test_a_form_brings_several_files_under_one_name_in_order() -> None:
+    files = [("images", (f"{at}.png", b"%d" % at, "image/png")) for at in range(20)]
+    fields = ask(PicturesInput, *form(*files, model="mnist-mlp"))
+    assert fields == {"images": [b"%d" % at for at in range(20)], "model": "mnist-mlp"}
+
+
+def test_a_form_needs_no_model_and_a_file_no_name_or_type() -> None:
+    body = (
+        b'--b\r\nContent-Disposition: form-data; name="images"; filename=""\r\n\r\nxy\r\n--b--\r\n'
+    )
+    fields = ask(PicturesInput, body, "multipart/form-data; boundary=b")
+    assert fields == {"images": [b"xy"], "model": "mnist-cnn"}
+
+
+def test_a_text_field_as_bentoml_s_client_writes_it_is_the_same_name() -> None:
+    assert ask(PicturesInput, *form(PICTURE, model='"mnist-mlp"'))["model"] == "mnist-mlp"
+
+
+# What is refused, each with a sentence that says what to change.
+
+BAD_DIGITS: dict[str, tuple[Any, str]] = {
+    "nothing": ({}, "'images' is missing"),
+    "null": ({"images": None}, "must be a list with at least one row"),
+    "a number": ({"images": 5}, "must be a list with at least one row"),
+    "a text": ({"images": "0" * 784}, "must be a list with at least one row"),
+    "an object": ({"images": {"0": BLANK}}, "must be a list with at least one row"),
+    "no image": ({"images": []}, "must be a list with at least one row"),
+    "an image without its batch": ({"images": BLANK}, "shape [28, 28]; send [N, 28, 28]"),
+    "a row without its batch": ({"images": FLAT}, "shape [784]; send"),
+    "empty images": ({"images": [[], []]}, "shape [2, 0]; send"),
+    "emptier images": ({"images": [[[]]]}, "shape [1, 1, 0]; send"),
+    "27 rows": ({"images": [BLANK[:27]]}, "shape [1, 27, 28]; send"),
+    "785 pixels": ({"images": [[*FLAT, 0]]}, "shape [1, 785]; send"),
+    "a channel": ({"images": [[BLANK]]}, "shape [1, 1, 28, 28]; send"),
+    "a short row": ({"images": [[*BLANK[:27], [0] * 27]]}, "must all have one shape"),
+    "two kinds of image": ({"images": [BLANK, FLAT]}, "must all have one shape"),
+    "deep nesting": ({"images": nested(60)}, "shape [1, 1"),
+    "deeper nesting": ({"images": nested(70)}, "must all have one shape"),
+    "a nested pixel": (one_pixel([0]), "must all have one shape"),
+    "a half": (one_pixel(0.5), "must hold whole numbers, from 0 to 255"),
+    "a whole float": (one_pixel(7.0), "must hold whole numbers, from 0 to 255"),
+    "a text pixel": (one_pixel("7"), "must hold whole numbers, from 0 to 255"),
+    "a boolean pixel": (one_pixel(True), "must hold whole numbers, from 0 to 255"),
+    "a null pixel": (one_pixel(None), "must hold whole numbers, from 0 to 255"),
+    "an object pixel": (one_pixel({}), "must hold whole numbers, from 0 to 255"),
+    "only booleans": ({"images": [[True] * 784]}, "must hold whole numbers, from 0 to 255"),
+    "256": (one_pixel(256), "holds numbers from 0 to 256; pixels are from 0 to 255"),
+    "-1": (one_pixel(-1), "holds numbers from -1 to 0; pixels are from 0 to 255"),
+    "the largest integer": (one_pixel(2**64 - 1), "from 0 to 1.84467e+19; pixels are"),
+    "the smallest integer": (one_pixel(BELOW), "from -9.22337e+18 to 0; pixels are"),
+    "more than an integer": (one_pixel(10**30), "must hold whole numbers, from 0 to 255"),
+    "a misspelt field": ({"image": [BLANK]}, "no field 'image'; the fields are: images, model"),
+    "a field too many": ({"images": [BLANK], "top_k": 3}, "no field 'top_k'; the fields are"),
+    "BentoML's own field": ({"images": [BLANK], "refusal": None}, "no field 'refusal'"),
+    "a null model": ({"images": [BLANK], "model": None}, "'model' must be the name of a model"),
+    "a model by number": ({"images": [BLANK], "model": 1}, "'model' must be the name of a model"),
+    "two models": ({"images": [BLANK], "model": ["a"]}, "'model' must be the name of a model"),
+}
+BAD_CURVES: dict[str, tuple[Any, str]] = {
+    "nothing": ({}, "'x' is missing"),
+    "null": ({"x": None}, "must be a list with at least one row"),
+    "a number": ({"x": 3}, "must be a list with at least one row"),
+    "a text": ({"x": "3"}, "must be a list with at least one row"),
+    "no number": ({"x": []}, "must be a list with at least one row"),
+    "a column": ({"x": [[1], [2]]}, "shape [2, 1]; send [N]"),
+    "empty rows": ({"x": [[]]}, "shape [1, 0]; send [N]"),
+    "a nested number": ({"x": [1, [2]]}, "must all have one shape"),
+    "a text number": ({"x": [1, "2"]}, "must hold numbers"),
+    "a null": ({"x": [1, None]}, "must hold numbers"),
+    "a boolean": ({"x": [1, True]}, "must hold numbers"),
+    "an object": ({"x": [{"x": 1}]}, "must hold numbers"),
+    "too large": ({"x": [0, 1e39]}, "too large for single precision"),
+    "too small": ({"x": [-1e300]}, "too large for single precision"),
+    "a field of another endpoint": ({"x": [1], "points": []}, "no field 'points'"),
+    "an empty field": ({"x": [1], "": 1}, "no field ''"),
+}
+BAD_POINTS: dict[str, tuple[Any, str]] = {
+    "nothing": ({"model": "moons-tanh"}, "'points' is missing"),
+    "no point": ({"points": []}, "must be a list with at least one row"),
+    "a point without its batch": ({"points": [1, 2]}, "shape [2]; send [N, 2]"),
+    "one coordinate": ({"points": [[1]]}, "shape [1, 1]; send [N, 2]"),
+    "three coordinates": ({"points": [[1, 2, 3]]}, "shape [1, 3]; send [N, 2]"),
+    "no coordinate": ({"points": [[], []]}, "shape [2, 0]; send [N, 2]"),
+    "a batch of batches": ({"points": [[[1, 2]]]}, "shape [1, 1, 2]; send [N, 2]"),
+    "ragged": ({"points": [[1, 2], [3]]}, "must all have one shape"),
+    "objects": ({"points": [{"x": 1, "y": 2}]}, "must hold numbers"),
+    "texts": ({"points": [["1", "2"]]}, "must hold numbers"),
+    "a null": ({"points": [[1, None]]}, "must hold numbers"),
+    "a boolean": ({"points": [[1, False]]}, "must hold numbers"),
+    "too large": ({"points": [[0, 1e39]]}, "too large for single precision"),
+}
+
+
+@pytest.mark.parametrize(
+    ("kind", "content", "told"),
+    [
+        pytest.param(kind, *case, id=f"{kind.__name__}: {name}")
+        for kind, cases in (
+            (DigitsInput, BAD_DIGITS),
+            (CurveInput, BAD_CURVES),
+            (PointsInput, BAD_POINTS),
+        )
+        for name, case in cases.items()
+    ],
+)
+def test_a_bad_field_is_refused_with_what_to_change(
+    kind: type[Input], content: dict[str, Any], told: str
+) -> None:
+    with pytest.raises(BadInputError) as refused:
+        ask_json(kind, content)
+    assert told in str(refused.value)
+    assert_one_sentence(refused.value)
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"",
+        b"{",
+        b"x=1",
+        b'{"x": [NaN]}',
+        b'{"x": [Infinity]}',
+        b'{"x": [1e400]}',
+        b'{"x": [1,]}',
+        b"{'x': [1]}",
+        b'{"x": "\xff"}',
+        b'{"x": "\\ud800"}',
+        b'\xef\xbb\xbf{"x": [1]}',
+        '{"x": [1]}'.encode("utf-16"),
+        b'{"x": ' + b"[" * 100_000 + b"]" * 100_000 + b"}",
+        b'{"x": ' * 100_000,
+        pickle.dumps({"x": [1]}),
+    ],
+    ids=lambda body: repr(body[:24]),
+)
+def test_what_is_not_json_is_refused(body: bytes) -> None:
+    with pytest.raises(BadInputError, match=r"^The body is not JSON: ") as refused:
+        ask(CurveInput, body)
+    assert_one_sentence(refused.value)
+
+
+@pytest.mark.parametrize("body", [b"[]", b"[1, 2]", b"null", b"true", b"3", b'"x"', b'[{"x": 1}]'])
+def test_json_that_is_no_object_is_refused(body: bytes) -> None:
+    with pytest.raises(BadInputError, match="must be a JSON object"):
+        ask(CurveInput, body)
+
+
+@pytest.mark.parametrize(
+    "content_type",
+    [
+        "application/octet-stream",
+        "application/vnd.bentoml+pickle",
+        "application/x-www-form-urlencoded",
+        "application/json2",
+        "json",
+        "multipart/form-data; boundary=x",
+        "text/plain",
+    ],
+)
+def test_another_media_type_than_json_is_refused_by_name(content_type: str) -> None:
+    with pytest.raises(UnsupportedMediaError, match="Send the body as application/json, not"):
+        ask(CurveInput, b'{"x": [1]}', content_type)
+
+
+def test_a_sentence_does_not_repeat_a_long_request() -> None:
+    with pytest.raises(BadInputError) as refused:
+        ask_json(CurveInput, {"n" * 10_000: 1})
+    assert_one_sentence(refused.value)
+
+
+def test_one_long_text_does_not_cost_its_length_for_each_element() -> None:
+    value = ["x" * 100_000] + ["y"] * 500  # numpy would make 200 MB of it
+    tracemalloc.start()
+    with pytest.raises(BadInputError, match="must hold numbers"):
+        ask_json(CurveInput, {"x": value})
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 10e6
+
+
+# How large a body may be.
+
+
+@pytest.fixture
+def hundred_bytes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The largest body that is taken has 100 bytes."""
+    monkeypatch.setattr("service.inputs.current_settings", lambda: Settings(max_body_bytes=100))
+
+
+@pytest.mark.usefixtures("hundred_bytes")
+@pytest.mark.parametrize("kind", [CurveInput, PicturesInput])
+def test_a_body_that_says_it_is_too_large_is_refused_unread(kind: type[Input]) -> None:
+    content_type = JSON if kind is CurveInput else "multipart/form-data; boundary=b"
+    sent = Sent(b" " * 101, {"content-type": content_type, "content-length": "101"}, 10, False)
+    with pytest.raises(BodyTooLargeError, match="larger than 100 bytes") as refused:
+        read(kind, sent)
+    assert sent.received == 0
+    assert_one_sentence(refused.value)
+
+
+@pytest.mark.usefixtures("hundred_bytes")
+@pytest.mark.parametrize("length", [{}, {"content-length": "10"}], ids=["undeclared", "a lie"])
+@pytest.mark.parametrize("kind", [CurveInput, PicturesInput])
+def test_a_body_that_turns_out_too_large_is_not_read_to_its_end(
+    kind: type[Input], length: dict[str, str]
+) -> None:
+    content_type = JSON if kind is CurveInput else "multipart/form-data; boundary=b"
+    sent = Sent(b" " * 1000, {"content-type": content_type} | length, 10, False)
+    with pytest.raises(BodyTooLargeError, match="larger than 100 bytes"):
+        read(kind, sent)
+    assert sent.received == 11
+
+
+@pytest.mark.usefixtures("hundred_bytes")
+def test_a_body_of_exactly_the_limit_is_taken() -> None:
+    body = b'{"x": [1]}'.ljust(100)
+    assert ask(CurveInput, body, headers={"content-length": "100"})["x"] == [[1]]
+    with pytest.raises(BodyTooLargeError):
+        ask(CurveInput, body + b" ")
+
+
+def test_a_body_that_breaks_off_is_refused() -> None:
+    with pytest.raises(BadInputError, match="ended before its body did"):
+        ask(CurveInput, b'{"x": [1]}', cut=True)
+
+
+# Forms.
+
+
+@pytest.mark.parametrize("text", ["http://127.0.0.1:9/seven.png", "file:///etc/passwd", "", "7"])
+def test_a_text_or_an_address_where_a_file_belongs_is_refused(text: str) -> None:
+    for files in ((), (PICTURE,)):
+        with pytest.raises(BadInputError, match="must hold files; text and addresses") as refused:
+            ask(PicturesInput, *form(*files, images=text))
+        assert_one_sentence(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("sent", "told"),
+    [
+        (form(model="mnist-cnn"), "'images' is missing"),
+        (form(("image", PICTURE[1])), "no field 'image'; the fields are: images, model"),
+        (form(PICTURE, top_k="3"), "no field 'top_k'"),
+        (form(PICTURE, ("model", ("m", b"mnist-cnn"))), "'model' must be the name of a model"),
+        (form(*[PICTURE] * 1001), "The form cannot be read: Too many files"),
+        (form(PICTURE, **{f"f{at}": "" for at in range(1001)}), "Too many fields"),
+        (form(PICTURE, model="x" * 1_100_000), "The form cannot be read: "),
+    ],
+    ids=[
+        "no file",
+        "misspelt",
+        "a field too many",
+        "model as a file",
+        "1,001 files",
+        "1,001 fields",
+        "a long text",
+    ],
+)
+def test_a_bad_form_is_refused_with_what_to_change(sent: tuple[bytes, str], told: str) -> None:
+    with pytest.raises(BadInputError) as refused:
+        ask(PicturesInput, *sent)
+    assert told in str(refused.value)
+    assert_one_sentence(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("body", "content_type"),
+    [
+        (b"any", "multipart/form-data"),
+        (b"any", "multipart/form-data; boundary="),
+        (b"any", "multipart/form-data; boundary=b"),
+        (b"--b\r\nX: form-data\r\n\r\n7\r\n--b--\r\n", "multipart/form-data; boundary=b"),
+        (b"", "multipart/form-data; boundary=b"),
+        (b"--b--\r\n", "multipart/form-data; boundary=b"),
+        (form(PICTURE)[0][:-20], form(PICTURE)[1]),
+    ],
+)  # fmt: skip
+def test_a_malformed_form_is_refused(body: bytes, content_type: str) -> None:
+    with pytest.raises(BadInputError) as refused:
+        ask(PicturesInput, body, content_type)
+    assert_one_sentence(refused.value)
+
+
+@pytest.mark.parametrize(
+    "charset", ["undefined", "punycode", "idna", "utf-16", "base64", "\0", "?"]
+)
+def test_no_charset_is_more_than_the_service_can_bear(charset: str) -> None:
+    body, content_type = form(PICTURE, model="xn--\xff-0")
+    keeps_its_promise(PicturesInput, body, f"{content_type}; charset={charset}")
+
+
+@pytest.mark.parametrize("content_type", [None, JSON, "image/png", "multipart/mixed; boundary=b"])
+def test_pictures_come_as_a_form_or_not_at_all(content_type: str | None) -> None:
+    with pytest.raises(UnsupportedMediaError, match="in the field 'images' of multipart/form-data"):
+        ask(PicturesInput, b'{"images": ["http://127.0.0.1:9/seven.png"]}', content_type)
+
+
+# Whatever comes.
+
+scalars = (
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.integers(-1, 256)
+    | st.floats()
+    | st.text(max_size=5)
+)
+documents = st.recursive(
+    scalars,
+    lambda inner: (
+        st.lists(inner, max_size=4)
+        | st.dictionaries(
+            st.sampled_from(["images", "x", "points", "model"]) | st.text(max_size=3),
+            inner,
+            max_size=3,
+        )
+    ),
+    max_leaves=20,
+)
+
+
+@st.composite
+def nearly_right(draw: st.DrawFn) -> dict[str, Any]:
+    """A good request, to which one thing was done at some depth."""
+    rows = draw(st.integers(1, 3))
+    field, shape = draw(
+        st.sampled_from(
+            [
+                ("images", (rows, 28, 28)),
+                ("images", (rows, 784)),
+                ("x", (rows,)),
+                ("points", (rows, 2)),
+            ]
+        )
+    )
+    value = np.full(shape, draw(st.integers(0, 255))).tolist()
+    at = value
+    for _ in range(draw(st.integers(0, len(shape) - 1))):
+        at = at[draw(st.integers(0, len(at) - 1))]
+    match draw(st.sampled_from(["nothing", "replace", "append", "drop"])):
+        case "replace":
+            at[draw(st.integers(0, len(at) - 1))] = draw(scalars | documents)
+        case "append":
+            at.append(draw(scalars | documents))
+        case "drop":
+            at.pop()
+    model = draw(st.none() | st.sampled_from(["mnist-cnn", ""]) | scalars)
+    return {field: value} | ({} if model is None else {"model": model})
+
+
+def keeps_its_promise(kind: type[Input], body: bytes, content_type: str) -> bool:
+    """Whether the request was taken; where it was not, what its sender is told is checked."""
+    try:
+        fields = ask(kind, body, content_type)
+    except ServiceError as error:
+        assert_refused(error)
+        return False
+    assert list(fields) == list(kind.model_fields)
+    assert isinstance(fields["model"], str)
+    value = fields[next(iter(fields))]
+    if kind is PicturesInput:
+        assert all(isinstance(file, bytes) for file in value)
+        assert value
+        return True
+    tail, dtype = {
+        DigitsInput: ((28, 28), np.uint8),
+        CurveInput: ((1,), np.float32),
+        PointsInput: ((2,), np.float32),
+    }[kind]
+    assert isinstance(value, np.ndarray)
+    assert value.dtype == dtype
+    assert len(value) > 0
+    assert value.shape[1:] == tail
+    assert np.isfinite(value).all()
+    sent = np.array(json.loads(body)[next(iter(fields))], np.float32)
+    np.testing.assert_array_equal(value, sent.reshape(value.shape))
+    return True
+
+
+@pytest.mark.parametrize("kind", [DigitsInput, CurveInput, PointsInput, PicturesInput])
+def test_any_document_is_taken_as_promised_or_refused_with_a_4xx(kind: type[Input]) -> None:
+    taken = []
+
+    @property_test
+    @given(nearly_right() | documents)
+    def check(content: object) -> None:
+        taken.append(keeps_its_promise(kind, json.dumps(content).encode(), JSON))
+
+    check()
+    assert any(taken) or kind is PicturesInput
+    assert not all(taken)
+
+
+@pytest.mark.parametrize("kind", [DigitsInput, PicturesInput])
+@property_test
+@given(
+    st.binary(max_size=300),
+    st.text(st.characters(codec="latin-1", exclude_categories=["Cc"]), max_size=30),
+)
+def test_any_bytes_of_any_type_are_taken_as_promised_or_refused_with_a_4xx(
+    kind: type[Input], body: bytes, content_type: str
+) -> None:
+    for given_type in (JSON, "multipart/form-data; boundary=b", content_type):
+        keeps_its_promise(kind, body, given_type)
+
+
+@property_test
+@given(st.data())
+def test_any_damage_to_a_form_is_taken_as_promised_or_refused_with_a_4xx(
+    data: st.DataObject,
+) -> None:
+    body, content_type = form(PICTURE, PICTURE, model="mnist-mlp")
+    damaged = bytearray(body)
+    for _ in range(data.draw(st.integers(1, 3))):
+        start = data.draw(st.integers(0, len(damaged)))
+        stop = data.draw(st.integers(start, min(start + 20, len(damaged))))
+        damaged[start:stop] = data.draw(st.binary(max_size=4) | st.sampled_from([b"\r\n", b"--"]))
+    keeps_its_promise(PicturesInput, bytes(damaged), content_type)

@@ -1,0 +1,179 @@
+"""What the service says of itself: the cards, the refused packages, and every endpoint."""
+
+import asyncio
+import json
+import re
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+import httpx
+import pytest
+from starlette.applications import Starlette
+from starlette.routing import Route
+from tiny import write_tiny
+
+from models.package import ModelPackage
+from service.catalog import Catalog
+from service.pages import create_pages, openapi_of
+from service.service import FitServe
+from service.settings import VERSION, Settings
+
+
+class Pages(NamedTuple):
+    """The mounted application, over a catalog of one good package and one refused."""
+
+    app: Starlette
+    package: ModelPackage
+
+    def get(self, path: str, headers: dict[str, str] | None = None) -> httpx.Response:
+        """Ask it for one page."""
+
+        async def ask() -> httpx.Response:
+            transport = httpx.ASGITransport(self.app)
+            async with httpx.AsyncClient(transport=transport, base_url="http://host") as client:
+                return await client.get(path, headers=headers)
+
+        return asyncio.run(ask())
+
+
+@pytest.fixture(scope="module")
+def pages(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pages]:
+    root = tmp_path_factory.mktemp("packages")
+    package = write_tiny(root, "line", runtimes=("onnx",))
+    (write_tiny(root, "broken", runtimes=("onnx",)).path / "model.onnx").write_bytes(b"")
+    app = create_pages()
+    runner = asyncio.Runner()
+    catalog = Catalog(Settings(model_repository=root, device="cpu", max_batch_rows=4))
+    runner.run(catalog.open())
+    app.state.catalog = catalog
+    app.state.openapi = openapi_of(FitServe, "fitserve", VERSION)
+    yield Pages(app, package)
+    runner.run(catalog.close())
+    runner.close()
+
+
+@pytest.fixture(scope="module")
+def specification(pages: Pages) -> dict[str, Any]:
+    response = pages.get("/docs.json")
+    assert response.status_code == 200
+    assert response.headers["content-type"] == "application/json"
+    found: dict[str, Any] = response.json()
+    return found
+
+
+def test_models_gives_the_cards_and_why_others_were_refused(pages: Pages) -> None:
+    response = pages.get("/models")
+    assert response.status_code == 200
+    content = response.json()
+    assert list(content) == ["models", "refused"]
+    (model,) = content["models"]
+    serving = model.pop("serving")
+    assert model == json.loads(pages.package.card.model_dump_json())
+    assert serving["runtime"] == "onnx"
+    assert list(content["refused"]) == ["broken"]
+    assert "model.onnx: it holds 0 bytes" in content["refused"]["broken"]
+
+
+def test_a_model_s_page_is_its_entry_among_all(pages: Pages) -> None:
+    response = pages.get("/models/line")
+    assert response.status_code == 200
+    assert response.json() == pages.get("/models").json()["models"][0]
+
+
+@pytest.mark.parametrize("name", ["lines", "Line", "..", "line%2F1", "%00", "é"])
+def test_an_unknown_model_is_a_404_that_says_which_there_are(pages: Pages, name: str) -> None:
+    response = pages.get(f"/models/{name}")
+    assert response.status_code == 404
+    if response.headers["content-type"] == "application/json":  # else it is no model's path
+        assert list(response.json()) == ["error"]
+        assert response.json()["error"].endswith("; there are: line.")
+
+
+def test_a_refused_model_is_a_503(pages: Pages) -> None:
+    response = pages.get("/models/broken", headers={"X-Request-Id": "call-7"})
+    assert response.status_code == 503
+    assert response.headers["retry-after"]
+    assert response.headers["x-request-id"] == "call-7"
+    assert response.json() == {
+        "error": "Model 'broken' was refused when the service started; see its log."
+    }
+
+
+# The OpenAPI description.
+
+
+def operations(specification: dict[str, Any]) -> Iterator[tuple[str, str, dict[str, Any]]]:
+    for path, methods in specification["paths"].items():
+        for method, operation in methods.items():
+            yield path, method, operation
+
+
+def test_every_endpoint_is_described(specification: dict[str, Any]) -> None:
+    described = {(path, method) for path, method, _ in operations(specification)}
+    typed = {(api.route, "post") for api in FitServe.apis.values()}
+    assert {path for path, _ in typed} == {
+        "/classify_digits",
+        "/classify_image",
+        "/predict_curve",
+        "/classify_points",
+    }
+    routes = [route for route in create_pages().routes if isinstance(route, Route)]
+    mounted = {(route.path, "get") for route in routes} - {("/docs.json", "get")}
+    probes = {(path, "get") for path in ("/livez", "/readyz", "/healthz", "/metrics")}
+    assert described == typed | probes | mounted
+
+
+def test_it_speaks_of_this_service_and_of_no_other_host(specification: dict[str, Any]) -> None:
+    assert specification["openapi"].startswith("3.")
+    assert specification["info"]["title"] == "fitserve"
+    assert specification["info"]["version"] == VERSION
+    assert specification["info"]["description"].startswith("Digits, curves and points")
+    assert "://" not in json.dumps(specification)
+
+
+def test_every_reference_leads_somewhere(specification: dict[str, Any]) -> None:
+    references = set(re.findall(r'"\$ref": "([^"]+)"', json.dumps(specification)))
+    assert "#/components/schemas/Error" in references
+    for reference in references:
+        found: Any = specification
+        for step in reference.removeprefix("#/").split("/"):
+            found = found[step]
+
+
+def test_every_typed_endpoint_says_how_it_fails(specification: dict[str, Any]) -> None:
+    for api in FitServe.apis.values():
+        responses = specification["paths"][api.route]["post"]["responses"]
+        assert list(responses) == ["200", "400", "404", "413", "415", "500", "503", "504"]
+        for status, response in responses.items():
+            assert response["description"]
+            if status != "200":
+                schema = response["content"]["application/json"]["schema"]
+                assert schema == {"$ref": "#/components/schemas/Error"}
+    schema = specification["components"]["schemas"]["Error"]
+    assert schema["required"] == ["error"]
+
+
+def test_every_json_endpoint_has_an_example_and_every_field_a_description(
+    specification: dict[str, Any],
+) -> None:
+    seen = 0
+    for _, method, operation in operations(specification):
+        if method != "post":
+            continue
+        ((media_type, content),) = operation["requestBody"]["content"].items()
+        for field in content["schema"]["properties"].values():
+            assert field["description"]
+        if media_type == "application/json":
+            seen += 1
+            assert set(content["schema"]["example"]) == set(content["schema"]["properties"])
+        else:
+            assert media_type == "multipart/form-data"
+    assert seen == 3
+
+
+def test_a_path_s_parameters_have_examples(specification: dict[str, Any]) -> None:
+    (parameter,) = specification["paths"]["/models/{name}"]["get"]["parameters"]
+    assert parameter["name"] == "name"
+    assert parameter["required"] is True
+    assert parameter["example"]
+    assert "404" in specification["paths"]["/models/{name}"]["get"]["responses"]

@@ -1,0 +1,239 @@
+"""Where a model computes: this worker's device, and the faster of the runtimes that there are."""
+
+import importlib.util
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from tiny import answer, write_tiny
+
+from models.card import RuntimeName
+from models.package import PackageError
+from service import placement
+from service.placement import pick_device, place
+
+
+def without(monkeypatch: pytest.MonkeyPatch, *missing: str) -> None:
+    """Make libraries look as if they were not installed."""
+    find_spec = importlib.util.find_spec
+    monkeypatch.setattr(
+        placement, "find_spec", lambda name: None if name in missing else find_spec(name)
+    )
+
+
+def with_gpus(monkeypatch: pytest.MonkeyPatch, count: int) -> None:
+    monkeypatch.setattr("torch.cuda.is_available", lambda: count > 0)
+    monkeypatch.setattr("torch.cuda.device_count", lambda: count)
+
+
+# Devices.
+
+
+@pytest.mark.parametrize("setting", ["cpu", "cuda:0", "cuda:5"])
+def test_a_device_that_is_named_is_taken_as_it_is(
+    setting: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with_gpus(monkeypatch, 2)
+    assert pick_device(setting, 1) == setting
+    assert pick_device(setting, 2) == setting
+
+
+@pytest.mark.parametrize(
+    ("gpus", "devices"),
+    [
+        (0, ["cpu"] * 5),
+        (1, ["cuda:0"] * 5),
+        (2, ["cuda:0", "cuda:1", "cuda:0", "cuda:1", "cuda:0"]),
+        (4, ["cuda:0", "cuda:1", "cuda:2", "cuda:3", "cuda:0"]),
+    ],
+)
+def test_workers_from_1_take_the_gpus_in_turn(
+    gpus: int, devices: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with_gpus(monkeypatch, gpus)
+    assert [pick_device("auto", worker) for worker in range(1, 6)] == devices
+
+
+def test_without_torch_the_device_is_the_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    with_gpus(monkeypatch, 2)
+    without(monkeypatch, "torch")
+    assert pick_device("auto", 1) == "cpu"
+
+
+# Runtimes.
+
+
+class Paced:
+    """A runtime that takes its time."""
+
+    def __init__(self, name: RuntimeName, device: str, seconds: float) -> None:
+        self.name = name
+        self.device = device
+        self.batches: list[int] = []
+        self._seconds = seconds
+
+    def __call__(self, inputs: Mapping[str, Any]) -> dict[str, Any]:
+        """Compute the line."""
+        self.batches.append(len(inputs["x"]))
+        time.sleep(self._seconds)
+        return {"y": answer("x", inputs["x"])}
+
+
+@pytest.mark.parametrize("slow", ["onnx", "torchscript"])
+def test_auto_tries_both_and_takes_the_faster(
+    slow: RuntimeName, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opened: dict[str, Paced] = {}
+
+    def open_paced(package: Any, name: RuntimeName, device: str, threads: int) -> Paced:
+        opened[name] = Paced(name, device, 0.01 if name == slow else 0)
+        return opened[name]
+
+    monkeypatch.setattr(placement, "open_runtime", open_paced)
+    package = write_tiny(tmp_path, "line")
+    placed = place(package, "auto", "cpu", threads=1, max_batch_rows=64)
+    assert set(opened) == {"onnx", "torchscript"}
+    assert placed.runtime.name != slow
+    assert placed.runtime is opened[placed.runtime.name]
+    assert all(seconds >= 0.01 for seconds in placed.seconds[slow].values())
+    for runtime in opened.values():
+        assert set(runtime.batches) == {1, 16, 64}
+
+
+@pytest.mark.parametrize("runtime", ["onnx", "torchscript"])
+def test_a_runtime_that_is_named_is_the_only_one_opened(
+    runtime: RuntimeName, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opened = []
+    open_runtime = placement.open_runtime
+
+    def open_noted(package: Any, name: RuntimeName, device: str, threads: int) -> Any:
+        opened.append((name, device, threads))
+        return open_runtime(package, name, device, threads)
+
+    monkeypatch.setattr(placement, "open_runtime", open_noted)
+    package = write_tiny(tmp_path, "line")
+    placed = place(package, runtime, "cpu", threads=1, max_batch_rows=64)
+    assert opened == [(runtime, "cpu", 1)]
+    assert placed.runtime.name == runtime
+    assert list(placed.seconds) == [runtime]
+    rows = np.array([[1], [2]], np.float32)
+    np.testing.assert_allclose(placed.runtime({"x": rows})["y"], answer("x", rows))
+
+
+@pytest.mark.parametrize(
+    ("most", "sizes"), [(1, [1]), (10, [1, 10]), (16, [1, 16]), (100, [1, 16, 100])]
+)
+def test_a_model_is_warmed_up_at_one_row_a_few_and_a_full_batch(
+    most: int, sizes: list[int], tmp_path: Path
+) -> None:
+    package = write_tiny(tmp_path, "line", runtimes=("onnx",))
+    placed = place(package, "auto", "cpu", threads=1, max_batch_rows=most)
+    assert list(placed.seconds["onnx"]) == sizes
+
+
+@pytest.mark.parametrize("runtime", ["auto", "onnx"])
+def test_a_package_with_one_file_is_served_by_its_runtime(runtime: Any, tmp_path: Path) -> None:
+    package = write_tiny(tmp_path, "line", runtimes=("onnx",))
+    assert place(package, runtime, "cpu", threads=1, max_batch_rows=1).runtime.name == "onnx"
+
+
+def test_a_runtime_that_the_package_lacks_is_a_clear_error(tmp_path: Path) -> None:
+    package = write_tiny(tmp_path, "line", runtimes=("onnx",))
+    with pytest.raises(PackageError, match=r"^package line/1: .*onnx.*runtime=torchscript"):
+        place(package, "torchscript", "cpu", threads=1, max_batch_rows=1)
+
+
+@pytest.mark.parametrize(
+    ("installed", "missing"), [("onnx", ("torch",)), ("torchscript", ("onnxruntime",))]
+)
+def test_auto_does_with_the_runtime_that_is_installed(
+    installed: RuntimeName, missing: tuple[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    without(monkeypatch, *missing)
+    placed = place(write_tiny(tmp_path, "line"), "auto", "cpu", threads=1, max_batch_rows=1)
+    assert placed.runtime.name == installed
+    assert list(placed.seconds) == [installed]
+
+
+@pytest.mark.parametrize(
+    ("runtime", "missing"),
+    [("onnx", ["onnxruntime"]), ("torchscript", ["torch"]), ("auto", ["onnxruntime", "torch"])],
+)
+def test_a_runtime_that_is_not_installed_is_a_clear_error(
+    runtime: Any, missing: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    without(monkeypatch, *missing)
+    package = write_tiny(tmp_path, "line")
+    with pytest.raises(PackageError, match=f"runtime={runtime} leaves none that is installed"):
+        place(package, runtime, "cpu", threads=1, max_batch_rows=1)
+
+
+@pytest.mark.parametrize("runtime", ["onnx", "torchscript"])
+def test_a_gpu_that_is_not_there_is_a_clear_error(runtime: RuntimeName, tmp_path: Path) -> None:
+    package = write_tiny(tmp_path, "line", runtimes=(runtime,))
+    with pytest.raises(PackageError, match=r"^package line/1: model\.(onnx|pt): .*cuda"):
+        place(package, runtime, "cuda:99", threads=1, max_batch_rows=1)
+
+
+# What the service does without.
+
+HEAVY = ("torch", "torchvision", "sklearn", "matplotlib", "seaborn", "onnx", "onnxscript", "typer")
+WITHOUT_THEM = """
+import asyncio, json, sys
+for name in sys.argv[1].split(","):
+    sys.modules[name] = None  # every import of it fails
+import httpx
+from service.service import FitServe
+
+QUESTIONS = {
+    "/classify_digits": {"images": [[0] * 784]},
+    "/predict_curve": {"x": [1, 2]},
+    "/classify_points": {"points": [[0, 1]]},
+}
+
+async def ask():
+    app = FitServe.to_asgi()
+    async with app.router.lifespan_context(app):
+        transport = httpx.ASGITransport(app=app)
+        async with httpx.AsyncClient(transport=transport, base_url="http://host") as client:
+            answers = {path: await client.post(path, json=q) for path, q in QUESTIONS.items()}
+            answers |= {path: await client.get(path) for path in ("/readyz", "/models")}
+    return {path: [answer.status_code, answer.text] for path, answer in answers.items()}
+
+print("\\n" + json.dumps(asyncio.run(ask())))
+"""
+
+
+def test_onnx_runtime_alone_serves_without_torch_or_any_training_library(
+    root: Path, tmp_path: Path
+) -> None:
+    write_tiny(tmp_path, "mnist-cnn", "image")
+    write_tiny(tmp_path, "curve-tanh", "x")
+    write_tiny(tmp_path, "moons-tanh", "point")
+    done = subprocess.run(
+        [sys.executable, "-c", WITHOUT_THEM, ",".join(HEAVY)],
+        cwd=root,
+        env={**os.environ, "FITSERVE_MODEL_REPOSITORY": str(tmp_path)},
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    answers = json.loads(done.stdout.splitlines()[-1])
+    assert {path: status for path, (status, _) in answers.items()} == dict.fromkeys(answers, 200)
+    assert json.loads(answers["/predict_curve"][1])["y"] == [3, 5]
+    assert json.loads(answers["/classify_points"][1])["predictions"][0]["label"] == "right"
+    models = json.loads(answers["/models"][1])
+    assert models["refused"] == {}
+    for model in models["models"]:
+        assert model["serving"]["runtime"] == "onnx"
+        assert list(model["serving"]["seconds_by_batch_rows"]) == ["onnx"]

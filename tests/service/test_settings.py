@@ -1,0 +1,112 @@
+"""What an operator may set, and what they are told where it cannot be."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pydantic import ValidationError
+
+from service.settings import Settings, current_settings
+
+SET = {
+    "model_repository": ("/srv/models", Path("/srv/models")),
+    "runtime": ("onnx", "onnx"),
+    "device": ("cuda:3", "cuda:3"),
+    "threads": ("2", 2),
+    "max_batch_rows": ("512", 512),
+    "max_queue_rows": ("1000", 1000),
+    "max_delay_seconds": ("0.01", 0.01),
+    "timeout_seconds": ("2.5", 2.5),
+    "max_body_bytes": ("1000", 1000),
+    "max_image_pixels": ("1000", 1000),
+}
+
+
+def test_every_setting_is_in_the_table() -> None:
+    assert set(Settings.model_fields) == set(SET)
+
+
+@pytest.mark.parametrize("name", list(SET))
+def test_a_setting_comes_from_the_environment_under_its_name_with_the_prefix(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    text, value = SET[name]
+    assert getattr(Settings(), name) != value
+    monkeypatch.setenv(f"FITSERVE_{name.upper()}", text)
+    assert getattr(Settings(), name) == value
+
+
+def test_a_setting_without_the_prefix_is_not_ours(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("THREADS", "3")
+    assert Settings().threads == 0
+
+
+def test_by_default_the_shipped_packages_serve_bodies_of_up_to_64_mib(root: Path) -> None:
+    settings = Settings()
+    assert settings.model_repository == root / "models"
+    assert settings.max_body_bytes == 64 * 2**20
+    assert (settings.runtime, settings.device) == ("auto", "auto")
+    assert settings.max_delay_seconds == 0
+
+
+@pytest.mark.parametrize("device", ["auto", "cpu", "cuda:0", "cuda:15"])
+def test_a_device_is_named_as_torch_names_it(device: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FITSERVE_DEVICE", device)
+    assert Settings().device == device
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("runtime", "tensorrt"),
+        ("runtime", ""),
+        ("device", "cuda"),
+        ("device", "gpu:0"),
+        ("device", "cuda:-1"),
+        ("device", "cuda:0\n"),
+        ("threads", "-1"),
+        ("threads", "many"),
+        ("max_batch_rows", "0"),
+        ("max_batch_rows", "2.5"),
+        ("max_queue_rows", "0"),
+        ("max_delay_seconds", "-0.1"),
+        ("max_delay_seconds", "2"),
+        ("max_delay_seconds", "nan"),
+        ("timeout_seconds", "0"),
+        ("timeout_seconds", "nan"),
+        ("max_body_bytes", "0"),
+        ("max_body_bytes", "64MiB"),
+        ("max_image_pixels", "0"),
+    ],
+)
+def test_a_value_out_of_bounds_is_refused_with_the_name_of_its_setting(
+    name: str, value: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(f"FITSERVE_{name.upper()}", value)
+    with pytest.raises(ValidationError) as refused:
+        Settings()
+    (error,) = refused.value.errors()
+    assert error["loc"] == (name,)
+    assert name in str(refused.value)
+
+
+def test_a_queue_that_cannot_hold_a_batch_is_refused_with_both_names(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("FITSERVE_MAX_BATCH_ROWS", "100")
+    monkeypatch.setenv("FITSERVE_MAX_QUEUE_ROWS", "99")
+    with pytest.raises(
+        ValidationError, match="FITSERVE_MAX_QUEUE_ROWS must be at least FITSERVE_MAX_BATCH_ROWS"
+    ):
+        Settings()
+    monkeypatch.setenv("FITSERVE_MAX_QUEUE_ROWS", "100")
+    assert Settings().max_queue_rows == 100
+
+
+def test_settings_do_not_change_once_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    before = current_settings()
+    monkeypatch.setenv("FITSERVE_THREADS", "3")
+    assert current_settings() is before
+    value: Any = 3
+    with pytest.raises(ValidationError, match="frozen"):
+        before.threads = value

@@ -1,0 +1,231 @@
+"""What hyperparameters promise: a wrong one is refused by its option, a right one arrives."""
+
+from typing import Any
+from unittest.mock import patch
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from pydantic import TypeAdapter
+from typer.testing import CliRunner
+
+import training.__main__ as command_line
+from models.card import FitRecord
+from training.datasets import Dataset
+from training.hyperparameters import (
+    CnnHyperparameters,
+    ColumnHyperparameters,
+    HyperparameterError,
+    Hyperparameters,
+    MlpHyperparameters,
+)
+from training.recipes import RECIPES
+
+COLUMNS = RECIPES["moons-tanh"].default
+MLP = RECIPES["mnist-mlp"].default
+CNN = RECIPES["mnist-cnn"].default
+
+
+def numbers(low: float, high: float = 1e6, *, least: bool = True) -> st.SearchStrategy[float]:
+    return st.floats(low, high, exclude_min=not least, allow_nan=False)
+
+
+SHARES = st.floats(0, 1, exclude_max=True)
+SIZES = st.integers(1, 100_000)
+LOOP: dict[str, st.SearchStrategy[Any]] = {
+    "epochs": st.integers(1, 10**9),
+    "batch_size": SIZES,
+    "optimizer": st.sampled_from(["sgd", "adam", "adamw"]),
+    "lr": numbers(0, least=False),
+    "weight_decay": numbers(0),
+    "schedule": st.sampled_from(["constant", "cosine", "one-cycle"]),
+    "clip_norm": numbers(0, least=False),
+    "averaging": SHARES,
+    "keep": st.sampled_from(["best", "last"]),
+    "patience": st.integers(1, 10**6),
+    "mixed_precision": st.booleans(),
+    "seed": st.integers(0, 2**63 - 1),
+}
+HIDDEN = st.lists(SIZES, min_size=1, max_size=4).map(tuple)
+IMAGES = LOOP | {
+    "pixel_mean": numbers(-1e6),
+    "pixel_std": numbers(0, least=False),
+    "dropout": SHARES,
+    "label_smoothing": SHARES,
+    "rotation": numbers(0, 180),
+    "scaling": SHARES,
+    "shear": SHARES,
+    "translation": numbers(0, 28),
+    "elastic": numbers(0, 200),
+}
+VALUES: dict[type[Hyperparameters], dict[str, st.SearchStrategy[Any]]] = {
+    ColumnHyperparameters: LOOP
+    | {
+        "hidden": HIDDEN,
+        "activation": st.sampled_from(["none", "relu", "tanh"]),
+        "rescale": st.booleans(),
+        "spread": st.booleans(),
+    },
+    MlpHyperparameters: IMAGES | {"hidden": HIDDEN},
+    CnnHyperparameters: IMAGES | {"channels": st.tuples(st.integers(2, 100_000), SIZES, SIZES)},
+}
+RECIPE_OF = {
+    ColumnHyperparameters: "moons-tanh",
+    MlpHyperparameters: "mnist-mlp",
+    CnnHyperparameters: "mnist-cnn",
+}
+CARD = TypeAdapter(FitRecord.model_fields["hyperparameters"].annotation)
+
+
+def overrides(kind: type[Hyperparameters]) -> st.SearchStrategy[dict[str, Any]]:
+    return st.fixed_dictionaries({}, optional=VALUES[kind])
+
+
+def test_the_strategies_below_cover_every_hyperparameter() -> None:
+    for kind, values in VALUES.items():
+        assert set(values) == set(kind.model_fields)
+
+
+@pytest.mark.parametrize("kind", VALUES)
+@given(data=st.data())
+@settings(max_examples=40, deadline=None)
+def test_an_override_changes_what_it_names_and_nothing_else(
+    kind: type[Hyperparameters], data: st.DataObject
+) -> None:
+    before = RECIPES[RECIPE_OF[kind]].default
+    values = data.draw(overrides(kind))
+    after = before.override(values)
+    assert type(after) is kind
+    assert after.model_dump() == before.model_dump() | values
+
+
+@pytest.mark.parametrize("kind", VALUES)
+@given(data=st.data())
+@settings(max_examples=40, deadline=None)
+def test_the_hyperparameters_of_a_card_make_the_same_settings_again(
+    kind: type[Hyperparameters], data: st.DataObject
+) -> None:
+    chosen = RECIPES[RECIPE_OF[kind]].default.override(data.draw(overrides(kind)))
+    written = CARD.dump_json(CARD.validate_python(chosen.model_dump()))
+    assert kind.model_validate(CARD.validate_json(written)) == chosen
+
+
+class Reached(Exception):  # noqa: N818 - no error: how a test stops the command
+    """The command line came as far as the fit."""
+
+
+@pytest.mark.parametrize("kind", VALUES)
+@given(data=st.data())
+@settings(max_examples=25, deadline=None)
+def test_every_hyperparameter_set_on_the_command_line_arrives_at_the_fit(
+    few_digits: Dataset, moons: Dataset, kind: type[Hyperparameters], data: st.DataObject
+) -> None:
+    values = data.draw(overrides(kind))
+    arguments = ["fit", RECIPE_OF[kind]]
+    for name, value in values.items():
+        option = "--" + name.replace("_", "-")
+        if isinstance(value, bool):
+            arguments.append(option if value else option.replace("--", "--no-", 1))
+        else:
+            for part in value if isinstance(value, tuple) else (value,):
+                arguments += [option, str(part)]
+    arrived: list[Hyperparameters] = []
+
+    def fit(recipe: object, setting: str, settings: Hyperparameters, *_: object, **__: object):
+        arrived.append(settings)
+        raise Reached
+
+    loaded = moons if kind is ColumnHyperparameters else few_digits
+    with (
+        patch.object(command_line, "fit_recipe", fit),
+        patch.object(command_line, "load", lambda name, folder: loaded),
+    ):
+        result = CliRunner().invoke(command_line.app, arguments)
+    assert isinstance(result.exception, Reached), result.output
+    assert arrived == [RECIPES[RECIPE_OF[kind]].default.override(values)]
+
+
+def test_help_shows_an_option_and_a_meaning_for_every_hyperparameter() -> None:
+    shown = CliRunner().invoke(command_line.app, ["fit", "--help"], terminal_width=200).output
+    words = " ".join(shown.replace("│", " ").split())
+    for kind in VALUES:
+        for name, field in kind.model_fields.items():
+            assert f"--{name.replace('_', '-')} " in words
+            assert field.description
+
+
+WRONG: list[tuple[Hyperparameters, str, Any]] = [
+    (COLUMNS, "epochs", 0),
+    (COLUMNS, "epochs", 1.5),
+    (COLUMNS, "epochs", "many"),
+    (COLUMNS, "batch_size", 0),
+    (COLUMNS, "batch_size", 100_001),
+    (COLUMNS, "optimizer", "lbfgs"),
+    (COLUMNS, "lr", 0),
+    (COLUMNS, "lr", -1),
+    (COLUMNS, "lr", float("nan")),
+    (COLUMNS, "lr", float("inf")),
+    (COLUMNS, "weight_decay", -0.1),
+    (COLUMNS, "schedule", "linear"),
+    (COLUMNS, "clip_norm", 0),
+    (COLUMNS, "averaging", 1),
+    (COLUMNS, "averaging", -0.1),
+    (COLUMNS, "keep", "first"),
+    (COLUMNS, "patience", 0),
+    (COLUMNS, "mixed_precision", "perhaps"),
+    (COLUMNS, "seed", -1),
+    (COLUMNS, "seed", 2**63),
+    (COLUMNS, "hidden", (0,)),
+    (COLUMNS, "hidden", (4, -1)),
+    (COLUMNS, "hidden", (100_001,)),
+    (COLUMNS, "activation", "gelu"),
+    (COLUMNS, "dropout", 0.5),
+    (COLUMNS, "channels", (2, 2, 2)),
+    (COLUMNS, "momentum", 0.9),
+    (MLP, "hidden", (0,)),
+    (MLP, "pixel_mean", float("nan")),
+    (MLP, "pixel_std", 0),
+    (MLP, "dropout", 1),
+    (MLP, "label_smoothing", 1),
+    (MLP, "rotation", 181),
+    (MLP, "rotation", -1),
+    (MLP, "scaling", 1),
+    (MLP, "shear", 1),
+    (MLP, "translation", 29),
+    (MLP, "elastic", 201),
+    (MLP, "channels", (2, 2, 2)),
+    (MLP, "rescale", True),
+    (CNN, "hidden", (4,)),
+    (CNN, "channels", (4, 4)),
+    (CNN, "channels", (4, 4, 4, 4)),
+    (CNN, "channels", (1, 4, 4)),
+    (CNN, "activation", "tanh"),
+]
+
+
+@pytest.mark.parametrize(("before", "name", "value"), WRONG)
+def test_a_wrong_name_or_value_is_one_sentence_that_begins_with_its_option(
+    before: Hyperparameters, name: str, value: Any
+) -> None:
+    with pytest.raises(HyperparameterError) as caught:
+        before.override({name: value})
+    message = str(caught.value)
+    assert message.startswith("--" + name.replace("_", "-") + " ")
+    assert "\n" not in message
+
+
+def test_a_name_of_another_recipe_is_answered_with_the_names_there_are() -> None:
+    with pytest.raises(HyperparameterError, match="does not belong to this recipe") as caught:
+        CNN.override({"hidden": (4,)})
+    for name in CnnHyperparameters.model_fields:
+        assert "--" + name.replace("_", "-") in str(caught.value)
+
+
+def test_too_few_channels_are_said_to_be_too_few() -> None:
+    with pytest.raises(HyperparameterError, match=r"--channels .*too few"):
+        CNN.override({"channels": (4,)})
+
+
+def test_hyperparameters_cannot_be_changed_in_place() -> None:
+    with pytest.raises(ValueError, match="frozen"):
+        COLUMNS.lr = 1.0  # type: ignore[misc]

@@ -1,0 +1,198 @@
+"""What the pictures of a report promise: each shows something, and none leaves a trace."""
+
+import io
+from dataclasses import replace
+from typing import Any
+
+import matplotlib as mpl
+import numpy as np
+import pytest
+import torch
+from matplotlib import pyplot as plt
+from numpy.typing import NDArray
+from PIL import Image
+from torch import Tensor, nn
+
+from training.datasets import Dataset, Split
+from training.evaluation import evaluate
+from training.loop import Epoch, History
+from training.plots import (
+    confident_mistakes,
+    confusion,
+    decision_surface,
+    fitted_curve,
+    loss_curves,
+    report,
+)
+from training.recipes import RECIPES
+
+BLUE = (0x25, 0x63, 0xA8)
+
+
+def history(epochs: int = 5) -> History:
+    entries = [
+        Epoch(number, 0.01, 2.0 / number, 2.5 / number, 0.9) for number in range(1, epochs + 1)
+    ]
+    return History(epochs=entries, kept=entries[-1], seconds=1.0)
+
+
+def pixels(png: bytes) -> NDArray[Any]:
+    """The picture as bytes [height, width, 3], which is a real PNG of a plausible size."""
+    picture = Image.open(io.BytesIO(png))
+    assert picture.format == "PNG"
+    assert 200 <= picture.width <= 1_600
+    assert 100 <= picture.height <= 1_200
+    picture.load()
+    return np.asarray(picture.convert("RGB"))
+
+
+def assert_shows_something(png: bytes) -> None:
+    values = pixels(png)
+    assert values.std() > 5
+    assert len(np.unique(values.reshape(-1, 3), axis=0)) > 20
+    assert 2_000 < len(png) < 300_000
+
+
+def share_of_orange(png: bytes) -> float:
+    """How much of the picture is orange, be it as light as it may."""
+    red, _, blue = np.moveaxis(pixels(png).astype(int), -1, 0)
+    return float((red - blue > 40).mean())
+
+
+def built(name: str, data: Dataset) -> nn.Module:
+    torch.manual_seed(0)
+    recipe = RECIPES[name]
+    return recipe.build(recipe.default, data).eval()
+
+
+@pytest.mark.parametrize(
+    ("name", "pictures"),
+    [
+        ("mnist-mlp", {"loss-curves", "confusion-matrix", "confident-mistakes"}),
+        ("curve-tanh", {"loss-curves", "fitted-curve"}),
+        ("moons-tanh", {"loss-curves", "confusion-matrix", "decision-surface"}),
+    ],
+)
+def test_every_kind_of_network_gets_its_pictures_and_each_shows_something(
+    name: str, pictures: set[str], request: pytest.FixtureRequest
+) -> None:
+    recipe = RECIPES[name]
+    data = request.getfixturevalue("few_digits" if recipe.data == "mnist" else recipe.data)
+    network = built(name, data)
+    evaluation = evaluate(network, data, data.test, "test")
+    shown = report(network, data, history(), evaluation)
+    assert set(shown) == {f"report/{picture}.png" for picture in pictures}
+    for png in shown.values():
+        assert_shows_something(png)
+
+
+def test_pictures_leave_no_global_state_of_matplotlib(moons: Dataset, curve: Dataset) -> None:
+    before, backend = dict(mpl.rcParams), mpl.get_backend()
+    loss_curves(history())
+    fitted_curve(built("curve-tanh", curve), curve)
+    decision_surface(built("moons-tanh", moons), moons)
+    assert dict(mpl.rcParams) == before
+    assert plt.get_fignums() == []
+    assert mpl.get_backend() == backend
+
+
+def test_a_picture_that_fails_half_way_leaves_no_global_state_either(moons: Dataset) -> None:
+    before = dict(mpl.rcParams)
+    lacking = replace(moons, labels=("only one",))
+    with pytest.raises(ValueError, match="zip"):
+        decision_surface(built("moons-tanh", moons), lacking)
+    assert dict(mpl.rcParams) == before
+
+
+@pytest.mark.parametrize("epochs", [1, 2, 300])
+def test_loss_curves_are_drawn_for_fits_of_any_length(epochs: int) -> None:
+    assert_shows_something(loss_curves(history(epochs)))
+
+
+def test_the_kept_epoch_is_marked() -> None:
+    entries = history().epochs
+    marked = loss_curves(History(epochs=entries, kept=entries[2]))
+    assert share_of_orange(loss_curves(History(epochs=entries))) == 0 < share_of_orange(marked)
+
+
+class Constant(nn.Module):
+    """The same logits for every row."""
+
+    def __init__(self, *logits: float) -> None:
+        super().__init__()
+        self.logits = torch.tensor(logits)
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        """Logits [N, classes]."""
+        return self.logits.expand(len(inputs), -1)
+
+
+class Oracle(nn.Module):
+    """Answers the true curve, or the class that it was told for each row of a split."""
+
+    def __init__(self, split: Split, classes: int) -> None:
+        super().__init__()
+        self.answers = nn.functional.one_hot(split.targets, classes) * 9.0
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        """Logits [N, classes]."""
+        return self.answers[: len(inputs)]
+
+
+def test_a_network_without_mistakes_gets_its_pictures_too(few_digits: Dataset) -> None:
+    oracle = Oracle(few_digits.test, 10)
+    evaluation = evaluate(oracle, few_digits, few_digits.test, "test")
+    assert evaluation.metrics["accuracy"] == 1
+    assert_shows_something(confusion(evaluation))
+    heading_only = confident_mistakes(oracle, few_digits)
+    assert pixels(heading_only).min() < 100  # the heading is there
+    mistaken = confident_mistakes(Constant(*[5.0] + [0.0] * 9), few_digits)
+    assert pixels(mistaken).std() > pixels(heading_only).std()
+
+
+def test_a_single_mistake_is_shown(few_digits: Dataset) -> None:
+    oracle = Oracle(few_digits.test, 10)
+    none = confident_mistakes(oracle, few_digits)
+    oracle.answers[3] = oracle.answers[3].roll(1)
+    assert pixels(confident_mistakes(oracle, few_digits)).std() > pixels(none).std()
+
+
+def test_mistakes_are_coloured_in_the_confusion_matrix_and_right_answers_are_not(
+    few_digits: Dataset,
+) -> None:
+    oracle = Oracle(few_digits.test, 10)
+    right = confusion(evaluate(oracle, few_digits, few_digits.test, "test"))
+    mistaken = Constant(*[5.0] + [0.0] * 9)
+    wrong = confusion(evaluate(mistaken, few_digits, few_digits.test, "test"))
+    assert share_of_orange(right) < 0.001
+    assert share_of_orange(wrong) > 0.01
+
+
+def test_the_decision_surface_shows_which_side_is_whose(moons: Dataset) -> None:
+    def surface(network: nn.Module) -> NDArray[Any]:
+        """The left and the right part of the plane, away from axes and legend."""
+        picture = pixels(decision_surface(network, moons)).astype(int)
+        height, width, _ = picture.shape
+        below = picture[int(height * 0.75) : int(height * 0.85)]
+        return np.stack([below[:, int(width * share)].mean(axis=0) for share in (0.15, 0.7)])
+
+    side = nn.Linear(2, 2)  # the second class lies to the right
+    with torch.no_grad():
+        side.weight.copy_(torch.tensor([[-20.0, 0.0], [20.0, 0.0]]))
+        side.bias.copy_(torch.tensor([10.0, -10.0]))
+    left, right = surface(side)
+    assert left[2] > left[0] + 50  # blue
+    assert right[0] > right[2] + 50  # orange
+
+
+def test_the_fitted_curve_is_drawn_where_the_network_says(curve: Dataset) -> None:
+    def line(height: float) -> float:
+        """Where, from the top, the picture of a constant network has its blue."""
+        png = fitted_curve(Constant(height), curve)
+        picture = pixels(png).astype(int)
+        # The plot's middle, away from the legend.
+        strip = picture[:, int(picture.shape[1] * 0.6) : int(picture.shape[1] * 0.8)]
+        blue = (np.abs(strip - np.array(BLUE)).max(axis=-1) < 24).any(axis=1)
+        return float(np.flatnonzero(blue).mean() / len(blue))
+
+    assert line(2.0) > line(10.0) + 0.15

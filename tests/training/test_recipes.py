@@ -1,0 +1,213 @@
+"""The contract that every registered network must pass, and the tutorials' settings."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from models.card import TensorSpec
+from models.parity import ABSOLUTE_TOLERANCE, BATCH_SIZES, prove
+from models.runtimes import Arrays, OnnxRuntime, Runtime, TorchScriptRuntime
+from training.datasets import Dataset
+from training.export import graph_of, onnx, torchscript
+from training.hyperparameters import Hyperparameters
+from training.recipes import RECIPES, Recipe
+
+SAMPLES = 150
+
+
+@dataclass(frozen=True)
+class Exported:
+    """One recipe's unfitted network, and its two files opened by the runtimes that serve them."""
+
+    recipe: Recipe
+    data: Dataset
+    network: nn.Module
+    graph: nn.Module
+    input: TensorSpec
+    output: TensorSpec
+    runtimes: dict[str, Runtime]
+    samples: Tensor
+
+    def eager(self, inputs: Arrays) -> Arrays:
+        """The graph in eager mode."""
+        with torch.inference_mode():
+            answer = self.graph(torch.from_numpy(inputs[self.input.name]))
+        return {self.output.name: answer.numpy()}
+
+
+@pytest.fixture(scope="module", params=RECIPES)
+def exported(request: pytest.FixtureRequest, digits: Dataset) -> Exported:
+    recipe = RECIPES[request.param]
+    data = digits if recipe.data == "mnist" else request.getfixturevalue(recipe.data)
+    torch.manual_seed(0)
+    network = recipe.build(recipe.default, data)
+    graph, spec, output = graph_of(network, data)
+    samples = data.test.inputs[:SAMPLES]
+    runtimes: dict[str, Runtime] = {
+        "onnx": OnnxRuntime(onnx(graph, samples[:2], spec, output), threads=1),
+        "torchscript": TorchScriptRuntime(torchscript(graph), outputs=[output.name]),
+    }
+    return Exported(recipe, data, network, graph, spec, output, runtimes, samples)
+
+
+def test_every_network_takes_raw_rows_and_gives_logits_or_values(exported: Exported) -> None:
+    outputs = exported.network.eval()(exported.data.train.inputs[:5])
+    assert outputs.shape == (5, len(exported.data.labels) or 1)
+    assert outputs.dtype == torch.float32
+    assert bool(outputs.isfinite().all())
+    assert len(outputs.unique(dim=0)) == 5  # it looks at its input
+
+
+def test_every_graph_takes_and_gives_what_its_package_promises(exported: Exported) -> None:
+    name, datatype, shape, output, width = {
+        "mnist": ("image", "UINT8", (-1, 28, 28), "probabilities", 10),
+        "curve": ("x", "FP32", (-1, 1), "y", 1),
+        "moons": ("point", "FP32", (-1, 2), "probabilities", 2),
+    }[exported.recipe.data]
+    spec, given = exported.input, exported.output
+    assert (spec.name, spec.datatype, spec.shape) == (name, datatype, shape)
+    assert (given.name, given.datatype, given.shape) == (output, "FP32", (-1, width))
+    assert spec.dtype == exported.samples.numpy().dtype
+    for runtime in exported.runtimes.values():
+        answer = runtime({name: exported.samples[:3].numpy()})[output]
+        assert answer.shape == (3, width)
+        if output == "probabilities":
+            assert answer.sum(axis=1) == pytest.approx(1, abs=1e-5)
+            assert float(answer.min()) >= 0
+
+
+@pytest.mark.parametrize("name", ["onnx", "torchscript"])
+def test_every_export_equals_its_network_at_every_batch_size(exported: Exported, name: Any) -> None:
+    record = prove(
+        exported.eager,
+        exported.runtimes[name],
+        {exported.input.name: exported.samples.numpy()},
+        runtime=name,
+        classification=bool(exported.data.labels),
+    )
+    assert record.samples == len(exported.samples)
+    assert record.batch_sizes == BATCH_SIZES == (1, 7, 64)
+    assert record.equal_answers == 1
+    if exported.data.labels:
+        assert record.largest_absolute_difference <= ABSOLUTE_TOLERANCE == 1e-5
+    else:
+        assert record.largest_relative_difference <= 1e-4
+
+
+def test_the_registry_holds_the_seven_networks_by_their_own_names() -> None:
+    assert list(RECIPES) == [
+        "mnist-mlp", "mnist-cnn", "curve-linear", "curve-mlp", "curve-tanh", "moons-linear",
+        "moons-tanh",
+    ]  # fmt: skip
+    assert all(name == recipe.name for name, recipe in RECIPES.items())
+    assert all(recipe.limits and recipe.intended_use for recipe in RECIPES.values())
+
+
+def parameters(network: nn.Module) -> int:
+    return sum(parameter.numel() for parameter in network.parameters())
+
+
+@pytest.mark.parametrize("setting", ["tutorial", "default"])
+def test_the_perceptron_is_784_512_256_10_in_both_settings(digits: Dataset, setting: Any) -> None:
+    recipe = RECIPES["mnist-mlp"]
+    network = recipe.build(recipe.settings(setting), digits)
+    shapes = [tuple(m.weight.shape) for m in network if isinstance(m, nn.Linear)]
+    assert shapes == [(512, 784), (256, 512), (10, 256)]
+    assert parameters(network) == 535_818
+
+
+@pytest.mark.parametrize("setting", ["tutorial", "default"])
+def test_the_convolutional_network_has_at_most_400k_parameters_batch_norm_and_dropout(
+    digits: Dataset, setting: Any
+) -> None:
+    recipe = RECIPES["mnist-cnn"]
+    network = recipe.build(recipe.settings(setting), digits)
+    assert parameters(network) <= 400_000
+    assert any(isinstance(layer, nn.BatchNorm2d) for layer in network)
+    assert any(isinstance(layer, nn.Dropout) and layer.p > 0 for layer in network)
+
+
+@pytest.mark.parametrize("setting", ["tutorial", "default"])
+@pytest.mark.parametrize(
+    ("name", "shapes"),
+    [
+        ("curve-linear", [(1, 1)]),
+        ("curve-mlp", [(10, 1), (1, 10)]),
+        ("curve-tanh", [(10, 1), (1, 10)]),
+        ("moons-linear", [(2, 2)]),
+        ("moons-tanh", [(30, 2), (30, 30), (2, 30)]),
+    ],
+)
+def test_the_small_networks_have_the_tutorial_s_layers_in_both_settings(
+    name: str, shapes: list[tuple[int, int]], setting: Any, request: pytest.FixtureRequest
+) -> None:
+    recipe = RECIPES[name]
+    data = request.getfixturevalue(recipe.data)
+    network = recipe.build(recipe.settings(setting), data)
+    assert [tuple(m.weight.shape) for m in network if isinstance(m, nn.Linear)] == shapes
+    tanh = sum(isinstance(layer, nn.Tanh) for layer in network)
+    assert tanh == (len(shapes) - 1 if name.endswith("tanh") else 0)
+
+
+NOTHING_ELSE: dict[str, Any] = {
+    "weight_decay": 0, "schedule": "constant", "clip_norm": None, "averaging": 0,
+    "patience": None, "mixed_precision": False, "keep": "last",
+}  # fmt: skip
+UNDISTORTED: dict[str, Any] = {
+    "rotation": 0, "scaling": 0, "shear": 0, "translation": 0, "elastic": 0, "label_smoothing": 0,
+    "pixel_mean": 0.5, "pixel_std": 0.5,
+}  # fmt: skip
+RAW = {"rescale": False, "spread": False}
+TUTORIAL: dict[str, dict[str, Any]] = {
+    "mnist-mlp": UNDISTORTED
+    | {"optimizer": "adam", "lr": 1e-3, "batch_size": 32, "epochs": 5, "hidden": (512, 256)}
+    | {"dropout": 0},
+    "mnist-cnn": UNDISTORTED | {"optimizer": "adam", "lr": 1e-3, "batch_size": 32, "epochs": 5},
+    "curve-linear": RAW
+    | {"optimizer": "sgd", "lr": 1e-3, "batch_size": 1, "epochs": 20, "hidden": ()},
+    "curve-mlp": RAW
+    | {"optimizer": "sgd", "lr": 1e-3, "batch_size": 1, "epochs": 20, "hidden": (10,)}
+    | {"activation": "none"},
+    "curve-tanh": RAW
+    | {"optimizer": "sgd", "lr": 1e-3, "batch_size": 1, "epochs": 200, "hidden": (10,)}
+    | {"activation": "tanh"},
+    "moons-linear": RAW
+    | {"optimizer": "sgd", "lr": 1e-3, "batch_size": 1, "epochs": 50, "hidden": ()},
+    "moons-tanh": RAW
+    | {"optimizer": "sgd", "lr": 1e-3, "batch_size": 1, "epochs": 300, "hidden": (30, 30)}
+    | {"activation": "tanh"},
+}
+
+
+@pytest.mark.parametrize("name", TUTORIAL)
+def test_the_tutorial_setting_is_exactly_the_tutorial_s(name: str) -> None:
+    settings: Hyperparameters = RECIPES[name].tutorial
+    wanted = NOTHING_ELSE | TUTORIAL[name]
+    found = settings.model_dump()
+    assert {option: found[option] for option in wanted} == wanted
+    assert RECIPES[name].settings("tutorial") == settings != RECIPES[name].settings("default")
+
+
+def test_rescaling_brings_inputs_and_outputs_to_one_range_and_back(curve: Dataset) -> None:
+    recipe = RECIPES["curve-tanh"]
+    network = recipe.build(recipe.default, curve)
+    first, last = network[0], network[-1]
+    scaled = first(curve.train.inputs)
+    assert (float(scaled.min()), float(scaled.max())) == pytest.approx((-1, 1))
+    back = last(torch.tensor([[-1.0], [1.0]])).flatten().tolist()
+    ends = [float(curve.train.targets.min()), float(curve.train.targets.max())]
+    assert back == pytest.approx(ends, abs=1e-4)
+
+
+def test_spreading_is_what_its_hyperparameter_says(curve: Dataset) -> None:
+    recipe = RECIPES["curve-tanh"]
+
+    def first_biases(**values: Any) -> Tensor:
+        torch.manual_seed(0)
+        network = recipe.build(recipe.default.override(values), curve)
+        return next(m for m in network if isinstance(m, nn.Linear)).bias.detach()
+
+    assert not torch.equal(first_biases(spread=True), first_biases(spread=False))
