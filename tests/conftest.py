@@ -7,11 +7,10 @@ from pathlib import Path
 
 import pytest
 
-# BentoML makes its folders, and Prometheus its files, when they are imported: not in the user's.
+# BentoML makes its folders when it is imported: not among the user's.
 HOME = Path(tempfile.mkdtemp(prefix="fitserve-"))
 os.environ["BENTOML_HOME"] = str(HOME)
 os.environ["BENTOML_DO_NOT_TRACK"] = "True"
-os.environ["PROMETHEUS_MULTIPROC_DIR"] = str(HOME)
 
 SHIPPED = (
     *("curve-linear", "curve-mlp", "curve-tanh"),

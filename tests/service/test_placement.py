@@ -2,11 +2,12 @@
 
 import importlib.util
 import json
+import logging
 import os
 import subprocess
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from tiny import answer, write_tiny
 
 from models.card import RuntimeName
 from models.package import PackageError
+from models.runtimes import DeviceError
 from service import placement
 from service.placement import pick_device, place
 
@@ -174,6 +176,41 @@ def test_a_runtime_that_is_not_installed_is_a_clear_error(
     package = write_tiny(tmp_path, "line")
     with pytest.raises(PackageError, match=f"runtime={runtime} leaves none that is installed"):
         place(package, runtime, "cpu", threads=1, max_batch_rows=1)
+
+
+@pytest.mark.parametrize("unfit", ["onnx", "torchscript"])
+def test_a_runtime_that_cannot_use_the_device_leaves_the_model_to_the_other(
+    unfit: RuntimeName,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    logged: Callable[[], list[logging.LogRecord]],
+) -> None:
+    def open_if_fit(package: Any, name: RuntimeName, device: str, threads: int) -> Paced:
+        if name == unfit:
+            raise DeviceError("its CUDA did not load")
+        return Paced(name, device, 0)
+
+    monkeypatch.setattr(placement, "open_runtime", open_if_fit)
+    package = write_tiny(tmp_path, "line")
+    placed = place(package, "auto", "cuda:0", threads=1, max_batch_rows=1)
+    assert placed.runtime.name != unfit
+    assert list(placed.seconds) == [placed.runtime.name]
+    (warning,) = logged()
+    assert warning.levelno == logging.WARNING
+    assert warning.getMessage() == f"line/1 is served without {unfit}: its CUDA did not load"
+    with pytest.raises(PackageError, match=r"^package line/1: model\.\w+: its CUDA did not load"):
+        place(package, unfit, "cuda:0", threads=1, max_batch_rows=1)
+
+
+def test_a_device_that_no_runtime_can_use_is_a_clear_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: Any) -> None:
+        raise DeviceError("its CUDA did not load")
+
+    monkeypatch.setattr(placement, "open_runtime", refuse)
+    with pytest.raises(PackageError, match=r"^package line/1: .*its CUDA did not load"):
+        place(write_tiny(tmp_path, "line"), "auto", "cuda:0", threads=1, max_batch_rows=1)
 
 
 @pytest.mark.parametrize("runtime", ["onnx", "torchscript"])

@@ -114,6 +114,18 @@ def test_what_comes_while_it_computes_is_one_batch_of_at_most_the_settings_rows(
     gated(package, test, max_batch_rows=8)
 
 
+def test_an_idle_model_waits_for_company_where_that_is_set(package: ModelPackage) -> None:
+    async def test(predictor: Predictor, runtime: Gated) -> None:
+        runtime.gate.set()
+        first = ask(predictor, 1)
+        await asyncio.sleep(0.01)
+        assert await ask(predictor, 2) == [5]
+        assert await first == [3]
+        assert runtime.batches == [2]
+
+    gated(package, test, max_batch_rows=2, max_delay_seconds=1)
+
+
 def test_a_full_queue_refuses_at_once(package: ModelPackage) -> None:
     async def test(predictor: Predictor, runtime: Gated) -> None:
         first = ask(predictor, 0)

@@ -85,7 +85,7 @@ def write_tiny(
         takes: its input.
         version: of the package.
         runtimes: which files it has.
-        most_rows: with 1, a batch of more fails in ONNX Runtime.
+        most_rows: a batch of more fails in ONNX Runtime.
     """
     kind = _KINDS[takes]
     row = {"x": [[3]], "point": [[0.5, -1]], "image": np.arange(784).reshape(1, 28, 28) % 256}
@@ -134,7 +134,9 @@ def _onnx(takes: Takes, kind: _Kind, most_rows: int | None) -> bytes:
         "one": np.array([1], np.float32),
         "flat": np.array([-1, 784], np.int64),
         "weights": WEIGHTS,
-        "final": np.array([most_rows or -1, kind.width], np.int64),
+        "first": np.array(0, np.int64),
+        "only": np.array(1, np.int64),
+        "zeros": np.zeros(most_rows or 1, np.float32),
     }
     nodes = {
         "x": [
@@ -149,7 +151,16 @@ def _onnx(takes: Takes, kind: _Kind, most_rows: int | None) -> bytes:
             helper.make_node("Softmax", ["logits"], ["found"], axis=1),
         ],
     }[takes]
-    nodes.append(helper.make_node("Reshape", ["found", "final"], [kind.output]))
+    if most_rows is None:
+        nodes[-1].output[0] = kind.output
+    else:  # the last row's number is looked up where there are only so many
+        nodes += [
+            helper.make_node("Shape", [takes], ["shape"]),
+            helper.make_node("Gather", ["shape", "first"], ["rows"]),
+            helper.make_node("Sub", ["rows", "only"], ["last"]),
+            helper.make_node("Gather", ["zeros", "last"], ["zero"]),
+            helper.make_node("Add", ["found", "zero"], [kind.output]),
+        ]
     used = {name for node in nodes for name in node.input}
     element = TensorProto.UINT8 if kind.datatype == "UINT8" else TensorProto.FLOAT
     graph = helper.make_graph(
