@@ -106,6 +106,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--rounds", type=int, default=3, help="times each is timed (default: 3)")
     parser.add_argument("--seeds", type=int, default=3, help="for the accuracies (default: 3)")
     parser.add_argument("--epochs", type=int, default=1, help="of each fit (default: 1)")
+    parser.add_argument("--threads", type=int, help="CPU threads of both (default: torch's)")
     parser.add_argument(
         "--data-dir",
         type=Path,
@@ -115,6 +116,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     if options.rounds < 1 or options.epochs < 1 or options.seeds < 2:
         parser.error("--rounds and --epochs must be 1 or more, and --seeds 2 or more")
+    if options.threads:
+        torch.set_num_threads(options.threads)
     try:
         data = load("mnist", options.data_dir)
     except DataError as error:

@@ -11,6 +11,7 @@ from service.catalog import Catalog
 from service.endpoint import typed
 from service.images import mnist_pixels
 from service.inputs import CurveInput, DigitsInput, PicturesInput, PointsInput
+from service.json_errors import shape_errors
 from service.outputs import Curve, DigitPrediction, Digits, Pictures, Points
 from service.pages import create_pages, openapi_of
 from service.predictor import Predictor
@@ -31,6 +32,12 @@ class FitServe:
     The pixels of a digit, a picture of one, places on a curve, or points in the plane come in;
     every model of the repository answers, many requests in one batch.
     """
+
+    @bentoml.on_deployment
+    @staticmethod
+    def check() -> None:
+        """Refuse a setting that cannot be used before any worker starts."""
+        current_settings()
 
     @bentoml.on_startup
     async def start(self) -> None:
@@ -63,7 +70,10 @@ class FitServe:
     @bentoml.api(input_spec=PicturesInput)
     @typed
     async def classify_image(self, images: list[bytes], model: str) -> Pictures:
-        """Classify pictures of one digit each, of any size and colour."""
+        """Classify pictures of one digit each, of any size and colour.
+
+        `curl -F images=@digit.png http://127.0.0.1:3000/classify_image`
+        """
         predictor = self.catalog.taking(model, IMAGE)
         largest = current_settings().max_image_pixels
         pixels = np.stack(
@@ -110,6 +120,9 @@ class FitServe:
                 for row in probabilities
             ],
         }
+
+
+shape_errors(FitServe)
 
 
 async def _digits(predictor: Predictor, images: NDArray[np.uint8]) -> list[DigitPrediction]:

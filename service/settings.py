@@ -4,7 +4,7 @@ from functools import cache
 from pathlib import Path
 from typing import Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, ValidationError, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 VERSION = "0.1.0"
@@ -48,5 +48,15 @@ class Settings(BaseSettings):
 
 @cache
 def current_settings() -> Settings:
-    """The settings of this process, read once."""
-    return Settings()
+    """The settings of this process, read once.
+
+    Raises:
+        SystemExit: one cannot be used; the process ends with one sentence.
+    """
+    try:
+        return Settings()
+    except ValidationError as error:
+        first = error.errors()[0]
+        field = first["loc"][0] if first["loc"] else None
+        named = f"FITSERVE_{str(field).upper()} is {first['input']!r}: " if field else ""
+        raise SystemExit(f"error: {named}{first['msg'].removeprefix('Value error, ')}") from None

@@ -47,3 +47,13 @@ def shipped(root: Path) -> Path:
         return Path(stand_in).resolve()
     assert not missing, f"models/ lacks {', '.join(missing)}: run python -m training fit"
     return packages
+
+
+@pytest.fixture(scope="session")
+def mnist_folder(root: Path) -> Path:
+    """The folder that holds MNIST/raw, where it is at hand."""
+    folder = Path(os.environ.get("FITSERVE_DATA_DIR", root / "data"))
+    raw = folder / "MNIST" / "raw"
+    if not all((raw / f"{part}-images-idx3-ubyte").is_file() for part in ("train", "t10k")):
+        pytest.skip(f"MNIST is not in {folder}: name its folder with FITSERVE_DATA_DIR")
+    return folder

@@ -133,14 +133,15 @@ def fit(
             network.train()
             rates = []
             order = torch.randperm(len(train), generator=generator, device=device)
+            shuffled = Split(train.inputs[order], train.targets[order])
             for batch in shown.batches(batches):
-                rows = order[batch * batch_size : (batch + 1) * batch_size]
-                inputs = train.inputs[rows]
+                rows = slice(batch * batch_size, (batch + 1) * batch_size)
+                inputs = shuffled.inputs[rows]
                 if augment:
                     inputs = augment(inputs, generator)
                 with half or nullcontext():
                     outputs = network(inputs)
-                loss = loss_of(outputs.float(), train.targets[rows])
+                loss = loss_of(outputs.float(), shuffled.targets[rows])
                 rates.append(float(optimizer.param_groups[0]["lr"]))
                 optimizer.zero_grad(set_to_none=True)
                 loss.backward()

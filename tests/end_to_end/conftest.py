@@ -1,6 +1,5 @@
 """The server that most end-to-end tests ask, and the pictures that they send."""
 
-import os
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -42,20 +41,12 @@ def client(server: Server) -> Iterator[httpx.Client]:
 
 
 @pytest.fixture(scope="session")
-def mnist(root: Path) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
+def mnist(mnist_folder: Path) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
     """MNIST's test images and labels, from its own files."""
-    given = os.environ.get("FITSERVE_DATA_DIR")
-    folders = [Path(given)] if given else [root / "data", root.parent / "shared/data"]
-    for folder in folders:
-        images = folder / "MNIST/raw/t10k-images-idx3-ubyte"
-        labels = folder / "MNIST/raw/t10k-labels-idx1-ubyte"
-        if images.is_file() and labels.is_file():
-            return (
-                np.frombuffer(images.read_bytes(), np.uint8, offset=16).reshape(-1, 28, 28),
-                np.frombuffer(labels.read_bytes(), np.uint8, offset=8),
-            )
-    searched = ", ".join(map(str, folders))
-    pytest.skip(f"MNIST's files are in none of {searched}; FITSERVE_DATA_DIR names another folder")
+    raw = mnist_folder / "MNIST" / "raw"
+    images = np.fromfile(raw / "t10k-images-idx3-ubyte", np.uint8, offset=16)
+    labels = np.fromfile(raw / "t10k-labels-idx1-ubyte", np.uint8, offset=8)
+    return images.reshape(-1, 28, 28), labels
 
 
 STROKES = {

@@ -1,6 +1,5 @@
 """What a person who uploads a picture of a digit notices: it is read, or they are told why not."""
 
-import os
 import struct
 import zlib
 from collections.abc import Callable
@@ -316,18 +315,6 @@ def test_its_own_output_is_a_near_fixed_point(
     assert difference(mnist_pixels(encoded(255 - once)), once) < 0.5
 
 
-def mnist_digits(count: int) -> Pixels:
-    repository = Path(__file__).resolve().parents[2]
-    roots = [repository / "data", repository.parent / "shared" / "data"]
-    if configured := os.environ.get("FITSERVE_DATA_DIR"):
-        roots = [Path(configured)]
-    files = [root / "MNIST" / "raw" / "t10k-images-idx3-ubyte" for root in roots]
-    found = next((file for file in files if file.is_file()), None)
-    if found is None:
-        pytest.skip(f"no MNIST test images: none of {', '.join(map(str, files))} exists")
-    return np.fromfile(found, np.uint8, count * 784, offset=16).reshape(-1, 28, 28)
-
-
 def enlarged(digit: Pixels) -> Image.Image:
     return inverted(Image.fromarray(digit)).resize((280, 280), Image.Resampling.BICUBIC)
 
@@ -346,11 +333,13 @@ def enlarged(digit: Pixels) -> Image.Image:
     ],
 )
 def test_mnist_digits_come_back_nearly_unchanged(
-    save: Callable[[Pixels], bytes], median: float, mean: float
+    save: Callable[[Pixels], bytes], median: float, mean: float, mnist_folder: Path
 ) -> None:
+    images = mnist_folder / "MNIST" / "raw" / "t10k-images-idx3-ubyte"
+    digits = np.fromfile(images, np.uint8, 200 * 784, offset=16).reshape(-1, 28, 28)
     # The mean allows for the few digits whose centre of mass lies halfway between two pixels, and
     # which move by one. Enlarging blurs the edge by half an MNIST pixel, a fortieth of the box.
-    differences = [difference(mnist_pixels(save(digit)), digit) for digit in mnist_digits(200)]
+    differences = [difference(mnist_pixels(save(digit)), digit) for digit in digits]
     assert np.median(differences) < median
     assert np.mean(differences) < mean
 

@@ -1,6 +1,5 @@
 """What the tests of `training/` share: data, a command line, and the folder of real MNIST."""
 
-import os
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -53,17 +52,9 @@ def moons() -> Dataset:
 
 
 @pytest.fixture(scope="session")
-def mnist() -> Dataset:
+def mnist(mnist_folder: Path) -> Dataset:
     """The real MNIST, where it is at hand."""
-    folders = [ROOT / "data", ROOT.parent / "shared" / "data"]
-    if named := os.environ.get("FITSERVE_DATA_DIR"):
-        folders.insert(0, Path(named))
-    for folder in folders:
-        raw = folder / "MNIST" / "raw"
-        if all((raw / f"{part}-images-idx3-ubyte").is_file() for part in ("train", "t10k")):
-            return datasets.mnist(folder)
-    return pytest.skip("MNIST is not at hand: name the folder that holds MNIST/raw with "
-                       "FITSERVE_DATA_DIR")  # fmt: skip
+    return datasets.mnist(mnist_folder)
 
 
 def _first(split: Split, rows: int) -> Split:

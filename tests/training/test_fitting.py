@@ -259,8 +259,6 @@ def test_a_short_fit_of_the_default_convolutional_network_reads_digits(digits: D
 
 # On a GPU.
 
-needs_cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
-
 
 @pytest.fixture
 def cuda() -> torch.device:
@@ -270,7 +268,6 @@ def cuda() -> torch.device:
 
 
 @pytest.mark.gpu
-@needs_cuda
 @pytest.mark.parametrize("name", ["curve-linear", "moons-tanh"])
 def test_on_a_gpu_a_quick_recipe_is_as_good(
     name: str, cuda: torch.device, request: pytest.FixtureRequest
@@ -287,7 +284,6 @@ def test_on_a_gpu_a_quick_recipe_is_as_good(
 
 
 @pytest.mark.gpu
-@needs_cuda
 @pytest.mark.parametrize("mixed_precision", [False, True])
 @pytest.mark.parametrize("name", ["mnist-mlp", "mnist-cnn"])
 def test_on_a_gpu_digits_are_read_and_the_cpu_gives_the_same_answers(

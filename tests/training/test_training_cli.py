@@ -347,7 +347,7 @@ def fitting(repository: Path) -> Iterator[tuple[subprocess.Popen[str], Callable[
         ),
         cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
     )  # fmt: skip
-    watchdog = threading.Timer(100, process.kill)
+    watchdog = threading.Timer(200, process.kill)
     watchdog.start()
     stderr: IO[str] | None = process.stderr
     assert stderr is not None
@@ -378,12 +378,12 @@ def test_ctrl_c_during_a_fit_writes_a_package_of_the_best_weights_and_a_second_o
         two.send_signal(signal.SIGINT)
         said("on the test split, mse ")
         two.send_signal(signal.SIGINT)  # it exports now: the second Ctrl-C
-        _, rest = two.communicate(timeout=60)
+        _, rest = two.communicate(timeout=100)
         assert two.returncode != 0
         assert "Traceback" not in rest
         assert not list(tmp_path.glob("two/**/*.*"))
 
-        shown, rest = one.communicate(timeout=60)
+        shown, rest = one.communicate(timeout=100)
         assert one.returncode == 0, rest
         assert shown.startswith("curve-tanh/1 ")
         assert "moons-tanh" not in rest

@@ -1,0 +1,66 @@
+"""BentoML's and Starlette's own errors in the shape of ours.
+
+They answer an unknown path with plain text, and a refused media type with a list. Here every error
+becomes `{"error": "<one sentence>"}`, whoever made it.
+"""
+
+from contextlib import suppress
+from typing import Any
+
+import orjson
+from starlette.datastructures import Headers
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from service.endpoint import begin, json_response
+
+
+def shape_errors(service: Any) -> None:
+    """Have every error of a BentoML service go through `JsonErrors`."""
+    service.add_asgi_middleware(JsonErrors)
+
+
+class JsonErrors:
+    """ASGI middleware that passes everything on, and shapes what is an error and not ours."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Handle one connection."""
+        foreign: Message | None = None
+        body = b""
+
+        async def shaped(message: Message) -> None:
+            nonlocal foreign, body
+            if message["type"] == "http.response.start" and _is_foreign_error(message):
+                foreign = message
+            elif foreign is None:
+                await send(message)
+            else:
+                body += message.get("body", b"")
+                if not message.get("more_body"):
+                    begin(Request(scope))
+                    await _shaped(foreign, body, scope)(scope, receive, send)
+
+        await self.app(scope, receive, shaped if scope["type"] == "http" else send)
+
+
+def _is_foreign_error(start: Message) -> bool:
+    """Whether this is the start of an error that `json_response` did not make."""
+    return start["status"] >= 400 and "x-request-id" not in Headers(raw=start["headers"])
+
+
+def _shaped(start: Message, body: bytes, scope: Scope) -> Response:
+    status, headers = start["status"], Headers(raw=start["headers"])
+    told = body.decode(errors="replace").strip()
+    with suppress(orjson.JSONDecodeError, LookupError, TypeError):
+        content = orjson.loads(body)
+        told = str((content[0] if isinstance(content, list) else content)["error"])
+    if status == 404:
+        told = f"There is nothing at {scope['path'][:100]!r}; /docs.json says what there is."
+    elif status == 405:
+        told = f"{scope['method']} is not allowed here; {headers.get('allow', 'POST')} is."
+    kept = {name: headers[name] for name in ("allow", "retry-after") if name in headers}
+    return json_response({"error": told}, status, kept)
