@@ -8,6 +8,7 @@ import re
 import shutil
 import signal
 import socket
+import subprocess
 import threading
 import time
 from collections.abc import Iterator
@@ -19,7 +20,7 @@ import bentoml
 import httpx
 import numpy as np
 import pytest
-from live_server import Server, serving, temporary_home
+from live_server import BIN, Server, environment, free_port, serving, temporary_home
 from numpy.typing import NDArray
 from pictures import encoded, file_part, text_part
 from PIL import Image
@@ -654,3 +655,19 @@ def test_on_sigterm_every_request_in_flight_is_answered(
     found = [response.json()["y"][0] for response in responses]
     wanted = computed(repository, "curve-tanh", x[:, None])[:, 0]
     np.testing.assert_allclose(found, wanted, **EQUAL)
+
+
+def test_a_setting_that_cannot_be_used_keeps_the_server_from_starting(root: Path) -> None:
+    with temporary_home() as home:
+        done = subprocess.run(
+            [BIN / "bentoml", "serve", "--port", str(free_port())],
+            cwd=root,
+            env=environment(home, {"FITSERVE_MAX_BATCH_ROWS": "many"}),
+            capture_output=True,
+            text=True,
+            timeout=120,
+            check=False,
+        )
+    assert done.returncode != 0
+    assert "error: FITSERVE_MAX_BATCH_ROWS is 'many'" in done.stderr
+    assert "Traceback" not in done.stderr

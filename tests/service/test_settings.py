@@ -110,3 +110,25 @@ def test_settings_do_not_change_once_read(monkeypatch: pytest.MonkeyPatch) -> No
     value: Any = 3
     with pytest.raises(ValidationError, match="frozen"):
         before.threads = value
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "told"),
+    [
+        ("FITSERVE_MAX_BATCH_ROWS", "many", "error: FITSERVE_MAX_BATCH_ROWS is 'many': "),
+        ("FITSERVE_DEVICE", "gpu", "error: FITSERVE_DEVICE is 'gpu': "),
+        ("FITSERVE_MAX_QUEUE_ROWS", "3", "error: FITSERVE_MAX_QUEUE_ROWS must be at least "),
+    ],
+)
+def test_a_setting_that_cannot_be_used_ends_the_process_with_one_sentence(
+    name: str, value: str, told: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(name, value)
+    current_settings.cache_clear()
+    try:
+        with pytest.raises(SystemExit) as ended:
+            current_settings()
+    finally:
+        current_settings.cache_clear()
+    assert str(ended.value.code).startswith(told)
+    assert "\n" not in str(ended.value.code)

@@ -1,0 +1,97 @@
+"""Whoever makes an error, it is `{"error": "<one sentence>"}`."""
+
+from typing import Any
+
+import httpx
+import pytest
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.middleware import Middleware
+from starlette.requests import Request
+from starlette.responses import JSONResponse, PlainTextResponse, Response, StreamingResponse
+from starlette.routing import Route
+
+from service.endpoint import error_response, plain
+from service.errors import QueueFullError
+from service.json_errors import JsonErrors
+
+pytestmark = pytest.mark.anyio
+
+
+@pytest.fixture
+def anyio_backend() -> str:
+    return "asyncio"
+
+
+async def listed(request: Request) -> Response:
+    return JSONResponse([{"error": "pickle is not read"}], 415)
+
+
+async def unready(request: Request) -> Response:
+    raise HTTPException(503, "not ready", headers={"Retry-After": "3"})
+
+
+async def in_pieces(request: Request) -> Response:
+    async def pieces() -> Any:
+        yield b'{"error": "too '
+        yield b'slow"}'
+
+    return StreamingResponse(pieces(), 504)
+
+
+@plain
+async def ours(request: Request) -> Response:
+    return error_response(QueueFullError("full"))
+
+
+async def fine(request: Request) -> Response:
+    return PlainTextResponse("fine", headers={"x-kept": "yes"})
+
+
+APP = Starlette(
+    routes=[
+        Route("/listed", listed),
+        Route("/unready", unready),
+        Route("/pieces", in_pieces),
+        Route("/ours", ours),
+        Route("/fine", fine, methods=["POST"]),
+    ],
+    middleware=[Middleware(JsonErrors)],
+)
+
+
+async def ask(path: str, method: str = "GET", **headers: str) -> httpx.Response:
+    transport = httpx.ASGITransport(APP)
+    async with httpx.AsyncClient(transport=transport, base_url="http://test") as client:
+        return await client.request(method, path, headers=headers)
+
+
+@pytest.mark.parametrize(
+    ("path", "status", "told"),
+    [
+        ("/nowhere", 404, "There is nothing at '/nowhere'; /docs.json says what there is."),
+        ("/fine", 405, "GET is not allowed here; POST is."),
+        ("/listed", 415, "pickle is not read"),
+        ("/unready", 503, "not ready"),
+        ("/pieces", 504, "too slow"),
+        ("/ours", 503, "full"),
+    ],
+)
+async def test_an_error_is_one_sentence_in_one_shape(path: str, status: int, told: str) -> None:
+    answer = await ask(path)
+    assert answer.status_code == status
+    assert answer.json() == {"error": told}
+    assert answer.headers["content-length"] == str(len(answer.content))
+    assert answer.headers["x-request-id"]
+
+
+async def test_what_an_error_tells_a_program_is_kept() -> None:
+    assert (await ask("/fine")).headers["allow"] == "POST"
+    assert (await ask("/unready")).headers["retry-after"] == "3"
+    assert (await ask("/ours")).headers["retry-after"] == "1"
+    assert (await ask("/nowhere", **{"x-request-id": "mine"})).headers["x-request-id"] == "mine"
+
+
+async def test_what_is_no_error_passes_untouched() -> None:
+    answer = await ask("/fine", "POST")
+    assert (answer.status_code, answer.text, answer.headers["x-kept"]) == (200, "fine", "yes")
