@@ -56,7 +56,10 @@ def openapi_of(service: Any, name: str, version: str) -> dict[str, Any]:
         "version": version,
         "description": inspect.getdoc(service.inner),
     }
-    specification["components"]["schemas"]["Error"] = {
+    schemas = specification["components"]["schemas"]
+    for unused in ("TaskStatusResponse", "InvalidArgument", "NotFound", "InternalServerError"):
+        schemas.pop(unused, None)
+    schemas["Error"] = {
         "type": "object",
         "properties": {"error": {"type": "string", "description": "what to change"}},
         "required": ["error"],

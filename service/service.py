@@ -72,7 +72,7 @@ class FitServe:
     async def classify_image(self, images: list[bytes], model: str) -> Pictures:
         """Classify pictures of one digit each, of any size and colour.
 
-        `curl -F images=@digit.png http://127.0.0.1:3000/classify_image`
+        `curl -F images=@digit.png localhost:3000/classify_image`
         """
         predictor = self.catalog.taking(model, IMAGE)
         largest = current_settings().max_image_pixels
