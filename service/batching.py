@@ -20,27 +20,19 @@ import math
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass, field
 from queue import SimpleQueue
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-import numpy as np
-from numpy.typing import NDArray
-
+from service.batch import Arrays, Part, Request, count_rows, fault, joined, run_batch, too_late
 from service.errors import (
     BadInputError,
     BodyTooLargeError,
-    DeadlineExceededError,
-    ModelFaultError,
     NotReadyError,
     QueueFullError,
     ServiceError,
 )
-
-Arrays = Mapping[str, NDArray[Any]]
-"""Tensor name to array; the first axis of each is the rows."""
 
 # Deadlines are kept to within this, so that a queue in which requests expire one after another
 # is searched at most 200 times a second.
@@ -71,36 +63,6 @@ class BatchReport(NamedTuple):
     requests: int
     queue_seconds: float
     compute_seconds: float
-
-
-@dataclass(slots=True, eq=False)
-class _Request:
-    inputs: Arrays
-    rows: int
-    waiting: int  # rows not yet in a batch; they are the last ones
-    arrived: float
-    deadline: float
-    done: asyncio.Future[ServiceError | None]
-    pieces: list[Arrays] = field(default_factory=list)
-    queue_seconds: float = 0.0
-    compute_seconds: float = 0.0
-    batch_rows: int = 0
-
-    def is_over(self, now: float) -> bool:
-        """Whether computing it is pointless: its caller left, or its deadline has passed."""
-        return self.done.done() or self.deadline <= now
-
-
-class _Part(NamedTuple):
-    """The rows of one request, from `start` to before `stop`, that ride in one batch."""
-
-    request: _Request
-    start: int
-    stop: int
-
-
-class _RowCountError(Exception):
-    """The model's outputs have not as many rows as its inputs."""
 
 
 class MicroBatcher:
@@ -136,7 +98,7 @@ class MicroBatcher:
         self._on_batch = on_batch
 
         self._loop = asyncio.get_running_loop()
-        self._queue: deque[_Request] = deque()
+        self._queue: deque[Request] = deque()
         self._queued_rows = 0
         self._busy = False  # the worker has a batch, or was told to end
         self._release: asyncio.Handle | None = None  # the planned dispatch of an idle batcher
@@ -144,7 +106,7 @@ class MicroBatcher:
         self._alarm_at = math.inf
         self._closing = False
         self._stopped = asyncio.Event()
-        self._inbox: SimpleQueue[list[_Part]] = SimpleQueue()
+        self._inbox: SimpleQueue[list[Part]] = SimpleQueue()
         # A daemon, so that a compute that never returns cannot keep the process alive.
         self._thread = threading.Thread(target=self._work, name=f"batcher-{name}", daemon=True)
         self._thread.start()
@@ -180,7 +142,7 @@ class MicroBatcher:
         self._admit(rows)
         now = time.monotonic()
         deadline = math.inf if timeout is None else now + timeout
-        request = _Request(inputs, rows, rows, now, deadline, self._loop.create_future())
+        request = Request(inputs, rows, rows, now, deadline, self._loop.create_future())
         self._queue.append(request)
         self._queued_rows += rows
         self._watch(deadline)
@@ -192,9 +154,9 @@ class MicroBatcher:
         if error is not None:
             raise error
         try:
-            outputs = _joined(request.pieces)
+            outputs = joined(request.pieces)
         except Exception as mismatch:
-            raise self._fault() from mismatch
+            raise fault(self._name) from mismatch
         return Answer(outputs, request.queue_seconds, request.compute_seconds, request.batch_rows)
 
     async def close(self) -> None:
@@ -250,18 +212,18 @@ class MicroBatcher:
             self._busy = True
             self._inbox.put(batch)
 
-    def _gather(self) -> list[_Part]:
-        batch: list[_Part] = []
+    def _gather(self) -> list[Part]:
+        batch: list[Part] = []
         room = self._max_batch_rows
         now = time.monotonic()
         while room and self._queue:
             request = self._queue[0]
             if request.is_over(now):
-                self._settle(request, self._too_late())
+                self._settle(request, too_late(self._name))
                 continue
             start = request.rows - request.waiting
             taken = min(request.waiting, room)
-            batch.append(_Part(request, start, start + taken))
+            batch.append(Part(request, start, start + taken))
             room -= taken
             self._queued_rows -= taken
             request.waiting -= taken
@@ -273,14 +235,14 @@ class MicroBatcher:
 
     def _finish(
         self,
-        batch: list[_Part],
+        batch: list[Part],
         outcomes: list[Arrays | ServiceError],
         started: float,
         seconds: float,
     ) -> None:
         """Hand out a batch's outcomes, and keep the worker busy."""
         self._busy = False
-        rows = _count_rows(batch)
+        rows = count_rows(batch)
         for (request, start, stop), outcome in zip(batch, outcomes, strict=True):
             if isinstance(outcome, ServiceError):
                 self._settle(request, outcome)
@@ -297,13 +259,13 @@ class MicroBatcher:
         if self._on_batch is not None:
             self._on_batch(BatchReport(rows, len(batch), started - oldest, seconds))
 
-    def _settle(self, request: _Request, error: ServiceError | None) -> None:
+    def _settle(self, request: Request, error: ServiceError | None) -> None:
         """Answer a request, unless its caller has gone or has been answered before."""
         self._leave(request)
         if not request.done.done():
             request.done.set_result(error)
 
-    def _leave(self, request: _Request) -> None:
+    def _leave(self, request: Request) -> None:
         """Take a request's waiting rows, if any, out of the queue."""
         if request.waiting:
             self._queue.remove(request)
@@ -324,7 +286,7 @@ class MicroBatcher:
         self._alarm_at = math.inf
         now = time.monotonic()
         for request in [request for request in self._queue if request.deadline <= now]:
-            self._settle(request, self._too_late())
+            self._settle(request, too_late(self._name))
         self._watch(min((request.deadline for request in self._queue), default=math.inf))
 
     # On the worker thread.
@@ -333,65 +295,8 @@ class MicroBatcher:
         with suppress(RuntimeError):  # the loop was closed: nobody is left to be answered
             while batch := self._inbox.get():
                 started = time.monotonic()
-                outcomes = self._run(batch)
+                outcomes = run_batch(batch, self._compute, self._name)
                 seconds = time.monotonic() - started
                 self._loop.call_soon_threadsafe(self._finish, batch, outcomes, started, seconds)
                 del batch, outcomes  # or an idle batcher would keep the last one's arrays alive
             self._loop.call_soon_threadsafe(self._stopped.set)
-
-    def _run(self, batch: list[_Part]) -> list[Arrays | ServiceError]:
-        """One outcome for each part of the batch; where compute raises, each part on its own."""
-        try:
-            return self._attempt(batch)
-        except _RowCountError as error:
-            # No retry: whose rows are missing is unknown, and such a model is broken anyway.
-            return [self._fault(error) for _ in batch]
-        except BaseException as error:  # noqa: BLE001 - whatever it is, somebody awaits an answer
-            if len(batch) == 1:
-                return [self._fault(error)]
-        outcomes: list[Arrays | ServiceError] = []
-        for part in batch:
-            over = part.request.is_over(time.monotonic())
-            outcomes += [self._too_late()] if over else self._run([part])
-        return outcomes
-
-    def _attempt(self, batch: list[_Part]) -> list[Arrays | ServiceError]:
-        rows = _count_rows(batch)
-        outputs = self._compute(_joined([_cut(p.request.inputs, p.start, p.stop) for p in batch]))
-        for name, array in outputs.items():
-            if len(array) != rows:
-                raise _RowCountError(f"output {name!r} has {len(array)} rows for {rows} of input")
-        pieces: list[Arrays | ServiceError] = []
-        end = 0
-        for _, start, stop in batch:
-            begin, end = end, end + stop - start
-            pieces.append(_cut(outputs, begin, end))
-        return pieces
-
-    # On either.
-
-    def _fault(self, cause: BaseException | None = None) -> ModelFaultError:
-        error = ModelFaultError(f"Model {self._name} failed on this request.")
-        error.__cause__ = cause
-        return error
-
-    def _too_late(self) -> DeadlineExceededError:
-        return DeadlineExceededError(
-            f"Model {self._name} did not get to this request before its deadline. Try again later."
-        )
-
-
-def _count_rows(batch: list[_Part]) -> int:
-    return sum(stop - start for _, start, stop in batch)
-
-
-def _cut(arrays: Arrays, start: int, stop: int) -> Arrays:
-    """Take some of the rows, as views."""
-    return {name: array[start:stop] for name, array in arrays.items()}
-
-
-def _joined(pieces: Sequence[Arrays]) -> Arrays:
-    """Put the rows of all pieces in order; a lone piece stays as it is, uncopied."""
-    if len(pieces) == 1:
-        return pieces[0]
-    return {name: np.concatenate([piece[name] for piece in pieces]) for name in pieces[0]}

@@ -4,7 +4,8 @@ import numpy as np
 
 from models.card import ModelCard
 from models.package import ModelPackage
-from service.batching import Answer, Arrays, MicroBatcher
+from service.batch import Arrays
+from service.batching import Answer, MicroBatcher
 from service.errors import BadInputError
 from service.placement import Placement
 from service.settings import Settings

@@ -1,0 +1,122 @@
+"""One batch: the parts of several requests, computed together so that only the guilty one fails.
+
+Runs on the batcher's worker thread, and knows nothing of queues or of the event loop.
+"""
+
+import asyncio
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from service.errors import DeadlineExceededError, ModelFaultError, ServiceError
+
+Arrays = Mapping[str, NDArray[Any]]
+"""Tensor name to array; the first axis of each is the rows."""
+
+
+@dataclass(slots=True, eq=False)
+class Request:
+    """One request, while it waits and while its parts are computed."""
+
+    inputs: Arrays
+    rows: int
+    waiting: int  # rows not yet in a batch; they are the last ones
+    arrived: float
+    deadline: float
+    done: asyncio.Future[ServiceError | None]
+    pieces: list[Arrays] = field(default_factory=list)
+    queue_seconds: float = 0.0
+    compute_seconds: float = 0.0
+    batch_rows: int = 0
+
+    def is_over(self, now: float) -> bool:
+        """Whether computing it is pointless: its caller left, or its deadline has passed."""
+        return self.done.done() or self.deadline <= now
+
+
+class Part(NamedTuple):
+    """The rows of one request, from `start` to before `stop`, that ride in one batch."""
+
+    request: Request
+    start: int
+    stop: int
+
+
+class _RowCountError(Exception):
+    """The model's outputs have not as many rows as its inputs."""
+
+
+def run_batch(
+    batch: Sequence[Part], compute: Callable[[Arrays], Arrays], name: str
+) -> list[Arrays | ServiceError]:
+    """One outcome for each part of the batch; where `compute` raises, each part on its own.
+
+    Args:
+        batch: the parts, of one or more rows each.
+        compute: maps a batch's inputs to its outputs, row by row.
+        name: of the model, for the errors.
+    """
+    try:
+        return _attempt(batch, compute)
+    except _RowCountError as error:
+        # No retry: whose rows are missing is unknown, and such a model is broken anyway.
+        return [fault(name, error) for _ in batch]
+    except BaseException as error:  # noqa: BLE001 - whatever it is, somebody awaits an answer
+        if len(batch) == 1:
+            return [fault(name, error)]
+    outcomes: list[Arrays | ServiceError] = []
+    for part in batch:
+        over = part.request.is_over(time.monotonic())
+        outcomes += [too_late(name)] if over else run_batch([part], compute, name)
+    return outcomes
+
+
+def _attempt(
+    batch: Sequence[Part], compute: Callable[[Arrays], Arrays]
+) -> list[Arrays | ServiceError]:
+    rows = count_rows(batch)
+    outputs = compute(joined([_cut(p.request.inputs, p.start, p.stop) for p in batch]))
+    for name, array in outputs.items():
+        if len(array) != rows:
+            raise _RowCountError(f"output {name!r} has {len(array)} rows for {rows} of input")
+    pieces: list[Arrays | ServiceError] = []
+    end = 0
+    for _, start, stop in batch:
+        begin, end = end, end + stop - start
+        pieces.append(_cut(outputs, begin, end))
+    return pieces
+
+
+def fault(name: str, cause: BaseException | None = None) -> ModelFaultError:
+    """What a caller is told when the model fails; the cause is for the log."""
+    error = ModelFaultError(f"Model {name} failed on this request.")
+    error.__cause__ = cause
+    return error
+
+
+def too_late(name: str) -> DeadlineExceededError:
+    """What a caller is told whose deadline passed before its compute."""
+    return DeadlineExceededError(
+        f"Model {name} did not get to this request before its deadline. Try again later."
+    )
+
+
+def count_rows(batch: Sequence[Part]) -> int:
+    """The rows of a batch."""
+    return sum(stop - start for _, start, stop in batch)
+
+
+def joined(pieces: Sequence[Arrays]) -> Arrays:
+    """The rows of all pieces in order; a lone piece stays as it is, uncopied."""
+    if len(pieces) == 1:
+        return pieces[0]
+    return {name: np.concatenate([piece[name] for piece in pieces]) for name in pieces[0]}
+
+
+def _cut(arrays: Arrays, start: int, stop: int) -> Arrays:
+    """Some of the rows, as views."""
+    return {name: array[start:stop] for name, array in arrays.items()}
