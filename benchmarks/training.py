@@ -46,7 +46,7 @@ def fitserve(data: Dataset, epochs: int, seed: int) -> Run:
 
 def tutorial(data: Dataset, data_dir: Path, epochs: int, seed: int) -> Run:
     """Fit as the tutorial does."""
-    pixels = transforms.Compose([transforms.ToTensor(), transforms.Normalize(0.5, 0.5)])
+    pixels = transforms.Compose([transforms.ToTensor(), transforms.Normalize((0.5,), (0.5,))])
     torch.manual_seed(seed)
     network = nn.Sequential(
         nn.Flatten(),

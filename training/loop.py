@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -128,7 +129,11 @@ def fit(
     losses = torch.empty(batches, device=device)  # read once an epoch: a GPU never waits
     history = History()
 
-    with _interruptible() as interrupted, _Progress(settings.epochs, progress) as shown:
+    with (
+        _denormals_flushed(),
+        _interruptible() as interrupted,
+        _Progress(settings.epochs, progress) as shown,
+    ):
         for number in range(1, settings.epochs + 1):
             network.train()
             rates = []
@@ -211,10 +216,17 @@ def _optimizer(
     network: nn.Module, settings: Hyperparameters, device: torch.device
 ) -> torch.optim.Optimizer:
     parameters = [parameter for parameter in network.parameters() if parameter.requires_grad]
-    groups = [
-        {"params": [p for p in parameters if p.ndim > 1], "weight_decay": settings.weight_decay},
-        {"params": [p for p in parameters if p.ndim <= 1], "weight_decay": 0.0},
-    ]
+    groups: list[dict[str, Any]] = [
+        {"params": parameters}
+    ]  # each group costs a step a call of its own
+    if settings.weight_decay:  # only then: every group costs a call in every step
+        groups = [
+            {
+                "params": [p for p in parameters if p.ndim > 1],
+                "weight_decay": settings.weight_decay,
+            },
+            {"params": [p for p in parameters if p.ndim <= 1], "weight_decay": 0.0},
+        ]
     kinds: dict[str, Callable[..., torch.optim.Optimizer]] = {
         "sgd": torch.optim.SGD,
         "adam": torch.optim.Adam,
@@ -249,6 +261,20 @@ def _averaged(network: nn.Module, settings: Hyperparameters, steps: int) -> Aver
     # must weigh no more than e^-5 at the end. A fit of ten thousand steps is not affected.
     decay = min(settings.averaging, max(0.0, 1 - 5 / steps))
     return AveragedModel(network, multi_avg_fn=get_ema_multi_avg_fn(decay))
+
+
+@contextmanager
+def _denormals_flushed() -> Iterator[None]:
+    """Numbers below 1e-38 count as zero on this CPU thread.
+
+    What Adam remembers of a unit that fell silent decays to such numbers. They change no weight,
+    but a processor is slow at them: an eighth of a fit's time.
+    """
+    torch.set_flush_denormal(True)
+    try:
+        yield
+    finally:
+        torch.set_flush_denormal(False)
 
 
 @contextmanager

@@ -163,7 +163,10 @@ def test_a_batch_larger_than_the_data_is_all_of_the_data(few_digits: Dataset) ->
     assert seen == [96, 96, 96]
 
 
-def test_batches_are_fitted_in_train_mode_and_measured_in_eval_mode(moons: Dataset) -> None:
+@pytest.mark.parametrize("averaging", [0, 0.5])
+def test_batches_are_fitted_in_train_mode_and_measured_in_eval_mode(
+    moons: Dataset, averaging: float
+) -> None:
     modes: list[tuple[bool, int]] = []
 
     class Watched(nn.Module):
@@ -175,7 +178,7 @@ def test_batches_are_fitted_in_train_mode_and_measured_in_eval_mode(moons: Datas
             modes.append((self.training, len(inputs)))
             return self.inner(inputs)  # type: ignore[no-any-return]
 
-    network, _ = fitted(moons, network=Watched(), epochs=2)
+    network, _ = fitted(moons, network=Watched(), epochs=2, averaging=averaging)
     assert modes == ([(True, 40)] * BATCHES + [(False, 40)]) * 2
     assert not any(module.training for module in network.modules())
 
@@ -516,6 +519,24 @@ def test_the_former_handler_of_ctrl_c_is_back_however_a_fit_ends(moons: Dataset,
     finally:
         after = signal.signal(signal.SIGINT, before)
     assert after is marked
+
+
+@pytest.mark.parametrize("end", ["finished", "diverged"])
+def test_after_a_fit_the_smallest_numbers_count_again(moons: Dataset, end: str) -> None:
+    """A fit is faster without them, and leaves them to everybody else."""
+
+    def tenth_of_the_smallest_normal_number() -> float:
+        return float(torch.tensor([1e-38]) / 10)
+
+    during: list[float] = []
+    network = Scripted(
+        perceptron_for(moons), lambda _: during.append(tenth_of_the_smallest_normal_number())
+    )
+    with pytest.raises(DivergedError) if end == "diverged" else nullcontext():
+        fitted(moons, network=network, **({"lr": 1e38} if end == "diverged" else {}))
+    assert tenth_of_the_smallest_normal_number() > 0
+    if torch.backends.cpu.get_cpu_capability().startswith("AVX"):
+        assert set(during) == {0.0}
 
 
 def test_a_fit_runs_in_a_thread_that_may_not_handle_signals(moons: Dataset) -> None:

@@ -87,21 +87,25 @@ def test_every_kind_of_network_gets_its_pictures_and_each_shows_something(
 
 
 def test_pictures_leave_no_global_state_of_matplotlib(moons: Dataset, curve: Dataset) -> None:
-    before, backend = dict(mpl.rcParams), mpl.get_backend()
-    loss_curves(history())
-    fitted_curve(built("curve-tanh", curve), curve)
-    decision_surface(built("moons-tanh", moons), moons)
-    assert dict(mpl.rcParams) == before
-    assert plt.get_fignums() == []
-    assert mpl.get_backend() == backend
+    with mpl.rc_context():
+        mpl.rcdefaults()  # so that what an earlier picture might have left does not hide it
+        before, backend = dict(mpl.rcParams), mpl.get_backend()
+        loss_curves(history())
+        fitted_curve(built("curve-tanh", curve), curve)
+        decision_surface(built("moons-tanh", moons), moons)
+        assert dict(mpl.rcParams) == before
+        assert plt.get_fignums() == []
+        assert mpl.get_backend() == backend
 
 
 def test_a_picture_that_fails_half_way_leaves_no_global_state_either(moons: Dataset) -> None:
-    before = dict(mpl.rcParams)
     lacking = replace(moons, labels=("only one",))
-    with pytest.raises(ValueError, match="zip"):
-        decision_surface(built("moons-tanh", moons), lacking)
-    assert dict(mpl.rcParams) == before
+    with mpl.rc_context():
+        mpl.rcdefaults()
+        before = dict(mpl.rcParams)
+        with pytest.raises(ValueError, match="zip"):
+            decision_surface(built("moons-tanh", moons), lacking)
+        assert dict(mpl.rcParams) == before
 
 
 @pytest.mark.parametrize("epochs", [1, 2, 300])
