@@ -121,12 +121,12 @@ def fit(
             return cross_entropy(outputs, targets, label_smoothing=smoothing)
         return mse_loss(outputs, targets)
 
+    parameters = list(network.parameters())
     optimizer = _optimizer(network, settings, device)
     scheduler = _scheduler(optimizer, settings, settings.epochs * batches)
     averaged = _averaged(network, settings, settings.epochs * batches)
     generator = torch.Generator(device).manual_seed(settings.seed)
     half = torch.autocast(device.type, torch.bfloat16) if settings.mixed_precision else None
-    losses = torch.empty(batches, device=device)  # read once an epoch: a GPU never waits
     history = History()
 
     with (
@@ -136,7 +136,7 @@ def fit(
     ):
         for number in range(1, settings.epochs + 1):
             network.train()
-            rates = []
+            rates, found = [], []
             order = torch.randperm(len(train), generator=generator, device=device)
             shuffled = Split(train.inputs[order], train.targets[order])
             for batch in shown.batches(batches):
@@ -148,7 +148,8 @@ def fit(
                     outputs = network(inputs)
                 loss = loss_of(outputs.float(), shuffled.targets[rows])
                 rates.append(float(optimizer.param_groups[0]["lr"]))
-                optimizer.zero_grad(set_to_none=True)
+                for parameter in parameters:  # as zero_grad does, without its hooks
+                    parameter.grad = None
                 loss.backward()
                 if settings.clip_norm:
                     nn.utils.clip_grad_norm_(network.parameters(), settings.clip_norm)
@@ -157,10 +158,10 @@ def fit(
                     scheduler.step()
                 if averaged:
                     averaged.update_parameters(network)
-                losses[batch] = loss.detach()
+                found.append(loss.detach())
                 if interrupted():
-                    losses = losses[: batch + 1]
                     break
+            losses = torch.stack(found)  # read once an epoch: a GPU never waits
             wrong = (~losses.isfinite()).nonzero()
             if len(wrong):
                 raise DivergedError("loss", number, int(wrong[0]) + 1, rates[int(wrong[0])])
