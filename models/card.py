@@ -171,7 +171,7 @@ class Evaluation(_Part):
 
 
 class SeedFigures(_Part):
-    """The test figures of one setting over several seeds; `shipped` is the seed in the package."""
+    """The test figures of one setting over several seeds."""
 
     setting: Literal["default", "tutorial"]
     metric: str
@@ -183,7 +183,11 @@ class SeedFigures(_Part):
 
 
 class ParityRecord(_Part):
-    """How far one exported file is from the network that it came from."""
+    """How far one exported file is from the network that it came from.
+
+    `equal_answers` is the share of samples with the same class, or, for numbers, with a value
+    within the tolerance.
+    """
 
     runtime: RuntimeName
     samples: int

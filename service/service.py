@@ -140,4 +140,5 @@ async def _digits(predictor: Predictor, images: NDArray[np.uint8]) -> list[Digit
 
 def _rounded(values: NDArray[np.float32]) -> list[float]:
     """Single precision has seven digits; the double that JSON would show has noise beyond them."""
-    return np.round(values.astype(np.float64), 7).tolist()  # type: ignore[no-any-return]
+    rounded: list[float] = np.round(values.astype(np.float64), 7).tolist()
+    return rounded

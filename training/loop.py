@@ -152,7 +152,7 @@ def fit(
                     parameter.grad = None
                 loss.backward()
                 if settings.clip_norm:
-                    nn.utils.clip_grad_norm_(network.parameters(), settings.clip_norm)
+                    nn.utils.clip_grad_norm_(parameters, settings.clip_norm)
                 optimizer.step()
                 if scheduler:
                     scheduler.step()
@@ -169,7 +169,7 @@ def fit(
             chosen: nn.Module = network
             if averaged:
                 # Averaged weights need batch-norm statistics of their own. Undistorted rows give
-                # those of the inputs that will be served: worth a quarter of the mistakes.
+                # those of the inputs that will be served.
                 chosen = averaged.module
                 update_bn(train.inputs[:STATISTICS_ROWS].split(EVALUATION_ROWS), chosen)
             validation_loss, metric = score(chosen, validation, classification)

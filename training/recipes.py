@@ -10,7 +10,7 @@ every figure), on a shared x86-64 machine with one thread:
     mnist-mlp     99.42 % ± 0.06 of 3 seeds, 10 to 26 minutes each
     curve-linear  the least-squares line, for 5 of 5 seeds
     curve-mlp     the least-squares line, for 5 of 5 seeds
-    curve-tanh    1.07 to 1.16 times the noise floor, 5 seeds
+    curve-tanh    1.06 to 1.16 times the noise floor, 5 seeds
     moons-linear  the best straight line but for one point in 10,000, 5 seeds
     moons-tanh    100 % of 10,000 fresh points, 5 of 5 seeds
 """
