@@ -118,10 +118,13 @@ def _pictures(card: ModelCard) -> str:
 def _parity(card: ModelCard) -> str:
     if not card.parity:
         return ""
-    return (
-        "## The files equal the network\n\nEach file against the network in eager mode, "
-        "and each row of a batch against the same row alone.\n\n"
-    ) + _table(
+    title, against = "The files are proved", "Each file against the other, and each"
+    if card.fit:
+        title = "The files equal the network"
+        against = "Each file against the network in eager mode, and each"
+    elif len(card.parity) == 1:
+        against = "Each"
+    return f"## {title}\n\n{against} row of a batch against the same row alone.\n\n" + _table(
         ["runtime", "samples", "batch sizes", "largest difference", "relative", "same answer"],
         [
             (

@@ -41,11 +41,13 @@ def prove(
         samples: inputs by name, all with the same number of rows.
         runtime: the candidate's name, for the record.
         classification: whether outputs are probabilities (absolute tolerance, and the same
-            class for every sample) or numbers (relative tolerance).
+            class for every sample) or numbers (relative tolerance). Whole numbers and truth
+            values must be the same either way.
         batch_sizes: sizes in which the candidate is asked.
 
     Raises:
-        ParityError: a difference above the tolerance, another class, or another shape or dtype.
+        ParityError: a difference above the tolerance, another class or whole number, or another
+            shape or dtype.
     """
     rows = len(next(iter(samples.values())))
     expected = _in_batches(reference, samples, rows, 1)
@@ -60,6 +62,13 @@ def prove(
                     f"{where}: {found.dtype} {list(found.shape)} where the network gives "
                     f"{wanted.dtype} {list(wanted.shape)}"
                 )
+            if not np.issubdtype(wanted.dtype, np.floating):
+                equal = (found == wanted).reshape(rows, -1).all(axis=1)
+                if not equal.all():
+                    raise ParityError(
+                        f"{where}: sample {int(np.argmin(equal))} has another whole number"
+                    )
+                continue
             difference = np.abs(found.astype(np.float64) - wanted)
             difference[np.isnan(difference)] = np.inf
             scaled = difference / np.maximum(1.0, np.abs(wanted.astype(np.float64)))

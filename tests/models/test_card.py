@@ -59,15 +59,17 @@ def tensors(
     for name in draw(st.lists(texts, min_size=1, max_size=3, unique=True)):
         datatype = draw(st.sampled_from(DATATYPES))
         array = draw(arrays(datatype))
+        shape = (-1, *array.shape[1:])
+        labels = tuples(texts, min_size=shape[-1], max_size=shape[-1]) if shape[1:] else st.none()
         specs.append(
             TensorSpec(
                 name=name,
                 datatype=datatype,
-                shape=(-1, *array.shape[1:]),
+                shape=shape,
                 meaning=draw(texts),
                 minimum=draw(st.none() | finite),
                 maximum=draw(st.none() | finite),
-                labels=draw(st.none() | tuples(texts)),
+                labels=draw(st.none() | labels),
             )
         )
         recorded[name] = RecordedTensor.of(datatype, array)
