@@ -3,9 +3,14 @@
 import os
 import shutil
 import tempfile
+from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
+
+if TYPE_CHECKING:
+    from foreign_networks import Foreign
 
 # BentoML makes its folders when it is imported: not among the user's.
 HOME = Path(tempfile.mkdtemp(prefix="fitserve-"))
@@ -57,3 +62,31 @@ def mnist_folder(root: Path) -> Path:
     if not all((raw / f"{part}-images-idx3-ubyte").is_file() for part in ("train", "t10k")):
         pytest.skip(f"MNIST is not in {folder}: name its folder with FITSERVE_DATA_DIR")
     return folder
+
+
+@dataclass(frozen=True)
+class Added:
+    """A repository of networks that this project did not train."""
+
+    root: Path
+    networks: dict[str, "Foreign"]
+    """By the package's name: rows, and what the library that made the network answers to them."""
+
+
+@pytest.fixture(scope="session")
+def added_repository(tmp_path_factory: pytest.TempPathFactory) -> Added:
+    """Five networks of Keras, torchvision, scikit-learn and torch, added as a user adds them."""
+    from foreign_networks import ALL
+
+    from models.__main__ import main
+
+    folder, root = tmp_path_factory.mktemp("foreign"), tmp_path_factory.mktemp("added")
+    networks = [make(folder) for make in ALL]
+    for network in networks:
+        options = ["--onnx", str(network.onnx), "--repository", str(root)]
+        if network.torchscript:
+            options += ["--torchscript", str(network.torchscript)]
+        if network.labels:
+            options += ["--label", *network.labels]
+        assert main(["add", network.name, *options]) == 0, network.name
+    return Added(root, {network.name: network for network in networks})

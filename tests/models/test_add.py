@@ -1,0 +1,3 @@
+import pytest
+def test_x(added_repository):
+    pass
