@@ -20,7 +20,8 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.types import Message
 
-from service.endpoint import begin, parse_json, read_body
+from service.body import read_body
+from service.endpoint import parse_json
 from service.errors import BadInputError, UnsupportedMediaError
 from service.settings import current_settings
 
@@ -42,7 +43,6 @@ class Input(bentoml.IODescriptor):  # type: ignore[misc]  # it is untyped
     @classmethod
     async def from_http_request(cls, request: Request, serde: object) -> Any:
         """Read the request; what is wrong with it comes back as `Refused`."""
-        begin(request)
         try:
             return cls.model_construct(**cls.check(await cls.read(request)))
         except Exception as error:  # noqa: BLE001 - the endpoint answers it
@@ -54,7 +54,7 @@ class Input(bentoml.IODescriptor):  # type: ignore[misc]  # it is untyped
         media_type = _media_type(request)
         if media_type not in ("application/json", ""):
             raise UnsupportedMediaError(f"Send the body as application/json, not {media_type}.")
-        return parse_json(await read_body(request, current_settings().max_body_bytes))
+        return parse_json(await _body(request))
 
     @classmethod
     def check(cls, content: Mapping[str, Any]) -> dict[str, Any]:
@@ -198,7 +198,7 @@ class PicturesInput(Input):
             raise UnsupportedMediaError(
                 "Send the pictures as files in the field 'images' of multipart/form-data."
             )
-        body = await read_body(request, current_settings().max_body_bytes)
+        body = bytes(await _body(request))
 
         async def receive() -> Message:
             return {"type": "http.request", "body": body, "more_body": False}
@@ -217,6 +217,10 @@ class PicturesInput(Input):
         except ValueError as error:  # some of the charsets that Python knows raise it on any text
             raise BadInputError("The form cannot be read in its charset; send UTF-8.") from error
         return content
+
+
+async def _body(request: Request) -> bytes | bytearray:
+    return await read_body(dict(request.headers.raw), request.receive, current_settings())
 
 
 def _media_type(request: Request) -> str:

@@ -1,5 +1,6 @@
-"""What the service says of itself: the models' cards, and the OpenAPI description."""
+"""What the service says of itself: the models' cards, the OpenAPI description, the metrics."""
 
+import asyncio
 import inspect
 import json
 from typing import Any
@@ -9,6 +10,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
+from service import metrics
 from service.catalog import Catalog, describe
 from service.endpoint import json_response, plain
 from service.errors import NotReadyError, ServiceError, UnknownModelError
@@ -21,6 +23,7 @@ def create_pages() -> Starlette:
             Route("/models", plain(_models)),
             Route("/models/{name}", plain(_model)),
             Route("/docs.json", plain(_docs)),
+            Route("/metrics", plain(_metrics)),
         ]
     )
 
@@ -39,6 +42,11 @@ async def _model(request: Request) -> Response:
 
 async def _docs(request: Request) -> Response:
     return json_response(request.app.state.openapi)
+
+
+async def _metrics(request: Request) -> Response:
+    content = await asyncio.to_thread(metrics.exposition)
+    return Response(content, media_type=metrics.CONTENT_TYPE)
 
 
 def openapi_of(service: Any, name: str, version: str) -> dict[str, Any]:
