@@ -13,7 +13,13 @@ from starlette.routing import Route
 from service import metrics
 from service.catalog import Catalog, describe
 from service.endpoint import json_response, plain
-from service.errors import NotReadyError, ServiceError, UnknownModelError
+from service.errors import (
+    MethodNotAllowedError,
+    NotReadyError,
+    ServiceError,
+    UnknownModelError,
+    UnknownPathError,
+)
 
 
 def create_pages() -> Starlette:
@@ -110,6 +116,7 @@ def _get(summary: str, schema: dict[str, Any], *parameters: dict[str, Any]) -> d
 def _failures(*kinds: type[ServiceError]) -> dict[str, Any]:
     """The answers to failures of these kinds, and of the kinds below them."""
     every = {kind for base in kinds for kind in (base, *base.__subclasses__())}
+    every -= {UnknownPathError, MethodNotAllowedError}  # those are of other paths and methods
     statuses: dict[str, list[str]] = {}
     for kind in sorted(every, key=lambda kind: (kind.status, kind.__name__)):
         told = (kind.__doc__ or "").splitlines()[0]

@@ -90,10 +90,9 @@ def test_an_unknown_model_is_a_404_that_says_which_there_are(pages: Pages, name:
 
 
 def test_a_refused_model_is_a_503(pages: Pages) -> None:
-    response = pages.get("/models/broken", headers={"X-Request-Id": "call-7"})
+    response = pages.get("/models/broken")
     assert response.status_code == 503
     assert response.headers["retry-after"]
-    assert response.headers["x-request-id"] == "call-7"
     assert response.json() == {
         "error": "Model 'broken' was refused when the service started; see its log."
     }
@@ -143,7 +142,7 @@ def test_every_reference_leads_somewhere(specification: dict[str, Any]) -> None:
 def test_every_typed_endpoint_says_how_it_fails(specification: dict[str, Any]) -> None:
     for api in FitServe.apis.values():
         responses = specification["paths"][api.route]["post"]["responses"]
-        assert list(responses) == ["200", "400", "404", "413", "415", "500", "503", "504"]
+        assert list(responses) == ["200", "400", "404", "408", "413", "415", "500", "503", "504"]
         for status, response in responses.items():
             assert response["description"]
             if status != "200":
