@@ -232,7 +232,7 @@ class PicturesInput(Input):
 
 
 async def _body(request: Request) -> bytes | bytearray:
-    return await read_body(dict(request.headers.raw), request.receive, current_settings())
+    return await read_body(dict(request.scope["headers"]), request.receive, current_settings())
 
 
 def _media_type(request: Request) -> str:

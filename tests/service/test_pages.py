@@ -14,7 +14,9 @@ from tiny import write_tiny
 
 from models.package import ModelPackage
 from service.catalog import Catalog
-from service.pages import create_pages, openapi_of
+from service.open_inference.routes import PREFIX, ROUTES
+from service.openapi import openapi_of
+from service.pages import create_pages
 from service.service import FitServe
 from service.settings import VERSION, Settings
 
@@ -118,8 +120,9 @@ def test_every_endpoint_is_described(specification: dict[str, Any]) -> None:
     }
     routes = [route for route in create_pages().routes if isinstance(route, Route)]
     mounted = {(route.path, "get") for route in routes} - {("/docs.json", "get")}
-    probes = {(path, "get") for path in ("/livez", "/readyz", "/healthz", "/metrics")}
-    assert described == typed | probes | mounted
+    probes = {(path, "get") for path in ("/livez", "/readyz", "/healthz")}
+    protocol = {(PREFIX + path, method.lower()) for path, (method, _) in ROUTES.items()}
+    assert described == typed | probes | mounted | protocol
 
 
 def test_it_speaks_of_this_service_and_of_no_other_host(specification: dict[str, Any]) -> None:
@@ -157,7 +160,7 @@ def test_every_json_endpoint_has_an_example_and_every_field_a_description(
 ) -> None:
     seen = 0
     for _, method, operation in operations(specification):
-        if method != "post":
+        if method != "post" or "requestBody" not in operation:
             continue
         ((media_type, content),) = operation["requestBody"]["content"].items()
         for field in content["schema"]["properties"].values():
@@ -167,7 +170,7 @@ def test_every_json_endpoint_has_an_example_and_every_field_a_description(
             assert set(content["schema"]["example"]) == set(content["schema"]["properties"])
         else:
             assert media_type == "multipart/form-data"
-    assert seen == 3
+    assert seen == 4
 
 
 def test_a_path_s_parameters_have_examples(specification: dict[str, Any]) -> None:
