@@ -87,10 +87,10 @@ def add(
     if sample:
         arrays = read_arrays(sample)
         inputs = _input_specs(graph, arrays)
-        samples = given_samples(sample, arrays, inputs)
+        samples = given_samples(sample, arrays, inputs, graph.fixed_batch)
     else:
         inputs = _input_specs(graph)
-        samples = random_samples(inputs)
+        samples = random_samples(inputs, graph.fixed_batch)
     outputs = _output_specs(graph, _answers(graph, samples), inputs, labels)
     card = ModelCard(
         name=name,
@@ -118,48 +118,53 @@ def add(
 
 
 def _answers(graph: ForeignGraph, samples: Samples) -> Arrays:
-    """The answer to each row alone, in the order of the rows.
+    """The answers to all rows, each computed alone if the network can.
 
     Raises:
         AddError: it is not row by row that the network computes, or not the same each time.
     """
-    size = graph.fixed_batch or BATCH_SIZES[1]
-    first = samples.row(0)
-    _run(graph, samples, first)
-    try:
-        batch = graph.network({name: np.repeat(row, size, axis=0) for name, row in first.items()})
-    except Exception as error:
-        raise AddError(
-            f"{graph.file}: it computes one row and fails on {size} ({brief(error)}): export it "
-            "with a dynamic batch, or with the batch size that it can compute in its shapes"
-        ) from error
+    parts = samples.smallest
+    batch, size = _run(graph, samples, parts[0]), graph.fixed_batch
+    if size is None:
+        size = BATCH_SIZES[1]
+        try:
+            batch = graph.network(
+                {name: row.repeat(size, axis=0) for name, row in parts[0].items()}
+            )
+        except Exception as error:
+            raise AddError(
+                f"{graph.file}: it computes one row and fails on {size} ({brief(error)}): export "
+                "it with a dynamic batch, or with the batch size that it can compute in its shapes"
+            ) from error
     for name, array in batch.items():
         if array.ndim == 0 or len(array) != size:
             raise AddError(
                 f"{graph.file}: the output {name} is {list(array.shape)} for a batch of {size}: "
                 "export it with the batch as the first dimension of every output"
             )
-    alone = [_run(graph, samples, samples.row(n)) for n in range(samples.count)]
-    again = graph.runtime(first)
+    answers = [_run(graph, samples, part) for part in parts]
+    again = graph.network(parts[0])
     for name, array in again.items():
-        if len({answer[name].shape for answer in alone}) > 1:
+        if len({answer[name].shape for answer in answers}) > 1:
             raise AddError(
                 f"{graph.file}: the shape of the output {name} differs from row to row: "
                 "leave it out, or pad it to one shape"
             )
-        same = np.allclose(array, alone[0][name], rtol=RELATIVE_TOLERANCE, atol=ABSOLUTE_TOLERANCE)
+        same = np.allclose(
+            array, answers[0][name], rtol=RELATIVE_TOLERANCE, atol=ABSOLUTE_TOLERANCE
+        )
         if not same:
             raise AddError(
                 f"{graph.file}: the output {name} differs when the same row is computed again: "
                 "export the network in evaluation mode, without dropout or random numbers"
             )
-    return {name: np.concatenate([answer[name] for answer in alone]) for name in again}
+    return {name: np.concatenate([answer[name] for answer in answers]) for name in again}
 
 
 def _run(graph: ForeignGraph, samples: Samples, rows: Arrays) -> Arrays:
     """What the network answers to some of the samples; it must answer, with finite numbers."""
     try:
-        answer = graph.runtime(rows)
+        answer = graph.network(rows)
         for name, array in answer.items():
             if not np.isfinite(array).all():
                 raise ValueError(f"{name} is infinite or NaN")
@@ -308,9 +313,9 @@ def _limits(inputs: Sequence[TensorSpec], samples: Samples) -> tuple[str, ...]:
 def _prove_rows(
     graph: ForeignGraph, samples: Samples, outputs: Sequence[TensorSpec]
 ) -> tuple[ParityRecord, ...]:
-    """The proof that a row's answer does not depend on its neighbours."""
+    """The proof that a row's answer does not depend on its neighbours, or on when it is asked."""
     try:
-        return (_prove(graph.runtime, graph.runtime, samples, outputs),)
+        return (_prove(graph.network, graph.network, samples, outputs),)
     except ParityError as error:
         raise AddError(
             f"{graph.file}: the answer to a row depends on the rows beside it ({error}): "
@@ -328,8 +333,8 @@ def _prove_equal(
     """The proofs of each file against the other."""
     try:
         return (
-            _prove(module, graph.runtime, samples, outputs),
-            _prove(graph.runtime, module, samples, outputs),
+            _prove(module, graph.network, samples, outputs),
+            _prove(graph.network, module, samples, outputs),
         )
     except ParityError as error:
         raise AddError(
@@ -347,11 +352,13 @@ def _prove(
     reference: Runtime, candidate: Runtime, samples: Samples, outputs: Sequence[TensorSpec]
 ) -> ParityRecord:
     floats = [spec for spec in outputs if spec.dtype.kind == "f"]
+    sizes = sorted({samples.fixed_batch or min(size, samples.count) for size in BATCH_SIZES})
     return prove(
         reference,
         candidate,
         samples.rows,
         runtime=candidate.name,
         classification=bool(floats) and all(map(_is_probabilities, floats)),
-        batch_sizes=sorted({min(size, samples.count) for size in BATCH_SIZES}),
+        batch_sizes=sizes,
+        reference_batch=samples.fixed_batch or 1,
     )

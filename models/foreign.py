@@ -11,7 +11,6 @@ from models.runtimes import (
     Runtime,
     TorchScriptRuntime,
     brief,
-    for_any_batch,
 )
 
 
@@ -27,11 +26,6 @@ class ForeignGraph:
     network: OnnxRuntime
     fixed_batch: int | None
     """How many rows it computes at a time; None for any number."""
-
-    @property
-    def runtime(self) -> Runtime:
-        """The network, for any number of rows."""
-        return for_any_batch(self.network, self.fixed_batch)
 
 
 def read_file(path: Path) -> bytes:
@@ -85,7 +79,7 @@ def open_graph(file: str, content: bytes) -> ForeignGraph:
 
 
 def open_module(file: str, content: bytes, card: ModelCard) -> Runtime:
-    """Open a TorchScript file, for any number of rows. Loading it runs the code in it.
+    """Open a TorchScript file. Loading it runs the code in it.
 
     Raises:
         AddError: it cannot be loaded, or does not take the inputs of the card.
@@ -104,7 +98,7 @@ def open_module(file: str, content: bytes, card: ModelCard) -> Runtime:
             f"{file}: {mismatch}, as the ONNX graph does: "
             "export that with the module's arguments as input_names"
         )
-    return for_any_batch(module, card.fixed_batch)
+    return module
 
 
 def datatype_of(file: str, kind: str, tensor: DeclaredTensor) -> Datatype:

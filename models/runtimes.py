@@ -224,30 +224,6 @@ class TorchScriptRuntime:
         return None
 
 
-class FixedBatch:
-    """Any number of rows, for a file that computes exactly `size` of them at a time.
-
-    The last batch is filled up with copies of the last row, whose answers are dropped.
-    """
-
-    def __init__(self, runtime: Runtime, size: int) -> None:
-        self.name = runtime.name
-        self.device = runtime.device
-        self._runtime = runtime
-        self._size = size
-
-    def __call__(self, inputs: Arrays) -> dict[str, NDArray[Any]]:
-        """Compute the outputs of one or more rows."""
-        rows = len(next(iter(inputs.values())))
-        answers = []
-        for start in range(0, rows, self._size):
-            taken = np.arange(start, start + self._size).clip(max=rows - 1)
-            answers.append(self._runtime({name: array[taken] for name, array in inputs.items()}))
-        return {
-            name: np.concatenate([answer[name] for answer in answers])[:rows] for name in answers[0]
-        }
-
-
 def open_runtime(
     package: ModelPackage, name: RuntimeName, device: str = "cpu", threads: int = 0
 ) -> Runtime:
@@ -280,12 +256,7 @@ def open_runtime(
     mismatch = runtime.mismatch(card) or recall(runtime, card.example, card.outputs)
     if mismatch:
         raise PackageError(package.label, file, mismatch)
-    return for_any_batch(runtime, card.fixed_batch)
-
-
-def for_any_batch(runtime: Runtime, fixed_batch: int | None) -> Runtime:
-    """The runtime, such that it takes any number of rows even if its file does not."""
-    return FixedBatch(runtime, fixed_batch) if fixed_batch else runtime
+    return runtime
 
 
 def recall(runtime: Runtime, example: Example, outputs: Sequence[TensorSpec]) -> str | None:

@@ -20,11 +20,12 @@ FREE_SIZE = 32
 
 @dataclass(frozen=True)
 class Samples:
-    """Two or more rows of every input."""
+    """Two or more rows of every input; where the batch is fixed, whole batches."""
 
     rows: Arrays
     real: bool
     """Whether somebody gave them; else they are random."""
+    fixed_batch: int | None
 
     @property
     def count(self) -> int:
@@ -36,9 +37,14 @@ class Samples:
         """How many numbers one row of all inputs holds."""
         return sum(array[0].size for array in self.rows.values())
 
-    def row(self, index: int) -> Arrays:
-        """One row, as a batch of one."""
-        return {name: array[index : index + 1] for name, array in self.rows.items()}
+    @property
+    def smallest(self) -> list[Arrays]:
+        """All rows in the smallest batches that the network takes: each row alone, if it can."""
+        size = self.fixed_batch or 1
+        return [
+            {name: array[start : start + size] for name, array in self.rows.items()}
+            for start in range(0, self.count, size)
+        ]
 
     def resized(self, count: int) -> Arrays:
         """So many rows: the first ones, and again from the first where there are too few."""
@@ -47,24 +53,24 @@ class Samples:
         }
 
 
-def random_samples(inputs: Sequence[TensorSpec]) -> Samples:
+def random_samples(inputs: Sequence[TensorSpec], fixed_batch: int | None) -> Samples:
     """Random rows, the same on every call.
 
     Floating-point numbers come from a standard normal distribution, in sixteenths: they are exact
     in every datatype, and short in the card. Whole numbers are 0 to 255, or to the datatype's end.
     """
     random = np.random.default_rng(0)
+    count = RANDOM_ROWS if fixed_batch is None else -(-RANDOM_ROWS // fixed_batch) * fixed_batch
     rows = {}
     for spec in inputs:
-        sizes = (FREE_SIZE if size == -1 else size for size in spec.shape[1:])
-        shape = (RANDOM_ROWS, *sizes)
+        shape = (count, *(FREE_SIZE if size == -1 else size for size in spec.shape[1:]))
         if spec.dtype.kind == "f":
             numbers: NDArray[Any] = np.round(random.normal(size=shape) * 16) / 16
         else:
             largest = {"BOOL": 1, "INT8": 127}.get(spec.datatype, 255)
             numbers = random.integers(0, largest, shape, endpoint=True)
         rows[spec.name] = numbers.astype(spec.dtype)
-    return Samples(rows, real=False)
+    return Samples(rows, False, fixed_batch)
 
 
 def read_arrays(path: Path) -> dict[str, NDArray[Any]]:
@@ -83,7 +89,10 @@ def read_arrays(path: Path) -> dict[str, NDArray[Any]]:
 
 
 def given_samples(
-    path: Path, arrays: dict[str, NDArray[Any]], inputs: Sequence[TensorSpec]
+    path: Path,
+    arrays: dict[str, NDArray[Any]],
+    inputs: Sequence[TensorSpec],
+    fixed_batch: int | None,
 ) -> Samples:
     """The arrays as rows, in the datatypes of the inputs.
 
@@ -106,4 +115,9 @@ def given_samples(
     if len(counts) > 1 or min(counts) < 2:
         found = ", ".join(f"{len(array)} rows of {name}" for name, array in rows.items())
         raise AddError(f"{path}: it holds {found}: give two or more, and as many of every input")
-    return Samples(rows, real=True)
+    if fixed_batch and min(counts) % fixed_batch:
+        raise AddError(
+            f"{path}: it holds {min(counts)} rows, and the network computes {fixed_batch} at a "
+            f"time: give a multiple of {fixed_batch} rows"
+        )
+    return Samples(rows, True, fixed_batch)

@@ -3,14 +3,13 @@
 import os
 import shutil
 import tempfile
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 
 if TYPE_CHECKING:
-    from foreign_networks import Foreign
+    from foreign_networks import Added
 
 # BentoML makes its folders when it is imported: not among the user's.
 HOME = Path(tempfile.mkdtemp(prefix="fitserve-"))
@@ -64,19 +63,10 @@ def mnist_folder(root: Path) -> Path:
     return folder
 
 
-@dataclass(frozen=True)
-class Added:
-    """A repository of networks that this project did not train."""
-
-    root: Path
-    networks: dict[str, "Foreign"]
-    """By the package's name: rows, and what the library that made the network answers to them."""
-
-
 @pytest.fixture(scope="session")
-def added_repository(tmp_path_factory: pytest.TempPathFactory) -> Added:
+def added_repository(tmp_path_factory: pytest.TempPathFactory) -> "Added":
     """Five networks of Keras, torchvision, scikit-learn and torch, added as a user adds them."""
-    from foreign_networks import ALL
+    from foreign_networks import ALL, Added
 
     from models.__main__ import main
 

@@ -30,6 +30,14 @@ class Foreign:
     labels: tuple[str, ...] = ()
 
 
+@dataclass(frozen=True)
+class Added:
+    """A repository to which they were added, and the networks by the names of their packages."""
+
+    root: Path
+    networks: Mapping[str, Foreign]
+
+
 class TwoInputs(nn.Module):
     """A picture and three facts beside it, FP32 and INT64, to one number."""
 
@@ -87,7 +95,7 @@ def keras_digits(folder: Path) -> Foreign:
 
 
 def resnet(folder: Path) -> Foreign:
-    """torchvision's ResNet-18 with its initial weights, as ONNX and as TorchScript."""
+    """The ResNet-18 of torchvision with its initial weights, as ONNX and as TorchScript."""
     from torchvision.models import resnet18
 
     with torch.random.fork_rng(devices=[]):
