@@ -28,6 +28,7 @@ COMMANDS = [
     for block in re.findall(r"```sh\n(.*?)```", README, re.DOTALL)
     for line in block.splitlines()
 ]
+PYTHON = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
 CARDS = [ModelRepository(ROOT / "models").get(name).card for name in RECIPES]
 
 
@@ -113,7 +114,7 @@ def test_the_python_lines_run(port: int) -> None:
     python = Path(sys.prefix, "clients", "bin", "python")
     if not python.exists():
         pytest.skip("the clients are not installed: make test does that")
-    (block,) = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+    (block,) = (block for block in PYTHON if ":3000" in block)
     lines = block.replace(":3000", f":{port}")
     done = subprocess.run([python, "-c", lines], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
@@ -155,7 +156,7 @@ def test_the_train_command_writes_a_package(tmp_path: Path) -> None:
 
 
 def test_the_network_of_another_library_is_exported_and_added_as_shown(tmp_path: Path) -> None:
-    (code,) = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+    (code,) = (block for block in PYTHON if "skl2onnx" in block)
     subprocess.run([sys.executable, "-c", code], cwd=tmp_path, check=True, timeout=120)
     (command,) = (line for line in COMMANDS if " add " in line)
     file = str(tmp_path / "iris.onnx")
