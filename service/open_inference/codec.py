@@ -131,7 +131,7 @@ def _header_size(value: bytes, body_size: int) -> int:
 def _raw(card: ModelCard, body: bytes | bytearray) -> InferRequest:
     """A body that is one row of the model's only input; the outputs come back as binary."""
     spec = card.inputs[0]
-    if len(card.inputs) != 1 or spec.shape[0] not in (-1, 1) or spec.shape.count(-1) > 2:
+    if len(card.inputs) != 1 or spec.shape[0] not in (-1, 1) or spec.shape[1:].count(-1) > 1:
         raise BadInputError(
             "A request without a JSON header is for models with one input, one row and one other "
             "variable dimension at most; send one with a header."
