@@ -377,7 +377,9 @@ REFUSED: list[tuple[str, Any, str]] = [
 
 
 @pytest.mark.parametrize(
-    ("place", "value", "told"), REFUSED, ids=[f"{place}-{n}" for n, (place, *_) in enumerate(REFUSED)]
+    ("place", "value", "told"),
+    REFUSED,
+    ids=[f"{place}-{n}" for n, (place, *_) in enumerate(REFUSED)],
 )
 def test_a_refusal_names_what_is_wrong_and_says_what_to_change(
     place: str, value: Any, told: str
@@ -438,10 +440,10 @@ def test_a_binary_tensor_has_the_size_of_its_shape(size: Any, sent: int, told: s
 
 
 def test_the_inputs_have_equally_many_rows_and_come_once_each() -> None:
-    numbers = np.zeros(2, np.int8)
+    arrays = {"x": POINT, "n": np.zeros(2, np.int8)}
+    uneven = message_of(PAIR, arrays, {"x": "flat", "n": "binary"})
     with pytest.raises(BadInputError, match="different numbers of rows"):
-        arrays = {"x": POINT, "n": numbers}
-        decode(PAIR, *message_of(PAIR, arrays, {"x": "flat", "n": "binary"}).wire())
+        decode(PAIR, *uneven.wire())
     with pytest.raises(BadInputError, match="The input 'n' is missing"):
         decode(PAIR, *message_of(PAIR, {"x": POINT}, {"x": "flat"}).wire())
     (twice,) = message_of(PAIR, {"x": POINT}, {"x": "flat"}).content["inputs"]
