@@ -4,6 +4,7 @@ It gives the request its id and takes its time; sends what is the protocol's to 
 all else to BentoML; and counts, logs and traces the answer, as the settings say.
 """
 
+import asyncio
 import random
 import time
 
@@ -15,6 +16,9 @@ from service.metrics import count_request
 from service.open_inference.routes import PREFIX
 from service.settings import Settings
 from service.tracing import Tracer
+
+CLIENT_CLOSED_REQUEST = 499
+"""What nginx calls a request that was given up: no answer was sent, and none was at fault."""
 
 
 class Front:
@@ -43,6 +47,9 @@ class Front:
         is_protocol = path.startswith(PREFIX) and path[len(PREFIX) :][:1] in ("", "/")
         try:
             await (self._protocol if is_protocol else self._host)(scope, receive, send)
+        except asyncio.CancelledError:
+            exchange.status = CLIENT_CLOSED_REQUEST
+            raise
         finally:
             exchange.seconds = time.monotonic() - exchange.started
             self._record(exchange)

@@ -5,6 +5,7 @@ import gzip
 import tracemalloc
 import zlib
 from collections.abc import Awaitable, Callable, Iterable, Mapping
+from contextlib import suppress
 
 import pytest
 from hypothesis import given
@@ -16,7 +17,6 @@ from service.errors import (
     BadInputError,
     BodyTimeoutError,
     BodyTooLargeError,
-    ServiceError,
     UnsupportedMediaError,
 )
 from service.settings import Settings
@@ -189,12 +189,9 @@ def test_any_bytes_are_a_body_or_one_sentence(
     wire = bytearray(COMPRESS[encoding](content))
     at = data.draw(st.integers(0, len(wire) - 1))
     wire[at : at + data.draw(st.integers(0, 3))] = data.draw(st.binary(max_size=3))
-    try:
-        assert (
-            len(read(whole(bytes(wire)), {"content-encoding": encoding}, max_body_bytes=50)) <= 50
-        )
-    except ServiceError as error:
-        assert 400 <= error.status < 500
+    headers = {"content-encoding": encoding}
+    with suppress(BadInputError, BodyTooLargeError):
+        assert len(read(whole(bytes(wire)), headers, max_body_bytes=50)) <= 50
 
 
 # Memory.
