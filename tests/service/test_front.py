@@ -272,7 +272,7 @@ async def test_a_traced_prediction_has_its_parts_and_another_caller_s_trace(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     exporter = InMemorySpanExporter()
-    monkeypatch.setattr(tracing, "_otlp", lambda: exporter)
+    monkeypatch.setattr(tracing, "otlp_exporter", lambda: exporter)
     trace = "4bf92f3577b34da6a3ce929d0e0e4736"
     async with held(tmp_path, traces=0.5) as (front, _, runtime):
         headers = {"traceparent": f"00-{trace}-00f067aa0ba902b7-01"}
@@ -297,6 +297,6 @@ async def test_nothing_is_traced_where_no_share_is_set(monkeypatch: pytest.Monke
     def exporter() -> None:
         raise AssertionError("no exporter is needed")
 
-    monkeypatch.setattr(tracing, "_otlp", exporter)
+    monkeypatch.setattr(tracing, "otlp_exporter", exporter)
     headers = {"traceparent": "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"}
     assert (await ask(front_of(Named("host")), "/", headers=headers)).status_code == 200
