@@ -4,7 +4,7 @@ import asyncio
 from contextvars import Context
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from service.exchange import Exchange, begin, current
@@ -16,6 +16,9 @@ def test_an_id_that_is_plain_text_is_kept(given_id: bytes) -> None:
 
 
 @given(st.binary(max_size=120))
+@example(b"")
+@example(b"x" * 101)
+@example(b"a\r\nb: c")
 def test_an_id_is_always_short_and_printable(given_id: bytes) -> None:
     """It stands in a header of the answer and in the log, where a line break would be forged."""
     identity = begin("GET", "/", {b"x-request-id": given_id}).id
