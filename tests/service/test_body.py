@@ -8,7 +8,7 @@ from collections.abc import Awaitable, Callable, Iterable, Mapping
 from contextlib import suppress
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from starlette.types import Message, Receive
 
@@ -26,6 +26,7 @@ COMPRESS: Mapping[str, Callable[[bytes], bytes]] = {
     "deflate": zlib.compress,
     "identity": bytes,
 }
+property_test = settings(deadline=None, derandomize=True, database=None, max_examples=200)
 every_encoding = pytest.mark.parametrize("encoding", list(COMPRESS))
 compressed = pytest.mark.parametrize("encoding", ["gzip", "deflate"])
 
@@ -63,6 +64,7 @@ def read(receive: Receive, headers: Mapping[str, str] | None = None, **limits: f
     return bytes(asyncio.run(asyncio.wait_for(reading, 20)))
 
 
+@property_test
 @given(st.lists(st.binary(max_size=20), max_size=8), st.sampled_from(list(COMPRESS)))
 def test_the_chunks_of_a_body_are_the_body(chunks: list[bytes], encoding: str) -> None:
     sent = b"".join(chunks)
@@ -182,6 +184,7 @@ def test_another_compression_is_refused_and_the_known_ones_named(encoding: str) 
         read(whole(b"body"), {"content-encoding": encoding})
 
 
+@property_test
 @given(st.binary(max_size=60), st.sampled_from(["gzip", "deflate"]), st.data())
 def test_any_bytes_are_a_body_or_one_sentence(
     content: bytes, encoding: str, data: st.DataObject

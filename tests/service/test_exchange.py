@@ -4,10 +4,12 @@ import asyncio
 from contextvars import Context
 
 import pytest
-from hypothesis import example, given
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from service.exchange import Exchange, begin, current
+
+property_test = settings(deadline=None, derandomize=True, database=None, max_examples=200)
 
 
 @pytest.mark.parametrize("given_id", [b"mine", b"a b/c:d", b"x" * 100, b"~!{}"])
@@ -15,6 +17,7 @@ def test_an_id_that_is_plain_text_is_kept(given_id: bytes) -> None:
     assert begin("GET", "/", {b"x-request-id": given_id}).id == given_id.decode()
 
 
+@property_test
 @given(st.binary(max_size=120))
 @example(b"")
 @example(b"x" * 101)

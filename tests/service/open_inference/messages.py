@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
+from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays_of
 from numpy.typing import NDArray
@@ -13,6 +14,8 @@ from models.card import NUMPY_DTYPES, Datatype, Example, ModelCard, RecordedTens
 
 Shape = tuple[int, ...]
 Tensors = Mapping[str, tuple[Datatype, Shape]]
+property_test = settings(deadline=None, derandomize=True, database=None, max_examples=300)
+
 Way = Literal["flat", "nested", "binary"]
 
 IN_JSON: tuple[Datatype, ...] = tuple(name for name in NUMPY_DTYPES if name != "FP16")

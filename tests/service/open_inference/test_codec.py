@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import example, given, settings
+from hypothesis import example, given
 from hypothesis import strategies as st
 from messages import (
     IN_JSON,
@@ -19,6 +19,7 @@ from messages import (
     card_of,
     message_of,
     messages,
+    property_test,
     read_answer,
     tensors,
     values,
@@ -55,6 +56,7 @@ def outputs_of(rows: int) -> dict[str, NDArray[Any]]:
 # Inputs.
 
 
+@property_test
 @given(messages(), st.booleans())
 def test_what_is_sent_is_what_the_model_gets(message: Message, say_length: bool) -> None:
     body, length = message.wire()
@@ -203,6 +205,7 @@ def asked_for(draw: st.DrawFn) -> tuple[ModelCard, dict[str, Any], dict[str, boo
     return card, fields, expected, arrays
 
 
+@property_test
 @given(asked_for())
 def test_the_answer_holds_the_outputs_that_were_asked_for_in_the_way_that_was_asked_for(
     drawn: tuple[ModelCard, dict[str, Any], dict[str, bool], dict[str, NDArray[Any]]],
@@ -502,6 +505,7 @@ def answerable(card: ModelCard, request: InferRequest) -> None:
 lengths = st.none() | st.binary(max_size=4) | st.integers(-5, 400).map(lambda n: b"%d" % n)
 
 
+@property_test
 @given(st.binary(max_size=200), lengths)
 @example(b"", b"0")
 @example(bytes(8), b"0")
@@ -531,6 +535,7 @@ json_values = st.recursive(
 )
 
 
+@property_test
 @given(json_values)
 def test_any_json(content: Any) -> None:
     is_total(PLANE, json.dumps(content).encode(), None)
@@ -558,7 +563,7 @@ BOTH = (
 )
 
 
-@settings(max_examples=400)
+@property_test
 @given(st.sampled_from(BOTH), st.data())
 def test_a_request_with_any_value_in_any_place(message: Message, data: st.DataObject) -> None:
     content = copy.deepcopy(message.content)
@@ -575,7 +580,7 @@ def test_a_request_with_any_value_in_any_place(message: Message, data: st.DataOb
         answerable(PLANE, request)
 
 
-@settings(max_examples=400)
+@property_test
 @given(st.sampled_from(BOTH), messages(), st.data())
 def test_a_request_that_was_damaged_on_its_way(
     message: Message, other: Message, data: st.DataObject

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from messages import property_test
 from starlette.types import Receive, Scope, Send
 from tiny import write_tiny
 
@@ -162,6 +163,7 @@ def test_a_model_may_be_named_as_a_word_of_the_protocol(ask: Asked) -> None:
     assert ask("GET", "/v2/models/stats/ready").answer.json() == {"name": "stats", "ready": True}
 
 
+@property_test
 @given(st.text(max_size=30).map(lambda text: "/v2" + text))
 def test_any_path_is_split_into_text(path: str) -> None:
     pattern, model, version = split(path)

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays_of
-from messages import IN_JSON
+from messages import IN_JSON, property_test
 
 from models.card import NUMPY_DTYPES, Datatype, TensorSpec
 from service.errors import BadInputError
@@ -21,6 +21,7 @@ def spec_of(datatype: Datatype, *shape: int) -> TensorSpec:
     return TensorSpec(name="t", datatype=datatype, shape=shape, meaning="-")
 
 
+@property_test
 @given(st.lists(st.sampled_from([-1, 1, 2, 3]), min_size=1, max_size=4), st.data())
 def test_a_shape_passes_where_every_dimension_is_the_model_s_or_free(
     shape: list[int], data: st.DataObject
@@ -68,6 +69,7 @@ def test_a_bool_is_true_or_false(value: Any) -> None:
         from_bytes(spec_of("BOOL", -1), (2,), b"\x01\x02", 0)
 
 
+@property_test
 @given(arrays_of.arrays(np.int16, arrays_of.array_shapes(max_dims=4, max_side=3)), st.data())
 def test_data_that_is_nested_in_another_way_than_the_shape_says_is_refused(
     array: Any, data: st.DataObject
@@ -100,6 +102,7 @@ def test_binary_numbers_are_little_endian_and_row_major() -> None:
     assert found.tolist() == [[1, 2], [256, 512]]
 
 
+@property_test
 @given(
     arrays_of.arrays(
         st.sampled_from([np.float32, np.float64, np.int8, np.uint64, np.bool_]),
@@ -125,6 +128,7 @@ def test_classes_are_in_falling_order_and_equal_values_in_theirs(
             assert text.split(":")[2:] == list(labels[index : index + 1])
 
 
+@property_test
 @given(st.lists(st.text(st.characters(exclude_categories=["Cs"]), max_size=300), max_size=5))
 def test_a_text_is_its_length_and_its_utf_8(texts: list[str]) -> None:
     raw, found = to_bytes(texts), []
