@@ -40,6 +40,13 @@ def test_a_shape_passes_where_every_dimension_is_the_model_s_or_free(
             check_shape(spec_of("FP32", *shape), given_shape)
 
 
+def test_only_the_rows_may_be_none() -> None:
+    spec = spec_of("FP32", -1, -1)
+    assert check_shape(spec, [0, 2]) == (0, 2)
+    with pytest.raises(BadInputError, match=r"'t' has the shape \[2, 0\]"):
+        check_shape(spec, [2, 0])
+
+
 @pytest.mark.parametrize("datatype", WHOLE)
 def test_a_whole_number_out_of_the_datatype_s_range_is_refused_and_never_wrapped(
     datatype: Datatype,
@@ -88,6 +95,12 @@ def test_data_that_is_nested_in_another_way_than_the_shape_says_is_refused(
         place.append(place[-1])
     with pytest.raises(BadInputError, match="The data of tensor 't' does not have the shape"):
         from_json(spec, array.shape, nested, booleans=False)
+
+
+@pytest.mark.parametrize("row", [3, None, "34", {"a": 3, "b": 4}])
+def test_a_row_is_a_list(row: Any) -> None:
+    with pytest.raises(BadInputError, match="The data of tensor 't' does not have the shape"):
+        from_json(spec_of("FP32", -1, 2), (2, 2), [[1, 2], row], booleans=False)
 
 
 def test_no_rows_are_no_values() -> None:
