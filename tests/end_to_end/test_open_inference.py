@@ -2,6 +2,7 @@
 
 import asyncio
 import gzip
+import http.client
 import json
 import re
 import shutil
@@ -72,14 +73,14 @@ def curve(client: httpx.Client, **body: Any) -> httpx.Response:
     return infer(client, {"inputs": [tensor("x", X)], **body})
 
 
-def read(response: httpx.Response) -> dict[str, NDArray[Any] | list[str]]:
-    """The outputs of an answer, by name, whether they came as JSON or as bytes."""
+def read(response: httpx.Response) -> dict[str, NDArray[Any]]:
+    """The outputs of an answer by name, whether they came as JSON or as bytes."""
     assert response.status_code == 200, response.text
     size = int(response.headers.get(LENGTH, len(response.content)))
     header, tail = json.loads(response.content[:size]), response.content[size:]
     kind = "application/json" if LENGTH not in response.headers else "application/octet-stream"
     assert response.headers["content-type"] == kind
-    outputs: dict[str, NDArray[Any] | list[str]] = {}
+    outputs: dict[str, NDArray[Any]] = {}
     for output in header["outputs"]:
         shape, data = output["shape"], output.get("data")
         length = output.get("parameters", {}).get("binary_data_size")
@@ -89,12 +90,11 @@ def read(response: httpx.Response) -> dict[str, NDArray[Any] | list[str]]:
             if output["datatype"] == "BYTES":
                 data = list(texts(data))
         if output["datatype"] == "BYTES":
-            assert len(data) == np.prod(shape)
-            outputs[output["name"]] = data
+            found = np.array(data, np.object_)
         else:
             assert output["datatype"] == "FP32"
             found = np.frombuffer(data, "<f4") if length is not None else np.array(data, np.float32)
-            outputs[output["name"]] = found.reshape(shape)
+        outputs[output["name"]] = found.reshape(shape)
     assert tail == b""
     return outputs
 
@@ -549,6 +549,13 @@ def test_json_and_binary_are_the_same_to_the_last_bit(
     assert answers[0].shape == rows.shape
 
 
+def test_the_tensor_may_begin_at_any_byte(client: httpx.Client) -> None:
+    wanted = read(curve(client))["y"]
+    for length in range(9):
+        body = {"id": "x" * length, "inputs": [binary("x", X)]}
+        np.testing.assert_array_equal(read(infer(client, body, X.tobytes()))["y"], wanted)
+
+
 @pytest.mark.parametrize(
     ("parameters", "output", "wanted"),
     [
@@ -634,37 +641,35 @@ def test_numbers_that_json_does_not_have_come_in_binary_alone(client: httpx.Clie
 # Classes.
 
 
+THREE_IMAGES = np.stack([np.roll(ONE_IMAGE[0], shift) for shift in (0, 100, 300)])
+
+
 @pytest.mark.parametrize("as_binary", [False, True])
 @pytest.mark.parametrize("k", [1, 3, 10, 11, 10**12])
-@pytest.mark.parametrize("model", [IMAGES, CURVE])
+@pytest.mark.parametrize(
+    ("model", "sent"), [(IMAGES, tensor("image", THREE_IMAGES)), (CURVE, tensor("x", X))]
+)
 def test_the_likeliest_classes_come_as_value_index_and_label(
-    model: str, k: int, as_binary: bool, client: httpx.Client, repository: ModelRepository
+    model: str,
+    sent: Json,
+    k: int,
+    as_binary: bool,
+    client: httpx.Client,
+    repository: ModelRepository,
 ) -> None:
     (spec,) = repository.get(model).card.outputs
-    rows = (
-        X if model == CURVE else np.repeat(ONE_IMAGE, 3, axis=0) // np.array([[[1]], [[2]], [[9]]])
-    )
-    sent = tensor(
-        "x" if model == CURVE else "image", rows.astype(X.dtype if model == CURVE else np.uint8)
-    )
     wanted = read(infer(client, {"inputs": [sent]}, model=model))[spec.name]
-    parameters = {"classification": k, "binary_data": as_binary}
-    body = {"inputs": [sent], "outputs": [{"name": spec.name, "parameters": parameters}]}
-    response = infer(client, body, model=model)
+    output = {"name": spec.name, "parameters": {"classification": k, "binary_data": as_binary}}
+    response = infer(client, {"inputs": [sent], "outputs": [output]}, model=model)
     assert (LENGTH in response.headers) is as_binary
     found = read(response)[spec.name]
     shown = min(k, spec.shape[1])
-    header = json.loads(
-        response.content[: int(response.headers.get(LENGTH, len(response.content)))]
-    )
-    (output,) = header["outputs"]
-    assert (output["datatype"], output["shape"]) == ("BYTES", [3, shown])
-    for row, values in enumerate(np.asarray(wanted)):
-        order = np.argsort(-values, kind="stable")[:shown]
-        for text, place in zip(found[row * shown :], order, strict=False):
-            value, index, *label = str(text).split(":")
+    assert found.shape == (3, shown)
+    for row, values in zip(found, wanted, strict=True):
+        for text, place in zip(row, np.argsort(-values, kind="stable")[:shown], strict=True):
+            value, index, *label = text.split(":")
             assert float(value) == pytest.approx(values[place], abs=1e-5)
-            assert values[int(index)] == pytest.approx(values[place], abs=1e-6)
+            assert values[int(index)] == values[place]
             assert label == ([] if spec.labels is None else [spec.labels[int(index)]])
 
 
@@ -717,6 +722,26 @@ def test_wrong_requests_harm_nobody_beside_them(client: httpx.Client) -> None:
         assert_refused(wrong)
         np.testing.assert_allclose(read(right)["y"].ravel(), typed.json()["y"], atol=1e-5)
     assert len({response.text for response in responses[::3]}) > 30
+
+
+def test_a_refused_request_leaves_its_connection_usable(server: Server) -> None:
+    good = json.dumps({"inputs": [tensor("x", X)]}).encode()
+    connection = http.client.HTTPConnection(server.url.removeprefix("http://"), timeout=30)
+    connection.connect()
+    socket_of_it = connection.sock
+    for method, path, content, status in (
+        ("POST", f"/v2/models/{CURVE}/infer", b"x" * 100_000, 400),
+        ("POST", "/v2/models/lenet/infer", good * 1000, 404),
+        ("POST", f"/v2/models/{CURVE}/ready", good * 1000, 405),
+        ("GET", f"/v2/models/{CURVE}/ready", good, 200),
+        ("POST", f"/v2/models/{CURVE}/infer", good, 200),
+    ):
+        connection.request(method, path, content)
+        response = connection.getresponse()
+        json.loads(response.read())
+        assert response.status == status
+        assert connection.sock is socket_of_it
+    connection.close()
 
 
 def test_an_answer_carries_the_request_s_id(client: httpx.Client) -> None:
@@ -853,13 +878,35 @@ def resident(processes: Sequence[psutil.Process]) -> int:
     return sum(process.memory_info().rss for process in processes)
 
 
-def test_a_full_queue_is_a_503_that_says_when_to_come_back(narrow_client: httpx.Client) -> None:
-    rows = np.zeros((2000, 1), np.float32)
+def test_more_rows_than_the_queue_ever_takes_are_a_413(narrow_client: httpx.Client) -> None:
+    rows = np.zeros((1001, 1), np.float32)
     response = infer(narrow_client, {"inputs": [binary("x", rows)]}, rows.tobytes())
-    assert_refused(response, response.status_code)
-    assert response.status_code in (413, 503)
-    if response.status_code == 503:
-        assert int(response.headers["retry-after"]) >= 1
+    assert_refused(response, 413, "1000 in one request")
+    fits = rows[:1000]
+    response = infer(narrow_client, {"inputs": [binary("x", fits)]}, fits.tobytes())
+    assert read(response)["y"].shape == fits.shape
+
+
+def test_a_full_queue_is_a_503_that_says_when_to_come_back(narrow_client: httpx.Client) -> None:
+    rows = np.random.default_rng(6).integers(0, 256, (600, 28, 28), np.uint8)
+    header = json.dumps({"inputs": [binary("image", rows)]}).encode()
+    sent = {"content": header + rows.tobytes(), "headers": {LENGTH: str(len(header))}}
+    path = "/v2/models/mnist-cnn/infer"
+    wanted = read(narrow_client.post(path, **sent))["probabilities"]
+
+    async def ask_all() -> list[httpx.Response]:
+        async with httpx.AsyncClient(base_url=narrow_client.base_url, timeout=60) as many:
+            return await asyncio.gather(*(many.post(path, **sent) for _ in range(8)))
+
+    statuses = []
+    for response in asyncio.run(ask_all()):
+        statuses.append(response.status_code)
+        if response.status_code == 200:
+            np.testing.assert_allclose(read(response)["probabilities"], wanted, atol=1e-5)
+        else:
+            assert_refused(response, 503)
+            assert int(response.headers["retry-after"]) >= 1
+    assert set(statuses) == {200, 503}
 
 
 @pytest.mark.parametrize("path", [f"/v2/models/{CURVE}/infer", "/v2/repository/index"])
