@@ -77,7 +77,7 @@ def plain(
 
     @functools.wraps(handler)
     async def call(request: Request) -> Response:
-        current().endpoint = request.scope["route"].path
+        current().endpoint = getattr(request.scope.get("route"), "path", "other")
         try:
             return await handler(request)
         except Exception as error:  # noqa: BLE001 - the boundary: every failure is answered

@@ -25,7 +25,7 @@ class Exchange:
     id: str
     method: str
     path: str
-    traceparent: str = ""
+    headers: dict[bytes, bytes] = field(default_factory=dict, repr=False)
     started: float = field(default_factory=time.monotonic)
     endpoint: str = "other"
     model: str = ""
@@ -87,7 +87,7 @@ def begin(method: str, path: str, headers: dict[bytes, bytes]) -> Exchange:
     plain = given is not None and 0 < len(given) <= 100 and given.isascii()
     text = given.decode() if given is not None and plain else ""
     identity = text if text.isprintable() and text else f"{_PROCESS}-{next(_numbers):x}"
-    exchange = Exchange(identity, method, path, headers.get(b"traceparent", b"").decode("latin-1"))
+    exchange = Exchange(identity, method, path, headers)
     _current.set(exchange)
     return exchange
 

@@ -18,8 +18,9 @@ from service.images import mnist_pixels
 from service.inputs import CurveInput, DigitsInput, PicturesInput, PointsInput
 from service.json_errors import JsonErrors
 from service.open_inference.routes import OpenInference
+from service.openapi import openapi_of
 from service.outputs import Curve, DigitPrediction, Digits, Pictures, Points
-from service.pages import create_pages, openapi_of
+from service.pages import create_pages
 from service.predictor import Predictor
 from service.settings import VERSION, current_settings
 

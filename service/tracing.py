@@ -41,7 +41,8 @@ class Tracer:
         """Write the spans of an exchange that has just ended."""
         # Exchanges are timed by the monotonic clock; spans are dated by the other one.
         offset = time.time_ns() - round(time.monotonic() * 1e9)
-        parent = self._propagator.extract({"traceparent": exchange.traceparent}, Context())
+        given = exchange.headers.get(b"traceparent", b"").decode("latin-1")
+        parent = self._propagator.extract({"traceparent": given}, Context())
         start = offset + round(exchange.started * 1e9)
         span = self._tracer.start_span(
             f"{exchange.method} {exchange.endpoint}",

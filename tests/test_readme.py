@@ -99,6 +99,27 @@ def test_the_curve_answers_as_shown(port: int) -> None:
     assert answer["y"] == pytest.approx(shown["y"], abs=1e-4)
 
 
+def test_the_protocol_answers_as_shown(port: int) -> None:
+    command = next(line for line in COMMANDS if "/v2/models" in line)
+    shown = json.loads(re.findall(r"```json\n(.*?)```", README, re.DOTALL)[1])
+    answer = json.loads(run(command.replace(":3000", f":{port}")))
+    for content in (shown, answer):
+        content["values"] = content["outputs"][0].pop("data")
+    assert answer.pop("values") == pytest.approx(shown.pop("values"), abs=1e-4)
+    assert answer == shown
+
+
+def test_the_python_lines_run(port: int) -> None:
+    python = Path(sys.prefix, "clients", "bin", "python")
+    if not python.exists():
+        pytest.skip("the clients are not installed: make test does that")
+    (block,) = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+    lines = block.replace(":3000", f":{port}")
+    done = subprocess.run([python, "-c", lines], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith("[[")
+
+
 def test_the_drawn_three_is_a_three(port: int) -> None:
     command = next(line for line in COMMANDS if "classify_image" in line)
     (prediction,) = json.loads(run(command.replace(":3000", f":{port}")))["predictions"]

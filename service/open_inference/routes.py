@@ -24,8 +24,8 @@ class Call:
     catalog: Catalog
     headers: Mapping[bytes, bytes]
     receive: Receive
-    model: str = ""
-    version: str = ""
+    model: str
+    version: str
 
     @property
     def predictor(self) -> Predictor:
@@ -45,49 +45,60 @@ class Call:
 
 
 async def _server(call: Call) -> Response:
+    """The server's name, version and extensions."""
     return json_response(describe.server())
 
 
 async def _live(call: Call) -> Response:
+    """Whether the process answers."""
     return json_response({"live": True})
 
 
 async def _ready(call: Call) -> Response:
+    """Whether at least one model serves."""
     if not call.catalog.ready:
         raise NotReadyError("No model is ready.")
     return json_response({"ready": True, "live": True})
 
 
 async def _models(call: Call) -> Response:
+    """The names of the models that serve."""
     return json_response({"models": [predictor.card.name for predictor in call.catalog]})
 
 
 async def _index(call: Call) -> Response:
+    """Every package of the repository, ready or not, and why not."""
     await read_body(call.headers, call.receive, current_settings())
     return json_response(describe.index(call.catalog))
 
 
 async def _statistics_of_all(call: Call) -> Response:
+    """What all models have done since this worker started."""
     return json_response(describe.statistics(*call.catalog))
 
 
 async def _metadata(call: Call) -> Response:
+    """A model's inputs and outputs."""
     return json_response(describe.metadata(call.predictor))
 
 
 async def _model_ready(call: Call) -> Response:
+    """Whether a model serves."""
     return json_response({"name": call.predictor.card.name, "ready": True})
 
 
 async def _configuration(call: Call) -> Response:
+    """A model's configuration, in Triton's words."""
     return json_response(describe.configuration(call.predictor))
 
 
 async def _statistics(call: Call) -> Response:
+    """What a model has done since this worker started."""
     return json_response(describe.statistics(call.predictor))
 
 
 async def _infer(call: Call) -> Response:
+    """Ask a model for a prediction, in JSON or with binary tensors."""
     predictor = call.predictor
     body = await read_body(call.headers, call.receive, current_settings())
     request = decode(predictor.card, body, call.headers.get(b"inference-header-content-length"))
@@ -144,7 +155,7 @@ class OpenInference:
         method, handler = route
         if scope["method"] != method:
             raise MethodNotAllowedError(scope["method"], method)
-        headers = dict(scope["headers"])
+        headers = current().headers
         return await handler(Call(self.catalog, headers, receive, model, version))
 
 
