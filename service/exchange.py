@@ -10,6 +10,8 @@ import time
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 
+from starlette.types import Receive
+
 _PROCESS = secrets.token_hex(6)
 _numbers = itertools.count(1)
 
@@ -18,14 +20,17 @@ _numbers = itertools.count(1)
 class Exchange:
     """One request and its answer.
 
-    `endpoint` and `model` come from closed lists, since they label metrics. Times are
-    `time.monotonic` seconds; those of the parts are durations in seconds.
+    `receive` is ASGI's, once the whole body has been read from it; `departed` says that the caller
+    went away before the answer. `endpoint` and `model` come from closed lists, since they label
+    metrics. Times are `time.monotonic` seconds; those of the parts are durations in seconds.
     """
 
     id: str
     method: str
     path: str
     headers: dict[bytes, bytes] = field(default_factory=dict, repr=False)
+    receive: Receive | None = field(default=None, repr=False)
+    departed: bool = False
     started: float = field(default_factory=time.monotonic)
     endpoint: str = "other"
     model: str = ""

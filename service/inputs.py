@@ -26,6 +26,7 @@ from starlette.types import Message
 from service.body import read_body
 from service.endpoint import parse_json
 from service.errors import BadInputError, UnsupportedMediaError
+from service.exchange import current
 from service.settings import current_settings
 
 
@@ -232,7 +233,10 @@ class PicturesInput(Input):
 
 
 async def _body(request: Request) -> bytes | bytearray:
-    return await read_body(dict(request.scope["headers"]), request.receive, current_settings())
+    headers = dict(request.scope["headers"])
+    body = await read_body(headers, request.receive, current_settings())
+    current().receive = request.receive
+    return body
 
 
 def _media_type(request: Request) -> str:

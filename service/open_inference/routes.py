@@ -101,6 +101,7 @@ async def _infer(call: Call) -> Response:
     """Ask a model for a prediction, in JSON or with binary tensors."""
     predictor = call.predictor
     body = await read_body(call.headers, call.receive, current_settings())
+    current().receive = call.receive
     request = decode(predictor.card, body, call.headers.get(b"inference-header-content-length"))
     answer = await predictor.predict(request.inputs, request.timeout)
     content, header_length = encode(predictor.card, request, answer.outputs)

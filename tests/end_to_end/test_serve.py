@@ -675,3 +675,26 @@ def test_a_setting_that_cannot_be_used_keeps_the_server_from_starting(root: Path
     assert done.returncode != 0
     assert "error: FITSERVE_MAX_BATCH_ROWS is 'many'" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+# Callers who go away.
+
+
+@pytest.mark.parametrize("path", ["/predict_curve", "/v2/models/curve-tanh/infer"])
+def test_nothing_is_computed_for_a_caller_who_has_gone(
+    root: Path, chosen: dict[str, str], path: str
+) -> None:
+    tensor = {"name": "x", "shape": [1, 1], "datatype": "FP32", "data": [3]}
+    body = {"x": [3]} if path == "/predict_curve" else {"inputs": [tensor]}
+    settings = chosen | {"FITSERVE_MAX_DELAY_SECONDS": "1"}
+    with temporary_home() as home, serving(home, root, settings=settings) as started:
+        with pytest.raises(httpx.ReadTimeout):
+            httpx.post(started.url + path, json=body, timeout=httpx.Timeout(10, read=0.3))
+        time.sleep(1.5)
+        (statistics,) = httpx.get(f"{started.url}/v2/models/curve-tanh/stats").json()["model_stats"]
+        assert (statistics["inference_count"], statistics["execution_count"]) == (0, 0)
+        assert statistics["inference_stats"]["fail"]["count"] == 1
+        metrics = httpx.get(f"{started.url}/metrics").text
+        assert re.search(r'model="curve-tanh",status="499"\} 1', metrics)
+        assert httpx.post(started.url + path, json=body).status_code == 200
+        assert "Exception in ASGI" not in started.read_log()
