@@ -9,19 +9,14 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 
-from models.card import MODEL_FILES, Example, ModelCard, RuntimeName
+from models.card import MODEL_FILES, Example, RuntimeName
 from models.package import ModelPackage, PackageError
 from models.runtimes import Arrays, DeviceError, Runtime, open_runtime
 from service.logs import logger
 
 _LIBRARIES: Mapping[RuntimeName, str] = {"onnx": "onnxruntime", "torchscript": "torch"}
 _REPEATS = 5
-
-
-def batch_rows(card: ModelCard, most: int) -> int:
-    """The rows of a full batch: `most`, or the batch that the network's graph is fixed to."""
-    fixed = [spec.shape[0] for spec in card.inputs if spec.shape[0] != -1]
-    return fixed[0] if fixed else most
+_ENOUGH_SECONDS = 1.0  # a large network is slow enough to be told from one run
 
 
 class Placement(NamedTuple):
@@ -79,8 +74,8 @@ def place(
             f"it has {', '.join(package.card.runtimes)}, of which runtime={runtime} leaves none "
             "that is installed here",
         )
-    rows = batch_rows(package.card, max_batch_rows)
-    sizes = sorted({1, min(16, rows), rows}) if rows == max_batch_rows else [rows]
+    fixed = package.card.fixed_batch
+    sizes = [fixed] if fixed else sorted({1, min(16, max_batch_rows), max_batch_rows})
     opened: dict[RuntimeName, Runtime] = {}
     for name in candidates:
         try:
@@ -108,4 +103,6 @@ def _seconds(runtime: Runtime, example: Example, rows: int) -> float:
         started = time.monotonic()
         runtime(inputs)
         timings.append(time.monotonic() - started)
-    return statistics.median(timings[1:])
+        if sum(timings) > _ENOUGH_SECONDS:
+            break
+    return statistics.median(timings[1:] or timings)

@@ -9,7 +9,7 @@ from service.batch import Arrays
 from service.batching import Answer, BatchReport, MicroBatcher
 from service.exchange import current
 from service.metrics import BatchMetrics
-from service.placement import Placement, batch_rows
+from service.placement import Placement
 from service.settings import Settings
 from service.statistics import ModelStatistics
 
@@ -27,7 +27,7 @@ class Predictor:
         self.package = package
         self.placement = placement
         self.statistics = ModelStatistics()
-        self.max_batch_rows = batch_rows(package.card, settings.max_batch_rows)
+        self.max_batch_rows = package.card.fixed_batch or settings.max_batch_rows
         self._settings = settings
         self._metrics = BatchMetrics(package.card.name)
         self._batcher = MicroBatcher(

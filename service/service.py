@@ -124,13 +124,13 @@ class FitServe:
         """Classify points in the plane."""
         predictor = self.catalog.taking(model, POINT)
         probabilities = await _finite(predictor, {"point": points}, "probabilities")
-        labels = predictor.card.outputs[0].labels or ()
+        labels = predictor.card.outputs[0].labels or range(probabilities.shape[1])
         return {
             "model": predictor.card.name,
             "version": predictor.card.version,
             "predictions": [
                 {
-                    "label": labels[int(row.argmax())],
+                    "label": str(labels[int(row.argmax())]),
                     "confidence": max(rounded := _rounded(row)),
                     "probabilities": rounded,
                 }
@@ -159,9 +159,15 @@ async def _finite(predictor: Predictor, inputs: Arrays, output: str) -> NDArray[
     """One output of a prediction.
 
     Raises:
-        BadInputError: it is infinite or no number: the input is far too large.
+        BadInputError: it is infinite or no number, since the input is far too large; or the model
+            gives no such output.
     """
-    values = (await predictor.predict(inputs)).outputs[output]
+    values = (await predictor.predict(inputs)).outputs.get(output)
+    if values is None or values.ndim != 2:  # a network of another origin may take the same input
+        raise BadInputError(
+            f"Model {predictor.card.name!r} gives no {output} in rows; "
+            f"ask it at /v2/models/{predictor.card.name}/infer."
+        )
     if not np.isfinite(values).all():
         raise BadInputError(
             f"Model {predictor.card.name!r} has no finite answer to this input; "

@@ -56,7 +56,7 @@ def configuration(predictor: Predictor) -> dict[str, Any]:
     A network whose graph is fixed to one batch has `max_batch_size` 0, and whole shapes as `dims`.
     """
     card, runtime = predictor.card, predictor.placement.runtime
-    batches = card.inputs[0].shape[0] == -1
+    batches = card.fixed_batch is None
     gpu = runtime.device.partition(":")[2]
     kind = {"name": card.name, "count": 1, "kind": "KIND_GPU" if gpu else "KIND_CPU"}
     return {

@@ -166,6 +166,8 @@ def narrow(root: Path, shipped: Path, tmp_path_factory: pytest.TempPathFactory) 
         "FITSERVE_BODY_TIMEOUT_SECONDS": "1",
         "FITSERVE_MAX_BATCH_ROWS": "100",
         "FITSERVE_MAX_QUEUE_ROWS": "1000",
+        "FITSERVE_DEVICE": "cpu",
+        "FITSERVE_THREADS": "1",  # so that a queue is slow enough to be found full anywhere
     }
     with temporary_home() as home, serving(home, root, settings=settings) as started:
         yield started
@@ -253,7 +255,7 @@ def test_more_rows_than_the_queue_ever_takes_are_a_413(narrow_client: httpx.Clie
 
 
 def test_a_full_queue_is_a_503_that_says_when_to_come_back(narrow_client: httpx.Client) -> None:
-    rows = np.random.default_rng(6).integers(0, 256, (600, 28, 28), np.uint8)
+    rows = np.random.default_rng(6).integers(0, 256, (1000, 28, 28), np.uint8)
     header = json.dumps({"inputs": [binary("image", rows)]}).encode()
     sent = {"content": header + rows.tobytes(), "headers": {LENGTH: str(len(header))}}
     path = "/v2/models/mnist-cnn/infer"

@@ -109,6 +109,17 @@ def test_auto_tries_both_and_takes_the_faster(
         assert set(runtime.batches) == {1, 16, 64}
 
 
+def test_a_slow_network_is_not_run_again_and_again_before_it_serves(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    slow = Paced("onnx", "cpu", 0.6)
+    monkeypatch.setattr(placement, "open_runtime", lambda *arguments: slow)
+    package = write_tiny(tmp_path, "line", runtimes=("onnx",))
+    placed = place(package, "onnx", "cpu", threads=1, max_batch_rows=1)
+    assert slow.batches == [1, 1]
+    assert placed.seconds["onnx"][1] >= 0.6
+
+
 @pytest.mark.parametrize("runtime", ["onnx", "torchscript"])
 def test_a_runtime_that_is_named_is_the_only_one_opened(
     runtime: RuntimeName, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
