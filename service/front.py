@@ -15,7 +15,7 @@ from service.departures import Departures
 from service.exchange import Exchange, begin
 from service.logs import logger
 from service.metrics import count_request
-from service.open_inference.routes import PREFIX
+from service.open_inference.routes import PREFIX, OpenInference
 from service.settings import Settings
 from service.tracing import Tracer
 
@@ -33,9 +33,9 @@ class Front:
         settings: which share of the requests is logged, and traced.
     """
 
-    def __init__(self, host: ASGIApp, protocol: ASGIApp, settings: Settings) -> None:
+    def __init__(self, host: ASGIApp, protocol: OpenInference, settings: Settings) -> None:
+        self.protocol = protocol
         self._host = host
-        self._protocol = protocol
         self._departures = Departures()
         self._logged = settings.access_log
         self._tracer = Tracer(settings.traces) if settings.traces else None
@@ -50,17 +50,18 @@ class Front:
         is_protocol = path.startswith(PREFIX) and path[len(PREFIX) :][:1] in ("", "/")
         task = self._departures.enter(exchange)
         try:
-            await (self._protocol if is_protocol else self._host)(scope, receive, send)
+            await (self.protocol if is_protocol else self._host)(scope, receive, send)
         except asyncio.CancelledError:
             exchange.status = CLIENT_CLOSED_REQUEST
             if not exchange.departed:
                 raise
         finally:
             self._departures.leave(task)
-            exchange.seconds = time.monotonic() - exchange.started
-            self._record(exchange)
+            self.end(exchange)
 
-    def _record(self, exchange: Exchange) -> None:
+    def end(self, exchange: Exchange) -> None:
+        """Count, log and trace an exchange that has just ended."""
+        exchange.seconds = time.monotonic() - exchange.started
         count_request(exchange)
         if self._logged and random.random() < self._logged:  # noqa: S311 - a sample, no secret
             logger.info("%s", exchange.line())

@@ -12,11 +12,15 @@ from typing import Any
 
 from starlette.applications import Starlette
 from starlette.types import ASGIApp
+from uvicorn.config import HTTP_PROTOCOLS
+
+from service.front import Front
+from service.short_way import ShortWay
 
 DROPPED = ("OpenTelemetryMiddleware", "TimeoutMiddleware")
 
 
-def stand_before(service: Any, front: Callable[[ASGIApp], ASGIApp]) -> None:
+def stand_before(service: Any, front: Callable[[ASGIApp], Front]) -> None:
     """Have `front` wrap the application of a BentoML service."""
     kind: Any = type(service)
 
@@ -30,6 +34,9 @@ def stand_before(service: Any, front: Callable[[ASGIApp], ASGIApp]) -> None:
                 for middleware in app.user_middleware
                 if getattr(middleware.cls, "__name__", "") not in DROPPED
             ]
-            return front(app)
+            fronted = front(app)
+            ShortWay.front = fronted
+            HTTP_PROTOCOLS["auto"] = f"{ShortWay.__module__}:{ShortWay.__name__}"
+            return fronted
 
     service.__class__ = Fronted

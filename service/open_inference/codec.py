@@ -155,9 +155,11 @@ def _inputs(
 ) -> dict[str, NDArray[Any]]:
     specs = {spec.name: spec for spec in card.inputs}
     inputs: dict[str, NDArray[Any]] = {}
-    # Looked for once in the bytes, instead of in every value.
+    # Looked for once in the bytes, instead of in every value; both words end in an e, which digits
+    # do not have, and the digits mostly come last.
     header = body if start == len(body) else body[:start]
-    booleans = b"true" in header or b"false" in header
+    end = header.rfind(b"e") + 1
+    booleans = header.find(b"true", 0, end) >= 0 or header.find(b"false", 0, end) >= 0
     for tensor in _entries(given, "inputs"):
         name = tensor.get("name")
         spec = specs.get(name) if isinstance(name, str) else None

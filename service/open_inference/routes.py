@@ -10,7 +10,7 @@ from service.body import read_body
 from service.catalog import Catalog
 from service.endpoint import error_response, json_response
 from service.errors import MethodNotAllowedError, NotReadyError, UnknownModelError, UnknownPathError
-from service.exchange import current
+from service.exchange import Exchange, current
 from service.open_inference import describe
 from service.open_inference.codec import decode, encode
 from service.predictor import Predictor
@@ -22,10 +22,19 @@ class Call:
     """One request: what it asks of whom."""
 
     catalog: Catalog
-    headers: Mapping[bytes, bytes]
-    receive: Receive
+    exchange: Exchange
+    receive: Receive | None
+    body: bytes | None
     model: str
     version: str
+
+    async def read(self) -> bytes | bytearray:
+        """The whole body."""
+        if self.body is not None or self.receive is None:
+            return self.body or b""
+        body = await read_body(self.exchange.headers, self.receive, current_settings())
+        self.exchange.receive = self.receive
+        return body
 
     @property
     def predictor(self) -> Predictor:
@@ -36,7 +45,7 @@ class Call:
             UnknownModelError: there is none of that name and version.
         """
         predictor = self.catalog[self.model]
-        current().model = predictor.card.name
+        self.exchange.model = predictor.card.name
         if self.version and self.version != predictor.card.version:
             raise UnknownModelError(
                 f"Model {self.model!r} is served in version {predictor.card.version} alone."
@@ -68,7 +77,7 @@ async def _models(call: Call) -> Response:
 
 async def _index(call: Call) -> Response:
     """Every package of the repository, ready or not, and why not."""
-    await read_body(call.headers, call.receive, current_settings())
+    await call.read()
     return json_response(describe.index(call.catalog))
 
 
@@ -99,16 +108,16 @@ async def _statistics(call: Call) -> Response:
 
 async def _infer(call: Call) -> Response:
     """Ask a model for a prediction, in JSON or with binary tensors."""
-    predictor = call.predictor
-    body = await read_body(call.headers, call.receive, current_settings())
-    current().receive = call.receive
-    request = decode(predictor.card, body, call.headers.get(b"inference-header-content-length"))
+    predictor, exchange = call.predictor, call.exchange
+    body = await call.read()
+    header_length = exchange.headers.get(b"inference-header-content-length")
+    request = decode(predictor.card, body, header_length)
     answer = await predictor.predict(request.inputs, request.timeout)
-    content, header_length = encode(predictor.card, request, answer.outputs)
-    headers = {"X-Request-Id": current().id}
-    if header_length is None:
+    content, json_length = encode(predictor.card, request, answer.outputs)
+    headers = {"X-Request-Id": exchange.id}
+    if json_length is None:
         return Response(content, 200, headers, "application/json")
-    headers["Inference-Header-Content-Length"] = str(header_length)
+    headers["Inference-Header-Content-Length"] = str(json_length)
     return Response(content, 200, headers, "application/octet-stream")
 
 
@@ -138,26 +147,36 @@ class OpenInference:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Handle one request whose path begins with `PREFIX`."""
+        response = await self.respond(receive)
+        await response(scope, receive, send)
+
+    async def respond(self, receive: Receive | None = None, body: bytes | None = None) -> Response:
+        """The answer to the current exchange, also where it fails.
+
+        Args:
+            receive: ASGI's, to read the body from.
+            body: the body, where it has been read.
+        """
         exchange = current()
         try:
-            response = await self._answer(scope, receive)
+            response = await self._answer(exchange, receive, body)
         except Exception as error:  # noqa: BLE001 - the boundary: every failure is answered
             response = error_response(error)
         exchange.status = response.status_code
-        await response(scope, receive, send)
+        return response
 
-    async def _answer(self, scope: Scope, receive: Receive) -> Response:
-        path: str = scope["path"]
-        pattern, model, version = split(path)
+    async def _answer(
+        self, exchange: Exchange, receive: Receive | None, body: bytes | None
+    ) -> Response:
+        pattern, model, version = split(exchange.path)
         route = ROUTES.get(pattern)
         if route is None:
-            raise UnknownPathError(f"There is nothing at {path[:100]!r} in the protocol.")
-        current().endpoint = PREFIX + pattern
+            raise UnknownPathError(f"There is nothing at {exchange.path[:100]!r} in the protocol.")
+        exchange.endpoint = PREFIX + pattern
         method, handler = route
-        if scope["method"] != method and (scope["method"], method) != ("HEAD", "GET"):
-            raise MethodNotAllowedError(scope["method"], method)
-        headers = current().headers
-        return await handler(Call(self.catalog, headers, receive, model, version))
+        if exchange.method != method and (exchange.method, method) != ("HEAD", "GET"):
+            raise MethodNotAllowedError(exchange.method, method)
+        return await handler(Call(self.catalog, exchange, receive, body, model, version))
 
 
 def split(path: str) -> tuple[str, str, str]:
