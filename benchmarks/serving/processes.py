@@ -115,7 +115,7 @@ def running(
         log = stack.enter_context((home / "log").open("wb"))
         stack.callback(_end_all, mark)
 
-        def start(command: tuple[str, ...]) -> subprocess.Popen[bytes]:
+        def start(command: list[str]) -> subprocess.Popen[bytes]:
             return subprocess.Popen(
                 [word.format(**words) for word in command],
                 cwd=home,
@@ -126,10 +126,10 @@ def running(
                 start_new_session=True,
             )
 
-        if server.prepare and start(server.prepare).wait(START_SECONDS):
+        if server.prepare and start(server.prepare.split()).wait(START_SECONDS):
             raise ServerError(f"{server.name} cannot be prepared; {_tail(home / 'log')}")
         started = time.monotonic()
-        process = start((*server.command, *options))
+        process = start([*server.command.split(), *options])
         stack.callback(_interrupt, process)
         url = f"http://127.0.0.1:{words['port']}"
         _wait(server, process, url + server.ready, home / "log")

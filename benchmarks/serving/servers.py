@@ -46,10 +46,10 @@ class Server:
     name: str
     description: str
     libraries: tuple[str, ...]
-    command: tuple[str, ...]
+    command: str
     rows: tuple[Row, ...]
     ready: str
-    prepare: tuple[str, ...] = ()
+    prepare: str = ""
     settings: Mapping[str, str] = field(default_factory=dict)
     peer: bool = True
 
@@ -70,7 +70,7 @@ FITSERVE = Server(
     name="fitserve",
     description="`bentoml serve` from the checkout, every setting at its default",
     libraries=("bentoml", "onnxruntime-gpu", "torch", "uvicorn", "starlette"),
-    command=("{bin}/bentoml", "serve", "{root}", "--host", "127.0.0.1", "--port", "{port}"),
+    command="{bin}/bentoml serve {root} --host 127.0.0.1 --port {port}",
     rows=(OURS, BINARY, TYPED_JSON),
     ready="/readyz",
     settings={"BENTOML_HOME": "{home}", "BENTOML_DO_NOT_TRACK": "True"},
@@ -85,10 +85,9 @@ SERVERS: Mapping[str, Server] = {
             name="bare-uvicorn",
             description="fitserve's V2 handler alone on uvicorn, uvloop and httptools: the limit",
             libraries=("uvicorn", "uvloop", "httptools"),
-            command=("{bin}/python", "-m", "uvicorn", "--app-dir", "{root}")
-            + ("benchmarks.serving.bare:app", "--loop", "uvloop", "--http", "httptools")
-            + ("--host", "127.0.0.1", "--port", "{port}", "--no-access-log")
-            + ("--log-level", "warning"),
+            command="{bin}/python -m uvicorn --app-dir {root} benchmarks.serving.bare:app "
+            "--loop uvloop --http httptools --host 127.0.0.1 --port {port} --no-access-log "
+            "--log-level warning",
             rows=(BARE,),
             ready="/v2/health/ready",
             peer=False,
@@ -98,9 +97,8 @@ SERVERS: Mapping[str, Server] = {
             description="pydantic lists, an async handler that calls ONNX Runtime, uvicorn with "
             "uvloop and httptools, no access log, no batching",
             libraries=("fastapi", "uvicorn", "uvloop", "httptools", "pydantic", "onnxruntime"),
-            command=("{bin}/uvicorn", "--app-dir", "{folder}", "server:app")
-            + ("--host", "127.0.0.1", "--port", "{port}", "--no-access-log")
-            + ("--log-level", "warning"),
+            command="{bin}/uvicorn --app-dir {folder} server:app --host 127.0.0.1 --port "
+            "{port} --no-access-log --log-level warning",
             rows=(FASTAPI,),
             ready="/openapi.json",
         ),
@@ -109,7 +107,7 @@ SERVERS: Mapping[str, Server] = {
             description="one API server, one inference worker, batches of up to 64 of what waits, "
             "no access log",
             libraries=("litserve", "fastapi", "uvicorn", "uvloop", "onnxruntime"),
-            command=("{bin}/python", "{folder}/server.py", "{port}"),
+            command="{bin}/python {folder}/server.py {port}",
             rows=(LITSERVE,),
             ready="/health",
         ),
@@ -118,7 +116,7 @@ SERVERS: Mapping[str, Server] = {
             description="custom runtime, batches of 64 within 0.5 ms, inference in the server's "
             "own process, no access log, no metrics",
             libraries=("mlserver", "fastapi", "uvicorn", "uvloop", "onnxruntime"),
-            command=("{bin}/mlserver", "start", "{folder}"),
+            command="{bin}/mlserver start {folder}",
             rows=(MLSERVER,),
             ready="/v2/models/mnist-mlp/ready",
             settings={"MLSERVER_HTTP_PORT": "{port}", "MLSERVER_GRPC_PORT": "{port2}"},
@@ -128,7 +126,7 @@ SERVERS: Mapping[str, Server] = {
             description="one replica, `@serve.batch` of 64 within 2 ms, its throughput settings, "
             "HAProxy before it, no access log, no dashboard",
             libraries=("ray", "uvicorn", "starlette", "onnxruntime"),
-            command=("{bin}/python", "{folder}/server.py", "{port}", "{model}", "{home}/ray"),
+            command="{bin}/python {folder}/server.py {port} {model} {home}/ray",
             rows=(RAY_SERVE,),
             ready="/-/healthz",
             settings={
@@ -137,6 +135,7 @@ SERVERS: Mapping[str, Server] = {
                 "RAY_SERVE_ENABLE_HA_PROXY": "1",
                 "RAY_SERVE_HAPROXY_CONFIG_FILE_LOC": "{home}/haproxy/haproxy.cfg",
                 "RAY_SERVE_HAPROXY_SOCKET_PATH": "{home}/haproxy/admin.sock",
+                "RAY_SERVE_HAPROXY_METRICS_SOCKET_PATH": "{home}/haproxy/metrics.sock",
                 "RAY_SERVE_HAPROXY_SERVER_STATE_BASE": "{home}/haproxy",
                 "RAY_SERVE_HAPROXY_SERVER_STATE_FILE": "{home}/haproxy/server-state",
                 "RAY_SERVE_HAPROXY_METRICS_PORT": "{port2}",
@@ -148,13 +147,12 @@ SERVERS: Mapping[str, Server] = {
             description="one worker, batches of 64 within 1 ms, a handler with ONNX Runtime, "
             "token authorisation off, logs of warnings only",
             libraries=("torchserve", "torch", "onnxruntime"),
-            prepare=("{bin}/torch-model-archiver", "--model-name", "mnist-mlp", "--version", "1")
-            + ("--handler", "{folder}/server.py", "--extra-files", "{model}")
-            + ("--config-file", "{folder}/model-config.yaml", "--export-path", "{home}"),
-            command=("{bin}/torchserve", "--start", "--foreground", "--no-config-snapshots")
-            + ("--model-store", "{home}", "--models", "mnist-mlp.mar")
-            + ("--ts-config", "{folder}/config.properties")
-            + ("--log-config", "{folder}/log4j2.xml"),
+            prepare="{bin}/torch-model-archiver --model-name mnist-mlp --version 1 --handler "
+            "{folder}/server.py --extra-files {model} --config-file "
+            "{folder}/model-config.yaml --export-path {home}",
+            command="{bin}/torchserve --start --foreground --no-config-snapshots --model-store "
+            "{home} --models mnist-mlp.mar --ts-config {folder}/config.properties "
+            "--log-config {folder}/log4j2.xml",
             rows=(TORCHSERVE,),
             ready="/ping",
             settings={
@@ -171,8 +169,8 @@ SERVERS: Mapping[str, Server] = {
             description="`@bentoml.api(batchable=True)` on arrays as in its documentation, "
             "batches of 64 within 1 s, its defaults otherwise",
             libraries=("bentoml", "uvicorn", "starlette", "onnxruntime"),
-            command=("{bin}/bentoml", "serve", "--working-dir", "{folder}", "server:Mnist")
-            + ("--host", "127.0.0.1", "--port", "{port}"),
+            command="{bin}/bentoml serve --working-dir {folder} server:Mnist --host 127.0.0.1 "
+            "--port {port}",
             rows=(STOCK,),
             ready="/readyz",
             settings={"BENTOML_HOME": "{home}", "BENTOML_DO_NOT_TRACK": "True"},

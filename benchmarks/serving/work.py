@@ -51,9 +51,7 @@ class Form:
 
     body: Callable[[Images], bytes]
     read: Callable[[bytes, Mapping[str, str]], Probabilities]
-    headers: Mapping[str, str] = field(
-        default_factory=lambda: {"Content-Type": "application/json"}
-    )
+    headers: Mapping[str, str] = field(default_factory=lambda: {"Content-Type": "application/json"})
 
 
 def _json(content: object) -> bytes:

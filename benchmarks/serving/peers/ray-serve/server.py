@@ -34,7 +34,7 @@ class Mnist:
 
 if __name__ == "__main__":
     port, model, folder = sys.argv[1:]
-    ray.init(include_dashboard=False, _node_ip_address="127.0.0.1", _temp_dir=folder)
+    ray.init(include_dashboard=False, _temp_dir=folder)
     serve.start(
         http_options={"host": "127.0.0.1", "port": int(port)},
         logging_config={"enable_access_log": False, "log_level": "WARNING"},
