@@ -4,12 +4,14 @@ Both are compiled programs, so that they take little of the cores that they shar
 """
 
 import json
+import math
 import re
 import resource
 import shutil
 import subprocess
 import tempfile
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,6 +21,8 @@ from numpy.typing import NDArray
 TIMEOUT_SECONDS = 10
 RATE_OF_ONE_CONNECTION = 100.0
 """h2load's timer ticks every 10 ms: above this rate a connection would send in bursts."""
+PROCESSES = 8
+"""of h2load. The connections of one tick together; several spread the requests over time."""
 
 _SCRIPT = """\
 local requests, current = {}, 0
@@ -168,36 +172,51 @@ def h2load(
     Raises:
         LoadError: h2load failed.
     """
-    connections = max(1, int(np.ceil(rate / RATE_OF_ONE_CONNECTION)))
-    with tempfile.TemporaryDirectory(prefix="fb-") as folder:
-        data, log = Path(folder) / "body", Path(folder) / "log"
-        data.write_bytes(body)
-        command = ["h2load", "--h1", "--threads=1", f"--clients={connections}"]
-        command += [f"--duration={max(1, round(seconds))}", f"--rps={rate / connections:.3f}"]
-        command += [f"--data={data}", f"--log-file={log}"]
-        command += [f"--header={name}: {value}" for name, value in headers.items()]
+    connections = math.ceil(rate / PROCESSES / RATE_OF_ONE_CONNECTION)
+    command = ["h2load", "--h1", "--threads=1", f"--clients={connections}"]
+    command += [f"--rps={rate / PROCESSES / connections:.3f}"]
+    command += [f"--duration={max(1, round(seconds))}"]
+    command += [f"--header={name}: {value}" for name, value in headers.items()]
+    with ExitStack() as stack:
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="fb-")))
+        (folder / "body").write_bytes(body)
+        logs = [folder / f"log{number}" for number in range(PROCESSES)]
         before = _children_seconds()
-        done = subprocess.run([*command, url], capture_output=True, text=True, check=False)
+        generators = []
+        for log in logs:
+            generator = subprocess.Popen(
+                [*command, f"--data={folder / 'body'}", f"--log-file={log}", url],
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                text=True,
+            )
+            stack.callback(generator.kill)
+            generators.append(generator)
+        outputs = [generator.communicate()[0] for generator in generators]
         spent = _children_seconds() - before
-        if done.returncode or not log.is_file():
-            raise LoadError(f"h2load failed: {(done.stderr or done.stdout).strip()[-500:]}")
-        return read_h2load(log, done.stdout, spent / seconds)
+        if any(generator.returncode for generator in generators):
+            raise LoadError(f"h2load failed: {outputs[0].strip()[-500:]}")
+        return read_h2load(logs, outputs, spent / seconds)
 
 
-def read_h2load(log: Path, output: str, generator_cores: float) -> Trace:
-    """The log of every request, and the failures that h2load counted.
+def read_h2load(logs: Sequence[Path], outputs: Sequence[str], generator_cores: float) -> Trace:
+    """The logs of every request, and the failures that the processes counted.
 
     Raises:
-        LoadError: there is no request in the log, or no count in the output.
+        LoadError: there is no request in a log, or no count in an output.
     """
-    counts = re.search(r"(\d+) failed, (\d+) errored, (\d+) timeout", output)
-    rows = np.loadtxt(log, dtype=np.int64, ndmin=2)
-    if counts is None or not rows.size:
-        raise LoadError(f"h2load printed no result: {output.strip()[-500:]}")
+    parts = []
+    errors = {"status": 0, "failed": 0, "timeout": 0}
+    for log, output in zip(logs, outputs, strict=True):
+        counts = re.search(r"(\d+) failed, \d+ errored, (\d+) timeout", output)
+        if counts is None or not log.is_file() or not log.stat().st_size:
+            raise LoadError(f"h2load printed no result: {output.strip()[-500:]}")
+        parts.append(np.loadtxt(log, dtype=np.int64, ndmin=2))
+        errors["status"] += int(np.count_nonzero(parts[-1][:, 1] != 200))
+        errors["failed"] += int(counts[1])
+        errors["timeout"] += int(counts[2])
+    rows = np.concatenate(parts)
     rows = rows[np.argsort(rows[:, 0], kind="stable")]
-    status = int(np.count_nonzero(rows[:, 1] != 200))
-    failed, _, timeout = map(int, counts.groups())
-    errors = {"status": status, "failed": failed, "timeout": timeout}
     return Trace(
         began=(rows[:, 0] - rows[0, 0]) / 1e6,
         took=rows[:, 2] / 1e3,

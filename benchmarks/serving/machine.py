@@ -9,7 +9,7 @@ import psutil
 
 
 def machine() -> dict[str, str]:
-    """Processor, cores, memory, kernel, Python and the date."""
+    """Processor, cores, memory, kernel, Python and date; and how busy it is without the run."""
     processor = platform.processor() or platform.machine()
     if Path("/proc/cpuinfo").is_file():
         lines = Path("/proc/cpuinfo").read_text().splitlines()
@@ -21,5 +21,6 @@ def machine() -> dict[str, str]:
         "memory": f"{psutil.virtual_memory().total / 2**30:.0f} GiB",
         "kernel": f"{platform.system()} {platform.release()}",
         "python": platform.python_version(),
+        "busy": f"{psutil.cpu_percent(interval=3):.0f}%",
         "date": datetime.now(UTC).strftime("%Y-%m-%d"),
     }

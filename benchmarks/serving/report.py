@@ -4,7 +4,9 @@ import json
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure as Canvas
+from matplotlib.ticker import LogLocator, NullFormatter
 
 from benchmarks.serving.measures import (
     CONNECTIONS,
@@ -19,14 +21,10 @@ from benchmarks.serving.servers import OURS
 from benchmarks.serving.targets import Verdict, judge
 
 BEGIN, END = "<!-- begin of the tables that `make bench` writes -->", "<!-- end of the tables -->"
-OUR_COLOUR, LIMIT_COLOUR, PEER_COLOUR = (
-    ("#08519c", "#6baed6"),
-    ("#525252", "#a6a6a6"),
-    (
-        "#b35806",
-        "#fdb863",
-    ),
-)
+# dark for 16 connections, light for 64
+OUR_COLOURS = ("#08519c", "#6baed6")
+LIMIT_COLOURS = ("#525252", "#a6a6a6")
+PEER_COLOURS = ("#b35806", "#fdb863")
 
 
 def write(results: Results, folder: Path) -> list[Path]:
@@ -80,68 +78,66 @@ def render(results: Results) -> str:
 def draw(results: Results, path: Path) -> None:
     """Requests a second and p99 of every server, at 16 and 64 connections, as a PNG."""
     cases = [connections(16), connections(64)]
-    subjects = [
-        subject
-        for subject in results.subjects("throughput")
-        if any(results.figure("throughput", subject, case, "p99_ms") for case in cases)
-    ]
+    rate = "requests_per_second"
 
-    def rate(subject: str) -> float:
-        figure = results.figure("throughput", subject, cases[-1], "requests_per_second")
+    def median(subject: str) -> float:
+        figure = results.figure("throughput", subject, cases[-1], rate)
         return figure.median if figure else 0.0
 
-    subjects.sort(key=rate)
-    canvas = Canvas(figsize=(11, 1.2 + 0.62 * len(subjects)), layout="constrained", dpi=150)
+    subjects = sorted(results.subjects("throughput"), key=median)
+    canvas = Canvas(figsize=(11, 1.4 + 0.6 * len(subjects)), layout="constrained", dpi=150)
     left, right = canvas.subplots(1, 2, sharey=True)
-    for axes, quantity, title in (
-        (left, "requests_per_second", "requests a second (more is better)"),
-        (right, "p99_ms", "p99 latency in ms, logarithmic (less is better)"),
-    ):
-        for shade, case in enumerate(cases):
-            for position, subject in enumerate(subjects):
-                figure = results.figure("throughput", subject, case, quantity)
-                if figure is None:
-                    continue
-                y = position + (0.2, -0.2)[shade]
-                below, above = figure.median - figure.least, figure.greatest - figure.median
-                axes.barh(
-                    y,
-                    figure.median,
-                    height=0.38,
-                    color=_colour(subject)[shade],
-                    xerr=[[below], [above]],
-                    error_kw={"elinewidth": 1, "capsize": 2, "ecolor": "#222222"},
-                )
-                text = f"{figure.median:,.0f}" if figure.median >= 100 else f"{figure.median:.1f}"
-                axes.annotate(
-                    text,
-                    (figure.greatest, y),
-                    xytext=(4, 0),
-                    textcoords="offset points",
-                    va="center",
-                    fontsize=8,
-                )
-        axes.set_title(title, fontsize=10)
+    left.set_yticks(range(len(subjects)), subjects)
+    for place, subject in enumerate(subjects):
+        for y, colour, case in zip((0.2, -0.2), _colours(subject), cases, strict=True):
+            answered = results.figure("throughput", subject, case, rate)
+            waited = results.figure("throughput", subject, case, "p99_ms")
+            if answered and waited:
+                left.barh(place + y, answered.median, height=0.38, color=colour)
+                right.plot(waited.median, place + y, "o", color=colour, markersize=7)
+                _mark(left, answered, place + y)
+                _mark(right, waited, place + y)
+    left.set_title("requests a second: more is better", fontsize=10)
+    right.set_title("p99 latency in ms, logarithmic: less is better", fontsize=10)
+    right.set_xscale("log")
+    right.xaxis.set_major_locator(LogLocator(subs=(1, 3)))
+    right.xaxis.set_major_formatter("{x:g}")
+    right.xaxis.set_minor_formatter(NullFormatter())
+    left.xaxis.set_major_formatter("{x:,.0f}")
+    for axes in (left, right):
+        axes.margins(x=0.14, y=0.03)
         axes.spines[["top", "right"]].set_visible(False)
         axes.grid(axis="x", color="#dddddd", linewidth=0.6)
         axes.set_axisbelow(True)
-    left.set_yticks(range(len(subjects)), subjects)
-    left.margins(x=0.12)
-    right.set_xscale("log")
-    right.margins(x=0.12)
+    rounds = results.settings["rounds"]
     canvas.suptitle(
         "One MNIST image a request through mnist-mlp, one server process\n"
-        f"dark: {cases[0]}, light: {cases[1]}; median of {results.settings['rounds']:g} rounds, "
-        "from the least to the greatest",
+        f"dark: {cases[0]}, light: {cases[1]}; median, least and greatest of {rounds:g} "
+        f"round{'s' if rounds > 1 else ''}",
         fontsize=11,
     )
     canvas.savefig(path)
 
 
-def _colour(subject: str) -> tuple[str, str]:
+def _mark(axes: Axes, figure: Figure, y: float) -> None:
+    """The spread of a figure, and its value beside it."""
+    spread = [[figure.median - figure.least], [figure.greatest - figure.median]]
+    axes.errorbar(figure.median, y, xerr=spread, fmt="none", ecolor="#222222", capsize=2)
+    text = f"{figure.median:,.0f}" if figure.median >= 100 else f"{figure.median:.1f}"
+    axes.annotate(
+        text,
+        (figure.greatest, y),
+        xytext=(6, 0),
+        textcoords="offset points",
+        va="center",
+        fontsize=8,
+    )
+
+
+def _colours(subject: str) -> tuple[str, str]:
     if subject.startswith("fitserve"):
-        return OUR_COLOUR
-    return LIMIT_COLOUR if subject.startswith("bare") else PEER_COLOUR
+        return OUR_COLOURS
+    return LIMIT_COLOURS if subject.startswith("bare") else PEER_COLOURS
 
 
 def _table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
@@ -170,8 +166,9 @@ def _conditions(results: Results) -> str:
     m, s = results.machine, results.settings
     return (
         f"{m['date']}: {m['processor']}, {m['cores']} cores, {m['memory']}, {m['kernel']}, Python "
-        f"{m['python']}. Medians of {s['rounds']:g} rounds of {s['seconds']:g} s, and in brackets "
-        "the least and the greatest; latencies in milliseconds."
+        f"{m['python']}; {m['busy']} of the cores busy before. Medians of rounds "
+        f"({s['rounds']:g}, {s['seconds']:g} s each), and in brackets the least and the greatest; "
+        "latencies in milliseconds."
     )
 
 
