@@ -30,7 +30,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     add("--servers", type=_names(SERVERS), help=f"servers (default: {','.join(SERVERS)})")
     add("--rounds", type=int, default=3, help="times each is measured (default: 3)")
     add("--seconds", type=float, default=5, help="of each measurement (default: 5)")
-    add("--warm-up", type=float, default=2, help="seconds before it (default: 2)")
+    add("--warm-up", type=float, default=3, help="seconds before it (default: 3)")
     add("--soak-seconds", type=float, default=300, help="of the soak (default: 300)")
     add("--output", type=Path, help="the folder of the report")
     options = parser.parse_args(arguments)

@@ -21,7 +21,7 @@ from benchmarks.serving.environments import (
 )
 from benchmarks.serving.load import Load, Trace, h2load, wrk
 from benchmarks.serving.processes import Running, ServerError, running
-from benchmarks.serving.results import Results, Sample
+from benchmarks.serving.results import Results, Sample, readable
 from benchmarks.serving.servers import BINARY, FITSERVE, OURS, SERVERS, Row, Server
 from benchmarks.serving.work import images, in_process, v2_binary
 
@@ -148,6 +148,7 @@ def soak(results: Results, settings: Settings) -> None:
     quantities = {
         "rate_per_second": rate,
         "requests_per_second": len(trace.took) / settings.soak_seconds,
+        "kept_rate": len(trace.took) / settings.soak_seconds / rate,
         "p50_ms": float(np.percentile(trace.took, 50)),
         "p99_ms": float(np.percentile(trace.took, 99)),
         "longest_ms": float(trace.took.max()),
@@ -305,6 +306,6 @@ def _fail(results: Results, subject: str, error: ServerError) -> None:
 def _add(results: Results, sample: Sample, *, show: bool = True) -> None:
     results.samples.append(sample)
     if show:
-        told = ", ".join(f"{name} {value:,.6g}" for name, value in sample.quantities.items())
+        told = ", ".join(f"{name} {readable(value)}" for name, value in sample.quantities.items())
         errors = f"  ERRORS {dict(sample.errors)}" if sample.errors else ""
         print(f"  {sample.round + 1}  {sample.subject}, {sample.case}: {told}{errors}", flush=True)

@@ -16,7 +16,7 @@ from benchmarks.serving.measures import (
     RUNTIMES,
     connections,
 )
-from benchmarks.serving.results import Figure, Results
+from benchmarks.serving.results import Figure, Results, readable
 from benchmarks.serving.servers import OURS
 from benchmarks.serving.targets import Verdict, judge
 
@@ -145,17 +145,13 @@ def _table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     return "\n".join(f"| {' | '.join(cell.replace('|', '/') for cell in line)} |" for line in lines)
 
 
-def _number(value: float) -> str:
-    return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.3g}"
-
-
 def _spread(figure: Figure | None) -> str:
     """`median (least to greatest)`."""
     if figure is None:
         return "void"
     if figure.least == figure.greatest:
-        return _number(figure.median)
-    return f"{_number(figure.median)} ({_number(figure.least)} to {_number(figure.greatest)})"
+        return readable(figure.median)
+    return f"{readable(figure.median)} ({readable(figure.least)} to {readable(figure.greatest)})"
 
 
 def _bound(verdict: Verdict) -> str:

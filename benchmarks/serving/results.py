@@ -98,3 +98,8 @@ class Results:
     def _of(self, measure: str, subject: str, case: str) -> list[Sample]:
         wanted = (measure, subject, case)
         return [s for s in self.samples if (s.measure, s.subject, s.case) == wanted]
+
+
+def readable(value: float) -> str:
+    """A value for people: three digits that count, or all of a larger one."""
+    return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.3g}"

@@ -152,11 +152,12 @@ def _soak(results: Results) -> list[Verdict]:
     (case,) = results.cases("soak", OURS.name)
     errors = results.errors("soak", OURS.name, case)
     verdicts = [Verdict(f"soak of {case}, errors", 0, False, "", float(errors))]
-    for what, quantity, bound, unit in (
-        ("p99 / p50 in the worst window", "worst_window_ratio", 3.0, "x"),
-        ("memory after the first minute, spread", "rss_spread_percent", 2.0, "%"),
+    for what, quantity, bound, at_least, unit in (
+        ("requests answered / asked for", "kept_rate", 0.99, True, "x"),
+        ("p99 / p50 in the worst window", "worst_window_ratio", 3.0, False, "x"),
+        ("memory after the first minute, spread", "rss_spread_percent", 2.0, False, "%"),
     ):
         found = results.figure("soak", OURS.name, case, quantity)
         value = found.median if found else None
-        verdicts.append(Verdict(f"soak of {case}, {what}", bound, False, unit, value))
+        verdicts.append(Verdict(f"soak of {case}, {what}", bound, at_least, unit, value))
     return verdicts
