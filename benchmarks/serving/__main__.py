@@ -67,6 +67,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         except (ServerError, LoadError) as error:
             results.failures[name] = str(error)
             print(f"  not measured: {error}")
+        except KeyboardInterrupt:
+            print("interrupted: nothing is written", file=sys.stderr)
+            return 130
 
     print(f"\n{render(results)}\n")
     output = options.output or (None if options.only or options.servers else FOLDER)

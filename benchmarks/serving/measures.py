@@ -19,7 +19,7 @@ from benchmarks.serving.environments import (
     environment_without_torch,
     versions,
 )
-from benchmarks.serving.load import Load, Trace, h2load, wrk
+from benchmarks.serving.load import Trace, h2load, wrk
 from benchmarks.serving.processes import Running, ServerError, running
 from benchmarks.serving.results import Results, Sample, readable
 from benchmarks.serving.servers import BINARY, FITSERVE, OURS, SERVERS, Row, Server
@@ -82,13 +82,10 @@ def large_requests(results: Results, settings: Settings) -> None:
         with running(FITSERVE) as up:
             up.check(BINARY)
             _ask(up, LARGE, LARGE_CONNECTIONS, settings.warm_up, LARGE_BATCH)
-            load = _ask(up, LARGE, LARGE_CONNECTIONS, settings.seconds, LARGE_BATCH)
-        quantities = {
-            "images_per_second": load.requests_per_second * LARGE_BATCH,
-            **_quantities(load),
-        }
+            found, errors = _ask(up, LARGE, LARGE_CONNECTIONS, settings.seconds, LARGE_BATCH)
+        quantities = {"images_per_second": found["requests_per_second"] * LARGE_BATCH, **found}
         case = f"{LARGE_BATCH} images"
-        _add(results, Sample("images", LARGE.name, case, number, quantities, load.errors))
+        _add(results, Sample("images", LARGE.name, case, number, quantities, errors))
 
 
 def two_workers(results: Results, settings: Settings) -> None:
@@ -99,10 +96,9 @@ def two_workers(results: Results, settings: Settings) -> None:
             with running(FITSERVE, "--api-workers", str(workers)) as up:
                 up.check(OURS)
                 _ask(up, OURS, MOST, settings.warm_up)
-                load = _ask(up, OURS, MOST, settings.seconds)
+                found, errors = _ask(up, OURS, MOST, settings.seconds)
             case = f"{workers} worker{'s' if workers > 1 else ''}"
-            sample = Sample("workers", OURS.name, case, number, _quantities(load), load.errors)
-            _add(results, sample)
+            _add(results, Sample("workers", OURS.name, case, number, found, errors))
 
 
 def footprint(results: Results, settings: Settings) -> None:
@@ -131,9 +127,10 @@ def soak(results: Results, settings: Settings) -> None:
     with running(FITSERVE) as up:
         up.check(OURS)
         _ask(up, OURS, MOST, settings.warm_up)
-        rate = SOAK_SHARE * (
-            _peak(results) or _ask(up, OURS, MOST, settings.seconds).requests_per_second
-        )
+        peak = _peak(results)
+        if peak is None:
+            peak = _ask(up, OURS, MOST, settings.seconds)[0]["requests_per_second"]
+        rate = SOAK_SHARE * peak
         with _Memory(up.workers()) as memory:
             trace = h2load(
                 up.url + OURS.path,
@@ -231,30 +228,41 @@ def _one_row(results: Results, settings: Settings, up: Running, row: Row, number
         return
     _ask(up, row, MOST, settings.warm_up)
     for count in CONNECTIONS:
-        load = _ask(up, row, count, settings.seconds)
-        _add(
-            results,
-            Sample(
-                "throughput", row.name, connections(count), number, _quantities(load), load.errors
-            ),
-        )
+        found, errors = _ask(up, row, count, settings.seconds)
+        case = connections(count)
+        _add(results, Sample("throughput", row.name, case, number, found, errors))
 
 
-def _ask(up: Running, row: Row, count: int, seconds: float, rows: int = 1) -> Load:
-    """Have wrk send different images, `rows` a request."""
+def _ask(
+    up: Running, row: Row, count: int, seconds: float, rows: int = 1
+) -> tuple[dict[str, float], Mapping[str, int]]:
+    """Have wrk send different images, `rows` a request: what it saw, and its errors.
+
+    `server_cores` is what the server took of the cores meanwhile, and `other_cores` what neither
+    it nor wrk did: the load of others on the machine, and the kernel's own work.
+    """
     pixels = images(max(16, rows))
     bodies = [row.form.body(np.roll(pixels, -shift, axis=0)[:rows]) for shift in range(16)]
-    return wrk(up.url + row.path, bodies, row.form.headers, connections=count, seconds=seconds)
-
-
-def _quantities(load: Load) -> dict[str, float]:
-    return {
+    busy, own = _busy_seconds(), up.cpu_seconds()
+    load = wrk(up.url + row.path, bodies, row.form.headers, connections=count, seconds=seconds)
+    server = (up.cpu_seconds() - own) / load.seconds
+    total = (_busy_seconds() - busy) / load.seconds
+    quantities = {
         "requests_per_second": load.requests_per_second,
         "p50_ms": load.p50,
         "p99_ms": load.p99,
         "longest_ms": load.longest,
         "generator_cores": load.generator_cores,
+        "server_cores": server,
+        "other_cores": max(0.0, total - server - load.generator_cores),
     }
+    return quantities, load.errors
+
+
+def _busy_seconds() -> float:
+    """The seconds in which a core of this machine was not idle, over all cores."""
+    times = psutil.cpu_times()
+    return float(sum(times[:8]) - times.idle - getattr(times, "iowait", 0.0))
 
 
 def _in_process(

@@ -40,14 +40,23 @@ class Running:
 
     server: Server
     url: str
-    process: psutil.Process
+    mark: str
     start_seconds: float
 
     def workers(self) -> list[psutil.Process]:
         """The processes that hold the network, the largest first: of BentoML, its workers."""
-        family = self.process.children(recursive=True) or [self.process]
+        family = marked(self.mark)
         workers = [p for p in family if "_bentoml_impl.worker.service" in p.cmdline()] or family
         return sorted(workers, key=lambda process: -process.memory_info().rss)
+
+    def cpu_seconds(self) -> float:
+        """What all its processes have taken of the cores so far."""
+        total = 0.0
+        for process in marked(self.mark):
+            with suppress(psutil.Error):
+                times = process.cpu_times()
+                total += times.user + times.system
+        return total
 
     def check(self, row: Row) -> None:
         """Hold the answers to some images, one a request, against the network's own.
@@ -134,7 +143,7 @@ def running(
         url = f"http://127.0.0.1:{words['port']}"
         _wait(server, process, url + server.ready, home / "log")
         seconds = time.monotonic() - started
-        yield Running(server, url, psutil.Process(process.pid), seconds)
+        yield Running(server, url, mark, seconds)
 
 
 def _wait(server: Server, process: subprocess.Popen[bytes], url: str, log: Path) -> None:
@@ -168,13 +177,19 @@ def _interrupt(process: subprocess.Popen[bytes]) -> None:
         process.wait(END_SECONDS)
 
 
-def _end_all(mark: str) -> None:
-    """Kill what is left of a server, wherever in the tree of processes it is."""
-    left = []
+def marked(mark: str) -> list[psutil.Process]:
+    """Every process of a server, wherever in the tree of processes it is."""
+    found = []
     for process in psutil.process_iter():
         with suppress(psutil.Error):
             if process.environ().get(MARK) == mark:
-                left.append(process)
+                found.append(process)
+    return found
+
+
+def _end_all(mark: str) -> None:
+    """Kill what is left of a server."""
+    left = marked(mark)
     for process in left:
         with suppress(psutil.Error):
             process.kill()

@@ -1,6 +1,7 @@
 """The report of a run: `results.json`, the tables in `README.md`, and `serving.png`."""
 
 import json
+import statistics
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
@@ -160,11 +161,17 @@ def _bound(verdict: Verdict) -> str:
 
 def _conditions(results: Results) -> str:
     m, s = results.machine, results.settings
+    shares = [
+        f"{words} {statistics.median(found):.2f}, at most {max(found):.2f}"
+        for words, quantity in (("wrk", "generator_cores"), ("all else", "other_cores"))
+        if (found := [x.quantities[quantity] for x in results.samples if quantity in x.quantities])
+    ]
     return (
         f"{m['date']}: {m['processor']}, {m['cores']} cores, {m['memory']}, {m['kernel']}, Python "
         f"{m['python']}; {m['busy']} of the cores busy before. Medians of rounds "
         f"({s['rounds']:g}, {s['seconds']:g} s each), and in brackets the least and the greatest; "
         "latencies in milliseconds."
+        + (f" Cores taken by others than the server: {'; '.join(shares)}." if shares else "")
     )
 
 
@@ -189,7 +196,7 @@ def _throughput(results: Results) -> str:
         rows = []
         for subject in dict.fromkeys((*results.subjects("throughput"), *results.failures)):
             errors = results.errors("throughput", subject, case)
-            quantities = ("requests_per_second", "p50_ms", "p99_ms", "generator_cores")
+            quantities = ("requests_per_second", "p50_ms", "p99_ms", "server_cores")
             cells = [
                 _spread(results.figure("throughput", subject, case, quantity))
                 for quantity in quantities
@@ -198,7 +205,7 @@ def _throughput(results: Results) -> str:
                 reason = f"{errors} errors" if errors else "no right answer"
                 cells = [f"void: {reason}", "", "", ""]
             rows.append((subject, *cells))
-        header = [case, "requests/s", "p50", "p99", "cores that wrk took"]
+        header = [case, "requests/s", "p50", "p99", "cores taken"]
         parts.append(_table(header, rows))
     failures = [
         f"- {subject}: {reason.splitlines()[0]}" for subject, reason in results.failures.items()
@@ -234,12 +241,12 @@ def _workers(results: Results) -> str:
             case,
             *(
                 _spread(results.figure("workers", OURS.name, case, quantity))
-                for quantity in ("requests_per_second", "p99_ms", "generator_cores")
+                for quantity in ("requests_per_second", "p99_ms", "server_cores", "generator_cores")
             ),
         )
         for case in results.cases("workers", OURS.name)
     ]
-    header = [OURS.name, "requests/s", "p99", "cores that wrk took"]
+    header = [OURS.name, "requests/s", "p99", "cores taken", "by wrk"]
     return "### Two workers\n\n" + _table(header, rows)
 
 

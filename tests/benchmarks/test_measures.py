@@ -5,13 +5,12 @@ from pathlib import Path
 from shutil import which
 
 import numpy as np
-import psutil
 import pytest
 
 from benchmarks.serving.__main__ import main
 from benchmarks.serving.load import Trace
 from benchmarks.serving.measures import windows
-from benchmarks.serving.processes import MARK, ServerError, running
+from benchmarks.serving.processes import ServerError, marked, running
 from benchmarks.serving.servers import PEERS, SERVERS, Server
 from benchmarks.serving.work import images, in_process, v2_binary
 
@@ -76,9 +75,8 @@ def test_no_process_of_a_server_outlives_it() -> None:
     serve = f"{module}.test({handler},port=int('{{port}}'),bind='127.0.0.1')"
     server = Server("stubborn", "", (), f"{{bin}}/python -c {child};{serve}", (), "/")
     with running(server, environment=_here()) as up:
-        mark = up.process.environ()[MARK]
-        assert len(_marked(mark)) == 2
-    assert _marked(mark) == []
+        assert len(marked(up.mark)) == 2
+    assert marked(up.mark) == []
 
 
 @pytest.mark.skipif(which("wrk") is None, reason="wrk is not installed")
@@ -108,14 +106,3 @@ def test_an_unknown_server_is_refused(capsys: pytest.CaptureFixture[str]) -> Non
 
 def _here() -> Path:
     return Path(sys.prefix)
-
-
-def _marked(mark: str) -> list[psutil.Process]:
-    found = []
-    for process in psutil.process_iter():
-        try:
-            if process.environ().get(MARK) == mark:
-                found.append(process)
-        except psutil.Error:
-            continue
-    return found

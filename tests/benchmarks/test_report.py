@@ -35,6 +35,8 @@ def results(**rates: list[float]) -> Results:
                 "p99_ms": rate / 1000,
                 "longest_ms": rate / 1000,
                 "generator_cores": 0.1,
+                "server_cores": 1.0,
+                "other_cores": 0.01,
             }
             found.samples.append(Sample("throughput", names[key].name, CASE, number, quantities))
     return found
