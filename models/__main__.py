@@ -1,10 +1,14 @@
-"""The command line of the model repository: `python -m models list | show NAME | verify`."""
+"""The command line of the model repository: `python -m models list | show | verify | add`."""
 
 import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import get_args
 
+from models.add import add
+from models.card import Task
+from models.foreign import AddError
 from models.package import ModelPackage, PackageError
 from models.page import headline, render_page
 from models.repository import ModelRepository
@@ -13,12 +17,31 @@ from models.runtimes import open_runtime
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; 0 where all is well, 1 where a package is not, 2 for a wrong call."""
+    options = _parser().parse_args(arguments)
+    repository = ModelRepository(options.repository)
+    try:
+        if options.command == "add":
+            return _add(repository, options)
+        if options.command == "show":
+            card = _find(repository, options.name).card
+            _say(card.model_dump_json(indent=1) if options.json else render_page(card).rstrip())
+            return 0
+        if not repository.names():
+            sys.stderr.write(f"error: there is no package in {repository.root}\n")
+            return 1
+        if options.command == "list":
+            return _list(repository)
+        return _verify(repository, options.names)
+    except (AddError, PackageError) as error:
+        sys.stderr.write(f"error: {error}\n")
+        return 1
+
+
+def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog="python -m models", description="List, show and verify model packages."
+        prog="python -m models", description="List, show, verify and add model packages."
     )
-    parser.add_argument(
-        "--repository", type=Path, default=Path("models"), help="the folder (default: models)"
-    )
+    _repository_option(parser, Path("models"))
     commands = parser.add_subparsers(dest="command", required=True)
     commands.add_parser("list", help="one line for each package")
     show = commands.add_parser("show", help="a package's card, as a page")
@@ -28,23 +51,60 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "verify", help="check digests and graphs, and repeat the recorded predictions"
     )
     verify.add_argument("names", nargs="*", metavar="NAME", help="packages (default: all)")
-    options = parser.parse_args(arguments)
 
-    repository = ModelRepository(options.repository)
-    if options.command != "show" and not repository.names():
-        sys.stderr.write(f"error: there is no package in {repository.root}\n")
-        return 1
-    try:
-        if options.command == "list":
-            return _list(repository)
-        if options.command == "show":
-            card = _find(repository, options.name).card
-            _say(card.model_dump_json(indent=1) if options.json else render_page(card).rstrip())
-            return 0
-        return _verify(repository, options.names)
-    except PackageError as error:
-        sys.stderr.write(f"error: {error}\n")
-        return 1
+    added = commands.add_parser(
+        "add",
+        help="make a package from an ONNX file of any origin",
+        usage="python -m models add NAME --onnx FILE [options]",
+    )
+    added.add_argument("name", metavar="NAME", help="of the package; it gets the next version")
+    added.add_argument("--onnx", type=Path, metavar="FILE", required=True, help="the network")
+    added.add_argument(
+        "--torchscript", type=Path, metavar="FILE",
+        help="the same network, proved equal; loading it runs the code in it",
+    )  # fmt: skip
+    added.add_argument(
+        "--sample", type=Path, metavar="FILE.npz",
+        help="two or more rows of every input, by name (default: random numbers)",
+    )  # fmt: skip
+    added.add_argument(
+        "--label", nargs="+", action="extend", default=[], metavar="CLASS", dest="labels",
+        help="the classes, in the order of the output's columns",
+    )  # fmt: skip
+    added.add_argument(
+        "--task", choices=get_args(Task),
+        help="default: classification with labels or probabilities, else other",
+    )  # fmt: skip
+    added.add_argument("--summary", metavar="TEXT", help="what it is, in a sentence")
+    added.add_argument("--intended-use", metavar="TEXT", help="what it is for, in a sentence")
+    _repository_option(added, argparse.SUPPRESS)  # so that it may stand on either side
+    return parser
+
+
+def _repository_option(parser: argparse.ArgumentParser, default: Path | str) -> None:
+    parser.add_argument(
+        "--repository", type=Path, default=default, metavar="DIR",
+        help="the folder (default: models)",
+    )  # fmt: skip
+
+
+def _add(repository: ModelRepository, options: argparse.Namespace) -> int:
+    package = add(
+        repository.root,
+        options.name,
+        options.onnx,
+        torchscript=options.torchscript,
+        sample=options.sample,
+        labels=options.labels,
+        task=options.task,
+        summary=options.summary,
+        intended_use=options.intended_use,
+    )
+    _say(f"wrote {package.path}: {package.card.task}, {', '.join(package.card.runtimes)}")
+    for kind, specs in (("in ", package.card.inputs), ("out", package.card.outputs)):
+        for spec in specs:
+            _say(f"  {kind}  {spec.name}  {spec.describe()}")
+    return 0
 
 
 def _list(repository: ModelRepository) -> int:

@@ -36,6 +36,9 @@ NUMPY_DTYPES: Mapping[Datatype, np.dtype[np.generic]] = {
     "FP64": np.dtype(np.float64),
 }
 
+Task = Literal["classification", "regression", "other"]
+"""What a network is for: a class, a number, or what is neither or not known, as an embedding."""
+
 RuntimeName = Literal["onnx", "torchscript"]
 MODEL_FILES: Mapping[RuntimeName, str] = {"onnx": "model.onnx", "torchscript": "model.pt"}
 """The file of a package that each runtime loads."""
@@ -88,7 +91,10 @@ class _Part(BaseModel):
 
 
 class TensorSpec(_Part):
-    """One input or output. The first dimension of `shape` is the batch; -1 means any size."""
+    """One input or output. The first dimension of `shape` is the batch; -1 means any size.
+
+    `labels` name the classes, which are the last dimension.
+    """
 
     name: str
     datatype: Datatype
@@ -250,7 +256,7 @@ class ModelCard(_Part):
     name: PackageName
     version: PackageVersion
     summary: str
-    task: Literal["classification", "regression"]
+    task: Task
     inputs: tuple[TensorSpec, ...] = Field(min_length=1)
     outputs: tuple[TensorSpec, ...] = Field(min_length=1)
     fit: FitRecord | None = None
@@ -266,6 +272,12 @@ class ModelCard(_Part):
     def runtimes(self) -> tuple[RuntimeName, ...]:
         """The runtimes that the package has a file for."""
         return tuple(runtime for runtime, file in MODEL_FILES.items() if file in self.files)
+
+    @property
+    def fixed_batch(self) -> int | None:
+        """How many rows the files compute at a time; None where they take any number."""
+        size = self.inputs[0].shape[0]
+        return None if size == -1 else size
 
     @model_validator(mode="after")
     def _example_fits(self) -> Self:
@@ -286,4 +298,23 @@ class ModelCard(_Part):
                         f"{spec.name} is {tensor.datatype} {list(tensor.shape)} in the example; "
                         f"the card says {spec.describe()}"
                     )
+        return self
+
+    @model_validator(mode="after")
+    def _one_batch(self) -> Self:
+        """A row of every input makes a row of every output."""
+        tensors = (*self.inputs, *self.outputs)
+        if len({spec.shape[0] for spec in tensors}) > 1:
+            found = ", ".join(f"{spec.shape[0]} of {spec.name}" for spec in tensors)
+            raise ValueError(f"the first dimensions are {found}; the batch must be one for all")
+        return self
+
+    @model_validator(mode="after")
+    def _labels_fit(self) -> Self:
+        for spec in (*self.inputs, *self.outputs):
+            if spec.labels is not None and len(spec.labels) != spec.shape[-1]:
+                raise ValueError(
+                    f"{spec.name} has {len(spec.labels)} labels; "
+                    f"its last dimension is {spec.shape[-1]}"
+                )
         return self

@@ -118,10 +118,20 @@ def _pictures(card: ModelCard) -> str:
 def _parity(card: ModelCard) -> str:
     if not card.parity:
         return ""
-    return (
-        "## The files equal the network\n\nEach file against the network in eager mode, "
-        "and each row of a batch against the same row alone.\n\n"
-    ) + _table(
+    title, shown = "The files are proved", []
+    if card.fit:
+        title, shown = (
+            "The files equal the network",
+            ["each file against the network in eager mode"],
+        )
+    elif len(card.parity) > 1:
+        shown = ["each file against the other"]
+    if card.fixed_batch:
+        shown.append(f"each batch of {card.fixed_batch} against the same batch again")
+    else:
+        shown.append("each row of a batch against the same row alone")
+    sentence = ", and ".join(shown)
+    return f"## {title}\n\n{sentence[0].upper()}{sentence[1:]}.\n\n" + _table(
         ["runtime", "samples", "batch sizes", "largest difference", "relative", "same answer"],
         [
             (

@@ -28,12 +28,13 @@ def prove(
     runtime: RuntimeName,
     classification: bool,
     batch_sizes: Sequence[int] = BATCH_SIZES,
+    reference_batch: int = 1,
 ) -> ParityRecord:
     """Prove that `candidate` equals `reference` on `samples`, at each batch size.
 
-    The reference computes every row alone. That the candidate's answer at each batch size is
-    within tolerance of it shows two things at once: the file equals the network, and a row's
-    answer does not depend on its neighbours.
+    The reference computes every row alone, by default. That the candidate's answer at each batch
+    size is within tolerance of it shows two things at once: the file equals the network, and a
+    row's answer does not depend on its neighbours.
 
     Args:
         reference: the network in eager mode.
@@ -41,14 +42,18 @@ def prove(
         samples: inputs by name, all with the same number of rows.
         runtime: the candidate's name, for the record.
         classification: whether outputs are probabilities (absolute tolerance, and the same
-            class for every sample) or numbers (relative tolerance).
+            class for every sample) or numbers (relative tolerance). Whole numbers and truth
+            values must be the same either way.
         batch_sizes: sizes in which the candidate is asked.
+        reference_batch: size in which the reference is asked. More than 1 is for files that can
+            compute no other: that shows equality, and nothing of a row's neighbours.
 
     Raises:
-        ParityError: a difference above the tolerance, another class, or another shape or dtype.
+        ParityError: a difference above the tolerance, another class or whole number, or another
+            shape or dtype.
     """
     rows = len(next(iter(samples.values())))
-    expected = _in_batches(reference, samples, rows, 1)
+    expected = _in_batches(reference, samples, rows, reference_batch)
     absolute = relative = 0.0
     for size in batch_sizes:
         answered = _in_batches(candidate, samples, rows, size)
@@ -60,6 +65,13 @@ def prove(
                     f"{where}: {found.dtype} {list(found.shape)} where the network gives "
                     f"{wanted.dtype} {list(wanted.shape)}"
                 )
+            if not np.issubdtype(wanted.dtype, np.floating):
+                equal = (found == wanted).reshape(rows, -1).all(axis=1)
+                if not equal.all():
+                    raise ParityError(
+                        f"{where}: sample {int(np.argmin(equal))} has another whole number"
+                    )
+                continue
             difference = np.abs(found.astype(np.float64) - wanted)
             difference[np.isnan(difference)] = np.inf
             scaled = difference / np.maximum(1.0, np.abs(wanted.astype(np.float64)))

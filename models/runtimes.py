@@ -9,20 +9,21 @@ one need not have the other.
 """
 
 import io
+import os
 import warnings
 from collections.abc import Mapping, Sequence
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from models.card import MODEL_FILES, Example, ModelCard, RuntimeName, TensorSpec
+from models.card import MODEL_FILES, Datatype, Example, ModelCard, RuntimeName, TensorSpec
 from models.package import ModelPackage, PackageError
 
 Arrays = Mapping[str, NDArray[Any]]
 """Tensors by name. The first axis of each is the batch of rows."""
 
-_ONNX_DATATYPES = {
+_ONNX_DATATYPES: Mapping[str, Datatype] = {
     "tensor(bool)": "BOOL",
     "tensor(uint8)": "UINT8",
     "tensor(uint16)": "UINT16",
@@ -53,6 +54,35 @@ class DeviceError(RuntimeError):
     """A runtime that cannot use a device on this machine: nothing is wrong with the package."""
 
 
+class DeclaredTensor(NamedTuple):
+    """An input or output as an ONNX graph declares it.
+
+    A dimension that the graph leaves free is a name or None. An empty `shape` is that of a single
+    value, or of a tensor whose shape the graph does not state: ONNX Runtime tells both alike.
+    """
+
+    name: str
+    type: str
+    shape: tuple[int | str | None, ...]
+
+    @property
+    def datatype(self) -> Datatype | None:
+        """The datatype, or None where it is none that a package may use."""
+        return _ONNX_DATATYPES.get(self.type)
+
+    def may_be(self, spec: TensorSpec) -> bool:
+        """Whether `spec` says the same, and is free to add what the graph does not state."""
+        if self.datatype != spec.datatype or len(self.shape) not in (0, len(spec.shape)):
+            return False
+        stated = zip(self.shape, spec.shape, strict=False)
+        return all(size == said for size, said in stated if isinstance(size, int))
+
+    def describe(self) -> str:
+        """Datatype and shape on one line, as `UINT8 [-1, 28, 28]`."""
+        sizes = [size if isinstance(size, int) else -1 for size in self.shape]
+        return f"{self.datatype or self.type} {sizes}"
+
+
 class OnnxRuntime:
     """`model.onnx` in ONNX Runtime, on `cpu` or `cuda:<index>`.
 
@@ -73,6 +103,10 @@ class OnnxRuntime:
         options.log_severity_level = 3
         # Spinning threads would take the core that the event loop needs.
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+        # Weights in a file beside this one have no digest: they are looked for where nothing is.
+        options.add_session_config_entry(
+            "session.model_external_initializers_file_folder_path", os.devnull
+        )
         providers: list[Any] = ["CPUExecutionProvider"]
         if device != "cpu":
             onnxruntime.preload_dlls()  # CUDA and cuDNN come with torch's wheels
@@ -81,33 +115,48 @@ class OnnxRuntime:
         self._session = onnxruntime.InferenceSession(content, options, providers=providers)
         if device != "cpu" and "CUDAExecutionProvider" not in self._session.get_providers():
             raise DeviceError(f"ONNX Runtime cannot compute on {device}: its CUDA did not load")
-        self._outputs = [output.name for output in self._session.get_outputs()]
+        self.inputs = _declared(self._session.get_inputs())
+        self.outputs = _declared(self._session.get_outputs())
+
+    @property
+    def defaults(self) -> list[str]:
+        """The names of the inputs that may be left out."""
+        return [value.name for value in self._session.get_overridable_initializers()]
+
+    @property
+    def producer(self) -> str:
+        """The program that wrote the file, as it says itself; empty where it does not."""
+        return str(self._session.get_modelmeta().producer_name)
 
     def __call__(self, inputs: Arrays) -> dict[str, NDArray[Any]]:
         """Compute the outputs of one batch."""
-        return dict(zip(self._outputs, self._session.run(None, dict(inputs)), strict=True))
+        answers = self._session.run(None, dict(inputs))
+        return {declared.name: a for declared, a in zip(self.outputs, answers, strict=True)}
 
     def mismatch(self, card: ModelCard) -> str | None:
-        """How the graph's inputs and outputs differ from the card's; None where they agree."""
-        session = self._session
-        for kind, nodes, specs in (
-            ("inputs", session.get_inputs(), card.inputs),
-            ("outputs", session.get_outputs(), card.outputs),
+        """How the graph's inputs and outputs differ from the card's; None where they agree.
+
+        Where the graph leaves a size open the card may state one: the recorded prediction has it.
+        """
+        for kind, declared, specs in (
+            ("inputs", self.inputs, card.inputs),
+            ("outputs", self.outputs, card.outputs),
         ):
-            in_graph = {node.name: (node.type, node.shape) for node in nodes}
+            in_graph = {tensor.name: tensor for tensor in declared}
             if set(in_graph) != {spec.name for spec in specs}:
                 said = ", ".join(spec.name for spec in specs)
                 return f"the graph's {kind} are {', '.join(in_graph)}; the card says {said}"
             for spec in specs:
-                datatype, shape = in_graph[spec.name]
-                found = _ONNX_DATATYPES.get(datatype, datatype)
-                dimensions = [size if isinstance(size, int) else -1 for size in shape]
-                if found != spec.datatype or dimensions != list(spec.shape):
+                if not in_graph[spec.name].may_be(spec):
                     return (
-                        f"{spec.name} is {found} {dimensions} in the graph; "
+                        f"{spec.name} is {in_graph[spec.name].describe()} in the graph; "
                         f"the card says {spec.describe()}"
                     )
         return None
+
+
+def _declared(nodes: Sequence[Any]) -> tuple[DeclaredTensor, ...]:
+    return tuple(DeclaredTensor(node.name, node.type, tuple(node.shape)) for node in nodes)
 
 
 class TorchScriptRuntime:
@@ -203,7 +252,7 @@ def open_runtime(
     except (DeviceError, ImportError):
         raise
     except Exception as error:
-        raise PackageError(package.label, file, f"it cannot be loaded ({_brief(error)})") from error
+        raise PackageError(package.label, file, f"it cannot be loaded ({brief(error)})") from error
     mismatch = runtime.mismatch(card) or recall(runtime, card.example, card.outputs)
     if mismatch:
         raise PackageError(package.label, file, mismatch)
@@ -215,7 +264,7 @@ def recall(runtime: Runtime, example: Example, outputs: Sequence[TensorSpec]) ->
     try:
         answer = runtime({name: tensor.array() for name, tensor in example.inputs.items()})
     except Exception as error:  # noqa: BLE001 - whatever it is, the file is refused by name
-        return f"the recorded prediction fails on {runtime.device} ({_brief(error)})"
+        return f"the recorded prediction fails on {runtime.device} ({brief(error)})"
     for spec in outputs:
         found, recorded = answer[spec.name], example.outputs[spec.name].array()
         if found.shape != recorded.shape or found.dtype != recorded.dtype:
@@ -233,7 +282,7 @@ def recall(runtime: Runtime, example: Example, outputs: Sequence[TensorSpec]) ->
     return None
 
 
-def _brief(error: Exception) -> str:
+def brief(error: Exception) -> str:
     """The message on one line; of a TorchScript traceback, the last line, which is the reason."""
     lines = str(error).strip().splitlines()
     return " ".join(line.strip() for line in (lines[-1:] if "Traceback" in str(error) else lines))

@@ -46,13 +46,24 @@ class Part(NamedTuple):
     stop: int
 
 
+class Timings(NamedTuple):
+    """Where a batch's time went, in seconds: gathering its rows, the model, handing out answers.
+
+    A batch that failed and was repeated request by request has all of its time under `compute`.
+    """
+
+    gather: float
+    compute: float
+    split: float
+
+
 class _RowCountError(Exception):
     """The model's outputs have not as many rows as its inputs."""
 
 
 def run_batch(
     batch: Sequence[Part], compute: Callable[[Arrays], Arrays], name: str
-) -> list[Arrays | ServiceError]:
+) -> tuple[list[Arrays | ServiceError], Timings]:
     """One outcome for each part of the batch; where `compute` raises, each part on its own.
 
     Args:
@@ -60,26 +71,33 @@ def run_batch(
         compute: maps a batch's inputs to its outputs, row by row.
         name: of the model, for the errors.
     """
+    started = time.monotonic()
+    outcomes: list[Arrays | ServiceError]
     try:
         return _attempt(batch, compute)
     except _RowCountError as error:
         # No retry: whose rows are missing is unknown, and such a model is broken anyway.
-        return [fault(name, error) for _ in batch]
+        outcomes = [fault(name, error) for _ in batch]
     except BaseException as error:  # noqa: BLE001 - whatever it is, somebody awaits an answer
         if len(batch) == 1:
-            return [fault(name, error)]
-    outcomes: list[Arrays | ServiceError] = []
-    for part in batch:
-        over = part.request.is_over(time.monotonic())
-        outcomes += [too_late(name)] if over else run_batch([part], compute, name)
-    return outcomes
+            outcomes = [fault(name, error)]
+        else:
+            outcomes = []
+            for part in batch:
+                over = part.request.is_over(time.monotonic())
+                outcomes += [too_late(name)] if over else run_batch([part], compute, name)[0]
+    return outcomes, Timings(0.0, time.monotonic() - started, 0.0)
 
 
 def _attempt(
     batch: Sequence[Part], compute: Callable[[Arrays], Arrays]
-) -> list[Arrays | ServiceError]:
+) -> tuple[list[Arrays | ServiceError], Timings]:
     rows = count_rows(batch)
-    outputs = compute(joined([_cut(p.request.inputs, p.start, p.stop) for p in batch]))
+    started = time.monotonic()
+    inputs = joined([_cut(p.request.inputs, p.start, p.stop) for p in batch])
+    gathered = time.monotonic()
+    outputs = compute(inputs)
+    computed = time.monotonic()
     for name, array in outputs.items():
         if len(array) != rows:
             raise _RowCountError(f"output {name!r} has {len(array)} rows for {rows} of input")
@@ -88,7 +106,8 @@ def _attempt(
     for _, start, stop in batch:
         begin, end = end, end + stop - start
         pieces.append(_cut(outputs, begin, end))
-    return pieces
+    split = time.monotonic()
+    return pieces, Timings(gathered - started, computed - gathered, split - computed)
 
 
 def fault(name: str, cause: BaseException | None = None) -> ModelFaultError:

@@ -25,7 +25,17 @@ from contextlib import suppress
 from queue import SimpleQueue
 from typing import NamedTuple
 
-from service.batch import Arrays, Part, Request, count_rows, fault, joined, run_batch, too_late
+from service.batch import (
+    Arrays,
+    Part,
+    Request,
+    Timings,
+    count_rows,
+    fault,
+    joined,
+    run_batch,
+    too_late,
+)
 from service.errors import (
     BadInputError,
     BodyTooLargeError,
@@ -54,15 +64,12 @@ class Answer(NamedTuple):
 
 
 class BatchReport(NamedTuple):
-    """One executed batch; `queue_seconds` are those of its oldest request, from submission.
-
-    A batch that failed and was repeated request by request is one report, with the time of all.
-    """
+    """One executed batch; `queue_seconds` are those of its oldest request, from submission."""
 
     rows: int
     requests: int
     queue_seconds: float
-    compute_seconds: float
+    timings: Timings
 
 
 class MicroBatcher:
@@ -238,11 +245,11 @@ class MicroBatcher:
         batch: list[Part],
         outcomes: list[Arrays | ServiceError],
         started: float,
-        seconds: float,
+        timings: Timings,
     ) -> None:
         """Hand out a batch's outcomes, and keep the worker busy."""
         self._busy = False
-        rows = count_rows(batch)
+        rows, seconds = count_rows(batch), sum(timings)
         for (request, start, stop), outcome in zip(batch, outcomes, strict=True):
             if isinstance(outcome, ServiceError):
                 self._settle(request, outcome)
@@ -257,7 +264,7 @@ class MicroBatcher:
         oldest = batch[0].request.arrived
         self._dispatch()
         if self._on_batch is not None:
-            self._on_batch(BatchReport(rows, len(batch), started - oldest, seconds))
+            self._on_batch(BatchReport(rows, len(batch), started - oldest, timings))
 
     def _settle(self, request: Request, error: ServiceError | None) -> None:
         """Answer a request, unless its caller has gone or has been answered before."""
@@ -295,8 +302,7 @@ class MicroBatcher:
         with suppress(RuntimeError):  # the loop was closed: nobody is left to be answered
             while batch := self._inbox.get():
                 started = time.monotonic()
-                outcomes = run_batch(batch, self._compute, self._name)
-                seconds = time.monotonic() - started
-                self._loop.call_soon_threadsafe(self._finish, batch, outcomes, started, seconds)
+                outcomes, timings = run_batch(batch, self._compute, self._name)
+                self._loop.call_soon_threadsafe(self._finish, batch, outcomes, started, timings)
                 del batch, outcomes  # or an idle batcher would keep the last one's arrays alive
             self._loop.call_soon_threadsafe(self._stopped.set)

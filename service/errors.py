@@ -13,7 +13,7 @@ class ServiceError(Exception):
     """
 
     status: ClassVar[int] = 500
-    retry_after_seconds: ClassVar[int | None] = None
+    headers: tuple[tuple[str, str], ...] = ()
 
 
 class BadInputError(ServiceError):
@@ -28,10 +28,34 @@ class UnknownModelError(ServiceError):
     status = 404
 
 
+class UnknownPathError(ServiceError):
+    """There is nothing at this address."""
+
+    status = 404
+
+
+class MethodNotAllowedError(ServiceError):
+    """There is something at this address, and it takes another method."""
+
+    status = 405
+
+    def __init__(self, method: str, allowed: str) -> None:
+        super().__init__(f"{method} is not allowed here; {allowed} is.")
+        self.headers = (("Allow", allowed),)
+
+
+class BodyTimeoutError(ServiceError):
+    """The body did not arrive in time."""
+
+    status = 408
+    headers = (("Connection", "close"),)  # what else comes of the body has no reader
+
+
 class BodyTooLargeError(ServiceError):
     """The request is larger than the service accepts."""
 
     status = 413
+    headers = (("Connection", "close"),)
 
 
 class UnsupportedMediaError(ServiceError):
@@ -50,14 +74,14 @@ class QueueFullError(ServiceError):
     """The model's queue holds as many rows as it may; nothing was computed, so retry."""
 
     status = 503
-    retry_after_seconds = 1
+    headers = (("Retry-After", "1"),)
 
 
 class NotReadyError(ServiceError):
     """The model, or the whole service, is starting, was refused, or is shutting down."""
 
     status = 503
-    retry_after_seconds = 1
+    headers = (("Retry-After", "1"),)
 
 
 class DeadlineExceededError(ServiceError):

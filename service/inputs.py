@@ -3,11 +3,14 @@
 The inputs are BentoML descriptors, so that its clients and its OpenAPI page know them, but they
 read their requests themselves: BentoML's own reader would fetch a URL that stands in a file field.
 What is wrong with a request is not raised while it is read, where BentoML would answer 500; it
-reaches the endpoint as `Refused`.
+reaches the endpoint as a `refusal`.
 """
 
 from collections.abc import Callable, Mapping
+from contextlib import suppress
+from itertools import chain
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Annotated, Any, ClassVar
 
 import bentoml
@@ -20,18 +23,21 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.types import Message
 
-from service.endpoint import begin, parse_json, read_body
+from service.body import read_body
+from service.endpoint import parse_json
 from service.errors import BadInputError, UnsupportedMediaError
+from service.exchange import current
 from service.settings import current_settings
 
 
-class Refused:
-    """A request that cannot be answered, on its way through BentoML to the endpoint."""
+class Fields(SimpleNamespace):
+    """What BentoML hands on to the endpoint: its arguments, or the `refusal` of a request.
 
-    model_fields: ClassVar = {"refusal": None}
+    BentoML reads the names in `model_fields` and then the attributes, as of a pydantic model.
+    """
 
-    def __init__(self, refusal: Exception) -> None:
-        self.refusal = refusal
+    def __init__(self, **fields: Any) -> None:
+        super().__init__(model_fields=tuple(fields), **fields)
 
 
 class Input(bentoml.IODescriptor):  # type: ignore[misc]  # it is untyped
@@ -41,12 +47,11 @@ class Input(bentoml.IODescriptor):  # type: ignore[misc]  # it is untyped
 
     @classmethod
     async def from_http_request(cls, request: Request, serde: object) -> Any:
-        """Read the request; what is wrong with it comes back as `Refused`."""
-        begin(request)
+        """Read the request; what is wrong with it comes back as the field `refusal`."""
         try:
-            return cls.model_construct(**cls.check(await cls.read(request)))
+            return Fields(**cls.check(await cls.read(request)))
         except Exception as error:  # noqa: BLE001 - the endpoint answers it
-            return Refused(error)
+            return Fields(refusal=error)
 
     @classmethod
     async def read(cls, request: Request) -> Mapping[str, Any]:
@@ -54,7 +59,7 @@ class Input(bentoml.IODescriptor):  # type: ignore[misc]  # it is untyped
         media_type = _media_type(request)
         if media_type not in ("application/json", ""):
             raise UnsupportedMediaError(f"Send the body as application/json, not {media_type}.")
-        return parse_json(await read_body(request, current_settings().max_body_bytes))
+        return parse_json(await _body(request))
 
     @classmethod
     def check(cls, content: Mapping[str, Any]) -> dict[str, Any]:
@@ -73,6 +78,14 @@ class Input(bentoml.IODescriptor):  # type: ignore[misc]  # it is untyped
 
 def to_images(value: Any) -> NDArray[np.uint8]:
     """N x 28 x 28 or N x 784 whole numbers, 0 to 255 → uint8 [N, 28, 28]."""
+    # The fast way first; what is wrong with an input, the slow one tells.
+    with suppress(TypeError, ValueError, LookupError):
+        rows, width = value, 784
+        if type(value[0][0]) is list and set(map(len, value)) == {28}:
+            rows, width = list(chain(*value)), 28
+        pixels = list(chain(*rows))
+        if set(map(len, rows)) == {width} and set(map(type, pixels)) == {int}:
+            return np.frombuffer(bytes(pixels), np.uint8).reshape(-1, 28, 28)
     array = _array("images", value, {int}, "whole numbers, from 0 to 255")
     if array.shape[1:] not in ((28, 28), (784,)):
         raise BadInputError(
@@ -198,7 +211,7 @@ class PicturesInput(Input):
             raise UnsupportedMediaError(
                 "Send the pictures as files in the field 'images' of multipart/form-data."
             )
-        body = await read_body(request, current_settings().max_body_bytes)
+        body = bytes(await _body(request))
 
         async def receive() -> Message:
             return {"type": "http.request", "body": body, "more_body": False}
@@ -217,6 +230,13 @@ class PicturesInput(Input):
         except ValueError as error:  # some of the charsets that Python knows raise it on any text
             raise BadInputError("The form cannot be read in its charset; send UTF-8.") from error
         return content
+
+
+async def _body(request: Request) -> bytes | bytearray:
+    headers = dict(request.scope["headers"])
+    body = await read_body(headers, request.receive, current_settings())
+    current().receive = request.receive
+    return body
 
 
 def _media_type(request: Request) -> str:

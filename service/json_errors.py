@@ -5,24 +5,21 @@ becomes `{"error": "<one sentence>"}`, whoever made it.
 """
 
 from contextlib import suppress
-from typing import Any
 
 import orjson
 from starlette.datastructures import Headers
-from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from service.endpoint import begin, json_response
-
-
-def shape_errors(service: Any) -> None:
-    """Have every error of a BentoML service go through `JsonErrors`."""
-    service.add_asgi_middleware(JsonErrors)
+from service.endpoint import json_response
+from service.exchange import current
 
 
 class JsonErrors:
-    """ASGI middleware that passes everything on, and shapes what is an error and not ours."""
+    """ASGI middleware that passes everything on, and shapes what is an error and not ours.
+
+    It writes the status of each answer into the exchange.
+    """
 
     def __init__(self, app: ASGIApp) -> None:
         self.app = app
@@ -34,14 +31,16 @@ class JsonErrors:
 
         async def shaped(message: Message) -> None:
             nonlocal foreign, body
-            if message["type"] == "http.response.start" and _is_foreign_error(message):
-                foreign = message
-            elif foreign is None:
+            if message["type"] == "http.response.start":
+                current().status = message["status"]
+                if _is_foreign_error(message):
+                    foreign = message
+                    return
+            if foreign is None:
                 await send(message)
             else:
                 body += message.get("body", b"")
                 if not message.get("more_body"):
-                    begin(Request(scope))
                     await _shaped(foreign, body, scope)(scope, receive, send)
 
         await self.app(scope, receive, shaped if scope["type"] == "http" else send)

@@ -1,19 +1,26 @@
 """The service: its endpoints, and its life from start-up to draining."""
 
 import asyncio
+import gc
 
 import bentoml
 import numpy as np
 from numpy.typing import NDArray
 
 from models.card import TensorSpec
+from service.batch import Arrays
 from service.catalog import Catalog
 from service.endpoint import typed
+from service.errors import BadInputError
+from service.front import Front
+from service.host import stand_before
 from service.images import mnist_pixels
 from service.inputs import CurveInput, DigitsInput, PicturesInput, PointsInput
-from service.json_errors import shape_errors
+from service.json_errors import JsonErrors
+from service.open_inference.routes import OpenInference
+from service.openapi import openapi_of
 from service.outputs import Curve, DigitPrediction, Digits, Pictures, Points
-from service.pages import create_pages, openapi_of
+from service.pages import create_pages
 from service.predictor import Predictor
 from service.settings import VERSION, current_settings
 
@@ -22,9 +29,15 @@ X = TensorSpec(name="x", datatype="FP32", shape=(-1, 1), meaning="where")
 POINT = TensorSpec(name="point", datatype="FP32", shape=(-1, 2), meaning="coordinates")
 
 pages = create_pages()
+protocol = OpenInference()
 
 
-@bentoml.service(name="fitserve", traffic={"timeout": 60})
+@bentoml.service(
+    name="fitserve",
+    # The front counts and logs at a hundredth of the cost.
+    metrics={"enabled": False},
+    logging={"access": {"enabled": False}},
+)
 @bentoml.asgi_app(pages, path="/")
 class FitServe:
     """Digits, curves and points, answered by trained networks.
@@ -43,9 +56,13 @@ class FitServe:
     async def start(self) -> None:
         """Load every model; until that is over the service is not ready."""
         self.catalog = Catalog(current_settings())
-        pages.state.catalog = self.catalog
+        pages.state.catalog = protocol.catalog = self.catalog
         pages.state.openapi = openapi_of(FitServe, "fitserve", VERSION)
         await self.catalog.open(bentoml.server_context.worker_index or 1)
+        # What is there now stays: the collector need not walk it again and again.
+        gc.collect()
+        gc.freeze()
+        gc.set_threshold(50_000, 20, 100)
 
     @bentoml.on_shutdown
     async def stop(self) -> None:
@@ -94,11 +111,11 @@ class FitServe:
     async def predict_curve(self, x: NDArray[np.float32], model: str) -> Curve:
         """Evaluate a fitted curve."""
         predictor = self.catalog.taking(model, X)
-        answer = await predictor.predict({"x": x})
+        y = await _finite(predictor, {"x": x}, "y")
         return {
             "model": predictor.card.name,
             "version": predictor.card.version,
-            "y": _rounded(answer.outputs["y"][:, 0]),
+            "y": _rounded(y[:, 0]),
         }
 
     @bentoml.api(input_spec=PointsInput)
@@ -106,14 +123,14 @@ class FitServe:
     async def classify_points(self, points: NDArray[np.float32], model: str) -> Points:
         """Classify points in the plane."""
         predictor = self.catalog.taking(model, POINT)
-        probabilities = (await predictor.predict({"point": points})).outputs["probabilities"]
-        labels = predictor.card.outputs[0].labels or ()
+        probabilities = await _finite(predictor, {"point": points}, "probabilities")
+        labels = predictor.card.outputs[0].labels or range(probabilities.shape[1])
         return {
             "model": predictor.card.name,
             "version": predictor.card.version,
             "predictions": [
                 {
-                    "label": labels[int(row.argmax())],
+                    "label": str(labels[int(row.argmax())]),
                     "confidence": max(rounded := _rounded(row)),
                     "probabilities": rounded,
                 }
@@ -122,12 +139,12 @@ class FitServe:
         }
 
 
-shape_errors(FitServe)
+stand_before(FitServe, lambda host: Front(JsonErrors(host), protocol, current_settings()))
 
 
 async def _digits(predictor: Predictor, images: NDArray[np.uint8]) -> list[DigitPrediction]:
     """The digit of each image, uint8 [N, 28, 28]."""
-    probabilities = (await predictor.predict({"image": images})).outputs["probabilities"]
+    probabilities = await _finite(predictor, {"image": images}, "probabilities")
     return [
         {
             "digit": int(row.argmax()),
@@ -136,6 +153,27 @@ async def _digits(predictor: Predictor, images: NDArray[np.uint8]) -> list[Digit
         }
         for row in probabilities
     ]
+
+
+async def _finite(predictor: Predictor, inputs: Arrays, output: str) -> NDArray[np.float32]:
+    """One output of a prediction.
+
+    Raises:
+        BadInputError: it is infinite or no number, since the input is far too large; or the model
+            gives no such output.
+    """
+    values = (await predictor.predict(inputs)).outputs.get(output)
+    if values is None or values.ndim != 2:  # a network of another origin may take the same input
+        raise BadInputError(
+            f"Model {predictor.card.name!r} gives no {output} in rows; "
+            f"ask it at /v2/models/{predictor.card.name}/infer."
+        )
+    if not np.isfinite(values).all():
+        raise BadInputError(
+            f"Model {predictor.card.name!r} has no finite answer to this input; "
+            "send numbers nearer to those that it was fitted on."
+        )
+    return values
 
 
 def _rounded(values: NDArray[np.float32]) -> list[float]:

@@ -36,8 +36,19 @@ class Settings(BaseSettings):
     timeout_seconds: float = Field(
         30.0, gt=0, description="how long a request may wait for its compute before its 504"
     )
-    max_body_bytes: int = Field(64 * 2**20, ge=1, description="the largest request body")
+    max_body_bytes: int = Field(
+        64 * 2**20, ge=1, description="the largest request body, decompressed"
+    )
+    body_timeout_seconds: float = Field(
+        30.0, gt=0, description="how long a body may take to arrive"
+    )
     max_image_pixels: int = Field(40_000_000, ge=1, description="the largest uploaded picture")
+    access_log: float = Field(
+        0.0, ge=0, le=1, description="the share of requests that get a line in the log"
+    )
+    traces: float = Field(
+        0.0, ge=0, le=1, description="the share of requests that are traced with OpenTelemetry"
+    )
 
     @model_validator(mode="after")
     def _queue_holds_a_batch(self) -> "Settings":

@@ -4,8 +4,12 @@ import os
 import shutil
 import tempfile
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
+
+if TYPE_CHECKING:
+    from foreign_networks import Added
 
 # BentoML makes its folders when it is imported: not among the user's.
 HOME = Path(tempfile.mkdtemp(prefix="fitserve-"))
@@ -57,3 +61,22 @@ def mnist_folder(root: Path) -> Path:
     if not all((raw / f"{part}-images-idx3-ubyte").is_file() for part in ("train", "t10k")):
         pytest.skip(f"MNIST is not in {folder}: name its folder with FITSERVE_DATA_DIR")
     return folder
+
+
+@pytest.fixture(scope="session")
+def added_repository(tmp_path_factory: pytest.TempPathFactory) -> "Added":
+    """Five networks of Keras, torchvision, scikit-learn and torch, added as a user adds them."""
+    from foreign_networks import ALL, Added
+
+    from models.__main__ import main
+
+    folder, root = tmp_path_factory.mktemp("foreign"), tmp_path_factory.mktemp("added")
+    networks = [make(folder) for make in ALL]
+    for network in networks:
+        options = ["--onnx", str(network.onnx), "--repository", str(root)]
+        if network.torchscript:
+            options += ["--torchscript", str(network.torchscript)]
+        if network.labels:
+            options += ["--label", *network.labels]
+        assert main(["add", network.name, *options]) == 0, network.name
+    return Added(root, {network.name: network for network in networks})

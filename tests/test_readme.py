@@ -28,6 +28,7 @@ COMMANDS = [
     for block in re.findall(r"```sh\n(.*?)```", README, re.DOTALL)
     for line in block.splitlines()
 ]
+PYTHON = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
 CARDS = [ModelRepository(ROOT / "models").get(name).card for name in RECIPES]
 
 
@@ -99,6 +100,27 @@ def test_the_curve_answers_as_shown(port: int) -> None:
     assert answer["y"] == pytest.approx(shown["y"], abs=1e-4)
 
 
+def test_the_protocol_answers_as_shown(port: int) -> None:
+    command = next(line for line in COMMANDS if "/v2/models" in line)
+    shown = json.loads(re.findall(r"```json\n(.*?)```", README, re.DOTALL)[1])
+    answer = json.loads(run(command.replace(":3000", f":{port}")))
+    for content in (shown, answer):
+        content["values"] = content["outputs"][0].pop("data")
+    assert answer.pop("values") == pytest.approx(shown.pop("values"), abs=1e-4)
+    assert answer == shown
+
+
+def test_the_python_lines_run(port: int) -> None:
+    python = Path(sys.prefix, "clients", "bin", "python")
+    if not python.exists():
+        pytest.skip("the clients are not installed: make test does that")
+    (block,) = (block for block in PYTHON if ":3000" in block)
+    lines = block.replace(":3000", f":{port}")
+    done = subprocess.run([python, "-c", lines], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith("[[")
+
+
 def test_the_drawn_three_is_a_three(port: int) -> None:
     command = next(line for line in COMMANDS if "classify_image" in line)
     (prediction,) = json.loads(run(command.replace(":3000", f":{port}")))["predictions"]
@@ -106,7 +128,9 @@ def test_the_drawn_three_is_a_three(port: int) -> None:
     assert len(prediction["pixels"]) == 28
 
 
-@pytest.mark.parametrize("command", [line for line in COMMANDS if "python -m" in line])
+@pytest.mark.parametrize(
+    "command", [line for line in COMMANDS if "python -m" in line and " add " not in line]
+)
 def test_the_command_lines_run(command: str) -> None:
     assert run(here(command))
 
@@ -129,6 +153,16 @@ def test_the_train_command_writes_a_package(tmp_path: Path) -> None:
     )
     run(brief)
     assert ModelRepository(tmp_path).get("curve-tanh").card.fit is not None
+
+
+def test_the_network_of_another_library_is_exported_and_added_as_shown(tmp_path: Path) -> None:
+    (code,) = (block for block in PYTHON if "skl2onnx" in block)
+    subprocess.run([sys.executable, "-c", code], cwd=tmp_path, check=True, timeout=120)
+    (command,) = (line for line in COMMANDS if " add " in line)
+    file = str(tmp_path / "iris.onnx")
+    run(here(command).replace("iris.onnx", file) + f" --repository {tmp_path}/repository")
+    card = ModelRepository(tmp_path / "repository").get("iris").card
+    assert card.outputs[1].labels == ("setosa", "versicolor", "virginica")
 
 
 @pytest.mark.parametrize("card", CARDS, ids=[card.name for card in CARDS])

@@ -446,7 +446,7 @@ def test_an_answer_carries_the_request_s_id(client: httpx.Client) -> None:
         response = client.post("/predict_curve", json=body, headers=headers)
         assert (response.status_code, response.headers["x-request-id"]) == (status, "call-7")
     made = client.post("/predict_curve", json={"x": [1]}).headers["x-request-id"]
-    assert re.fullmatch(r"[0-9a-f]{32}", made)
+    assert re.fullmatch(r"[0-9a-f]{12}-[0-9a-f]+", made)
 
 
 # What the service says of itself.
@@ -493,6 +493,9 @@ def test_every_example_in_the_openapi_description_works_when_pasted(client: http
             if method == "get":
                 assert client.get(filled).status_code == 200
                 continue
+            if "requestBody" not in operation:
+                assert client.post(filled).status_code == 200
+                continue
             ((media_type, content),) = operation["requestBody"]["content"].items()
             if media_type != "application/json":
                 continue
@@ -501,7 +504,7 @@ def test_every_example_in_the_openapi_description_works_when_pasted(client: http
             answered = operation["responses"]["200"]["content"]["application/json"]["schema"]
             assert set(response.json()) == set(answered["properties"])
             pasted += 1
-    assert pasted == 3
+    assert pasted == 4
 
 
 def test_the_example_of_a_digit_is_a_one(client: httpx.Client) -> None:
@@ -518,7 +521,8 @@ def test_probes_and_metrics_answer(client: httpx.Client) -> None:
     assert client.get("/readyz").status_code == 200
     metrics = client.get("/metrics")
     assert metrics.status_code == 200
-    assert re.search(r'request_total\{endpoint="/predict_curve",.*\} [1-9]', metrics.text)
+    labels = r'endpoint="/predict_curve",model="curve-tanh",status="200"'
+    assert re.search(rf"fitserve_request_seconds_count\{{{labels}\}} [1-9]", metrics.text)
 
 
 # Other settings, other repositories.
@@ -671,3 +675,26 @@ def test_a_setting_that_cannot_be_used_keeps_the_server_from_starting(root: Path
     assert done.returncode != 0
     assert "error: FITSERVE_MAX_BATCH_ROWS is 'many'" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+# Callers who go away.
+
+
+@pytest.mark.parametrize("path", ["/predict_curve", "/v2/models/curve-tanh/infer"])
+def test_nothing_is_computed_for_a_caller_who_has_gone(
+    root: Path, chosen: dict[str, str], path: str
+) -> None:
+    tensor = {"name": "x", "shape": [1, 1], "datatype": "FP32", "data": [3]}
+    body = {"x": [3]} if path == "/predict_curve" else {"inputs": [tensor]}
+    settings = chosen | {"FITSERVE_MAX_DELAY_SECONDS": "1"}
+    with temporary_home() as home, serving(home, root, settings=settings) as started:
+        with pytest.raises(httpx.ReadTimeout):
+            httpx.post(started.url + path, json=body, timeout=httpx.Timeout(10, read=0.3))
+        time.sleep(1.5)
+        (statistics,) = httpx.get(f"{started.url}/v2/models/curve-tanh/stats").json()["model_stats"]
+        assert (statistics["inference_count"], statistics["execution_count"]) == (0, 0)
+        assert statistics["inference_stats"]["fail"]["count"] == 1
+        metrics = httpx.get(f"{started.url}/metrics").text
+        assert re.search(r'model="curve-tanh",status="499"\} 1', metrics)
+        assert httpx.post(started.url + path, json=body).status_code == 200
+        assert "Exception in ASGI" not in started.read_log()

@@ -59,15 +59,17 @@ def tensors(
     for name in draw(st.lists(texts, min_size=1, max_size=3, unique=True)):
         datatype = draw(st.sampled_from(DATATYPES))
         array = draw(arrays(datatype))
+        shape = (-1, *array.shape[1:])
+        labels = tuples(texts, min_size=shape[-1], max_size=shape[-1]) if shape[1:] else st.none()
         specs.append(
             TensorSpec(
                 name=name,
                 datatype=datatype,
-                shape=(-1, *array.shape[1:]),
+                shape=shape,
                 meaning=draw(texts),
                 minimum=draw(st.none() | finite),
                 maximum=draw(st.none() | finite),
-                labels=draw(st.none() | tuples(texts)),
+                labels=draw(st.none() | labels),
             )
         )
         recorded[name] = RecordedTensor.of(datatype, array)
@@ -365,3 +367,20 @@ def test_a_package_has_the_runtimes_that_it_has_files_for(
     content = _json(kits["bend"])
     content["files"] = {name: {"sha256": "0" * 64, "bytes": 1} for name in listed}
     assert ModelCard.model_validate(content).runtimes == runtimes
+
+
+def test_labels_are_as_many_as_the_last_dimension(kits: Mapping[str, Kit]) -> None:
+    content = json.loads(kits["blot"].card.model_dump_json())
+    content["outputs"][0]["labels"] = ["dot", "bar"]
+    with pytest.raises(ValidationError, match="probabilities has 2 labels; its last dimension is"):
+        ModelCard.model_validate(content)
+
+
+def test_the_batch_is_one_for_all_inputs_and_outputs(kits: Mapping[str, Kit]) -> None:
+    content = json.loads(kits["bend"].card.model_dump_json())
+    assert ModelCard.model_validate(content).fixed_batch is None
+    content["inputs"][0]["shape"][0] = 2
+    with pytest.raises(ValidationError, match="2 of x, -1 of y; the batch must be one for all"):
+        ModelCard.model_validate(content)
+    content["outputs"][0]["shape"][0] = 2
+    assert ModelCard.model_validate(content).fixed_batch == 2

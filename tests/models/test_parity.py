@@ -269,3 +269,36 @@ def test_a_proof_passes_exactly_where_the_difference_is_within_tolerance(
         assert record.largest_absolute_difference == pytest.approx(difference, rel=1e-6)
         assert record.largest_relative_difference <= tolerance
         assert record.batch_sizes == tuple(batch_sizes)
+
+
+@pytest.mark.parametrize("classification", [True, False])
+def test_whole_numbers_must_be_the_same_however_small_the_difference(classification: bool) -> None:
+    """A difference of one in a million is within the relative tolerance, and another class."""
+
+    def label(inputs: Arrays) -> dict[str, NDArray[Any]]:
+        return {"label": 1_000_000 + (inputs["point"][:, 0] > 0)}
+
+    def late(inputs: Arrays) -> dict[str, NDArray[Any]]:
+        last = (inputs["point"] == SAMPLES["point"][-1]).all(axis=1)
+        return {"label": label(inputs)["label"] + last}
+
+    record = prove(label, label, SAMPLES, runtime="onnx", classification=classification)
+    assert (record.samples, record.largest_absolute_difference) == (ROWS, 0)
+    with pytest.raises(ParityError, match=f"output label: sample {ROWS - 1} has another whole"):
+        prove(label, late, SAMPLES, runtime="onnx", classification=classification)
+
+
+def test_a_reference_that_computes_batches_alone_is_asked_for_nothing_else() -> None:
+    sizes = set()
+
+    def centred(inputs: Arrays) -> dict[str, NDArray[Any]]:
+        sizes.add(len(inputs["point"]))
+        return {"y": inputs["point"] - inputs["point"].mean(axis=0)}
+
+    record = prove(
+        centred, centred, SAMPLES,
+        runtime="onnx", classification=False, batch_sizes=(5,), reference_batch=5,
+    )  # fmt: skip
+    assert (sizes, record.batch_sizes) == ({5}, (5,))
+    with pytest.raises(ParityError):
+        prove(centred, centred, SAMPLES, runtime="onnx", classification=False, batch_sizes=(5,))

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import onnxruntime
 import pytest
 import torch
@@ -325,6 +326,18 @@ def test_without_torch_a_package_is_verified_and_its_onnx_file_opened(written: P
         "untried  bend: torch is not installed",
         "1",
     ]
+
+
+def test_weights_beside_the_file_are_never_read_even_where_they_lie_at_hand(
+    bend: ModelPackage, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The card has a digest of the file, and none of what it points to."""
+    monkeypatch.chdir(tmp_path)
+    model = onnx.load_from_string(bend_onnx(seeded(Bend)))
+    onnx.save(model, "m.onnx", save_as_external_data=True, location="weights", size_threshold=0)
+    package = reseal(bend, "model.onnx", Path("m.onnx").read_bytes())
+    with refused(package, "model.onnx", "it cannot be loaded .*External data"):
+        open_runtime(package, "onnx")
 
 
 @pytest.mark.gpu

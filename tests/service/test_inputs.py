@@ -18,7 +18,7 @@ from starlette.requests import Request
 from starlette.types import Message
 
 from service.errors import BadInputError, BodyTooLargeError, ServiceError, UnsupportedMediaError
-from service.inputs import CurveInput, DigitsInput, Input, PicturesInput, PointsInput, Refused
+from service.inputs import CurveInput, DigitsInput, Input, PicturesInput, PointsInput
 from service.settings import Settings
 
 JSON = "application/json"
@@ -55,9 +55,9 @@ class Sent:
 def read(kind: type[Input], sent: Sent) -> dict[str, Any]:
     """The fields that reach the endpoint; raises what the endpoint would answer."""
     found = asyncio.run(kind.from_http_request(sent.request, None))
-    if isinstance(found, Refused):
+    if "refusal" in found.model_fields:
         raise found.refusal
-    return {name: getattr(found, name) for name in kind.model_fields}
+    return {name: getattr(found, name) for name in found.model_fields}
 
 
 def ask(

@@ -13,6 +13,7 @@ from starlette.routing import Route
 
 from service.endpoint import error_response, plain
 from service.errors import QueueFullError
+from service.exchange import begin, current
 from service.json_errors import JsonErrors
 
 pytestmark = pytest.mark.anyio
@@ -60,10 +61,13 @@ APP = Starlette(
 )
 
 
-async def ask(path: str, method: str = "GET", **headers: str) -> httpx.Response:
+async def ask(path: str, method: str = "GET") -> httpx.Response:
+    begin(method, path, {b"x-request-id": b"mine"})
     transport = httpx.ASGITransport(APP)
     async with httpx.AsyncClient(transport=transport, base_url="http://test") as client:
-        return await client.request(method, path, headers=headers)
+        answer = await client.request(method, path)
+    assert current().status == answer.status_code
+    return answer
 
 
 @pytest.mark.parametrize(
@@ -82,14 +86,13 @@ async def test_an_error_is_one_sentence_in_one_shape(path: str, status: int, tol
     assert answer.status_code == status
     assert answer.json() == {"error": told}
     assert answer.headers["content-length"] == str(len(answer.content))
-    assert answer.headers["x-request-id"]
+    assert answer.headers["x-request-id"] == "mine"
 
 
 async def test_what_an_error_tells_a_program_is_kept() -> None:
     assert (await ask("/fine")).headers["allow"] == "POST"
     assert (await ask("/unready")).headers["retry-after"] == "3"
     assert (await ask("/ours")).headers["retry-after"] == "1"
-    assert (await ask("/nowhere", **{"x-request-id": "mine"})).headers["x-request-id"] == "mine"
 
 
 async def test_what_is_no_error_passes_untouched() -> None:

@@ -109,6 +109,17 @@ def test_auto_tries_both_and_takes_the_faster(
         assert set(runtime.batches) == {1, 16, 64}
 
 
+def test_a_slow_network_is_not_run_again_and_again_before_it_serves(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    slow = Paced("onnx", "cpu", 0.6)
+    monkeypatch.setattr(placement, "open_runtime", lambda *arguments: slow)
+    package = write_tiny(tmp_path, "line", runtimes=("onnx",))
+    placed = place(package, "onnx", "cpu", threads=1, max_batch_rows=1)
+    assert slow.batches == [1, 1]
+    assert placed.seconds["onnx"][1] >= 0.6
+
+
 @pytest.mark.parametrize("runtime", ["onnx", "torchscript"])
 def test_a_runtime_that_is_named_is_the_only_one_opened(
     runtime: RuntimeName, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -224,28 +235,28 @@ def test_a_gpu_that_is_not_there_is_a_clear_error(runtime: RuntimeName, tmp_path
 
 HEAVY = ("torch", "torchvision", "sklearn", "matplotlib", "seaborn", "onnx", "onnxscript", "typer")
 WITHOUT_THEM = """
-import asyncio, json, sys
+import json, sys
 for name in sys.argv[1].split(","):
     sys.modules[name] = None  # every import of it fails
-import httpx
+from starlette.testclient import TestClient
 from service.service import FitServe
 
 QUESTIONS = {
     "/classify_digits": {"images": [[0] * 784]},
     "/predict_curve": {"x": [1, 2]},
     "/classify_points": {"points": [[0, 1]]},
+    "/v2/models/curve-tanh/infer": {
+        "inputs": [{"name": "x", "shape": [1, 1], "datatype": "FP32", "data": [3]}]
+    },
 }
 
-async def ask():
-    app = FitServe.to_asgi()
-    async with app.router.lifespan_context(app):
-        transport = httpx.ASGITransport(app=app)
-        async with httpx.AsyncClient(transport=transport, base_url="http://host") as client:
-            answers = {path: await client.post(path, json=q) for path, q in QUESTIONS.items()}
-            answers |= {path: await client.get(path) for path in ("/readyz", "/models")}
+def ask():
+    with TestClient(FitServe.to_asgi()) as client:
+        answers = {path: client.post(path, json=q) for path, q in QUESTIONS.items()}
+        answers |= {path: client.get(path) for path in ("/readyz", "/models")}
     return {path: [answer.status_code, answer.text] for path, answer in answers.items()}
 
-print("\\n" + json.dumps(asyncio.run(ask())))
+print("\\n" + json.dumps(ask()))
 """
 
 
@@ -269,6 +280,7 @@ def test_onnx_runtime_alone_serves_without_torch_or_any_training_library(
     assert {path: status for path, (status, _) in answers.items()} == dict.fromkeys(answers, 200)
     assert json.loads(answers["/predict_curve"][1])["y"] == [3, 5]
     assert json.loads(answers["/classify_points"][1])["predictions"][0]["label"] == "right"
+    assert json.loads(answers["/v2/models/curve-tanh/infer"][1])["outputs"][0]["data"] == [7]
     models = json.loads(answers["/models"][1])
     assert models["refused"] == {}
     for model in models["models"]:

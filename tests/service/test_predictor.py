@@ -14,7 +14,6 @@ from tiny import answer, write_tiny
 from models.card import RuntimeName
 from models.package import ModelPackage
 from service.errors import (
-    BadInputError,
     DeadlineExceededError,
     ModelFaultError,
     NotReadyError,
@@ -164,22 +163,6 @@ def test_a_request_that_the_model_cannot_bear_fails_alone(package: ModelPackage)
         assert isinstance(found[2], ModelFaultError)
         assert isinstance(found[2].__cause__, RuntimeError)
         assert [float(found[n][0]) for n in (0, 1, 3)] == [1, 3, 5]
-
-    gated(package, test)
-
-
-@pytest.mark.parametrize("rows", [(3e38,), (1, -3e38), (3e38, -3e38)])
-def test_an_answer_that_is_no_finite_number_is_refused_alone(
-    rows: tuple[float, ...], package: ModelPackage
-) -> None:
-    async def test(predictor: Predictor, runtime: Gated) -> None:
-        runtime.gate.set()
-        asked = [ask(predictor, 1), ask(predictor, *rows), ask(predictor, 2)]
-        found: list[Any] = await asyncio.gather(*asked, return_exceptions=True)
-        assert runtime.batches == [2 + len(rows)]
-        assert isinstance(found[1], BadInputError)
-        assert str(found[1]).startswith("Model 'line' has no finite answer to this input; send")
-        assert [float(found[n][0]) for n in (0, 2)] == [3, 5]
 
     gated(package, test)
 

@@ -18,7 +18,10 @@ SET = {
     "max_delay_seconds": ("0.01", 0.01),
     "timeout_seconds": ("2.5", 2.5),
     "max_body_bytes": ("1000", 1000),
+    "body_timeout_seconds": ("2.5", 2.5),
     "max_image_pixels": ("1000", 1000),
+    "access_log": ("0.5", 0.5),
+    "traces": ("0.01", 0.01),
 }
 
 

@@ -1,0 +1,123 @@
+"""The rows that a network of unknown origin is tried on: those that are given, or random ones."""
+
+import zipfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from models.card import TensorSpec
+from models.foreign import AddError
+from models.runtimes import Arrays
+
+RANDOM_ROWS = 64
+FREE_SIZE = 32
+"""The size of random rows in a dimension that may have any."""
+
+
+@dataclass(frozen=True)
+class Samples:
+    """Two or more rows of every input; where the batch is fixed, whole batches."""
+
+    rows: Arrays
+    real: bool
+    """Whether somebody gave them; else they are random."""
+    fixed_batch: int | None
+
+    @property
+    def count(self) -> int:
+        """How many rows there are of every input."""
+        return len(next(iter(self.rows.values())))
+
+    @property
+    def row_size(self) -> int:
+        """How many numbers one row of all inputs holds."""
+        return sum(array[0].size for array in self.rows.values())
+
+    @property
+    def smallest(self) -> list[Arrays]:
+        """All rows in the smallest batches that the network takes: each row alone, if it can."""
+        size = self.fixed_batch or 1
+        return [
+            {name: array[start : start + size] for name, array in self.rows.items()}
+            for start in range(0, self.count, size)
+        ]
+
+    def resized(self, count: int) -> Arrays:
+        """So many rows: the first ones, and again from the first where there are too few."""
+        return {
+            name: np.resize(array, (count, *array.shape[1:])) for name, array in self.rows.items()
+        }
+
+
+def random_samples(inputs: Sequence[TensorSpec], fixed_batch: int | None) -> Samples:
+    """Random rows, the same on every call.
+
+    Floating-point numbers come from a standard normal distribution, in sixteenths: they are exact
+    in every datatype, and short in the card. Whole numbers are 0 to 255, or to the datatype's end.
+    """
+    random = np.random.default_rng(0)
+    count = RANDOM_ROWS if fixed_batch is None else -(-RANDOM_ROWS // fixed_batch) * fixed_batch
+    rows = {}
+    for spec in inputs:
+        shape = (count, *(FREE_SIZE if size == -1 else size for size in spec.shape[1:]))
+        if spec.dtype.kind == "f":
+            numbers: NDArray[Any] = np.round(random.normal(size=shape) * 16) / 16
+        else:
+            largest = {"BOOL": 1, "INT8": 127}.get(spec.datatype, 255)
+            numbers = random.integers(0, largest, shape, endpoint=True)
+        rows[spec.name] = numbers.astype(spec.dtype)
+    return Samples(rows, False, fixed_batch)
+
+
+def read_arrays(path: Path) -> dict[str, NDArray[Any]]:
+    """The arrays of an .npz file.
+
+    Raises:
+        AddError: it cannot be read, or is something else.
+    """
+    try:
+        with np.load(path, allow_pickle=False) as archive:
+            return {name: archive[name] for name in archive.files}
+    except OSError as error:
+        raise AddError(f"{path}: it cannot be read ({error.strerror})") from error
+    except (AttributeError, TypeError, ValueError, EOFError, zipfile.BadZipFile) as error:
+        raise AddError(f"{path}: it is no .npz file: write it with numpy.savez") from error
+
+
+def given_samples(
+    path: Path,
+    arrays: dict[str, NDArray[Any]],
+    inputs: Sequence[TensorSpec],
+    fixed_batch: int | None,
+) -> Samples:
+    """The arrays as rows, in the datatypes of the inputs.
+
+    Raises:
+        AddError: they are no rows of these inputs.
+    """
+    rows = {}
+    for spec in inputs:
+        array = arrays[spec.name]
+        fits = array.ndim > 0 and spec.takes((spec.shape[0], *array.shape[1:]))
+        if not fits or not np.can_cast(array.dtype, spec.dtype, "same_kind"):
+            raise AddError(
+                f"{path}: {spec.name} is {array.dtype} {list(array.shape)}, and the network takes "
+                f"{spec.describe()}: give rows of that shape, as {spec.dtype}"
+            )
+        if not np.isfinite(array).all():
+            raise AddError(f"{path}: {spec.name} holds infinity or NaN: give finite numbers")
+        rows[spec.name] = array.astype(spec.dtype)
+    counts = {len(array) for array in rows.values()}
+    if len(counts) > 1 or min(counts) < 2:
+        found = ", ".join(f"{len(array)} rows of {name}" for name, array in rows.items())
+        raise AddError(f"{path}: it holds {found}: give two or more, and as many of every input")
+    if fixed_batch and min(counts) % fixed_batch:
+        raise AddError(
+            f"{path}: it holds {min(counts)} rows, and the network computes {fixed_batch} at a "
+            f"time: give a multiple of {fixed_batch} rows"
+        )
+    return Samples(rows, True, fixed_batch)

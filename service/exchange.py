@@ -1,0 +1,103 @@
+"""One request and its answer: what is known of them while they last, in one record.
+
+The front begins an exchange for every request; whoever learns something writes it down; at the end
+the metrics, the access line and the trace are made from it.
+"""
+
+import itertools
+import secrets
+import time
+from contextvars import ContextVar
+from dataclasses import dataclass, field
+
+from starlette.types import Receive
+
+_PROCESS = secrets.token_hex(6)
+_numbers = itertools.count(1)
+
+
+@dataclass(slots=True)
+class Exchange:
+    """One request and its answer.
+
+    `receive` is ASGI's, once the whole body has been read from it; `departed` says that the caller
+    went away before the answer. `endpoint` and `model` come from closed lists, since they label
+    metrics. Times are `time.monotonic` seconds; those of the parts are durations in seconds.
+    """
+
+    id: str
+    method: str
+    path: str
+    headers: dict[bytes, bytes] = field(default_factory=dict, repr=False)
+    receive: Receive | None = field(default=None, repr=False)
+    departed: bool = False
+    started: float = field(default_factory=time.monotonic)
+    endpoint: str = "other"
+    model: str = ""
+    version: str = ""
+    status: int = 500
+    rows: int = 0
+    batch_rows: int = 0
+    submitted: float = 0.0
+    queue_seconds: float = 0.0
+    compute_seconds: float = 0.0
+    answered: float = 0.0
+    seconds: float = 0.0
+
+    def line(self) -> str:
+        """One line for the log."""
+        told = f"{self.method} {self.path[:200]!r} {self.status} in {self.seconds * 1e3:.2f} ms"
+        if self.answered:
+            told += (
+                f", {self.model}/{self.version}: {self.rows} of {self.batch_rows} rows, queue "
+                f"{self.queue_seconds * 1e3:.2f} ms, compute {self.compute_seconds * 1e3:.2f} ms"
+            )
+        return f"{told} [{self.id}]"
+
+    def attributes(self) -> dict[str, str | int]:
+        """For the span of a trace, in OpenTelemetry's names where it has some."""
+        return {
+            "http.request.method": self.method,
+            "http.route": self.endpoint,
+            "http.response.status_code": self.status,
+            "fitserve.request_id": self.id,
+            "fitserve.model": self.model,
+            "fitserve.rows": self.rows,
+            "fitserve.batch_rows": self.batch_rows,
+        }
+
+    def parts(self) -> list[tuple[str, float, float]]:
+        """The parts of an answered prediction: name, start (monotonic) and duration, in seconds."""
+        if not self.answered:
+            return []
+        computing = self.submitted + self.queue_seconds
+        ended = self.started + self.seconds
+        return [
+            ("decode", self.started, self.submitted - self.started),
+            ("queue", self.submitted, self.queue_seconds),
+            ("compute", computing, self.compute_seconds),
+            ("encode", self.answered, ended - self.answered),
+        ]
+
+
+_current: ContextVar[Exchange] = ContextVar("exchange")
+
+
+def begin(method: str, path: str, headers: dict[bytes, bytes]) -> Exchange:
+    """The exchange of a request that has just come in, from now on the current one.
+
+    Its id is the request's `X-Request-Id`, where that is plain text, or a new one.
+    """
+    given = headers.get(b"x-request-id")
+    plain = given is not None and 0 < len(given) <= 100 and given.isascii()
+    text = given.decode() if given is not None and plain else ""
+    identity = text if text.isprintable() and text else f"{_PROCESS}-{next(_numbers):x}"
+    exchange = Exchange(identity, method, path, headers)
+    _current.set(exchange)
+    return exchange
+
+
+def current() -> Exchange:
+    """The exchange that this code runs for; a blank one where there is none."""
+    found = _current.get(None)
+    return found if found is not None else Exchange("", "", "")

@@ -1,0 +1,68 @@
+"""The front: every request comes in here, and its answer goes out here.
+
+It gives the request its id and takes its time; sends what is the protocol's to the protocol, and
+all else to BentoML; ends it where its caller goes away; and counts, logs and traces the answer, as
+the settings say.
+"""
+
+import asyncio
+import random
+import time
+
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from service.departures import Departures
+from service.exchange import Exchange, begin
+from service.logs import logger
+from service.metrics import count_request
+from service.open_inference.routes import PREFIX
+from service.settings import Settings
+from service.tracing import Tracer
+
+CLIENT_CLOSED_REQUEST = 499
+"""What nginx counts where the caller went away: no answer was sent."""
+
+
+class Front:
+    """An ASGI application before two others.
+
+    Args:
+        host: BentoML's application: the typed endpoints, the pages and the life cycle.
+        protocol: the Open Inference Protocol. It does without BentoML's middlewares and routing,
+            which take longer than the prediction.
+        settings: which share of the requests is logged, and traced.
+    """
+
+    def __init__(self, host: ASGIApp, protocol: ASGIApp, settings: Settings) -> None:
+        self._host = host
+        self._protocol = protocol
+        self._departures = Departures()
+        self._logged = settings.access_log
+        self._tracer = Tracer(settings.traces) if settings.traces else None
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Handle one connection."""
+        if scope["type"] != "http":
+            await self._host(scope, receive, send)
+            return
+        path: str = scope["path"]
+        exchange = begin(scope["method"], path, dict(scope["headers"]))
+        is_protocol = path.startswith(PREFIX) and path[len(PREFIX) :][:1] in ("", "/")
+        task = self._departures.enter(exchange)
+        try:
+            await (self._protocol if is_protocol else self._host)(scope, receive, send)
+        except asyncio.CancelledError:
+            if not exchange.departed:
+                raise
+            exchange.status = CLIENT_CLOSED_REQUEST
+        finally:
+            self._departures.leave(task)
+            exchange.seconds = time.monotonic() - exchange.started
+            self._record(exchange)
+
+    def _record(self, exchange: Exchange) -> None:
+        count_request(exchange)
+        if self._logged and random.random() < self._logged:  # noqa: S311 - a sample, no secret
+            logger.info("%s", exchange.line())
+        if self._tracer is not None:
+            self._tracer.trace(exchange)

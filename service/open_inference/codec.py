@@ -1,0 +1,276 @@
+"""The protocol's inference messages: bytes in, arrays out, and back. Pure and total.
+
+For any bytes, `decode` gives tensors that the model takes, or raises `BadInputError` with the
+sentence that the client reads. `encode` makes the answer that the request asked for. Both speak
+JSON and the binary tensor extension: a JSON header, then the raw tensors in the header's order.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from reprlib import repr as brief
+from typing import Any, NamedTuple
+
+import numpy as np
+import orjson
+from numpy.typing import NDArray
+
+from models.card import ModelCard, TensorSpec
+from service.errors import BadInputError
+from service.open_inference.tensors import check_shape, classes, from_bytes, from_json, to_bytes
+
+Arrays = Mapping[str, NDArray[Any]]
+
+
+class RequestedOutput(NamedTuple):
+    """One output that the answer is to hold: as binary or not, as a tensor or its `top` classes."""
+
+    spec: TensorSpec
+    binary: bool
+    top: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class InferRequest:
+    """A decoded request.
+
+    `inputs` are the card's, with its dtypes and shapes, and as many rows each. `timeout` is in
+    seconds; None leaves it to the service.
+    """
+
+    id: str | None
+    inputs: Arrays
+    outputs: tuple[RequestedOutput, ...]
+    timeout: float | None
+
+
+class Encoded(NamedTuple):
+    """An answer: the body, and how many bytes of it are JSON where tensors follow."""
+
+    body: bytes
+    header_length: int | None
+
+
+def decode(card: ModelCard, body: bytes | bytearray, header_length: bytes | None) -> InferRequest:
+    """Read an inference request.
+
+    Args:
+        card: of the model that is asked.
+        body: the request's, decompressed.
+        header_length: the value of `Inference-Header-Content-Length`; None where there is none,
+            and the whole body is JSON.
+
+    Raises:
+        BadInputError: whatever is wrong with it.
+    """
+    size = len(body) if header_length is None else _header_size(header_length, len(body))
+    if size == 0 and header_length is not None:
+        return _raw(card, body)
+    header = memoryview(body)[:size]
+    try:
+        content = orjson.loads(header)
+    except orjson.JSONDecodeError as error:
+        raise BadInputError(f"The request is not JSON: {error}.") from error
+    if not isinstance(content, dict):
+        raise BadInputError("The request must be a JSON object.")
+    identity = content.get("id")
+    if identity is not None and not isinstance(identity, str):
+        raise BadInputError("The request's 'id' must be a string.")
+    parameters = _parameters(content, "The request")
+    inputs = _inputs(card, content.get("inputs"), body, size)
+    return InferRequest(
+        identity, inputs, _outputs(card, content.get("outputs"), parameters), _timeout(parameters)
+    )
+
+
+def encode(card: ModelCard, request: InferRequest, outputs: Arrays) -> Encoded:
+    """Write the answer to `request`.
+
+    Args:
+        card: of the model that answered.
+        request: what was asked.
+        outputs: every output of the card.
+
+    Raises:
+        BadInputError: JSON was asked for, and cannot hold the answer.
+    """
+    entries, tensors = [], []
+    for spec, binary, top in request.outputs:
+        array = outputs[spec.name]
+        entry: dict[str, Any] = {"name": spec.name, "datatype": spec.datatype, "shape": array.shape}
+        data: Any
+        if top:
+            found = classes(array, spec.labels, top)
+            entry |= {"datatype": "BYTES", "shape": (len(found), len(found[0]))}
+            data = [text for row in found for text in row]
+        else:
+            data = array if binary else _to_json(spec, array)
+        if binary:
+            tensor = to_bytes(data) if top else array.tobytes()
+            entry["parameters"] = {"binary_data_size": len(tensor)}
+            tensors.append(tensor)
+        else:
+            entry["data"] = data
+        entries.append(entry)
+    content: dict[str, Any] = {"model_name": card.name, "model_version": card.version}
+    if request.id is not None:
+        content["id"] = request.id
+    content["outputs"] = entries
+    header = orjson.dumps(content, option=orjson.OPT_SERIALIZE_NUMPY)
+    return Encoded(b"".join((header, *tensors)), len(header)) if tensors else Encoded(header, None)
+
+
+def _header_size(value: bytes, body_size: int) -> int:
+    if not value.isdigit() or len(value) > 20 or int(value) > body_size:
+        raise BadInputError(
+            "Inference-Header-Content-Length must be a whole number from 0 to the "
+            f"{body_size:,} bytes of the body."
+        )
+    return int(value)
+
+
+def _raw(card: ModelCard, body: bytes | bytearray) -> InferRequest:
+    """A body that is one row of the model's only input; the outputs come back as binary."""
+    spec = card.inputs[0]
+    if len(card.inputs) != 1 or spec.shape[0] not in (-1, 1) or spec.shape.count(-1) > 2:
+        raise BadInputError(
+            "A request without a JSON header is for models with one input, one row and one other "
+            "variable dimension at most; send one with a header."
+        )
+    known = spec.dtype.itemsize
+    for dimension in spec.shape[1:]:
+        known *= dimension if dimension != -1 else 1
+    variable, rest = divmod(len(body), known) if -1 in spec.shape[1:] else (1, len(body) - known)
+    if rest or not variable:
+        raise BadInputError(
+            f"The body has {len(body):,} bytes; one row of {spec.name!r} "
+            f"({spec.describe()}) takes {known:,}."
+        )
+    shape = (1, *(variable if dimension == -1 else dimension for dimension in spec.shape[1:]))
+    outputs = tuple(RequestedOutput(output, binary=True) for output in card.outputs)
+    return InferRequest(None, {spec.name: from_bytes(spec, shape, body, 0)}, outputs, None)
+
+
+def _inputs(
+    card: ModelCard, given: Any, body: bytes | bytearray, start: int
+) -> dict[str, NDArray[Any]]:
+    specs = {spec.name: spec for spec in card.inputs}
+    inputs: dict[str, NDArray[Any]] = {}
+    # Looked for once in the bytes, instead of in every value.
+    header = body if start == len(body) else body[:start]
+    booleans = b"true" in header or b"false" in header
+    for tensor in _entries(given, "inputs"):
+        name = tensor.get("name")
+        spec = specs.get(name) if isinstance(name, str) else None
+        if spec is None:
+            raise BadInputError(f"The model has no input {brief(name)}; it has {_names(specs)}.")
+        if name in inputs:
+            raise BadInputError(f"The input {name!r} is given twice.")
+        if tensor.get("datatype") != spec.datatype:
+            raise BadInputError(
+                f"The input {name!r} has the datatype {brief(tensor.get('datatype'))}; "
+                f"it is {spec.datatype}."
+            )
+        shape = check_shape(spec, tensor.get("shape"))
+        parameters = _parameters(tensor, f"The input {name!r}")
+        size = parameters.get("binary_data_size")
+        if (size is None) == ("data" not in tensor):
+            raise BadInputError(
+                f"The input {name!r} needs either 'data' or the parameter 'binary_data_size'."
+            )
+        if size is None:
+            inputs[spec.name] = from_json(spec, shape, tensor["data"], booleans=booleans)
+            continue
+        array = from_bytes(spec, shape, body, start)
+        if type(size) is not int or size != array.nbytes:
+            raise BadInputError(
+                f"The input {name!r} has the binary_data_size {brief(size)}; "
+                f"its shape and datatype make {array.nbytes:,} bytes."
+            )
+        inputs[spec.name] = array
+        start += size
+    if start != len(body):
+        raise BadInputError(f"There are {len(body) - start:,} bytes behind the last input.")
+    if len(inputs) != len(specs):
+        missing = [name for name in specs if name not in inputs]
+        raise BadInputError(f"The input {missing[0]!r} is missing.")
+    if len({len(array) for array in inputs.values()}) > 1:
+        raise BadInputError("The inputs have different numbers of rows, their first dimension.")
+    return inputs
+
+
+def _outputs(
+    card: ModelCard, given: Any, parameters: Mapping[str, Any]
+) -> tuple[RequestedOutput, ...]:
+    binary = _flag(parameters, "binary_data_output", "The request", default=False)
+    if given is None:
+        return tuple(RequestedOutput(spec, binary) for spec in card.outputs)
+    specs = {spec.name: spec for spec in card.outputs}
+    outputs: dict[str, RequestedOutput] = {}
+    for output in _entries(given, "outputs"):
+        name = output.get("name")
+        spec = specs.get(name) if isinstance(name, str) else None
+        if spec is None:
+            raise BadInputError(f"The model has no output {brief(name)}; it has {_names(specs)}.")
+        if name in outputs:
+            raise BadInputError(f"The output {name!r} is asked for twice.")
+        own = _parameters(output, f"The output {name!r}")
+        top = own.get("classification", 0)
+        if type(top) is not int or top < 0 or ("classification" in own and top == 0):
+            raise BadInputError(
+                f"The parameter 'classification' of the output {name!r} must be a whole number "
+                "from 1: how many classes."
+            )
+        outputs[spec.name] = RequestedOutput(
+            spec, _flag(own, "binary_data", f"The output {name!r}", default=binary), top
+        )
+    return tuple(outputs.values()) or tuple(RequestedOutput(spec, binary) for spec in card.outputs)
+
+
+def _entries(given: Any, field: str) -> list[dict[str, Any]]:
+    if not isinstance(given, list) or not all(type(entry) is dict for entry in given):
+        raise BadInputError(f"The request's {field!r} must be a list of objects.")
+    return given
+
+
+def _parameters(content: Mapping[str, Any], whose: str) -> Mapping[str, Any]:
+    """The parameters of a request or tensor. Those that nobody knows are let pass."""
+    parameters = content.get("parameters")
+    if parameters is None:
+        return {}
+    if not isinstance(parameters, dict):
+        raise BadInputError(f"{whose} has 'parameters' that are no object.")
+    for name in parameters:
+        if name.startswith("triton_"):
+            raise BadInputError(f"{whose} has the parameter {brief(name)}: that prefix is taken.")
+    return parameters
+
+
+def _flag(parameters: Mapping[str, Any], name: str, whose: str, *, default: bool) -> bool:
+    value = parameters.get(name, default)
+    if not isinstance(value, bool):
+        raise BadInputError(f"{whose} has a parameter {name!r} that is neither true nor false.")
+    return value
+
+
+def _timeout(parameters: Mapping[str, Any]) -> float | None:
+    """Seconds, from the microseconds of the extension `schedule_policy`; 0 stands for none."""
+    for name in ("timeout", "priority"):  # there is one level of priority
+        value = parameters.get(name, 0)
+        if type(value) is not int or value < 0:
+            raise BadInputError(f"The request's {name!r} must be a whole number from 0.")
+    return parameters.get("timeout", 0) / 1e6 or None
+
+
+def _to_json(spec: TensorSpec, array: NDArray[Any]) -> NDArray[Any]:
+    if spec.datatype == "FP16":
+        raise BadInputError(f"The output {spec.name!r} is FP16: ask for it as binary data.")
+    if spec.datatype in ("FP32", "FP64") and not np.isfinite(array).all():
+        raise BadInputError(
+            f"The output {spec.name!r} holds infinity or NaN for this input, which JSON does not "
+            "have: ask for it as binary data."
+        )
+    return array.ravel()
+
+
+def _names(specs: Mapping[str, TensorSpec]) -> str:
+    return ", ".join(map(repr, specs))

@@ -1,0 +1,94 @@
+"""What the protocol says of the server and of a model, apart from its answers."""
+
+from typing import Any
+
+from models.card import RuntimeName, TensorSpec
+from service.catalog import Catalog
+from service.predictor import Predictor
+from service.settings import VERSION
+
+EXTENSIONS = (
+    "binary_tensor_data",
+    "classification",
+    "model_configuration",
+    "parameters",
+    "schedule_policy",
+    "statistics",
+)
+
+_PLATFORMS: dict[RuntimeName, str] = {"onnx": "onnx_onnxv1", "torchscript": "pytorch_torchscript"}
+_BACKENDS: dict[RuntimeName, str] = {"onnx": "onnxruntime", "torchscript": "pytorch"}
+
+
+def server() -> dict[str, Any]:
+    """Name, version, and the extensions that are spoken in full."""
+    return {"name": "fitserve", "version": VERSION, "extensions": EXTENSIONS}
+
+
+def index(catalog: Catalog) -> list[dict[str, str]]:
+    """Every package of the repository: ready, or not and why."""
+    ready = [
+        {"name": predictor.card.name, "version": predictor.card.version, "state": "READY"}
+        for predictor in catalog
+    ]
+    refused = [
+        {"name": name, "version": "", "state": "UNAVAILABLE", "reason": reason}
+        for name, reason in catalog.refused.items()
+    ]
+    return [{"reason": "", **entry} for entry in (*ready, *refused)]
+
+
+def metadata(predictor: Predictor) -> dict[str, Any]:
+    """A model's inputs and outputs. Shapes have the batch as their first dimension."""
+    card = predictor.card
+    return {
+        "name": card.name,
+        "versions": [card.version],
+        "platform": _PLATFORMS[predictor.placement.runtime.name],
+        "inputs": [_tensor(spec) for spec in card.inputs],
+        "outputs": [_tensor(spec) for spec in card.outputs],
+    }
+
+
+def configuration(predictor: Predictor) -> dict[str, Any]:
+    """The model's configuration, in the words of Triton's `ModelConfig`.
+
+    A network whose graph is fixed to one batch has `max_batch_size` 0, and whole shapes as `dims`.
+    """
+    card, runtime = predictor.card, predictor.placement.runtime
+    batches = card.fixed_batch is None
+    gpu = runtime.device.partition(":")[2]
+    kind = {"name": card.name, "count": 1, "kind": "KIND_GPU" if gpu else "KIND_CPU"}
+    return {
+        "name": card.name,
+        "platform": _PLATFORMS[runtime.name],
+        "backend": _BACKENDS[runtime.name],
+        "version_policy": {"latest": {"num_versions": 1}},
+        "max_batch_size": predictor.max_batch_rows if batches else 0,
+        "input": [_configured(spec, batches=batches) for spec in card.inputs],
+        "output": [_configured(spec, batches=batches) for spec in card.outputs],
+        "instance_group": [{**kind, "gpus": [int(gpu)]} if gpu else kind],
+        **({"dynamic_batching": predictor.batching} if batches else {}),
+    }
+
+
+def statistics(*predictors: Predictor) -> dict[str, Any]:
+    """What the models have done since the start of this worker."""
+    return {
+        "model_stats": [
+            predictor.statistics.describe(predictor.card.name, predictor.card.version)
+            for predictor in predictors
+        ]
+    }
+
+
+def _tensor(spec: TensorSpec) -> dict[str, Any]:
+    return {"name": spec.name, "datatype": spec.datatype, "shape": spec.shape}
+
+
+def _configured(spec: TensorSpec, *, batches: bool) -> dict[str, Any]:
+    return {
+        "name": spec.name,
+        "data_type": f"TYPE_{spec.datatype}",
+        "dims": spec.shape[1:] if batches else spec.shape,
+    }

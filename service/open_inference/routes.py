@@ -1,0 +1,171 @@
+"""The protocol's endpoints, as an ASGI application over the catalog of models."""
+
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass
+
+from starlette.responses import Response
+from starlette.types import Receive, Scope, Send
+
+from service.body import read_body
+from service.catalog import Catalog
+from service.endpoint import error_response, json_response
+from service.errors import MethodNotAllowedError, NotReadyError, UnknownModelError, UnknownPathError
+from service.exchange import current
+from service.open_inference import describe
+from service.open_inference.codec import decode, encode
+from service.predictor import Predictor
+from service.settings import current_settings
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """One request: what it asks of whom."""
+
+    catalog: Catalog
+    headers: Mapping[bytes, bytes]
+    receive: Receive
+    model: str
+    version: str
+
+    @property
+    def predictor(self) -> Predictor:
+        """The model that the path names.
+
+        Raises:
+            NotReadyError: it was refused, or is being loaded.
+            UnknownModelError: there is none of that name and version.
+        """
+        predictor = self.catalog[self.model]
+        current().model = predictor.card.name
+        if self.version and self.version != predictor.card.version:
+            raise UnknownModelError(
+                f"Model {self.model!r} is served in version {predictor.card.version} alone."
+            )
+        return predictor
+
+
+async def _server(call: Call) -> Response:
+    """The server's name, version and extensions."""
+    return json_response(describe.server())
+
+
+async def _live(call: Call) -> Response:
+    """Whether the process answers."""
+    return json_response({"live": True})
+
+
+async def _ready(call: Call) -> Response:
+    """Whether at least one model serves."""
+    if not call.catalog.ready:
+        raise NotReadyError("No model is ready.")
+    return json_response({"ready": True, "live": True})
+
+
+async def _models(call: Call) -> Response:
+    """The names of the models that serve."""
+    return json_response({"models": [predictor.card.name for predictor in call.catalog]})
+
+
+async def _index(call: Call) -> Response:
+    """Every package of the repository, ready or not, and why not."""
+    await read_body(call.headers, call.receive, current_settings())
+    return json_response(describe.index(call.catalog))
+
+
+async def _statistics_of_all(call: Call) -> Response:
+    """What all models have done since this worker started."""
+    return json_response(describe.statistics(*call.catalog))
+
+
+async def _metadata(call: Call) -> Response:
+    """A model's inputs and outputs."""
+    return json_response(describe.metadata(call.predictor))
+
+
+async def _model_ready(call: Call) -> Response:
+    """Whether a model serves."""
+    return json_response({"name": call.predictor.card.name, "ready": True})
+
+
+async def _configuration(call: Call) -> Response:
+    """A model's configuration, in Triton's words."""
+    return json_response(describe.configuration(call.predictor))
+
+
+async def _statistics(call: Call) -> Response:
+    """What a model has done since this worker started."""
+    return json_response(describe.statistics(call.predictor))
+
+
+async def _infer(call: Call) -> Response:
+    """Ask a model for a prediction, in JSON or with binary tensors."""
+    predictor = call.predictor
+    body = await read_body(call.headers, call.receive, current_settings())
+    current().receive = call.receive
+    request = decode(predictor.card, body, call.headers.get(b"inference-header-content-length"))
+    answer = await predictor.predict(request.inputs, request.timeout)
+    content, header_length = encode(predictor.card, request, answer.outputs)
+    headers = {"X-Request-Id": current().id}
+    if header_length is None:
+        return Response(content, 200, headers, "application/json")
+    headers["Inference-Header-Content-Length"] = str(header_length)
+    return Response(content, 200, headers, "application/octet-stream")
+
+
+Handler = Callable[[Call], Awaitable[Response]]
+
+# Below /v2; {model} may be followed by versions/{version}.
+ROUTES: Mapping[str, tuple[str, Handler]] = {
+    "": ("GET", _server),
+    "/health/live": ("GET", _live),
+    "/health/ready": ("GET", _ready),
+    "/models": ("GET", _models),
+    "/models/stats": ("GET", _statistics_of_all),
+    "/repository/index": ("POST", _index),
+    "/models/{model}": ("GET", _metadata),
+    "/models/{model}/ready": ("GET", _model_ready),
+    "/models/{model}/config": ("GET", _configuration),
+    "/models/{model}/stats": ("GET", _statistics),
+    "/models/{model}/infer": ("POST", _infer),
+}
+PREFIX = "/v2"
+
+
+class OpenInference:
+    """The ASGI application. `catalog` is set at start-up."""
+
+    catalog: Catalog
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Handle one request whose path begins with `PREFIX`."""
+        exchange = current()
+        try:
+            response = await self._answer(scope, receive)
+        except Exception as error:  # noqa: BLE001 - the boundary: every failure is answered
+            response = error_response(error)
+        exchange.status = response.status_code
+        await response(scope, receive, send)
+
+    async def _answer(self, scope: Scope, receive: Receive) -> Response:
+        path: str = scope["path"]
+        pattern, model, version = split(path)
+        route = ROUTES.get(pattern)
+        if route is None:
+            raise UnknownPathError(f"There is nothing at {path[:100]!r} in the protocol.")
+        current().endpoint = PREFIX + pattern
+        method, handler = route
+        if scope["method"] != method:
+            raise MethodNotAllowedError(scope["method"], method)
+        headers = current().headers
+        return await handler(Call(self.catalog, headers, receive, model, version))
+
+
+def split(path: str) -> tuple[str, str, str]:
+    """A path → its pattern in `ROUTES` (or in nothing), the model and the version that it names."""
+    parts = path.removeprefix(PREFIX).rstrip("/").split("/")
+    if len(parts) < 3 or parts[1] != "models" or parts[2:] == ["stats"]:
+        return "/".join(parts), "", ""
+    model, version, rest = parts[2], "", parts[3:]
+    if len(rest) >= 2 and rest[0] == "versions":
+        version, rest = rest[1], rest[2:]
+    return "/".join(("", "models", "{model}", *rest)), model, version

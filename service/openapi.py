@@ -1,0 +1,160 @@
+"""The OpenAPI description of the whole service: typed endpoints, protocol, pages."""
+
+import inspect
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from service.errors import (
+    MethodNotAllowedError,
+    NotReadyError,
+    ServiceError,
+    UnknownModelError,
+    UnknownPathError,
+)
+from service.open_inference.routes import PREFIX, ROUTES
+
+
+def openapi_of(service: Any, name: str, version: str) -> dict[str, Any]:
+    """The OpenAPI description of every endpoint.
+
+    Args:
+        service: BentoML's service, which describes the typed endpoints.
+        name: what the page calls it.
+        version: of the release.
+    """
+    # Through JSON, because BentoML keys its responses by numbers.
+    specification: dict[str, Any] = json.loads(json.dumps(service.openapi_spec.asdict()))
+    specification["info"] = {
+        "title": name,
+        "version": version,
+        "description": inspect.getdoc(service.inner),
+    }
+    schemas = specification["components"]["schemas"]
+    for unused in ("TaskStatusResponse", "InvalidArgument", "NotFound", "InternalServerError"):
+        schemas.pop(unused, None)
+    schemas["Error"] = {
+        "type": "object",
+        "properties": {"error": {"type": "string", "description": "what to change"}},
+        "required": ["error"],
+    }
+    for path in specification["paths"].values():
+        if "x-bentoml-name" in path.get("post", {}):
+            answers = path["post"]["responses"]
+            path["post"]["responses"] = {"200": answers["200"], **_failures(ServiceError)}
+    specification["paths"] |= {
+        "/models": {
+            "get": _operation(
+                "The cards of all models that serve, and why others were refused.",
+                {
+                    "models": {"type": "array", "items": {"type": "object"}},
+                    "refused": {"type": "object", "additionalProperties": {"type": "string"}},
+                },
+            )
+        },
+        "/models/{name}": {
+            "get": _operation(
+                "The card of one model, and how it is served.", {}, _parameter("name", "mnist-cnn")
+            )
+        },
+        "/metrics": {
+            "get": {
+                "summary": "The metrics of all workers, as Prometheus reads them.",
+                "responses": {"200": {"description": "Success", "content": {"text/plain": {}}}},
+            }
+        },
+        **_protocol(),
+    }
+    return specification
+
+
+def _protocol() -> dict[str, Any]:
+    """The Open Inference Protocol. Where a model is named, `/versions/{version}` may follow."""
+    paths: dict[str, Any] = {}
+    for pattern, (method, handler) in ROUTES.items():
+        parameters = [_parameter("model", "curve-tanh")] if "{model}" in pattern else []
+        operation = _operation(inspect.getdoc(handler) or "", {}, *parameters)
+        if pattern.endswith("/infer"):
+            operation["requestBody"] = {
+                "required": True,
+                "content": {"application/json": {"schema": _INFER}},
+            }
+            operation["responses"] = {
+                "200": _success(_ANSWER),
+                **_failures(ServiceError),
+            }
+        paths[PREFIX + pattern] = {method.lower(): operation}
+    return paths
+
+
+_INFER = {
+    "type": "object",
+    "required": ["inputs"],
+    "properties": {
+        "id": {"type": "string", "description": "comes back with the answer"},
+        "parameters": {
+            "type": "object",
+            "description": "`timeout` in microseconds; `binary_data_output` for binary tensors",
+        },
+        "inputs": {
+            "type": "array",
+            "items": {"type": "object"},
+            "description": "each with name, shape, datatype and data, flat or nested; "
+            "GET the model for its names, shapes and datatypes",
+        },
+        "outputs": {
+            "type": "array",
+            "items": {"type": "object"},
+            "description": "the names of those wanted, all if left out; "
+            "the parameter `classification` asks for so many best classes",
+        },
+    },
+    "example": {
+        "id": "1",
+        "parameters": {"timeout": 1_000_000},
+        "inputs": [{"name": "x", "shape": [3, 1], "datatype": "FP32", "data": [0, 5, 10.5]}],
+        "outputs": [{"name": "y"}],
+    },
+}
+_ANSWER = {name: {"type": "string"} for name in ("model_name", "model_version", "id")} | {
+    "outputs": {"type": "array", "items": {"type": "object"}}
+}
+
+
+def _operation(
+    summary: str, properties: Mapping[str, Any], *parameters: dict[str, Any]
+) -> dict[str, Any]:
+    failures = _failures(UnknownModelError, NotReadyError) if parameters else {}
+    return {
+        "summary": summary,
+        "parameters": list(parameters),
+        "responses": {"200": _success(properties), **failures},
+    }
+
+
+def _success(properties: Mapping[str, Any]) -> dict[str, Any]:
+    schema = {"type": "object", "properties": properties} if properties else {}
+    return {"description": "Success", "content": {"application/json": {"schema": schema}}}
+
+
+def _parameter(name: str, example: str) -> dict[str, Any]:
+    text = {"type": "string"}
+    return {"name": name, "in": "path", "required": True, "schema": text, "example": example}
+
+
+def _failures(*kinds: type[ServiceError]) -> dict[str, Any]:
+    """The answers to failures of these kinds, and of the kinds below them."""
+    every = {kind for base in kinds for kind in (base, *base.__subclasses__())}
+    every -= {UnknownPathError, MethodNotAllowedError}  # those are of other paths and methods
+    statuses: dict[str, list[str]] = {}
+    for kind in sorted(every, key=lambda kind: (kind.status, kind.__name__)):
+        told = (kind.__doc__ or "").splitlines()[0]
+        statuses.setdefault(str(kind.status), []).append(told)
+    schema = {"$ref": "#/components/schemas/Error"}
+    return {
+        status: {
+            "description": " Or: ".join(told),
+            "content": {"application/json": {"schema": schema}},
+        }
+        for status, told in statuses.items()
+    }

@@ -1,0 +1,149 @@
+"""Networks that this project did not train, added and then served with no code changed."""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import numpy as np
+import onnx
+import pytest
+from foreign_networks import Added
+from live_server import serving, temporary_home
+from numpy.typing import NDArray
+from onnx import TensorProto, helper
+
+from models.add import add
+from models.card import NUMPY_DTYPES
+
+
+@pytest.fixture(scope="module")
+def impostor(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A package that takes what a curve takes, and gives something else."""
+    folder = tmp_path_factory.mktemp("impostor")
+    place = helper.make_tensor_value_info("x", TensorProto.FLOAT, ["batch", 1])
+    sine = helper.make_tensor_value_info("sine", TensorProto.FLOAT, ["batch", 1])
+    graph = helper.make_graph([helper.make_node("Sin", ["x"], ["sine"])], "g", [place], [sine])
+    opsets = [helper.make_opsetid("", 18)]
+    onnx.save(helper.make_model(graph, opset_imports=opsets, ir_version=10), folder / "sine.onnx")
+    return add(folder / "added", "sine", folder / "sine.onnx").path.parent
+
+
+@pytest.fixture(scope="module")
+def client(
+    root: Path,
+    added_repository: Added,
+    impostor: Path,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Iterator[httpx.Client]:
+    """A client of a server whose repository holds the added networks, and the impostor."""
+    repository = tmp_path_factory.mktemp("served")
+    for package in (
+        impostor,
+        *(added_repository.root / name for name in added_repository.networks),
+    ):
+        (repository / package.name).symlink_to(package)
+    settings = {"FITSERVE_MODEL_REPOSITORY": str(repository)}
+    with (
+        temporary_home() as home,
+        serving(home, root, settings=settings) as server,
+        httpx.Client(base_url=server.url, timeout=60) as opened,
+    ):
+        yield opened
+
+
+def test_every_added_network_serves_and_none_is_refused(
+    client: httpx.Client, added_repository: Added
+) -> None:
+    assert client.get("/readyz").status_code == 200
+    content = client.get("/models").json()
+    assert content["refused"] == {}
+    assert {model["name"] for model in content["models"]} == {
+        "sine",
+        *added_repository.networks,
+    }
+
+
+def test_the_cards_that_are_served_say_what_to_send(
+    client: httpx.Client, added_repository: Added
+) -> None:
+    for name, network in added_repository.networks.items():
+        card = client.get(f"/models/{name}").json()
+        assert {spec["name"] for spec in card["inputs"]} == set(network.inputs)
+        assert {spec["name"] for spec in card["outputs"]} == set(network.outputs)
+        for spec in card["inputs"]:
+            assert spec["shape"][1:] == list(network.inputs[spec["name"]].shape[1:])
+
+
+def test_an_endpoint_for_curves_says_so_where_a_network_gives_no_curve(
+    client: httpx.Client,
+) -> None:
+    response = client.post("/predict_curve", json={"x": [1], "model": "sine"})
+    assert response.status_code == 400
+    assert response.json() == {
+        "error": "Model 'sine' gives no y in rows; ask it at /v2/models/sine/infer."
+    }
+
+
+# What they answer over the protocol.
+
+
+def infer(
+    client: httpx.Client, name: str, inputs: dict[str, NDArray[Any]], *, binary: bool
+) -> dict[str, NDArray[Any]]:
+    """Ask for every output, as JSON or with binary tensors, and read the answer."""
+    described = {
+        entry["name"]: entry for entry in client.get(f"/v2/models/{name}").json()["inputs"]
+    }
+    tensors: list[dict[str, Any]] = []
+    for key, array in inputs.items():
+        tensor = {"name": key, "shape": array.shape, "datatype": described[key]["datatype"]}
+        size = {"parameters": {"binary_data_size": array.nbytes}}
+        tensors.append(tensor | (size if binary else {"data": array.ravel().tolist()}))
+    header = json.dumps({"inputs": tensors, "parameters": {"binary_data_output": binary}}).encode()
+    body = header + (b"".join(array.tobytes() for array in inputs.values()) if binary else b"")
+    given = {"Inference-Header-Content-Length": str(len(header))} if binary else {}
+    response = client.post(f"/v2/models/{name}/infer", content=body, headers=given)
+    assert response.status_code == 200, response.text
+    end = int(response.headers.get("Inference-Header-Content-Length", len(response.content)))
+    outputs = {}
+    for entry in json.loads(response.content[:end])["outputs"]:
+        dtype = NUMPY_DTYPES[entry["datatype"]]
+        if binary:
+            size = entry["parameters"]["binary_data_size"]
+            values = np.frombuffer(response.content[end : end + size], dtype)
+            end += size
+        else:
+            values = np.array(entry["data"], dtype)
+        outputs[entry["name"]] = values.reshape(entry["shape"])
+    return outputs
+
+
+@pytest.mark.parametrize("binary", [False, True])
+@pytest.mark.parametrize("name", ["keras-digits", "resnet", "iris", "two-inputs", "one-at-a-time"])
+def test_each_answers_what_its_own_library_computes(
+    client: httpx.Client, added_repository: Added, name: str, binary: bool
+) -> None:
+    network = added_repository.networks[name]
+    (rows,) = {len(array) for array in network.inputs.values()}
+    size = 1 if name == "one-at-a-time" else rows
+    for start in range(0, rows, size):
+        asked = {key: array[start : start + size] for key, array in network.inputs.items()}
+        answered = infer(client, name, asked, binary=binary)
+        assert set(answered) == set(network.outputs)
+        for key, expected in network.outputs.items():
+            wanted = expected[start : start + size]
+            assert answered[key].shape == wanted.shape
+            assert answered[key].dtype == wanted.dtype
+            np.testing.assert_allclose(answered[key], wanted, rtol=1e-3, atol=1e-3)
+
+
+def test_a_network_of_one_row_takes_one_row(client: httpx.Client, added_repository: Added) -> None:
+    ((key, array),) = added_repository.networks["one-at-a-time"].inputs.items()
+    two = np.concatenate([array[:1], array[:1]])
+    tensor = {"name": key, "shape": two.shape, "datatype": "FP32", "data": two.ravel().tolist()}
+    response = client.post("/v2/models/one-at-a-time/infer", json={"inputs": [tensor]})
+    assert response.status_code == 400
+    assert "the model takes [1, " in response.json()["error"]
+    assert client.get("/v2/models/one-at-a-time/config").json()["max_batch_size"] == 0

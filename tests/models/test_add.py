@@ -1,0 +1,554 @@
+"""`python -m models add`: a network of any origin is proved, or refused in one sentence."""
+
+import re
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+from foreign_networks import DIGITS, SPECIES, Added, scripted
+from numpy.typing import NDArray
+from onnx import TensorProto as T
+from onnx import helper, numpy_helper
+from small_packages import Bend, bend_onnx, seeded, snapshot
+from torch import Tensor, nn
+
+from models.__main__ import main
+from models.page import render_page
+from models.repository import ModelRepository
+from models.runtimes import open_runtime
+
+Add = Callable[..., tuple[int, str]]
+Shape = Sequence[str | int | None] | None
+NAMES = ("iris", "keras-digits", "one-at-a-time", "resnet", "two-inputs")
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    """The folder of the packages that one test adds."""
+    return tmp_path / "repository"
+
+
+@pytest.fixture
+def add(root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Add:
+    """Add `model`, or this ONNX content, as a user would: the exit code, and what is said."""
+
+    def command(content: bytes, *options: str, name: str = "net") -> tuple[int, str]:
+        file = tmp_path / "model.onnx"
+        file.write_bytes(content)
+        code = main(["add", name, "--onnx", str(file), "--repository", str(root), *options])
+        said = capsys.readouterr()
+        return code, said.err if code else said.out
+
+    return command
+
+
+def tensor(name: str, kind: int = T.FLOAT, shape: Shape = ("batch", 4)) -> Any:
+    return helper.make_tensor_value_info(name, kind, shape)
+
+
+def graph(
+    nodes: list[Any],
+    inputs: list[Any] | None = None,
+    outputs: list[Any] | None = None,
+    **constants: NDArray[Any],
+) -> bytes:
+    """A graph of `x` and `y`, or of these."""
+    model = helper.make_model(
+        helper.make_graph(
+            nodes,
+            "graph",
+            [tensor("x")] if inputs is None else inputs,
+            [tensor("y")] if outputs is None else outputs,
+            [numpy_helper.from_array(array, name) for name, array in constants.items()],
+        ),
+        opset_imports=[helper.make_opsetid("", 18)],
+        ir_version=10,
+    )
+    return bytes(model.SerializeToString())
+
+
+def node(operator: str, *inputs: str, gives: str = "y", **attributes: Any) -> Any:
+    return helper.make_node(operator, list(inputs), [gives], **attributes)
+
+
+# Networks of other makers.
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_an_added_network_answers_what_the_library_that_made_it_does(
+    name: str, added_repository: Added
+) -> None:
+    package = ModelRepository(added_repository.root).get(name)
+    network = added_repository.networks[name]
+    for runtime in package.card.runtimes:
+        opened = open_runtime(package, runtime)
+        size = package.card.fixed_batch or len(next(iter(network.inputs.values())))
+        count = len(next(iter(network.inputs.values())))
+        answers = [
+            opened({key: rows[start : start + size] for key, rows in network.inputs.items()})
+            for start in range(0, count, size)
+        ]
+        assert set(network.outputs) == set(answers[0])
+        for output, wanted in network.outputs.items():
+            found = np.concatenate([answer[output] for answer in answers])
+            assert (found.dtype, found.shape) == (wanted.dtype, wanted.shape)
+            np.testing.assert_allclose(found, wanted, rtol=1e-4, atol=1e-4)
+
+
+def test_the_cards_say_what_goes_in_and_comes_out(added_repository: Added) -> None:
+    cards = {
+        name: ModelRepository(added_repository.root).get(name).card
+        for name in added_repository.networks
+    }
+    assert {
+        name: [
+            {spec.name: spec.describe() for spec in specs} for specs in (card.inputs, card.outputs)
+        ]
+        for name, card in cards.items()
+        if name != "keras-digits"  # which numbers its output
+    } == {
+        "resnet": [{"x": "FP32 [-1, 3, 64, 64]"}, {"logits": "FP32 [-1, 1000]"}],
+        "iris": [
+            {"X": "FP32 [-1, 4]"},
+            {"label": "INT64 [-1]", "probabilities": "FP32 [-1, 3]"},
+        ],
+        "two-inputs": [
+            {"picture": "FP32 [-1, 8, 8]", "facts": "INT64 [-1, 3]"},
+            {"score": "FP32 [-1, 1]"},
+        ],
+        "one-at-a-time": [{"signal": "FP32 [1, 4]"}, {"answer": "FP32 [1, 2]"}],
+    }
+    assert cards["keras-digits"].inputs[0].describe() == "FP32 [-1, 28, 28, 1]"
+    assert cards["keras-digits"].outputs[0].describe() == "FP32 [-1, 10]"
+    assert {name: card.task for name, card in cards.items()} == {
+        "iris": "classification",
+        "keras-digits": "classification",
+        "one-at-a-time": "other",
+        "resnet": "other",
+        "two-inputs": "other",
+    }
+    assert [spec.labels for spec in cards["iris"].outputs] == [None, SPECIES]
+    assert [spec.labels for spec in cards["keras-digits"].outputs] == [DIGITS]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_card_claims_no_more_than_is_known(name: str, added_repository: Added) -> None:
+    card = ModelRepository(added_repository.root).get(name).card
+    assert (card.fit, card.evaluations, card.seeds) == (None, (), ())
+    assert "How it was fitted and how good it is are not known here." in card.limits
+    assert any("random numbers" in limit for limit in card.limits)
+    assert [record.runtime for record in card.parity] == list(card.runtimes)
+    assert all(record.samples == 64 for record in card.parity)
+    page = render_page(card)
+    assert "eager" not in page
+    assert "fitted" not in page.replace(card.limits[0], "")
+    assert ("Each file against the other" in page) == (name == "resnet")
+    assert ("the same row alone" in page) == (name != "one-at-a-time")
+
+
+def test_the_packages_are_listed_and_verified(
+    added_repository: Added, capsys: pytest.CaptureFixture[str]
+) -> None:
+    capsys.readouterr()  # what adding them said
+    assert main(["--repository", str(added_repository.root), "verify"]) == 0
+    said = capsys.readouterr().out.splitlines()
+    assert [line.split()[1].rstrip(":") for line in said] == [f"{name}/1" for name in NAMES]
+    assert main(["--repository", str(added_repository.root), "list"]) == 0
+    said = capsys.readouterr().out.splitlines()
+    assert [line.split(maxsplit=1) for line in said] == [
+        [f"{name}/1", "not evaluated"] for name in NAMES
+    ]
+
+
+# What the graph leaves open.
+
+
+def test_a_second_network_of_a_name_is_its_next_version(add: Add, root: Path) -> None:
+    assert add(graph([node("Relu", "x")]))[0] == 0
+    code, said = add(graph([node("Tanh", "x")]), "--summary", "It bends.", "--task", "regression")
+    assert code == 0
+    assert said.splitlines() == [
+        f"wrote {root}/net/2: regression, onnx",
+        "  in   x  FP32 [-1, 4]",
+        "  out  y  FP32 [-1, 4]",
+    ]
+    repository = ModelRepository(root)
+    assert repository.versions("net") == ["1", "2"]
+    assert repository.get("net").card.summary == "It bends."
+    assert repository.get("net", "1").card.summary == "Added from model.onnx."
+
+
+def test_an_output_without_a_stated_shape_gets_the_one_that_it_has(add: Add, root: Path) -> None:
+    """The graph leaves the shape to a tensor: ONNX Runtime cannot say it in advance."""
+    shape = [node("Identity", "sizes", gives="shape"), node("Reshape", "x", "shape")]
+    sizes = np.array([-1, 2, 2], np.int64)
+    code, said = add(graph(shape, outputs=[tensor("y", shape=None)], sizes=sizes))
+    assert code == 0, said
+    package = ModelRepository(root).get("net")
+    assert package.card.outputs[0].shape == (-1, 2, 2)
+    answer = open_runtime(package, "onnx")({"x": np.ones((3, 4), np.float32)})
+    assert answer["y"].shape == (3, 2, 2)
+
+
+def test_free_dimensions_beside_the_batch_stay_free(add: Add, root: Path) -> None:
+    code, said = add(
+        graph(
+            [node("Relu", "x", gives="r"), node("GlobalAveragePool", "r", gives="m"),
+             node("Flatten", "m", gives="mean"), node("Identity", "r")],
+            [tensor("x", shape=("batch", 3, "height", "width"))],
+            [tensor("y", shape=("batch", 3, "height", "width")), tensor("mean", shape=None)],
+        )
+    )  # fmt: skip
+    assert code == 0, said
+    package = ModelRepository(root).get("net")
+    assert package.card.inputs[0].shape == (-1, 3, -1, -1)
+    assert package.card.outputs[0].shape == (-1, 3, -1, -1)
+    assert package.card.outputs[1].shape[0] == -1
+    assert "Of x, only rows of [3, 32, 32] were tried." in package.card.limits
+    image = np.ones((2, 3, 5, 7), np.float32)
+    assert open_runtime(package, "onnx")({"x": image})["y"].shape == (2, 3, 5, 7)
+
+
+def test_a_fixed_batch_of_several_rows_is_proved_in_whole_batches(add: Add, root: Path) -> None:
+    """Its rows may depend on each other: it is one batch that is computed at a time."""
+    axes = np.array([0], np.int64)
+    code, said = add(
+        graph(
+            [node("ReduceSum", "x", "axes", gives="sum", keepdims=1), node("Sub", "x", "sum")],
+            [tensor("x", shape=(3, 4))],
+            [tensor("y", shape=(3, 4))],
+            axes=axes,
+        )
+    )
+    assert code == 0, said
+    card = ModelRepository(root).get("net").card
+    assert card.fixed_batch == 3
+    assert card.example.inputs["x"].shape == card.example.outputs["y"].shape == (3, 4)
+    assert [(record.samples, record.batch_sizes) for record in card.parity] == [(66, (3,))]
+    assert "Each batch of 3 against the same batch again." in render_page(card)
+
+
+@pytest.mark.parametrize(
+    ("kind", "dtype"),
+    [(T.BOOL, np.bool_), (T.UINT8, np.uint8), (T.INT8, np.int8), (T.UINT64, np.uint64),
+     (T.INT32, np.int32), (T.FLOAT16, np.float16), (T.DOUBLE, np.float64)],
+)  # fmt: skip
+def test_every_kind_of_number_may_go_in_and_out(
+    kind: int, dtype: type[np.generic], add: Add, root: Path
+) -> None:
+    code, said = add(graph([node("Identity", "x")], [tensor("x", kind)], [tensor("y", kind)]))
+    assert code == 0, said
+    package = ModelRepository(root).get("net")
+    assert package.card.inputs[0].dtype == package.card.outputs[0].dtype == np.dtype(dtype)
+    rows = np.ones((2, 4), dtype)
+    np.testing.assert_array_equal(open_runtime(package, "onnx")({"x": rows})["y"], rows)
+
+
+def embedding() -> bytes:
+    """A row of a table of five, by its index."""
+    return graph(
+        [node("Gather", "table", "x")],
+        [tensor("x", T.INT64, ["batch", 2])],
+        [tensor("y", shape=["batch", 2, 3])],
+        table=np.arange(15, dtype=np.float32).reshape(5, 3),
+    )
+
+
+def test_a_sample_is_what_the_proof_and_the_example_rest_on(
+    add: Add, root: Path, tmp_path: Path
+) -> None:
+    code, said = add(embedding())
+    assert code == 1
+    assert said.startswith("error: model.onnx: it fails on random numbers (")
+    assert said.endswith("): give real rows with --sample FILE.npz\n")
+    assert not root.exists()
+
+    sample = tmp_path / "sample.npz"
+    np.savez(sample, x=np.array([[4, 1], [0, 2], [3, 3]]))
+    code, said = add(embedding(), "--sample", str(sample))
+    assert code == 0, said
+    card = ModelRepository(root).get("net").card
+    assert card.example.inputs["x"].array().tolist() == [[4, 1], [0, 2]]
+    assert (card.parity[0].samples, card.parity[0].batch_sizes) == (3, (1, 3))
+    assert not any("random" in limit for limit in card.limits)
+
+
+def test_a_sample_says_the_shape_that_the_graph_does_not(
+    add: Add, root: Path, tmp_path: Path
+) -> None:
+    shapeless = graph([node("Relu", "x")], [tensor("x", shape=None)], [tensor("y", shape=None)])
+    sample = tmp_path / "sample.npz"
+    np.savez(sample, x=np.zeros((2, 5)))  # FP64, which becomes the FP32 of the graph
+    code, said = add(shapeless, "--sample", str(sample))
+    assert code == 0, said
+    assert ModelRepository(root).get("net").card.inputs[0].describe() == "FP32 [-1, 5]"
+
+
+# What is refused.
+
+
+def sequence(name: str) -> Any:
+    kind = helper.make_tensor_type_proto(T.FLOAT, ["batch", 4])
+    return helper.make_value_info(name, helper.make_sequence_type_proto(kind))
+
+
+def optional(name: str) -> Any:
+    kind = helper.make_tensor_type_proto(T.FLOAT, ["batch", 4])
+    return helper.make_value_info(name, helper.make_optional_type_proto(kind))
+
+
+ONE = np.ones(4, np.float32)
+FIRST = np.array([0], np.int64)
+
+REFUSED: dict[str, tuple[bytes, str]] = {
+    "no ONNX": (b"garbage", "ONNX Runtime cannot load it (.*): export it anew"),
+    "empty": (b"", "ONNX Runtime cannot load it (.*): export it anew"),
+    "unknown operator": (
+        graph([node("Mystery", "x")]),
+        "ONNX Runtime cannot load it (.*Mystery.*): export it anew, with ONNX's own operators",
+    ),
+    "no input": (
+        graph([node("Identity", "one")], [], [tensor("y", shape=[4])], one=ONE),
+        "it takes no input: export it with the inputs",
+    ),
+    "input with a default": (
+        graph([node("Add", "x", "w")], [tensor("x"), tensor("w", shape=[4])], w=ONE),
+        "its inputs w may be left out: make them constants .*keep_initializers_as_inputs=False",
+    ),
+    "text in": (
+        graph([node("Identity", "x")], [tensor("x", T.STRING)], [tensor("y", T.STRING)]),
+        r"the input x is tensor\(string\), which is not served: turn text into numbers before",
+    ),
+    "text out": (
+        graph(
+            [node("Cast", "x", to=T.STRING)], outputs=[tensor("y", T.STRING)]
+        ),
+        r"the output y is tensor\(string\), which is not served: fit it on classes that are whole",
+    ),
+    "sequence": (
+        graph([node("SequenceConstruct", "x")], outputs=[sequence("y")]),
+        r"the output y is seq\(tensor\(float\)\), which is not served: .*'zipmap': False",
+    ),
+    "optional": (
+        graph([node("OptionalGetElement", "x")], [optional("x")]),
+        r"the input x is optional\(tensor\(float\)\), which is not served: export it with inputs",
+    ),
+    "bfloat16": (
+        graph([node("Cast", "x", to=T.BFLOAT16)], outputs=[tensor("y", T.BFLOAT16)]),
+        r"the output y is tensor\(bfloat16\), which is not served: export it with one of .*FP32",
+    ),
+    "a name of two lines": (
+        graph([node("Relu", "a\nb")], [tensor("a\nb")]),
+        r"the input 'a\\nb' needs a name of printable characters",
+    ),
+    "an input without a batch": (
+        graph([node("Add", "x", "z")], [tensor("x"), tensor("z", shape=[4])]),
+        "the first dimensions of its inputs are batch of x, 4 of z: export it with the batch",
+    ),
+    "an input without a shape": (
+        graph([node("Relu", "x")], [tensor("x", shape=None)], [tensor("y", shape=None)]),
+        "the graph states no shape for the input x: export it with one, .* or give rows with",
+    ),
+    "an output without a batch": (
+        graph([node("ReduceSum", "x", "axes", keepdims=0)], outputs=[tensor("y", shape=[4])],
+              axes=FIRST),
+        r"the output y is \[4\] for a batch of 7: export it with the batch as the first dimension",
+    ),
+    "one number for all rows": (
+        graph([node("ReduceSum", "x", keepdims=0)], outputs=[tensor("y", shape=[])]),
+        r"the output y is \[\] for a batch of 7: export it with the batch as the first dimension",
+    ),
+    "a batch of one that is not stated": (
+        graph([node("Reshape", "x", "sizes")], sizes=np.array([1, 4], np.int64)),
+        "it computes one row and fails on 7 (.*): export it with a dynamic batch, or with the",
+    ),
+    "a shape that is not the stated one": (
+        graph([node("Identity", "x", gives="z"), node("Identity", "z")],
+              outputs=[tensor("y", shape=[1, 4])]),
+        r"y is FP32 \[1, 4\] in the graph; the card says FP32 \[-1, 4\], since that is what",
+    ),
+    "rows that depend on each other": (
+        graph([node("ReduceMax", "x", "axes", gives="m", keepdims=1), node("Sub", "x", "m")],
+              axes=FIRST),
+        "the answer to a row depends on the rows beside it (.*): export the network in evaluation",
+    ),
+    "whole numbers that depend on each other": (
+        graph([node("ArgMax", "x", gives="m", axis=0), node("Cast", "x", gives="z", to=T.INT64),
+               node("Add", "z", "m")],
+              outputs=[tensor("y", T.INT64)]),
+        "the answer to a row depends on the rows beside it (.* has another whole number)",
+    ),
+    "random numbers": (
+        graph([node("RandomNormalLike", "x")]),
+        "the output y differs when the same row is computed again: export the network in evalua",
+    ),
+    "no finite answer": (
+        graph([node("Log", "x")]),
+        r"it fails on random numbers \(y is infinite or NaN\): give real rows with --sample",
+    ),
+    "as many numbers as the row says": (
+        graph([node("ReduceMax", "x", gives="largest", keepdims=0),
+               node("Add", "largest", "one", gives="columns"),
+               node("Concat", "one", "columns", gives="sizes", axis=0),
+               node("Expand", "x", "sizes")],
+              [tensor("x", T.INT64, ["batch", 1])], [tensor("y", T.INT64, ["batch", None])],
+              one=np.array([1], np.int64)),
+        "the shape of the output y differs from row to row: leave it out, or pad it to one shape",
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("content", "sentence"), REFUSED.values(), ids=REFUSED)
+def test_what_cannot_be_served_is_refused_in_one_sentence_and_nothing_is_written(
+    content: bytes, sentence: str, add: Add, root: Path
+) -> None:
+    code, said = add(content)
+    assert code == 1, said
+    assert said.count("\n") == 1
+    assert said.startswith("error: model.onnx: ")
+    assert re.search(sentence, said), said
+    assert not root.exists()
+
+
+def test_the_maps_of_scikit_learn_are_refused_with_the_option_that_leaves_them_out(
+    add: Add,
+) -> None:
+    from skl2onnx import to_onnx
+    from sklearn.linear_model import LogisticRegression
+
+    rows = np.random.default_rng(0).normal(size=(20, 4)).astype(np.float32)
+    model = LogisticRegression().fit(rows, rows[:, 0] > 0)
+    code, said = add(to_onnx(model, rows[:1]).SerializeToString())
+    assert code == 1
+    assert said.endswith("export tensors alone (in skl2onnx with options={'zipmap': False})\n")
+
+
+def test_weights_in_a_file_beside_the_graph_are_refused_wherever_they_lie(
+    add: Add, root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No digest covers them; and the advice of the sentence works."""
+    model = onnx.load_from_string(graph([node("Add", "x", "w")], w=np.ones(4, np.float32)))
+    monkeypatch.chdir(tmp_path)  # where ONNX Runtime would find them
+    onnx.save(model, "outside.onnx", save_as_external_data=True, location="w", size_threshold=0)
+    code, said = add(Path("outside.onnx").read_bytes())
+    assert code == 1
+    assert said.startswith("error: model.onnx: its weights are in another file: put them into this")
+    onnx.save(onnx.load("outside.onnx"), "whole.onnx")
+    assert add(Path("whole.onnx").read_bytes())[0] == 0
+
+
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        (["--label", "a", "b"], r"2 labels fit no output \(y FP32 \[-1, 4\]\): give one --label"),
+        (["--sample", "{}/none.npz"], r"none.npz: it cannot be read \(No such file or directory\)"),
+        (["--sample", "{}/model.onnx"], "model.onnx: it is no .npz file: write it with numpy.sav"),
+        (["--sample", "{}/array.npz"], "array.npz: it is no .npz file: write it with numpy.savez"),
+        (["--sample", "{}/other.npz"], "the sample holds z, and model.onnx takes x: give one arr"),
+        (
+            ["--sample", "{}/wide.npz"],
+            r"wide.npz: x is float32 \[2, 5\], and .*: give rows of",
+        ),
+        (["--sample", "{}/words.npz"], r"words.npz: x is <U1 \[2, 4\], and the network takes FP32"),
+        (["--sample", "{}/one.npz"], "one.npz: it holds 1 rows of x: give two or more, and as"),
+        (["--sample", "{}/nan.npz"], "nan.npz: x holds infinity or NaN: give finite numbers"),
+        (
+            ["--torchscript", "{}/none.pt"],
+            r"none.pt: it cannot be read \(No such file or directory",
+        ),
+        (
+            ["--torchscript", "{}/model.onnx"],
+            r"torch cannot load it \(.*\): save it with torch.jit",
+        ),
+    ],
+)
+def test_a_wrong_option_is_refused_in_one_sentence_and_nothing_is_written(
+    options: list[str], sentence: str, add: Add, root: Path, tmp_path: Path
+) -> None:
+    np.savez(tmp_path / "other.npz", z=np.zeros((2, 4), np.float32))
+    np.savez(tmp_path / "wide.npz", x=np.zeros((2, 5), np.float32))
+    np.savez(tmp_path / "words.npz", x=np.full((2, 4), "a"))
+    np.savez(tmp_path / "one.npz", x=np.zeros((1, 4), np.float32))
+    np.savez(tmp_path / "nan.npz", x=np.full((2, 4), np.nan, np.float32))
+    with (tmp_path / "array.npz").open("wb") as stream:
+        np.save(stream, np.zeros((2, 4), np.float32))
+    given = [option.format(tmp_path) for option in options]
+    code, said = add(graph([node("Relu", "x")]), *given)
+    assert code == 1
+    assert said.count("\n") == 1
+    assert re.search(sentence, said), said
+    assert not root.exists()
+
+
+def test_a_sample_for_a_fixed_batch_holds_whole_batches(add: Add, tmp_path: Path) -> None:
+    np.savez(tmp_path / "rows.npz", x=np.zeros((4, 4), np.float32))
+    fixed = graph([node("Relu", "x")], [tensor("x", shape=[3, 4])], [tensor("y", shape=[3, 4])])
+    code, said = add(fixed, "--sample", str(tmp_path / "rows.npz"))
+    assert code == 1
+    assert "it holds 4 rows, and the network computes 3 at a time: give a multiple of 3" in said
+
+
+def test_a_name_or_a_file_that_cannot_be_is_refused(
+    add: Add, root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    code, said = add(graph([node("Relu", "x")]), name="a/b")
+    assert (code, said[:29]) == (1, "error: the name 'a/b' must be")
+    assert main(["add", "net", "--onnx", str(tmp_path / "none"), "--repository", str(root)]) == 1
+    none = tmp_path / "none"
+    said = capsys.readouterr().err
+    assert said == f"error: {none}: it cannot be read (No such file or directory)\n"
+
+
+class _OtherName(Bend):
+    """A `Bend` whose argument has another name."""
+
+    def forward(self, z: Tensor) -> Tensor:
+        return self.last(self.hidden(z).tanh())
+
+
+class _OtherWeights(Bend):
+    """A `Bend` that gives a little more."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.last(self.hidden(x).tanh()) * 1.001
+
+
+class _TwoOutputs(Bend):
+    """A `Bend` that gives its hidden units too."""
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        hidden = self.hidden(x).tanh()
+        return self.last(hidden), hidden
+
+
+@pytest.mark.parametrize(
+    ("make", "sentence"),
+    [
+        (_OtherName, "the module's arguments are z; .*: export that with the module's arguments"),
+        (_OtherWeights, r"its answers are not those of model.onnx \(.*\): export both from one"),
+        (_TwoOutputs, r"it fails on what model.onnx computes \(.* 2 outputs, not 1\): export both"),
+    ],
+)
+def test_a_torchscript_file_of_another_network_is_refused(
+    make: Callable[[], nn.Module], sentence: str, add: Add, root: Path, tmp_path: Path
+) -> None:
+    module = tmp_path / "other.pt"
+    module.write_bytes(scripted(seeded(make)))
+    code, said = add(bend_onnx(seeded(Bend)), "--torchscript", str(module))
+    assert code == 1
+    assert said.count("\n") == 1
+    assert said.startswith("error: other.pt: ")
+    assert re.search(sentence, said), said
+    assert not root.exists()
+    module.write_bytes(scripted(seeded(Bend)))
+    assert add(bend_onnx(seeded(Bend)), "--torchscript", str(module))[0] == 0
+
+
+def test_a_refusal_leaves_the_versions_before_it_as_they_are(add: Add, root: Path) -> None:
+    add(graph([node("Relu", "x")]))
+    before = snapshot(root)
+    assert add(graph([node("Log", "x")]))[0] == 1
+    assert snapshot(root) == before
