@@ -93,7 +93,11 @@ def two_workers(results: Results, settings: Settings) -> None:
     _describe(results, FITSERVE)
     for number in range(settings.rounds):
         for workers in (1, 2):
-            with running(FITSERVE, "--api-workers", str(workers)) as up:
+            # BentoML 1.4 gives `--api-workers` to services of its older kind alone.
+            wanted = {"BENTOML_CONFIG_OPTIONS": f"services.fitserve.workers={workers}"}
+            with running(FITSERVE, settings=wanted) as up:
+                if len(up.workers()) != workers:
+                    raise ServerError(f"fitserve runs {len(up.workers())} workers, not {workers}")
                 up.check(OURS)
                 _ask(up, OURS, MOST, settings.warm_up)
                 found, errors = _ask(up, OURS, MOST, settings.seconds)

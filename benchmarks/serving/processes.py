@@ -83,7 +83,7 @@ class Running:
 @contextmanager
 def running(
     server: Server,
-    *options: str,
+    *,
     environment: Path | None = None,
     settings: Mapping[str, str] | None = None,
 ) -> Iterator[Running]:
@@ -91,7 +91,6 @@ def running(
 
     Args:
         server: which.
-        options: more of its command line.
         environment: where it runs, if not in its own.
         settings: more environment variables.
 
@@ -138,7 +137,7 @@ def running(
         if server.prepare and start(server.prepare.split()).wait(START_SECONDS):
             raise ServerError(f"{server.name} cannot be prepared; {_tail(home / 'log')}")
         started = time.monotonic()
-        process = start([*server.command.split(), *options])
+        process = start(server.command.split())
         stack.callback(_interrupt, process)
         url = f"http://127.0.0.1:{words['port']}"
         _wait(server, process, url + server.ready, home / "log")
