@@ -23,7 +23,7 @@ help: ## show this list
 serve: $(VENV)/.serve ## serve the packages in models/ on http://HOST:PORT
 	$(BIN)/bentoml serve --host $(HOST) --port $(PORT)
 
-test: $(VENV)/.all ## run the whole test suite
+test: $(VENV)/.all $(VENV)/.clients ## run the whole test suite
 	$(BIN)/python -m pytest
 
 train: $(VENV)/.all ## fit, prove and write packages (RECIPES="mnist-mlp ..."; default all)
@@ -53,6 +53,8 @@ lock: $(VENV)/.uv ## resolve requirements/ anew from pyproject.toml
 	for peer in benchmarks/serving/peers/*/; do \
 	  $(UV) pip compile -q --universal --python-version 3.11 --no-annotate --no-header \
 	    --no-emit-index-url $${peer}requirements.in -o $${peer}requirements.txt || exit 1; done
+	$(UV) pip compile -q --universal --python-version 3.11 --no-annotate --no-header \
+	  --no-emit-index-url requirements/clients.in -o requirements/clients.txt
 
 clean: ## remove the virtual environment and every cache
 	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache
@@ -74,3 +76,11 @@ $(VENV)/.serve: requirements/serve.txt pyproject.toml | $(VENV)/.uv
 $(VENV)/.all: requirements/all.txt pyproject.toml | $(VENV)/.uv
 	$(UV) pip install -q --python $(BIN)/python -r requirements/all.txt
 	@touch $@ $(VENV)/.serve
+
+# Other servers' clients, for the tests. perf_analyzer's wheels are for glibc 2.38 or later alone.
+$(VENV)/.clients: requirements/clients.txt | $(VENV)/.uv
+	$(UV) venv -q --allow-existing --python $(BIN)/python $(VENV)/clients
+	$(UV) pip install -q --python $(VENV)/clients/bin/python -r requirements/clients.txt
+	@$(UV) pip install -q --python $(VENV)/clients/bin/python perf-analyzer==2.60.0 2>/dev/null \
+	  || echo "perf_analyzer has no wheel for this machine: its tests will skip"
+	@touch $@

@@ -76,6 +76,13 @@ def _safe_path(path: str) -> str:
     return path
 
 
+def _dimension(size: int) -> int:
+    if size != -1 and size < 1:
+        raise ValueError(f"a dimension is at least 1, or -1 for any size, not {size}")
+    return size
+
+
+Dimension = Annotated[int, AfterValidator(_dimension)]
 PackageName = Annotated[str, AfterValidator(_safe_name)]
 PackageVersion = Annotated[str, AfterValidator(_safe_version)]
 PackagePath = Annotated[str, AfterValidator(_safe_path)]
@@ -98,7 +105,7 @@ class TensorSpec(_Part):
 
     name: str
     datatype: Datatype
-    shape: tuple[int, ...] = Field(min_length=1)
+    shape: tuple[Dimension, ...] = Field(min_length=1)
     meaning: str
     minimum: float | None = None
     maximum: float | None = None

@@ -20,7 +20,7 @@ from service.settings import Settings
 from service.tracing import Tracer
 
 CLIENT_CLOSED_REQUEST = 499
-"""What nginx counts where the caller went away: no answer was sent."""
+"""What nginx calls a request that was given up: no answer was sent, and none was at fault."""
 
 
 class Front:
@@ -52,9 +52,9 @@ class Front:
         try:
             await (self._protocol if is_protocol else self._host)(scope, receive, send)
         except asyncio.CancelledError:
+            exchange.status = CLIENT_CLOSED_REQUEST
             if not exchange.departed:
                 raise
-            exchange.status = CLIENT_CLOSED_REQUEST
         finally:
             self._departures.leave(task)
             exchange.seconds = time.monotonic() - exchange.started

@@ -23,6 +23,7 @@ from service.outputs import Curve, DigitPrediction, Digits, Pictures, Points
 from service.pages import create_pages
 from service.predictor import Predictor
 from service.settings import VERSION, current_settings
+from service.tracing import otlp_exporter
 
 IMAGE = TensorSpec(name="image", datatype="UINT8", shape=(-1, 28, 28), meaning="pixels")
 X = TensorSpec(name="x", datatype="FP32", shape=(-1, 1), meaning="where")
@@ -50,7 +51,8 @@ class FitServe:
     @staticmethod
     def check() -> None:
         """Refuse a setting that cannot be used before any worker starts."""
-        current_settings()
+        if current_settings().traces:
+            otlp_exporter()
 
     @bentoml.on_startup
     async def start(self) -> None:

@@ -33,7 +33,7 @@ class Tracer:
             sampler=ParentBased(TraceIdRatioBased(share)),
             resource=Resource.create({"service.name": "fitserve", "service.version": VERSION}),
         )
-        self._provider.add_span_processor(BatchSpanProcessor(exporter or _otlp()))
+        self._provider.add_span_processor(BatchSpanProcessor(exporter or otlp_exporter()))
         self._tracer = self._provider.get_tracer("fitserve", VERSION)
         self._propagator = TraceContextTextMapPropagator()
 
@@ -66,7 +66,12 @@ class Tracer:
         self._provider.shutdown()
 
 
-def _otlp() -> SpanExporter:
+def otlp_exporter() -> SpanExporter:
+    """The exporter that OpenTelemetry's own variables set up; it connects when it first sends.
+
+    Raises:
+        SystemExit: its package is not installed.
+    """
     try:
         from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
     except ImportError:

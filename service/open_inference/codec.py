@@ -131,7 +131,7 @@ def _header_size(value: bytes, body_size: int) -> int:
 def _raw(card: ModelCard, body: bytes | bytearray) -> InferRequest:
     """A body that is one row of the model's only input; the outputs come back as binary."""
     spec = card.inputs[0]
-    if len(card.inputs) != 1 or spec.shape[0] not in (-1, 1) or spec.shape.count(-1) > 2:
+    if len(card.inputs) != 1 or spec.shape[0] not in (-1, 1) or spec.shape[1:].count(-1) > 1:
         raise BadInputError(
             "A request without a JSON header is for models with one input, one row and one other "
             "variable dimension at most; send one with a header."
@@ -202,7 +202,7 @@ def _outputs(
     card: ModelCard, given: Any, parameters: Mapping[str, Any]
 ) -> tuple[RequestedOutput, ...]:
     binary = _flag(parameters, "binary_data_output", "The request", default=False)
-    if given is None:
+    if given is None or given == []:
         return tuple(RequestedOutput(spec, binary) for spec in card.outputs)
     specs = {spec.name: spec for spec in card.outputs}
     outputs: dict[str, RequestedOutput] = {}
@@ -223,7 +223,7 @@ def _outputs(
         outputs[spec.name] = RequestedOutput(
             spec, _flag(own, "binary_data", f"The output {name!r}", default=binary), top
         )
-    return tuple(outputs.values()) or tuple(RequestedOutput(spec, binary) for spec in card.outputs)
+    return tuple(outputs.values())
 
 
 def _entries(given: Any, field: str) -> list[dict[str, Any]]:

@@ -154,7 +154,7 @@ class OpenInference:
             raise UnknownPathError(f"There is nothing at {path[:100]!r} in the protocol.")
         current().endpoint = PREFIX + pattern
         method, handler = route
-        if scope["method"] != method:
+        if scope["method"] != method and (scope["method"], method) != ("HEAD", "GET"):
             raise MethodNotAllowedError(scope["method"], method)
         headers = current().headers
         return await handler(Call(self.catalog, headers, receive, model, version))
@@ -166,6 +166,6 @@ def split(path: str) -> tuple[str, str, str]:
     if len(parts) < 3 or parts[1] != "models" or parts[2:] == ["stats"]:
         return "/".join(parts), "", ""
     model, version, rest = parts[2], "", parts[3:]
-    if len(rest) >= 2 and rest[0] == "versions":
+    if len(rest) >= 2 and rest[0] == "versions" and rest[1]:
         version, rest = rest[1], rest[2:]
     return "/".join(("", "models", "{model}", *rest)), model, version

@@ -58,7 +58,7 @@ def tensors(
     specs, recorded = [], {}
     for name in draw(st.lists(texts, min_size=1, max_size=3, unique=True)):
         datatype = draw(st.sampled_from(DATATYPES))
-        array = draw(arrays(datatype))
+        array = draw(arrays(datatype, min_side=1))
         shape = (-1, *array.shape[1:])
         labels = tuples(texts, min_size=shape[-1], max_size=shape[-1]) if shape[1:] else st.none()
         specs.append(

@@ -1,15 +1,15 @@
 """One loaded model: many requests at once, each with its own answer, within set limits."""
 
 import asyncio
-import threading
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from gated import GUILTY, Gated
 from numpy.typing import NDArray
-from tiny import answer, write_tiny
+from tiny import write_tiny
 
 from models.card import RuntimeName
 from models.package import ModelPackage
@@ -22,29 +22,6 @@ from service.errors import (
 from service.placement import Placement, place
 from service.predictor import Predictor
 from service.settings import Settings
-
-GUILTY = 13.0
-
-
-class Gated:
-    """A runtime that computes the line where its gate is open, notes its batches, and may fail."""
-
-    name: RuntimeName = "onnx"
-    device = "cpu"
-
-    def __init__(self) -> None:
-        self.gate = threading.Event()
-        self.entered = threading.Event()
-        self.batches: list[int] = []
-
-    def __call__(self, inputs: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
-        """Compute the line, once the gate is open."""
-        self.batches.append(len(inputs["x"]))
-        self.entered.set()
-        assert self.gate.wait(30)
-        if (inputs["x"] == GUILTY).any():
-            raise RuntimeError("no model can bear this number")
-        return {"y": answer("x", inputs["x"])}
 
 
 @pytest.fixture(scope="module")

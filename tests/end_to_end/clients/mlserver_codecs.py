@@ -1,0 +1,70 @@
+"""MLServer's codecs over plain HTTP, and its command `mlserver infer`."""
+
+import tempfile
+from pathlib import Path
+
+import httpx
+import numpy as np
+from mlserver.cli.main import root as main_command
+from mlserver.codecs import NumpyCodec, NumpyRequestCodec
+from mlserver.types import InferenceRequest, InferenceResponse, MetadataModelResponse
+from questions import Question, given, of_rows
+
+
+def request(question: Question, rows: slice = slice(None)) -> InferenceRequest:
+    """The question's rows, encoded as a request of one input."""
+    encoded = NumpyRequestCodec.encode_request(question.rows[rows])
+    encoded.inputs[0].name = question.input  # the codec calls it input-0
+    return encoded
+
+
+def check_codecs(client: httpx.Client, question: Question) -> None:
+    """Encode with either codec, ask, decode."""
+    by_input = InferenceRequest(
+        id="seven", inputs=[NumpyCodec.encode_input(question.input, question.rows)]
+    )
+    for sent in (request(question), by_input):
+        answer = client.post(f"/v2/models/{question.model}/infer", content=sent.model_dump_json())
+        assert answer.status_code == 200, answer.text
+        response = InferenceResponse.model_validate_json(answer.content)
+        assert response.model_name == question.model, response.model_name
+        assert response.id == sent.id, response.id
+        question.check(NumpyCodec.decode_output(response.outputs[0]), "NumpyCodec")
+        question.check(NumpyRequestCodec.decode_response(response), "NumpyRequestCodec")
+    metadata = client.get(f"/v2/models/{question.model}")
+    described = MetadataModelResponse.model_validate_json(metadata.content)
+    assert described.inputs is not None
+    assert [tensor.name for tensor in described.inputs] == [question.input], described
+
+
+def check_command(address: str, question: Question, folder: Path, *options: str) -> None:
+    """`mlserver infer` asks row by row, in small batches of its own making."""
+    asked, answered = folder / "asked.jsonl", folder / "answered.jsonl"
+    rows = range(len(question.rows))
+    lines = [request(question, slice(row, row + 1)).model_dump_json() for row in rows]
+    asked.write_text("\n".join(lines) + "\n")
+    arguments = ["-u", address, "-r", "1", "-m", question.model, "-i", asked, "-o", answered]
+    main_command.main(["infer", *map(str, arguments), *options], standalone_mode=False)
+    responses = [
+        InferenceResponse.model_validate_json(line) for line in answered.read_text().splitlines()
+    ]
+    place = {response.parameters.batch_index: response for response in responses}
+    assert sorted(place) == list(rows), f"{len(place)} of {len(rows)} answers"
+    found = [NumpyCodec.decode_output(place[row].outputs[0]) for row in rows]
+    question.check(np.concatenate(found), f"mlserver infer {' '.join(options)}")
+
+
+def main() -> None:
+    """Ask everything."""
+    address, questions = given()
+    with httpx.Client(base_url=f"http://{address}", timeout=60) as client:
+        for question in questions:
+            check_codecs(client, question)
+    with tempfile.TemporaryDirectory() as folder:
+        for question in of_rows(questions, 7):
+            check_command(address, question, Path(folder), "-s", "3")
+            check_command(address, question, Path(folder), "-s", "3", "--binary-data")
+
+
+if __name__ == "__main__":
+    main()

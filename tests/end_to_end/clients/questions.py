@@ -1,0 +1,75 @@
+"""What every client asks, and how its answers are held against the typed endpoints'."""
+
+import sys
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+DATATYPES = {"uint8": "UINT8", "float32": "FP32"}
+
+
+class Question(NamedTuple):
+    """One request's rows, and the typed endpoint's answer to them, rounded to seven digits."""
+
+    model: str
+    input: str
+    datatype: str
+    rows: NDArray[Any]
+    output: str
+    answer: NDArray[np.float64]
+
+    def check(self, found: Any, asked: str) -> None:
+        """Fail unless `found` is the answer; `asked` says how it was asked for."""
+        array = np.asarray(found)
+        told = f"{self.model}, {len(self.rows)} rows, {asked}"
+        assert array.shape == self.answer.shape, f"{told}: the shape is {array.shape}"
+        np.testing.assert_allclose(
+            array, self.answer, rtol=1e-6, atol=1e-5, err_msg=f"{told}: not the typed answer"
+        )
+
+    def check_classes(self, found: Any, k: int, asked: str) -> None:
+        """Fail unless `found`, strings "value:index[:label]", holds the k likeliest classes."""
+        told = f"{self.model}, {len(self.rows)} rows, {asked}"
+        columns = self.answer.shape[1]
+        strings = [
+            [text.decode() if isinstance(text, bytes) else str(text) for text in row]
+            for row in np.asarray(found)
+        ]
+        parts = [[text.split(":") for text in row] for row in strings]
+        values = np.array([[float(part[0]) for part in row] for row in parts])
+        places = np.array([[int(part[1]) for part in row] for row in parts])
+        assert values.shape == (len(self.rows), min(k, columns)), f"{told}: {values.shape}"
+        assert all(len(set(row)) == len(row) for row in places.tolist()), f"{told}: a class twice"
+        picked = np.take_along_axis(self.answer, places, axis=1)
+        largest = -np.sort(-self.answer, axis=1)[:, : min(k, columns)]
+        for wanted in (picked, largest):
+            np.testing.assert_allclose(values, wanted, rtol=1e-5, atol=1e-5, err_msg=told)
+
+
+def given() -> tuple[str, list[Question]]:
+    """The server's address as `host:port`, and the questions: this program's two arguments.
+
+    The questions are a .npz with two arrays for each: `model/rows/takes/name-of-the-input` and
+    `model/rows/gives/name-of-the-output`.
+    """
+    address, file = sys.argv[1:3]
+    with np.load(file) as arrays:
+        keys = [key.split("/") for key in arrays.files]
+        gives = {(model, rows): name for model, rows, role, name in keys if role == "gives"}
+        questions = []
+        for model, rows, role, name in keys:
+            if role == "takes":
+                output = gives[model, rows]
+                taken = arrays[f"{model}/{rows}/takes/{name}"]
+                answer = arrays[f"{model}/{rows}/gives/{output}"]
+                datatype = DATATYPES[taken.dtype.name]
+                questions.append(Question(model, name, datatype, taken, output, answer))
+    assert questions, f"{file} holds no question"
+    return address, questions
+
+
+def of_rows(questions: Sequence[Question], rows: int) -> Iterator[Question]:
+    """The questions of so many rows, one for each model."""
+    return (question for question in questions if len(question.rows) == rows)

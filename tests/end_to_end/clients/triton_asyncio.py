@@ -1,0 +1,76 @@
+"""`tritonclient.http.aio`, the asyncio client: many requests at once, and what it reads apart."""
+
+import asyncio
+import itertools
+
+from questions import Question, given, of_rows
+from triton_http import check_answer, inputs, outputs_of
+from tritonclient.http.aio import InferenceServerClient
+from tritonclient.utils import InferenceServerException
+
+
+async def ask(client: InferenceServerClient, question: Question, *, binary: bool) -> None:
+    """The same rows three times: with each way to ask for the answer."""
+    for how, wanted in outputs_of(question).items():
+        result = await client.infer(
+            question.model, inputs(question, binary=binary), outputs=wanted, request_id=how
+        )
+        assert result.get_response()["id"] == how, result.get_response()
+        check_answer(question, result, f"{how}, binary input {binary}, among others")
+
+
+async def ask_compressed(client: InferenceServerClient, question: Question) -> None:
+    """Compressed requests and answers."""
+    for request, response in itertools.product((None, "gzip", "deflate"), repeat=2):
+        for how, wanted in outputs_of(question).items():
+            result = await client.infer(
+                question.model,
+                inputs(question, binary=True),
+                outputs=wanted,
+                request_compression_algorithm=request,
+                response_compression_algorithm=response,
+            )
+            check_answer(question, result, f"{how}, request {request}, response {response}")
+
+
+async def describe(client: InferenceServerClient, question: Question) -> None:
+    """Health, metadata, configuration, statistics."""
+    assert await client.is_model_ready(question.model)
+    assert not await client.is_model_ready(question.model, "7")
+    assert (await client.get_model_metadata(question.model))["name"] == question.model
+    assert (await client.get_model_config(question.model))["name"] == question.model
+    statistics = await client.get_inference_statistics(question.model)
+    assert statistics["model_stats"][0]["name"] == question.model, statistics
+
+
+async def refused(client: InferenceServerClient, question: Question) -> None:
+    """A failure is an `InferenceServerException` with the service's own sentence."""
+    try:
+        await client.infer("lenet", inputs(question, binary=True))
+    except InferenceServerException as error:
+        assert error.message().startswith("There is no model 'lenet'"), error
+        assert "404" in str(error.status()), error
+    else:
+        raise AssertionError("a model that is not there has answered")
+
+
+async def main() -> None:
+    """Ask everything, at once."""
+    address, questions = given()
+    async with InferenceServerClient(address, conn_timeout=120) as client:
+        assert await client.is_server_live()
+        assert await client.is_server_ready()
+        assert (await client.get_server_metadata())["name"] == "fitserve"
+        index = {entry["name"] for entry in await client.get_model_repository_index()}
+        assert index >= {question.model for question in questions}, index
+        seven = list(of_rows(questions, 7))
+        await asyncio.gather(
+            *(ask(client, one, binary=binary) for one in questions for binary in (True, False)),
+            *(ask_compressed(client, one) for one in seven),
+            *(describe(client, one) for one in seven),
+            *(refused(client, one) for one in seven),
+        )
+
+
+if __name__ == "__main__":
+    asyncio.run(main())

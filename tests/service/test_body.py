@@ -1,0 +1,244 @@
+"""A body, however it comes: whole, or one sentence, in bounded time and memory."""
+
+import asyncio
+import gzip
+import tracemalloc
+import zlib
+from collections.abc import Awaitable, Callable, Iterable, Mapping
+from contextlib import suppress
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from starlette.types import Message, Receive
+
+from service.body import read_body
+from service.errors import (
+    BadInputError,
+    BodyTimeoutError,
+    BodyTooLargeError,
+    UnsupportedMediaError,
+)
+from service.settings import Settings
+
+COMPRESS: Mapping[str, Callable[[bytes], bytes]] = {
+    "gzip": gzip.compress,
+    "deflate": zlib.compress,
+    "identity": bytes,
+}
+property_test = settings(deadline=None, derandomize=True, database=None, max_examples=200)
+every_encoding = pytest.mark.parametrize("encoding", list(COMPRESS))
+compressed = pytest.mark.parametrize("encoding", ["gzip", "deflate"])
+
+
+def sender(
+    chunks: Iterable[bytes], *, ends: bool = True, pause: float = 0, then: Message | None = None
+) -> Receive:
+    """ASGI's `receive` of a client that sends these chunks; where it does not end, it is silent."""
+    messages = iter(
+        [{"type": "http.request", "body": chunk, "more_body": True} for chunk in chunks]
+    )
+
+    async def receive() -> Message:
+        await asyncio.sleep(pause)
+        message = next(messages, None)
+        if message is None and then is not None:
+            return then
+        if message is None and not ends:
+            await asyncio.Event().wait()
+        return message or {"type": "http.request"}
+
+    return receive
+
+
+def whole(body: bytes) -> Receive:
+    async def receive() -> Message:
+        return {"type": "http.request", "body": body}
+
+    return receive
+
+
+def read(receive: Receive, headers: Mapping[str, str] | None = None, **limits: float) -> bytes:
+    raw = {name.encode(): value.encode() for name, value in (headers or {}).items()}
+    reading: Awaitable[bytes | bytearray] = read_body(raw, receive, Settings(**limits))  # type: ignore[arg-type]
+    return bytes(asyncio.run(asyncio.wait_for(reading, 20)))
+
+
+@property_test
+@given(st.lists(st.binary(max_size=20), max_size=8), st.sampled_from(list(COMPRESS)))
+def test_the_chunks_of_a_body_are_the_body(chunks: list[bytes], encoding: str) -> None:
+    sent = b"".join(chunks)
+    assert read(sender(chunks)) == sent
+    wire = COMPRESS[encoding](sent)
+    pieces = [wire[at : at + 7] for at in range(0, len(wire), 7)]
+    for header in (encoding, f" {encoding.upper()} "):
+        assert read(sender(pieces), {"content-encoding": header}) == sent
+        assert read(whole(wire), {"content-encoding": header}) == sent
+
+
+def test_a_body_that_comes_at_once_is_not_copied() -> None:
+    body = bytes(100)
+    assert asyncio.run(read_body({}, whole(body), Settings())) is body
+
+
+@every_encoding
+def test_the_limit_is_the_last_size_that_is_read(encoding: str) -> None:
+    headers = {"content-encoding": encoding}
+    for body in (bytes(1000), bytes(1001)):
+        wire = COMPRESS[encoding](body)
+        for receive in (whole(wire), sender([wire]), sender([wire[:5], wire[5:]])):
+            if len(body) == 1000:
+                assert read(receive, headers, max_body_bytes=1000) == body
+            else:
+                with pytest.raises(BodyTooLargeError, match="larger than 1,000 bytes"):
+                    read(receive, headers, max_body_bytes=1000)
+
+
+@pytest.mark.parametrize("declared", ["1001", "9" * 30])
+def test_a_body_that_says_that_it_is_too_large_is_refused_unread(declared: str) -> None:
+    async def receive() -> Message:
+        raise AssertionError("nothing must be read")
+
+    with pytest.raises(BodyTooLargeError):
+        read(receive, {"content-length": declared}, max_body_bytes=1000)
+
+
+@pytest.mark.parametrize("declared", ["5", "0", "-1", "abc", "", "\u00b2"])
+def test_a_length_that_lies_changes_nothing(declared: str) -> None:
+    headers = {"content-length": declared}
+    assert read(sender([b"abc"]), headers) == b"abc"
+    with pytest.raises(BodyTooLargeError):
+        read(sender([bytes(600)] * 2), headers, max_body_bytes=1000)
+
+
+def test_what_is_too_large_is_not_read_to_its_end() -> None:
+    taken = 0
+
+    async def receive() -> Message:
+        nonlocal taken
+        taken += 1
+        return {"type": "http.request", "body": bytes(100), "more_body": True}
+
+    with pytest.raises(BodyTooLargeError):
+        read(receive, max_body_bytes=1000)
+    assert taken == 11
+
+
+@pytest.mark.parametrize(
+    "receive",
+    [
+        sender([], ends=False),
+        sender([b"half"], ends=False),
+        sender([b"x"] * 1000, pause=0.01),
+        sender([b""] * 1000, pause=0.01),
+    ],
+    ids=["nothing", "half", "byte by byte", "nothing again and again"],
+)
+def test_a_body_that_does_not_come_in_time_is_given_up(receive: Receive) -> None:
+    with pytest.raises(BodyTimeoutError, match=r"did not arrive within 0\.05 seconds"):
+        read(receive, body_timeout_seconds=0.05)
+
+
+@pytest.mark.parametrize("chunks", [[], [b"half"], [b"{", b"}"]])
+def test_a_client_that_goes_away_has_sent_no_body(chunks: list[bytes]) -> None:
+    with pytest.raises(BadInputError, match="ended before its body did"):
+        read(sender(chunks, then={"type": "http.disconnect"}))
+
+
+# Compressed.
+
+
+@compressed
+@pytest.mark.parametrize(
+    "spoil",
+    [
+        lambda wire: wire[:-1],
+        lambda wire: wire[: len(wire) // 2],
+        lambda wire: b"",
+        lambda wire: wire + b"x",
+        lambda wire: wire + wire,
+        lambda wire: b"plain text",
+        lambda wire: b"\x00" + wire,
+        lambda wire: wire[:-6] + bytes(6),
+    ],
+    ids=["cut", "half", "nothing", "trailing", "twice", "plain", "shifted", "checksum"],
+)
+def test_a_stream_that_is_not_whole_is_refused(
+    encoding: str, spoil: Callable[[bytes], bytes]
+) -> None:
+    wire = spoil(COMPRESS[encoding](b"some body" * 5))
+    with pytest.raises(BadInputError, match=rf"The body is no(t one whole)? {encoding}"):
+        read(whole(wire), {"content-encoding": encoding})
+
+
+def test_one_compression_is_not_taken_for_another() -> None:
+    with pytest.raises(BadInputError, match="The body is no gzip"):
+        read(whole(zlib.compress(b"body")), {"content-encoding": "gzip"})
+    with pytest.raises(BadInputError, match="The body is no deflate"):
+        read(whole(gzip.compress(b"body")), {"content-encoding": "deflate"})
+
+
+@pytest.mark.parametrize("encoding", ["br", "zstd", "gzip, gzip", "identity, gzip", "\u00e9"])
+def test_another_compression_is_refused_and_the_known_ones_named(encoding: str) -> None:
+    with pytest.raises(UnsupportedMediaError, match="with gzip or deflate"):
+        read(whole(b"body"), {"content-encoding": encoding})
+
+
+@property_test
+@given(st.binary(max_size=60), st.sampled_from(["gzip", "deflate"]), st.data())
+def test_any_bytes_are_a_body_or_one_sentence(
+    content: bytes, encoding: str, data: st.DataObject
+) -> None:
+    wire = bytearray(COMPRESS[encoding](content))
+    at = data.draw(st.integers(0, len(wire) - 1))
+    wire[at : at + data.draw(st.integers(0, 3))] = data.draw(st.binary(max_size=3))
+    headers = {"content-encoding": encoding}
+    with suppress(BadInputError, BodyTooLargeError):
+        assert len(read(whole(bytes(wire)), headers, max_body_bytes=50)) <= 50
+
+
+# Memory.
+
+
+def peak_of(reading: Callable[[], object]) -> int:
+    tracemalloc.start()
+    try:
+        reading()
+        return tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+
+
+@compressed
+def test_a_bomb_takes_no_more_than_a_small_multiple_of_the_limit(encoding: str) -> None:
+    limit = 1_000_000
+    bomb = COMPRESS[encoding](bytes(100 * limit))
+    assert len(bomb) < limit
+
+    def read_bomb() -> None:
+        with pytest.raises(BodyTooLargeError):
+            read(whole(bomb), {"content-encoding": encoding}, max_body_bytes=limit)
+
+    assert peak_of(read_bomb) < 4 * limit
+
+
+def test_a_body_in_one_byte_chunks_takes_no_more_than_a_small_multiple_of_its_size() -> None:
+    size = 400_000
+
+    def chunks() -> Receive:
+        left = size
+
+        async def receive() -> Message:
+            nonlocal left
+            left -= 1
+            return {"type": "http.request", "body": b"x", "more_body": left > 0}
+
+        return receive
+
+    settings = Settings()
+
+    async def count() -> int:  # asyncio writes a task's result out, which takes memory too
+        return len(await read_body({}, chunks(), settings))
+
+    # A list of chunks would take a pointer each, eight times the size.
+    assert peak_of(lambda: asyncio.run(count())) < 2 * size
