@@ -5,6 +5,7 @@ HOST ?= 127.0.0.1
 PORT ?= 3000
 PYTHON ?= python3
 RECIPES ?= --all
+BENCH ?=
 
 BIN := $(VENV)/bin
 # uv keeps what it installed before; the home of BentoML's own files stays inside the checkout's venv.
@@ -12,12 +13,12 @@ UV := $(BIN)/uv
 export BENTOML_DO_NOT_TRACK ?= True
 
 .DEFAULT_GOAL := help
-.PHONY: help serve test train bench lint format lock clean
+.PHONY: help serve test train bench bench-training lint format lock clean
 
 help: ## show this list
-	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
 	@echo
-	@echo "variables: VENV=$(VENV) HOST=$(HOST) PORT=$(PORT) PYTHON=$(PYTHON) RECIPES='$(RECIPES)'"
+	@echo "variables: VENV=$(VENV) HOST=$(HOST) PORT=$(PORT) PYTHON=$(PYTHON) RECIPES='$(RECIPES)' BENCH='$(BENCH)'"
 
 serve: $(VENV)/.serve ## serve the packages in models/ on http://HOST:PORT
 	$(BIN)/bentoml serve --host $(HOST) --port $(PORT)
@@ -28,7 +29,10 @@ test: $(VENV)/.all $(VENV)/.clients ## run the whole test suite
 train: $(VENV)/.all ## fit, prove and write packages (RECIPES="mnist-mlp ..."; default all)
 	$(BIN)/python -m training fit $(RECIPES)
 
-bench: $(VENV)/.all ## time one epoch against the plain tutorial loop
+bench: $(VENV)/.all ## measure the service and its peers (BENCH="--only throughput --rounds 1")
+	$(BIN)/python -m benchmarks.serving $(BENCH)
+
+bench-training: $(VENV)/.all ## time one epoch against the plain tutorial loop
 	$(BIN)/python -m benchmarks.training
 
 lint: $(VENV)/.all ## ruff, mypy and the import contracts
@@ -46,6 +50,9 @@ lock: $(VENV)/.uv ## resolve requirements/ anew from pyproject.toml
 	  --no-emit-index-url --all-extras pyproject.toml -o requirements/all.txt
 	$(UV) pip compile -q --universal --python-version 3.11 --no-annotate --no-header \
 	  --no-emit-index-url --extra serve -c requirements/all.txt pyproject.toml -o requirements/serve.txt
+	for peer in benchmarks/serving/peers/*/; do \
+	  $(UV) pip compile -q --universal --python-version 3.11 --no-annotate --no-header \
+	    --no-emit-index-url $${peer}requirements.in -o $${peer}requirements.txt || exit 1; done
 	$(UV) pip compile -q --universal --python-version 3.11 --no-annotate --no-header \
 	  --no-emit-index-url requirements/clients.in -o requirements/clients.txt
 

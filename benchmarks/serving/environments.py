@@ -1,0 +1,53 @@
+"""The virtual environments of the peers, made on demand from their locks, inside of this one."""
+
+import hashlib
+import subprocess
+import sys
+from importlib.metadata import distributions
+from pathlib import Path
+
+from benchmarks.serving.servers import PEERS, Server
+from service.settings import ROOT
+
+ENVIRONMENTS = Path(sys.prefix) / "peers"
+ONNX_ONLY = "serve-onnx"
+"""The environment of fitserve without torch."""
+
+
+def environment_of(server: Server) -> Path:
+    """Where `server` runs; its environment is made where it is missing or another lock's."""
+    if not server.peer:
+        return Path(sys.prefix)
+    lock = PEERS / server.name / "requirements.txt"
+    return _environment(server.name, ["-r", str(lock)], [lock])
+
+
+def environment_without_torch() -> Path:
+    """Where fitserve runs on ONNX Runtime alone: the project's extra, in the lock's versions."""
+    project, lock = ROOT / "pyproject.toml", ROOT / "requirements" / "serve.txt"
+    wanted = ["-r", str(project), "--extra", ONNX_ONLY, "-c", str(lock)]
+    return _environment(ONNX_ONLY, wanted, [project, lock])
+
+
+def versions(environment: Path, libraries: tuple[str, ...]) -> dict[str, str]:
+    """The version of each of `libraries` that is installed."""
+    folders = [str(folder) for folder in environment.glob("lib/python*/site-packages")]
+    found = {d.metadata["Name"].lower(): d.version for d in distributions(path=folders)}
+    return {name: found[name] for name in libraries if name in found}
+
+
+def _environment(name: str, wanted: list[str], sources: list[Path]) -> Path:
+    path = ENVIRONMENTS / name
+    mark = path / ".installed"
+    digest = hashlib.sha256(b"".join(source.read_bytes() for source in sources)).hexdigest()
+    if mark.is_file() and mark.read_text() == digest:
+        return path
+    print(f"installing {name} in {path}")
+    uv = str(Path(sys.prefix) / "bin" / "uv")
+    python = str(path / "bin" / "python")
+    subprocess.run([uv, "venv", "-q", "--clear", "--python", sys.executable, path], check=True)
+    subprocess.run(
+        [uv, "pip", "install", "-q", "--compile-bytecode", "--python", python, *wanted], check=True
+    )
+    mark.write_text(digest)
+    return path

@@ -1,0 +1,231 @@
+"""The load generators: wrk for as much as a server takes, h2load for a constant rate.
+
+Both are compiled programs, so that they take little of the cores that they share with the server.
+"""
+
+import json
+import math
+import re
+import resource
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+TIMEOUT_SECONDS = 10
+RATE_OF_ONE_CONNECTION = 100.0
+"""h2load's timer ticks every 10 ms: above this rate a connection would send in bursts."""
+PROCESSES = 8
+"""of h2load. The connections of one tick together; several spread the requests over time."""
+
+_SCRIPT = """\
+local requests, current = {}, 0
+
+function init(arguments)
+  for index = 1, %(count)d do
+    local file = assert(io.open("%(folder)s/" .. index, "rb"))
+    requests[index] = wrk.format("POST", nil, nil, file:read("*a"))
+    file:close()
+  end
+end
+
+function request()
+  current = current %% #requests + 1
+  return requests[current]
+end
+
+function done(summary, latency, _)
+  local errors = summary.errors
+  io.write(string.format(
+    'DONE {"requests": %%d, "microseconds": %%d, "connect": %%d, "read": %%d, "write": %%d, ' ..
+    '"status": %%d, "timeout": %%d, "p50": %%f, "p99": %%f, "longest": %%f}\\n',
+    summary.requests, summary.duration, errors.connect, errors.read, errors.write,
+    errors.status, errors.timeout, latency:percentile(50), latency:percentile(99), latency.max))
+end
+"""
+
+
+class LoadError(Exception):
+    """A load generator that is missing or failed: says what to do."""
+
+
+@dataclass(frozen=True)
+class Load:
+    """What one run of wrk saw. Times are in milliseconds, `generator_cores` in cores."""
+
+    connections: int
+    seconds: float
+    requests: int
+    requests_per_second: float
+    p50: float
+    p99: float
+    longest: float
+    errors: Mapping[str, int]
+    generator_cores: float
+
+
+def check_tools(names: Sequence[str]) -> None:
+    """See to it that the generators are there.
+
+    Raises:
+        LoadError: one is not.
+    """
+    packages = {"wrk": "wrk", "h2load": "nghttp2-client"}
+    missing = [packages[name] for name in names if shutil.which(name) is None]
+    if missing:
+        raise LoadError(f"A load generator is missing: apt-get install {' '.join(missing)}.")
+
+
+def wrk(
+    url: str,
+    bodies: Sequence[bytes],
+    headers: Mapping[str, str],
+    *,
+    connections: int,
+    seconds: float,
+) -> Load:
+    """POST the bodies in turn, each connection as fast as it is answered.
+
+    Args:
+        url: where to.
+        bodies: request bodies.
+        headers: of every request.
+        connections: kept open, each with one request at a time.
+        seconds: how long; a whole number of at least 1 is made of it.
+
+    Raises:
+        LoadError: wrk failed.
+    """
+    with tempfile.TemporaryDirectory(prefix="fb-") as folder:
+        for index, body in enumerate(bodies, 1):
+            (Path(folder) / str(index)).write_bytes(body)
+        script = Path(folder) / "script.lua"
+        script.write_text(_SCRIPT % {"count": len(bodies), "folder": folder})
+        command = ["wrk", "--threads", "1", "--connections", str(connections)]
+        command += ["--duration", f"{max(1, round(seconds))}s", "--timeout", f"{TIMEOUT_SECONDS}s"]
+        command += [f"--header={name}: {value}" for name, value in headers.items()]
+        before = _children_seconds()
+        done = subprocess.run(
+            [*command, "--script", str(script), url], capture_output=True, text=True, check=False
+        )
+        spent = _children_seconds() - before
+    if done.returncode:
+        raise LoadError(f"wrk failed: {(done.stderr or done.stdout).strip()[-500:]}")
+    return read_wrk(done.stdout, connections, spent)
+
+
+def read_wrk(output: str, connections: int, cpu_seconds: float) -> Load:
+    """What the script's `done` has printed.
+
+    Raises:
+        LoadError: it has printed nothing.
+    """
+    line = re.search(r"^DONE (\{.*\})$", output, re.MULTILINE)
+    if line is None:
+        raise LoadError(f"wrk printed no result: {output.strip()[-500:]}")
+    found = json.loads(line[1])
+    seconds = found["microseconds"] / 1e6
+    return Load(
+        connections=connections,
+        seconds=seconds,
+        requests=found["requests"],
+        requests_per_second=found["requests"] / seconds,
+        p50=found["p50"] / 1e3,
+        p99=found["p99"] / 1e3,
+        longest=found["longest"] / 1e3,
+        errors={k: found[k] for k in ("connect", "read", "write", "status", "timeout") if found[k]},
+        generator_cores=cpu_seconds / seconds,
+    )
+
+
+@dataclass(frozen=True)
+class Trace:
+    """Every request of one run at a constant rate, in the order in which they began.
+
+    `began` is in seconds from the first one, `took` in milliseconds; both float64 [N].
+    """
+
+    began: NDArray[np.float64]
+    took: NDArray[np.float64]
+    errors: Mapping[str, int]
+    generator_cores: float
+
+
+def h2load(
+    url: str, body: bytes, headers: Mapping[str, str], *, rate: float, seconds: float
+) -> Trace:
+    """POST one body at a constant rate, over as many connections as the rate needs.
+
+    Args:
+        url: where to.
+        body: of every request.
+        headers: of every request.
+        rate: requests a second.
+        seconds: how long.
+
+    Raises:
+        LoadError: h2load failed.
+    """
+    connections = math.ceil(rate / PROCESSES / RATE_OF_ONE_CONNECTION)
+    command = ["h2load", "--h1", "--threads=1", f"--clients={connections}"]
+    command += [f"--rps={rate / PROCESSES / connections:.3f}"]
+    command += [f"--duration={max(1, round(seconds))}"]
+    command += [f"--header={name}: {value}" for name, value in headers.items()]
+    with ExitStack() as stack:
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="fb-")))
+        (folder / "body").write_bytes(body)
+        logs = [folder / f"log{number}" for number in range(PROCESSES)]
+        before = _children_seconds()
+        generators = []
+        for log in logs:
+            generator = subprocess.Popen(
+                [*command, f"--data={folder / 'body'}", f"--log-file={log}", url],
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                text=True,
+            )
+            stack.callback(generator.kill)
+            generators.append(generator)
+        outputs = [generator.communicate()[0] for generator in generators]
+        spent = _children_seconds() - before
+        if any(generator.returncode for generator in generators):
+            raise LoadError(f"h2load failed: {outputs[0].strip()[-500:]}")
+        return read_h2load(logs, outputs, spent / seconds)
+
+
+def read_h2load(logs: Sequence[Path], outputs: Sequence[str], generator_cores: float) -> Trace:
+    """The logs of every request, and the failures that the processes counted.
+
+    Raises:
+        LoadError: there is no request in a log, or no count in an output.
+    """
+    parts = []
+    errors = {"status": 0, "failed": 0, "timeout": 0}
+    for log, output in zip(logs, outputs, strict=True):
+        counts = re.search(r"(\d+) failed, \d+ errored, (\d+) timeout", output)
+        if counts is None or not log.is_file() or not log.stat().st_size:
+            raise LoadError(f"h2load printed no result: {output.strip()[-500:]}")
+        parts.append(np.loadtxt(log, dtype=np.int64, ndmin=2))
+        errors["status"] += int(np.count_nonzero(parts[-1][:, 1] != 200))
+        errors["failed"] += int(counts[1])
+        errors["timeout"] += int(counts[2])
+    rows = np.concatenate(parts)
+    rows = rows[np.argsort(rows[:, 0], kind="stable")]
+    return Trace(
+        began=(rows[:, 0] - rows[0, 0]) / 1e6,
+        took=rows[:, 2] / 1e3,
+        errors={name: count for name, count in errors.items() if count},
+        generator_cores=generator_cores,
+    )
+
+
+def _children_seconds() -> float:
+    """CPU seconds of the processes that this one has started and that have ended."""
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime

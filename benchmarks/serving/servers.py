@@ -1,0 +1,179 @@
+"""The servers that are compared: how each is set, started and asked.
+
+Each has one process that answers, on 127.0.0.1, with batching where it has any. All compute
+`mnist-mlp/1` on the CPU, with ONNX Runtime and the same thread settings; fitserve alone chooses
+its runtime itself.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from benchmarks.serving.work import NESTED, ONE_IMAGE, TYPED, V2_JSON, Form, v2_binary
+
+PEERS = Path(__file__).parent / "peers"
+
+
+@dataclass(frozen=True)
+class Row:
+    """One row of the tables: one way of asking one server."""
+
+    name: str
+    path: str
+    form: Form
+
+
+@dataclass(frozen=True)
+class Server:
+    """One server. Words in braces are filled in when it is started.
+
+    They are `{root}` (the checkout), `{folder}` (the server's own in `peers/`), `{home}` (a
+    temporary folder, where it is started), `{bin}` (of its environment), `{model}` (the ONNX
+    file), and `{port}`, `{port2}` to `{port5}` (free ones).
+
+    Attributes:
+        name: of the server, and of its environment.
+        description: its configuration, in a line.
+        libraries: whose versions go into the report.
+        command: what starts it.
+        rows: how it is asked.
+        ready: the path that answers 200 once it is ready.
+        prepare: what is run before, if anything.
+        settings: environment variables.
+        peer: whether it has an environment of its own; else it runs in this one.
+    """
+
+    name: str
+    description: str
+    libraries: tuple[str, ...]
+    command: str
+    rows: tuple[Row, ...]
+    ready: str
+    prepare: str = ""
+    settings: Mapping[str, str] = field(default_factory=dict)
+    peer: bool = True
+
+
+V2_PATH = "/v2/models/mnist-mlp/infer"
+TYPED_JSON = Row("fitserve, typed JSON", "/classify_digits", TYPED)
+OURS = Row("fitserve, V2 JSON", V2_PATH, V2_JSON)
+BINARY = Row("fitserve, V2 binary", V2_PATH, v2_binary(1))
+BARE = Row("bare uvicorn, V2 JSON", V2_PATH, V2_JSON)
+STOCK = Row("BentoML, stock", "/predict", NESTED)
+FASTAPI = Row("FastAPI", "/predict", ONE_IMAGE)
+LITSERVE = Row("LitServe", "/predict", ONE_IMAGE)
+MLSERVER = Row("MLServer", V2_PATH, V2_JSON)
+RAY_SERVE = Row("Ray Serve", "/predict", ONE_IMAGE)
+TORCHSERVE = Row("TorchServe", "/predictions/mnist-mlp", ONE_IMAGE)
+
+FITSERVE = Server(
+    name="fitserve",
+    description="`bentoml serve` from the checkout, every setting at its default",
+    libraries=("bentoml", "onnxruntime-gpu", "torch", "uvicorn", "starlette"),
+    command="{bin}/bentoml serve {root} --host 127.0.0.1 --port {port}",
+    rows=(OURS, BINARY, TYPED_JSON),
+    ready="/readyz",
+    settings={"BENTOML_HOME": "{home}", "BENTOML_DO_NOT_TRACK": "True"},
+    peer=False,
+)
+
+SERVERS: Mapping[str, Server] = {
+    server.name: server
+    for server in (
+        FITSERVE,
+        Server(
+            name="bare-uvicorn",
+            description="fitserve's V2 handler alone on uvicorn, uvloop and httptools: the limit",
+            libraries=("uvicorn", "uvloop", "httptools"),
+            command="{bin}/python -m uvicorn --app-dir {root} benchmarks.serving.bare:app "
+            "--loop uvloop --http httptools --host 127.0.0.1 --port {port} --no-access-log "
+            "--log-level warning",
+            rows=(BARE,),
+            ready="/v2/health/ready",
+            peer=False,
+        ),
+        Server(
+            name="fastapi",
+            description="pydantic lists, an async handler that calls ONNX Runtime, uvicorn with "
+            "uvloop and httptools, no access log, no batching",
+            libraries=("fastapi", "uvicorn", "uvloop", "httptools", "pydantic", "onnxruntime"),
+            command="{bin}/uvicorn --app-dir {folder} server:app --host 127.0.0.1 --port "
+            "{port} --no-access-log --log-level warning",
+            rows=(FASTAPI,),
+            ready="/openapi.json",
+        ),
+        Server(
+            name="litserve",
+            description="one API server, one inference worker, batches of up to 64 of what waits, "
+            "no access log",
+            libraries=("litserve", "fastapi", "uvicorn", "uvloop", "onnxruntime"),
+            command="{bin}/python {folder}/server.py {port}",
+            rows=(LITSERVE,),
+            ready="/health",
+        ),
+        Server(
+            name="mlserver",
+            description="custom runtime, batches of 64 within 0.5 ms, inference in the server's "
+            "own process, no access log, no metrics",
+            libraries=("mlserver", "fastapi", "uvicorn", "uvloop", "onnxruntime"),
+            command="{bin}/mlserver start {folder}",
+            rows=(MLSERVER,),
+            ready="/v2/models/mnist-mlp/ready",
+            settings={"MLSERVER_HTTP_PORT": "{port}", "MLSERVER_GRPC_PORT": "{port2}"},
+        ),
+        Server(
+            name="ray-serve",
+            description="one replica, `@serve.batch` of 64 within 2 ms, its throughput settings, "
+            "HAProxy before it, no access log, no dashboard",
+            libraries=("ray", "uvicorn", "starlette", "onnxruntime"),
+            command="{bin}/python {folder}/server.py {port} {model} {home}/ray",
+            rows=(RAY_SERVE,),
+            ready="/-/healthz",
+            settings={
+                "RAY_USAGE_STATS_ENABLED": "0",
+                "RAY_SERVE_THROUGHPUT_OPTIMIZED": "1",
+                "RAY_SERVE_ENABLE_HA_PROXY": "1",
+                "RAY_SERVE_HAPROXY_CONFIG_FILE_LOC": "{home}/haproxy/haproxy.cfg",
+                "RAY_SERVE_HAPROXY_SOCKET_PATH": "{home}/haproxy/admin.sock",
+                "RAY_SERVE_HAPROXY_METRICS_SOCKET_PATH": "{home}/haproxy/metrics.sock",
+                "RAY_SERVE_HAPROXY_SERVER_STATE_BASE": "{home}/haproxy",
+                "RAY_SERVE_HAPROXY_SERVER_STATE_FILE": "{home}/haproxy/server-state",
+                "RAY_SERVE_HAPROXY_METRICS_PORT": "{port2}",
+                "RAY_SERVE_HAPROXY_STATS_PORT": "{port3}",
+            },
+        ),
+        Server(
+            name="torchserve",
+            description="one worker, batches of 64 within 1 ms, a handler with ONNX Runtime, "
+            "token authorisation off, logs of warnings only",
+            libraries=("torchserve", "torch", "onnxruntime"),
+            prepare="{bin}/torch-model-archiver --model-name mnist-mlp --version 1 --handler "
+            "{folder}/server.py --extra-files {model} --config-file "
+            "{folder}/model-config.yaml --export-path {home}",
+            command="{bin}/torchserve --start --foreground --no-config-snapshots --model-store "
+            "{home} --models mnist-mlp.mar --ts-config {folder}/config.properties "
+            "--log-config {folder}/log4j2.xml",
+            rows=(TORCHSERVE,),
+            ready="/ping",
+            settings={
+                "TEMP": "{home}",
+                "TS_INFERENCE_ADDRESS": "http://127.0.0.1:{port}",
+                "TS_MANAGEMENT_ADDRESS": "http://127.0.0.1:{port2}",
+                "TS_METRICS_ADDRESS": "http://127.0.0.1:{port3}",
+                "TS_GRPC_INFERENCE_PORT": "{port4}",
+                "TS_GRPC_MANAGEMENT_PORT": "{port5}",
+            },
+        ),
+        Server(
+            name="bentoml-stock",
+            description="`@bentoml.api(batchable=True)` on arrays as in its documentation, "
+            "batches of 64 within 1 s, its defaults otherwise",
+            libraries=("bentoml", "uvicorn", "starlette", "onnxruntime"),
+            command="{bin}/bentoml serve --working-dir {folder} server:Mnist --host 127.0.0.1 "
+            "--port {port}",
+            rows=(STOCK,),
+            ready="/readyz",
+            settings={"BENTOML_HOME": "{home}", "BENTOML_DO_NOT_TRACK": "True"},
+        ),
+    )
+}
