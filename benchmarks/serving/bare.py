@@ -1,4 +1,4 @@
-"""The V2 handler on bare uvicorn: what the same code reaches without a host around it.
+"""The V2 handler on bare uvicorn: the same code as an ASGI application, with no host around it.
 
 `uvicorn benchmarks.serving.bare:app --loop uvloop --http httptools`
 """
@@ -8,16 +8,18 @@ import gc
 from starlette.types import Receive, Scope, Send
 
 from service.catalog import Catalog
+from service.front import Front
 from service.open_inference.routes import OpenInference
 from service.settings import current_settings
 
 protocol = OpenInference()
+front = Front(protocol, protocol, current_settings())
 
 
 async def app(scope: Scope, receive: Receive, send: Send) -> None:
-    """Open the catalog at start-up, close it at the end, and leave the rest to the protocol."""
+    """Open the catalog at start-up, close it at the end, and leave the rest to the front."""
     if scope["type"] != "lifespan":
-        await protocol(scope, receive, send)
+        await front(scope, receive, send)
         return
     await receive()
     protocol.catalog = Catalog(current_settings())
