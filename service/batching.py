@@ -12,7 +12,8 @@ It promises, and `tests/service/test_batching.py` tries to break:
 - Each caller gets the answer to exactly its own rows, or exactly one error. Nobody hangs.
 
 All state belongs to the event loop. The worker thread gets a batch through a queue and gives it
-back with one `call_soon_threadsafe`, so a batch costs one wake-up each way, whatever its size.
+back with one `call_soon_threadsafe`, so a batch costs one wake-up each way, whatever its size. A
+batch whose compute takes less than that is computed on the event loop.
 """
 
 import asyncio
@@ -78,7 +79,8 @@ class MicroBatcher:
     `compute` maps a batch's inputs to its outputs, row by row, on one thread of the batcher's
     own. It must not write to its inputs (a batch of one request is the caller's own arrays) and
     must return fresh arrays (callers get views of them). `max_delay`, in seconds, is how long an
-    idle batcher waits for company unless a batch is full; keep it well below the timeouts.
+    idle batcher waits for company unless a batch is full; keep it well below the timeouts. A batch
+    of at most `inline_rows` is computed on the event loop, which stands still meanwhile.
     `on_batch` is told of each batch, on the event loop, after its callers are answered.
     """
 
@@ -89,6 +91,7 @@ class MicroBatcher:
         max_batch_rows: int,
         max_queue_rows: int,
         max_delay: float = 0.0,
+        inline_rows: int = 0,
         name: str,
         on_batch: Callable[[BatchReport], None] | None = None,
     ) -> None:
@@ -101,6 +104,7 @@ class MicroBatcher:
         self._max_batch_rows = max_batch_rows
         self._max_queue_rows = max_queue_rows
         self._max_delay = max_delay
+        self._inline_rows = inline_rows
         self._name = name
         self._on_batch = on_batch
 
@@ -201,7 +205,7 @@ class MicroBatcher:
         """See to it that a request which has just come in is dispatched."""
         if self._busy:
             return
-        if self._queued_rows >= self._max_batch_rows:
+        if self._queued_rows >= self._max_batch_rows > self._inline_rows:
             self._dispatch()
         elif self._release is None and self._max_delay > 0:
             self._release = self._loop.call_later(self._max_delay, self._dispatch)
@@ -215,7 +219,12 @@ class MicroBatcher:
             self._release.cancel()
             self._release = None
         batch = self._gather()
-        if batch or self._closing:
+        if 0 < count_rows(batch) <= self._inline_rows:
+            started = time.monotonic()
+            self._hand_out(batch, *run_batch(batch, self._compute, self._name), started)
+            if self._queue or self._closing:
+                self._release = self._loop.call_soon(self._dispatch)
+        elif batch or self._closing:
             self._busy = True
             self._inbox.put(batch)
 
@@ -244,11 +253,24 @@ class MicroBatcher:
         self,
         batch: list[Part],
         outcomes: list[Arrays | ServiceError],
-        started: float,
         timings: Timings,
+        started: float,
     ) -> None:
-        """Hand out a batch's outcomes, and keep the worker busy."""
+        """Take a batch back from the worker, and keep it busy."""
         self._busy = False
+        try:
+            self._hand_out(batch, outcomes, timings, started)
+        finally:
+            self._dispatch()
+
+    def _hand_out(
+        self,
+        batch: list[Part],
+        outcomes: list[Arrays | ServiceError],
+        timings: Timings,
+        started: float,
+    ) -> None:
+        """Give each request of a batch its outcome, and report the batch."""
         rows, seconds = count_rows(batch), sum(timings)
         for (request, start, stop), outcome in zip(batch, outcomes, strict=True):
             if isinstance(outcome, ServiceError):
@@ -261,9 +283,8 @@ class MicroBatcher:
             request.batch_rows = rows
             if stop == request.rows:
                 self._settle(request, None)
-        oldest = batch[0].request.arrived
-        self._dispatch()
         if self._on_batch is not None:
+            oldest = batch[0].request.arrived
             self._on_batch(BatchReport(rows, len(batch), started - oldest, timings))
 
     def _settle(self, request: Request, error: ServiceError | None) -> None:
@@ -303,6 +324,6 @@ class MicroBatcher:
             while batch := self._inbox.get():
                 started = time.monotonic()
                 outcomes, timings = run_batch(batch, self._compute, self._name)
-                self._loop.call_soon_threadsafe(self._finish, batch, outcomes, started, timings)
+                self._loop.call_soon_threadsafe(self._finish, batch, outcomes, timings, started)
                 del batch, outcomes  # or an idle batcher would keep the last one's arrays alive
             self._loop.call_soon_threadsafe(self._stopped.set)

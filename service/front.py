@@ -8,7 +8,9 @@ the settings say.
 import asyncio
 import random
 import time
+from collections.abc import Awaitable, Callable, Mapping
 
+from starlette.responses import Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from service.departures import Departures
@@ -18,6 +20,9 @@ from service.metrics import count_request
 from service.open_inference.routes import PREFIX, OpenInference
 from service.settings import Settings
 from service.tracing import Tracer
+
+Responder = Callable[[bytes], Awaitable[Response]]
+"""Answers the current exchange, whose body is this."""
 
 CLIENT_CLOSED_REQUEST = 499
 """What nginx calls a request that was given up: no answer was sent, and none was at fault."""
@@ -31,11 +36,19 @@ class Front:
         protocol: the Open Inference Protocol. It does without BentoML's middlewares and routing,
             which take longer than the prediction.
         settings: which share of the requests is logged, and traced.
+        typed: who answers a whole body at each path of the typed endpoints.
     """
 
-    def __init__(self, host: ASGIApp, protocol: OpenInference, settings: Settings) -> None:
-        self.protocol = protocol
+    def __init__(
+        self,
+        host: ASGIApp,
+        protocol: OpenInference,
+        settings: Settings,
+        typed: Mapping[str, Responder] | None = None,
+    ) -> None:
         self._host = host
+        self._protocol = protocol
+        self._typed = {} if typed is None else typed
         self._departures = Departures()
         self._logged = settings.access_log
         self._tracer = Tracer(settings.traces) if settings.traces else None
@@ -50,7 +63,7 @@ class Front:
         is_protocol = path.startswith(PREFIX) and path[len(PREFIX) :][:1] in ("", "/")
         task = self._departures.enter(exchange)
         try:
-            await (self.protocol if is_protocol else self._host)(scope, receive, send)
+            await (self._protocol if is_protocol else self._host)(scope, receive, send)
         except asyncio.CancelledError:
             exchange.status = CLIENT_CLOSED_REQUEST
             if not exchange.departed:
@@ -58,6 +71,12 @@ class Front:
         finally:
             self._departures.leave(task)
             self.end(exchange)
+
+    def responder(self, path: str) -> Responder | None:
+        """Who answers a POST to `path` whose body is whole; None where only ASGI leads there."""
+        if path.startswith("/v2/models/") and path.endswith("/infer"):
+            return self._protocol.respond_to
+        return self._typed.get(path)
 
     def end(self, exchange: Exchange) -> None:
         """Count, log and trace an exchange that has just ended."""

@@ -6,7 +6,7 @@ What is wrong with a request is not raised while it is read, where BentoML would
 reaches the endpoint as a `refusal`.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
 from itertools import chain
 from pathlib import Path
@@ -21,12 +21,14 @@ from pydantic import ConfigDict, Field
 from starlette.datastructures import UploadFile
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
+from starlette.responses import Response
 from starlette.types import Message
 
 from service.body import read_body
 from service.endpoint import parse_json
 from service.errors import BadInputError, UnsupportedMediaError
 from service.exchange import current
+from service.front import Responder
 from service.settings import current_settings
 
 
@@ -46,6 +48,19 @@ class Input(bentoml.IODescriptor):  # type: ignore[misc]  # it is untyped
     convert: ClassVar[Mapping[str, Callable[[Any], Any]]] = {}
 
     @classmethod
+    def responder(cls, endpoint: Callable[..., Awaitable[Response]]) -> Responder:
+        """What answers a whole body as `endpoint` does, with no request between them."""
+
+        async def respond(body: bytes) -> Response:
+            try:
+                fields = cls.check(cls.parse(current().headers, body))
+            except Exception as error:  # noqa: BLE001 - the endpoint answers it
+                fields = {"refusal": error}
+            return await endpoint(**fields)
+
+        return respond
+
+    @classmethod
     async def from_http_request(cls, request: Request, serde: object) -> Any:
         """Read the request; what is wrong with it comes back as the field `refusal`."""
         try:
@@ -56,10 +71,18 @@ class Input(bentoml.IODescriptor):  # type: ignore[misc]  # it is untyped
     @classmethod
     async def read(cls, request: Request) -> Mapping[str, Any]:
         """The fields of the request, as sent."""
-        media_type = _media_type(request)
-        if media_type not in ("application/json", ""):
-            raise UnsupportedMediaError(f"Send the body as application/json, not {media_type}.")
-        return parse_json(await _body(request))
+        headers = dict(request.scope["headers"])
+        if media_type(headers) not in ("application/json", ""):  # before its body is awaited
+            return cls.parse(headers, b"")
+        return cls.parse(headers, await _body(request))
+
+    @classmethod
+    def parse(cls, headers: Mapping[bytes, bytes], body: bytes | bytearray) -> dict[str, Any]:
+        """The fields of a JSON body, as sent."""
+        found = media_type(headers)
+        if found not in ("application/json", ""):
+            raise UnsupportedMediaError(f"Send the body as application/json, not {found}.")
+        return parse_json(body)
 
     @classmethod
     def check(cls, content: Mapping[str, Any]) -> dict[str, Any]:
@@ -207,7 +230,7 @@ class PicturesInput(Input):
     @classmethod
     async def read(cls, request: Request) -> Mapping[str, Any]:
         """The fields of the form; a file is its bytes, and there may be several under one name."""
-        if _media_type(request) != "multipart/form-data":
+        if media_type(dict(request.scope["headers"])) != "multipart/form-data":
             raise UnsupportedMediaError(
                 "Send the pictures as files in the field 'images' of multipart/form-data."
             )
@@ -239,5 +262,6 @@ async def _body(request: Request) -> bytes | bytearray:
     return body
 
 
-def _media_type(request: Request) -> str:
-    return request.headers.get("content-type", "").split(";")[0].strip().lower()
+def media_type(headers: Mapping[bytes, bytes]) -> str:
+    """The media type of a body, without its parameters; empty where none is given."""
+    return headers.get(b"content-type", b"").decode("latin-1").split(";")[0].strip().lower()

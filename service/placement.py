@@ -28,6 +28,18 @@ class Placement(NamedTuple):
     runtime: Runtime
     seconds: Mapping[RuntimeName, Mapping[int, float]]
 
+    def rows_within(self, seconds: float) -> int:
+        """The rows that a batch on the CPU may have to be computed in so many seconds; 0 on a GPU.
+
+        The batch sizes that were timed are joined by straight lines.
+        """
+        timed = self.seconds.get(self.runtime.name, {})
+        rows = sorted(timed)
+        if self.runtime.device != "cpu" or not rows or timed[rows[0]] > seconds:
+            return 0
+        slowest_yet = np.maximum.accumulate([timed[size] for size in rows])
+        return int(np.interp(seconds, slowest_yet, rows))
+
 
 def pick_device(setting: str, worker_index: int) -> str:
     """The device of this worker, `cpu` or `cuda:<index>`.

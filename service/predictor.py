@@ -35,6 +35,7 @@ class Predictor:
             max_batch_rows=self.max_batch_rows,
             max_queue_rows=settings.max_queue_rows,
             max_delay=settings.max_delay_seconds,
+            inline_rows=placement.rows_within(settings.inline_seconds),
             name=package.card.name,
             on_batch=self._count,
         )

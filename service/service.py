@@ -2,6 +2,8 @@
 
 import asyncio
 import gc
+from functools import partial
+from typing import Any
 
 import bentoml
 import numpy as np
@@ -12,7 +14,7 @@ from service.batch import Arrays
 from service.catalog import Catalog
 from service.endpoint import typed
 from service.errors import BadInputError
-from service.front import Front
+from service.front import Front, Responder
 from service.host import stand_before
 from service.images import mnist_pixels
 from service.inputs import CurveInput, DigitsInput, PicturesInput, PointsInput
@@ -31,6 +33,7 @@ POINT = TensorSpec(name="point", datatype="FP32", shape=(-1, 2), meaning="coordi
 
 pages = create_pages()
 protocol = OpenInference()
+typed_responders: dict[str, Responder] = {}
 
 
 @bentoml.service(
@@ -60,6 +63,7 @@ class FitServe:
         self.catalog = Catalog(current_settings())
         pages.state.catalog = protocol.catalog = self.catalog
         pages.state.openapi = openapi_of(FitServe, "fitserve", VERSION)
+        typed_responders.update(_responders(FitServe, self))
         await self.catalog.open(bentoml.server_context.worker_index or 1)
         # What is there now stays: the collector need not walk it again and again.
         gc.collect()
@@ -141,7 +145,19 @@ class FitServe:
         }
 
 
-stand_before(FitServe, lambda host: Front(JsonErrors(host), protocol, current_settings()))
+stand_before(
+    FitServe,
+    lambda host: Front(JsonErrors(host), protocol, current_settings(), typed_responders),
+)
+
+
+def _responders(service: Any, instance: FitServe) -> dict[str, Responder]:
+    """Who answers a whole body, by path: the endpoints that take JSON. A form needs a request."""
+    return {
+        api.route: api.input_spec.responder(partial(api.func, instance))
+        for api in service.apis.values()
+        if api.input_spec is not PicturesInput
+    }
 
 
 async def _digits(predictor: Predictor, images: NDArray[np.uint8]) -> list[DigitPrediction]:

@@ -33,6 +33,10 @@ class Settings(BaseSettings):
     max_delay_seconds: float = Field(
         0.0, ge=0, le=1, description="how long an idle model waits for more rows"
     )
+    inline_seconds: float = Field(
+        0.0002, ge=0, le=0.01,
+        description="a batch of less compute stays on the event loop; 0 gives all to threads",
+    )  # fmt: skip
     timeout_seconds: float = Field(
         30.0, gt=0, description="how long a request may wait for its compute before its 504"
     )

@@ -1,19 +1,20 @@
-"""The short way of a prediction: from the socket to the protocol, and back in one write.
+"""The short way of a prediction: from the socket to its endpoint, and back in one write.
 
-uvicorn makes each request an ASGI cycle, with its scope, events, messages and timers, which takes
-longer than all that the service does for a small prediction. So an inference request that arrives
-whole goes to the protocol as it is: no ASGI between them, one task, one write. Every other request,
-and one of which a part is still to come, goes uvicorn's way.
+uvicorn makes each request an ASGI cycle, with its scope, events, messages and timers, and BentoML
+a chain of handlers; each takes longer than all that the service does for a small prediction. So a
+prediction's request that arrives whole goes to its endpoint as it is: no ASGI between them, one
+task, one write. Every other request, and one of which a part is still to come, goes the long way.
 """
 
 import asyncio
+from collections.abc import Awaitable
 from typing import Any, ClassVar
 
 from starlette.responses import Response
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
-from service.exchange import begin
-from service.front import CLIENT_CLOSED_REQUEST, Front
+from service.exchange import Exchange, begin
+from service.front import CLIENT_CLOSED_REQUEST, Front, Responder
 from service.settings import current_settings
 
 
@@ -46,7 +47,7 @@ class ShortWay(HttpToolsProtocol):
 
     def __init__(self, *arguments: Any, **options: Any) -> None:
         super().__init__(*arguments, **options)
-        self._short: dict[bytes, bytes] | None = None  # the headers of a request on the short way
+        self._short: Responder | None = None  # of the request that is arriving on the short way
         self._body = b""
 
     def data_received(self, data: bytes) -> None:
@@ -63,12 +64,11 @@ class ShortWay(HttpToolsProtocol):
 
     def on_headers_complete(self) -> None:
         """Choose the way."""
-        url: bytes = self.url
+        responder = self.front.responder(self.url.decode("latin-1"))
         if (
-            url.startswith(b"/v2/models/")
-            and url.endswith(b"/infer")
-            and b"%" not in url
-            and b"?" not in url
+            responder is not None
+            and b"%" not in self.url
+            and b"?" not in self.url
             and self.parser.get_method() == b"POST"
             and self.parser.get_http_version() == "1.1"
             and self.parser.should_keep_alive()
@@ -77,9 +77,9 @@ class ShortWay(HttpToolsProtocol):
             and (self.cycle is None or self.cycle.response_complete)
             and not self.root_path
             and self.limit_concurrency is None
-            and b"content-encoding" not in (headers := dict(self.headers))
+            and not any(name == b"content-encoding" for name, _ in self.headers)
         ):
-            self._short, self._body = headers, b""
+            self._short, self._body = responder, b""
         else:
             self._begin_long_way()
 
@@ -99,8 +99,9 @@ class ShortWay(HttpToolsProtocol):
             return
         turn = _Turn()
         self.cycle = turn  # type: ignore[assignment]  # it has what the protocol asks of a cycle
-        path = self.url.decode("latin-1")
-        turn.task = self.loop.create_task(self._answer(turn, path, self._short, self._body))
+        # Begun in this context, of which the task gets a copy.
+        exchange = begin("POST", self.url.decode("latin-1"), dict(self.headers))
+        turn.task = self.loop.create_task(self._answer(turn, exchange, self._short(self._body)))
         turn.task.add_done_callback(self.tasks.discard)
         self.tasks.add(turn.task)
         self._short = None
@@ -118,12 +119,10 @@ class ShortWay(HttpToolsProtocol):
         if self._body:
             super().on_body(self._body)
 
-    async def _answer(
-        self, turn: _Turn, path: str, headers: dict[bytes, bytes], body: bytes
-    ) -> None:
-        exchange = begin("POST", path, headers)
+    async def _answer(self, turn: _Turn, exchange: Exchange, answer: Awaitable[Response]) -> None:
         try:
-            response = await self.front.protocol.respond(body=body)
+            response = await answer
+            exchange.status = response.status_code
             if self.flow.write_paused:
                 await self.flow.drain()
             if not self.transport.is_closing():

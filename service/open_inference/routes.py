@@ -150,6 +150,10 @@ class OpenInference:
         response = await self.respond(receive)
         await response(scope, receive, send)
 
+    async def respond_to(self, body: bytes) -> Response:
+        """The answer to the current exchange, whose body is this."""
+        return await self.respond(body=body)
+
     async def respond(self, receive: Receive | None = None, body: bytes | None = None) -> Response:
         """The answer to the current exchange, also where it fails.
 

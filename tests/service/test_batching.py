@@ -690,6 +690,55 @@ async def test_a_report_that_raises_harms_no_caller() -> None:
         assert_answers(answer, i)
 
 
+# Small batches, on the event loop
+
+
+@on_a_loop
+async def test_a_small_batch_is_computed_on_the_loop_and_a_larger_one_is_not() -> None:
+    seen: list[tuple[int, bool]] = []
+
+    def compute(inputs: Arrays) -> Arrays:
+        on_loop = threading.current_thread() is threading.main_thread()
+        seen.append((len(next(iter(inputs.values()))), on_loop))
+        return model(inputs)
+
+    model = Model()
+    async with batching(compute, inline_rows=2) as batcher:
+        assert_answers(await batcher.submit(rows(1, 2)), 1, 2)
+        assert_answers(await batcher.submit(rows(3, 4, 5)), 3, 4, 5)
+    assert seen == [(2, True), (3, False)]
+
+
+@on_a_loop
+async def test_a_long_queue_of_small_batches_lets_the_loop_turn_between_them() -> None:
+    turns = 0
+
+    async def turn() -> None:
+        nonlocal turns
+        while True:
+            turns += 1
+            await asyncio.sleep(0)
+
+    async with batching(Model(), max_batch_rows=1, max_queue_rows=5_000, inline_rows=1) as batcher:
+        turning = asyncio.create_task(turn())
+        answers = await asyncio.gather(*[batcher.submit(rows(i)) for i in range(5_000)])
+        turning.cancel()
+    for i, answer in enumerate(answers):
+        assert_answers(answer, i)
+    assert turns >= 5_000
+
+
+@on_a_loop
+async def test_closing_finishes_what_waits_for_the_loop() -> None:
+    batcher = MicroBatcher(
+        Model(), max_batch_rows=2, max_queue_rows=50, inline_rows=2, name="closing"
+    )
+    tasks = await started(*[batcher.submit(rows(i)) for i in range(9)])
+    await batcher.close()
+    for i, task in enumerate(tasks):
+        assert_answers(await task, i)
+
+
 # Everything at once
 
 
@@ -720,6 +769,7 @@ visits = st.builds(
     max_batch_rows=st.integers(1, 6),
     spare_queue_rows=st.integers(0, 30),
     max_delay=st.sampled_from([0.0, 0.0, 0.002]),
+    inline_rows=st.sampled_from([0, 0, 1, 3, 6]),
     compute_seconds=st.sampled_from([0.0, 0.0005, 0.003]),
     closes=st.none() | moments,
 )
@@ -729,6 +779,7 @@ async def test_every_caller_gets_exactly_its_own_rows_or_one_error_that_it_could
     max_batch_rows: int,
     spare_queue_rows: int,
     max_delay: float,
+    inline_rows: int,
     compute_seconds: float,
     closes: int | None,
 ) -> None:
@@ -751,7 +802,11 @@ async def test_every_caller_gets_exactly_its_own_rows_or_one_error_that_it_could
         return (await asyncio.gather(task, return_exceptions=True))[0]
 
     async with batching(
-        compute, max_batch_rows=max_batch_rows, max_queue_rows=max_queue_rows, max_delay=max_delay
+        compute,
+        max_batch_rows=max_batch_rows,
+        max_queue_rows=max_queue_rows,
+        max_delay=max_delay,
+        inline_rows=inline_rows,
     ) as batcher:
         calls = asyncio.gather(*[call(batcher, *numbered) for numbered in enumerate(schedule)])
         if closes is not None:

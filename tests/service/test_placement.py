@@ -19,7 +19,7 @@ from models.card import RuntimeName
 from models.package import PackageError
 from models.runtimes import DeviceError
 from service import placement
-from service.placement import pick_device, place
+from service.placement import Placement, pick_device, place
 
 
 def without(monkeypatch: pytest.MonkeyPatch, *missing: str) -> None:
@@ -229,6 +229,30 @@ def test_a_gpu_that_is_not_there_is_a_clear_error(runtime: RuntimeName, tmp_path
     package = write_tiny(tmp_path, "line", runtimes=(runtime,))
     with pytest.raises(PackageError, match=r"^package line/1: model\.(onnx|pt): .*cuda"):
         place(package, runtime, "cuda:99", threads=1, max_batch_rows=1)
+
+
+@pytest.mark.parametrize(
+    ("seconds", "rows"),
+    [(0.0, 0), (0.0009, 0), (0.001, 1), (0.002, 11), (0.0031, 19), (0.02, 128), (1, 256)],
+)
+def test_the_rows_of_a_batch_that_takes_so_long_lie_between_those_timed(
+    seconds: float, rows: int, tmp_path: Path
+) -> None:
+    runtime = place(write_tiny(tmp_path, "line"), "onnx", "cpu", threads=1, max_batch_rows=1)[0]
+    timed = {1: 0.001, 16: 0.0025, 256: 0.04}
+    assert Placement(runtime, {"onnx": timed}).rows_within(seconds) == rows
+    assert Placement(runtime, {}).rows_within(seconds) == 0
+
+
+def test_a_batch_on_a_gpu_never_stays_on_the_event_loop() -> None:
+    class Gpu:
+        name: RuntimeName = "onnx"
+        device = "cuda:0"
+
+        def __call__(self, inputs: Any) -> Any:
+            raise AssertionError
+
+    assert Placement(Gpu(), {"onnx": {1: 0.0}}).rows_within(1) == 0
 
 
 # What the service does without.

@@ -16,6 +16,7 @@ SET = {
     "max_batch_rows": ("512", 512),
     "max_queue_rows": ("1000", 1000),
     "max_delay_seconds": ("0.01", 0.01),
+    "inline_seconds": ("0.001", 0.001),
     "timeout_seconds": ("2.5", 2.5),
     "max_body_bytes": ("1000", 1000),
     "body_timeout_seconds": ("2.5", 2.5),
