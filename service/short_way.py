@@ -7,7 +7,6 @@ task, one write. Every other request, and one of which a part is still to come, 
 """
 
 import asyncio
-from collections.abc import Awaitable
 from typing import Any, ClassVar
 
 from starlette.responses import Response
@@ -101,7 +100,7 @@ class ShortWay(HttpToolsProtocol):
         self.cycle = turn  # type: ignore[assignment]  # it has what the protocol asks of a cycle
         # Begun in this context, of which the task gets a copy.
         exchange = begin("POST", self.url.decode("latin-1"), dict(self.headers))
-        turn.task = self.loop.create_task(self._answer(turn, exchange, self._short(self._body)))
+        turn.task = self.loop.create_task(self._answer(turn, exchange, self._short, self._body))
         turn.task.add_done_callback(self.tasks.discard)
         self.tasks.add(turn.task)
         self._short = None
@@ -119,19 +118,24 @@ class ShortWay(HttpToolsProtocol):
         if self._body:
             super().on_body(self._body)
 
-    async def _answer(self, turn: _Turn, exchange: Exchange, answer: Awaitable[Response]) -> None:
+    async def _answer(
+        self, turn: _Turn, exchange: Exchange, responder: Responder, body: bytes
+    ) -> None:
         try:
-            response = await answer
+            response = await responder(body)
             exchange.status = response.status_code
             if self.flow.write_paused:
                 await self.flow.drain()
             if not self.transport.is_closing():
                 self._write(turn, response)
-        except BaseException:
+        except asyncio.CancelledError:
             exchange.status = CLIENT_CLOSED_REQUEST
             self.transport.close()
             if not turn.disconnected:
                 raise
+        except Exception:
+            self.transport.close()
+            raise
         finally:
             self.front.end(exchange)
 

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
-from messages import (
+from infer_messages import (
     IN_JSON,
     Message,
     Tensors,

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 from gated import Gated
-from messages import card_of
+from infer_messages import card_of
 from tiny import write_tiny
 
 from models.card import ModelCard

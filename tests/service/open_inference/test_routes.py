@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from messages import property_test
+from infer_messages import property_test
 from starlette.types import Receive, Scope, Send
 from tiny import write_tiny
 

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays_of
-from messages import IN_JSON, property_test
+from infer_messages import IN_JSON, property_test
 
 from models.card import NUMPY_DTYPES, Datatype, TensorSpec
 from service.errors import BadInputError
