@@ -3,8 +3,9 @@
 `bentoml serve` makes each worker's ASGI application with `Service.to_asgi`, and gives it to
 uvicorn. Here that application gets the front before it, and loses the middlewares that cost more
 than a prediction: OpenTelemetry's, which is there also where nothing is traced, and the timeout's,
-which leaves a timer behind for each request. `tests/service/test_host.py` fails where BentoML
-changes what this counts on.
+which leaves a timer behind for each request. BentoML leaves the choice of the HTTP protocol to
+uvicorn, which finds the short way's under the name that it chooses. `tests/service/test_host.py` and
+`test_short_way.py` fail where BentoML or uvicorn change what this counts on.
 """
 
 from collections.abc import Callable
@@ -21,7 +22,7 @@ DROPPED = ("OpenTelemetryMiddleware", "TimeoutMiddleware")
 
 
 def stand_before(service: Any, front: Callable[[ASGIApp], Front]) -> None:
-    """Have `front` wrap the application of a BentoML service."""
+    """Have `front` wrap the application of a BentoML service, and serve it by the short way too."""
     kind: Any = type(service)
 
     class Fronted(kind):  # type: ignore[misc]  # BentoML has no types

@@ -1,0 +1,207 @@
+"""The short way and the long one: whichever a request takes, its answer is the same.
+
+The first tests fail where uvicorn or BentoML change what the short way counts on.
+"""
+
+import asyncio
+import inspect
+import re
+from typing import Any
+
+import pytest
+import uvicorn
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.types import Receive, Scope, Send
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from uvicorn.server import ServerState
+
+from service.exchange import current
+from service.front import Front
+from service.open_inference.routes import OpenInference
+from service.service import FitServe
+from service.settings import Settings, current_settings
+from service.short_way import ShortWay
+
+
+def test_uvicorn_takes_the_short_way_s_protocol_where_bentoml_leaves_the_choice_to_it() -> None:
+    import _bentoml_impl.worker.service as worker
+
+    assert "http=" not in inspect.getsource(worker.main.callback), "BentoML chooses a protocol"
+    config = uvicorn.Config(FitServe.to_asgi())
+    config.load()
+    assert config.http_protocol_class is ShortWay
+
+
+@pytest.mark.parametrize(
+    ("method", "counted_on"),
+    [
+        ("on_message_begin", ("self.url", "self.headers", "self.expect_100_continue")),
+        ("on_headers_complete", ("existing_cycle.response_complete", "self._start_asgi_task")),
+        ("on_response_complete", ("self.pipeline.pop()", "self.timeout_keep_alive_task")),
+        ("connection_lost", ("self.cycle.disconnected = True", "self.cycle.message_event.set()")),
+        ("shutdown", ("self.cycle.keep_alive = False",)),
+    ],
+)
+def test_uvicorn_s_protocol_does_what_the_short_way_counts_on(
+    method: str, counted_on: tuple[str, ...]
+) -> None:
+    source = inspect.getsource(getattr(HttpToolsProtocol, method))
+    missing = [text for text in counted_on if text not in source]
+    assert not missing, f"uvicorn has changed HttpToolsProtocol.{method}: {missing} went; read it"
+
+
+# Both ways against each other.
+
+
+class Wire(asyncio.Transport):
+    """The client's end: what was written, and whether it was closed."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.written = b""
+        self.closed = False
+
+    def write(self, data: Any) -> None:
+        """Note what is sent."""
+        self.written += bytes(data)
+
+    def close(self) -> None:
+        """Note the end."""
+        self.closed = True
+
+    def is_closing(self) -> bool:
+        """Whether it has ended."""
+        return self.closed
+
+    def pause_reading(self) -> None:
+        """What is fed is fed."""
+
+    def resume_reading(self) -> None:
+        """What is fed is fed."""
+
+
+def told(body: bytes, way: str) -> Response:
+    return Response(body, 200 if len(body) % 2 else 400, {"x-id": current().id, "x-way": way})
+
+
+async def host(scope: Scope, receive: Receive, send: Send) -> None:
+    """What answers on the long way."""
+    response = told(await Request(scope, receive).body(), "long")
+    await response(scope, receive, send)
+
+
+async def answer(body: bytes) -> Response:
+    """What answers on the short way, in its own time."""
+    await asyncio.sleep(0)
+    return told(body, "short")
+
+
+def connect() -> tuple[ShortWay, Wire]:
+    front = Front(host, OpenInference(), Settings(), {"/short": answer})
+    config = uvicorn.Config(front, log_config=None, access_log=False)
+    config.load()
+    ShortWay.front = front
+    protocol, wire = ShortWay(config=config, server_state=ServerState(), app_state={}), Wire()
+    protocol.connection_made(wire)
+    return protocol, wire
+
+
+def wire_of(number: int, path: str, body: bytes, chunked: bool) -> bytes:
+    """A request as it is sent."""
+    head = f"POST {path} HTTP/1.1\r\nHost: t\r\nX-Request-Id: {number}\r\n"
+    if chunked:
+        parts = [part for part in (body[:3], body[3:]) if part]
+        content = b"".join(b"%x\r\n%s\r\n" % (len(part), part) for part in parts) + b"0\r\n\r\n"
+        return f"{head}Transfer-Encoding: chunked\r\n\r\n".encode() + content
+    return f"{head}Content-Length: {len(body)}\r\n\r\n".encode() + body
+
+
+def answers(written: bytes) -> list[tuple[int, bytes, str, bytes]]:
+    """Status, id, way and body of each answer."""
+    found = []
+    while written:
+        head, end, rest = written.partition(b"\r\n\r\n")
+        assert end
+        length = int(re.search(rb"content-length: (\d+)", head)[1])  # type: ignore[index]
+        way = re.search(rb"x-way: (\w+)", head)[1].decode()  # type: ignore[index]
+        identity = re.search(rb"x-id: (\S+)", head)[1]  # type: ignore[index]
+        found.append((int(head.split()[1]), identity, way, rest[:length]))
+        written = rest[length:]
+    return found
+
+
+async def converse(parts: list[bytes], count: int) -> list[tuple[int, bytes, str, bytes]]:
+    """Feed the parts to one connection, one turn of the loop apart, and read the answers."""
+    protocol, wire = connect()
+    for part in parts:
+        protocol.data_received(part)
+        await asyncio.sleep(0)
+    for _ in range(40 * count):
+        await asyncio.sleep(0)
+    protocol.connection_lost(None)
+    assert not wire.closed or wire.written
+    return answers(wire.written)
+
+
+@settings(max_examples=200, deadline=None, derandomize=True, database=None)
+@given(
+    requests=st.lists(
+        st.tuples(
+            st.sampled_from(["/short", "/long", "/short?", "/%73hort"]),
+            st.binary(max_size=9),
+            st.booleans(),
+        ),
+        min_size=1,
+        max_size=5,
+    ),
+    data=st.data(),
+)
+def test_any_requests_in_any_pieces_are_answered_in_order(
+    requests: list[tuple[str, bytes, bool]], data: st.DataObject
+) -> None:
+    sent = b"".join(wire_of(number, *request) for number, request in enumerate(requests))
+    cuts = sorted(data.draw(st.sets(st.integers(1, len(sent) - 1), max_size=6)))
+    parts = [sent[a:b] for a, b in zip([0, *cuts], [*cuts, len(sent)], strict=True)]
+    found = asyncio.run(converse(parts, len(requests)))
+    expected = [
+        (200 if len(body) % 2 else 400, str(number).encode(), body)
+        for number, (_, body, _) in enumerate(requests)
+    ]
+    assert [(status, identity, body) for status, identity, _, body in found] == expected
+
+
+def test_a_request_that_is_whole_takes_the_short_way_and_another_does_not() -> None:
+    whole = wire_of(0, "/short", b"abc", chunked=False)
+    for parts, way in (([whole], "short"), ([whole[:-1], whole[-1:]], "long")):
+        ((_, _, taken, body),) = asyncio.run(converse(parts, 1))
+        assert (taken, body) == (way, b"abc")
+
+
+def test_a_body_above_the_limit_goes_the_long_way_where_it_is_refused(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("FITSERVE_MAX_BODY_BYTES", "2")
+    current_settings.cache_clear()
+    whole = wire_of(0, "/short", b"abc", chunked=False)
+    ((_, _, taken, _),) = asyncio.run(converse([whole], 1))
+    assert taken == "long"
+
+
+def test_a_responder_that_breaks_closes_the_connection_and_is_counted() -> None:
+    async def run() -> None:
+        async def broken(body: bytes) -> Response:
+            raise RuntimeError("not even an error response")
+
+        protocol, wire = connect()
+        ShortWay.front._typed = {"/short": broken}
+        asyncio.get_running_loop().set_exception_handler(lambda *_: None)
+        protocol.data_received(wire_of(0, "/short", b"abc", chunked=False))
+        for _ in range(20):
+            await asyncio.sleep(0)
+        assert wire.closed
+        assert wire.written == b""
+
+    asyncio.run(run())
