@@ -89,6 +89,12 @@ def test_headers_that_change_the_way_do_not_change_the_answer(server: Server, he
         assert read_answers(connection, 1) == [expected]
 
 
+def test_a_query_is_no_part_of_the_path(server: Server) -> None:
+    (expected,) = ask(server, request())
+    queried = request().replace(b"/infer HTTP", b"/infer?to=/infer HTTP", 1)
+    assert ask(server, queried) == [expected]
+
+
 def test_a_chunked_body_in_one_part_is_put_together(server: Server) -> None:
     (expected,) = ask(server, request())
     head, _, body = request().partition(b"\r\n\r\n")
