@@ -4,8 +4,8 @@
 uvicorn. Here that application gets the front before it, and loses the middlewares that cost more
 than a prediction: OpenTelemetry's, which is there also where nothing is traced, and the timeout's,
 which leaves a timer behind for each request. BentoML leaves the choice of the HTTP protocol to
-uvicorn, which finds the short way's under the name that it chooses. `tests/service/test_host.py` and
-`test_short_way.py` fail where BentoML or uvicorn change what this counts on.
+uvicorn, which finds the short way's under the name that it chooses. `tests/service/test_host.py`
+and `test_short_way.py` fail where BentoML or uvicorn change what this counts on.
 """
 
 from collections.abc import Callable
