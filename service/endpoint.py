@@ -16,6 +16,9 @@ from service.errors import BadInputError, ServiceError
 from service.exchange import current
 from service.logs import logger
 
+Responder = Callable[[bytes], Awaitable[Response]]
+"""Answers the current exchange, whose body is this."""
+
 
 def parse_json(body: bytes | bytearray) -> dict[str, Any]:
     """The JSON object in `body`.

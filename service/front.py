@@ -8,21 +8,18 @@ the settings say.
 import asyncio
 import random
 import time
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Mapping
 
-from starlette.responses import Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from service.departures import Departures
+from service.endpoint import Responder
 from service.exchange import Exchange, begin
 from service.logs import logger
 from service.metrics import count_request
 from service.open_inference.routes import PREFIX, OpenInference
 from service.settings import Settings
 from service.tracing import Tracer
-
-Responder = Callable[[bytes], Awaitable[Response]]
-"""Answers the current exchange, whose body is this."""
 
 CLIENT_CLOSED_REQUEST = 499
 """What nginx calls a request that was given up: no answer was sent, and none was at fault."""

@@ -25,10 +25,9 @@ from starlette.responses import Response
 from starlette.types import Message
 
 from service.body import read_body
-from service.endpoint import parse_json
+from service.endpoint import Responder, parse_json
 from service.errors import BadInputError, UnsupportedMediaError
 from service.exchange import current
-from service.front import Responder
 from service.settings import current_settings
 
 

@@ -12,9 +12,9 @@ from numpy.typing import NDArray
 from models.card import TensorSpec
 from service.batch import Arrays
 from service.catalog import Catalog
-from service.endpoint import typed
+from service.endpoint import Responder, typed
 from service.errors import BadInputError
-from service.front import Front, Responder
+from service.front import Front
 from service.host import stand_before
 from service.images import mnist_pixels
 from service.inputs import CurveInput, DigitsInput, PicturesInput, PointsInput

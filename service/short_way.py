@@ -12,8 +12,9 @@ from typing import Any, ClassVar
 from starlette.responses import Response
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
+from service.endpoint import Responder
 from service.exchange import Exchange, begin
-from service.front import CLIENT_CLOSED_REQUEST, Front, Responder
+from service.front import CLIENT_CLOSED_REQUEST, Front
 from service.settings import current_settings
 
 
