@@ -14,6 +14,7 @@ from importlib.metadata import version as installed
 from pathlib import Path
 
 import torch
+from onnx import load_model_from_string
 from torch import Tensor, nn
 
 from models.card import (
@@ -134,7 +135,20 @@ def onnx(graph: nn.Module, sample: Tensor, spec: TensorSpec, output: TensorSpec)
             external_data=False,
             verbose=False,
         )
-        return path.read_bytes()
+        return _without_traces(path.read_bytes())
+
+
+def _without_traces(content: bytes) -> bytes:
+    """The graph without the exporter's notes: stack traces, with the paths of this machine."""
+    model = load_model_from_string(content)
+    noted = (model, model.graph, *model.graph.node, *model.graph.value_info, *model.functions)
+    for part in noted:
+        del part.metadata_props[:]
+    for function in model.functions:
+        for node in function.node:
+            del node.metadata_props[:]
+    stripped: bytes = model.SerializeToString()
+    return stripped
 
 
 def export(fitted: Fitted, root: Path) -> ModelPackage:

@@ -10,7 +10,7 @@ import pytest
 from small_packages import Bend, bend_onnx, edit_card, reseal, seeded
 
 from models.__main__ import main
-from models.card import ModelCard
+from models.card import MODEL_FILES, ModelCard
 from models.package import ModelPackage
 from models.page import render_page
 from models.repository import ModelRepository
@@ -220,6 +220,13 @@ def test_the_command_runs_as_a_program_with_its_exit_code(written: Path) -> None
     assert (unknown.returncode, unknown.stdout) == (1, "")
     assert unknown.stderr.startswith("error: package blob: ")
     assert unknown.stderr.count("\n") == 1
+
+
+def test_no_shipped_network_tells_where_it_was_exported() -> None:
+    for name in SHIPPED.names():
+        package = SHIPPED.get(name)
+        for file in package.card.runtimes:
+            assert b"site-packages" not in package.load(MODEL_FILES[file]), f"{name}: {file}"
 
 
 @pytest.mark.skipif(not SHIPPED.names(), reason="no package is shipped yet in models/")

@@ -147,6 +147,16 @@ def test_the_onnx_file_is_one_file_with_a_dynamic_batch(
     assert names == {"card.json", "README.md", "model.onnx", "model.pt", "report"}
 
 
+def test_no_file_tells_where_on_which_machine_it_was_made(
+    exported: tuple[Fitted, ModelPackage], root: Path
+) -> None:
+    package = exported[1]
+    for file in package.card.files:
+        content = package.load(file)
+        for told in (str(root).encode(), b"site-packages", str(Path.home()).encode() + b"/"):
+            assert told not in content, f"{file} holds {told!r}"
+
+
 def test_the_card_holds_the_parity_proof_of_both_files(
     exported: tuple[Fitted, ModelPackage],
 ) -> None:
