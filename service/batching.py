@@ -221,9 +221,11 @@ class MicroBatcher:
         batch = self._gather()
         if 0 < count_rows(batch) <= self._inline_rows:
             started = time.monotonic()
-            self._hand_out(batch, *run_batch(batch, self._compute, self._name), started)
-            if self._queue or self._closing:
-                self._release = self._loop.call_soon(self._dispatch)
+            try:
+                self._hand_out(batch, *run_batch(batch, self._compute, self._name), started)
+            finally:
+                if self._queue or self._closing:
+                    self._release = self._loop.call_soon(self._dispatch)
         elif batch or self._closing:
             self._busy = True
             self._inbox.put(batch)

@@ -20,7 +20,7 @@ Responder = Callable[[bytes], Awaitable[Response]]
 """Answers the current exchange, whose body is this."""
 
 
-def parse_json(body: bytes | bytearray) -> dict[str, Any]:
+def parse_json(body: bytes | bytearray | memoryview) -> dict[str, Any]:
     """The JSON object in `body`.
 
     Raises:

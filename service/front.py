@@ -71,8 +71,8 @@ class Front:
 
     def responder(self, path: str) -> Responder | None:
         """Who answers a POST to `path` whose body is whole; None where only ASGI leads there."""
-        if path.startswith("/v2/models/") and path.endswith("/infer"):
-            return self._protocol.respond_to
+        if path.startswith(f"{PREFIX}/models/") and path.endswith("/infer"):
+            return self._protocol.respond
         return self._typed.get(path)
 
     def end(self, exchange: Exchange) -> None:

@@ -70,17 +70,13 @@ class Input(bentoml.IODescriptor):  # type: ignore[misc]  # it is untyped
     @classmethod
     async def read(cls, request: Request) -> Mapping[str, Any]:
         """The fields of the request, as sent."""
-        headers = dict(request.scope["headers"])
-        if media_type(headers) not in ("application/json", ""):  # before its body is awaited
-            return cls.parse(headers, b"")
-        return cls.parse(headers, await _body(request))
+        _require_json(dict(request.scope["headers"]))  # before its body is awaited
+        return parse_json(await _body(request))
 
     @classmethod
     def parse(cls, headers: Mapping[bytes, bytes], body: bytes | bytearray) -> dict[str, Any]:
         """The fields of a JSON body, as sent."""
-        found = media_type(headers)
-        if found not in ("application/json", ""):
-            raise UnsupportedMediaError(f"Send the body as application/json, not {found}.")
+        _require_json(headers)
         return parse_json(body)
 
     @classmethod
@@ -259,6 +255,12 @@ async def _body(request: Request) -> bytes | bytearray:
     body = await read_body(headers, request.receive, current_settings())
     current().receive = request.receive
     return body
+
+
+def _require_json(headers: Mapping[bytes, bytes]) -> None:
+    found = media_type(headers)
+    if found not in ("application/json", ""):
+        raise UnsupportedMediaError(f"Send the body as application/json, not {found}.")
 
 
 def media_type(headers: Mapping[bytes, bytes]) -> str:

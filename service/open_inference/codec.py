@@ -15,10 +15,10 @@ import orjson
 from numpy.typing import NDArray
 
 from models.card import ModelCard, TensorSpec
+from service.batch import Arrays
+from service.endpoint import parse_json
 from service.errors import BadInputError
 from service.open_inference.tensors import check_shape, classes, from_bytes, from_json, to_bytes
-
-Arrays = Mapping[str, NDArray[Any]]
 
 
 class RequestedOutput(NamedTuple):
@@ -65,13 +65,7 @@ def decode(card: ModelCard, body: bytes | bytearray, header_length: bytes | None
     size = len(body) if header_length is None else _header_size(header_length, len(body))
     if size == 0 and header_length is not None:
         return _raw(card, body)
-    header = memoryview(body)[:size]
-    try:
-        content = orjson.loads(header)
-    except orjson.JSONDecodeError as error:
-        raise BadInputError(f"The request is not JSON: {error}.") from error
-    if not isinstance(content, dict):
-        raise BadInputError("The request must be a JSON object.")
+    content = parse_json(memoryview(body)[:size])
     identity = content.get("id")
     if identity is not None and not isinstance(identity, str):
         raise BadInputError("The request's 'id' must be a string.")

@@ -147,19 +147,15 @@ class OpenInference:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Handle one request whose path begins with `PREFIX`."""
-        response = await self.respond(receive)
+        response = await self.respond(receive=receive)
         await response(scope, receive, send)
 
-    async def respond_to(self, body: bytes) -> Response:
-        """The answer to the current exchange, whose body is this."""
-        return await self.respond(body=body)
-
-    async def respond(self, receive: Receive | None = None, body: bytes | None = None) -> Response:
+    async def respond(self, body: bytes | None = None, receive: Receive | None = None) -> Response:
         """The answer to the current exchange, also where it fails.
 
         Args:
-            receive: ASGI's, to read the body from.
             body: the body, where it has been read.
+            receive: ASGI's, to read the body from, where it has not.
         """
         exchange = current()
         try:

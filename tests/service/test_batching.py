@@ -678,13 +678,14 @@ async def test_each_batch_is_reported_and_each_caller_gets_its_own_figures() -> 
     assert (small.batch_rows, large.batch_rows) == (4, 3)
 
 
+@pytest.mark.parametrize("inline_rows", [0, 4])
 @on_a_loop
-async def test_a_report_that_raises_harms_no_caller() -> None:
+async def test_a_report_that_raises_harms_no_caller(inline_rows: int) -> None:
     def fail(_: BatchReport) -> None:
         raise RuntimeError
 
     asyncio.get_running_loop().set_exception_handler(lambda *_: None)
-    async with batching(Model(), on_batch=fail) as batcher:
+    async with batching(Model(), on_batch=fail, inline_rows=inline_rows) as batcher:
         answers = await asyncio.gather(*[batcher.submit(rows(i)) for i in range(9)])
     for i, answer in enumerate(answers):
         assert_answers(answer, i)

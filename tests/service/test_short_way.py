@@ -190,7 +190,7 @@ def test_a_body_above_the_limit_goes_the_long_way_where_it_is_refused(
     assert taken == "long"
 
 
-def test_a_responder_that_breaks_closes_the_connection_and_is_counted() -> None:
+def test_a_responder_that_breaks_closes_the_connection() -> None:
     async def run() -> None:
         async def broken(body: bytes) -> Response:
             raise RuntimeError("not even an error response")

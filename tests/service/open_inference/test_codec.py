@@ -403,14 +403,14 @@ def test_a_refusal_names_what_is_wrong_and_says_what_to_change(
 @pytest.mark.parametrize(
     ("body", "length", "told"),
     [
-        (b"", None, "The request is not JSON"),
-        (b"{", None, "The request is not JSON"),
-        (b"[" * 250_000, None, "The request is not JSON"),
-        (b"[" * 250_000 + b"]" * 250_000, None, "The request is not JSON"),
-        (b'{"inputs": ' + b'{"a":' * 250_000, None, "The request is not JSON"),
-        (b'{"id": NaN}', None, "The request is not JSON"),
-        (b'{"id": "\xff"}', None, "The request is not JSON"),
-        (b"[]", None, "The request must be a JSON object"),
+        (b"", None, "The body is not JSON"),
+        (b"{", None, "The body is not JSON"),
+        (b"[" * 250_000, None, "The body is not JSON"),
+        (b"[" * 250_000 + b"]" * 250_000, None, "The body is not JSON"),
+        (b'{"inputs": ' + b'{"a":' * 250_000, None, "The body is not JSON"),
+        (b'{"id": NaN}', None, "The body is not JSON"),
+        (b'{"id": "\xff"}', None, "The body is not JSON"),
+        (b"[]", None, "The body must be a JSON object"),
         *(
             (b"{}", length, "Length must be a whole number from 0 to the 2 bytes of the body")
             for length in (b"", b"-1", b"3", b"99999999999", b"9" * 5000, b"2.0", b"\xb2", b" 2")

@@ -209,7 +209,7 @@ def test_a_binary_request_is_answered_in_binary_also_compressed(ask: Asked, enco
 @pytest.mark.parametrize(
     ("body", "headers", "status", "sentence"),
     [
-        (b"{", {}, 400, "The request is not JSON: "),
+        (b"{", {}, 400, "The body is not JSON: "),
         ({}, {}, 400, "The request's 'inputs' must be a list of objects."),
         (LINE, {"Content-Encoding": "br"}, 415, "Send the body as it is, or with gzip or deflate."),
         (LINE, {"Inference-Header-Content-Length": "x"}, 400, "Inference-Header-Content-Length"),
