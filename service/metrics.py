@@ -13,6 +13,7 @@ from prometheus_client import (
     Counter,
     Histogram,
     generate_latest,
+    values,
 )
 from prometheus_client.multiprocess import MultiProcessCollector
 
@@ -20,6 +21,20 @@ from service.batching import BatchReport
 from service.exchange import Exchange
 
 CONTENT_TYPE = CONTENT_TYPE_LATEST
+
+_process = os.getpid()
+
+
+def _renew_process() -> None:
+    global _process
+    _process = os.getpid()
+
+
+if "PROMETHEUS_MULTIPROC_DIR" in os.environ:
+    # prometheus_client asks the kernel for the process's number at every count, in case it was
+    # forked: four system calls for a request. The fork itself tells.
+    os.register_at_fork(after_in_child=_renew_process)
+    values.ValueClass = values.MultiProcessValue(lambda: _process)
 
 _SECONDS = (
     *(0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05),
