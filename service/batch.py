@@ -3,7 +3,6 @@
 Runs on the batcher's worker thread, and knows nothing of queues or of the event loop.
 """
 
-import asyncio
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -27,7 +26,8 @@ class Request:
     waiting: int  # rows not yet in a batch; they are the last ones
     arrived: float
     deadline: float
-    done: asyncio.Future[ServiceError | None]
+    done: Callable[["Request"], None] | None  # None once it was called, or its caller has left
+    error: ServiceError | None = None
     pieces: list[Arrays] = field(default_factory=list)
     queue_seconds: float = 0.0
     compute_seconds: float = 0.0
@@ -35,7 +35,7 @@ class Request:
 
     def is_over(self, now: float) -> bool:
         """Whether computing it is pointless: its caller left, or its deadline has passed."""
-        return self.done.done() or self.deadline <= now
+        return self.done is None or self.deadline <= now
 
 
 class Part(NamedTuple):

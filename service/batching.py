@@ -127,43 +127,53 @@ class MicroBatcher:
         """Rows that wait; those being computed are not among them."""
         return self._queued_rows
 
-    async def submit(
-        self,
-        inputs: Arrays,
-        *,
-        timeout: float | None = None,  # noqa: ASYNC109 - asyncio's costs a timer each
-    ) -> Answer:
+    def enqueue(
+        self, inputs: Arrays, done: Callable[[Request], None], *, timeout: float | None = None
+    ) -> Request:
         """Compute one request of one or more rows, in whatever company.
 
         Names, dtypes and trailing shapes are the model's, and all arrays have equally many rows:
         the caller has checked. A request of which rows still wait `timeout` seconds from now is
         given up; once all are in compute it is answered, however late.
 
+        `done` is called once, on the event loop, with what this call gave, and `answer` then tells
+        what came of it. A coroutine for each request would cost more than a small prediction.
+
         Raises:
             NotReadyError: The batcher is closing.
             BadInputError: The request has no rows.
             BodyTooLargeError: It has more rows than the queue may ever hold.
             QueueFullError: It has more rows than the queue has room for now.
-            DeadlineExceededError: Its deadline passed before all its rows were in compute.
-            ModelFaultError: The model raised on its rows alone (chained as the cause), or
-                returned a wrong number of rows for a batch that it was in.
 
         """
         rows = len(next(iter(inputs.values())))
         self._admit(rows)
         now = time.monotonic()
         deadline = math.inf if timeout is None else now + timeout
-        request = Request(inputs, rows, rows, now, deadline, self._loop.create_future())
+        request = Request(inputs, rows, rows, now, deadline, done)
         self._queue.append(request)
         self._queued_rows += rows
-        self._watch(deadline)
+        if deadline < self._alarm_at:
+            self._watch(deadline)
         self._plan()
-        try:
-            error = await request.done
-        finally:
-            self._leave(request)
-        if error is not None:
-            raise error
+        return request
+
+    def withdraw(self, request: Request) -> None:
+        """The request's caller has gone: it is not told, and its waiting rows are not computed."""
+        request.done = None
+        self._leave(request)
+
+    def answer(self, request: Request) -> Answer:
+        """What a request that is over gets back.
+
+        Raises:
+            DeadlineExceededError: Its deadline passed before all its rows were in compute.
+            ModelFaultError: The model raised on its rows alone (chained as the cause), or
+                returned a wrong number of rows for a batch that it was in.
+
+        """
+        if request.error is not None:
+            raise request.error
         try:
             outputs = joined(request.pieces)
         except Exception as mismatch:
@@ -292,8 +302,18 @@ class MicroBatcher:
     def _settle(self, request: Request, error: ServiceError | None) -> None:
         """Answer a request, unless its caller has gone or has been answered before."""
         self._leave(request)
-        if not request.done.done():
-            request.done.set_result(error)
+        if request.done is None:
+            return
+        done, request.done, request.error = request.done, None, error
+        try:
+            done(request)
+        except Exception as mistake:  # noqa: BLE001 - its neighbours get their answers all the same
+            self._loop.call_exception_handler(
+                {
+                    "message": f"the caller of {self._name} failed on its answer",
+                    "exception": mistake,
+                }
+            )
 
     def _leave(self, request: Request) -> None:
         """Take a request's waiting rows, if any, out of the queue."""
@@ -303,13 +323,12 @@ class MicroBatcher:
             request.waiting = 0
 
     def _watch(self, deadline: float) -> None:
-        """Have the alarm go off at this deadline, or earlier."""
-        if deadline < self._alarm_at:
-            if self._alarm is not None:
-                self._alarm.cancel()
-            self._alarm_at = deadline
-            wait = max(deadline - time.monotonic(), _ALARM_SECONDS)
-            self._alarm = self._loop.call_later(wait, self._expire)
+        """Have the alarm go off at this deadline, which is earlier than it is set to."""
+        if self._alarm is not None:
+            self._alarm.cancel()
+        self._alarm_at = deadline
+        wait = max(deadline - time.monotonic(), _ALARM_SECONDS)
+        self._alarm = self._loop.call_later(wait, self._expire)
 
     def _expire(self) -> None:
         """Answer the waiting requests whose deadline has passed; set the alarm for the others."""
@@ -317,7 +336,9 @@ class MicroBatcher:
         now = time.monotonic()
         for request in [request for request in self._queue if request.deadline <= now]:
             self._settle(request, too_late(self._name))
-        self._watch(min((request.deadline for request in self._queue), default=math.inf))
+        earliest = min((request.deadline for request in self._queue), default=math.inf)
+        if earliest < math.inf:
+            self._watch(earliest)
 
     # On the worker thread.
 

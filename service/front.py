@@ -21,6 +21,8 @@ from service.open_inference.routes import PREFIX, OpenInference
 from service.settings import Settings
 from service.tracing import Tracer
 
+_BELOW = f"{PREFIX}/"
+
 CLIENT_CLOSED_REQUEST = 499
 """What nginx calls a request that was given up: no answer was sent, and none was at fault."""
 
@@ -71,8 +73,8 @@ class Front:
 
     def responder(self, path: str) -> Responder | None:
         """Who answers a POST to `path` whose body is whole; None where only ASGI leads there."""
-        if path.startswith(f"{PREFIX}/models/") and path.endswith("/infer"):
-            return self._protocol.respond
+        if path.startswith(_BELOW):
+            return self._protocol.responder(path)
         return self._typed.get(path)
 
     def end(self, exchange: Exchange) -> None:

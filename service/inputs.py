@@ -25,9 +25,9 @@ from starlette.responses import Response
 from starlette.types import Message
 
 from service.body import read_body
-from service.endpoint import Responder, parse_json
+from service.endpoint import Responder, in_a_task, parse_json
 from service.errors import BadInputError, UnsupportedMediaError
-from service.exchange import current
+from service.exchange import Exchange, current
 from service.settings import current_settings
 
 
@@ -50,14 +50,14 @@ class Input(bentoml.IODescriptor):  # type: ignore[misc]  # it is untyped
     def responder(cls, endpoint: Callable[..., Awaitable[Response]]) -> Responder:
         """What answers a whole body as `endpoint` does, with no request between them."""
 
-        async def respond(body: bytes) -> Response:
+        async def respond(exchange: Exchange, body: bytes) -> Response:
             try:
-                fields = cls.check(cls.parse(current().headers, body))
+                fields = cls.check(cls.parse(exchange.headers, body))
             except Exception as error:  # noqa: BLE001 - the endpoint answers it
                 fields = {"refusal": error}
             return await endpoint(**fields)
 
-        return respond
+        return in_a_task(respond)
 
     @classmethod
     async def from_http_request(cls, request: Request, serde: object) -> Any:

@@ -61,5 +61,5 @@ def _shaped(start: Message, body: bytes, scope: Scope) -> Response:
         told = f"There is nothing at {scope['path'][:100]!r}; /docs.json says what there is."
     elif status == 405:
         told = f"{scope['method']} is not allowed here; {headers.get('allow', 'POST')} is."
-    kept = {name: headers[name] for name in ("allow", "retry-after") if name in headers}
+    kept = [(name, headers[name]) for name in ("allow", "retry-after") if name in headers]
     return json_response({"error": told}, status, kept)

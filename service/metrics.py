@@ -34,7 +34,7 @@ if "PROMETHEUS_MULTIPROC_DIR" in os.environ:
     # prometheus_client asks the kernel for the process's number at every count, in case it was
     # forked: four system calls for a request. The fork itself tells.
     os.register_at_fork(after_in_child=_renew_process)
-    values.ValueClass = values.MultiProcessValue(lambda: _process)
+    values.ValueClass = values.MultiProcessValue(lambda: _process)  # type: ignore[no-untyped-call]
 
 _SECONDS = (
     *(0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05),

@@ -1,13 +1,15 @@
 """One loaded model: its package, its runtime and its batcher. Every endpoint calls this."""
 
 import time
+from collections.abc import Callable
 from typing import Any
 
-from models.card import ModelCard
 from models.package import ModelPackage
-from service.batch import Arrays
+from service.batch import Arrays, Request
 from service.batching import Answer, BatchReport, MicroBatcher
-from service.exchange import current
+from service.callbacks import called_back
+from service.errors import ServiceError
+from service.exchange import Exchange, current
 from service.metrics import BatchMetrics
 from service.placement import Placement
 from service.settings import Settings
@@ -25,6 +27,8 @@ class Predictor:
 
     def __init__(self, package: ModelPackage, placement: Placement, settings: Settings) -> None:
         self.package = package
+        self.card = package.card
+        """What the package says of its network."""
         self.placement = placement
         self.statistics = ModelStatistics()
         self.max_batch_rows = package.card.fixed_batch or settings.max_batch_rows
@@ -52,39 +56,75 @@ class Predictor:
             },
         }
 
-    @property
-    def card(self) -> ModelCard:
-        """What the package says of its network."""
-        return self.package.card
-
-    async def predict(self, inputs: Arrays, timeout: float | None = None) -> Answer:  # noqa: ASYNC109 - as the batcher's
+    def begin(
+        self,
+        exchange: Exchange,
+        inputs: Arrays,
+        done: Callable[[Answer | ServiceError], None],
+        timeout: float | None = None,
+    ) -> Callable[[], None]:
         """Compute the outputs of one request, batched with whatever else has come in.
 
         Args:
+            exchange: what is known of the request; what is learnt of it is written there.
             inputs: the card's inputs, with its dtypes and shapes, all with as many rows.
+            done: called once, on the event loop, with the answer or with what
+                `MicroBatcher.answer` raises.
             timeout: seconds that the request may wait, where that is less than the setting.
 
+        Returns:
+            What gives the request up, for a caller that goes away: `done` is not called then.
+
         Raises:
-            ServiceError: as `MicroBatcher.submit` says.
+            ServiceError: as `MicroBatcher.enqueue` says.
         """
-        exchange, rows = current(), len(next(iter(inputs.values())))
-        exchange.model, exchange.version = self.card.name, self.card.version
-        exchange.rows = rows
+        card, batcher, statistics = self.card, self._batcher, self.statistics
+        exchange.model, exchange.version = card.name, card.version
         exchange.submitted = started = time.monotonic()
         allowed = self._settings.timeout_seconds
         if timeout is not None:
             allowed = min(timeout, allowed)
+
+        def finish(request: Request) -> None:
+            try:
+                answer = batcher.answer(request)
+            except ServiceError as error:
+                statistics.failed(time.monotonic() - started)
+                done(error)
+                return
+            exchange.answered = now = time.monotonic()
+            exchange.queue_seconds = answer.queue_seconds
+            exchange.compute_seconds = answer.compute_seconds
+            exchange.batch_rows = answer.batch_rows
+            statistics.succeeded(now - started, answer.queue_seconds, request.rows)
+            self._metrics.count_wait(answer.queue_seconds)
+            done(answer)
+
+        def give_up() -> None:
+            if request.done is not None:
+                statistics.failed(time.monotonic() - started)
+                batcher.withdraw(request)
+
         try:
-            answer = await self._batcher.submit(inputs, timeout=allowed)
-        except BaseException:
-            self.statistics.failed(time.monotonic() - started)
+            request = batcher.enqueue(inputs, finish, timeout=allowed)
+        except ServiceError:
+            statistics.failed(time.monotonic() - started)
             raise
-        exchange.queue_seconds = answer.queue_seconds
-        exchange.compute_seconds = answer.compute_seconds
-        exchange.batch_rows = answer.batch_rows
-        exchange.answered = time.monotonic()
-        self.statistics.succeeded(exchange.answered - started, answer.queue_seconds, rows)
-        self._metrics.count_wait(answer.queue_seconds)
+        exchange.rows = request.rows
+        return give_up
+
+    async def predict(self, inputs: Arrays, timeout: float | None = None) -> Answer:  # noqa: ASYNC109 - the batcher's
+        """What `begin` gives for the current exchange, for a caller that can wait for it.
+
+        Raises:
+            ServiceError: as `MicroBatcher.enqueue` and `MicroBatcher.answer` say.
+        """
+        exchange = current()
+        answer: Answer | ServiceError = await called_back(
+            lambda done: self.begin(exchange, inputs, done, timeout)
+        )
+        if isinstance(answer, ServiceError):
+            raise answer
         return answer
 
     async def close(self) -> None:

@@ -2,18 +2,18 @@
 
 uvicorn makes each request an ASGI cycle, with its scope, events, messages and timers, and BentoML
 a chain of handlers; each takes longer than all that the service does for a small prediction. So a
-prediction's request that arrives whole goes to its endpoint as it is: no ASGI between them, one
+prediction's request that arrives whole goes to its endpoint as it is: no ASGI between them, no
 task, one write. Every other request, and one of which a part is still to come, goes the long way.
 """
 
-import asyncio
+from collections.abc import Callable, Iterable
 from typing import Any, ClassVar
 
 from starlette.responses import Response
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
 from service.endpoint import Responder
-from service.exchange import Exchange, begin
+from service.exchange import begin
 from service.front import CLIENT_CLOSED_REQUEST, Front
 from service.settings import current_settings
 
@@ -21,13 +21,13 @@ from service.settings import current_settings
 class _Turn:
     """What uvicorn's protocol asks of the request that is being answered on its connection."""
 
-    __slots__ = ("disconnected", "keep_alive", "response_complete", "task")
+    __slots__ = ("disconnected", "give_up", "keep_alive", "response_complete")
 
     def __init__(self) -> None:
         self.disconnected = False
         self.keep_alive = True
         self.response_complete = False
-        self.task: asyncio.Task[None] | None = None
+        self.give_up: Callable[[], None] | None = None
 
     @property
     def message_event(self) -> "_Turn":
@@ -36,19 +36,22 @@ class _Turn:
 
     def set(self) -> None:
         """Drop the request: nobody waits for its answer."""
-        if self.disconnected and self.task is not None:
-            self.task.cancel()
+        if self.disconnected and self.give_up is not None:
+            self.give_up()
 
 
 class ShortWay(HttpToolsProtocol):
     """uvicorn's protocol for one connection, with the short way. `front` is set at start-up."""
 
     front: ClassVar[Front]
+    _common: ClassVar[tuple[object, bytes]] = (None, b"")  # uvicorn's own headers, as sent
 
     def __init__(self, *arguments: Any, **options: Any) -> None:
         super().__init__(*arguments, **options)
         self._short: Responder | None = None  # of the request that is arriving on the short way
+        self._exchange_headers: dict[bytes, bytes] = {}
         self._body = b""
+        self._largest = current_settings().max_body_bytes
 
     def data_received(self, data: bytes) -> None:
         """Take what has arrived; what has not arrived whole then goes the long way."""
@@ -64,22 +67,24 @@ class ShortWay(HttpToolsProtocol):
 
     def on_headers_complete(self) -> None:
         """Choose the way."""
+        parser, headers = self.parser, dict(self.headers)
         responder = self.front.responder(self.url.decode("latin-1"))
         if (
             responder is not None
             and b"%" not in self.url
             and b"?" not in self.url
-            and self.parser.get_method() == b"POST"
-            and self.parser.get_http_version() == "1.1"
-            and self.parser.should_keep_alive()
-            and not self.parser.should_upgrade()
+            and b"content-encoding" not in headers
+            and parser.get_method() == b"POST"
+            and parser.get_http_version() == "1.1"
+            and parser.should_keep_alive()
+            and not parser.should_upgrade()
             and not self.expect_100_continue
             and (self.cycle is None or self.cycle.response_complete)
+            and not self.flow.write_paused
             and not self.root_path
             and self.limit_concurrency is None
-            and not any(name == b"content-encoding" for name, _ in self.headers)
         ):
-            self._short, self._body = responder, b""
+            self._short, self._exchange_headers, self._body = responder, headers, b""
         else:
             self._begin_long_way()
 
@@ -92,19 +97,33 @@ class ShortWay(HttpToolsProtocol):
 
     def on_message_complete(self) -> None:
         """Answer a request that is whole."""
-        if self._short is not None and len(self._body) > current_settings().max_body_bytes:
+        if self._short is not None and len(self._body) > self._largest:
             self._take_long_way()
         if self._short is None:
             super().on_message_complete()
             return
+        responder, self._short = self._short, None
         turn = _Turn()
         self.cycle = turn  # type: ignore[assignment]  # it has what the protocol asks of a cycle
-        # Begun in this context, of which the task gets a copy.
-        exchange = begin("POST", self.url.decode("latin-1"), dict(self.headers))
-        turn.task = self.loop.create_task(self._answer(turn, exchange, self._short, self._body))
-        turn.task.add_done_callback(self.tasks.discard)
-        self.tasks.add(turn.task)
-        self._short = None
+        exchange = begin("POST", self.url.decode("latin-1"), self._exchange_headers)
+
+        def reply(response: Response) -> None:
+            turn.give_up = None
+            exchange.status = response.status_code
+            if not self.transport.is_closing():
+                self._write(turn, response)
+            self.front.end(exchange)
+
+        give_up = responder(exchange, self._body, reply)
+
+        def leave() -> None:
+            turn.give_up = None
+            give_up()
+            exchange.status = CLIENT_CLOSED_REQUEST
+            self.front.end(exchange)
+
+        if not turn.response_complete:
+            turn.give_up = leave
 
     def _begin_long_way(self) -> None:
         url, headers, expect = self.url, self.headers, self.expect_100_continue
@@ -119,40 +138,21 @@ class ShortWay(HttpToolsProtocol):
         if self._body:
             super().on_body(self._body)
 
-    async def _answer(
-        self, turn: _Turn, exchange: Exchange, responder: Responder, body: bytes
-    ) -> None:
-        try:
-            response = await responder(body)
-            exchange.status = response.status_code
-            if self.flow.write_paused:
-                await self.flow.drain()
-            if not self.transport.is_closing():
-                self._write(turn, response)
-        except asyncio.CancelledError:
-            exchange.status = CLIENT_CLOSED_REQUEST
-            self.transport.close()
-            if not turn.disconnected:
-                raise
-        except Exception:
-            self.transport.close()
-            raise
-        finally:
-            self.front.end(exchange)
-
     def _write(self, turn: _Turn, response: Response) -> None:
-        parts: list[bytes | memoryview] = [STATUS_LINE[response.status_code]]
-        headers = [*self.server_state.default_headers, *response.raw_headers]
-        closing = (b"connection", b"close")
-        if closing in headers:
+        common = self.server_state.default_headers
+        if common is not self._common[0]:  # uvicorn renews them once a second, for the date
+            ShortWay._common = common, _lines(common)
+        if (b"connection", b"close") in response.raw_headers:
             turn.keep_alive = False
         elif not turn.keep_alive:
-            headers.append(closing)
-        for name, value in headers:
-            parts += (name, b": ", value, b"\r\n")
-        parts += (b"\r\n", response.body)
-        self.transport.write(b"".join(parts))
+            response.raw_headers.append((b"connection", b"close"))
+        head = (STATUS_LINE[response.status_code], self._common[1], _lines(response.raw_headers))
+        self.transport.write(b"".join((*head, b"\r\n", response.body)))
         turn.response_complete = True
         if not turn.keep_alive:
             self.transport.close()
         self.on_response_complete()
+
+
+def _lines(headers: Iterable[tuple[bytes, bytes]]) -> bytes:
+    return b"".join([b"%b: %b\r\n" % header for header in headers])

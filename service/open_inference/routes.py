@@ -2,19 +2,31 @@
 
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
+from service.batching import Answer
 from service.body import read_body
+from service.callbacks import called_back
 from service.catalog import Catalog
-from service.endpoint import error_response, json_response
-from service.errors import MethodNotAllowedError, NotReadyError, UnknownModelError, UnknownPathError
+from service.endpoint import Reply, Responder, error_response, json_response
+from service.errors import (
+    MethodNotAllowedError,
+    NotReadyError,
+    ServiceError,
+    UnknownModelError,
+    UnknownPathError,
+)
 from service.exchange import Exchange, current
 from service.open_inference import describe
 from service.open_inference.codec import decode, encode
 from service.predictor import Predictor
 from service.settings import current_settings
+
+PREFIX = "/v2"
+INFER = "/models/{model}/infer"
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,15 +35,12 @@ class Call:
 
     catalog: Catalog
     exchange: Exchange
-    receive: Receive | None
-    body: bytes | None
+    receive: Receive
     model: str
     version: str
 
     async def read(self) -> bytes | bytearray:
         """The whole body."""
-        if self.body is not None or self.receive is None:
-            return self.body or b""
         body = await read_body(self.exchange.headers, self.receive, current_settings())
         self.exchange.receive = self.receive
         return body
@@ -44,13 +53,7 @@ class Call:
             NotReadyError: it was refused, or is being loaded.
             UnknownModelError: there is none of that name and version.
         """
-        predictor = self.catalog[self.model]
-        self.exchange.model = predictor.card.name
-        if self.version and self.version != predictor.card.version:
-            raise UnknownModelError(
-                f"Model {self.model!r} is served in version {predictor.card.version} alone."
-            )
-        return predictor
+        return _find(self.catalog, self.exchange, self.model, self.version)
 
 
 async def _server(call: Call) -> Response:
@@ -108,17 +111,9 @@ async def _statistics(call: Call) -> Response:
 
 async def _infer(call: Call) -> Response:
     """Ask a model for a prediction, in JSON or with binary tensors."""
-    predictor, exchange = call.predictor, call.exchange
+    predictor = call.predictor
     body = await call.read()
-    header_length = exchange.headers.get(b"inference-header-content-length")
-    request = decode(predictor.card, body, header_length)
-    answer = await predictor.predict(request.inputs, request.timeout)
-    content, json_length = encode(predictor.card, request, answer.outputs)
-    headers = {"X-Request-Id": exchange.id}
-    if json_length is None:
-        return Response(content, 200, headers, "application/json")
-    headers["Inference-Header-Content-Length"] = str(json_length)
-    return Response(content, 200, headers, "application/octet-stream")
+    return await called_back(lambda reply: infer(predictor, call.exchange, body, reply))
 
 
 Handler = Callable[[Call], Awaitable[Response]]
@@ -135,9 +130,8 @@ ROUTES: Mapping[str, tuple[str, Handler]] = {
     "/models/{model}/ready": ("GET", _model_ready),
     "/models/{model}/config": ("GET", _configuration),
     "/models/{model}/stats": ("GET", _statistics),
-    "/models/{model}/infer": ("POST", _infer),
+    INFER: ("POST", _infer),
 }
-PREFIX = "/v2"
 
 
 class OpenInference:
@@ -147,27 +141,19 @@ class OpenInference:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Handle one request whose path begins with `PREFIX`."""
-        response = await self.respond(receive=receive)
-        await response(scope, receive, send)
-
-    async def respond(self, body: bytes | None = None, receive: Receive | None = None) -> Response:
-        """The answer to the current exchange, also where it fails.
-
-        Args:
-            body: the body, where it has been read.
-            receive: ASGI's, to read the body from, where it has not.
-        """
         exchange = current()
         try:
-            response = await self._answer(exchange, receive, body)
+            response = await self._answer(exchange, receive)
         except Exception as error:  # noqa: BLE001 - the boundary: every failure is answered
             response = error_response(error)
         exchange.status = response.status_code
-        return response
+        await response(scope, receive, send)
 
-    async def _answer(
-        self, exchange: Exchange, receive: Receive | None, body: bytes | None
-    ) -> Response:
+    def responder(self, path: str) -> Responder | None:
+        """Who answers a POST to `path` whose body is whole; None where only ASGI leads there."""
+        return self._infer if split(path)[0] == INFER else None
+
+    async def _answer(self, exchange: Exchange, receive: Receive) -> Response:
         pattern, model, version = split(exchange.path)
         route = ROUTES.get(pattern)
         if route is None:
@@ -176,9 +162,65 @@ class OpenInference:
         method, handler = route
         if exchange.method != method and (exchange.method, method) != ("HEAD", "GET"):
             raise MethodNotAllowedError(exchange.method, method)
-        return await handler(Call(self.catalog, exchange, receive, body, model, version))
+        return await handler(Call(self.catalog, exchange, receive, model, version))
+
+    def _infer(
+        self, exchange: Exchange, body: bytes, reply: Callable[[Response], None]
+    ) -> Callable[[], None]:
+        _, model, version = split(exchange.path)
+        exchange.endpoint = PREFIX + INFER
+        try:
+            return infer(_find(self.catalog, exchange, model, version), exchange, body, reply)
+        except Exception as error:  # noqa: BLE001 - the boundary: every failure is answered
+            reply(error_response(error, exchange))
+            return lambda: None
 
 
+def infer(
+    predictor: Predictor,
+    exchange: Exchange,
+    body: bytes | bytearray,
+    reply: Callable[[Response], None],
+) -> Callable[[], None]:
+    """Ask a model for a prediction; `reply` gets the answer, also where the model fails.
+
+    Returns:
+        What gives it up.
+
+    Raises:
+        ServiceError: nothing was computed, and `reply` is not called.
+    """
+    header_length = exchange.headers.get(b"inference-header-content-length")
+    request = decode(predictor.card, body, header_length)
+
+    def answered(answer: Answer | ServiceError) -> None:
+        try:
+            if isinstance(answer, ServiceError):
+                raise answer
+            content, json_length = encode(predictor.card, request, answer.outputs)
+        except Exception as error:  # noqa: BLE001 - the boundary: every failure is answered
+            reply(error_response(error, exchange))
+            return
+        if json_length is None:
+            reply(Reply(exchange, content))
+            return
+        length = (b"inference-header-content-length", b"%d" % json_length)
+        reply(Reply(exchange, content, b"application/octet-stream", headers=(length,)))
+
+    return predictor.begin(exchange, request.inputs, answered, request.timeout)
+
+
+def _find(catalog: Catalog, exchange: Exchange, model: str, version: str) -> Predictor:
+    predictor = catalog[model]
+    exchange.model = predictor.card.name
+    if version and version != predictor.card.version:
+        raise UnknownModelError(
+            f"Model {model!r} is served in version {predictor.card.version} alone."
+        )
+    return predictor
+
+
+@lru_cache(maxsize=256)  # a client asks for the same ones again and again
 def split(path: str) -> tuple[str, str, str]:
     """A path → its pattern in `ROUTES` (or in nothing), the model and the version that it names."""
     parts = path.removeprefix(PREFIX).rstrip("/").split("/")

@@ -14,7 +14,7 @@ import weakref
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager
-from functools import wraps
+from functools import partial, wraps
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -22,7 +22,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from service.batch import Request
 from service.batching import Answer, Arrays, BatchReport, MicroBatcher
+from service.callbacks import called_back
 from service.errors import (
     BadInputError,
     BodyTooLargeError,
@@ -89,12 +91,24 @@ def assert_answers(answer: Answer, *ids: int) -> None:
         np.testing.assert_array_equal(answer.outputs[name], array)
 
 
+class Awaited(MicroBatcher):
+    """A batcher whose callers wait in coroutines."""
+
+    async def submit(self, inputs: Arrays, *, timeout: float | None = None) -> Answer:  # noqa: ASYNC109
+        """Enqueue, and give up where the caller is cancelled."""
+
+        def begin(done: Callable[[Request], None]) -> Callable[[], None]:
+            return partial(self.withdraw, self.enqueue(inputs, done, timeout=timeout))
+
+        return self.answer(await called_back(begin))
+
+
 @asynccontextmanager
 async def batching(compute: Callable[[Arrays], Arrays], **options: Any) -> AsyncIterator[Any]:
     """Open a batcher that must be empty, and its thread ended, when it is closed."""
     name = f"test-{next(numbers)}"
     defaults: dict[str, Any] = {"max_batch_rows": 4, "max_queue_rows": 100, "name": name}
-    batcher = MicroBatcher(compute, **(defaults | options))
+    batcher = Awaited(compute, **(defaults | options))
     assert threads(name)
     yield batcher
     await batcher.close()
@@ -432,11 +446,47 @@ async def test_a_caller_that_leaves_the_queue_frees_its_rows_and_is_not_computed
 async def test_a_caller_that_leaves_in_the_very_turn_of_the_dispatch_is_not_computed() -> None:
     model = Model()
     async with batching(model) as batcher:
-        leaver, stayer = await started(batcher.submit(rows(1)), batcher.submit(rows(2)))
-        leaver.cancel()
-        assert_answers(await stayer, 2)
-        assert leaver.cancelled()
+        told: list[Request] = []
+        leaver = batcher.enqueue(rows(1), told.append)
+        stayer = batcher.enqueue(rows(2), told.append)
+        batcher.withdraw(leaver)
+        await until(lambda: told)
+        assert_answers(batcher.answer(stayer), 2)
+        assert told == [stayer]
     assert model.batches == [[2]]
+
+
+@on_a_loop
+async def test_a_caller_is_told_once_and_may_leave_afterwards() -> None:
+    async with batching(Model()) as batcher:
+        told: list[Request] = []
+        request = batcher.enqueue(rows(1), told.append)
+        assert_answers(await batcher.submit(rows(2)), 2)
+        assert told == [request]
+        batcher.withdraw(request)
+        assert_answers(batcher.answer(request), 1)
+        await batcher.submit(rows(3))
+        assert told == [request]
+
+
+@on_a_loop
+@pytest.mark.parametrize("inline_rows", [0, 4])
+async def test_a_caller_that_fails_on_its_answer_takes_nothing_from_its_neighbours(
+    inline_rows: int,
+) -> None:
+    complaints: list[dict[str, Any]] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _, told: complaints.append(told))
+    mistake = RuntimeError("a mistake of the caller's")
+
+    def fail(_: Request) -> None:
+        raise mistake
+
+    model = Model()
+    async with batching(model, inline_rows=inline_rows) as batcher:
+        batcher.enqueue(rows(1), fail)
+        assert_answers(await batcher.submit(rows(2)), 2)
+    assert model.batches == [[1, 2]]
+    assert [told["exception"] for told in complaints] == [mistake]
 
 
 @on_a_loop
@@ -632,7 +682,7 @@ def test_a_loop_that_ends_first_does_not_break_the_thread() -> None:
     model.gate.clear()
 
     async def abandon() -> None:
-        batcher = MicroBatcher(model, max_batch_rows=4, max_queue_rows=4, name="abandoned")
+        batcher = Awaited(model, max_batch_rows=4, max_queue_rows=4, name="abandoned")
         asyncio.create_task(batcher.submit(rows(1)))  # noqa: RUF006 - asyncio.run cancels it
         await until(lambda: model.batches)
 
@@ -731,9 +781,7 @@ async def test_a_long_queue_of_small_batches_lets_the_loop_turn_between_them() -
 
 @on_a_loop
 async def test_closing_finishes_what_waits_for_the_loop() -> None:
-    batcher = MicroBatcher(
-        Model(), max_batch_rows=2, max_queue_rows=50, inline_rows=2, name="closing"
-    )
+    batcher = Awaited(Model(), max_batch_rows=2, max_queue_rows=50, inline_rows=2, name="closing")
     tasks = await started(*[batcher.submit(rows(i)) for i in range(9)])
     await batcher.close()
     for i, task in enumerate(tasks):
