@@ -20,7 +20,8 @@ from service.logs import logger
 Responder = Callable[[Exchange, bytes, Callable[[Response], None]], Callable[[], None]]
 """Answers an exchange whose body is this: calls back with the answer, and gives what gives it up.
 
-It may call back before it returns. Once it has, there is nothing to give up.
+It may call back before it returns. Once it has, there is nothing to give up; nor is there where it
+raises instead.
 """
 
 
@@ -70,6 +71,16 @@ def parse_json(body: bytes | bytearray | memoryview) -> dict[str, Any]:
     return content
 
 
+def may_hold_booleans(body: bytes | bytearray) -> bool:
+    """Whether there may be a `true` or `false` in this JSON, which to Python are 1 and 0.
+
+    Looked for once in the bytes, instead of in every value. Both words end in an e, which digits do
+    not have, and the digits mostly come last.
+    """
+    end = body.rfind(b"e") + 1
+    return body.find(b"true", 0, end) >= 0 or body.find(b"false", 0, end) >= 0
+
+
 def json_response(
     content: object,
     status: int = 200,
@@ -100,7 +111,11 @@ def in_a_task(respond: Callable[[Exchange, bytes], Awaitable[Response]]) -> Resp
         exchange: Exchange, body: bytes, reply: Callable[[Response], None]
     ) -> Callable[[], None]:
         async def answer() -> None:
-            reply(await respond(exchange, body))
+            try:
+                response = await respond(exchange, body)
+            except Exception as error:  # noqa: BLE001 - the boundary: every failure is answered
+                response = error_response(error, exchange)
+            reply(response)
 
         task = asyncio.get_running_loop().create_task(answer())
 

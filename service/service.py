@@ -136,11 +136,13 @@ class FitServe:
             "version": predictor.card.version,
             "predictions": [
                 {
-                    "label": str(labels[int(row.argmax())]),
-                    "confidence": max(rounded := _rounded(row)),
+                    "label": str(labels[index]),
+                    "confidence": max(rounded),
                     "probabilities": rounded,
                 }
-                for row in probabilities
+                for index, rounded in zip(
+                    probabilities.argmax(axis=1).tolist(), _rounded(probabilities), strict=True
+                )
             ],
         }
 
@@ -164,12 +166,10 @@ async def _digits(predictor: Predictor, images: NDArray[np.uint8]) -> list[Digit
     """The digit of each image, uint8 [N, 28, 28]."""
     probabilities = await _finite(predictor, {"image": images}, "probabilities")
     return [
-        {
-            "digit": int(row.argmax()),
-            "confidence": max(rounded := _rounded(row)),
-            "probabilities": rounded,
-        }
-        for row in probabilities
+        {"digit": digit, "confidence": max(rounded), "probabilities": rounded}
+        for digit, rounded in zip(
+            probabilities.argmax(axis=1).tolist(), _rounded(probabilities), strict=True
+        )
     ]
 
 
@@ -194,7 +194,7 @@ async def _finite(predictor: Predictor, inputs: Arrays, output: str) -> NDArray[
     return values
 
 
-def _rounded(values: NDArray[np.float32]) -> list[float]:
+def _rounded(values: NDArray[np.float32]) -> list[Any]:
     """Single precision has seven digits; the double that JSON would show has noise beyond them."""
-    rounded: list[float] = np.round(values.astype(np.float64), 7).tolist()
+    rounded: list[Any] = values.astype(np.float64).round(7).tolist()
     return rounded

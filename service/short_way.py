@@ -12,7 +12,7 @@ from typing import Any, ClassVar
 from starlette.responses import Response
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
-from service.endpoint import Responder
+from service.endpoint import Responder, error_response
 from service.exchange import begin
 from service.front import CLIENT_CLOSED_REQUEST, Front
 from service.settings import current_settings
@@ -49,6 +49,7 @@ class ShortWay(HttpToolsProtocol):
     def __init__(self, *arguments: Any, **options: Any) -> None:
         super().__init__(*arguments, **options)
         self._short: Responder | None = None  # of the request that is arriving on the short way
+        self._path = ""
         self._exchange_headers: dict[bytes, bytes] = {}
         self._body = b""
         self._largest = current_settings().max_body_bytes
@@ -68,7 +69,8 @@ class ShortWay(HttpToolsProtocol):
     def on_headers_complete(self) -> None:
         """Choose the way."""
         parser, headers = self.parser, dict(self.headers)
-        responder = self.front.responder(self.url.decode("latin-1"))
+        self._path = self.url.decode("latin-1")
+        responder = self.front.responder(self._path)
         if (
             responder is not None
             and b"%" not in self.url
@@ -105,7 +107,7 @@ class ShortWay(HttpToolsProtocol):
         responder, self._short = self._short, None
         turn = _Turn()
         self.cycle = turn  # type: ignore[assignment]  # it has what the protocol asks of a cycle
-        exchange = begin("POST", self.url.decode("latin-1"), self._exchange_headers)
+        exchange = begin("POST", self._path, self._exchange_headers)
 
         def reply(response: Response) -> None:
             turn.give_up = None
@@ -114,7 +116,11 @@ class ShortWay(HttpToolsProtocol):
                 self._write(turn, response)
             self.front.end(exchange)
 
-        give_up = responder(exchange, self._body, reply)
+        try:
+            give_up = responder(exchange, self._body, reply)
+        except Exception as error:  # noqa: BLE001 - the boundary: every failure is answered
+            reply(error_response(error, exchange))
+            return
 
         def leave() -> None:
             turn.give_up = None

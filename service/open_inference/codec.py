@@ -6,7 +6,6 @@ JSON and the binary tensor extension: a JSON header, then the raw tensors in the
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from reprlib import repr as brief
 from typing import Any, NamedTuple
 
@@ -16,7 +15,7 @@ from numpy.typing import NDArray
 
 from models.card import ModelCard, TensorSpec
 from service.batch import Arrays
-from service.endpoint import parse_json
+from service.endpoint import may_hold_booleans, parse_json
 from service.errors import BadInputError
 from service.open_inference.tensors import check_shape, classes, from_bytes, from_json, to_bytes
 
@@ -29,8 +28,7 @@ class RequestedOutput(NamedTuple):
     top: int = 0
 
 
-@dataclass(frozen=True, slots=True)
-class InferRequest:
+class InferRequest(NamedTuple):
     """A decoded request.
 
     `inputs` are the card's, with its dtypes and shapes, and as many rows each. `timeout` is in
@@ -65,7 +63,7 @@ def decode(card: ModelCard, body: bytes | bytearray, header_length: bytes | None
     size = len(body) if header_length is None else _header_size(header_length, len(body))
     if size == 0 and header_length is not None:
         return _raw(card, body)
-    content = parse_json(memoryview(body)[:size])
+    content = parse_json(body if size == len(body) else memoryview(body)[:size])
     identity = content.get("id")
     if identity is not None and not isinstance(identity, str):
         raise BadInputError("The request's 'id' must be a string.")
@@ -149,11 +147,7 @@ def _inputs(
 ) -> dict[str, NDArray[Any]]:
     specs = {spec.name: spec for spec in card.inputs}
     inputs: dict[str, NDArray[Any]] = {}
-    # Looked for once in the bytes, instead of in every value; both words end in an e, which digits
-    # do not have, and the digits mostly come last.
-    header = body if start == len(body) else body[:start]
-    end = header.rfind(b"e") + 1
-    booleans = header.find(b"true", 0, end) >= 0 or header.find(b"false", 0, end) >= 0
+    booleans = may_hold_booleans(body if start == len(body) else body[:start])
     for tensor in _entries(given, "inputs"):
         name = tensor.get("name")
         spec = specs.get(name) if isinstance(name, str) else None
@@ -199,7 +193,7 @@ def _outputs(
 ) -> tuple[RequestedOutput, ...]:
     binary = _flag(parameters, "binary_data_output", "The request", default=False)
     if given is None or given == []:
-        return tuple(RequestedOutput(spec, binary) for spec in card.outputs)
+        return tuple([RequestedOutput(spec, binary) for spec in card.outputs])
     specs = {spec.name: spec for spec in card.outputs}
     outputs: dict[str, RequestedOutput] = {}
     for output in _entries(given, "outputs"):
@@ -223,7 +217,7 @@ def _outputs(
 
 
 def _entries(given: Any, field: str) -> list[dict[str, Any]]:
-    if not isinstance(given, list) or not all(type(entry) is dict for entry in given):
+    if not isinstance(given, list) or not set(map(type, given)) <= {dict}:
         raise BadInputError(f"The request's {field!r} must be a list of objects.")
     return given
 

@@ -169,11 +169,7 @@ class OpenInference:
     ) -> Callable[[], None]:
         _, model, version = split(exchange.path)
         exchange.endpoint = PREFIX + INFER
-        try:
-            return infer(_find(self.catalog, exchange, model, version), exchange, body, reply)
-        except Exception as error:  # noqa: BLE001 - the boundary: every failure is answered
-            reply(error_response(error, exchange))
-            return lambda: None
+        return infer(_find(self.catalog, exchange, model, version), exchange, body, reply)
 
 
 def infer(

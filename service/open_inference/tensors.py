@@ -33,8 +33,10 @@ def check_shape(spec: TensorSpec, shape: Any) -> tuple[int, ...]:
     """
     if (
         not isinstance(shape, list)
-        or not all(type(size) is int and 0 <= size < 2**31 for size in shape)
+        or set(map(type, shape)) != {int}
         or not spec.takes(shape)
+        or min(shape) < 0
+        or max(shape) >= 2**31
         or 0 in shape[1:]
     ):
         raise BadInputError(

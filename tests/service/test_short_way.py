@@ -6,6 +6,7 @@ The first tests fail where uvicorn or BentoML change what the short way counts o
 import asyncio
 import inspect
 import re
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -18,7 +19,8 @@ from starlette.types import Receive, Scope, Send
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from uvicorn.server import ServerState
 
-from service.exchange import current
+from service.endpoint import Responder, in_a_task
+from service.exchange import Exchange, current
 from service.front import Front
 from service.open_inference.routes import OpenInference
 from service.service import FitServe
@@ -93,10 +95,15 @@ async def host(scope: Scope, receive: Receive, send: Send) -> None:
     await response(scope, receive, send)
 
 
-async def answer(body: bytes) -> Response:
-    """What answers on the short way, in its own time."""
-    await asyncio.sleep(0)
-    return told(body, "short")
+def answer(
+    exchange: Exchange, body: bytes, reply: Callable[[Response], None]
+) -> Callable[[], None]:
+    """What answers on the short way, in its own time or at once."""
+    response = told(body, "short")
+    if len(body) % 3:
+        return asyncio.get_running_loop().call_soon(reply, response).cancel
+    reply(response)
+    return lambda: None
 
 
 def connect() -> tuple[ShortWay, Wire]:
@@ -190,18 +197,49 @@ def test_a_body_above_the_limit_goes_the_long_way_where_it_is_refused(
     assert taken == "long"
 
 
-def test_a_responder_that_breaks_closes_the_connection() -> None:
-    async def run() -> None:
-        async def broken(body: bytes) -> Response:
-            raise RuntimeError("not even an error response")
+async def broken_task(exchange: Exchange, body: bytes) -> Response:
+    raise RuntimeError("not even an error response")
 
+
+def broken(*_: Any) -> Callable[[], None]:
+    raise RuntimeError("nor here")
+
+
+@pytest.mark.parametrize("responder", [broken, in_a_task(broken_task)])
+def test_a_responder_that_breaks_is_answered_500_and_the_connection_serves_on(
+    responder: Responder,
+) -> None:
+    async def run() -> bytes:
         protocol, wire = connect()
-        ShortWay.front._typed = {"/short": broken}
-        asyncio.get_running_loop().set_exception_handler(lambda *_: None)
-        protocol.data_received(wire_of(0, "/short", b"abc", chunked=False))
-        for _ in range(20):
-            await asyncio.sleep(0)
-        assert wire.closed
-        assert wire.written == b""
+        ShortWay.front._typed = {"/short": responder}
+        for number in range(2):
+            protocol.data_received(wire_of(number, "/short", b"abc", chunked=False))
+            for _ in range(20):
+                await asyncio.sleep(0)
+        assert not wire.closed
+        return wire.written
+
+    written = asyncio.run(run())
+    assert re.findall(rb"HTTP/1.1 (\d+)", written) == [b"500", b"500"]
+    assert b"not even" not in written
+    assert b"nor here" not in written
+
+
+def test_a_request_whose_caller_goes_away_is_given_up_and_counted_as_that() -> None:
+    given_up: list[str] = []
+    statuses: list[int] = []
+
+    def wait(exchange: Exchange, _: bytes, __: Callable[[Response], None]) -> Callable[[], None]:
+        return lambda: given_up.append(exchange.id)
+
+    async def run() -> None:
+        protocol, _ = connect()
+        ShortWay.front._typed = {"/short": wait}
+        ShortWay.front.end = lambda exchange: statuses.append(exchange.status)  # type: ignore[method-assign]
+        protocol.data_received(wire_of(7, "/short", b"abc", chunked=False))
+        assert given_up == []
+        protocol.connection_lost(None)
+        protocol.connection_lost(None)
 
     asyncio.run(run())
+    assert (given_up, statuses) == (["7"], [499])
