@@ -126,6 +126,12 @@ class TensorSpec(_Part):
             size in (-1, found) for size, found in zip(self.shape, shape, strict=True)
         )
 
+    def expects(self, values: NDArray[Any]) -> bool:
+        """Whether all values lie in the range that is stated; not where none is."""
+        if self.minimum is None or self.maximum is None:
+            return False
+        return bool(((values >= self.minimum) & (values <= self.maximum)).all())
+
 
 class Splits(_Part):
     """How many samples each split holds."""

@@ -38,12 +38,18 @@ _ONNX_DATATYPES: Mapping[str, Datatype] = {
     "tensor(double)": "FP64",
 }
 
+# The operators of ONNX that hold graphs, as an operator stands in a file: field 4, its length, its
+# name. Bytes of a weight may look like one; then a steady network counts as unsteady, no more.
+_CONTROL_FLOW = (b"\x22\x04Loop", b"\x22\x02If", b"\x22\x04Scan", b"\x22\x0bSequenceMap")
+
 
 class Runtime(Protocol):
     """A loaded network on one device. Not for use from several threads at once."""
 
     name: RuntimeName
     device: str
+    steady: bool
+    """Whether any input of one shape takes as long: there are no loops and no branches in it."""
 
     def __call__(self, inputs: Arrays) -> dict[str, NDArray[Any]]:
         """Compute the outputs of one batch; inputs have the card's names, dtypes and shapes."""
@@ -115,6 +121,7 @@ class OnnxRuntime:
         self._session = onnxruntime.InferenceSession(content, options, providers=providers)
         if device != "cpu" and "CUDAExecutionProvider" not in self._session.get_providers():
             raise DeviceError(f"ONNX Runtime cannot compute on {device}: its CUDA did not load")
+        self.steady = not any(node in content for node in _CONTROL_FLOW)
         self.inputs = _declared(self._session.get_inputs())
         self.outputs = _declared(self._session.get_outputs())
 
@@ -192,6 +199,10 @@ class TorchScriptRuntime:
             arguments = module.forward.schema.arguments[1:]
             self._inputs = tuple(argument.name for argument in arguments)
             self._module = torch.jit.freeze(module)
+        self.steady = not any(
+            self._module.graph.findAllNodes(kind, recurse=True)
+            for kind in ("prim::Loop", "prim::If")
+        )
 
     def __call__(self, inputs: Arrays) -> dict[str, NDArray[Any]]:
         """Compute the outputs of one batch."""

@@ -32,6 +32,7 @@ class Request:
     queue_seconds: float = 0.0
     compute_seconds: float = 0.0
     batch_rows: int = 0
+    suspect: bool = False  # it was in a batch of which the compute did not end
 
     def is_over(self, now: float) -> bool:
         """Whether computing it is pointless: its caller left, or its deadline has passed."""
@@ -64,7 +65,10 @@ class _RowCountError(Exception):
 def run_batch(
     batch: Sequence[Part], compute: Callable[[Arrays], Arrays], name: str
 ) -> tuple[list[Arrays | ServiceError], Timings]:
-    """One outcome for each part of the batch; where `compute` raises, each part on its own.
+    """One outcome for each part of the batch; where `compute` raises, of each half on its own.
+
+    So a guilty part costs its neighbours about two computes for each doubling of the batch, and a
+    batch that is too large for the device's memory is computed in pieces that are not.
 
     Args:
         batch: the parts, of one or more rows each.
@@ -72,21 +76,50 @@ def run_batch(
         name: of the model, for the errors.
     """
     started = time.monotonic()
-    outcomes: list[Arrays | ServiceError]
     try:
         return _attempt(batch, compute)
-    except _RowCountError as error:
-        # No retry: whose rows are missing is unknown, and such a model is broken anyway.
-        outcomes = [fault(name, error) for _ in batch]
     except BaseException as error:  # noqa: BLE001 - whatever it is, somebody awaits an answer
-        if len(batch) == 1:
-            outcomes = [fault(name, error)]
+        if len(batch) > 1:
+            middle = len(batch) // 2
+            outcomes = [
+                *_again(batch[:middle], compute, name),
+                *_again(batch[middle:], compute, name),
+            ]
+        elif _is_out_of_memory(error) and count_rows(batch) > 1:
+            outcomes = [_in_halves(batch[0], compute, name)]
         else:
-            outcomes = []
-            for part in batch:
-                over = part.request.is_over(time.monotonic())
-                outcomes += [too_late(name)] if over else run_batch([part], compute, name)[0]
+            outcomes = [fault(name, error)]
     return outcomes, Timings(0.0, time.monotonic() - started, 0.0)
+
+
+def _again(
+    batch: Sequence[Part], compute: Callable[[Arrays], Arrays], name: str
+) -> list[Arrays | ServiceError]:
+    """The outcomes of a part of a batch that failed; what nobody waits for is not computed."""
+    now = time.monotonic()
+    wanted = [part for part in batch if not part.request.is_over(now)]
+    found = iter(run_batch(wanted, compute, name)[0] if wanted else ())
+    return [too_late(name) if part.request.is_over(now) else next(found) for part in batch]
+
+
+def _in_halves(part: Part, compute: Callable[[Arrays], Arrays], name: str) -> Arrays | ServiceError:
+    """The outcome of one part whose rows are too many for the device's memory."""
+    middle = (part.start + part.stop) // 2
+    halves: list[Arrays] = []
+    for half in (part._replace(stop=middle), part._replace(start=middle)):
+        (outcome,), _ = run_batch([half], compute, name)
+        if isinstance(outcome, ServiceError):
+            return outcome
+        halves.append(outcome)
+    return joined(halves)
+
+
+def _is_out_of_memory(error: BaseException) -> bool:
+    """Torch, ONNX Runtime and Python each have a type of their own for it; the words are common."""
+    told = str(error).lower()
+    return isinstance(error, MemoryError) or any(
+        words in told for words in ("out of memory", "failed to allocate", "alloc_failed")
+    )
 
 
 def _attempt(

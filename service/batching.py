@@ -6,24 +6,23 @@ It promises, and `tests/service/test_batching.py` tries to break:
   is split and its answer joined again. First come, first served, row by row.
 - An idle batcher computes at once what one turn of the event loop brought; a busy one gathers
   while it computes. Nobody waits for company unless `max_delay` asks for it.
-- The queue is bounded in rows, and a deadline bounds each request's wait in it.
+- The queue is bounded in rows and, at the present pace, in time; a deadline bounds each request's
+  wait in it.
+- A compute that does not end is given up, and the others go on without it.
 - A caller that goes away takes its waiting rows with it.
 - A request that makes the model fail does so alone: its neighbours are computed again without it.
 - Each caller gets the answer to exactly its own rows, or exactly one error. Nobody hangs.
 
-All state belongs to the event loop. The worker thread gets a batch through a queue and gives it
-back with one `call_soon_threadsafe`, so a batch costs one wake-up each way, whatever its size. A
-batch whose compute takes less than that is computed on the event loop.
+All state belongs to the event loop. A batch is computed by a worker on its own thread, and one
+whose compute takes less than the way there and back on the event loop itself.
 """
 
 import asyncio
 import math
-import threading
 import time
 from collections import deque
-from collections.abc import Callable
-from contextlib import suppress
-from queue import SimpleQueue
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import NamedTuple
 
 from service.batch import (
@@ -44,6 +43,7 @@ from service.errors import (
     QueueFullError,
     ServiceError,
 )
+from service.worker import Computed, Worker
 
 # Deadlines are kept to within this, so that a queue in which requests expire one after another
 # is searched at most 200 times a second.
@@ -80,8 +80,10 @@ class MicroBatcher:
     own. It must not write to its inputs (a batch of one request is the caller's own arrays) and
     must return fresh arrays (callers get views of them). `max_delay`, in seconds, is how long an
     idle batcher waits for company unless a batch is full; keep it well below the timeouts. A batch
-    of at most `inline_rows` is computed on the event loop, which stands still meanwhile.
-    `on_batch` is told of each batch, on the event loop, after its callers are answered.
+    of at most `inline_rows` is computed on the event loop, which stands still meanwhile. Where the
+    full batches that wait take longer than `max_wait` seconds, at the pace of the last ones, who
+    comes now is refused. `on_batch` is told of each batch, on the event loop, after its callers are
+    answered.
     """
 
     def __init__(
@@ -91,6 +93,7 @@ class MicroBatcher:
         max_batch_rows: int,
         max_queue_rows: int,
         max_delay: float = 0.0,
+        max_wait: float = math.inf,
         inline_rows: int = 0,
         name: str,
         on_batch: Callable[[BatchReport], None] | None = None,
@@ -100,10 +103,10 @@ class MicroBatcher:
                 f"1 <= max_batch_rows <= max_queue_rows must hold, or no batch is ever full: "
                 f"got {max_batch_rows} and {max_queue_rows}"
             )
-        self._compute = compute
         self._max_batch_rows = max_batch_rows
         self._max_queue_rows = max_queue_rows
         self._max_delay = max_delay
+        self._max_wait = max_wait
         self._inline_rows = inline_rows
         self._name = name
         self._on_batch = on_batch
@@ -111,21 +114,70 @@ class MicroBatcher:
         self._loop = asyncio.get_running_loop()
         self._queue: deque[Request] = deque()
         self._queued_rows = 0
-        self._busy = False  # the worker has a batch, or was told to end
+        self._pace = 0.0  # seconds of a batch, the last ones counting most
         self._release: asyncio.Handle | None = None  # the planned dispatch of an idle batcher
         self._alarm: asyncio.Handle | None = None  # one timer, for the earliest deadline
         self._alarm_at = math.inf
         self._closing = False
-        self._stopped = asyncio.Event()
-        self._inbox: SimpleQueue[list[Part]] = SimpleQueue()
-        # A daemon, so that a compute that never returns cannot keep the process alive.
-        self._thread = threading.Thread(target=self._work, name=f"batcher-{name}", daemon=True)
-        self._thread.start()
+        self._run = partial(run_batch, compute=compute, name=name)
+        self._worker = Worker(self._run, self._finish, f"batcher-{name}")
 
     @property
     def queued_rows(self) -> int:
         """Rows that wait; those being computed are not among them."""
         return self._queued_rows
+
+    @property
+    def given_up(self) -> int:
+        """How many computes were given up; each still holds a thread."""
+        return self._worker.given_up
+
+    def check_room(self, rows: int = 1) -> None:
+        """Tell a caller who comes now, with so many rows, whether it is worth its while.
+
+        Raises:
+            NotReadyError: The batcher is closing.
+            QueueFullError: The queue has no room for them now, or is too long.
+
+        """
+        if self._closing:
+            raise NotReadyError(f"Model {self._name} is shutting down.")
+        if self._queued_rows + rows > self._max_queue_rows:
+            raise QueueFullError(
+                f"Model {self._name} has {self._queued_rows} rows waiting and room for "
+                f"{self._max_queue_rows}. Try again later."
+            )
+        wait = self._queued_rows // self._max_batch_rows * self._pace
+        if wait > self._max_wait:
+            raise QueueFullError(
+                f"Model {self._name} has {self._queued_rows} rows waiting, which take "
+                f"{wait:.1f} seconds. Try again later."
+            )
+
+    def give_up_after(self, seconds: float) -> None:
+        """Give up a compute that has lasted so long. For whoever looks now and then.
+
+        The requests of its batch are computed again, each alone, and the guilty one is told.
+        """
+        lost = self._worker.give_up_after(seconds)
+        if len(lost) == 1:
+            cause = TimeoutError(f"the compute did not end within {seconds:g} seconds")
+            self._settle(lost[0].request, fault(self._name, cause))
+        else:
+            self._put_back(lost)
+        if lost:
+            self._dispatch()
+
+    def _put_back(self, batch: Sequence[Part]) -> None:
+        """Have each request of a batch computed again, alone: one of them is guilty."""
+        for request, start, stop in reversed(batch):
+            if request.done is None:
+                continue
+            if not request.waiting:
+                self._queue.appendleft(request)
+            request.waiting += stop - start
+            self._queued_rows += stop - start
+            request.suspect, request.deadline = True, math.inf  # it was in compute in time
 
     def enqueue(
         self, inputs: Arrays, done: Callable[[Request], None], *, timeout: float | None = None
@@ -186,18 +238,15 @@ class MicroBatcher:
         It waits for the compute in flight; who cannot wait for one that hangs bounds this call.
         """
         self._closing = True
-        if not self._busy:
+        if not self._worker.busy:
             self._dispatch()
-        await self._stopped.wait()
-        self._thread.join()
+        await self._worker.stopped()
         if self._alarm is not None:
             self._alarm.cancel()
 
     # On the event loop: the way into a batch.
 
     def _admit(self, rows: int) -> None:
-        if self._closing:
-            raise NotReadyError(f"Model {self._name} is shutting down.")
         if rows < 1:
             raise BadInputError("The request has no rows; send at least one.")
         if rows > self._max_queue_rows:
@@ -205,15 +254,11 @@ class MicroBatcher:
                 f"The request has {rows} rows; model {self._name} takes at most "
                 f"{self._max_queue_rows} in one request. Send them in several."
             )
-        if self._queued_rows + rows > self._max_queue_rows:
-            raise QueueFullError(
-                f"Model {self._name} has {self._queued_rows} rows waiting and room for "
-                f"{self._max_queue_rows}. Try again later."
-            )
+        self.check_room(rows)
 
     def _plan(self) -> None:
         """See to it that a request which has just come in is dispatched."""
-        if self._busy:
+        if self._worker.busy:
             return
         if self._queued_rows >= self._max_batch_rows > self._inline_rows:
             self._dispatch()
@@ -229,16 +274,16 @@ class MicroBatcher:
             self._release.cancel()
             self._release = None
         batch = self._gather()
-        if 0 < count_rows(batch) <= self._inline_rows:
+        rows = count_rows(batch)
+        if 0 < rows <= self._inline_rows and not batch[0].request.suspect:
             started = time.monotonic()
             try:
-                self._hand_out(batch, *run_batch(batch, self._compute, self._name), started)
+                self._hand_out(Computed(batch, *self._run(batch), started))
             finally:
                 if self._queue or self._closing:
                     self._release = self._loop.call_soon(self._dispatch)
         elif batch or self._closing:
-            self._busy = True
-            self._inbox.put(batch)
+            self._worker.compute(batch)
 
     def _gather(self) -> list[Part]:
         batch: list[Part] = []
@@ -249,6 +294,8 @@ class MicroBatcher:
             if request.is_over(now):
                 self._settle(request, too_late(self._name))
                 continue
+            if request.suspect and batch:
+                break
             start = request.rows - request.waiting
             taken = min(request.waiting, room)
             batch.append(Part(request, start, start + taken))
@@ -257,33 +304,24 @@ class MicroBatcher:
             request.waiting -= taken
             if not request.waiting:
                 self._queue.popleft()
+            if request.suspect:
+                break
         return batch
 
     # On the event loop: the ways out.
 
-    def _finish(
-        self,
-        batch: list[Part],
-        outcomes: list[Arrays | ServiceError],
-        timings: Timings,
-        started: float,
-    ) -> None:
+    def _finish(self, computed: Computed) -> None:
         """Take a batch back from the worker, and keep it busy."""
-        self._busy = False
         try:
-            self._hand_out(batch, outcomes, timings, started)
+            self._hand_out(computed)
         finally:
             self._dispatch()
 
-    def _hand_out(
-        self,
-        batch: list[Part],
-        outcomes: list[Arrays | ServiceError],
-        timings: Timings,
-        started: float,
-    ) -> None:
+    def _hand_out(self, computed: Computed) -> None:
         """Give each request of a batch its outcome, and report the batch."""
+        batch, outcomes, timings, started = computed
         rows, seconds = count_rows(batch), sum(timings)
+        self._pace += 0.25 * (seconds - self._pace)
         for (request, start, stop), outcome in zip(batch, outcomes, strict=True):
             if isinstance(outcome, ServiceError):
                 self._settle(request, outcome)
@@ -339,14 +377,3 @@ class MicroBatcher:
         earliest = min((request.deadline for request in self._queue), default=math.inf)
         if earliest < math.inf:
             self._watch(earliest)
-
-    # On the worker thread.
-
-    def _work(self) -> None:
-        with suppress(RuntimeError):  # the loop was closed: nobody is left to be answered
-            while batch := self._inbox.get():
-                started = time.monotonic()
-                outcomes, timings = run_batch(batch, self._compute, self._name)
-                self._loop.call_soon_threadsafe(self._finish, batch, outcomes, timings, started)
-                del batch, outcomes  # or an idle batcher would keep the last one's arrays alive
-            self._loop.call_soon_threadsafe(self._stopped.set)

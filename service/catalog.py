@@ -1,6 +1,7 @@
 """The models that serve, by name, and those that were refused, with the reason."""
 
 import asyncio
+import time
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -38,9 +39,11 @@ class Catalog:
         device = pick_device(settings.device, worker_index)
         for name in repository.names():
             try:
+                started = time.monotonic()
                 package, placement = await asyncio.to_thread(
                     _load, repository, name, device, settings
                 )
+                seconds = time.monotonic() - started
             except PackageError as error:
                 self._refused[name] = str(error)
                 logger.error("refused: %s", error)
@@ -49,7 +52,7 @@ class Catalog:
                 self._refused[name] = f"package {name}: it cannot be served ({error})"
                 logger.error("refused: %s", self._refused[name], exc_info=error)
                 continue
-            self._predictors[name] = Predictor(package, placement, settings)
+            self._predictors[name] = Predictor(package, placement, settings, seconds)
             logger.info("serving %s", _placed(self._predictors[name]))
         if not self._predictors:
             logger.error("there is no model to serve in %s", settings.model_repository)

@@ -95,9 +95,11 @@ def json_response(
 
 def error_response(error: Exception, exchange: Exchange | None = None) -> Reply:
     """The answer to a request that failed: the current one, where no other is named."""
+    exchange = exchange or current()
+    exchange.reason = error.reason if isinstance(error, ServiceError) else "fault"
     if isinstance(error, ServiceError) and error.status != 500:
         return json_response({"error": str(error)}, error.status, error.headers, exchange)
-    identity = (exchange or current()).id
+    identity = exchange.id
     logger.error("request %s failed", identity, exc_info=error)
     told = f"{error} " if isinstance(error, ServiceError) else ""
     said = f"{told}The fault is the service's; its log has it as request {identity}."

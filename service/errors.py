@@ -3,6 +3,7 @@
 The message of an error is the sentence that the caller reads: it says what to change.
 """
 
+import math
 from typing import ClassVar
 
 
@@ -13,6 +14,8 @@ class ServiceError(Exception):
     """
 
     status: ClassVar[int] = 500
+    reason: ClassVar[str] = "fault"
+    """What the metrics call it."""
     headers: tuple[tuple[str, str], ...] = ()
 
 
@@ -20,24 +23,47 @@ class BadInputError(ServiceError):
     """The request cannot be answered as it stands: wrong shape, type, range, field or encoding."""
 
     status = 400
+    reason = "bad_input"
+
+
+class UnauthorizedError(ServiceError):
+    """The caller has not shown a key that is known."""
+
+    status = 401
+    reason = "unauthorized"
+    headers = (("WWW-Authenticate", "Bearer"),)
+
+
+class RateLimitError(ServiceError):
+    """The caller's key has sent more than it may; `seconds` from now it may send again."""
+
+    status = 429
+    reason = "rate_limited"
+
+    def __init__(self, message: str, seconds: float) -> None:
+        super().__init__(message)
+        self.headers = (("Retry-After", str(math.ceil(seconds))),)
 
 
 class UnknownModelError(ServiceError):
     """No model of that name (or version) is served."""
 
     status = 404
+    reason = "unknown_model"
 
 
 class UnknownPathError(ServiceError):
     """There is nothing at this address."""
 
     status = 404
+    reason = "unknown_path"
 
 
 class MethodNotAllowedError(ServiceError):
     """There is something at this address, and it takes another method."""
 
     status = 405
+    reason = "method"
 
     def __init__(self, method: str, allowed: str) -> None:
         super().__init__(f"{method} is not allowed here; {allowed} is.")
@@ -48,6 +74,7 @@ class BodyTimeoutError(ServiceError):
     """The body did not arrive in time."""
 
     status = 408
+    reason = "body_timeout"
     headers = (("Connection", "close"),)  # what else comes of the body has no reader
 
 
@@ -55,6 +82,7 @@ class BodyTooLargeError(ServiceError):
     """The request is larger than the service accepts."""
 
     status = 413
+    reason = "too_large"
     headers = (("Connection", "close"),)
 
 
@@ -62,18 +90,21 @@ class UnsupportedMediaError(ServiceError):
     """The body's media type, or an uploaded file's format, is not one that the service reads."""
 
     status = 415
+    reason = "media_type"
 
 
 class ModelFaultError(ServiceError):
     """The model failed on this request: our fault, not the caller's."""
 
     status = 500
+    reason = "model_fault"
 
 
 class QueueFullError(ServiceError):
-    """The model's queue holds as many rows as it may; nothing was computed, so retry."""
+    """The model's queue is as long as it may be; nothing was computed, so retry."""
 
     status = 503
+    reason = "queue_full"
     headers = (("Retry-After", "1"),)
 
 
@@ -81,6 +112,7 @@ class NotReadyError(ServiceError):
     """The model, or the whole service, is starting, was refused, or is shutting down."""
 
     status = 503
+    reason = "not_ready"
     headers = (("Retry-After", "1"),)
 
 
@@ -88,3 +120,4 @@ class DeadlineExceededError(ServiceError):
     """The request's deadline passed before its rows were computed."""
 
     status = 504
+    reason = "deadline"

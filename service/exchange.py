@@ -21,8 +21,9 @@ class Exchange:
     """One request and its answer.
 
     `receive` is ASGI's, once the whole body has been read from it; `departed` says that the caller
-    went away before the answer. `endpoint` and `model` come from closed lists, since they label
-    metrics. Times are `time.monotonic` seconds; those of the parts are durations in seconds.
+    went away before the answer. `endpoint`, `model`, `key` (the name of the caller's) and `reason`
+    (why it failed) come from closed lists, since they label metrics. Times are `time.monotonic`
+    seconds; those of the parts are durations in seconds.
     """
 
     id: str
@@ -35,7 +36,9 @@ class Exchange:
     endpoint: str = "other"
     model: str = ""
     version: str = ""
+    key: str = ""
     status: int = 500
+    reason: str = ""
     rows: int = 0
     batch_rows: int = 0
     submitted: float = 0.0
@@ -53,6 +56,30 @@ class Exchange:
                 f"{self.queue_seconds * 1e3:.2f} ms, compute {self.compute_seconds * 1e3:.2f} ms"
             )
         return f"{told} [{self.id}]"
+
+    def fields(self) -> dict[str, str | int | float]:
+        """The same for a log of fields; times in milliseconds."""
+        told: dict[str, str | int | float] = {
+            "request_id": self.id,
+            "method": self.method,
+            "path": self.path[:200],
+            "status": self.status,
+            "total_ms": round(self.seconds * 1e3, 3),
+        }
+        if self.key:
+            told["key"] = self.key
+        if self.reason:
+            told["reason"] = self.reason
+        if self.answered:
+            told |= {
+                "model": self.model,
+                "version": self.version,
+                "rows": self.rows,
+                "batch_rows": self.batch_rows,
+                "queue_ms": round(self.queue_seconds * 1e3, 3),
+                "compute_ms": round(self.compute_seconds * 1e3, 3),
+            }
+        return told
 
     def attributes(self) -> dict[str, str | int]:
         """For the span of a trace, in OpenTelemetry's names where it has some."""

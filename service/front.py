@@ -1,8 +1,8 @@
 """The front: every request comes in here, and its answer goes out here.
 
-It gives the request its id and takes its time; sends what is the protocol's to the protocol, and
-all else to BentoML; ends it where its caller goes away; and counts, logs and traces the answer, as
-the settings say.
+It gives the request its id and takes its time; lets it in or not; sends what is the protocol's to
+the protocol, and all else to BentoML; ends it where its caller goes away; and counts, logs and
+traces the answer, as the settings say.
 """
 
 import asyncio
@@ -10,11 +10,14 @@ import random
 import time
 from collections.abc import Mapping
 
-from starlette.types import ASGIApp, Receive, Scope, Send
+from starlette.middleware.cors import CORSMiddleware
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from service.access import Access
 from service.departures import Departures
-from service.endpoint import Responder
-from service.exchange import Exchange, begin
+from service.endpoint import Responder, error_response
+from service.errors import ServiceError
+from service.exchange import Exchange, begin, current
 from service.logs import logger
 from service.metrics import count_request
 from service.open_inference.routes import PREFIX, OpenInference
@@ -26,6 +29,18 @@ _BELOW = f"{PREFIX}/"
 CLIENT_CLOSED_REQUEST = 499
 """What nginx calls a request that was given up: no answer was sent, and none was at fault."""
 
+SECURITY_HEADERS = (
+    (b"x-content-type-options", b"nosniff"),
+    (b"x-frame-options", b"DENY"),
+    (b"referrer-policy", b"no-referrer"),
+    (b"content-security-policy", b"default-src 'none'; frame-ancestors 'none'"),
+    (b"cache-control", b"no-store"),
+)
+"""On every answer that has no such header of its own. A page has, for what stands in it.
+
+As OWASP recommends for REST: https://cheatsheetseries.owasp.org/cheatsheets/REST_Security_Cheat_Sheet.html
+"""
+
 
 class Front:
     """An ASGI application before two others.
@@ -34,8 +49,9 @@ class Front:
         host: BentoML's application: the typed endpoints, the pages and the life cycle.
         protocol: the Open Inference Protocol. It does without BentoML's middlewares and routing,
             which take longer than the prediction.
-        settings: which share of the requests is logged, and traced.
+        settings: who gets in, and which share of the requests is logged, and traced.
         typed: who answers a whole body at each path of the typed endpoints.
+        door: what stands at `/`, in place of BentoML's page, which calls other hosts.
     """
 
     def __init__(
@@ -44,25 +60,44 @@ class Front:
         protocol: OpenInference,
         settings: Settings,
         typed: Mapping[str, Responder] | None = None,
+        door: ASGIApp | None = None,
     ) -> None:
         self._host = host
         self._protocol = protocol
         self._typed = {} if typed is None else typed
+        self._door = door or host
+        self._access = Access(settings)
         self._departures = Departures()
         self._logged = settings.access_log
         self._tracer = Tracer(settings.traces) if settings.traces else None
+        self._let_in: ASGIApp = self._guarded
+        self._cross_origin = bool(settings.cors_origins)
+        if self._cross_origin:
+            self._let_in = CORSMiddleware(
+                self._guarded,
+                allow_origins=settings.cors_origins,
+                allow_methods=("GET", "POST"),
+                allow_headers=("*",),
+                expose_headers=("X-Request-Id", "Inference-Header-Content-Length"),
+            )
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Handle one connection."""
         if scope["type"] != "http":
             await self._host(scope, receive, send)
             return
-        path: str = scope["path"]
-        exchange = begin(scope["method"], path, dict(scope["headers"]))
-        is_protocol = path.startswith(PREFIX) and path[len(PREFIX) :][:1] in ("", "/")
+
+        async def secured(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                present = {name.lower() for name, _ in message["headers"]}
+                more = [header for header in SECURITY_HEADERS if header[0] not in present]
+                message = {**message, "headers": [*message["headers"], *more]}
+            await send(message)
+
+        exchange = begin(scope["method"], scope["path"], dict(scope["headers"]))
         task = self._departures.enter(exchange)
         try:
-            await (self._protocol if is_protocol else self._host)(scope, receive, send)
+            await self._let_in(scope, receive, secured)
         except asyncio.CancelledError:
             exchange.status = CLIENT_CLOSED_REQUEST
             if not exchange.departed:
@@ -71,17 +106,45 @@ class Front:
             self._departures.leave(task)
             self.end(exchange)
 
-    def responder(self, path: str) -> Responder | None:
+    async def _guarded(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Let one request in, and on to whom it is for."""
+        exchange, path = current(), scope["path"]
+        try:
+            self.admit(exchange)
+        except ServiceError as error:
+            exchange.status = error.status
+            await error_response(error)(scope, receive, send)
+            return
+        app = self._door if path == "/" else self._host
+        if path == PREFIX or path.startswith(_BELOW):
+            app = self._protocol
+        await app(scope, receive, send)
+
+    def responder(self, path: str, headers: Mapping[bytes, bytes]) -> Responder | None:
         """Who answers a POST to `path` whose body is whole; None where only ASGI leads there."""
+        if b"content-encoding" in headers or (self._cross_origin and b"origin" in headers):
+            return None
         if path.startswith(_BELOW):
             return self._protocol.responder(path)
         return self._typed.get(path)
 
+    def admit(self, exchange: Exchange) -> None:
+        """Let the request in.
+
+        Raises:
+            ServiceError: as `Access.admit` says.
+        """
+        self._access.admit(exchange)
+
     def end(self, exchange: Exchange) -> None:
         """Count, log and trace an exchange that has just ended."""
         exchange.seconds = time.monotonic() - exchange.started
+        if exchange.status == CLIENT_CLOSED_REQUEST:
+            exchange.reason = "cancelled"
         count_request(exchange)
-        if self._logged and random.random() < self._logged:  # noqa: S311 - a sample, no secret
-            logger.info("%s", exchange.line())
+        if exchange.status >= 500:
+            logger.error("%s", exchange.line(), extra=exchange.fields())
+        elif self._logged and random.random() < self._logged:  # noqa: S311 - a sample, no secret
+            logger.info("%s", exchange.line(), extra=exchange.fields())
         if self._tracer is not None:
             self._tracer.trace(exchange)

@@ -5,20 +5,27 @@ prometheus_client counts in files that all workers of one server share, where
 """
 
 import os
+from collections import defaultdict
+from collections.abc import Iterator, Mapping
+from pathlib import Path
 
 from prometheus_client import (
     CONTENT_TYPE_LATEST,
     REGISTRY,
     CollectorRegistry,
     Counter,
+    Gauge,
     Histogram,
     generate_latest,
     values,
 )
-from prometheus_client.multiprocess import MultiProcessCollector
+from prometheus_client.metrics_core import UntypedMetricFamily
+from prometheus_client.multiprocess import MultiProcessCollector, mark_process_dead
 
+from models.card import MODEL_FILES, ModelCard
 from service.batching import BatchReport
 from service.exchange import Exchange
+from service.placement import Placement
 
 CONTENT_TYPE = CONTENT_TYPE_LATEST
 
@@ -56,6 +63,38 @@ _compute = Histogram(
 )
 _batch_rows = Histogram("fitserve_batch_rows", "Rows in one batch.", ("model",), buckets=_ROWS)
 _batch_requests = Counter("fitserve_batch_requests", "Requests in all batches.", ("model",))
+_failures = Counter(
+    "fitserve_failures", "Requests that were not answered 2xx, by what kept them from it.",
+    ("endpoint", "model", "reason"),
+)  # fmt: skip
+_keys = Counter("fitserve_key_requests", "Requests by the name of their API key.", ("key",))
+_queued = Gauge(
+    "fitserve_queue_rows",
+    "Rows that wait for their batch.",
+    ("model",),
+    multiprocess_mode="livesum",
+)
+_given_up = Gauge(
+    "fitserve_given_up_computes", "Computes that did not end and still hold a thread.",
+    ("model",), multiprocess_mode="livesum",
+)  # fmt: skip
+_info = Gauge(
+    "fitserve_model_info", "1 for each model that serves: what it is, and on what.",
+    ("model", "version", "runtime", "device", "digest"), multiprocess_mode="livemax",
+)  # fmt: skip
+_load = Gauge(
+    "fitserve_model_load_seconds", "From a package on the disk to a warm model.",
+    ("model",), multiprocess_mode="livemax",
+)  # fmt: skip
+_parity = Gauge(
+    "fitserve_model_parity_difference",
+    "The largest difference of an output from the network's own, as the package proves it.",
+    ("model",), multiprocess_mode="livemax",
+)  # fmt: skip
+_gpu = Gauge(
+    "fitserve_gpu_memory_bytes", "Memory of a worker's GPU.",
+    ("device", "kind"), multiprocess_mode="livemax",
+)  # fmt: skip
 
 # `labels` looks its child up under a lock each time.
 _children: dict[tuple[str, str, int], Histogram] = {}
@@ -68,16 +107,39 @@ def count_request(exchange: Exchange) -> None:
     if child is None:
         child = _children[key] = _requests.labels(*map(str, key))
     child.observe(exchange.seconds)
+    if exchange.status >= 400:
+        _failures.labels(exchange.endpoint, exchange.model, exchange.reason or "other").inc()
+    if exchange.key:
+        _keys.labels(exchange.key).inc()
 
 
-class BatchMetrics:
-    """Counts the batches of one model."""
+def show_gpu(device: str, used: int, total: int) -> None:
+    """Show a GPU's memory, in bytes."""
+    _gpu.labels(device, "used").set(used)
+    _gpu.labels(device, "total").set(total)
+
+
+def show_model(card: ModelCard, placement: Placement, load_seconds: float) -> None:
+    """Show what a model is, where it computes, and how long it took to be ready."""
+    model, runtime = card.name, placement.runtime
+    digest = card.files[MODEL_FILES[runtime.name]].sha256 if runtime.name in card.runtimes else ""
+    _info.labels(model, card.version, runtime.name, runtime.device, digest).set(1)
+    _load.labels(model).set(load_seconds)
+    for record in card.parity:
+        if record.runtime == runtime.name:
+            _parity.labels(model).set(record.largest_absolute_difference)
+
+
+class ModelMetrics:
+    """What is counted of one model."""
 
     def __init__(self, model: str) -> None:
         self._queue = _queue.labels(model)
         self._compute = _compute.labels(model)
         self._rows = _batch_rows.labels(model)
         self._requests = _batch_requests.labels(model)
+        self._queued = _queued.labels(model)
+        self._given_up = _given_up.labels(model)
 
     def count(self, report: BatchReport) -> None:
         """Count one batch."""
@@ -89,11 +151,75 @@ class BatchMetrics:
         """Count what one request waited."""
         self._queue.observe(seconds)
 
+    def show_queue(self, rows: int, given_up: int) -> None:
+        """Show how many rows wait, and how many computes were given up."""
+        self._queued.set(rows)
+        self._given_up.set(given_up)
+
 
 def exposition() -> bytes:
-    """Every metric of every worker, as Prometheus reads it."""
+    """Every metric of every worker, as Prometheus reads it, and Triton's names for some of them."""
     registry = REGISTRY
-    if "PROMETHEUS_MULTIPROC_DIR" in os.environ:
+    folder = os.environ.get("PROMETHEUS_MULTIPROC_DIR")
+    if folder is not None:
+        _forget_the_dead(Path(folder))
         registry = CollectorRegistry()
         MultiProcessCollector(registry)  # type: ignore[no-untyped-call]  # its constructor is untyped
-    return generate_latest(registry)
+    return generate_latest(registry) + generate_latest(_TritonNames(registry))
+
+
+def _forget_the_dead(folder: Path) -> None:
+    """A worker that was killed has no queue any more; what it counted stays counted."""
+    for pid in {file.stem.rpartition("_")[2] for file in folder.glob("gauge_live*.db")}:
+        try:
+            os.kill(int(pid), 0)
+        except ProcessLookupError:
+            mark_process_dead(int(pid))  # type: ignore[no-untyped-call]  # it is untyped
+        except (ValueError, PermissionError):
+            continue
+
+
+class _TritonNames:
+    """Triton's metrics, where they mean what ours do: dashboards that know those work with these.
+
+    https://github.com/triton-inference-server/server/blob/main/docs/user_guide/metrics.md
+    """
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        self._registry = registry
+
+    def collect(self) -> Iterator[UntypedMetricFamily]:
+        """Each of them, made of what the registry has now.
+
+        Triton's names have no `_total`, which a counter of prometheus_client would get.
+        """
+        found: defaultdict[str, defaultdict[str, float]] = defaultdict(lambda: defaultdict(float))
+        for family in self._registry.collect():
+            for sample in family.samples:
+                name, factor = _triton_name(sample.name, sample.labels)
+                if name:
+                    found[name][sample.labels["model"]] += sample.value * factor
+        for name, by_model in found.items():
+            triton = UntypedMetricFamily(name, "As Triton counts it.", labels=("model",))
+            for model, value in by_model.items():
+                triton.add_metric((model,), value)
+            yield triton
+
+
+_TRITON: Mapping[str, tuple[str, float]] = {
+    "fitserve_request_seconds_sum": ("nv_inference_request_duration_us", 1e6),
+    "fitserve_batch_rows_sum": ("nv_inference_count", 1),
+    "fitserve_batch_rows_count": ("nv_inference_exec_count", 1),
+    "fitserve_queue_seconds_sum": ("nv_inference_queue_duration_us", 1e6),
+}
+
+
+def _triton_name(name: str, labels: Mapping[str, str]) -> tuple[str, float]:
+    """What Triton calls a sample, and the factor between the units; no name where it has none."""
+    endpoint = labels.get("endpoint", "")
+    if not labels.get("model") or (endpoint.startswith("/v2/") and not endpoint.endswith("/infer")):
+        return "", 0.0
+    if name == "fitserve_request_seconds_count":
+        answered = labels["status"] == "200"
+        return f"nv_inference_request_{'success' if answered else 'failure'}", 1
+    return _TRITON.get(name, ("", 0.0))

@@ -42,7 +42,16 @@ def openapi_of(service: Any, name: str, version: str) -> dict[str, Any]:
         if "x-bentoml-name" in path.get("post", {}):
             answers = path["post"]["responses"]
             path["post"]["responses"] = {"200": answers["200"], **_failures(ServiceError)}
+    schemes = {"bearer": {"type": "http", "scheme": "bearer", "description": "an API key"}}
+    specification["components"]["securitySchemes"] = schemes
+    specification["security"] = [{}, {"bearer": []}]
     specification["paths"] |= {
+        "/": {
+            "get": {
+                "summary": "A page of what is served here.",
+                "responses": {"200": {"description": "Success", "content": {"text/html": {}}}},
+            }
+        },
         "/models": {
             "get": _operation(
                 "The cards of all models that serve, and why others were refused.",

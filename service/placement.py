@@ -29,13 +29,16 @@ class Placement(NamedTuple):
     seconds: Mapping[RuntimeName, Mapping[int, float]]
 
     def rows_within(self, seconds: float) -> int:
-        """The rows that a batch on the CPU may have to be computed in so many seconds; 0 on a GPU.
+        """The rows that a batch on the CPU may have to be computed in so many seconds.
 
-        The batch sizes that were timed are joined by straight lines.
+        The batch sizes that were timed are joined by straight lines. 0 on a GPU, and for a network
+        with loops or branches, which may take any time for another input.
         """
         timed = self.seconds.get(self.runtime.name, {})
         rows = sorted(timed)
-        if self.runtime.device != "cpu" or not rows or timed[rows[0]] > seconds:
+        if not rows or timed[rows[0]] > seconds:
+            return 0
+        if self.runtime.device != "cpu" or not self.runtime.steady:
             return 0
         slowest_yet = np.maximum.accumulate([timed[size] for size in rows])
         return int(np.interp(seconds, slowest_yet, rows))

@@ -10,10 +10,13 @@ from service.batching import Answer, BatchReport, MicroBatcher
 from service.callbacks import called_back
 from service.errors import ServiceError
 from service.exchange import Exchange, current
-from service.metrics import BatchMetrics
+from service.metrics import ModelMetrics, show_model
 from service.placement import Placement
 from service.settings import Settings
 from service.statistics import ModelStatistics
+
+STUCK = 3
+"""Computes that never ended, each of which holds a thread and perhaps a lock."""
 
 
 class Predictor:
@@ -23,9 +26,16 @@ class Predictor:
         package: the package, whose files were checked when the placement opened them.
         placement: the runtime to compute with.
         settings: the limits of its batches and its queue.
+        load_seconds: how long it took from the disk to here.
     """
 
-    def __init__(self, package: ModelPackage, placement: Placement, settings: Settings) -> None:
+    def __init__(
+        self,
+        package: ModelPackage,
+        placement: Placement,
+        settings: Settings,
+        load_seconds: float = 0.0,
+    ) -> None:
         self.package = package
         self.card = package.card
         """What the package says of its network."""
@@ -33,12 +43,14 @@ class Predictor:
         self.statistics = ModelStatistics()
         self.max_batch_rows = package.card.fixed_batch or settings.max_batch_rows
         self._settings = settings
-        self._metrics = BatchMetrics(package.card.name)
+        self._metrics = ModelMetrics(package.card.name)
+        show_model(package.card, placement, load_seconds)
         self._batcher = MicroBatcher(
             placement.runtime,
             max_batch_rows=self.max_batch_rows,
             max_queue_rows=settings.max_queue_rows,
             max_delay=settings.max_delay_seconds,
+            max_wait=settings.max_wait_seconds,
             inline_rows=placement.rows_within(settings.inline_seconds),
             name=package.card.name,
             on_batch=self._count,
@@ -55,6 +67,28 @@ class Predictor:
                 "allow_timeout_override": True,
             },
         }
+
+    @property
+    def stuck(self) -> bool:
+        """Whether so many computes have not ended that the process had better begin anew."""
+        return self._batcher.given_up >= STUCK
+
+    def check_room(self) -> None:
+        """Before a request is read: refuse it where its reading would be in vain.
+
+        Raises:
+            ServiceError: as `MicroBatcher.check_room` says.
+        """
+        try:
+            self._batcher.check_room()
+        except ServiceError:
+            self.statistics.failed(0.0)
+            raise
+
+    def look(self) -> None:
+        """What is to be done now and then, whether requests come or not."""
+        self._batcher.give_up_after(self._settings.max_compute_seconds)
+        self._metrics.show_queue(self._batcher.queued_rows, self._batcher.given_up)
 
     def begin(
         self,

@@ -10,20 +10,24 @@ import numpy as np
 from numpy.typing import NDArray
 
 from models.card import TensorSpec
+from service.access import Access
 from service.batch import Arrays
 from service.catalog import Catalog
 from service.endpoint import Responder, typed
 from service.errors import BadInputError
+from service.finite import not_finite
 from service.front import Front
 from service.host import stand_before
 from service.images import mnist_pixels
 from service.inputs import CurveInput, DigitsInput, PicturesInput, PointsInput
 from service.json_errors import JsonErrors
+from service.logs import log_in_json, logger
 from service.open_inference.routes import OpenInference
 from service.openapi import openapi_of
 from service.outputs import Curve, DigitPrediction, Digits, Pictures, Points
 from service.pages import create_pages
 from service.predictor import Predictor
+from service.pulse import Pulse
 from service.settings import VERSION, current_settings
 from service.tracing import otlp_exporter
 
@@ -40,6 +44,8 @@ typed_responders: dict[str, Responder] = {}
     name="fitserve",
     # The front counts and logs at a hundredth of the cost.
     metrics={"enabled": False},
+    # Who asks for no key is not to be asked by strangers. `--host` says otherwise.
+    http={"host": "127.0.0.1" if current_settings().api_keys_file is None else "0.0.0.0"},  # noqa: S104
     logging={"access": {"enabled": False}},
 )
 @bentoml.asgi_app(pages, path="/")
@@ -54,17 +60,29 @@ class FitServe:
     @staticmethod
     def check() -> None:
         """Refuse a setting that cannot be used before any worker starts."""
-        if current_settings().traces:
+        settings = current_settings()
+        Access(settings)
+        if settings.api_keys_file is None:
+            logger.warning(
+                "no FITSERVE_API_KEYS_FILE: whoever reaches this address is let in, which is from "
+                "this machine alone unless --host says otherwise"
+            )
+        if settings.traces:
             otlp_exporter()
 
     @bentoml.on_startup
     async def start(self) -> None:
         """Load every model; until that is over the service is not ready."""
-        self.catalog = Catalog(current_settings())
+        settings = current_settings()
+        if settings.log_format == "json":
+            log_in_json()
+        self.catalog = Catalog(settings)
+        self.pulse = Pulse(self.catalog, settings)
         pages.state.catalog = protocol.catalog = self.catalog
         pages.state.openapi = openapi_of(FitServe, "fitserve", VERSION)
         typed_responders.update(_responders(FitServe, self))
         await self.catalog.open(bentoml.server_context.worker_index or 1)
+        self.pulse.start()
         # What is there now stays: the collector need not walk it again and again.
         gc.collect()
         gc.freeze()
@@ -73,11 +91,16 @@ class FitServe:
     @bentoml.on_shutdown
     async def stop(self) -> None:
         """Answer what is queued."""
+        self.pulse.stop()
         await self.catalog.close()
 
     async def __is_ready__(self) -> bool:
-        """Whether `/readyz` answers 200."""
+        """Whether `/readyz` answers 200: at least one model is verified, warm and served."""
         return self.catalog.ready
+
+    async def __is_alive__(self) -> bool:
+        """Whether `/livez` answers 200; if it does not, only a restart helps."""
+        return self.pulse.alive
 
     @bentoml.api(input_spec=DigitsInput)
     @typed
@@ -149,7 +172,7 @@ class FitServe:
 
 stand_before(
     FitServe,
-    lambda host: Front(JsonErrors(host), protocol, current_settings(), typed_responders),
+    lambda host: Front(JsonErrors(host), protocol, current_settings(), typed_responders, pages),
 )
 
 
@@ -177,8 +200,7 @@ async def _finite(predictor: Predictor, inputs: Arrays, output: str) -> NDArray[
     """One output of a prediction.
 
     Raises:
-        BadInputError: it is infinite or no number, since the input is far too large; or the model
-            gives no such output.
+        ServiceError: it is infinite or no number; or the model gives no such output.
     """
     values = (await predictor.predict(inputs)).outputs.get(output)
     if values is None or values.ndim != 2:  # a network of another origin may take the same input
@@ -187,10 +209,7 @@ async def _finite(predictor: Predictor, inputs: Arrays, output: str) -> NDArray[
             f"ask it at /v2/models/{predictor.card.name}/infer."
         )
     if not np.isfinite(values).all():
-        raise BadInputError(
-            f"Model {predictor.card.name!r} has no finite answer to this input; "
-            "send numbers nearer to those that it was fitted on."
-        )
+        raise not_finite(predictor.card, inputs, output)
     return values
 
 

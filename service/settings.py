@@ -8,6 +8,7 @@ from pydantic import Field, ValidationError, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 VERSION = "0.1.0"
+Exposure = Literal["open", "key", "off"]
 ROOT = Path(__file__).resolve().parent.parent
 
 
@@ -30,6 +31,13 @@ class Settings(BaseSettings):
     max_queue_rows: int = Field(
         16_384, ge=1, description="rows that may wait, for each model; more are refused with 503"
     )
+    max_wait_seconds: float = Field(
+        1.0, gt=0,
+        description="a request that would wait longer for its turn, at the present pace, gets 503",
+    )  # fmt: skip
+    max_compute_seconds: float = Field(
+        60.0, gt=0, description="a batch that computes for longer is given up, with 500"
+    )
     max_delay_seconds: float = Field(
         0.0, ge=0, le=1, description="how long an idle model waits for more rows"
     )
@@ -47,8 +55,20 @@ class Settings(BaseSettings):
         30.0, gt=0, description="how long a body may take to arrive"
     )
     max_image_pixels: int = Field(40_000_000, ge=1, description="the largest uploaded picture")
+    api_keys_file: Path | None = Field(
+        None, description="the keys that are let in; without it everybody is, and only from here"
+    )
+    health: Exposure = Field("open", description="who may ask for health; off answers 404")
+    metrics: Exposure = Field("open", description="who may ask for metrics; off answers 404")
+    cors_origins: tuple[str, ...] = Field(
+        (), description="web pages of these origins may ask, as a JSON list; '*' is every one"
+    )
+    log_format: Literal["console", "json"] = Field("console", description="how the log is written")
     access_log: float = Field(
-        0.0, ge=0, le=1, description="the share of requests that get a line in the log"
+        0.0,
+        ge=0,
+        le=1,
+        description="the share of requests that get a line in the log; faults always do",
     )
     traces: float = Field(
         0.0, ge=0, le=1, description="the share of requests that are traced with OpenTelemetry"

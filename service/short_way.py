@@ -14,7 +14,7 @@ from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
 from service.endpoint import Responder, error_response
 from service.exchange import begin
-from service.front import CLIENT_CLOSED_REQUEST, Front
+from service.front import CLIENT_CLOSED_REQUEST, SECURITY_HEADERS, Front
 from service.settings import current_settings
 
 
@@ -44,7 +44,7 @@ class ShortWay(HttpToolsProtocol):
     """uvicorn's protocol for one connection, with the short way. `front` is set at start-up."""
 
     front: ClassVar[Front]
-    _common: ClassVar[tuple[object, bytes]] = (None, b"")  # uvicorn's own headers, as sent
+    _common: ClassVar[tuple[object, bytes]] = (None, b"")  # the headers of every answer, as sent
 
     def __init__(self, *arguments: Any, **options: Any) -> None:
         super().__init__(*arguments, **options)
@@ -70,12 +70,11 @@ class ShortWay(HttpToolsProtocol):
         """Choose the way."""
         parser, headers = self.parser, dict(self.headers)
         self._path = self.url.decode("latin-1")
-        responder = self.front.responder(self._path)
+        responder = self.front.responder(self._path, headers)
         if (
             responder is not None
             and b"%" not in self.url
             and b"?" not in self.url
-            and b"content-encoding" not in headers
             and parser.get_method() == b"POST"
             and parser.get_http_version() == "1.1"
             and parser.should_keep_alive()
@@ -117,6 +116,7 @@ class ShortWay(HttpToolsProtocol):
             self.front.end(exchange)
 
         try:
+            self.front.admit(exchange)
             give_up = responder(exchange, self._body, reply)
         except Exception as error:  # noqa: BLE001 - the boundary: every failure is answered
             reply(error_response(error, exchange))
@@ -147,7 +147,7 @@ class ShortWay(HttpToolsProtocol):
     def _write(self, turn: _Turn, response: Response) -> None:
         common = self.server_state.default_headers
         if common is not self._common[0]:  # uvicorn renews them once a second, for the date
-            ShortWay._common = common, _lines(common)
+            ShortWay._common = common, _lines((*common, *SECURITY_HEADERS))
         if (b"connection", b"close") in response.raw_headers:
             turn.keep_alive = False
         elif not turn.keep_alive:

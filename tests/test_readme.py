@@ -187,7 +187,8 @@ def test_the_table_of_networks_shows_the_figures_of_the_cards(card: ModelCard) -
 def test_every_setting_is_listed_with_its_default(name: str) -> None:
     field = Settings.model_fields[name]
     default = "models" if name == "model_repository" else field.default
-    assert f"| `FITSERVE_{name.upper()}` | `{default}` | {field.description} |" in README
+    shown = f"`{default}`" if default not in (None, ()) else "none"
+    assert f"| `FITSERVE_{name.upper()}` | {shown} | {field.description} |" in README
 
 
 def test_what_the_readme_links_to_is_there() -> None:

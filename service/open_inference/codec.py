@@ -17,6 +17,7 @@ from models.card import ModelCard, TensorSpec
 from service.batch import Arrays
 from service.endpoint import may_hold_booleans, parse_json
 from service.errors import BadInputError
+from service.finite import not_finite
 from service.open_inference.tensors import check_shape, classes, from_bytes, from_json, to_bytes
 
 
@@ -83,7 +84,7 @@ def encode(card: ModelCard, request: InferRequest, outputs: Arrays) -> Encoded:
         outputs: every output of the card.
 
     Raises:
-        BadInputError: JSON was asked for, and cannot hold the answer.
+        ServiceError: JSON was asked for, and cannot hold the answer.
     """
     entries, tensors = [], []
     for spec, binary, top in request.outputs:
@@ -95,7 +96,7 @@ def encode(card: ModelCard, request: InferRequest, outputs: Arrays) -> Encoded:
             entry |= {"datatype": "BYTES", "shape": (len(found), len(found[0]))}
             data = [text for row in found for text in row]
         else:
-            data = array if binary else _to_json(spec, array)
+            data = array if binary else _to_json(spec, array, card, request)
         if binary:
             tensor = to_bytes(data) if top else array.tobytes()
             entry["parameters"] = {"binary_data_size": len(tensor)}
@@ -251,14 +252,13 @@ def _timeout(parameters: Mapping[str, Any]) -> float | None:
     return parameters.get("timeout", 0) / 1e6 or None
 
 
-def _to_json(spec: TensorSpec, array: NDArray[Any]) -> NDArray[Any]:
+def _to_json(
+    spec: TensorSpec, array: NDArray[Any], card: ModelCard, request: InferRequest
+) -> NDArray[Any]:
     if spec.datatype == "FP16":
         raise BadInputError(f"The output {spec.name!r} is FP16: ask for it as binary data.")
     if spec.datatype in ("FP32", "FP64") and not np.isfinite(array).all():
-        raise BadInputError(
-            f"The output {spec.name!r} holds infinity or NaN for this input, which JSON does not "
-            "have: ask for it as binary data."
-        )
+        raise not_finite(card, request.inputs, spec.name)
     return array.ravel()
 
 

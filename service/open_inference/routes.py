@@ -186,6 +186,7 @@ def infer(
     Raises:
         ServiceError: nothing was computed, and `reply` is not called.
     """
+    predictor.check_room()
     header_length = exchange.headers.get(b"inference-header-content-length")
     request = decode(predictor.card, body, header_length)
 

@@ -17,6 +17,7 @@ class Gated:
 
     name: RuntimeName = "onnx"
     device = "cpu"
+    steady = True
 
     def __init__(self) -> None:
         self.gate = threading.Event()

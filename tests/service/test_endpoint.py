@@ -24,7 +24,9 @@ from service.errors import (
     ModelFaultError,
     NotReadyError,
     QueueFullError,
+    RateLimitError,
     ServiceError,
+    UnauthorizedError,
     UnknownModelError,
     UnknownPathError,
     UnsupportedMediaError,
@@ -35,6 +37,7 @@ Logged = Callable[[], list[logging.LogRecord]]
 
 STATUSES = {
     BadInputError: 400,
+    UnauthorizedError: 401,
     UnknownModelError: 404,
     UnknownPathError: 404,
     BodyTimeoutError: 408,
@@ -106,7 +109,11 @@ Answered = Callable[[Any, dict[str, str]], Response]
 
 
 def test_every_error_of_the_service_is_in_the_table() -> None:
-    assert set(ServiceError.__subclasses__()) == {*STATUSES, MethodNotAllowedError}
+    assert set(ServiceError.__subclasses__()) == {
+        *STATUSES,
+        MethodNotAllowedError,
+        RateLimitError,
+    }
 
 
 @every_way

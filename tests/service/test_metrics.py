@@ -11,7 +11,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from service.batch import Timings
 from service.batching import BatchReport
 from service.exchange import Exchange
-from service.metrics import BatchMetrics, count_request, exposition
+from service.metrics import ModelMetrics, count_request, exposition
 
 Samples = dict[tuple[str, frozenset[tuple[str, str]]], float]
 
@@ -48,7 +48,7 @@ def test_a_request_is_counted_under_its_endpoint_model_and_status() -> None:
 
 
 def test_a_batch_is_counted_with_its_rows_its_requests_and_its_compute() -> None:
-    metrics = BatchMetrics("batched")
+    metrics = ModelMetrics("batched")
     metrics.count(BatchReport(8, 3, 0.5, Timings(0.001, 0.25, 0.001)))
     metrics.count(BatchReport(1, 1, 0.5, Timings(0.001, 0.5, 0.001)))
     metrics.count_wait(0.125)
@@ -65,13 +65,13 @@ def test_a_batch_is_counted_with_its_rows_its_requests_and_its_compute() -> None
 COUNT = """
 import sys
 from service.exchange import Exchange
-from service.metrics import BatchMetrics, count_request, exposition
+from service.metrics import ModelMetrics, count_request, exposition
 from service.batch import Timings
 from service.batching import BatchReport
 
 for _ in range(int(sys.argv[1])):
     count_request(Exchange("id", "GET", "/v2", endpoint="/v2", status=200, seconds=0.5))
-    BatchMetrics("line").count(BatchReport(4, 2, 0.0, Timings(0.0, 0.25, 0.0)))
+    ModelMetrics("line").count(BatchReport(4, 2, 0.0, Timings(0.0, 0.25, 0.0)))
 sys.stdout.buffer.write(exposition())
 """
 

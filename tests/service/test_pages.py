@@ -1,6 +1,8 @@
 """What the service says of itself: the cards, the refused packages, and every endpoint."""
 
 import asyncio
+import base64
+import hashlib
 import json
 import re
 from collections.abc import Iterator
@@ -82,13 +84,25 @@ def test_a_model_s_page_is_its_entry_among_all(pages: Pages) -> None:
     assert response.json() == pages.get("/models").json()["models"][0]
 
 
-@pytest.mark.parametrize("name", ["lines", "Line", "..", "line%2F1", "%00", "é"])
+@pytest.mark.parametrize("name", ["lines", "Line", "line%2F1", "%00", "é"])
 def test_an_unknown_model_is_a_404_that_says_which_there_are(pages: Pages, name: str) -> None:
     response = pages.get(f"/models/{name}")
     assert response.status_code == 404
     if response.headers["content-type"] == "application/json":  # else it is no model's path
         assert list(response.json()) == ["error"]
         assert response.json()["error"].endswith("; there are: line.")
+
+
+def test_the_front_page_shows_what_is_served_and_calls_no_other_host(pages: Pages) -> None:
+    response = pages.get("/")
+    assert response.headers["content-type"].startswith("text/html")
+    assert 'href="models/line"' in response.text
+    assert "//" not in response.text.replace("<!doctype html>", "")
+    policy = response.headers["content-security-policy"]
+    assert policy.startswith("default-src 'none'")
+    (style,) = re.findall(r"<style>(.*?)</style>", response.text, re.DOTALL)
+    digest = base64.b64encode(hashlib.sha256(style.encode()).digest()).decode()
+    assert f"style-src 'sha256-{digest}'" in policy
 
 
 def test_a_refused_model_is_a_503(pages: Pages) -> None:
@@ -145,7 +159,8 @@ def test_every_reference_leads_somewhere(specification: dict[str, Any]) -> None:
 def test_every_typed_endpoint_says_how_it_fails(specification: dict[str, Any]) -> None:
     for api in FitServe.apis.values():
         responses = specification["paths"][api.route]["post"]["responses"]
-        assert list(responses) == ["200", "400", "404", "408", "413", "415", "500", "503", "504"]
+        statuses = ["200", "400", "401", "404", "408", "413", "415", "429", "500", "503", "504"]
+        assert list(responses) == statuses
         for status, response in responses.items():
             assert response["description"]
             if status != "200":

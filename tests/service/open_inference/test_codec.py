@@ -247,8 +247,8 @@ def test_an_id_comes_back_and_none_is_made_up() -> None:
     ("name", "value", "told"),
     [
         ("h", 0.5, "The output 'h' is FP16: ask for it as binary data."),
-        ("p", np.nan, "The output 'p' holds infinity or NaN .* ask for it as binary data."),
-        ("p", -np.inf, "The output 'p' holds infinity or NaN .* ask for it as binary data."),
+        ("p", np.nan, "The output 'p' of model 'tiny' holds infinity or NaN .* ask for binary"),
+        ("p", -np.inf, "The output 'p' of model 'tiny' holds infinity or NaN .* ask for binary"),
     ],
 )
 def test_what_json_cannot_hold_must_be_asked_for_as_binary(

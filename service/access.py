@@ -1,0 +1,194 @@
+"""Who gets in: API keys, each with a name and, where it is set, a rate.
+
+The file of `FITSERVE_API_KEYS_FILE` has a line for each key: its name, the SHA-256 of the key in
+hexadecimal, and perhaps how many requests a second it may send to each worker. What stands behind a
+`#` is a comment. `python -m service.access NAME` makes a key and its line. A key is 32 random
+bytes, so a plain digest keeps it as well as a slow one would.
+"""
+
+import argparse
+import hashlib
+import hmac
+import math
+import secrets
+import time
+from pathlib import Path
+from typing import NamedTuple
+
+from service.errors import RateLimitError, UnauthorizedError, UnknownPathError
+from service.exchange import Exchange
+from service.logs import logger
+from service.settings import Exposure, Settings
+
+HEALTH = frozenset({"/livez", "/readyz", "/healthz", "/v2/health/live", "/v2/health/ready"})
+METRICS = frozenset({"/metrics"})
+
+_LOOK_SECONDS = 1.0  # how often the file is looked at, where requests come
+
+
+class ApiKey(NamedTuple):
+    """One line of the file; `rate` is in requests a second, infinite where none is set."""
+
+    name: str
+    digest: bytes
+    rate: float
+
+
+def read_keys(text: str) -> list[ApiKey]:
+    """The keys in a file.
+
+    Raises:
+        ValueError: a line is none; says which, and never what stands in it.
+    """
+    keys: list[ApiKey] = []
+    for number, line in enumerate(text.splitlines(), 1):
+        name, *rest = line.partition("#")[0].split() or [""]
+        if not name:
+            continue
+        try:
+            digest, rate = bytes.fromhex(rest[0]), float(rest[1]) if rest[1:] else math.inf
+        except (IndexError, ValueError):
+            digest, rate = b"", 0.0
+        if len(digest) != 32 or not rate > 0 or len(rest) > 2 or not name.isprintable():
+            raise ValueError(
+                f"line {number} must be a name, the SHA-256 of a key in hexadecimal, "
+                "and perhaps a rate above 0, in requests a second"
+            )
+        if name in {key.name for key in keys}:
+            raise ValueError(f"line {number} has the name of an earlier one")
+        keys.append(ApiKey(name, digest, rate))
+    return keys
+
+
+class _Allowance:
+    """What a key may still send: refilled at its rate, up to one second's worth."""
+
+    def __init__(self, rate: float) -> None:
+        self.rate = rate
+        self._most = max(rate, 1.0)
+        self._left = self._most
+        self._at = time.monotonic()
+
+    def take(self) -> float:
+        """Take one request; the seconds until there is one, where there is none now."""
+        now = time.monotonic()
+        self._left = min(self._most, self._left + (now - self._at) * self.rate)
+        self._at = now
+        if self._left < 1.0:
+            return (1.0 - self._left) / self.rate
+        self._left -= 1.0
+        return 0.0
+
+
+class Access:
+    """Lets a request in, or not.
+
+    Args:
+        settings: the file of the keys, and how health and metrics are exposed.
+
+    Raises:
+        SystemExit: the file cannot be read, or a line of it is no key.
+    """
+
+    def __init__(self, settings: Settings) -> None:
+        self._path = settings.api_keys_file
+        self._exposures = dict.fromkeys(HEALTH, settings.health) | dict.fromkeys(
+            METRICS, settings.metrics
+        )
+        self._keys: list[ApiKey] = []
+        self._allowances: dict[str, _Allowance] = {}
+        self._seen: tuple[int, int, int] | None = None
+        self._looked = time.monotonic()
+        if self._path is not None:
+            try:
+                self._read(self._path)
+            except (OSError, ValueError) as error:
+                raise SystemExit(f"error: FITSERVE_API_KEYS_FILE {self._path}: {error}") from None
+
+    def admit(self, exchange: Exchange) -> None:
+        """Let the request in; its key's name is written into the exchange.
+
+        Raises:
+            UnauthorizedError: it has no key that is known.
+            RateLimitError: its key has sent too many.
+            UnknownPathError: the path is switched off.
+        """
+        exposure: Exposure = self._exposures.get(exchange.path, "key")
+        if exposure == "off":
+            raise UnknownPathError(f"There is nothing at {exchange.path!r}.")
+        if self._path is None or exposure == "open":
+            return
+        self._renew(self._path)
+        key = self._find(exchange.headers)
+        exchange.key = key.name
+        if key.rate < math.inf:
+            wait = self._allowances[key.name].take()
+            if wait:
+                raise RateLimitError(
+                    f"The key {key.name!r} may send {key.rate:g} requests a second; "
+                    f"wait {wait:.2g} s.",
+                    wait,
+                )
+
+    def _find(self, headers: dict[bytes, bytes]) -> ApiKey:
+        scheme, _, bearer = headers.get(b"authorization", b"").partition(b" ")
+        given = bearer.strip() if scheme.lower() == b"bearer" else headers.get(b"x-api-key", b"")
+        digest = hashlib.sha256(given).digest()
+        found: ApiKey | None = None
+        for key in self._keys:  # all of them: the time tells nothing of where it was found
+            if hmac.compare_digest(key.digest, digest):
+                found = key
+        if found is None:
+            raise UnauthorizedError(
+                "Send a valid API key, as 'Authorization: Bearer KEY' or 'X-API-Key: KEY'."
+            )
+        return found
+
+    def _renew(self, path: Path) -> None:
+        """Read the file again where it has changed; keep the keys that were where it is no good."""
+        now = time.monotonic()
+        if now - self._looked < _LOOK_SECONDS:
+            return
+        self._looked = now
+        try:
+            if _state(path) != self._seen:
+                self._read(path)
+                logger.info("read %d API keys from %s", len(self._keys), path)
+        except (OSError, ValueError) as error:
+            logger.error("the API keys stay as they were: %s: %s", path, error)
+
+    def _read(self, path: Path) -> None:
+        self._seen = _state(path)
+        self._keys = read_keys(path.read_text())
+        kept = self._allowances
+        self._allowances = {
+            key.name: old
+            if (old := kept.get(key.name)) is not None and old.rate == key.rate
+            else _Allowance(key.rate)
+            for key in self._keys
+        }
+
+
+def _state(path: Path) -> tuple[int, int, int]:
+    found = path.stat()
+    return found.st_mtime_ns, found.st_size, found.st_ino
+
+
+def main() -> None:
+    """Make a key, and the line that lets it in."""
+    parser = argparse.ArgumentParser(description="Make an API key.")
+    parser.add_argument("name", help="whose it is; the metrics show it")
+    parser.add_argument("--rate", type=float, help="requests a second to each worker")
+    given = parser.parse_args()
+    key = f"fs_{secrets.token_urlsafe(32)}"
+    rate = "" if given.rate is None else f" {given.rate:g}"
+    line = f"{given.name} {hashlib.sha256(key.encode()).hexdigest()}{rate}"
+    try:
+        (_,) = read_keys(line)
+    except ValueError:
+        parser.error("a name has no spaces and no '#', and a rate is above 0")
+    print(f"the key, shown this once:       {key}\nits line in the file of the keys: {line}")  # noqa: T201
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,200 @@
+"""Who gets in: keys that are known, at the rate that they may, to what is not switched off."""
+
+import hashlib
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from service import access
+from service.access import Access, read_keys
+from service.errors import RateLimitError, UnauthorizedError, UnknownPathError
+from service.exchange import Exchange
+from service.settings import Settings
+
+INFER = "/v2/models/line/infer"
+
+
+def digest(key: str) -> str:
+    return hashlib.sha256(key.encode()).hexdigest()
+
+
+def exchange(path: str = INFER, **headers: str) -> Exchange:
+    raw = {name.replace("_", "-").encode(): value.encode() for name, value in headers.items()}
+    return Exchange("id", "POST", path, raw)
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """The time, in seconds, as its one element."""
+    now = [1000.0]
+    monkeypatch.setattr(access.time, "monotonic", lambda: now[0])
+    return now
+
+
+def access_to(folder: Path, *lines: str, **settings: Any) -> Access:
+    file = folder / "keys"
+    file.write_text("\n".join(lines))
+    return Access(Settings(api_keys_file=file, **settings))
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {"authorization": "Bearer secret"},
+        {"authorization": "bearer  secret"},
+        {"x_api_key": "secret"},
+    ],
+)
+def test_a_known_key_gets_in_under_its_name(tmp_path: Path, headers: dict[str, str]) -> None:
+    asked = exchange(**headers)
+    access_to(tmp_path, f"someone {digest('other')}", f"ann {digest('secret')} # hers").admit(asked)
+    assert asked.key == "ann"
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {},
+        {"authorization": "Bearer "},
+        {"authorization": "Bearer Secret"},
+        {"authorization": "Basic secret"},
+        {"authorization": "secret"},
+        {"x_api_key": ""},
+        {"x_api_key": digest("secret")},
+    ],
+)
+def test_anybody_else_is_told_what_to_send(tmp_path: Path, headers: dict[str, str]) -> None:
+    asked = exchange(**headers)
+    with pytest.raises(UnauthorizedError, match="Authorization: Bearer KEY") as refused:
+        access_to(tmp_path, f"ann {digest('secret')}").admit(asked)
+    assert (refused.value.status, dict(refused.value.headers)) == (
+        401,
+        {"WWW-Authenticate": "Bearer"},
+    )
+    assert asked.key == ""
+
+
+def test_a_file_without_keys_lets_nobody_in(tmp_path: Path) -> None:
+    with pytest.raises(UnauthorizedError):
+        access_to(tmp_path, "# none yet", "").admit(exchange(x_api_key=""))
+
+
+def test_without_a_file_everybody_gets_in() -> None:
+    Access(Settings()).admit(exchange())
+
+
+def test_a_rate_is_kept_and_told(tmp_path: Path, clock: list[float]) -> None:
+    door = access_to(tmp_path, f"ann {digest('a')} 2", f"bob {digest('b')}")
+    for _ in range(2):
+        door.admit(exchange(x_api_key="a"))
+    with pytest.raises(RateLimitError, match="'ann' may send 2 requests a second") as refused:
+        door.admit(exchange(x_api_key="a"))
+    assert (refused.value.status, dict(refused.value.headers)) == (429, {"Retry-After": "1"})
+    for _ in range(100):
+        door.admit(exchange(x_api_key="b"))  # the others are not held up
+    clock[0] += 0.5
+    door.admit(exchange(x_api_key="a"))
+    with pytest.raises(RateLimitError):
+        door.admit(exchange(x_api_key="a"))
+    clock[0] += 3600
+    for _ in range(2):  # what was not used is not saved up
+        door.admit(exchange(x_api_key="a"))
+    with pytest.raises(RateLimitError):
+        door.admit(exchange(x_api_key="a"))
+
+
+@given(rate=st.floats(0.1, 50), gaps=st.lists(st.floats(0, 2), min_size=1, max_size=200))
+def test_no_more_get_through_than_the_rate_allows(rate: float, gaps: list[float]) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        now = 0.0
+        patch.setattr(access.time, "monotonic", lambda: now)
+        allowance, through = access._Allowance(rate), 0
+        for gap in gaps:
+            now += gap
+            wait = allowance.take()
+            assert wait >= 0
+            through += wait == 0
+    assert through <= max(rate, 1) + rate * now + 1e-6
+
+
+def test_the_file_is_read_again_when_it_has_changed(tmp_path: Path, clock: list[float]) -> None:
+    door = access_to(tmp_path, f"ann {digest('old')}")
+    (tmp_path / "keys").write_text(f"ann {digest('newer')} 5")
+    clock[0] += 1.5
+    with pytest.raises(UnauthorizedError):
+        door.admit(exchange(x_api_key="old"))
+    door.admit(exchange(x_api_key="newer"))
+
+
+def test_a_file_that_goes_bad_leaves_the_keys_as_they_were(
+    tmp_path: Path, clock: list[float], caplog: pytest.LogCaptureFixture
+) -> None:
+    door, file = access_to(tmp_path, f"ann {digest('secret')}"), tmp_path / "keys"
+    for spoil in (lambda: file.write_text("ann not-a-digest"), file.unlink):
+        spoil()
+        clock[0] += 1.5
+        door.admit(exchange(x_api_key="secret"))
+        assert "the API keys stay as they were" in caplog.text
+        caplog.clear()
+
+
+@pytest.mark.parametrize(
+    ("line", "told"),
+    [
+        ("ann", "line 2 must be a name"),
+        ("ann my-own-secret", "line 2 must be a name"),
+        (f"ann {digest('a')[:-2]}", "line 2 must be a name"),
+        (f"ann {digest('a')} 0", "line 2 must be a name"),
+        (f"ann {digest('a')} nan", "line 2 must be a name"),
+        (f"ann {digest('a')} 5 6", "line 2 must be a name"),
+        (f"first {digest('a')}", "line 2 has the name of an earlier one"),
+    ],
+)
+def test_a_line_that_is_no_key_stops_the_start_and_is_not_shown(
+    tmp_path: Path, line: str, told: str
+) -> None:
+    with pytest.raises(SystemExit, match=told) as refused:
+        access_to(tmp_path, f"first {digest('b')}", line)
+    assert not any(word in str(refused.value) for word in line.split() if len(word) > 5)
+
+
+def test_a_file_that_is_not_there_stops_the_start(tmp_path: Path) -> None:
+    with pytest.raises(SystemExit, match=r"FITSERVE_API_KEYS_FILE .*missing"):
+        Access(Settings(api_keys_file=tmp_path / "missing"))
+
+
+@pytest.mark.parametrize("path", ["/livez", "/readyz", "/v2/health/live", "/metrics"])
+def test_health_and_metrics_are_open_or_kept_or_off(tmp_path: Path, path: str) -> None:
+    setting = "metrics" if path == "/metrics" else "health"
+    lines = (f"ann {digest('secret')}",)
+    access_to(tmp_path, *lines).admit(exchange(path))
+    kept = access_to(tmp_path, *lines, **{setting: "key"})
+    kept.admit(exchange(path, x_api_key="secret"))
+    with pytest.raises(UnauthorizedError):
+        kept.admit(exchange(path))
+    off = access_to(tmp_path, *lines, **{setting: "off"})
+    with pytest.raises(UnknownPathError):
+        off.admit(exchange(path, x_api_key="secret"))
+    with pytest.raises(UnknownPathError):
+        Access(Settings(**{setting: "off"})).admit(exchange(path))
+    Access(Settings(**{setting: "off"})).admit(exchange())
+
+
+def test_the_command_makes_a_key_that_its_line_lets_in(root: Path, tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "service.access", "ann", "--rate", "7"]
+    told = subprocess.run(
+        command, cwd=root, env=os.environ, capture_output=True, text=True, check=True
+    ).stdout
+    key, line = (said.partition(":")[2].strip() for said in told.splitlines())
+    (made,) = read_keys(line)
+    assert (made.name, made.rate) == ("ann", 7)
+    asked = exchange(x_api_key=key)
+    access_to(tmp_path, line).admit(asked)
+    assert asked.key == "ann"
+    assert key not in line
