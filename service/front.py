@@ -91,7 +91,7 @@ class Front:
             if message["type"] == "http.response.start":
                 present = {name.lower() for name, _ in message["headers"]}
                 more = [header for header in SECURITY_HEADERS if header[0] not in present]
-                message = {**message, "headers": [*message["headers"], *more]}
+                message = {**message, "headers": [*more, *message["headers"]]}
             await send(message)
 
         exchange = begin(scope["method"], scope["path"], dict(scope["headers"]))

@@ -413,7 +413,7 @@ def test_numbers_that_no_model_can_answer_are_refused_not_answered_with_null(
         if response.status_code == 200:
             assert np.isfinite(numbers(response.json())).all()
         else:
-            assert_error(response, 400, "finite")
+            assert_error(response, 400, "infinity")
 
 
 def test_a_body_that_says_it_is_larger_than_64_mib_is_refused_unsent(server: Server) -> None:
