@@ -8,6 +8,7 @@ from typing import Any
 from models.card import TensorSpec
 from models.package import ModelPackage, PackageError
 from models.repository import ModelRepository
+from models.signature import verify_signature
 from service.errors import BadInputError, NotReadyError, UnknownModelError
 from service.logs import logger
 from service.placement import Placement, pick_device, place
@@ -133,6 +134,8 @@ def _load(
 ) -> tuple[ModelPackage, Placement]:
     """The newest package of that name, with every file checked, proved and warm."""
     package = repository.get(name)
+    if settings.package_key is not None:
+        package = verify_signature(package, settings.package_key)
     package.verify()
     placement = place(
         package,

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from models.card import TensorSpec
+from models.signature import require_signing
 from service.access import Access
 from service.batch import Arrays
 from service.catalog import Catalog
@@ -67,6 +68,8 @@ class FitServe:
                 "no FITSERVE_API_KEYS_FILE: whoever reaches this address is let in, which is from "
                 "this machine alone unless --host says otherwise"
             )
+        if settings.package_key is not None:
+            require_signing()
         if settings.traces:
             otlp_exporter()
 

@@ -58,6 +58,9 @@ class Settings(BaseSettings):
     api_keys_file: Path | None = Field(
         None, description="the keys that are let in; without it everybody is, and only from here"
     )
+    package_key: Path | None = Field(
+        None, description="a public key (PEM); only packages that it signed are served then"
+    )
     health: Exposure = Field("open", description="who may ask for health; off answers 404")
     metrics: Exposure = Field("open", description="who may ask for metrics; off answers 404")
     cors_origins: tuple[str, ...] = Field(

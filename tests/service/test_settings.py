@@ -19,6 +19,7 @@ SET = {
     "max_wait_seconds": ("2.5", 2.5),
     "max_compute_seconds": ("2.5", 2.5),
     "api_keys_file": ("/etc/keys", Path("/etc/keys")),
+    "package_key": ("/etc/key.pub", Path("/etc/key.pub")),
     "health": ("off", "off"),
     "metrics": ("key", "key"),
     "cors_origins": ('["https://a.example"]', ("https://a.example",)),
