@@ -4,6 +4,7 @@ import json
 import os
 import re
 import shlex
+import shutil
 import signal
 import socket
 import subprocess
@@ -14,10 +15,18 @@ from pathlib import Path
 
 import httpx
 import pytest
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import (
+    Encoding,
+    NoEncryption,
+    PrivateFormat,
+    PublicFormat,
+)
 
 from models.card import ModelCard
 from models.page import headline
 from models.repository import ModelRepository
+from models.signature import verify_signature
 from service.settings import Settings
 from training.recipes import RECIPES
 
@@ -87,8 +96,25 @@ def port(tmp_path_factory: pytest.TempPathFactory) -> Iterator[int]:
 
 
 def test_every_command_is_one_that_these_tests_run() -> None:
-    known = r"make (serve|test|train .*)|curl .*|\.venv/bin/(python -m \w+|bentoml) .*"
+    known = (
+        r"make (serve|test|train .*)|curl .*|\.venv/bin/(python -m [\w.]+|bentoml|model_signing) .*"
+    )
     assert [line for line in COMMANDS if not re.fullmatch(known, line)] == []
+
+
+def test_the_signing_command_signs_a_package_for_its_key(tmp_path: Path) -> None:
+    (command,) = (line for line in COMMANDS if "model_signing" in line)
+    key = ec.generate_private_key(ec.SECP256R1())
+    form = PrivateFormat.TraditionalOpenSSL
+    private = key.private_bytes(Encoding.PEM, form, NoEncryption())
+    public = key.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)
+    (tmp_path / "key.pem").write_bytes(private)
+    (tmp_path / "key.pub").write_bytes(public)
+    shutil.copytree(ROOT / "models" / "curve-tanh", tmp_path / "models" / "curve-tanh")
+    command = command.replace("iris", "curve-tanh").replace(" models/", f" {tmp_path}/models/")
+    run(here(command.replace("key.pem", f"{tmp_path}/key.pem")))
+    package = ModelRepository(tmp_path / "models").get("curve-tanh", "1")
+    assert verify_signature(package, tmp_path / "key.pub") == package
 
 
 def test_the_curve_answers_as_shown(port: int) -> None:
