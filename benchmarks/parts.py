@@ -184,7 +184,7 @@ async def main() -> None:
     protocol.catalog = catalog
     front = Front(protocol, protocol, settings)
     http = Front(protocol, protocol, settings)
-    http.responder = lambda path: answer_at_once  # type: ignore[method-assign]
+    http.responder = lambda path, headers: answer_at_once  # type: ignore[method-assign]
 
     gc.collect()
     gc.freeze()
