@@ -8,7 +8,7 @@ traces the answer, as the settings say.
 import asyncio
 import random
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 from starlette.middleware.cors import CORSMiddleware
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -87,17 +87,17 @@ class Front:
             await self._host(scope, receive, send)
             return
 
-        async def secured(message: Message) -> None:
+        exchange = begin(scope["method"], scope["path"], dict(scope["headers"]))
+
+        async def completed(message: Message) -> None:
             if message["type"] == "http.response.start":
-                present = {name.lower() for name, _ in message["headers"]}
-                more = [header for header in SECURITY_HEADERS if header[0] not in present]
-                message = {**message, "headers": [*more, *message["headers"]]}
+                exchange.status = message["status"]
+                message = {**message, "headers": _complete(message["headers"], exchange)}
             await send(message)
 
-        exchange = begin(scope["method"], scope["path"], dict(scope["headers"]))
         task = self._departures.enter(exchange)
         try:
-            await self._let_in(scope, receive, secured)
+            await self._let_in(scope, receive, completed)
         except asyncio.CancelledError:
             exchange.status = CLIENT_CLOSED_REQUEST
             if not exchange.departed:
@@ -112,7 +112,6 @@ class Front:
         try:
             self.admit(exchange)
         except ServiceError as error:
-            exchange.status = error.status
             await error_response(error)(scope, receive, send)
             return
         app = self._door if path == "/" else self._host
@@ -148,3 +147,14 @@ class Front:
             logger.info("%s", exchange.line(), extra=exchange.fields())
         if self._tracer is not None:
             self._tracer.trace(exchange)
+
+
+def _complete(
+    headers: Iterable[tuple[bytes, bytes]], exchange: Exchange
+) -> list[tuple[bytes, bytes]]:
+    """The headers of an answer, and those that every answer has."""
+    headers = list(headers)
+    present = {name.lower() for name, _ in headers}
+    if b"x-request-id" not in present:
+        headers.append((b"x-request-id", exchange.id.encode()))
+    return [*(header for header in SECURITY_HEADERS if header[0] not in present), *headers]

@@ -12,14 +12,10 @@ from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from service.endpoint import json_response
-from service.exchange import current
 
 
 class JsonErrors:
-    """ASGI middleware that passes everything on, and shapes what is an error and not ours.
-
-    It writes the status of each answer into the exchange.
-    """
+    """ASGI middleware that passes everything on, and shapes what is an error and not ours."""
 
     def __init__(self, app: ASGIApp) -> None:
         self.app = app
@@ -31,11 +27,9 @@ class JsonErrors:
 
         async def shaped(message: Message) -> None:
             nonlocal foreign, body
-            if message["type"] == "http.response.start":
-                current().status = message["status"]
-                if _is_foreign_error(message):
-                    foreign = message
-                    return
+            if message["type"] == "http.response.start" and _is_foreign_error(message):
+                foreign = message
+                return
             if foreign is None:
                 await send(message)
             else:

@@ -2,9 +2,13 @@
 
 import logging
 
+from pythonjsonlogger.core import RESERVED_ATTRS
 from pythonjsonlogger.json import JsonFormatter
 
 logger = logging.getLogger("bentoml.fitserve")
+
+# What BentoML writes into every record, our request's id overwritten with its own.
+_BENTOML = ("levelname_bracketed", "component", "trace_msg", "service_name", "request_id")
 
 
 def log_in_json() -> None:
@@ -16,7 +20,13 @@ def log_in_json() -> None:
         "{asctime}{levelname}{name}{message}",
         style="{",
         datefmt="%Y-%m-%dT%H:%M:%S%z",
-        rename_fields={"asctime": "time", "levelname": "level", "name": "logger"},
+        rename_fields={
+            "asctime": "time",
+            "levelname": "level",
+            "name": "logger",
+            "exchange_id": "request_id",
+        },
+        reserved_attrs=[*RESERVED_ATTRS, *_BENTOML],
     )
     for name in (None, "bentoml", "uvicorn", "uvicorn.error"):
         for handler in logging.getLogger(name).handlers:

@@ -146,7 +146,6 @@ class OpenInference:
             response = await self._answer(exchange, receive)
         except Exception as error:  # noqa: BLE001 - the boundary: every failure is answered
             response = error_response(error)
-        exchange.status = response.status_code
         await response(scope, receive, send)
 
     def responder(self, path: str) -> Responder | None:

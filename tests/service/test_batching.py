@@ -579,6 +579,8 @@ async def test_a_caller_that_leaves_before_a_failed_batch_is_repeated_is_not_com
         )
         await until(lambda: model.batches)
         leaver.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await leaver
         model.gate.set()
         with pytest.raises(ModelFaultError):
             await guilty

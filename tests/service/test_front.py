@@ -21,7 +21,7 @@ from tiny import write_tiny
 from service import tracing
 from service.catalog import Catalog
 from service.exchange import current
-from service.front import Front
+from service.front import SECURITY_HEADERS, Front
 from service.json_errors import JsonErrors
 from service.open_inference.routes import OpenInference
 from service.pages import create_pages
@@ -54,7 +54,6 @@ class Named:
         """Handle one connection."""
         self.scopes.append(scope["type"])
         if scope["type"] == "http":
-            current().status = self.status
             self.ids.append(current().id)
             await PlainTextResponse(self.name, self.status)(scope, receive, send)
 
@@ -144,6 +143,18 @@ async def test_what_is_no_request_is_the_host_s_and_not_counted(kind: str) -> No
     await front_of(host, protocol)({"type": kind, "path": "/v2"}, receive, send)
     assert (host.scopes, protocol.scopes) == ([kind], [])
     assert changes(before) == {}
+
+
+@pytest.mark.parametrize("status", [200, 404, 503])
+async def test_every_answer_is_counted_by_its_status_and_has_the_headers_of_all(
+    status: int,
+) -> None:
+    before = counted()
+    answer = await ask(front_of(Named("host", status)), "/", headers={"X-Request-Id": "mine"})
+    assert [key[2] for key in changes(before)] == [str(status)]
+    assert answer.headers["x-request-id"] == "mine"
+    for name, value in SECURITY_HEADERS:
+        assert answer.headers[name.decode()] == value.decode()
 
 
 @pytest.mark.parametrize("path", ["/v2", "/"])

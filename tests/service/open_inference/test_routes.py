@@ -64,7 +64,6 @@ class Asked:
 
         answer = self.runner.run(ask())
         (exchange,) = exchanges
-        assert exchange.status == answer.status_code
         assert answer.headers["x-request-id"] == exchange.id
         return Told(answer, exchange)
 
