@@ -6,6 +6,7 @@ PORT ?= 3000
 PYTHON ?= python3
 RECIPES ?= --all
 BENCH ?=
+FLAVOUR ?= cpu
 
 BIN := $(VENV)/bin
 # uv keeps what it installed before; the home of BentoML's own files stays inside the checkout's venv.
@@ -13,12 +14,12 @@ UV := $(BIN)/uv
 export BENTOML_DO_NOT_TRACK ?= True
 
 .DEFAULT_GOAL := help
-.PHONY: help serve test train bench bench-training lint format lock clean
+.PHONY: help serve test train image bench bench-training lint format lock clean
 
 help: ## show this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
 	@echo
-	@echo "variables: VENV=$(VENV) HOST=$(HOST) PORT=$(PORT) PYTHON=$(PYTHON) RECIPES='$(RECIPES)' BENCH='$(BENCH)'"
+	@echo "variables: VENV=$(VENV) HOST=$(HOST) PORT=$(PORT) PYTHON=$(PYTHON) RECIPES='$(RECIPES)' BENCH='$(BENCH)' FLAVOUR=$(FLAVOUR)"
 
 serve: $(VENV)/.serve ## serve the packages in models/ on http://HOST:PORT
 	$(BIN)/bentoml serve --host $(HOST) --port $(PORT)
@@ -28,6 +29,9 @@ test: $(VENV)/.all $(VENV)/.clients ## run the whole test suite
 
 train: $(VENV)/.all ## fit, prove and write packages (RECIPES="mnist-mlp ..."; default all)
 	$(BIN)/python -m training fit $(RECIPES)
+
+image: $(VENV)/.all ## build the image fitserve:FLAVOUR, cpu or gpu (deploy/container/README.md)
+	VENV=$(VENV) deploy/container/build.sh $(FLAVOUR)
 
 bench: $(VENV)/.all ## measure the service and its peers (BENCH="--only throughput --rounds 1")
 	$(BIN)/python -m benchmarks.serving $(BENCH)
@@ -45,11 +49,17 @@ format: $(VENV)/.all ## let ruff format the code
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
+# cpu.txt is serve-onnx with the small ONNX Runtime, in the version that the large one has.
 lock: $(VENV)/.uv ## resolve requirements/ anew from pyproject.toml
 	$(UV) pip compile -q --universal --python-version 3.11 --no-annotate --no-header \
 	  --no-emit-index-url --all-extras pyproject.toml -o requirements/all.txt
 	$(UV) pip compile -q --universal --python-version 3.11 --no-annotate --no-header \
 	  --no-emit-index-url --extra serve -c requirements/all.txt pyproject.toml -o requirements/serve.txt
+	sed -n 's/^onnxruntime-gpu==\([^ ]*\).*/onnxruntime==\1/p' requirements/all.txt > $(VENV)/cpu.in
+	echo onnxruntime-gpu > $(VENV)/cpu.excluded
+	$(UV) pip compile -q --universal --python-version 3.11 --no-annotate --no-header \
+	  --no-emit-index-url --extra serve-onnx -c requirements/all.txt --excludes $(VENV)/cpu.excluded \
+	  pyproject.toml $(VENV)/cpu.in -o requirements/cpu.txt
 	for peer in benchmarks/serving/peers/*/; do \
 	  $(UV) pip compile -q --universal --python-version 3.11 --no-annotate --no-header \
 	    --no-emit-index-url $${peer}requirements.in -o $${peer}requirements.txt || exit 1; done

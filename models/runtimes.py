@@ -101,6 +101,8 @@ class OnnxRuntime:
     name: RuntimeName = "onnx"
 
     def __init__(self, content: bytes, device: str = "cpu", threads: int = 0) -> None:
+        # Unless it is told before it is loaded, it reports what it runs to its makers.
+        os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
         import onnxruntime
 
         self.device = device

@@ -6,19 +6,29 @@ than a prediction: OpenTelemetry's, which is there also where nothing is traced,
 which leaves a timer behind for each request. BentoML leaves the choice of the HTTP protocol to
 uvicorn, which finds the short way's under the name that it chooses. `tests/service/test_host.py`
 and `test_short_way.py` fail where BentoML or uvicorn change what this counts on.
+
+The parent of the workers is circus' arbiter. BentoML has it look after them every ten seconds, and
+replace a dead one for ever; ours looks every second, and ends where replacing does not help.
 """
 
-from collections.abc import Callable
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
 from typing import Any
 
+from bentoml._internal.utils import circus
 from starlette.applications import Starlette
 from starlette.types import ASGIApp
 from uvicorn.config import HTTP_PROTOCOLS
 
 from service.front import Front
+from service.logs import logger
 from service.short_way import ShortWay
 
 DROPPED = ("OpenTelemetryMiddleware", "TimeoutMiddleware")
+LOOK_SECONDS = 1.0
+REPLACEMENTS = 5  # of each worker
+REPLACED_WITHIN_SECONDS = 600.0
 
 
 def stand_before(service: Any, front: Callable[[ASGIApp], Front]) -> None:
@@ -41,3 +51,54 @@ def stand_before(service: Any, front: Callable[[ASGIApp], Front]) -> None:
             return fronted
 
     service.__class__ = Fronted
+
+
+def replace_dead_workers() -> None:
+    """Have `bentoml serve` notice a dead worker soon, and end where its successors die too."""
+    circus.Arbiter = Supervisor  # type: ignore[misc]  # BentoML looks it up there at each start
+
+
+class Supervisor(circus.Arbiter):
+    """The parent of the workers: it replaces those that die, as long as that helps."""
+
+    def __init__(self, watchers: Sequence[Any], **options: Any) -> None:
+        for watcher in watchers:
+            watcher.hooks["before_spawn"] = Replacements()
+        super().__init__(watchers, **{**options, "check_delay": LOOK_SECONDS})
+
+    def manage_watchers(self) -> Any:
+        """Look after the workers, but not while they are being started or ended."""
+        return None if self._exclusive_running_command else super().manage_watchers()
+
+
+class Replacements:
+    """Asked by circus before each start of a worker: where it says no, `bentoml serve` ends.
+
+    A server whose workers cannot start is up and answers nobody. Its end, with an error, is what a
+    supervisor of containers or services notices.
+    """
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._first = 0  # starts that replaced nobody
+        self._times: deque[float] = deque()  # of the replacements, in seconds
+
+    def __call__(self, watcher: Any, **_: Any) -> bool:
+        """Whether this worker may be started."""
+        if self._first < watcher.numprocesses:
+            self._first += 1
+            return True
+        now, most = self._clock(), REPLACEMENTS * watcher.numprocesses
+        while self._times and now - self._times[0] > REPLACED_WITHIN_SECONDS:
+            self._times.popleft()
+        if len(self._times) == most:
+            logger.critical(
+                "workers died %d times in %.0f s: this server ends, as starting them again "
+                "does not help; the lines above say what they died of",
+                most + 1,
+                now - self._times[0],
+            )
+            return False
+        logger.error("a worker died, and is started again")
+        self._times.append(now)
+        return True

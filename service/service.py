@@ -18,7 +18,7 @@ from service.endpoint import Responder, typed
 from service.errors import BadInputError
 from service.finite import not_finite
 from service.front import Front
-from service.host import stand_before
+from service.host import replace_dead_workers, stand_before
 from service.images import mnist_pixels
 from service.inputs import CurveInput, DigitsInput, PicturesInput, PointsInput
 from service.json_errors import JsonErrors
@@ -177,6 +177,7 @@ stand_before(
     FitServe,
     lambda host: Front(JsonErrors(host), protocol, current_settings(), typed_responders, pages),
 )
+replace_dead_workers()
 
 
 def _responders(service: Any, instance: FitServe) -> dict[str, Responder]:

@@ -362,3 +362,20 @@ def test_a_gpu_that_is_not_there_is_an_error_and_never_the_cpu_instead(
     """Nothing is wrong with the package, so it is not the package that is refused."""
     with pytest.raises(DeviceError, match="cannot compute on cuda:0"):
         open_runtime(bend, runtime, "cuda:0")
+
+
+def test_onnx_runtime_makes_no_identifier_and_reports_to_nobody(
+    written: Path, tmp_path: Path
+) -> None:
+    """Its telemetry would begin with files in the user's home that tell this machine apart."""
+    code = (
+        "import os, sys; from pathlib import Path\n"
+        "for name in ('CI', 'ORT_DISABLE_TELEMETRY'): os.environ.pop(name, None)\n"
+        "os.environ['HOME'] = sys.argv[2]\n"
+        "from models.repository import ModelRepository\n"
+        "from models.runtimes import open_runtime\n"
+        "open_runtime(ModelRepository(Path(sys.argv[1])).get('bend'), 'onnx')"
+    )
+    done = _python(code, written, tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert list(tmp_path.rglob("*")) == []

@@ -6,6 +6,7 @@ middlewares are not built yet, and two of them are found by name and dropped.
 
 import inspect
 from collections.abc import Iterator
+from types import SimpleNamespace
 from typing import Any
 
 import bentoml
@@ -14,7 +15,13 @@ import pytest
 from starlette.applications import Starlette
 from starlette.types import Receive, Scope, Send
 
-from service.host import DROPPED, stand_before
+from service.host import (
+    DROPPED,
+    REPLACED_WITHIN_SECONDS,
+    REPLACEMENTS,
+    Replacements,
+    stand_before,
+)
 
 
 class Recorder:
@@ -113,3 +120,16 @@ def test_fitserve_is_served_through_the_front() -> None:
     from service.service import FitServe
 
     assert isinstance(FitServe.to_asgi(), Front)
+
+
+def test_workers_are_replaced_until_that_is_seen_not_to_help() -> None:
+    now = 0.0
+    may_start = Replacements(lambda: now)
+    watcher = SimpleNamespace(numprocesses=2)
+    assert may_start(watcher)
+    assert may_start(watcher)
+    for _ in range(2 * REPLACEMENTS):
+        assert may_start(watcher), "each of the two workers may be replaced so often"
+    assert not may_start(watcher)
+    now = REPLACED_WITHIN_SECONDS + 1
+    assert may_start(watcher), "a death now and then is no reason to end"

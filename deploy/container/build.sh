@@ -1,0 +1,54 @@
+#!/usr/bin/env bash
+# Builds the image of one flavour, gpu or cpu, from a bento, and lists what it holds beside it.
+# `make image` sets what is read from the environment here; README.md says what each is.
+set -euo pipefail
+cd "$(dirname "$0")/../.."
+
+flavour=${1:?"usage: build.sh gpu|cpu"}
+case $flavour in
+  gpu) lock=requirements/serve.txt ;;
+  cpu) lock=requirements/cpu.txt ;;
+  *) echo "error: the flavour is gpu or cpu, not $flavour" >&2; exit 2 ;;
+esac
+bin=${VENV:-.venv}/bin
+image=${IMAGE:-fitserve:$flavour}
+python=${IMAGE_PYTHON:-3.13}
+base=${BASE:-docker.io/library/python:$python-slim}
+sbom=${SBOM:-dist/fitserve-$flavour.cdx.json}
+read -ra flags <<< "${BUILD_FLAGS:-}"
+if [ -z "${BUILDER:-}" ]; then
+  for BUILDER in docker podman buildah; do "$BUILDER" info &> /dev/null && break; done
+fi
+"$BUILDER" info > /dev/null \
+  || { echo "error: an image needs docker, podman or buildah, and none works here" >&2; exit 1; }
+
+work=$(mktemp -d)
+trap 'rm -rf "$work"' EXIT
+
+tag=$(BENTOML_HOME=$work "$bin/bentoml" build --output tag | sed -n 's/^__tag__://p')
+context=$work/bentos/${tag/://}
+cp deploy/container/healthcheck.py "$context/"
+
+# The lock is for every platform: this is the part for the image's, and all that it installs.
+machine=$(uname -m)
+"$bin/uv" pip compile -q --no-deps --no-annotate --no-header --no-emit-index-url \
+  --python-version "$python" --python-platform "${machine/arm64/aarch64}-manylinux_2_28" \
+  "$lock" -o "$context/requirements.txt"
+mkdir -p "$(dirname "$sbom")"
+"$bin/python" -W ignore -m cyclonedx_py requirements --pyproject pyproject.toml --output-reproducible --of JSON \
+  -o "$sbom" "$context/requirements.txt"
+
+label() { flags+=(--label "org.opencontainers.image.$1=$2"); }
+label version "$(sed -n 's/^version = "\(.*\)"/\1/p' pyproject.toml)"
+label revision "$(git rev-parse HEAD 2> /dev/null || echo unknown)"
+label source "${SOURCE:-unknown}"
+label base.name "$base"
+# The OCI's own format knows no health check.
+[ "$BUILDER" = docker ] || flags+=(--format docker)
+
+"$BUILDER" build "${flags[@]}" -f deploy/container/Dockerfile -t "$image" \
+  --build-arg BASE="$base" \
+  --build-arg UV_VERSION="$(sed -n 's/^uv==//p' requirements/all.txt)" \
+  ${INDEX:+--build-arg INDEX="$INDEX"} \
+  "$context"
+echo "$image is built from $tag; $sbom lists what it holds"

@@ -1,0 +1,110 @@
+#!/usr/bin/env bash
+# Builds the cpu image on a Debian made by debootstrap, runs it, and asks it; no engine is needed.
+#
+# Needs root, buildah, debootstrap, a Debian mirror and a package index, and what `make image` needs.
+# The container runs as its own user, on a root file system that cannot be written to. What is seen
+# is printed; nothing stays behind.
+set -euo pipefail
+here=$(cd "$(dirname "$0")" && pwd)
+suite=${SUITE:-bookworm}
+mirror=${MIRROR:-http://deb.debian.org/debian}
+most=700 # MB
+
+for program in buildah debootstrap unshare pgrep; do
+  command -v "$program" > /dev/null || { echo "skipped: $program is not installed"; exit 77; }
+done
+[ "$(id -u)" = 0 ] || { echo "skipped: debootstrap and chroot need root"; exit 77; }
+
+work=$(mktemp -d)
+runner=
+finish() {
+  # With the runner ends the process namespace that it has made, and all that is in it.
+  if [ -n "$runner" ]; then kill -KILL "$runner" 2> /dev/null || true; wait; fi
+  rm -rf "$work"
+}
+trap finish EXIT
+trap 'exit 1' INT TERM
+export CONTAINERS_STORAGE_CONF=$work/storage.conf STORAGE_DRIVER=vfs
+export TMPDIR=$work/tmp
+mkdir -p "$TMPDIR" "$work/volume"
+printf '[storage]\ndriver = "vfs"\ngraphroot = "%s"\nrunroot = "%s"\n' \
+  "$work/store" "$work/run" > "$CONTAINERS_STORAGE_CONF"
+python=$here/../../${VENV:-.venv}/bin/python
+case ${VENV:-} in /*) python=$VENV/bin/python ;; esac
+say() { echo "$(printf %4d $SECONDS)s $1"; }
+check() { # a line, and the command that shows that it is so
+  if "${@:2}"; then echo "ok    $1"; else echo "WRONG $1"; exit 1; fi
+}
+
+say "a Debian base: $suite"
+debootstrap --variant=minbase --include=python3,ca-certificates "$suite" "$work/base" "$mirror" \
+  > "$work/log" 2>&1 || { tail -n 20 "$work/log"; exit 1; }
+version=$(chroot "$work/base" python3 -c 'import sys; print("%d.%d" % sys.version_info[:2])')
+rm -rf "$work"/base/var/cache/apt/archives/*.deb "$work"/base/var/lib/apt/lists/*
+base=$(buildah from scratch)
+buildah add -q "$base" "$work/base" / > /dev/null
+buildah commit -q --rm "$base" fitserve-base > /dev/null
+rm -rf "$work/base"
+
+say "the image: Python $version"
+BUILDER=buildah BASE=localhost/fitserve-base IMAGE=fitserve:cpu IMAGE_PYTHON=$version \
+  SBOM=$work/sbom.json BUILD_FLAGS="--isolation chroot --volume /etc/ssl/certs:/etc/ssl/certs:ro" \
+  "$here/build.sh" cpu > "$work/log" 2>&1 || { tail -n 40 "$work/log"; exit 1; }
+
+container=$(buildah from fitserve:cpu)
+root=$(buildah mount "$container")
+size=$(du -s --apparent-size --block-size=1000000 "$root" | cut -f1)
+check "its files are $size MB, less than $most" [ "$size" -lt "$most" ]
+absent() {
+  found=$(find "$root" -xdev \( "$@" \) -not -path '*/var/lib/dpkg/*' -print | head -n 5)
+  [ -z "$found" ] || { echo "$found"; return 1; }
+}
+check "no torch, no CUDA" absent -path '*-packages/torch' -o -path '*-packages/nvidia' \
+  -o -name 'libcudart*' -o -name 'libcudnn*' -o -name '*providers_cuda*'
+check "no pip, uv, compiler or make" absent -path '*-packages/pip' -o -name ensurepip \
+  -o -path '*/bin/uv' -o -path '*/bin/*gcc*' -o -path '*/bin/cc' -o -path '*/bin/make'
+check "no caches of pip, uv or apt" absent -path "$root/root/.cache" -o -name '*.whl' \
+  -o -path '*/var/lib/apt/lists/*_*' -o -name '*.deb'
+listed=$(grep -c '"purl"' "$work/sbom.json")
+installed=$(find "$root/opt/venv" -name '*.dist-info' | wc -l)
+check "$installed libraries are installed, and $listed listed" [ "$installed" = "$listed" ]
+
+# What an engine would do: the image's own command, as its own user, on a root file system that is
+# read-only, in a process namespace that ends with it. buildah itself writes in /run: that is empty
+# here, and root's.
+of() { buildah inspect --type image --format "{{range .Docker.Config.$1}}{{println .}}{{end}}" fitserve:cpu; }
+one() { buildah inspect --type image --format "{{.Docker.Config.$1}}" fitserve:cpu; }
+check "its user is $(one User), and it stops on $(one StopSignal)" \
+  [ "$(one User) $(one StopSignal)" = "10001:10001 SIGTERM" ]
+mapfile -t labels < <(of Labels)
+check "its labels are there" [ "${#labels[@]}" -ge 7 ]
+mapfile -t command < <(of Entrypoint; of Cmd)
+mapfile -t health < <(of Healthcheck.Test)
+chown 10001:10001 "$work/volume"
+port=$("$python" -c 'import socket; s = socket.create_server(("127.0.0.1", 0)); print(s.getsockname()[1])')
+run=(buildah run --isolation chroot --volume "$work/volume:/var/lib/fitserve"
+  --env "BENTOML_PORT=$port" --env FITSERVE_BODY_TIMEOUT_SECONDS=120 "$container" --)
+in_container='mount --bind "$0" "$0" && mount -o remount,bind,ro "$0" \
+  && mount -t tmpfs -o mode=755 tmpfs "$0/run" && exec "$@"'
+contained=(unshare --mount --pid --fork --kill-child --mount-proc bash -c "$in_container" "$root")
+
+"${contained[@]}" "${run[@]}" sh -c \
+  'id -u; for d in / /srv/fitserve /tmp /run; do ! touch $d/x 2> /dev/null || exit 1; done; touch ~/x' \
+  > "$work/log" 2>&1 || { cat "$work/log"; echo "WRONG it can write outside its volume"; exit 1; }
+check "it runs as $(cat "$work/log") and can write in its volume alone" [ "$(cat "$work/log")" = 10001 ]
+
+say "${command[*]}, on 127.0.0.1 alone"
+"${contained[@]}" "${run[@]}" "${command[@]}" --host 127.0.0.1 --port "$port" > "$work/log" 2>&1 &
+runner=$!
+tell() { tail -n 20 "$work/log"; exit 1; }
+"$python" "$here/ask.py" "$port" || tell
+check "its health check says that it lives" "${run[@]}" "${health[@]:1}"
+for server in $(pgrep -u 10001 -x bentoml); do
+  ! grep -qzx "$port" "/proc/$server/cmdline" || break
+done
+"$python" "$here/ask.py" "$port" "$server" || tell
+status=0; wait "$runner" || status=$?
+runner=
+check "it ended with $status" [ "$status" = 0 ]
+not_healthy() { ! "${run[@]}" "${health[@]:1}" 2> /dev/null; }
+check "its health check says that it is gone" not_healthy

@@ -1,0 +1,46 @@
+"""The cpu image, built and asked by deploy/container/test.sh; and the lock that it installs."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from packaging.requirements import Requirement
+from packaging.specifiers import SpecifierSet
+
+SKIPPED = 77  # the exit status by which test.sh says that it cannot run here
+
+
+def lock(path: Path) -> dict[str, set[SpecifierSet]]:
+    """The versions that a lock has for each library."""
+    versions: dict[str, set[SpecifierSet]] = {}
+    for line in path.read_text().splitlines():
+        if line and not line.startswith("#"):
+            wanted = Requirement(line)
+            versions.setdefault(wanted.name, set()).add(wanted.specifier)
+    return versions
+
+
+def test_the_cpu_image_installs_what_serve_installs_but_torch_and_cuda(root: Path) -> None:
+    cpu, serve = (lock(root / f"requirements/{name}.txt") for name in ("cpu", "serve"))
+    assert cpu["onnxruntime"] == serve["onnxruntime-gpu"]
+    assert {name: serve[name] for name in cpu} == cpu
+    left_out = serve.keys() - cpu.keys()
+    assert {"torch", "onnxruntime-gpu", "nvidia-cudnn-cu13"} <= left_out
+    assert {"bentoml", "orjson", "pillow"} <= cpu.keys()
+
+
+@pytest.mark.timeout(900)
+def test_the_cpu_image_is_built_small_runs_read_only_answers_and_drains(root: Path) -> None:
+    done = subprocess.run(
+        [root / "deploy/container/test.sh"],
+        env={**os.environ, "VENV": sys.prefix},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        check=False,
+    )
+    if done.returncode == SKIPPED:
+        pytest.skip(done.stdout.strip().splitlines()[-1])
+    assert done.returncode == 0, done.stdout[-8000:]

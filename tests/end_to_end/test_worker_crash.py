@@ -1,0 +1,99 @@
+"""A worker that dies is replaced within seconds; a server whose workers cannot start ends."""
+
+import subprocess
+import threading
+import time
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx
+import psutil
+import pytest
+from live_server import STOP_SECONDS, Server, serving, temporary_home
+
+from service.host import REPLACEMENTS
+
+CLIENTS = 4
+BACK_SECONDS = 15.0  # a look a second, and a start: BentoML, the libraries, seven models
+
+
+@pytest.fixture
+def running(root: Path, chosen: dict[str, str]) -> Iterator[Server]:
+    with temporary_home() as home, serving(home, root, settings=chosen) as server:
+        yield server
+
+
+class Load:
+    """Clients that ask one after the other, each on a connection of its own."""
+
+    def __init__(self, url: str) -> None:
+        self.outcomes: Counter[str] = Counter()  # of every request: its status, or how it was lost
+        self._url = url
+        self._ended = threading.Event()
+        self._threads = [threading.Thread(target=self._ask) for _ in range(CLIENTS)]
+
+    def _ask(self) -> None:
+        with httpx.Client(base_url=self._url, timeout=60) as client:
+            while not self._ended.is_set():
+                try:
+                    outcome = str(client.post("/predict_curve", json={"x": [1]}).status_code)
+                except httpx.TransportError as error:
+                    outcome = type(error).__name__
+                self.outcomes[outcome] += 1
+                time.sleep(0.01)
+
+    def __enter__(self) -> "Load":
+        """Begin to ask."""
+        for thread in self._threads:
+            thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Ask no more; every request has its outcome."""
+        self._ended.set()
+        for thread in self._threads:
+            thread.join()
+
+
+def the_worker(server: Server) -> psutil.Process:
+    (worker,) = server.workers()
+    return worker
+
+
+def test_a_killed_worker_is_replaced_and_only_its_own_requests_are_lost(running: Server) -> None:
+    killed = the_worker(running)
+    with Load(running.url) as load, httpx.Client(base_url=running.url, timeout=60) as client:
+        time.sleep(1)
+        assert load.outcomes["200"] > 10, load.outcomes
+        killed.kill()
+        began = time.monotonic()
+        killed.wait(5)
+        # The parent keeps the socket: who asks now waits for the next worker, and is answered.
+        assert client.post("/predict_curve", json={"x": [1]}).status_code == 200
+        away = time.monotonic() - began
+        time.sleep(1)
+    assert the_worker(running) != killed
+    lost = {name: count for name, count in load.outcomes.items() if name != "200"}
+    assert away < BACK_SECONDS, f"it answered again after {away:.1f} s; {running.tail()}"
+    assert sum(lost.values()) <= CLIENTS, f"{lost}; {running.tail()}"
+    assert "a worker died, and is started again" in running.read_log()
+
+
+def test_a_server_whose_workers_cannot_start_ends(root: Path, chosen: dict[str, str]) -> None:
+    """The file of keys is good when the server starts, and broken when a worker is replaced."""
+    with temporary_home() as home:
+        keys = home / "keys"
+        keys.write_text("")
+        settings = {**chosen, "FITSERVE_API_KEYS_FILE": str(keys)}
+        with serving(home, root, settings=settings) as server:
+            keys.write_text("this is no line of a file of keys")
+            the_worker(server).kill()
+            try:
+                code = server.process.wait(STOP_SECONDS)
+            except subprocess.TimeoutExpired:
+                pytest.fail(f"it is up and answers nobody; {server.tail()}")
+            assert code != 0, server.tail()
+            log = server.read_log()
+            assert f"workers died {REPLACEMENTS + 1} times" in log, server.tail()
+            assert "this server ends" in log
