@@ -317,7 +317,8 @@ def test_it_scales_on_a_queue_that_the_service_shows_and_else_on_cpu(
     pods, resource = one(overlay, "HorizontalPodAutoscaler")["spec"]["metrics"]
     name = pods["pods"]["metric"]["name"]
     assert f"\n{name}{{" in httpx.get(pod_server.url + "/metrics").text
-    assert int(pods["pods"]["target"]["averageValue"]) == DEFAULTS.max_batch_rows
+    # Callers who wait for their answers leave no more than one batch in the queue.
+    assert 0 < int(pods["pods"]["target"]["averageValue"]) < DEFAULTS.max_batch_rows
     assert resource["resource"]["name"] == "cpu"
     assert "cpu" in container(overlay)["resources"]["requests"]  # which utilization is a share of
     (rule,) = yaml.safe_load((FOLDER / "adapter-rules.yaml").read_text())["rules"]["custom"]
