@@ -68,6 +68,7 @@ _failures = Counter(
     ("endpoint", "model", "reason"),
 )  # fmt: skip
 _keys = Counter("fitserve_key_requests", "Requests by the name of their API key.", ("key",))
+_workers = Gauge("fitserve_workers", "Worker processes that serve.", multiprocess_mode="livesum")
 _queued = Gauge(
     "fitserve_queue_rows",
     "Rows that wait for their batch.",
@@ -111,6 +112,11 @@ def count_request(exchange: Exchange) -> None:
         _failures.labels(exchange.endpoint, exchange.model, exchange.reason or "other").inc()
     if exchange.key:
         _keys.labels(exchange.key).inc()
+
+
+def show_worker() -> None:
+    """Show that this process serves, for as long as it lives."""
+    _workers.set(1)
 
 
 def show_gpu(device: str, used: int, total: int) -> None:

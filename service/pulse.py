@@ -12,7 +12,7 @@ import time
 
 from service.catalog import Catalog
 from service.logs import logger
-from service.metrics import show_gpu
+from service.metrics import show_gpu, show_worker
 from service.settings import Settings
 
 _SECONDS = 0.5
@@ -38,6 +38,7 @@ class Pulse:
     def start(self) -> None:
         """Begin to look."""
         self._beat = time.monotonic()
+        show_worker()
         loop = asyncio.get_running_loop()
         self._task = loop.create_task(self._look())
         threading.Thread(target=self._watch, args=(loop,), name="pulse", daemon=True).start()

@@ -2,6 +2,7 @@
 
 import asyncio
 import gc
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import Any
 
@@ -81,6 +82,8 @@ class FitServe:
             log_in_json()
         self.catalog = Catalog(settings)
         self.pulse = Pulse(self.catalog, settings)
+        # One at a time: a small file may hold a picture of hundreds of megabytes.
+        self.decoder = ThreadPoolExecutor(1, "pictures")
         pages.state.catalog = protocol.catalog = self.catalog
         pages.state.openapi = openapi_of(FitServe, "fitserve", VERSION)
         typed_responders.update(_responders(FitServe, self))
@@ -96,6 +99,7 @@ class FitServe:
         """Answer what is queued."""
         self.pulse.stop()
         await self.catalog.close()
+        self.decoder.shutdown(wait=False)
 
     async def __is_ready__(self) -> bool:
         """Whether `/readyz` answers 200: at least one model is verified, warm and served."""
@@ -124,9 +128,10 @@ class FitServe:
         `curl -F images=@digit.png localhost:3000/classify_image`
         """
         predictor = self.catalog.taking(model, IMAGE)
-        largest = current_settings().max_image_pixels
+        decode = partial(mnist_pixels, max_pixels=current_settings().max_image_pixels)
+        loop = asyncio.get_running_loop()
         pixels = np.stack(
-            [await asyncio.to_thread(mnist_pixels, file, max_pixels=largest) for file in images]
+            [await loop.run_in_executor(self.decoder, decode, file) for file in images]
         )
         answers = await _digits(predictor, pixels)
         return {

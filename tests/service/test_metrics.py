@@ -1,17 +1,28 @@
 """The metrics as Prometheus reads them: from one process, and from several that share a folder."""
 
+import asyncio
 import os
 import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
+from gated import Gated
 from prometheus_client.parser import text_string_to_metric_families
+from tiny import write_tiny
 
+from models.repository import ModelRepository
+from service import errors
 from service.batch import Timings
 from service.batching import BatchReport
+from service.endpoint import error_response
+from service.errors import ServiceError
 from service.exchange import Exchange
-from service.metrics import ModelMetrics, count_request, exposition
+from service.metrics import ModelMetrics, count_request, exposition, show_gpu
+from service.placement import Placement, place
+from service.predictor import Predictor
+from service.settings import Settings
 
 Samples = dict[tuple[str, frozenset[tuple[str, str]]], float]
 
@@ -60,6 +71,180 @@ def test_a_batch_is_counted_with_its_rows_its_requests_and_its_compute() -> None
     assert sample(found, "batch_requests_total", model="batched") == 4
     assert sample(found, "batch_compute_seconds_sum", model="batched") == 0.75
     assert sample(found, "queue_seconds_sum", model="batched") == 0.125
+
+
+FAILURES = [kind for kind in vars(errors).values() if isinstance(kind, type)]
+MORE = {errors.RateLimitError: ("no", 1.0), errors.MethodNotAllowedError: ("PUT", "POST")}
+
+
+@pytest.mark.parametrize("kind", FAILURES)
+def test_a_failure_is_counted_by_its_reason(kind: type[ServiceError]) -> None:
+    error = kind(*MORE.get(kind, ("no",)))
+    exchange = Exchange("id", "POST", "/predict_curve", endpoint="/predict_curve", model="failing")
+    exchange.status = error_response(error, exchange).status_code
+    labels = {"endpoint": "/predict_curve", "model": "failing"}
+    before = samples(exposition().decode())
+    count_request(exchange)
+    after = samples(exposition().decode())
+    changed = {
+        dict(labelled)["reason"]: value - before.get((name, labelled), 0.0)
+        for (name, labelled), value in after.items()
+        if name == "fitserve_failures_total" and labels.items() <= dict(labelled).items()
+        if value != before.get((name, labelled), 0.0)
+    }
+    assert changed == {kind.reason: 1.0}
+
+
+def test_every_failure_has_a_reason_of_its_own() -> None:
+    assert len({kind.reason for kind in FAILURES}) == len(FAILURES) > 10
+
+
+def test_what_succeeds_is_no_failure_and_what_names_no_reason_is_another() -> None:
+    for status in (200, 404):
+        count_request(Exchange("id", "GET", "/", endpoint="/", model="plain", status=status))
+    found = samples(exposition().decode())
+    failures = {
+        dict(labels)["reason"]: value
+        for (name, labels), value in found.items()
+        if name == "fitserve_failures_total" and dict(labels)["model"] == "plain"
+    }
+    assert failures == {"other": 1.0}
+
+
+def test_a_queue_shows_the_rows_that_wait_and_then_none(tmp_path: Path) -> None:
+    async def run() -> None:
+        runtime, settings = Gated(), Settings(max_batch_rows=4)
+        package = write_tiny(tmp_path, "waiting", runtimes=("onnx",))
+        predictor = Predictor(package, Placement(runtime, {}), settings)
+
+        def shown() -> float:
+            predictor.look()
+            return sample(samples(exposition().decode()), "queue_rows", model="waiting")
+
+        def ask(rows: int) -> asyncio.Task[object]:
+            return asyncio.create_task(predictor.predict({"x": np.zeros((rows, 1), np.float32)}))
+
+        assert shown() == 0
+        first = ask(1)  # it is computed, and does not wait
+        await asyncio.to_thread(runtime.entered.wait)
+        others = [ask(2), ask(5)]
+        await asyncio.sleep(0.05)
+        assert shown() == 7
+        runtime.gate.set()
+        await asyncio.gather(first, *others)
+        assert shown() == 0
+        await predictor.close()
+
+    asyncio.run(asyncio.wait_for(run(), 30))
+
+
+def test_a_model_shows_what_it_is_where_it_computes_and_how_it_was_proved(shipped: Path) -> None:
+    async def run() -> None:
+        package = ModelRepository(shipped).get("curve-tanh")
+        card = package.card
+        placed = place(package, "onnx", "cpu", threads=1, max_batch_rows=4)
+        await Predictor(package, placed, Settings(), 1.5).close()
+        found = samples(exposition().decode())
+        digest = card.files["model.onnx"].sha256
+        said = {"version": card.version, "runtime": "onnx", "device": "cpu", "digest": digest}
+        assert sample(found, "model_info", model="curve-tanh", **said) == 1
+        assert sample(found, "model_load_seconds", model="curve-tanh") == 1.5
+        (parity,) = (record for record in card.parity if record.runtime == "onnx")
+        proved = parity.largest_absolute_difference
+        assert sample(found, "model_parity_difference", model="curve-tanh") == proved > 0
+
+    asyncio.run(asyncio.wait_for(run(), 30))
+
+
+KINDS = ("used", "total")
+
+
+def test_a_gpu_shows_what_is_used_and_what_there_is() -> None:
+    show_gpu("cuda:7", 3, 8)
+    found = samples(exposition().decode())
+    shown = [sample(found, "gpu_memory_bytes", device="cuda:7", kind=kind) for kind in KINDS]
+    assert shown == [3, 8]
+
+
+def test_tritons_names_say_what_ours_say() -> None:
+    metrics = ModelMetrics("twice-named")
+    for rows, queue in ((8, 0.5), (2, 0.25)):
+        metrics.count(BatchReport(rows, 1, queue, Timings(0.0, 0.125, 0.0)))
+        metrics.count_wait(queue)
+    for endpoint, status, seconds in (
+        ("/v2/models/{model}/infer", 200, 0.5),
+        ("/predict_curve", 200, 0.25),
+        ("/predict_curve", 503, 0.125),
+        ("/v2/models/{model}/ready", 200, 64.0),  # no inference, and none to Triton
+    ):
+        count_request(
+            Exchange(
+                "id", "POST", "/", endpoint=endpoint, model="twice-named", status=status,
+                seconds=seconds,
+            )
+        )  # fmt: skip
+    found = samples(exposition().decode())
+    triton = {
+        name.removeprefix("nv_inference_"): value
+        for (name, labels), value in found.items()
+        if name.startswith("nv_") and labels == {("model", "twice-named")}
+    }
+    assert triton == {
+        "request_success": 2,
+        "request_failure": 1,
+        "request_duration_us": 875_000,
+        "queue_duration_us": 750_000,
+        "count": 10,
+        "exec_count": 2,
+    }
+    assert triton["count"] == sample(found, "batch_rows_sum", model="twice-named")
+    assert triton["exec_count"] == sample(found, "batch_rows_count", model="twice-named")
+
+
+LIVE = """
+import sys
+from service.metrics import ModelMetrics, show_worker
+from service.batch import Timings
+from service.batching import BatchReport
+
+show_worker()
+metrics = ModelMetrics("line")
+metrics.show_queue(5, 1)
+metrics.count(BatchReport(4, 2, 0.0, Timings(0.0, 0.25, 0.0)))
+print("shown", flush=True)
+sys.stdin.read()
+"""
+
+
+def test_a_worker_that_is_killed_has_no_queue_any_more_and_has_still_computed(
+    root: Path, tmp_path: Path
+) -> None:
+    workers = [
+        subprocess.Popen(
+            [sys.executable, "-c", LIVE],
+            cwd=root,
+            env={**os.environ, "PROMETHEUS_MULTIPROC_DIR": str(tmp_path)},
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+        )
+        for _ in range(2)
+    ]
+    try:
+        for worker in workers:
+            assert worker.stdout is not None
+            assert worker.stdout.readline() == b"shown\n"
+        for alive in (2, 1):
+            found = count(0, root, tmp_path)
+            assert sample(found, "workers") == alive
+            assert sample(found, "queue_rows", model="line") == 5 * alive
+            assert sample(found, "given_up_computes", model="line") == alive
+            assert sample(found, "batch_rows_sum", model="line") == 8
+            workers[0].kill()
+            workers[0].wait()
+    finally:
+        for worker in workers:
+            worker.kill()
+            worker.communicate()
 
 
 COUNT = """

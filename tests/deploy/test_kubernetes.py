@@ -1,0 +1,350 @@
+"""The manifests of `deploy/kubernetes`: valid, true of the real service, and safe to apply."""
+
+import json
+import math
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+
+import httpx
+import kubernetes_validate
+import pytest
+import yaml
+from kustomizing import Manifest, by_kustomize, by_stand_in, containers, identity
+from live_server import Server, serving, temporary_home
+
+from service.settings import Settings
+
+ROOT = Path(__file__).resolve().parents[2]
+FOLDER = ROOT / "deploy" / "kubernetes"
+OVERLAYS = ("cpu", "gpu", "kserve")
+VERSIONS = ("1.32", "1.36")
+CUSTOM = ("ServiceMonitor", "InferenceService")
+DEFAULTS = Settings()
+BYTES = {"Mi": 2**20, "Gi": 2**30}
+
+
+def rendered(overlay: str) -> list[Manifest]:
+    return by_stand_in(FOLDER / "overlays" / overlay)
+
+
+def one(overlay: str, kind: str) -> Manifest:
+    (found,) = (manifest for manifest in rendered(overlay) if manifest["kind"] == kind)
+    return found
+
+
+def pod(overlay: str) -> Manifest:
+    """The pod that an overlay makes, as a manifest of its own."""
+    if overlay == "kserve":
+        extended = one(overlay, "InferenceService")["spec"]["predictor"]
+        kserves = ("minReplicas", "maxReplicas", "scaleMetric", "scaleTarget")
+        spec = {name: value for name, value in extended.items() if name not in kserves}
+        return {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "pod"}, "spec": spec}
+    template = one(overlay, "Deployment")["spec"]["template"]
+    return {"apiVersion": "v1", "kind": "Pod", **template}
+
+
+def container(overlay: str) -> dict[str, Any]:
+    (found,) = containers(pod(overlay))
+    return found
+
+
+def environment(overlay: str) -> dict[str, str]:
+    """The container's environment, as the kubelet resolves it."""
+    limits = container(overlay)["resources"]["limits"]
+    return {
+        entry["name"]: entry["value"]
+        if "value" in entry
+        else str(math.ceil(Decimal(limits[entry["valueFrom"]["resourceFieldRef"]["resource"][7:]])))
+        for entry in container(overlay)["env"]
+    }
+
+
+def in_bytes(quantity: str) -> int:
+    return int(quantity[:-2]) * BYTES[quantity[-2:]]
+
+
+@pytest.fixture(scope="module")
+def pod_server() -> Iterator[Server]:
+    """A server with the environment of a pod of the cpu overlay."""
+    with temporary_home() as home, serving(home, ROOT, settings=environment("cpu")) as server:
+        yield server
+
+
+def with_keys(folder: Path) -> Path:
+    """An overlay with the component of the keys, as its comment shows it."""
+    (folder / "kustomization.yaml").write_text(
+        f"resources: [{FOLDER}/overlays/cpu]\ncomponents: [{FOLDER}/components/keys]\n"
+    )
+    return folder
+
+
+@pytest.mark.parametrize("overlay", [*OVERLAYS, "cpu with keys"])
+def test_the_stand_in_renders_what_kustomize_renders(overlay: str, tmp_path: Path) -> None:
+    folder = FOLDER / "overlays" / overlay
+    if overlay == "cpu with keys":  # kustomize takes no absolute paths
+        (tmp_path / "kubernetes").mkdir()
+        subprocess.run(["cp", "-r", *FOLDER.iterdir(), tmp_path / "kubernetes"], check=True)
+        folder = tmp_path / "kubernetes" / "overlays" / "keys"
+        folder.mkdir()
+        (folder / "kustomization.yaml").write_text(
+            "resources: [../cpu]\ncomponents: [../../components/keys]\n"
+        )
+    by_the_real_one = by_kustomize(folder)
+    if by_the_real_one is None:
+        pytest.skip("needs kustomize or kubectl, to compare the stand-in with")
+    assert sorted(by_stand_in(folder), key=identity) == sorted(by_the_real_one, key=identity)
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+@pytest.mark.parametrize("overlay", OVERLAYS)
+def test_every_manifest_is_valid(overlay: str, version: str) -> None:
+    checked = [manifest for manifest in rendered(overlay) if manifest["kind"] not in CUSTOM]
+    for manifest in [*checked, pod(overlay)]:
+        used = kubernetes_validate.validate(manifest, version, strict=True)
+        assert used == version
+    assert len(checked) == (0 if overlay == "kserve" else 5)
+
+
+def test_a_wrong_field_is_found() -> None:
+    wrong = pod("cpu")
+    wrong["spec"]["containers"][0]["readinesProbe"] = {}
+    with pytest.raises(kubernetes_validate.ValidationError, match="readinesProbe"):
+        kubernetes_validate.validate(wrong, VERSIONS[0], strict=True)
+
+
+KSERVE = """
+import json, sys
+import kserve
+
+predictor = json.load(sys.stdin)
+fields = kserve.V1beta1PredictorSpec.attribute_map.values()
+print(json.dumps(sorted(set(predictor) - set(fields))))
+"""
+
+
+def test_kserve_knows_every_field_of_the_predictor() -> None:
+    python = Path(sys.prefix, "clients", "bin", "python")
+    if not python.exists():
+        pytest.skip("the clients are not installed: make test does that")
+    predictor = one("kserve", "InferenceService")["spec"]["predictor"]
+    done = subprocess.run(
+        [python, "-c", KSERVE],
+        input=json.dumps(predictor),
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=120,
+    )
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout.splitlines()[-1]) == []
+
+
+def test_the_inference_service_is_a_custom_predictor_of_the_second_protocol() -> None:
+    manifest = one("kserve", "InferenceService")
+    assert manifest["apiVersion"] == "serving.kserve.io/v1beta1"
+    assert container("kserve")["name"] == "kserve-container"  # the name that KServe looks for
+    assert environment("kserve")["PROTOCOL"] == "v2"
+
+
+def test_kserves_pod_differs_from_the_cpu_pod_in_what_kserve_asks_for_alone() -> None:
+    ours, theirs = container("cpu"), container("kserve")
+    text = json.dumps(theirs).replace('"port": 3000', '"port": "http"')
+    theirs = {**json.loads(text), "name": ours["name"], "ports": ours["ports"]}
+    theirs["env"] = [entry for entry in theirs["env"] if entry["name"] != "PROTOCOL"]
+    assert theirs == ours
+    differing = {
+        name
+        for name in pod("cpu")["spec"].keys() | pod("kserve")["spec"].keys()
+        if pod("cpu")["spec"].get(name) != pod("kserve")["spec"].get(name)
+    }
+    assert differing == {"containers", "topologySpreadConstraints"}
+
+
+@pytest.mark.parametrize("overlay", ["cpu", "gpu"])
+def test_all_that_selects_pods_selects_these(overlay: str) -> None:
+    deployment = one(overlay, "Deployment")
+    labels = deployment["spec"]["template"]["metadata"]["labels"].items()
+    (spread,) = pod(overlay)["spec"]["topologySpreadConstraints"]
+    selectors = [
+        deployment["spec"]["selector"]["matchLabels"],
+        one(overlay, "Service")["spec"]["selector"],
+        one(overlay, "PodDisruptionBudget")["spec"]["selector"]["matchLabels"],
+        one(overlay, "NetworkPolicy")["spec"]["podSelector"]["matchLabels"],
+        spread["labelSelector"]["matchLabels"],
+    ]
+    for selector in selectors:
+        assert selector
+        assert selector.items() <= labels
+    monitor, service = one(overlay, "ServiceMonitor"), one(overlay, "Service")
+    assert monitor["apiVersion"] == "monitoring.coreos.com/v1"
+    wanted = monitor["spec"]["selector"]["matchLabels"]
+    assert wanted.items() <= service["metadata"]["labels"].items()
+    target = one(overlay, "HorizontalPodAutoscaler")["spec"]["scaleTargetRef"]
+    assert (target["kind"], target["name"]) == identity(deployment)
+    assert target["apiVersion"] == deployment["apiVersion"]
+    assert "replicas" not in deployment["spec"], "every apply would undo the autoscaler"
+
+
+@pytest.mark.parametrize("overlay", ["cpu", "gpu"])
+def test_every_port_that_is_named_is_the_containers(overlay: str) -> None:
+    (port,) = container(overlay)["ports"]
+    assert port["containerPort"] == 3000
+    (service,) = one(overlay, "Service")["spec"]["ports"]
+    assert service["targetPort"] == port["name"]
+    (monitored,) = one(overlay, "ServiceMonitor")["spec"]["endpoints"]
+    assert monitored["port"] == service["name"]
+    (rule,) = one(overlay, "NetworkPolicy")["spec"]["ingress"]
+    assert rule["ports"] == [{"port": port["name"]}]
+
+
+PROBES = ("startupProbe", "readinessProbe", "livenessProbe")
+
+
+@pytest.mark.parametrize("overlay", OVERLAYS)
+@pytest.mark.parametrize("probe", PROBES)
+def test_the_service_answers_every_probe(overlay: str, probe: str, pod_server: Server) -> None:
+    asked = container(overlay)[probe]["httpGet"]
+    ports = {port["name"]: port["containerPort"] for port in container(overlay)["ports"]}
+    assert ports.get(asked["port"], asked["port"]) == 3000
+    assert httpx.get(pod_server.url + asked["path"]).status_code == 200
+
+
+def test_prometheus_is_sent_to_where_the_metrics_are(pod_server: Server) -> None:
+    (endpoint,) = one("cpu", "ServiceMonitor")["spec"]["endpoints"]
+    answer = httpx.get(pod_server.url + endpoint["path"])
+    assert "fitserve_queue_rows{" in answer.text
+
+
+def test_a_gpu_pod_that_finds_no_gpu_gets_no_requests_and_is_not_restarted() -> None:
+    import torch
+
+    if torch.cuda.is_available():
+        pytest.skip("there is a GPU here")
+    spec = container("gpu")
+    settings = environment("gpu")
+    live = spec["livenessProbe"]["httpGet"]["path"]
+    with temporary_home() as home, serving(home, ROOT, until=live, settings=settings) as server:
+        ready = httpx.get(server.url + spec["readinessProbe"]["httpGet"]["path"])
+        assert ready.status_code == 503
+
+
+@pytest.mark.parametrize("overlay", OVERLAYS)
+def test_there_is_time_to_start_and_to_end(overlay: str) -> None:
+    spec = container(overlay)
+    start = spec["startupProbe"]
+    assert start["periodSeconds"] * start["failureThreshold"] >= 300
+    until_unready = spec["readinessProbe"]["periodSeconds"] * 2
+    wait = spec["lifecycle"]["preStop"]["sleep"]["seconds"]
+    assert wait >= 5
+    longest = (
+        DEFAULTS.body_timeout_seconds + DEFAULTS.timeout_seconds + DEFAULTS.max_compute_seconds
+    )
+    assert pod(overlay)["spec"]["terminationGracePeriodSeconds"] >= wait + longest
+    live = spec["livenessProbe"]
+    assert live["periodSeconds"] * live["failureThreshold"] > until_unready
+
+
+@pytest.mark.parametrize("overlay", OVERLAYS)
+def test_every_setting_of_a_pod_is_one_of_the_service(overlay: str) -> None:
+    given = environment(overlay)
+    named = {name.removeprefix("FITSERVE_").lower() for name in given if name.startswith("FITS")}
+    assert named
+    assert named <= set(Settings.model_fields)
+    assert given["BENTOML_HOST"] == "0.0.0.0"  # noqa: S104 - it says so
+    assert int(given["FITSERVE_THREADS"]) >= 1
+
+
+@pytest.mark.parametrize("overlay", OVERLAYS)
+def test_no_container_may_do_more_than_serve(overlay: str) -> None:
+    spec = pod(overlay)["spec"]
+    assert spec["automountServiceAccountToken"] is False
+    assert spec["enableServiceLinks"] is False
+    assert spec["securityContext"]["runAsNonRoot"] is True
+    assert spec["securityContext"]["runAsUser"] == 10001
+    assert spec["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}
+    found = list(containers(rendered(overlay)))
+    assert found
+    for each in found:
+        may = each["securityContext"]
+        assert may["readOnlyRootFilesystem"] is True
+        assert may["allowPrivilegeEscalation"] is False
+        assert may["capabilities"] == {"drop": ["ALL"]}
+        assert "privileged" not in may
+    (volume,) = spec["volumes"]
+    assert "emptyDir" in volume
+    (mount,) = container(overlay)["volumeMounts"]
+    assert mount == {"name": volume["name"], "mountPath": "/var/lib/fitserve"}
+
+
+@pytest.mark.parametrize("overlay", OVERLAYS)
+def test_every_image_has_a_tag_that_does_not_move_by_itself(overlay: str) -> None:
+    images = [each["image"] for each in containers(rendered(overlay))]
+    assert images == ["fitserve:gpu" if overlay == "gpu" else "fitserve:cpu"]
+
+
+@pytest.mark.parametrize(("overlay", "measured"), [("cpu", "ONNX Runtime alone"), ("gpu", "torch")])
+def test_the_limits_hold_what_was_measured(overlay: str, measured: str) -> None:
+    report = (ROOT / "benchmarks" / "README.md").read_text()
+    (megabytes,) = re.findall(rf"\| fitserve, (?:with )?{measured} \| (\d+) \(", report)
+    resources = container(overlay)["resources"]
+    rest = int(megabytes) * 10**6
+    assert in_bytes(resources["requests"]["memory"]) > 2 * rest
+    # Measured too: 977 MB for 64 MiB of JSON, 508 MB for 40 million pixels of a PNG, and one of
+    # each at a time.
+    body = 15 * int(environment(overlay)["FITSERVE_MAX_BODY_BYTES"])
+    picture = 13 * DEFAULTS.max_image_pixels
+    assert in_bytes(resources["limits"]["memory"]) > 1.5 * (rest + body + picture)
+    assert Decimal(resources["requests"]["cpu"]) >= 1  # what one worker's event loop takes
+
+
+def test_a_gpu_pod_has_one_gpu_and_one_worker_and_rolls_without_a_spare_one() -> None:
+    assert container("gpu")["resources"]["limits"]["nvidia.com/gpu"] == 1
+    assert environment("gpu")["BENTOML_CONFIG_OPTIONS"] == "services.fitserve.workers=1"
+    assert environment("gpu")["FITSERVE_DEVICE"] == "cuda:0"
+    assert one("gpu", "Deployment")["spec"]["strategy"]["rollingUpdate"]["maxSurge"] == 0
+
+
+def test_a_cpu_roll_takes_no_pod_away_before_another_is_there() -> None:
+    assert one("cpu", "Deployment")["spec"]["strategy"]["rollingUpdate"]["maxUnavailable"] == 0
+
+
+@pytest.mark.parametrize("overlay", ["cpu", "gpu"])
+def test_it_scales_on_a_queue_that_the_service_shows_and_else_on_cpu(
+    overlay: str, pod_server: Server
+) -> None:
+    pods, resource = one(overlay, "HorizontalPodAutoscaler")["spec"]["metrics"]
+    name = pods["pods"]["metric"]["name"]
+    assert f"\n{name}{{" in httpx.get(pod_server.url + "/metrics").text
+    # Callers who wait for their answers leave no more than one batch in the queue.
+    assert 0 < int(pods["pods"]["target"]["averageValue"]) < DEFAULTS.max_batch_rows
+    assert resource["resource"]["name"] == "cpu"
+    assert "cpu" in container(overlay)["resources"]["requests"]  # which utilization is a share of
+    (rule,) = yaml.safe_load((FOLDER / "adapter-rules.yaml").read_text())["rules"]["custom"]
+    assert rule["name"]["as"] == name
+    assert rule["seriesQuery"].startswith(f"{name}{{")
+    spec = one(overlay, "HorizontalPodAutoscaler")["spec"]
+    budget = one(overlay, "PodDisruptionBudget")["spec"]
+    assert spec["minReplicas"] > budget["maxUnavailable"], "a drained node would end the service"
+
+
+def test_the_keys_lie_where_the_service_looks_for_them(tmp_path: Path) -> None:
+    manifests = by_stand_in(with_keys(tmp_path))
+    (deployment,) = (one for one in manifests if one["kind"] == "Deployment")
+    (found,) = containers(deployment)
+    (path,) = (
+        entry["value"] for entry in found["env"] if entry["name"] == "FITSERVE_API_KEYS_FILE"
+    )
+    (mount,) = (mount for mount in found["volumeMounts"] if mount["name"] == "keys")
+    assert Path(path).parent == Path(mount["mountPath"])
+    assert mount["readOnly"] is True
+    assert "subPath" not in mount
+    volumes = deployment["spec"]["template"]["spec"]["volumes"]
+    assert {volume["name"] for volume in volumes} == {"state", "keys"}
+    for version in VERSIONS:
+        kubernetes_validate.validate(deployment, version, strict=True)
+    assert len(found["env"]) == len(environment("cpu")) + 1, "it takes nothing away"

@@ -1,0 +1,286 @@
+"""The rules and the dashboard of `deploy/monitoring`, by promtool and by a real Prometheus."""
+
+import hashlib
+import json
+import re
+import shutil
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+import yaml
+from live_server import Server, free_port, serving, temporary_home
+
+ROOT = Path(__file__).resolve().parents[2]
+FOLDER = ROOT / "deploy" / "monitoring"
+RULES = yaml.safe_load((FOLDER / "rules.yml").read_text())
+DASHBOARD = json.loads((FOLDER / "dashboard.json").read_text())
+ALERTS = [rule for group in RULES["groups"] for rule in group["rules"] if "alert" in rule]
+RECORDS = [rule for group in RULES["groups"] for rule in group["rules"] if "record" in rule]
+PANELS = {
+    f"{panel['title']} {target['refId']}": target["expr"]
+    for panel in DASHBOARD["panels"]
+    for target in panel.get("targets", ())
+}
+KEY = "a key of the tests"
+HEADERS = {"X-API-Key": KEY}
+
+CURVES, POINTS, WRONG, STRANGERS, UNKNOWN = 21, 13, 5, 3, 2
+"""How many requests of each kind are sent in each of the two waves."""
+
+
+def promtool(*arguments: str) -> subprocess.CompletedProcess[str]:
+    if shutil.which("promtool") is None:
+        pytest.skip("needs promtool: Debian's package prometheus has it")
+    return subprocess.run(
+        ["promtool", *arguments], cwd=FOLDER, capture_output=True, text=True, check=False
+    )
+
+
+def test_promtool_finds_the_rules_sound() -> None:
+    done = promtool("check", "rules", "rules.yml")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert f"{len(ALERTS) + len(RECORDS)} rules found" in done.stdout
+
+
+def test_the_rules_do_what_their_tests_say() -> None:
+    done = promtool("test", "rules", "rules.test.yml")
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+@pytest.mark.parametrize("rule", ALERTS, ids=[rule["alert"] for rule in ALERTS])
+def test_every_alert_is_tested_to_fire_and_not_to(rule: dict[str, Any]) -> None:
+    tests = yaml.safe_load((FOLDER / "rules.test.yml").read_text())["tests"]
+    outcomes = {
+        bool(case.get("exp_alerts"))
+        for test in tests
+        for case in test.get("alert_rule_test", ())
+        if case["alertname"] == rule["alert"]
+    }
+    assert outcomes == {True, False}
+    assert rule["labels"]["severity"] in ("critical", "warning")
+    assert rule["annotations"].keys() == {"summary", "action"}
+
+
+def test_the_dashboard_shows_each_panel_in_its_own_place() -> None:
+    assert len({panel["id"] for panel in DASHBOARD["panels"]}) == len(DASHBOARD["panels"])
+    taken: set[tuple[int, int]] = set()
+    for panel in DASHBOARD["panels"]:
+        place = panel["gridPos"]
+        cells = {
+            (place["x"] + right, place["y"] + down)
+            for right in range(place["w"])
+            for down in range(place["h"])
+        }
+        assert not cells & taken, panel["title"]
+        assert all(x < 24 for x, _ in cells)
+        taken |= cells
+    variables = {f"${variable['name']}" for variable in DASHBOARD["templating"]["list"]}
+    used = set(re.findall(r"\$\w+", " ".join(PANELS.values()))) - {"$__rate_interval"}
+    assert used <= variables
+
+
+class Prometheus:
+    """A running Prometheus."""
+
+    def __init__(self, url: str) -> None:
+        self.url = url
+
+    def ask(self, path: str, **parameters: str) -> Any:
+        """What its API answers."""
+        answer = httpx.get(f"{self.url}/api/v1/{path}", params=parameters, timeout=30)
+        content = answer.json()
+        assert content["status"] == "success", content
+        return content["data"]
+
+    def query(self, expression: str) -> list[tuple[dict[str, str], float]]:
+        """The labels and the value of each sample, now."""
+        found = self.ask("query", query=expression)
+        if found["resultType"] == "scalar":
+            return [({}, float(found["result"][1]))]
+        return [(sample["metric"], float(sample["value"][1])) for sample in found["result"]]
+
+    def value(self, expression: str) -> float:
+        """The only value that there is; 0 where there is none."""
+        found = [value for _, value in self.query(expression)]
+        assert len(found) <= 1
+        return sum(found)
+
+
+def until(what: Callable[[], bool], seconds: float = 60) -> None:
+    deadline = time.monotonic() + seconds
+    while not what():
+        assert time.monotonic() < deadline, "it did not come about in time"
+        time.sleep(0.2)
+
+
+@pytest.fixture(scope="module")
+def watched() -> Iterator[Server]:
+    """A server of two workers, with a key."""
+    with temporary_home() as home:
+        (home / "keys").write_text(f"alice {hashlib.sha256(KEY.encode()).hexdigest()}\n")
+        settings = {
+            "FITSERVE_API_KEYS_FILE": str(home / "keys"),
+            "BENTOML_CONFIG_OPTIONS": "services.fitserve.workers=2",
+        }
+        with serving(home, ROOT, settings=settings) as server:
+            yield server
+
+
+CONFIGURATION = """
+global: {{scrape_interval: 1s, scrape_timeout: 1s, evaluation_interval: 1s}}
+rule_files: [{rules}]
+scrape_configs:
+  - job_name: fitserve
+    static_configs:
+      - targets: ["{target}"]
+        labels: {{namespace: default, pod: fitserve-1}}
+"""
+
+
+@pytest.fixture(scope="module")
+def prometheus(watched: Server, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Prometheus]:
+    """A Prometheus that has scraped the server before, between and after two waves of requests."""
+    if shutil.which("prometheus") is None:
+        pytest.skip("needs prometheus: Debian's package has it")
+    folder, port = tmp_path_factory.mktemp("prometheus"), free_port()
+    target = watched.url.removeprefix("http://")
+    configuration = CONFIGURATION.format(rules=FOLDER / "rules.yml", target=target)
+    (folder / "prometheus.yml").write_text(configuration)
+    with (folder / "log").open("wb") as log:
+        process = subprocess.Popen(
+            [
+                "prometheus",
+                f"--config.file={folder}/prometheus.yml",
+                f"--storage.tsdb.path={folder}/data",
+                f"--web.listen-address=127.0.0.1:{port}",
+            ],
+            stdout=log,
+            stderr=subprocess.STDOUT,
+        )
+    try:
+        started = Prometheus(f"http://127.0.0.1:{port}")
+        until(lambda: _is_ready(started))
+        # A scrape is answered by one worker, and the other's numbers come with it.
+        until(lambda: started.value("sum(fitserve_workers)") == 2)
+        for wave in (1, 2):
+            send(watched)
+            sent = wave * (CURVES + POINTS + WRONG + UNKNOWN)
+            until(partial(has_counted, started, sent))
+        until(lambda: bool(started.query("fitserve:request_seconds:p99_5m")))
+        yield started
+    finally:
+        process.terminate()
+        process.wait(30)
+
+
+def _is_ready(prometheus: Prometheus) -> bool:
+    try:
+        return httpx.get(f"{prometheus.url}/-/ready", timeout=5).status_code == 200
+    except httpx.TransportError:
+        return False
+
+
+def has_counted(prometheus: Prometheus, requests: int) -> bool:
+    return prometheus.value('fitserve_key_requests_total{key="alice"}') == requests
+
+
+def send(server: Server) -> None:
+    """One wave of requests, each on a connection of its own, so that both workers get some."""
+
+    def post(path: str, content: object, status: int, **headers: str) -> None:
+        answer = httpx.post(server.url + path, json=content, headers=headers, timeout=60)
+        assert answer.status_code == status, answer.text
+
+    infer = "/v2/models/moons-tanh/infer"
+    point = {"name": "point", "shape": [2, 2], "datatype": "FP32", "data": [0, 1, 2, 3]}
+    for _ in range(CURVES):
+        post("/predict_curve", {"x": [1, 2, 3]}, 200, **HEADERS)
+    for _ in range(POINTS):
+        post(infer, {"inputs": [point]}, 200, **HEADERS)
+    for _ in range(WRONG):
+        post(infer, {"inputs": []}, 400, **HEADERS)
+    for _ in range(UNKNOWN):
+        post("/v2/models/nobody/infer", {"inputs": [point]}, 404, **HEADERS)
+    for _ in range(STRANGERS):
+        post("/predict_curve", {"x": [1]}, 401)
+
+
+SENT = {
+    'sum(fitserve_request_seconds_count{endpoint="/predict_curve",status="200"})': 2 * CURVES,
+    'sum(fitserve_request_seconds_count{model="moons-tanh",status="400"})': 2 * WRONG,
+    'sum(fitserve_request_seconds_bucket{model="curve-tanh",le="+Inf"})': 2 * CURVES,
+    'sum(fitserve_batch_rows_sum{model="curve-tanh"})': 2 * CURVES * 3,
+    'sum(fitserve_batch_rows_sum{model="moons-tanh"})': 2 * POINTS * 2,
+    'sum(fitserve_batch_requests_total{model="moons-tanh"})': 2 * POINTS,
+    'sum(fitserve_queue_seconds_count{model="moons-tanh"})': 2 * POINTS,
+    'sum(fitserve_failures_total{reason="bad_input",model="moons-tanh"})': 2 * WRONG,
+    'sum(fitserve_failures_total{reason="unknown_model"})': 2 * UNKNOWN,
+    'sum(fitserve_failures_total{reason="unauthorized"})': 2 * STRANGERS,
+    'nv_inference_count{model="curve-tanh"}': 2 * CURVES * 3,
+    'nv_inference_request_success{model="curve-tanh"}': 2 * CURVES,
+    'nv_inference_request_failure{model="moons-tanh"}': 2 * WRONG,
+    "sum(fitserve_workers)": 2,
+    "count(fitserve_model_info)": 7,
+    "sum(fitserve_queue_rows)": 0,
+    "sum(fitserve_given_up_computes)": 0,
+}
+
+
+@pytest.mark.parametrize(("expression", "value"), SENT.items())
+def test_prometheus_has_counted_what_was_sent(
+    expression: str, value: float, prometheus: Prometheus
+) -> None:
+    assert prometheus.value(expression) == value
+
+
+@pytest.mark.parametrize("panel", PANELS)
+def test_every_panel_shows_something(panel: str, prometheus: Prometheus) -> None:
+    expression = PANELS[panel].replace("$__rate_interval", "1m")
+    for variable in DASHBOARD["templating"]["list"]:
+        expression = expression.replace(f"${variable['name']}", variable.get("allValue", ""))
+    found = prometheus.query(expression)
+    if "fitserve_gpu_" in expression:
+        return  # it was parsed; a GPU is for other machines
+    assert found
+    assert any(value == value for _, value in found), "nothing but NaN"
+
+
+@pytest.mark.parametrize("rule", RECORDS, ids=[rule["record"] for rule in RECORDS])
+def test_every_recording_rule_records(rule: dict[str, str], prometheus: Prometheus) -> None:
+    assert prometheus.query(rule["record"])
+
+
+def test_a_service_that_is_well_raises_no_alert(prometheus: Prometheus) -> None:
+    raised = {alert["labels"]["alertname"] for alert in prometheus.ask("alerts")["alerts"]}
+    assert raised <= {"FitserveDown"}  # pending, where a busy machine has missed a scrape
+
+
+@pytest.mark.parametrize("rule", ALERTS, ids=[rule["alert"] for rule in ALERTS])
+def test_an_alert_asks_for_series_that_there_are(
+    rule: dict[str, str], prometheus: Prometheus
+) -> None:
+    names = set(re.findall(r"\b(?:fitserve[:_][\w:]+|up)\b(?=[\[{) ]|$)", rule["expr"]))
+    assert names
+    known = set(prometheus.ask("label/__name__/values"))
+    assert {name for name in names if "_gpu_" not in name} <= known
+
+
+def test_the_adapter_gives_the_autoscaler_each_pods_queue(prometheus: Prometheus) -> None:
+    text = (ROOT / "deploy" / "kubernetes" / "adapter-rules.yaml").read_text()
+    (rule,) = yaml.safe_load(text)["rules"]["custom"]
+    assert prometheus.query(rule["seriesQuery"])
+    filled = {
+        "<<.Series>>": "fitserve_queue_rows",
+        "<<.LabelMatchers>>": 'namespace="default",pod="fitserve-1"',
+        "<<.GroupBy>>": "pod",
+    }
+    expression = rule["metricsQuery"]
+    for placeholder, value in filled.items():
+        expression = expression.replace(placeholder, value)
+    assert prometheus.query(expression) == [({"pod": "fitserve-1"}, 0.0)]
