@@ -5,10 +5,11 @@ a machine that client and server share it is the server that is measured.
 """
 
 import asyncio
+import collections
 import json
 import re
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -120,4 +121,64 @@ async def ask_once(port: int, sent: bytes, host: str = "127.0.0.1") -> Reply:
     try:
         return await line.ask(sent)
     finally:
+        line.close()
+
+
+class Tally:
+    """What came of requests: how many of each kind, and when those were sent that were lost."""
+
+    def __init__(self) -> None:
+        self.sent = 0
+        self.right = 0
+        self.other: collections.Counter[str] = collections.Counter()
+        self.lost: list[float] = []
+
+    async def ask(self, line: Line, model: str, x: float) -> None:
+        """Ask once, and count what comes of it."""
+        self.sent += 1
+        started = time.monotonic()
+        try:
+            reply = await line.ask(message(model, x))
+        except LostError:
+            self.lost.append(started)
+            line.close()
+            return
+        if reply.is_right(x):
+            self.right += 1
+        else:
+            self.other[f"{reply.status} {reply.body[:200]!r}"] += 1
+        if reply.closes:
+            line.close()
+
+    def __str__(self) -> str:
+        told = f"{self.sent} requests: {self.right} right, {len(self.lost)} lost"
+        return told + (f", {dict(self.other)}" if self.other else "")
+
+
+async def ask_on(
+    tally: Tally, port: int, model: str, over: Callable[[], bool], host: str = "127.0.0.1"
+) -> None:
+    """Ask again and again, on one connection for as long as it lasts; end where nobody listens."""
+    x = 0
+    while not over():
+        try:
+            line = await Line.to(port, host)
+        except OSError:
+            return
+        while not (line.over or over()):
+            x = (x + 1) % 10
+            await tally.ask(line, model, x)
+        line.close()
+
+
+async def ask_anew(
+    tally: Tally, port: int, model: str, over: Callable[[], bool], host: str = "127.0.0.1"
+) -> None:
+    """The same, on a new connection for each request."""
+    while not over():
+        try:
+            line = await Line.to(port, host)
+        except OSError:
+            return
+        await tally.ask(line, model, 3)
         line.close()
