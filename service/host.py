@@ -4,8 +4,10 @@
 uvicorn. Here that application gets the front before it, and loses the middlewares that cost more
 than a prediction: OpenTelemetry's, which is there also where nothing is traced, and the timeout's,
 which leaves a timer behind for each request. BentoML leaves the choice of the HTTP protocol to
-uvicorn, which finds the short way's under the name that it chooses. `tests/service/test_host.py`
-and `test_short_way.py` fail where BentoML or uvicorn change what this counts on.
+uvicorn, which finds the short way's under the name that it chooses; and makes its server of
+`uvicorn.Server`, which becomes one that leaves nobody behind. `tests/service/test_host.py` and
+`test_short_way.py` fail where BentoML or uvicorn change what this counts on, and
+`tests/end_to_end/test_faults.py` where the end is not gentle any more.
 
 The parent of the workers is circus' arbiter. BentoML has it look after them every ten seconds, and
 replace a dead one for ever; ours looks every second, and ends where replacing does not help.
@@ -16,12 +18,14 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import uvicorn
 from bentoml._internal.utils import circus
 from starlette.applications import Starlette
 from starlette.types import ASGIApp
 from uvicorn.config import HTTP_PROTOCOLS
 
 from service.front import Front
+from service.leaving import LeavingServer
 from service.logs import logger
 from service.short_way import ShortWay
 
@@ -48,6 +52,7 @@ def stand_before(service: Any, front: Callable[[ASGIApp], Front]) -> None:
             fronted = front(app)
             ShortWay.front = fronted
             HTTP_PROTOCOLS["auto"] = f"{ShortWay.__module__}:{ShortWay.__name__}"
+            uvicorn.Server = LeavingServer  # type: ignore[misc]  # a class, replaced by its own
             return fronted
 
     service.__class__ = Fronted

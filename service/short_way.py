@@ -17,6 +17,9 @@ from service.exchange import begin
 from service.front import CLIENT_CLOSED_REQUEST, SECURITY_HEADERS, Front
 from service.settings import current_settings
 
+LAST_SECONDS = 0.3
+"""How long a connection between two requests is kept for one more, when the process ends."""
+
 
 class _Turn:
     """What uvicorn's protocol asks of the request that is being answered on its connection."""
@@ -52,7 +55,16 @@ class ShortWay(HttpToolsProtocol):
         self._path = ""
         self._exchange_headers: dict[bytes, bytes] = {}
         self._body = b""
+        self._leaving = False
         self._largest = current_settings().max_body_bytes
+
+    def shutdown(self) -> None:
+        """Close after the request in progress, or after one more that may be on its way."""
+        self._leaving = True
+        if self.cycle is None or self.cycle.response_complete:
+            self.loop.call_later(LAST_SECONDS, super().shutdown)
+        else:
+            super().shutdown()
 
     def data_received(self, data: bytes) -> None:
         """Take what has arrived; what has not arrived whole then goes the long way."""
@@ -105,6 +117,7 @@ class ShortWay(HttpToolsProtocol):
             return
         responder, self._short = self._short, None
         turn = _Turn()
+        turn.keep_alive = not self._leaving
         self.cycle = turn  # type: ignore[assignment]  # it has what the protocol asks of a cycle
         exchange = begin("POST", self._path, self._exchange_headers)
 
@@ -137,6 +150,8 @@ class ShortWay(HttpToolsProtocol):
         self.url, self.expect_100_continue = url, expect
         self.headers.extend(headers)
         super().on_headers_complete()
+        if self._leaving and self.cycle is not None:
+            self.cycle.keep_alive = False
 
     def _take_long_way(self) -> None:
         self._short = None

@@ -1,0 +1,286 @@
+"""What is lost when something breaks: nothing beyond what broke, counted request by request."""
+
+import asyncio
+import json
+import re
+import signal
+import socket
+import struct
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import httpx
+import psutil
+import pytest
+from faulty_networks import (
+    VICTIM,
+    write_hanging,
+    write_miscounting,
+    write_raising,
+    write_slow,
+    write_sound,
+    write_undefined,
+)
+from live_server import Server, serving, temporary_home
+from raw_client import Line, Reply, Tally, ask_anew, ask_on, ask_once, message
+
+PATIENCE = 1.0  # FITSERVE_MAX_COMPUTE_SECONDS of the server whose networks fail
+RESET = struct.pack("ii", 1, 0)  # SO_LINGER of no time: a reset, in place of an orderly end
+ON_CPU = {"FITSERVE_DEVICE": "cpu"}  # which needs no torch, and so starts in half the time
+STEPS = 15_000  # of a loop: about 10 ms
+
+
+def port_of(server: Server) -> int:
+    """Where it listens."""
+    return int(server.url.rpartition(":")[2])
+
+
+def accepting(server: Server) -> list[psutil.Process]:
+    """The workers among its processes."""
+    return [worker for worker in server.workers() if "--worker-id" in worker.cmdline()]
+
+
+def connected(worker: psutil.Process) -> int:
+    """How many connections a worker has."""
+    return len([link for link in worker.net_connections() if link.status == "ESTABLISHED"])
+
+
+def resident(server: Server) -> int:
+    """The memory of its workers, in bytes."""
+    return sum(worker.memory_info().rss for worker in accepting(server))
+
+
+@contextmanager
+def several(workers: int, root: Path, repository: Path) -> Iterator[Server]:
+    """A server of so many workers, all of which serve."""
+    settings = {
+        **ON_CPU,
+        "FITSERVE_MODEL_REPOSITORY": str(repository),
+        "BENTOML_CONFIG_OPTIONS": f"services.fitserve.workers={workers}",
+    }
+    with temporary_home() as home, serving(home, root, settings=settings) as server:
+        deadline = time.monotonic() + 60
+        while server.read_log().count("Completed async startup hook") < workers:
+            assert time.monotonic() < deadline, server.tail()
+            time.sleep(0.1)
+        yield server
+
+
+# SIGTERM, and kill -9, under load.
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_sigterm_under_load_loses_nothing(root: Path, tmp_path: Path, workers: int) -> None:
+    write_sound(tmp_path, "sound")
+    write_slow(tmp_path, "slow", STEPS)
+    tally = Tally()
+
+    async def load(server: Server) -> None:
+        clients = [
+            *(ask_on(tally, port_of(server), "sound", lambda: False) for _ in range(8)),
+            *(ask_on(tally, port_of(server), "slow", lambda: False) for _ in range(8)),
+            *(ask_anew(tally, port_of(server), "sound", lambda: False) for _ in range(8)),
+        ]
+        tasks = [asyncio.create_task(client) for client in clients]
+        await asyncio.sleep(1.5)
+        before = tally.sent
+        server.process.send_signal(signal.SIGTERM)
+        await asyncio.gather(*tasks)
+        assert tally.sent > before > 100, "there was no load"
+
+    with several(workers, root, tmp_path) as server:
+        processes = server.workers()
+        asyncio.run(load(server))
+        server.check_end(processes)
+    print(f"SIGTERM, {workers} workers: {tally}")
+    assert (tally.lost, tally.other) == ([], {})
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_kill_9_loses_what_is_in_flight_on_the_worker(
+    root: Path, tmp_path: Path, workers: int
+) -> None:
+    write_slow(tmp_path, "slow", STEPS)
+    clients = 12
+    before, after = Tally(), Tally()
+
+    async def load(server: Server) -> None:
+        port, over = port_of(server), False
+        tasks = [
+            asyncio.create_task(ask_on(before, port, "slow", lambda: over)) for _ in range(clients)
+        ]
+        await asyncio.sleep(1.0)
+        held, victim = max(
+            ((connected(worker), worker) for worker in accepting(server)), key=lambda pair: pair[0]
+        )
+        victim.kill()
+        killed = time.monotonic()
+        if workers == 2:  # the other one goes on, whoever asks
+            await asyncio.sleep(0.2)
+            answered = before.right
+            await asyncio.sleep(1.0)
+            assert before.right > answered + 10, "the other worker did not serve on"
+        deadline = killed + 60
+        while victim.is_running() or len(accepting(server)) < workers:
+            assert time.monotonic() < deadline, f"it did not come back; {server.tail()}"
+            await asyncio.sleep(0.1)
+        answered = before.right
+        while before.right < answered + 50:
+            assert time.monotonic() < deadline, f"it does not answer again; {server.tail()}"
+            await asyncio.sleep(0.1)
+        seconds = time.monotonic() - killed
+        over = True
+        await asyncio.gather(*tasks)
+        print(f"kill -9, {workers} workers: {before}; {held} in flight; back in {seconds:.1f} s")
+        assert 0 < len(before.lost) <= held <= clients
+        assert before.other == {}
+        late = max(before.lost) - killed
+        assert late < 0.1, f"a request was lost that was sent {late:.2f} s after the kill"
+        for x in range(20):
+            line = await Line.to(port)
+            await after.ask(line, "slow", x % 10)
+            line.close()
+        assert after.right == 20
+
+    with several(workers, root, tmp_path) as server:
+        asyncio.run(load(server))
+
+
+# Networks that fail.
+
+
+@pytest.fixture(scope="module")
+def faulty(root: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """A server of networks that fail for one input, and of one that does not."""
+    repository = tmp_path_factory.mktemp("faulty")
+    write_sound(repository, "sound")
+    write_raising(repository, "raising")
+    write_hanging(repository, "hanging")
+    write_miscounting(repository, "miscounting")
+    write_undefined(repository, "undefined", limits=True)
+    write_undefined(repository, "unlimited", limits=False)
+    settings = {
+        **ON_CPU,
+        "FITSERVE_MODEL_REPOSITORY": str(repository),
+        "FITSERVE_MAX_COMPUTE_SECONDS": str(PATIENCE),
+        "FITSERVE_MAX_DELAY_SECONDS": "0.02",  # so that the victim has company in its batch
+    }
+    with temporary_home() as home, serving(home, root, settings=settings) as server:
+        yield server
+
+
+def beside_the_innocent(server: Server, model: str, **more: object) -> tuple[Reply, Tally]:
+    """Ask `model` for what it cannot bear, while others ask it, and another one, for what it can.
+
+    Returns:
+        what the victim was told, and what came of the others.
+    """
+    tally, port = Tally(), port_of(server)
+
+    async def ask_all() -> Reply:
+        over = False
+        others = [
+            *(ask_on(tally, port, model, lambda: over) for _ in range(20)),
+            *(ask_on(tally, port, "sound", lambda: over) for _ in range(4)),
+        ]
+        tasks = [asyncio.create_task(other) for other in others]
+        await asyncio.sleep(0.3)
+        victim = await ask_once(port, message(model, VICTIM, {"X-Request-Id": model}, **more))
+        await asyncio.sleep(0.3)
+        over = True
+        await asyncio.gather(*tasks)
+        return victim
+
+    reply = asyncio.run(ask_all())
+    print(f"{model}: the victim got {reply.status} in {reply.seconds:.2f} s; the others, {tally}")
+    assert tally.sent > 100
+    return reply, tally
+
+
+@pytest.mark.parametrize(
+    ("model", "told"),
+    [
+        ("raising", "out of data bounds"),
+        ("miscounting", "has 0 rows for 1 of input"),
+        ("undefined", "infinity or NaN"),
+        ("hanging", f"did not end within {PATIENCE:g} seconds"),  # the last: it goes on computing
+    ],
+)
+def test_a_network_that_fails_for_one_fails_that_one_alone(
+    model: str, told: str, faulty: Server
+) -> None:
+    reply, tally = beside_the_innocent(faulty, model)
+    assert reply.status == 500
+    assert f"Model {model}" in json.loads(reply.body)["error"]
+    assert (tally.right, tally.lost, tally.other) == (tally.sent, [], {})
+    log = faulty.read_log()
+    assert log.count(f"request {model} failed") == 1
+    assert len(re.findall(r"request \S+ failed", log)) == len(re.findall(r" 500 in ", log))
+    assert told in log.partition(f"request {model} failed")[2]
+    if model == "hanging":
+        assert reply.seconds < 5 * PATIENCE, f"it was given up after {reply.seconds:.1f} s"
+        assert httpx.get(f"{faulty.url}/livez").status_code == 200
+
+
+def test_nan_for_an_input_without_limits_is_its_caller_s(faulty: Server) -> None:
+    in_json, tally = beside_the_innocent(faulty, "unlimited")
+    assert in_json.status == 400
+    assert "infinity or NaN" in json.loads(in_json.body)["error"]
+    assert (tally.right, tally.lost, tally.other) == (tally.sent, [], {})
+    in_bytes, tally = beside_the_innocent(
+        faulty, "unlimited", parameters={"binary_data_output": True}
+    )
+    assert in_bytes.status == 200
+    assert in_bytes.body[-4:] in (b"\x00\x00\xc0\x7f", b"\x00\x00\xc0\xff")  # FP32's NaN
+    assert (tally.right, tally.lost, tally.other) == (tally.sent, [], {})
+    assert "request unlimited failed" not in faulty.read_log()
+
+
+# Clients that break.
+
+
+def test_a_thousand_clients_that_are_killed_in_the_middle_of_a_body_cost_nothing(
+    root: Path, tmp_path: Path
+) -> None:
+    write_sound(tmp_path, "sound")
+    whole = message("sound", 3)
+    body = whole.index(b"\r\n\r\n") + 4
+    tally = Tally()
+
+    def kill_clients(port: int, count: int) -> None:
+        """Each sends a part, and is cut off as the kernel does for a process that is killed."""
+        for number in range(count):
+            cut = body + number % (len(whole) - body)
+            with socket.create_connection(("127.0.0.1", port), timeout=10) as client:
+                client.sendall(whole[:cut])
+                if number % 2:
+                    client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET)
+
+    async def load(server: Server) -> tuple[int, int]:
+        over, port = False, port_of(server)
+        asking = [asyncio.create_task(ask_on(tally, port, "sound", lambda: over)) for _ in range(4)]
+        await asyncio.to_thread(kill_clients, port, 200)  # what the first ones take stays
+        before = resident(server)
+        await asyncio.to_thread(kill_clients, port, 1000)
+        over = True
+        await asyncio.gather(*asking)
+        return before, resident(server)
+
+    with several(1, root, tmp_path) as server:
+        before, after = asyncio.run(load(server))
+        deadline = time.monotonic() + 5
+        while connected(accepting(server)[0]):
+            assert time.monotonic() < deadline, "connections are held for clients who have gone"
+            time.sleep(0.1)
+        with httpx.Client(base_url=server.url) as client:
+            stats = client.get("/v2/models/sound/stats").json()["model_stats"][0]
+            assert stats["inference_count"] == tally.right
+            metrics = client.get("/metrics").text
+            assert re.search(r'fitserve_queue_rows\{model="sound"\} 0\.0', metrics)
+        assert not re.findall(r"request \S+ failed|Traceback", server.read_log())
+    print(f"1,000 killed clients: {tally}; memory +{(after - before) / 2**20:.1f} MiB")
+    assert (tally.right, tally.lost, tally.other) == (tally.sent, [], {})
+    assert tally.sent > 40
+    assert after - before < 8 * 2**20
