@@ -89,6 +89,7 @@ class Front:
 
         async def secured(message: Message) -> None:
             if message["type"] == "http.response.start":
+                exchange.status = message["status"]
                 present = {name.lower() for name, _ in message["headers"]}
                 more = [header for header in SECURITY_HEADERS if header[0] not in present]
                 message = {**message, "headers": [*message["headers"], *more]}

@@ -172,7 +172,9 @@ class FitServe:
 
 stand_before(
     FitServe,
-    lambda host: Front(JsonErrors(host), protocol, current_settings(), typed_responders, pages),
+    lambda host: Front(
+        JsonErrors(host), protocol, current_settings(), typed_responders, JsonErrors(pages)
+    ),
 )
 
 
