@@ -6,6 +6,8 @@ PORT ?= 3000
 PYTHON ?= python3
 RECIPES ?= --all
 BENCH ?=
+CASES ?= 100000
+SEED ?= 1
 
 BIN := $(VENV)/bin
 # uv keeps what it installed before; the home of BentoML's own files stays inside the checkout's venv.
@@ -13,12 +15,12 @@ UV := $(BIN)/uv
 export BENTOML_DO_NOT_TRACK ?= True
 
 .DEFAULT_GOAL := help
-.PHONY: help serve test train bench bench-training lint format lock clean
+.PHONY: help serve test train bench bench-training fuzz lint format lock clean
 
 help: ## show this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
 	@echo
-	@echo "variables: VENV=$(VENV) HOST=$(HOST) PORT=$(PORT) PYTHON=$(PYTHON) RECIPES='$(RECIPES)' BENCH='$(BENCH)'"
+	@echo "variables: VENV=$(VENV) HOST=$(HOST) PORT=$(PORT) PYTHON=$(PYTHON) RECIPES='$(RECIPES)' BENCH='$(BENCH)' CASES=$(CASES) SEED=$(SEED)"
 
 serve: $(VENV)/.serve ## serve the packages in models/ on http://HOST:PORT
 	$(BIN)/bentoml serve --host $(HOST) --port $(PORT)
@@ -34,6 +36,9 @@ bench: $(VENV)/.all ## measure the service and its peers (BENCH="--only throughp
 
 bench-training: $(VENV)/.all ## time one epoch against the plain tutorial loop
 	$(BIN)/python -m benchmarks.training
+
+fuzz: $(VENV)/.all ## send nonsense to a server (CASES=1000000 SEED=1)
+	$(BIN)/python tests/end_to_end/fuzz.py --cases $(CASES) --seed $(SEED)
 
 lint: $(VENV)/.all ## ruff, mypy and the import contracts
 	$(BIN)/ruff check .
