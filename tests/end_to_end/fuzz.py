@@ -33,7 +33,7 @@ from PIL import Image, ImageDraw
 
 PATIENCE = 15.0  # seconds; the server's own limits are below it
 CONNECTIONS = 16
-WARM_UP = 3_000  # cases until the worker has the memory that it needs
+WARM_UP = 3_000  # cases, or a tenth of all, until the worker has the memory that it needs
 FLAT = 48 * 2**20  # bytes: what the worker may have more at the end than after the warm-up
 STATUSES = {200, 400, 404, 405, 408, 413, 415, 431}
 LENGTH = "Inference-Header-Content-Length"
@@ -488,7 +488,7 @@ def resident(server: Server) -> int:
     return max(process.memory_info().rss for process in server.workers())
 
 
-async def _run(server: Server, seed: int, numbers: Sequence[int], warm_up: int) -> Tally:
+async def _run(server: Server, seed: int, numbers: Sequence[int]) -> Tally:
     host, port = server.url.removeprefix("http://").split(":")
     first = Line(host, int(port))
     right = []
@@ -499,6 +499,7 @@ async def _run(server: Server, seed: int, numbers: Sequence[int], warm_up: int) 
         right.append(body)
     await first.close()
     tally, queue, begun = Tally(), iter(numbers), time.monotonic()
+    warm_up = max(WARM_UP, len(numbers) // 10)
 
     async def work() -> None:
         line = Line(host, int(port))
@@ -532,14 +533,14 @@ async def _run(server: Server, seed: int, numbers: Sequence[int], warm_up: int) 
     return tally
 
 
-def run(server: Server, seed: int, numbers: Sequence[int], warm_up: int = WARM_UP) -> Tally:
+def run(server: Server, seed: int, numbers: Sequence[int]) -> Tally:
     """Ask the cases of these numbers.
 
     Raises:
         FuzzError: the server did not stand one of them; says which.
     """
     try:
-        return asyncio.run(_run(server, seed, numbers, warm_up))
+        return asyncio.run(_run(server, seed, numbers))
     except* FuzzError as errors:
         raise errors.exceptions[0] from None
 

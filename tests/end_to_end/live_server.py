@@ -88,6 +88,7 @@ def serving(
     *target: str,
     until: str = "/readyz",
     settings: Mapping[str, str] | None = None,
+    host: Sequence[str] = ("--host", "127.0.0.1"),
 ) -> Iterator[Server]:
     """Serve from the start of the block to its end.
 
@@ -97,12 +98,13 @@ def serving(
         target: what to serve; by default what `bentofile.yaml` in `cwd` names.
         until: the path that answers 200 when it has started.
         settings: environment variables.
+        host: the options that say on which address; none for the server's own choice.
     """
     port = free_port()
     log = home / "log"
     with log.open("wb") as stream:
         process = subprocess.Popen(
-            [BIN / "bentoml", "serve", *target, "--host", "127.0.0.1", "--port", str(port)],
+            [BIN / "bentoml", "serve", *target, *host, "--port", str(port)],
             cwd=cwd,
             env=environment(home, settings or {}),
             stdout=stream,

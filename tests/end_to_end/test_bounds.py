@@ -171,8 +171,10 @@ def test_what_is_no_http_is_a_400_that_says_so(sent: bytes, hasty: Server) -> No
     assert seconds < SECONDS
 
 
-def test_what_was_refused_is_counted(hasty: Server) -> None:
+def test_what_was_refused_is_counted_and_logged_once(hasty: Server) -> None:
+    logged = hasty.read_log().count("Invalid HTTP request")
     send(hasty, [b"hello\r\n\r\n"])
+    assert hasty.read_log().count("Invalid HTTP request") == logged + 1
     send(hasty, [b"GET /" + b"a" * 70_000 + b" HTTP/1.1\r\n\r\n"])
     metrics = httpx.get(f"{hasty.url}/metrics").text
     for reason in ("bad_input", "head_too_large"):
