@@ -56,6 +56,7 @@ class ShortWay(HttpToolsProtocol):
         self._short: Responder | None = None  # of the request that is arriving on the short way
         self._path = ""
         self._exchange_headers: dict[bytes, bytes] = {}
+        self._header_count = 0  # what comes beyond follows a body in chunks, and is none
         self._body = b""
         settings = current_settings()
         self._largest = settings.max_body_bytes
@@ -126,6 +127,7 @@ class ShortWay(HttpToolsProtocol):
             and self.limit_concurrency is None
         ):
             self._short, self._exchange_headers, self._body = responder, headers, b""
+            self._header_count = len(self.headers)
         else:
             self._begin_long_way()
 
@@ -219,10 +221,11 @@ class ShortWay(HttpToolsProtocol):
         self.url, self.expect_100_continue = url, expect
         self.headers.extend(headers)
         super().on_headers_complete()
-        self.headers = []  # what may follow a body in chunks is no header of the request
+        self.headers = []  # for what follows a body in chunks
 
     def _take_long_way(self) -> None:
         self._short = None
+        del self.headers[self._header_count :]
         self._begin_long_way()
         if self._body:
             super().on_body(self._body)

@@ -1,11 +1,13 @@
 """What bounds a request before any endpoint sees it: its head in size and time; JSON in depth."""
 
 import json
+import pickle
 import re
 import socket
 import time
 from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
@@ -183,10 +185,14 @@ def test_what_was_refused_is_counted_and_logged_once(hasty: Server) -> None:
 
 
 def test_a_trailer_is_no_header(hasty: Server) -> None:
-    chunks = b"\r\n%x\r\n%s\r\n0\r\nContent-Encoding: gzip\r\n\r\n" % (len(BODY), BODY)
+    trailers = b"Content-Encoding: gzip\r\nX-A: b\r\n\r\n"
+    chunks = b"\r\n%x\r\n%s\r\n0\r\n" % (len(BODY), BODY)
+    last = b"GET /livez HTTP/1.1\r\nConnection: close\r\n\r\n"
     for way in (b"", b"Expect: 100-continue\r\n"):
-        answer, _, _ = send(hasty, [CHUNKED + way + b"Connection: close\r\n" + chunks])
-        assert b"HTTP/1.1 200 OK" in answer
+        sent = CHUNKED + way + chunks + trailers
+        for cut in (0, len(sent) - 4, len(sent) - 20):
+            answer, _, _ = send(hasty, [sent[:cut], sent[cut:] + last], pause=0.05)
+            assert answer.count(b"HTTP/1.1 200 OK") == 2, answer
 
 
 def test_an_upgrade_is_not_taken_up(hasty: Server) -> None:
@@ -208,3 +214,27 @@ def test_json_that_is_too_deep_is_a_400(path: str, opening: bytes, client: httpx
         response = client.post(path, content=body, headers=headers)
         assert response.status_code == 400
         assert "depth limit exceeded" in response.json()["error"]
+
+
+class Explosive:
+    """What runs when it is unpickled: it leaves a file behind."""
+
+    def __init__(self, trace: Path) -> None:
+        self._trace = trace
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Path.touch, (self._trace,)
+
+
+def test_the_protocol_reads_no_pickle(client: httpx.Client, tmp_path: Path) -> None:
+    trace = tmp_path / "trace"
+    content = pickle.dumps({"inputs": Explosive(trace)})
+    pickle.loads(content)  # noqa: S301 - it does leave a file where it is read
+    trace.unlink()
+    for kind in ("application/vnd.bentoml+pickle", "application/octet-stream", ""):
+        for start in ("", "0", str(len(content))):
+            headers = {"Content-Type": kind, "Inference-Header-Content-Length": start}
+            for ending in ("infer", "versions/1/infer"):
+                path = f"/v2/models/curve-tanh/{ending}"
+                assert client.post(path, content=content, headers=headers).status_code == 400
+    assert not trace.exists()
