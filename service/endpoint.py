@@ -100,7 +100,8 @@ def error_response(error: Exception, exchange: Exchange | None = None) -> Reply:
     if isinstance(error, ServiceError) and error.status != 500:
         return json_response({"error": str(error)}, error.status, error.headers, exchange)
     identity = exchange.id
-    logger.error("request %s failed", identity, exc_info=error)
+    told_of = {"request_id": identity}
+    logger.error("request %s failed", identity, exc_info=error, extra=told_of)
     told = f"{error} " if isinstance(error, ServiceError) else ""
     said = f"{told}The fault is the service's; its log has it as request {identity}."
     return json_response({"error": said}, 500, exchange=exchange)

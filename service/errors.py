@@ -78,6 +78,20 @@ class BodyTimeoutError(ServiceError):
     headers = (("Connection", "close"),)  # what else comes of the body has no reader
 
 
+class HeadTimeoutError(ServiceError):
+    """The request's line and headers did not arrive in time."""
+
+    status = 408
+    reason = "head_timeout"
+
+
+class HeadTooLargeError(ServiceError):
+    """The request's line and headers are larger than the service accepts."""
+
+    status = 431
+    reason = "head_too_large"
+
+
 class BodyTooLargeError(ServiceError):
     """The request is larger than the service accepts."""
 

@@ -1,6 +1,7 @@
 """The service's log. It stands under BentoML's, to share its handlers and its level."""
 
 import logging
+from typing import Literal
 
 from pythonjsonlogger.core import RESERVED_ATTRS
 from pythonjsonlogger.json import JsonFormatter
@@ -11,11 +12,14 @@ logger = logging.getLogger("bentoml.fitserve")
 _BENTOML = ("levelname_bracketed", "component", "trace_msg", "service_name", "request_id")
 
 
-def log_in_json() -> None:
-    """Write every line of this process as one JSON object: ours, BentoML's and uvicorn's.
+def set_up_log(log_format: Literal["console", "json"]) -> None:
+    """Write every line of this process once: ours, BentoML's and uvicorn's.
 
-    Its fields are `time`, `level`, `logger`, `message`, and what the line is about.
+    In JSON, a line is an object with `time`, `level`, `logger`, `message`, and what it is about.
     """
+    logging.getLogger("uvicorn.error").propagate = False  # it has the root's handler itself
+    if log_format == "console":
+        return
     formatter = JsonFormatter(
         "{asctime}{levelname}{name}{message}",
         style="{",
@@ -31,3 +35,4 @@ def log_in_json() -> None:
     for name in (None, "bentoml", "uvicorn", "uvicorn.error"):
         for handler in logging.getLogger(name).handlers:
             handler.setFormatter(formatter)
+            handler.filters.clear()  # BentoML's puts a request id of its own in place of ours

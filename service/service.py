@@ -23,7 +23,7 @@ from service.host import replace_dead_workers, stand_before
 from service.images import mnist_pixels
 from service.inputs import CurveInput, DigitsInput, PicturesInput, PointsInput
 from service.json_errors import JsonErrors
-from service.logs import log_in_json, logger
+from service.logs import logger, set_up_log
 from service.open_inference.routes import OpenInference
 from service.openapi import openapi_of
 from service.outputs import Curve, DigitPrediction, Digits, Pictures, Points
@@ -40,6 +40,8 @@ POINT = TensorSpec(name="point", datatype="FP32", shape=(-1, 2), meaning="coordi
 pages = create_pages()
 protocol = OpenInference()
 typed_responders: dict[str, Responder] = {}
+
+set_up_log(current_settings().log_format)
 
 
 @bentoml.service(
@@ -78,8 +80,6 @@ class FitServe:
     async def start(self) -> None:
         """Load every model; until that is over the service is not ready."""
         settings = current_settings()
-        if settings.log_format == "json":
-            log_in_json()
         self.catalog = Catalog(settings)
         self.pulse = Pulse(self.catalog, settings)
         # One at a time: a small file may hold a picture of hundreds of megabytes.
@@ -180,7 +180,9 @@ class FitServe:
 
 stand_before(
     FitServe,
-    lambda host: Front(JsonErrors(host), protocol, current_settings(), typed_responders, pages),
+    lambda host: Front(
+        JsonErrors(host), protocol, current_settings(), typed_responders, JsonErrors(pages)
+    ),
 )
 replace_dead_workers()
 

@@ -48,6 +48,14 @@ class Settings(BaseSettings):
     timeout_seconds: float = Field(
         30.0, gt=0, description="how long a request may wait for its compute before its 504"
     )
+    max_header_bytes: int = Field(
+        64 * 2**10, ge=1024, description="the largest line and headers of a request"
+    )
+    header_timeout_seconds: float = Field(
+        10.0,
+        gt=0,
+        description="how long they may take to arrive, from the connection or their start",
+    )
     max_body_bytes: int = Field(
         64 * 2**20, ge=1, description="the largest request body, decompressed"
     )

@@ -88,7 +88,7 @@ def serving(
     *target: str,
     until: str = "/readyz",
     settings: Mapping[str, str] | None = None,
-    host: str = "127.0.0.1",
+    host: str | None = "127.0.0.1",
     port: int | None = None,
     under: Sequence[str] = (),
 ) -> Iterator[Server]:
@@ -100,22 +100,23 @@ def serving(
         target: what to serve; by default what `bentofile.yaml` in `cwd` names.
         until: the path that answers 200 when it has started.
         settings: environment variables.
-        host: the address that it listens on.
+        host: the address that it listens on; None for the server's own choice.
         port: by default one that is free here.
         under: a command that starts the server's.
     """
     port = port or free_port()
+    address = ["--host", host] if host else []
     log = home / "log"
     with log.open("wb") as stream:
         process = subprocess.Popen(
-            [*under, BIN / "bentoml", "serve", *target, "--host", host, "--port", str(port)],
+            [*under, BIN / "bentoml", "serve", *target, *address, "--port", str(port)],
             cwd=cwd,
             env=environment(home, settings or {}),
             stdout=stream,
             stderr=subprocess.STDOUT,
             start_new_session=True,
         )
-    server = Server(f"http://{host}:{port}", process, log)
+    server = Server(f"http://{host or '127.0.0.1'}:{port}", process, log)
     try:
         _wait(server, until)
         yield server

@@ -217,6 +217,18 @@ async def test_a_failure_behind_it_is_counted_as_ours_and_goes_on(path: str) -> 
     assert changes(before) == {("other", "", "500"): 1}
 
 
+async def test_an_answer_is_counted_with_its_status_whoever_made_it() -> None:
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        await PlainTextResponse("here")(scope, receive, send)
+
+    front = Front(app, Named("protocol"), Settings(cors_origins=("https://a.example",)))
+    asked = {"Origin": "https://a.example", "Access-Control-Request-Method": "POST"}
+    for method, headers in (("GET", {}), ("OPTIONS", asked)):
+        before = counted()
+        assert (await ask(front, "/", method, headers=headers)).status_code == 200
+        assert changes(before) == {("other", "", "200"): 1}
+
+
 async def test_a_request_that_is_given_up_while_it_waits_is_counted_as_closed_by_its_client(
     tmp_path: Path, logged: Logged
 ) -> None:

@@ -1,0 +1,323 @@
+"""Who gets in, from where, and what the operator sees of it: asked of real servers."""
+
+import hashlib
+import json
+import shutil
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import psutil
+import pytest
+from live_server import Server, serving, temporary_home
+from messages import X, binary, tensor
+from pictures import encoded, file_part
+from PIL import Image
+
+ORIGIN = "https://a.example"
+SECURITY = {
+    "x-content-type-options": "nosniff",
+    "x-frame-options": "DENY",
+    "referrer-policy": "no-referrer",
+    "cache-control": "no-store",
+}
+HEALTH = ("/livez", "/readyz", "/healthz", "/v2/health/live", "/v2/health/ready")
+INFER = "/v2/models/curve-tanh/infer"
+BODY = json.dumps({"inputs": [tensor("x", X)]}).encode()
+TYPED = b'{"x": [1, 2.5]}'
+HEAD = json.dumps({"inputs": [binary("x", X)]}).encode()
+AS_JSON = {"Content-Type": "application/json"}
+
+
+def line_of(name: str, rate: str = "") -> str:
+    """The line of the key that is called like its name, backwards."""
+    return f"{name} {hashlib.sha256(name[::-1].encode()).hexdigest()} {rate}\n"
+
+
+def bearer(name: str) -> dict[str, str]:
+    return {"Authorization": f"Bearer {name[::-1]}"}
+
+
+@pytest.fixture(scope="module")
+def few(shipped: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two packages that serve, and one that is refused."""
+    packages = tmp_path_factory.mktemp("few")
+    for name in ("curve-tanh", "mnist-mlp", "curve-mlp"):
+        shutil.copytree(shipped / name, packages / name)
+    for file in (packages / "curve-mlp").glob("*/*.onnx"):
+        file.write_bytes(file.read_bytes() + b"\0")
+    return packages
+
+
+@pytest.fixture(scope="module")
+def keys(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    file = tmp_path_factory.mktemp("keys") / "keys"
+    file.write_text("# who may\n" + line_of("annie") + line_of("slow", "0.01") + line_of("leaver"))
+    return file
+
+
+@pytest.fixture(scope="module")
+def locked(root: Path, few: Path, keys: Path) -> Iterator[Server]:
+    """A server with keys, on the address that it chooses; every request has a line of JSON."""
+    settings = {
+        "FITSERVE_MODEL_REPOSITORY": str(few),
+        "FITSERVE_API_KEYS_FILE": str(keys),
+        "FITSERVE_METRICS": "key",
+        "FITSERVE_LOG_FORMAT": "json",
+        "FITSERVE_ACCESS_LOG": "1",
+    }
+    with temporary_home() as home, serving(home, root, settings=settings, host=None) as started:
+        yield started
+
+
+@pytest.fixture(scope="module")
+def open_one(root: Path, few: Path) -> Iterator[Server]:
+    """A server without keys, on the address that it chooses; pages of one origin may ask."""
+    settings = {
+        "FITSERVE_MODEL_REPOSITORY": str(few),
+        "FITSERVE_HEALTH": "off",
+        "FITSERVE_CORS_ORIGINS": json.dumps([ORIGIN]),
+        "FITSERVE_LOG_FORMAT": "json",
+    }
+    with (
+        temporary_home() as home,
+        serving(home, root, settings=settings, host=None, until="/v2") as started,
+    ):
+        for _ in range(100):
+            if httpx.get(f"{started.url}/v2/models/mnist-mlp/ready").status_code == 200:
+                break
+            time.sleep(0.2)
+        yield started
+
+
+def asks(path: str, content: bytes, **headers: str) -> dict[str, Any]:
+    return {"method": "POST", "url": path, "content": content, "headers": headers}
+
+
+def picture() -> dict[str, Any]:
+    drawn = Image.new("L", (40, 40), 255)
+    drawn.paste(0, (18, 6, 22, 34))
+    return {"method": "POST", "url": "/classify_image", "files": [file_part(encoded(drawn))],
+            "data": {"model": "mnist-mlp"}}  # fmt: skip
+
+
+WAYS: dict[str, dict[str, Any]] = {
+    "the protocol, the short way": asks(INFER, BODY),
+    "the protocol, the long way": asks(f"{INFER}?long", BODY),
+    "the protocol in binary": asks(INFER, HEAD + X.tobytes(),
+                                   **{"Inference-Header-Content-Length": str(len(HEAD))}),
+    "typed, the short way": asks("/predict_curve", TYPED, **AS_JSON),
+    "typed, the long way": asks("/predict_curve?long", TYPED, **AS_JSON),
+    "an upload": picture(),
+    "the cards": {"method": "GET", "url": "/models"},
+    "the description": {"method": "GET", "url": "/docs.json"},
+    "the page": {"method": "GET", "url": "/"},
+    "the protocol's models": {"method": "GET", "url": "/v2/models"},
+}  # fmt: skip
+
+
+def ask(server: Server, way: dict[str, Any], **more: str) -> httpx.Response:
+    headers = {**way.get("headers", {}), **more}
+    return httpx.request(**{**way, "url": server.url + way["url"], "headers": headers}, timeout=30)
+
+
+def assert_secured(response: httpx.Response) -> None:
+    for name, value in SECURITY.items():
+        assert response.headers.get_list(name) == [value]
+    (policy,) = response.headers.get_list("content-security-policy")
+    assert policy.startswith("default-src 'none'")
+
+
+# Keys.
+
+
+@pytest.mark.parametrize("name", WAYS)
+def test_a_key_opens_every_way_and_nothing_else_does(name: str, locked: Server) -> None:
+    way = WAYS[name]
+    for headers in (bearer("annie"), {"X-API-Key": "annie"[::-1]}):
+        response = ask(locked, way, **headers)
+        assert response.status_code == 200, response.text
+        assert_secured(response)
+    wrong = ({}, bearer("nobody"), {"Authorization": "Basic annie"}, {"X-API-Key": ""})
+    for headers in wrong:
+        response = ask(locked, way, **headers)
+        assert response.status_code == 401
+        assert response.headers["www-authenticate"] == "Bearer"
+        assert "API key" in response.json()["error"]
+        assert_secured(response)
+
+
+def test_a_key_with_a_rate_is_held_to_it_on_every_way(locked: Server) -> None:
+    assert ask(locked, WAYS["the cards"], **bearer("slow")).status_code == 200
+    for way in WAYS.values():
+        response = ask(locked, way, **bearer("slow"))
+        assert response.status_code == 429
+        assert 1 <= int(response.headers["retry-after"]) <= 100
+        assert "'slow' may send 0.01 requests a second" in response.json()["error"]
+        assert_secured(response)
+    assert ask(locked, WAYS["the cards"], **bearer("annie")).status_code == 200
+
+
+def test_a_change_of_the_file_counts_within_seconds(locked: Server, keys: Path) -> None:
+    way = WAYS["the protocol, the short way"]
+    assert ask(locked, way, **bearer("leaver")).status_code == 200
+    assert ask(locked, way, **bearer("newcomer")).status_code == 401
+    keys.write_text(line_of("annie") + line_of("slow", "0.01") + line_of("newcomer"))
+    deadline = time.monotonic() + 10
+    while ask(locked, way, **bearer("leaver")).status_code != 401:
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+    assert ask(locked, way, **bearer("newcomer")).status_code == 200
+    keys.write_text("no line of a key\n")
+    time.sleep(1.5)
+    assert ask(locked, way, **bearer("newcomer")).status_code == 200
+    assert "the API keys stay as they were" in locked.read_log()
+
+
+def test_requests_are_counted_by_the_name_of_their_key(locked: Server) -> None:
+    def count() -> float:
+        text = httpx.get(f"{locked.url}/metrics", headers=bearer("annie")).text
+        found = [line for line in text.splitlines() if 'key_requests_total{key="annie"}' in line]
+        return float(found[0].split()[-1]) if found else 0.0
+
+    before = count()
+    for name in ("the protocol, the short way", "typed, the long way", "an upload"):
+        ask(locked, WAYS[name], **bearer("annie"))
+        ask(locked, WAYS[name], **bearer("nobody"))
+    assert count() == before + 4  # with the first look at the metrics
+
+
+def test_health_is_open_and_the_metrics_ask_for_a_key_where_that_is_set(locked: Server) -> None:
+    for path in HEALTH:
+        response = httpx.get(locked.url + path)
+        assert response.status_code == 200
+        assert_secured(response)
+    assert httpx.get(f"{locked.url}/metrics").status_code == 401
+    assert httpx.get(f"{locked.url}/metrics", headers=bearer("annie")).status_code == 200
+
+
+def test_what_is_switched_off_is_not_there(open_one: Server) -> None:
+    for path in HEALTH:
+        response = httpx.get(open_one.url + path)
+        assert response.status_code == 404
+        assert list(response.json()) == ["error"]
+    assert httpx.get(f"{open_one.url}/metrics").status_code == 200
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "status"),
+    [("GET", "/nothing", 404), ("DELETE", "/models", 405), ("PATCH", "/", 405),
+     ("POST", INFER, 400), ("POST", "/predict_curve", 400), ("GET", "/v2/models/curve-mlp", 503),
+     ("GET", "/metrics", 200), ("HEAD", "/models", 200)],
+)  # fmt: skip
+def test_every_kind_of_answer_has_the_security_headers(
+    method: str, path: str, status: int, open_one: Server
+) -> None:
+    response = httpx.request(method, open_one.url + path)
+    assert response.status_code == status
+    assert_secured(response)
+
+
+# From where.
+
+
+def test_pages_of_other_origins_may_not_ask_by_default(locked: Server) -> None:
+    asked = {"Origin": ORIGIN, "Access-Control-Request-Method": "POST"}
+    for headers in (asked, {**asked, **bearer("annie")}):
+        for path in (INFER, "/predict_curve"):
+            response = httpx.options(locked.url + path, headers=headers)
+            assert response.status_code in (401, 405)
+            assert not any(name.startswith("access-control") for name in response.headers)
+    for way in WAYS.values():
+        response = ask(locked, way, Origin=ORIGIN, **bearer("annie"))
+        assert not any(name.startswith("access-control") for name in response.headers)
+
+
+def test_pages_of_the_origins_that_are_named_may_ask(open_one: Server) -> None:
+    asked = {"Origin": ORIGIN, "Access-Control-Request-Method": "POST",
+             "Access-Control-Request-Headers": "authorization"}  # fmt: skip
+    for name, way in WAYS.items():
+        preflight = httpx.options(open_one.url + way["url"], headers=asked)
+        assert preflight.status_code == 200, name
+        assert preflight.headers["access-control-allow-origin"] == ORIGIN
+        response = ask(open_one, way, Origin=ORIGIN)
+        assert response.status_code == 200
+        assert response.headers["access-control-allow-origin"] == ORIGIN
+        assert "access-control-allow-credentials" not in response.headers
+        assert_secured(response)
+        other = ask(open_one, way, Origin="https://b.example")
+        assert "access-control-allow-origin" not in other.headers
+    refused = httpx.options(open_one.url + INFER, headers={**asked, "Origin": "https://b.example"})
+    assert refused.status_code == 400
+    assert "access-control-allow-origin" not in refused.headers
+
+
+def listening(server: Server) -> set[str]:
+    """The addresses on which its port is open."""
+    port = int(server.url.rpartition(":")[2])
+    return {
+        connection.laddr.ip
+        for process in (psutil.Process(server.process.pid), *server.workers())
+        for connection in process.net_connections("inet")
+        if connection.status == psutil.CONN_LISTEN and connection.laddr.port == port
+    }
+
+
+def test_without_keys_it_is_reached_from_this_machine_alone_and_says_so(open_one: Server) -> None:
+    assert listening(open_one) == {"127.0.0.1"}
+    assert (
+        "no FITSERVE_API_KEYS_FILE: whoever reaches this address is let in" in open_one.read_log()
+    )
+
+
+def test_with_keys_it_is_reached_from_everywhere(locked: Server) -> None:
+    assert listening(locked) == {"0.0.0.0"}  # noqa: S104 - what is looked for
+    assert "no FITSERVE_API_KEYS_FILE" not in locked.read_log()
+
+
+# What the operator sees.
+
+
+def lines(server: Server) -> list[dict[str, Any]]:
+    """The log, whose every line is JSON."""
+    found = [json.loads(line) for line in server.read_log().splitlines()]
+    for entry in found:
+        assert {"time", "level", "logger", "message"} <= set(entry), entry
+    return found
+
+
+def test_a_request_has_one_line_of_json(locked: Server) -> None:
+    response = ask(locked, WAYS["the protocol, the short way"], **bearer("annie"))
+    identity = response.headers["x-request-id"]
+    (entry,) = (entry for entry in lines(locked) if entry.get("request_id") == identity)
+    said = ("model", "version", "rows", "status", "path", "method", "key", "level")
+    assert [entry[name] for name in said] == [
+        *("curve-tanh", "1", 3, 200, INFER, "POST", "annie", "INFO")
+    ]
+    assert entry["queue_ms"] >= 0
+    assert 0 < entry["compute_ms"] <= entry["total_ms"] < 10_000
+
+
+def test_a_key_is_never_in_the_log(locked: Server) -> None:
+    for name in ("annie", "nobody"):
+        ask(locked, WAYS["the cards"], **bearer(name))
+        assert f'"{name[::-1]}"' not in locked.read_log()
+        assert f"Bearer {name[::-1]}" not in locked.read_log()
+
+
+def test_where_no_share_is_logged_every_5xx_is_and_nothing_else(open_one: Server) -> None:
+    identities = []
+    for path in ("/v2/models/curve-mlp/infer", "/v2/models/curve-mlp/infer?long"):
+        response = httpx.post(open_one.url + path, content=BODY)
+        assert response.status_code == 503
+        identities.append(response.headers["x-request-id"])
+    fine = ask(open_one, WAYS["typed, the short way"])
+    page = ask(open_one, WAYS["the page"])
+    assert (fine.status_code, page.status_code) == (200, 200)
+    logged = [entry for entry in lines(open_one) if "request_id" in entry]
+    assert {entry["status"] for entry in logged} == {503}
+    assert [entry["request_id"] for entry in logged][-2:] == identities
+    assert {entry["level"] for entry in logged} == {"ERROR"}
+    assert {entry["reason"] for entry in logged} == {"not_ready"}

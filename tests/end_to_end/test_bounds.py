@@ -1,0 +1,240 @@
+"""What bounds a request before any endpoint sees it: its head in size and time; JSON in depth."""
+
+import json
+import pickle
+import re
+import socket
+import time
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from live_server import Server, serving, temporary_home
+
+SECONDS = 1.0
+LARGEST = 65_536
+BODY = json.dumps(
+    {"inputs": [{"name": "x", "shape": [1, 1], "datatype": "FP32", "data": [1]}]}
+).encode()
+POST = b"POST /v2/models/curve-tanh/infer HTTP/1.1\r\nHost: t\r\n"
+WHOLE = POST + b"Content-Length: %d\r\n" % len(BODY)
+CHUNKED = POST + b"Transfer-Encoding: chunked\r\n"
+RIGHT = WHOLE + b"\r\n" + BODY
+
+
+@pytest.fixture(scope="module")
+def hasty(root: Path, chosen: dict[str, str]) -> Iterator[Server]:
+    """A server that waits a second for a head."""
+    settings = chosen | {"FITSERVE_HEADER_TIMEOUT_SECONDS": str(SECONDS)}
+    with temporary_home() as home, serving(home, root, settings=settings) as started:
+        yield started
+        assert "Traceback" not in started.read_log()
+
+
+def connect(server: Server) -> socket.socket:
+    host, port = server.url.removeprefix("http://").split(":")
+    connection = socket.create_connection((host, int(port)), timeout=20)
+    connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    return connection
+
+
+def send(server: Server, parts: Iterable[bytes], pause: float = 0.0) -> tuple[bytes, float, int]:
+    """What came back until the server closed, after how many seconds, and how much was sent."""
+    received, sent, begun = b"", 0, time.monotonic()
+    with connect(server) as connection:
+        try:
+            for part in parts:
+                connection.sendall(part)
+                sent += len(part)
+                time.sleep(pause)
+        except OSError:
+            pass  # it has closed; what it said may still be there
+        try:
+            while more := connection.recv(65_536):
+                received += more
+        except ConnectionError:
+            pass
+        return received, time.monotonic() - begun, sent
+
+
+def assert_refusal(answer: bytes, status: int, words: str) -> None:
+    head, _, body = answer.partition(b"\r\n\r\n")
+    assert head.startswith(b"HTTP/1.1 %d " % status), answer[:200]
+    assert b"connection: close" in head
+    assert b"content-type: application/json" in head
+    assert b"x-content-type-options: nosniff" in head
+    assert list(json.loads(body)) == ["error"]
+    assert words in json.loads(body)["error"]
+
+
+ENDLESS = {
+    "a header": (WHOLE + b"X-A: ", b"a" * 65_536),
+    "a header's name": (WHOLE, b"a" * 65_536),
+    "headers": (WHOLE, b"X-A: a\r\n" * 8_192),
+    "a path": (b"GET /", b"a" * 65_536),
+    "what follows the last chunk": (CHUNKED + b"\r\n1\r\n{\r\n0\r\nX-A: ", b"a" * 65_536),
+    "the extension of a chunk": (CHUNKED + b"\r\n1;", b"a" * 65_536),
+    "empty lines": (b"", b"\r\n" * 32_768),
+}
+
+
+@pytest.mark.parametrize("what", ENDLESS)
+def test_what_does_not_end_is_a_431_before_it_takes_the_memory(what: str, hasty: Server) -> None:
+    start, more = ENDLESS[what]
+    worker = max(hasty.workers(), key=lambda process: process.memory_info().rss)
+    before = worker.memory_info().rss
+    answer, seconds, sent = send(hasty, (start, *[more] * 1_600))  # 100 MB
+    assert sent < 20e6  # what the kernel took before the end; the rest was not read
+    assert seconds < 5
+    assert worker.memory_info().rss - before < 10 * 2**20
+    if answer:  # where the kernel does not throw it away, with what was sent too much
+        assert_refusal(answer, 431, "larger than 65,536 bytes")
+    assert httpx.get(f"{hasty.url}/livez").status_code == 200
+
+
+def test_a_head_may_be_as_large_as_the_limit_says_and_no_larger(hasty: Server) -> None:
+    for size, status in ((LARGEST - 1_000, 200), (LARGEST + 1, 431)):
+        head = WHOLE + b"Connection: close\r\nX-A: " + b"a" * size + b"\r\n\r\n"
+        answer = send(hasty, [head + BODY])[0]
+        assert answer.startswith(b"HTTP/1.1 %d " % status)
+    assert_refusal(answer, 431, "larger than 65,536 bytes")
+
+
+def test_a_large_body_is_no_large_head(hasty: Server) -> None:
+    for extra in (b"", b"X-A: " + b"a" * 1_000 + b"\r\n"):
+        body = BODY + b" " * 200_000
+        head = POST + b"Connection: close\r\n" + extra + b"Content-Length: %d\r\n\r\n" % len(body)
+        assert send(hasty, [head + body])[0].startswith(b"HTTP/1.1 200 ")
+
+
+@pytest.mark.parametrize(
+    "start", [b"", WHOLE + b"X-A: "], ids=["from its start", "after some headers"]
+)
+def test_a_head_that_does_not_end_in_time_is_a_408(start: bytes, hasty: Server) -> None:
+    answer, seconds, _ = send(
+        hasty, [start, *[bytes([c]) for c in b"GET /" + b"a" * 200]], pause=0.05
+    )
+    assert SECONDS <= seconds < 3 * SECONDS
+    assert_refusal(answer, 408, "did not arrive within 1 seconds")
+
+
+@pytest.mark.parametrize(
+    ("parts", "words"),
+    [
+        ([], b""),
+        ([b"\r\n"] * 100, b"408 Request Timeout"),
+        ([RIGHT, *[b"\r\n"] * 100], b"408 Request Timeout"),
+        ([RIGHT + WHOLE, *[b"X-A: a\r\n"] * 100], b"408 Request Timeout"),
+        ([b"POST /x HTTP/1.1\r\nContent-Length: 1000\r\n\r\n", *[b" "] * 100], b"404 Not Found"),
+        ([WHOLE + b"Upgrade: h2c\r\nConnection: upgrade\r\n\r\n", *[b"{"] * 100], b"400 Bad Req"),
+    ],
+    ids=["nothing", "empty lines", "empty lines after", "half a second", "rest", "upgrade"],
+)
+def test_nothing_holds_a_connection_for_long(
+    parts: list[bytes], words: bytes, hasty: Server
+) -> None:
+    answer, seconds, _ = send(hasty, parts, pause=0.05)
+    assert seconds < 4 * SECONDS
+    assert words in answer
+
+
+def test_who_takes_time_within_the_limit_is_served_on_one_connection(hasty: Server) -> None:
+    with connect(hasty) as connection:
+        for cut in (5, 60, len(WHOLE) + 2, len(RIGHT) - 1) * 2:
+            connection.sendall(RIGHT[:cut])
+            time.sleep(0.5 * SECONDS)
+            connection.sendall(RIGHT[cut:])
+            answer = b""
+            while not answer.endswith(b"]}]}"):  # head and body may come apart
+                answer += connection.recv(65_536)
+            assert answer.startswith(b"HTTP/1.1 200 ")
+
+
+@pytest.mark.parametrize(
+    "sent",
+    [
+        b"\x16\x03\x01\x02\x00",
+        b"hello\r\n\r\n",
+        b"GET /\xff HTTP/1.1\r\n\r\n",
+        b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
+        b"POST / HTTP/1.1\r\nContent-Length: 3\r\nContent-Length: 4\r\n\r\nabcd",
+        b"POST / HTTP/1.1\r\nContent-Length: -1\r\n\r\n",
+        b"POST / HTTP/1.1\r\nContent-Length: 3\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
+        b"GET / HTTP/1.1\r\nX-A : b\r\n\r\n",
+        b"GET / HTTP/1.1\r\nX-A: b\r\n c\r\n\r\n",
+        b"CONNECT x:1 HTTP/1.1\r\n\r\n",
+    ],
+)
+def test_what_is_no_http_is_a_400_that_says_so(sent: bytes, hasty: Server) -> None:
+    answer, seconds, _ = send(hasty, [sent])
+    assert_refusal(answer, 400, "no request of HTTP/1.1")
+    assert seconds < SECONDS
+
+
+def test_what_was_refused_is_counted_and_logged_once(hasty: Server) -> None:
+    logged = hasty.read_log().count("Invalid HTTP request")
+    send(hasty, [b"hello\r\n\r\n"])
+    assert hasty.read_log().count("Invalid HTTP request") == logged + 1
+    send(hasty, [b"GET /" + b"a" * 70_000 + b" HTTP/1.1\r\n\r\n"])
+    metrics = httpx.get(f"{hasty.url}/metrics").text
+    for reason in ("bad_input", "head_too_large"):
+        found = rf'fitserve_failures_total\{{endpoint="other",model="",reason="{reason}"\}} [1-9]'
+        assert re.search(found, metrics)
+
+
+def test_a_trailer_is_no_header(hasty: Server) -> None:
+    trailers = b"Content-Encoding: gzip\r\nX-A: b\r\n\r\n"
+    chunks = b"\r\n%x\r\n%s\r\n0\r\n" % (len(BODY), BODY)
+    last = b"GET /livez HTTP/1.1\r\nConnection: close\r\n\r\n"
+    for way in (b"", b"Expect: 100-continue\r\n"):
+        sent = CHUNKED + way + chunks + trailers
+        for cut in (0, len(sent) - 4, len(sent) - 20):
+            answer, _, _ = send(hasty, [sent[:cut], sent[cut:] + last], pause=0.05)
+            assert answer.count(b"HTTP/1.1 200 OK") == 2, answer
+
+
+def test_an_upgrade_is_not_taken_up(hasty: Server) -> None:
+    upgrade = {"Connection": "upgrade", "Upgrade": "websocket", "Sec-WebSocket-Version": "13"}
+    key = {"Sec-WebSocket-Key": "dGhlIHNhbXBsZSBub25jZQ=="}
+    assert httpx.get(f"{hasty.url}/v2", headers=upgrade | key).json()["name"] == "fitserve"
+
+
+@pytest.mark.parametrize(
+    "path", ["/v2/models/curve-tanh/infer", "/predict_curve", "/classify_points"]
+)
+@pytest.mark.parametrize("opening", [b"[", b'{"x":', b'{"inputs":[{"data":['])
+def test_json_that_is_too_deep_is_a_400(path: str, opening: bytes, client: httpx.Client) -> None:
+    """Orjson's own limit: 1,024 levels."""
+    closing = bytes({91: 93, 123: 125}[c] for c in reversed(opening) if c in b"[{")
+    for levels in (1_025, 1_000_000):
+        body = opening * levels + b"1" + closing * levels
+        headers = {"Content-Type": "application/json"}
+        response = client.post(path, content=body, headers=headers)
+        assert response.status_code == 400
+        assert "depth limit exceeded" in response.json()["error"]
+
+
+class Explosive:
+    """What runs when it is unpickled: it leaves a file behind."""
+
+    def __init__(self, trace: Path) -> None:
+        self._trace = trace
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Path.touch, (self._trace,)
+
+
+def test_the_protocol_reads_no_pickle(client: httpx.Client, tmp_path: Path) -> None:
+    trace = tmp_path / "trace"
+    content = pickle.dumps({"inputs": Explosive(trace)})
+    pickle.loads(content)  # noqa: S301 - it does leave a file where it is read
+    trace.unlink()
+    for kind in ("application/vnd.bentoml+pickle", "application/octet-stream", ""):
+        for start in ("", "0", str(len(content))):
+            headers = {"Content-Type": kind, "Inference-Header-Content-Length": start}
+            for ending in ("infer", "versions/1/infer"):
+                path = f"/v2/models/curve-tanh/{ending}"
+                assert client.post(path, content=content, headers=headers).status_code == 400
+    assert not trace.exists()
