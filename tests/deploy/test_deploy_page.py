@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import yaml
+from test_kubernetes import VERSIONS
 
 from benchmarks.serving.work import V2_JSON, images
 from service.settings import Settings
@@ -71,6 +72,11 @@ def test_every_setting_that_it_names_is_one() -> None:
     named = set(re.findall(r"FITSERVE_([A-Z_]+)", PAGE))
     assert named
     assert {name.lower() for name in named} <= set(Settings.model_fields)
+
+
+def test_the_oldest_kubernetes_that_it_names_is_one_that_the_manifests_are_checked_for() -> None:
+    (oldest,) = re.findall(r"They need Kubernetes ([\d.]+) or later", PAGE)
+    assert oldest == VERSIONS[0]
 
 
 def test_what_it_links_to_is_there() -> None:

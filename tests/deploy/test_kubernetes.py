@@ -22,7 +22,8 @@ from service.settings import Settings
 ROOT = Path(__file__).resolve().parents[2]
 FOLDER = ROOT / "deploy" / "kubernetes"
 OVERLAYS = ("cpu", "gpu", "kserve")
-VERSIONS = ("1.32", "1.36")
+VERSIONS = ("1.30", "1.36")
+"""The oldest that `deploy/README.md` names, and a new one."""
 CUSTOM = ("ServiceMonitor", "InferenceService")
 DEFAULTS = Settings()
 BYTES = {"Mi": 2**20, "Gi": 2**30}

@@ -120,7 +120,14 @@ def until(what: Callable[[], bool], seconds: float = 60) -> None:
 
 
 @pytest.fixture(scope="module")
-def watched() -> Iterator[Server]:
+def program() -> str:
+    if shutil.which("prometheus") is None:
+        pytest.skip("needs prometheus: Debian's package has it")
+    return "prometheus"
+
+
+@pytest.fixture(scope="module")
+def watched(program: str) -> Iterator[Server]:
     """A server of two workers, with a key."""
     with temporary_home() as home:
         (home / "keys").write_text(f"alice {hashlib.sha256(KEY.encode()).hexdigest()}\n")
@@ -144,10 +151,10 @@ scrape_configs:
 
 
 @pytest.fixture(scope="module")
-def prometheus(watched: Server, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Prometheus]:
+def prometheus(
+    program: str, watched: Server, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Prometheus]:
     """A Prometheus that has scraped the server before, between and after two waves of requests."""
-    if shutil.which("prometheus") is None:
-        pytest.skip("needs prometheus: Debian's package has it")
     folder, port = tmp_path_factory.mktemp("prometheus"), free_port()
     target = watched.url.removeprefix("http://")
     configuration = CONFIGURATION.format(rules=FOLDER / "rules.yml", target=target)
@@ -155,7 +162,7 @@ def prometheus(watched: Server, tmp_path_factory: pytest.TempPathFactory) -> Ite
     with (folder / "log").open("wb") as log:
         process = subprocess.Popen(
             [
-                "prometheus",
+                program,
                 f"--config.file={folder}/prometheus.yml",
                 f"--storage.tsdb.path={folder}/data",
                 f"--web.listen-address=127.0.0.1:{port}",
