@@ -31,7 +31,7 @@ cp deploy/container/healthcheck.py "$context/"
 
 # The lock is for every platform: this is the part for the image's, and all that it installs.
 machine=$(uname -m)
-"$bin/uv" pip compile -q --no-deps --no-annotate --no-header --no-emit-index-url \
+"$bin/uv" pip compile -q --generate-hashes --no-deps --no-annotate --no-header --no-emit-index-url \
   --python-version "$python" --python-platform "${machine/arm64/aarch64}-manylinux_2_28" \
   "$lock" -o "$context/requirements.txt"
 mkdir -p "$(dirname "$sbom")"
@@ -48,7 +48,7 @@ label base.name "$base"
 
 "$BUILDER" build "${flags[@]}" -f deploy/container/Dockerfile -t "$image" \
   --build-arg BASE="$base" \
-  --build-arg UV_VERSION="$(sed -n 's/^uv==//p' requirements/all.txt)" \
+  --build-arg UV_VERSION="$(sed -n 's/^uv==\([^ ]*\).*/\1/p' requirements/all.txt)" \
   ${INDEX:+--build-arg INDEX="$INDEX"} \
   "$context"
 echo "$image is built from $tag; $sbom lists what it holds"

@@ -16,8 +16,8 @@ def lock(path: Path) -> dict[str, set[SpecifierSet]]:
     """The versions that a lock has for each library."""
     versions: dict[str, set[SpecifierSet]] = {}
     for line in path.read_text().splitlines():
-        if line and not line.startswith("#"):
-            wanted = Requirement(line)
+        if line[:1].isalpha():  # else it is a comment, or a digest
+            wanted = Requirement(line.removesuffix("\\"))
             versions.setdefault(wanted.name, set()).add(wanted.specifier)
     return versions
 
