@@ -52,7 +52,6 @@ class Case:
     framed: bool = True
     right: bytes | None = None
     late: bool = False  # it may name a deadline, whose answer is 504
-    head_only: bool = False  # the method is HEAD: no body comes back
 
 
 @dataclass

@@ -159,21 +159,8 @@ def test_every_reference_leads_somewhere(specification: dict[str, Any]) -> None:
 def test_every_typed_endpoint_says_how_it_fails(specification: dict[str, Any]) -> None:
     for api in FitServe.apis.values():
         responses = specification["paths"][api.route]["post"]["responses"]
-        statuses = [
-            "200",
-            "400",
-            "401",
-            "404",
-            "408",
-            "413",
-            "415",
-            "429",
-            "431",
-            "500",
-            "503",
-            "504",
-        ]
-        assert list(responses) == statuses
+        refused = ["400", "401", "404", "408", "413", "415", "429", "431"]
+        assert list(responses) == ["200", *refused, "500", "503", "504"]
         for status, response in responses.items():
             assert response["description"]
             if status != "200":
