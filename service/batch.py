@@ -97,9 +97,11 @@ def _again(
 ) -> list[Arrays | ServiceError]:
     """The outcomes of a part of a batch that failed; what nobody waits for is not computed."""
     now = time.monotonic()
-    wanted = [part for part in batch if not part.request.is_over(now)]
-    found = iter(run_batch(wanted, compute, name)[0] if wanted else ())
-    return [too_late(name) if part.request.is_over(now) else next(found) for part in batch]
+    # Asked once: a caller may leave while the others are computed, on the event loop's thread.
+    wanted = [not part.request.is_over(now) for part in batch]
+    again = [part for part, is_wanted in zip(batch, wanted, strict=True) if is_wanted]
+    found = iter(run_batch(again, compute, name)[0] if again else ())
+    return [next(found) if is_wanted else too_late(name) for is_wanted in wanted]
 
 
 def _in_halves(part: Part, compute: Callable[[Arrays], Arrays], name: str) -> Arrays | ServiceError:

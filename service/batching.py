@@ -81,9 +81,10 @@ class MicroBatcher:
     must return fresh arrays (callers get views of them). `max_delay`, in seconds, is how long an
     idle batcher waits for company unless a batch is full; keep it well below the timeouts. A batch
     of at most `inline_rows` is computed on the event loop, which stands still meanwhile. Where the
-    full batches that wait take longer than `max_wait` seconds, at the pace of the last ones, who
-    comes now is refused. `on_batch` is told of each batch, on the event loop, after its callers are
-    answered.
+    batch in compute and the full ones that wait take longer than `max_wait` seconds, at the pace of
+    the last full ones, who comes now is refused; `full_seconds` is what one takes, as far as is
+    known before there was one. `on_batch` is told of each batch, on the event loop, after its
+    callers are answered.
     """
 
     def __init__(
@@ -94,6 +95,7 @@ class MicroBatcher:
         max_queue_rows: int,
         max_delay: float = 0.0,
         max_wait: float = math.inf,
+        full_seconds: float = 0.0,
         inline_rows: int = 0,
         name: str,
         on_batch: Callable[[BatchReport], None] | None = None,
@@ -114,7 +116,7 @@ class MicroBatcher:
         self._loop = asyncio.get_running_loop()
         self._queue: deque[Request] = deque()
         self._queued_rows = 0
-        self._pace = 0.0  # seconds of a batch, the last ones counting most
+        self._pace = full_seconds  # of a full batch, the last ones counting most
         self._release: asyncio.Handle | None = None  # the planned dispatch of an idle batcher
         self._alarm: asyncio.Handle | None = None  # one timer, for the earliest deadline
         self._alarm_at = math.inf
@@ -147,8 +149,9 @@ class MicroBatcher:
                 f"Model {self._name} has {self._queued_rows} rows waiting and room for "
                 f"{self._max_queue_rows}. Try again later."
             )
-        wait = self._queued_rows // self._max_batch_rows * self._pace
-        if wait > self._max_wait:
+        batches = self._queued_rows // self._max_batch_rows
+        wait = (batches + self._worker.busy) * self._pace
+        if batches and wait > self._max_wait:  # one batch may wait, however slow the model
             raise QueueFullError(
                 f"Model {self._name} has {self._queued_rows} rows waiting, which take "
                 f"{wait:.1f} seconds. Try again later."
@@ -321,7 +324,8 @@ class MicroBatcher:
         """Give each request of a batch its outcome, and report the batch."""
         batch, outcomes, timings, started = computed
         rows, seconds = count_rows(batch), sum(timings)
-        self._pace += 0.25 * (seconds - self._pace)
+        if rows == self._max_batch_rows:
+            self._pace += 0.25 * (seconds - self._pace)
         for (request, start, stop), outcome in zip(batch, outcomes, strict=True):
             if isinstance(outcome, ServiceError):
                 self._settle(request, outcome)

@@ -1,7 +1,8 @@
 """The metrics, in Prometheus' format. Every label comes from a closed list.
 
 prometheus_client counts in files that all workers of one server share, where
-`PROMETHEUS_MULTIPROC_DIR` names their folder: so any worker answers for all of them.
+`PROMETHEUS_MULTIPROC_DIR` names their folder: so any worker answers for all of them. Where the disk
+is full, it answers for itself alone.
 """
 
 import os
@@ -17,7 +18,6 @@ from prometheus_client import (
     Gauge,
     Histogram,
     generate_latest,
-    values,
 )
 from prometheus_client.metrics_core import UntypedMetricFamily
 from prometheus_client.multiprocess import MultiProcessCollector, mark_process_dead
@@ -26,22 +26,12 @@ from models.card import MODEL_FILES, ModelCard
 from service.batching import BatchReport
 from service.exchange import Exchange
 from service.placement import Placement
+from service.shared_counts import all_are_shared, share_counts
 
 CONTENT_TYPE = CONTENT_TYPE_LATEST
 
-_process = os.getpid()
-
-
-def _renew_process() -> None:
-    global _process
-    _process = os.getpid()
-
-
 if "PROMETHEUS_MULTIPROC_DIR" in os.environ:
-    # prometheus_client asks the kernel for the process's number at every count, in case it was
-    # forked: four system calls for a request. The fork itself tells.
-    os.register_at_fork(after_in_child=_renew_process)
-    values.ValueClass = values.MultiProcessValue(lambda: _process)  # type: ignore[no-untyped-call]
+    share_counts()
 
 _SECONDS = (
     *(0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05),
@@ -167,7 +157,7 @@ def exposition() -> bytes:
     """Every metric of every worker, as Prometheus reads it, and Triton's names for some of them."""
     registry = REGISTRY
     folder = os.environ.get("PROMETHEUS_MULTIPROC_DIR")
-    if folder is not None:
+    if folder is not None and all_are_shared():
         _forget_the_dead(Path(folder))
         registry = CollectorRegistry()
         MultiProcessCollector(registry)  # type: ignore[no-untyped-call]  # its constructor is untyped

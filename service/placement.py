@@ -31,17 +31,30 @@ class Placement(NamedTuple):
     def rows_within(self, seconds: float) -> int:
         """The rows that a batch on the CPU may have to be computed in so many seconds.
 
-        The batch sizes that were timed are joined by straight lines. 0 on a GPU, and for a network
-        with loops or branches, which may take any time for another input.
+        0 on a GPU, and for a network with loops or branches, which may take any time for another
+        input.
         """
-        timed = self.seconds.get(self.runtime.name, {})
-        rows = sorted(timed)
-        if not rows or timed[rows[0]] > seconds:
-            return 0
         if self.runtime.device != "cpu" or not self.runtime.steady:
             return 0
-        slowest_yet = np.maximum.accumulate([timed[size] for size in rows])
-        return int(np.interp(seconds, slowest_yet, rows))
+        return self.rows_in(seconds, otherwise=0)
+
+    def rows_in(self, seconds: float, otherwise: int) -> int:
+        """The same, wherever and whatever it is; `otherwise` where nothing was timed."""
+        rows, slowest_yet = self._timed()
+        if not rows:
+            return otherwise
+        return int(np.interp(seconds, slowest_yet, rows)) if slowest_yet[0] <= seconds else 0
+
+    def seconds_of(self, rows: int) -> float:
+        """How long a batch of so many rows takes; 0 where nothing was timed."""
+        sizes, slowest_yet = self._timed()
+        return float(np.interp(rows, sizes, slowest_yet)) if sizes else 0.0
+
+    def _timed(self) -> tuple[list[int], list[float]]:
+        """The batch sizes that were timed, and their seconds; between them lie straight lines."""
+        timed = self.seconds.get(self.runtime.name, {})
+        rows = sorted(timed)
+        return rows, [max(timed[size] for size in rows[: last + 1]) for last in range(len(rows))]
 
 
 def pick_device(setting: str, worker_index: int) -> str:

@@ -18,6 +18,9 @@ from service.statistics import ModelStatistics
 STUCK = 3
 """Computes that never ended, each of which holds a thread and perhaps a lock."""
 
+BATCHES_IN_A_WAIT = 8
+"""So many full batches take at most what a request may wait: who comes last is soon answered."""
+
 
 class Predictor:
     """A model that is verified, warm and ready. Create it on the event loop that serves it.
@@ -41,7 +44,9 @@ class Predictor:
         """What the package says of its network."""
         self.placement = placement
         self.statistics = ModelStatistics()
-        self.max_batch_rows = package.card.fixed_batch or settings.max_batch_rows
+        most = settings.max_batch_rows
+        in_time = placement.rows_in(settings.max_wait_seconds / BATCHES_IN_A_WAIT, otherwise=most)
+        self.max_batch_rows = package.card.fixed_batch or min(most, max(in_time, 1))
         self._settings = settings
         self._metrics = ModelMetrics(package.card.name)
         show_model(package.card, placement, load_seconds)
@@ -51,6 +56,7 @@ class Predictor:
             max_queue_rows=settings.max_queue_rows,
             max_delay=settings.max_delay_seconds,
             max_wait=settings.max_wait_seconds,
+            full_seconds=placement.seconds_of(self.max_batch_rows),
             inline_rows=placement.rows_within(settings.inline_seconds),
             name=package.card.name,
             on_batch=self._count,

@@ -27,7 +27,9 @@ class Settings(BaseSettings):
         description="auto takes this worker's GPU where there is one, else the CPU",
     )
     threads: int = Field(0, ge=0, description="CPU threads for one batch; 0 takes every core")
-    max_batch_rows: int = Field(256, ge=1, description="rows that are computed at once")
+    max_batch_rows: int = Field(
+        256, ge=1, description="rows that are computed at once, as far as time allows"
+    )
     max_queue_rows: int = Field(
         16_384, ge=1, description="rows that may wait, for each model; more are refused with 503"
     )

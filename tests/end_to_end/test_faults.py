@@ -6,9 +6,12 @@ import re
 import signal
 import socket
 import struct
+import subprocess
+import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from email.utils import parsedate_to_datetime
 from pathlib import Path
 
 import httpx
@@ -284,3 +287,159 @@ def test_a_thousand_clients_that_are_killed_in_the_middle_of_a_body_cost_nothing
     assert (tally.right, tally.lost, tally.other) == (tally.sent, [], {})
     assert tally.sent > 40
     assert after - before < 8 * 2**20
+
+
+# What the operating system takes away.
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A folder on a disk of 4 MiB."""
+    folder = Path(tempfile.mkdtemp(prefix="fs-"))  # a short path: sockets lie in it
+    options = ("-t", "tmpfs", "-o", "size=4m", "tmpfs", str(folder))
+    mounted = subprocess.run(["mount", *options], capture_output=True, text=True, check=False)
+    if mounted.returncode:
+        folder.rmdir()
+        pytest.skip(f"no small disk can be mounted here: {mounted.stderr.strip()}")
+    try:
+        yield folder
+    finally:
+        subprocess.run(["umount", "--lazy", str(folder)], check=True)
+        folder.rmdir()
+
+
+def fill(folder: Path) -> None:
+    """Write until there is no room for one more byte."""
+    with (folder / "filling").open("wb", buffering=0) as stream:
+        for size in (2**16, 2**9, 1):
+            with suppress(OSError):
+                while stream.write(bytes(size)):
+                    pass
+
+
+@pytest.mark.parametrize("when", ["while it serves", "before it starts"])
+def test_on_a_full_disk_it_answers_as_before(
+    root: Path, tmp_path: Path, small_disk: Path, when: str
+) -> None:
+    models = [f"sound-{number}" for number in range(20)]
+    for model in models:
+        write_sound(tmp_path / "models", model)
+    write_miscounting(tmp_path / "models", "miscounting")
+    settings = {
+        **ON_CPU,
+        "FITSERVE_MODEL_REPOSITORY": str(tmp_path / "models"),
+        "FITSERVE_ACCESS_LOG": "1",
+        "TMPDIR": str(small_disk),
+        "BENTOML_HOME": str(small_disk / "home"),
+    }
+    if when == "before it starts":
+        (small_disk / "home").mkdir()
+        fill(small_disk)
+    tally = Tally()
+
+    async def ask_all(port: int) -> None:
+        line = await Line.to(port)
+        for model in models:
+            for x in range(5):
+                await tally.ask(line, model, x)
+        for model, status in (("absent", 404), ("miscounting", 500)):  # what counts anew
+            assert (await line.ask(message(model, VICTIM))).status == status
+        line.close()
+
+    with temporary_home() as log, serving(log, root, settings=settings) as server:
+        workers = [worker.pid for worker in accepting(server)]
+        if when == "while it serves":
+            fill(small_disk)
+        with pytest.raises(OSError, match="No space left"):
+            (small_disk / "more").write_bytes(b"x")
+        asyncio.run(ask_all(port_of(server)))
+        assert httpx.get(f"{server.url}/readyz").status_code == 200
+        counted = httpx.get(f"{server.url}/metrics")
+        assert counted.status_code == 200
+        assert "fitserve_request_seconds_count" in counted.text
+        assert [worker.pid for worker in accepting(server)] == workers, "a worker died"
+    print(f"a disk that was full {when}: {tally}")
+    assert (tally.right, tally.lost, tally.other) == (tally.sent, [], {})
+
+
+def test_a_clock_that_is_set_back_an_hour_changes_nothing(root: Path, tmp_path: Path) -> None:
+    found = sorted(Path("/usr/lib").glob("*/faketime/libfaketimeMT.so.1"))
+    if not found:
+        pytest.skip("libfaketime (Debian's package) is not installed")
+    write_sound(tmp_path / "models", "sound")
+    clock = tmp_path / "clock"
+    clock.write_text("+0")
+    settings = {
+        **ON_CPU,
+        "FITSERVE_MODEL_REPOSITORY": str(tmp_path / "models"),
+        "LD_PRELOAD": str(found[0]),
+        "FAKETIME_TIMESTAMP_FILE": str(clock),
+        "FAKETIME_CACHE_DURATION": "1",
+        "DONT_FAKE_MONOTONIC": "1",  # which no one can set back
+    }
+    tally = Tally()
+
+    async def load(port: int) -> None:
+        over = False
+        tasks = [asyncio.create_task(ask_on(tally, port, "sound", lambda: over)) for _ in range(4)]
+        await asyncio.sleep(1)
+        clock.write_text("-1h")
+        before = tally.right
+        await asyncio.sleep(3)
+        assert tally.right > before + 10, "it stood still"
+        over = True
+        await asyncio.gather(*tasks)
+
+    with temporary_home() as home, serving(home, root, settings=settings) as server:
+        asyncio.run(load(port_of(server)))
+        told = parsedate_to_datetime(httpx.get(f"{server.url}/livez").headers["date"])
+        behind = time.time() - told.timestamp()
+        assert 3500 < behind < 3700, f"the server's clock is {behind:.0f} s behind"
+        stats = httpx.get(f"{server.url}/v2/models/sound/stats").json()["model_stats"][0]
+        assert stats["inference_count"] == tally.right
+        spent = stats["inference_stats"]["success"]["ns"] / 1e9
+        assert 0 < spent < 60, f"the requests took {spent:.0f} s by its own account"
+        assert "Traceback" not in server.read_log()
+    print(f"a clock set back an hour: {tally}")
+    assert (tally.right, tally.lost, tally.other) == (tally.sent, [], {})
+
+
+def test_packages_that_change_on_disk_change_nothing_until_the_next_start(
+    root: Path, tmp_path: Path
+) -> None:
+    models = ("altered", "truncated", "removed", "sound")
+    files = {model: write_sound(tmp_path, model).path / "model.onnx" for model in models}
+    settings = {**ON_CPU, "FITSERVE_MODEL_REPOSITORY": str(tmp_path)}
+    tally = Tally()
+
+    async def load(port: int) -> None:
+        over = False
+        tasks = [asyncio.create_task(ask_on(tally, port, model, lambda: over)) for model in models]
+        await asyncio.sleep(0.5)
+        # In place, so that who had mapped the file into its memory would see it, or a SIGBUS.
+        with files["altered"].open("r+b") as stream:
+            content = stream.read()
+            stream.seek(0)
+            stream.write(bytes(255 - byte for byte in content))
+        os.truncate(files["truncated"], 10)
+        shutil.rmtree(files["removed"].parent.parent)
+        await asyncio.sleep(1)
+        over = True
+        await asyncio.gather(*tasks)
+
+    with temporary_home() as home, serving(home, root, settings=settings) as server:
+        asyncio.run(load(port_of(server)))
+    print(f"packages changed on disk: {tally}")
+    assert tally.sent > 100
+    assert (tally.right, tally.lost, tally.other) == (tally.sent, [], {})
+
+    with temporary_home() as home, serving(home, root, settings=settings) as server:
+        answers = {
+            model: asyncio.run(ask_once(port_of(server), message(model, 3))) for model in models
+        }
+        log = server.read_log()
+    assert answers["sound"].is_right(3)
+    statuses = {model: reply.status for model, reply in answers.items()}
+    assert statuses == {"altered": 503, "truncated": 503, "removed": 404, "sound": 200}
+    assert "refused: package altered/1: model.onnx" in log
+    assert "refused: package truncated/1: model.onnx" in log

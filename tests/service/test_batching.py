@@ -23,7 +23,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from service.batch import Request
+from service.batch import Part, Request, run_batch
 from service.batching import Answer, Arrays, BatchReport, MicroBatcher
 from service.callbacks import called_back
 from service.errors import (
@@ -33,6 +33,7 @@ from service.errors import (
     ModelFaultError,
     NotReadyError,
     QueueFullError,
+    ServiceError,
 )
 
 LIMIT = 20.0  # seconds after which something hangs
@@ -588,6 +589,24 @@ async def test_a_caller_that_leaves_before_a_failed_batch_is_repeated_is_not_com
     assert model.batches == [[1, 2, 3], [1], [3]]
 
 
+def test_a_caller_that_leaves_while_a_failed_batch_is_repeated_does_not_shift_the_answers() -> None:
+    def compute(inputs: Arrays) -> Arrays:
+        if POISON in inputs["mark"]:
+            raise ValueError("poison")
+        if 2 in inputs["id"]:
+            requests[2].done = None  # the event loop's thread does so at any time
+        return answers_to(inputs["id"])
+
+    inputs = [rows(0, mark=POISON), rows(1), rows(2), rows(3)]
+    requests = [Request(taken, 1, 0, 0.0, math.inf, lambda _: None) for taken in inputs]
+    outcomes, _ = run_batch([Part(request, 0, 1) for request in requests], compute, "model")
+    assert isinstance(outcomes[0], ModelFaultError)
+    for number in (1, 3):
+        outcome = outcomes[number]
+        assert not isinstance(outcome, ServiceError)
+        assert outcome["next"].tolist() == [number + 1]
+
+
 @pytest.mark.parametrize("surplus", [-1, 1])
 @on_a_loop
 async def test_a_wrong_number_of_rows_in_any_output_fails_the_guilty_request_alone(
@@ -762,6 +781,26 @@ async def test_a_queue_that_takes_too_long_refuses_and_takes_again_when_it_is_sh
         assert 2 <= len(answers) - len(refused) <= 20
         assert all(isinstance(answer, Answer | QueueFullError) for answer in answers)
         assert_answers(await batcher.submit(rows(1)), 1)
+
+
+@on_a_loop
+async def test_it_knows_before_the_first_full_batch_how_long_one_takes() -> None:
+    model = Model()
+    limits = {"max_batch_rows": 10, "max_queue_rows": 1_000, "max_wait": 1.0}
+    async with batching(model, full_seconds=0.3, **limits) as batcher:
+        model.gate.clear()
+        tasks = await started(batcher.submit(rows(0)))  # in compute: 0.3 s at the most
+        for i in range(1, 30):
+            batcher.check_room()
+            tasks += await started(batcher.submit(rows(i)))
+        batcher.check_room()  # 29 wait: two full batches, and the one in compute
+        tasks += await started(batcher.submit(rows(30)))
+        with pytest.raises(QueueFullError, match=r"take 1\.2 seconds"):
+            batcher.check_room()
+        model.gate.set()
+        for i, task in enumerate(tasks):
+            assert_answers(await task, i)
+        batcher.check_room()
 
 
 # The end

@@ -241,7 +241,17 @@ def test_the_rows_of_a_batch_that_takes_so_long_lie_between_those_timed(
     runtime = place(write_tiny(tmp_path, "line"), "onnx", "cpu", threads=1, max_batch_rows=1)[0]
     timed = {1: 0.001, 16: 0.0025, 256: 0.04}
     assert Placement(runtime, {"onnx": timed}).rows_within(seconds) == rows
+    assert Placement(runtime, {"onnx": timed}).rows_in(seconds, otherwise=7) == rows
     assert Placement(runtime, {}).rows_within(seconds) == 0
+    assert Placement(runtime, {}).rows_in(seconds, otherwise=7) == 7
+
+
+def test_the_seconds_of_a_batch_lie_between_those_timed(tmp_path: Path) -> None:
+    runtime = place(write_tiny(tmp_path, "line"), "onnx", "cpu", threads=1, max_batch_rows=1)[0]
+    placement = Placement(runtime, {"onnx": {1: 0.001, 16: 0.0025, 256: 0.04}})
+    assert [placement.seconds_of(rows) for rows in (1, 16, 256)] == [0.001, 0.0025, 0.04]
+    assert 0.0025 < placement.seconds_of(100) < 0.04
+    assert Placement(runtime, {}).seconds_of(1) == 0
 
 
 def test_a_batch_on_a_gpu_never_stays_on_the_event_loop() -> None:

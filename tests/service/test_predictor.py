@@ -46,6 +46,19 @@ def gated(
     asyncio.run(asyncio.wait_for(run(), 60))
 
 
+@pytest.mark.parametrize(("seconds", "rows"), [(0.1, 256), (1.6, 20), (400.0, 1)])
+def test_a_full_batch_takes_an_eighth_of_the_longest_wait(
+    package: ModelPackage, seconds: float, rows: int
+) -> None:
+    async def run() -> None:
+        timed = {1: seconds / 256, 256: seconds}
+        predictor = Predictor(package, Placement(Gated(), {"onnx": timed}), Settings())
+        assert predictor.max_batch_rows == rows
+        await predictor.close()
+
+    asyncio.run(run())
+
+
 def ask(predictor: Predictor, *rows: float) -> asyncio.Task[NDArray[Any]]:
     async def asked() -> NDArray[Any]:
         column = np.array(rows, np.float32).reshape(-1, 1)
