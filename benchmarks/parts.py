@@ -24,14 +24,14 @@ from benchmarks.serving.work import V2_JSON, images
 from service.batch import Arrays, Request
 from service.batching import MicroBatcher
 from service.catalog import Catalog
-from service.endpoint import Reply
-from service.exchange import Exchange, begin
-from service.front import Front
-from service.metrics import count_request
+from service.http.endpoint import Reply
+from service.http.exchange import Exchange, begin
+from service.http.front import Front
+from service.http.short_way import ShortWay
 from service.open_inference.codec import decode, encode
 from service.open_inference.routes import OpenInference
 from service.settings import Settings
-from service.short_way import ShortWay
+from service.telemetry.metrics import count_request
 
 ROUNDS, CALLS = 9, 3_200
 MODEL = "mnist-mlp"

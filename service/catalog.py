@@ -10,10 +10,10 @@ from models.package import ModelPackage, PackageError
 from models.repository import ModelRepository
 from models.signature import verify_signature
 from service.errors import BadInputError, NotReadyError, UnknownModelError
-from service.logs import logger
 from service.placement import Placement, pick_device, place
 from service.predictor import Predictor
 from service.settings import Settings
+from service.telemetry.logs import logger
 
 
 class Catalog:

@@ -25,10 +25,10 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import Message
 
-from service.body import read_body
-from service.endpoint import Responder, in_a_task, may_hold_booleans, parse_json
 from service.errors import BadInputError, UnsupportedMediaError
-from service.exchange import Exchange, current
+from service.http.body import read_body
+from service.http.endpoint import Responder, in_a_task, may_hold_booleans, parse_json
+from service.http.exchange import Exchange, current
 from service.settings import current_settings
 
 

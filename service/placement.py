@@ -12,7 +12,7 @@ import numpy as np
 from models.card import MODEL_FILES, Example, RuntimeName
 from models.package import ModelPackage, PackageError
 from models.runtimes import Arrays, DeviceError, Runtime, open_runtime
-from service.logs import logger
+from service.telemetry.logs import logger
 
 _LIBRARIES: Mapping[RuntimeName, str] = {"onnx": "onnxruntime", "torchscript": "torch"}
 _REPEATS = 5

@@ -7,13 +7,13 @@ from typing import Any
 from models.package import ModelPackage
 from service.batch import Arrays, Request
 from service.batching import Answer, BatchReport, MicroBatcher
-from service.callbacks import called_back
 from service.errors import ServiceError
-from service.exchange import Exchange, current
-from service.metrics import ModelMetrics, show_model
+from service.http.callbacks import called_back
+from service.http.exchange import Exchange, current
 from service.placement import Placement
 from service.settings import Settings
-from service.statistics import ModelStatistics
+from service.telemetry.metrics import ModelMetrics, show_model
+from service.telemetry.statistics import ModelStatistics
 
 STUCK = 3
 """Computes that never ended, each of which holds a thread and perhaps a lock."""

@@ -11,9 +11,9 @@ import threading
 import time
 
 from service.catalog import Catalog
-from service.logs import logger
-from service.metrics import show_gpu, show_worker
 from service.settings import Settings
+from service.telemetry.logs import logger
+from service.telemetry.metrics import show_gpu, show_worker
 
 _SECONDS = 0.5
 _GPU_SECONDS = 10.0  # what a GPU that works answers in, however busy it is

@@ -12,26 +12,26 @@ from numpy.typing import NDArray
 
 from models.card import TensorSpec
 from models.signature import require_signing
-from service.access import Access
 from service.batch import Arrays
 from service.catalog import Catalog
-from service.endpoint import Responder, typed
 from service.errors import BadInputError
 from service.finite import not_finite
-from service.front import Front
-from service.host import replace_dead_workers, stand_before
+from service.http.access import Access
+from service.http.endpoint import Responder, typed
+from service.http.front import Front
+from service.http.host import replace_dead_workers, stand_before
+from service.http.json_errors import JsonErrors
+from service.http.openapi import openapi_of
+from service.http.pages import create_pages
 from service.images import mnist_pixels
 from service.inputs import CurveInput, DigitsInput, PicturesInput, PointsInput
-from service.json_errors import JsonErrors
-from service.logs import logger, set_up_log
 from service.open_inference.routes import OpenInference
-from service.openapi import openapi_of
 from service.outputs import Curve, DigitPrediction, Digits, Pictures, Points
-from service.pages import create_pages
 from service.predictor import Predictor
 from service.pulse import Pulse
 from service.settings import VERSION, current_settings
-from service.tracing import otlp_exporter
+from service.telemetry.logs import logger, set_up_log
+from service.telemetry.tracing import otlp_exporter
 
 IMAGE = TensorSpec(name="image", datatype="UINT8", shape=(-1, 28, 28), meaning="pixels")
 X = TensorSpec(name="x", datatype="FP32", shape=(-1, 1), meaning="where")

@@ -8,7 +8,7 @@ import gc
 from starlette.types import Receive, Scope, Send
 
 from service.catalog import Catalog
-from service.front import Front
+from service.http.front import Front
 from service.open_inference.routes import OpenInference
 from service.settings import current_settings
 

@@ -15,9 +15,9 @@ from numpy.typing import NDArray
 
 from models.card import ModelCard, TensorSpec
 from service.batch import Arrays
-from service.endpoint import may_hold_booleans, parse_json
 from service.errors import BadInputError
 from service.finite import not_finite
+from service.http.endpoint import may_hold_booleans, parse_json
 from service.open_inference.tensors import check_shape, classes, from_bytes, from_json, to_bytes
 
 

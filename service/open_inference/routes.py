@@ -8,10 +8,7 @@ from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from service.batching import Answer
-from service.body import read_body
-from service.callbacks import called_back
 from service.catalog import Catalog
-from service.endpoint import Reply, Responder, error_response, json_response
 from service.errors import (
     MethodNotAllowedError,
     NotReadyError,
@@ -19,7 +16,10 @@ from service.errors import (
     UnknownModelError,
     UnknownPathError,
 )
-from service.exchange import Exchange, current
+from service.http.body import read_body
+from service.http.callbacks import called_back
+from service.http.endpoint import Reply, Responder, error_response, json_response
+from service.http.exchange import Exchange, current
 from service.open_inference import describe
 from service.open_inference.codec import decode, encode
 from service.predictor import Predictor

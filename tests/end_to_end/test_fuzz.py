@@ -20,7 +20,7 @@ _import, kept = builtins.__import__, []
 
 def watch(name, *arguments, **options):
     found = _import(name, *arguments, **options)
-    front = getattr(sys.modules.get("service.front"), "Front", None)
+    front = getattr(sys.modules.get("service.http.front"), "Front", None)
     if front is not None:
         builtins.__import__, end = _import, front.end
 

@@ -24,6 +24,7 @@ TIMES = 5
 BURST_SECONDS = 5.0
 REFUSED_WITHIN = 0.05
 QUANTILE = 0.99  # of the refusals; the rest is the scheduler's, on a shared machine
+BUSY_CORES = 0.3
 ATTEMPTS = 3
 
 
@@ -81,6 +82,7 @@ def test_at_five_times_its_capacity_it_does_what_it_can_and_answers_everybody(
     (worker,) = [one for one in slow.workers() if "--worker-id" in one.cmdline()]
     port = int(slow.url.rpartition(":")[2])
     for attempt in range(ATTEMPTS):
+        begun, before = time.monotonic(), _taken_by_others(worker)
         found = asyncio.run(_measure(port, worker))
         print(found)
         # What no noise excuses.
@@ -92,10 +94,21 @@ def test_at_five_times_its_capacity_it_does_what_it_can_and_answers_everybody(
         try:
             _check_times(found)
         except AssertionError:
-            if attempt == ATTEMPTS - 1:
-                raise
+            if attempt < ATTEMPTS - 1:
+                continue
+            cores = (_taken_by_others(worker) - before) / (time.monotonic() - begun)
+            if cores > BUSY_CORES:
+                pytest.skip(f"other programs took {cores:.2f} cores: times say nothing here")
+            raise
         else:
             return
+
+
+def _taken_by_others(worker: psutil.Process) -> float:
+    """CPU seconds that neither the worker nor this process has taken, since the machine started."""
+    whole = psutil.cpu_times()
+    ours = (worker.cpu_times(), psutil.Process().cpu_times())
+    return sum(whole) - whole.idle - whole.iowait - sum(one.user + one.system for one in ours)
 
 
 def _check_times(found: Measured) -> None:

@@ -6,8 +6,8 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from service.logs import logger
 from service.settings import current_settings
+from service.telemetry.logs import logger
 
 
 @pytest.fixture(autouse=True)

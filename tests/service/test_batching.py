@@ -25,7 +25,6 @@ from hypothesis import strategies as st
 
 from service.batch import Part, Request, run_batch
 from service.batching import Answer, Arrays, BatchReport, MicroBatcher
-from service.callbacks import called_back
 from service.errors import (
     BadInputError,
     BodyTooLargeError,
@@ -35,6 +34,7 @@ from service.errors import (
     QueueFullError,
     ServiceError,
 )
+from service.http.callbacks import called_back
 
 LIMIT = 20.0  # seconds after which something hangs
 

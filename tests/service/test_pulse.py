@@ -14,11 +14,11 @@ from tiny import write_tiny
 
 from service.catalog import Catalog
 from service.errors import ModelFaultError
-from service.metrics import exposition
 from service.placement import Placement
 from service.predictor import STUCK, Predictor
 from service.pulse import Pulse
 from service.settings import Settings
+from service.telemetry.metrics import exposition
 
 
 def test_a_compute_that_hangs_is_given_up_and_after_some_of_them_the_process_is_not_alive(

@@ -16,7 +16,7 @@ from starlette.types import Receive, Scope, Send
 from tiny import write_tiny
 
 from service.catalog import Catalog
-from service.exchange import Exchange, begin
+from service.http.exchange import Exchange, begin
 from service.open_inference.routes import ROUTES, OpenInference, split
 from service.settings import Settings, current_settings
 

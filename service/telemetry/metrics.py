@@ -24,9 +24,9 @@ from prometheus_client.multiprocess import MultiProcessCollector, mark_process_d
 
 from models.card import MODEL_FILES, ModelCard
 from service.batching import BatchReport
-from service.exchange import Exchange
+from service.http.exchange import Exchange
 from service.placement import Placement
-from service.shared_counts import all_are_shared, share_counts
+from service.telemetry.shared_counts import all_are_shared, share_counts
 
 CONTENT_TYPE = CONTENT_TYPE_LATEST
 

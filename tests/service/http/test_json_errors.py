@@ -11,10 +11,10 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, PlainTextResponse, Response, StreamingResponse
 from starlette.routing import Route
 
-from service.endpoint import error_response, plain
 from service.errors import QueueFullError
-from service.exchange import begin
-from service.json_errors import JsonErrors
+from service.http.endpoint import error_response, plain
+from service.http.exchange import begin
+from service.http.json_errors import JsonErrors
 
 pytestmark = pytest.mark.anyio
 

@@ -11,7 +11,7 @@ from starlette.datastructures import Headers
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from service.endpoint import json_response
+from service.http.endpoint import json_response
 
 
 class JsonErrors:

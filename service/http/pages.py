@@ -7,10 +7,10 @@ from starlette.requests import Request
 from starlette.responses import HTMLResponse, Response
 from starlette.routing import Route
 
-from service import metrics
 from service.catalog import Catalog, describe
-from service.endpoint import json_response, plain
-from service.front_page import CONTENT_SECURITY_POLICY, front_page
+from service.http.endpoint import json_response, plain
+from service.http.front_page import CONTENT_SECURITY_POLICY, front_page
+from service.telemetry import metrics
 
 
 def create_pages() -> Starlette:

@@ -16,13 +16,13 @@ from models.repository import ModelRepository
 from service import errors
 from service.batch import Timings
 from service.batching import BatchReport
-from service.endpoint import error_response
 from service.errors import ServiceError
-from service.exchange import Exchange
-from service.metrics import ModelMetrics, count_request, exposition, show_gpu
+from service.http.endpoint import error_response
+from service.http.exchange import Exchange
 from service.placement import Placement, place
 from service.predictor import Predictor
 from service.settings import Settings
+from service.telemetry.metrics import ModelMetrics, count_request, exposition, show_gpu
 
 Samples = dict[tuple[str, frozenset[tuple[str, str]]], float]
 
@@ -203,7 +203,7 @@ def test_tritons_names_say_what_ours_say() -> None:
 
 LIVE = """
 import sys
-from service.metrics import ModelMetrics, show_worker
+from service.telemetry.metrics import ModelMetrics, show_worker
 from service.batch import Timings
 from service.batching import BatchReport
 
@@ -249,8 +249,8 @@ def test_a_worker_that_is_killed_has_no_queue_any_more_and_has_still_computed(
 
 COUNT = """
 import sys
-from service.exchange import Exchange
-from service.metrics import ModelMetrics, count_request, exposition
+from service.http.exchange import Exchange
+from service.telemetry.metrics import ModelMetrics, count_request, exposition
 from service.batch import Timings
 from service.batching import BatchReport
 

@@ -16,10 +16,10 @@ from typing import Any, ClassVar
 from starlette.responses import Response
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
-from service.endpoint import Responder, error_response
 from service.errors import BadInputError, HeadTimeoutError, HeadTooLargeError, ServiceError
-from service.exchange import begin
-from service.front import CLIENT_CLOSED_REQUEST, SECURITY_HEADERS, Front
+from service.http.endpoint import Responder, error_response
+from service.http.exchange import begin
+from service.http.front import CLIENT_CLOSED_REQUEST, SECURITY_HEADERS, Front
 from service.settings import current_settings
 
 LAST_SECONDS = 0.3

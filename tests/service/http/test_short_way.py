@@ -19,13 +19,13 @@ from starlette.types import Receive, Scope, Send
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from uvicorn.server import ServerState
 
-from service.endpoint import Responder, in_a_task
-from service.exchange import Exchange, current
-from service.front import Front
+from service.http.endpoint import Responder, in_a_task
+from service.http.exchange import Exchange, current
+from service.http.front import Front
+from service.http.short_way import ShortWay
 from service.open_inference.routes import OpenInference
 from service.service import FitServe
 from service.settings import Settings, current_settings
-from service.short_way import ShortWay
 
 
 def test_uvicorn_takes_the_short_way_s_protocol_where_bentoml_leaves_the_choice_to_it() -> None:

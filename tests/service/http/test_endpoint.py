@@ -14,7 +14,6 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from service.endpoint import json_response, plain, typed
 from service.errors import (
     BadInputError,
     BodyTimeoutError,
@@ -33,7 +32,8 @@ from service.errors import (
     UnknownPathError,
     UnsupportedMediaError,
 )
-from service.exchange import begin
+from service.http.endpoint import json_response, plain, typed
+from service.http.exchange import begin
 
 Logged = Callable[[], list[logging.LogRecord]]
 

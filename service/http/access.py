@@ -2,7 +2,7 @@
 
 The file of `FITSERVE_API_KEYS_FILE` has a line for each key: its name, the SHA-256 of the key in
 hexadecimal, and perhaps how many requests a second it may send to each worker. What stands behind a
-`#` is a comment. `python -m service.access NAME` makes a key and its line. A key is 32 random
+`#` is a comment. `python -m service.http.access NAME` makes a key and its line. A key is 32 random
 bytes, so a plain digest keeps it as well as a slow one would.
 """
 
@@ -16,9 +16,9 @@ from pathlib import Path
 from typing import NamedTuple
 
 from service.errors import RateLimitError, UnauthorizedError, UnknownPathError
-from service.exchange import Exchange
-from service.logs import logger
+from service.http.exchange import Exchange
 from service.settings import Exposure, Settings
+from service.telemetry.logs import logger
 
 HEALTH = frozenset({"/livez", "/readyz", "/healthz", "/v2/health/live", "/v2/health/ready"})
 METRICS = frozenset({"/metrics"})

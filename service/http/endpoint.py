@@ -14,8 +14,8 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from service.errors import BadInputError, ServiceError
-from service.exchange import Exchange, current
-from service.logs import logger
+from service.http.exchange import Exchange, current
+from service.telemetry.logs import logger
 
 Responder = Callable[[Exchange, bytes, Callable[[Response], None]], Callable[[], None]]
 """Answers an exchange whose body is this: calls back with the answer, and gives what gives it up.

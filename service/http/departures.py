@@ -7,7 +7,7 @@ those are watched that have waited for a while, and a request that is soon answe
 import asyncio
 from time import monotonic
 
-from service.exchange import Exchange
+from service.http.exchange import Exchange
 
 PATIENCE_SECONDS = 0.1
 """How long a request waits before its caller is watched."""

@@ -18,16 +18,16 @@ from starlette.responses import PlainTextResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from tiny import write_tiny
 
-from service import tracing
 from service.catalog import Catalog
-from service.exchange import current
-from service.front import SECURITY_HEADERS, Front
-from service.json_errors import JsonErrors
+from service.http.exchange import current
+from service.http.front import SECURITY_HEADERS, Front
+from service.http.json_errors import JsonErrors
+from service.http.pages import create_pages
 from service.open_inference.routes import OpenInference
-from service.pages import create_pages
 from service.placement import Placement
 from service.predictor import Predictor
 from service.settings import Settings
+from service.telemetry import tracing
 
 pytestmark = pytest.mark.anyio
 

@@ -17,7 +17,7 @@ from service.errors import QueueFullError
 from service.placement import Placement
 from service.predictor import Predictor
 from service.settings import Settings
-from service.statistics import Duration, ModelStatistics
+from service.telemetry.statistics import Duration, ModelStatistics
 
 PARTS = ("compute_input", "compute_infer", "compute_output")
 

@@ -1,4 +1,4 @@
-"""What `service/host.py` counts on in BentoML. A failure here means: BentoML has changed; read it.
+"""What `service/http/host.py` counts on in BentoML; where a test fails, BentoML has changed.
 
 `bentoml serve` calls `to_asgi` of the service's class, gets a Starlette application whose
 middlewares are not built yet, and two of them are found by name and dropped.
@@ -15,7 +15,7 @@ import pytest
 from starlette.applications import Starlette
 from starlette.types import Receive, Scope, Send
 
-from service.host import (
+from service.http.host import (
     DROPPED,
     REPLACED_WITHIN_SECONDS,
     REPLACEMENTS,
@@ -116,7 +116,7 @@ def anyio_backend() -> str:
 
 
 def test_fitserve_is_served_through_the_front() -> None:
-    from service.front import Front
+    from service.http.front import Front
     from service.service import FitServe
 
     assert isinstance(FitServe.to_asgi(), Front)

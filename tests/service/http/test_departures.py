@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 from starlette.types import Message
 
-from service.departures import PATIENCE_SECONDS, Departures
-from service.exchange import Exchange
+from service.http.departures import PATIENCE_SECONDS, Departures
+from service.http.exchange import Exchange
 
 Receive = Callable[[], Awaitable[Message]]
 

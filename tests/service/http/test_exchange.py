@@ -7,7 +7,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from service.exchange import Exchange, begin, current
+from service.http.exchange import Exchange, begin, current
 
 property_test = settings(deadline=None, derandomize=True, database=None, max_examples=200)
 

@@ -12,13 +12,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from starlette.types import Message, Receive
 
-from service.body import read_body
 from service.errors import (
     BadInputError,
     BodyTimeoutError,
     BodyTooLargeError,
     UnsupportedMediaError,
 )
+from service.http.body import read_body
 from service.settings import Settings
 
 COMPRESS: Mapping[str, Callable[[bytes], bytes]] = {

@@ -5,7 +5,7 @@ uvicorn. Here that application gets the front before it, and loses the middlewar
 than a prediction: OpenTelemetry's, which is there also where nothing is traced, and the timeout's,
 which leaves a timer behind for each request. BentoML leaves the choice of the HTTP protocol to
 uvicorn, which finds the short way's under the name that it chooses; and makes its server of
-`uvicorn.Server`, which becomes one that leaves nobody behind. `tests/service/test_host.py` and
+`uvicorn.Server`, which becomes one that leaves nobody behind. `tests/service/http/test_host.py` and
 `test_short_way.py` fail where BentoML or uvicorn change what this counts on, and
 `tests/end_to_end/test_faults.py` where the end is not gentle any more.
 
@@ -24,10 +24,10 @@ from starlette.applications import Starlette
 from starlette.types import ASGIApp
 from uvicorn.config import HTTP_PROTOCOLS
 
-from service.front import Front
-from service.leaving import LeavingServer
-from service.logs import logger
-from service.short_way import ShortWay
+from service.http.front import Front
+from service.http.leaving import LeavingServer
+from service.http.short_way import ShortWay
+from service.telemetry.logs import logger
 
 DROPPED = ("OpenTelemetryMiddleware", "TimeoutMiddleware")
 LOOK_SECONDS = 1.0

@@ -13,7 +13,7 @@ from typing import Any
 
 from prometheus_client import mmap_dict, values
 
-from service.logs import logger
+from service.telemetry.logs import logger
 
 _LONGEST = 64  # what an entry takes beside its key, in bytes; it takes 24 and the padding
 

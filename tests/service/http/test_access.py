@@ -11,10 +11,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from service import access
-from service.access import Access, read_keys
 from service.errors import RateLimitError, UnauthorizedError, UnknownPathError
-from service.exchange import Exchange
+from service.http import access
+from service.http.access import Access, read_keys
+from service.http.exchange import Exchange
 from service.settings import Settings
 
 INFER = "/v2/models/line/infer"
@@ -187,7 +187,7 @@ def test_health_and_metrics_are_open_or_kept_or_off(tmp_path: Path, path: str) -
 
 
 def test_the_command_makes_a_key_that_its_line_lets_in(root: Path, tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "service.access", "ann", "--rate", "7"]
+    command = [sys.executable, "-m", "service.http.access", "ann", "--rate", "7"]
     told = subprocess.run(
         command, cwd=root, env=os.environ, capture_output=True, text=True, check=True
     ).stdout

@@ -13,16 +13,16 @@ from collections.abc import Iterable, Mapping
 from starlette.middleware.cors import CORSMiddleware
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from service.access import Access
-from service.departures import Departures
-from service.endpoint import Responder, error_response
 from service.errors import ServiceError
-from service.exchange import Exchange, begin, current
-from service.logs import logger
-from service.metrics import count_request
+from service.http.access import Access
+from service.http.departures import Departures
+from service.http.endpoint import Responder, error_response
+from service.http.exchange import Exchange, begin, current
 from service.open_inference.routes import PREFIX, OpenInference
 from service.settings import Settings
-from service.tracing import Tracer
+from service.telemetry.logs import logger
+from service.telemetry.metrics import count_request
+from service.telemetry.tracing import Tracer
 
 _BELOW = f"{PREFIX}/"
 

@@ -16,9 +16,9 @@ from tiny import write_tiny
 
 from models.package import ModelPackage
 from service.catalog import Catalog
+from service.http.openapi import openapi_of
+from service.http.pages import create_pages
 from service.open_inference.routes import PREFIX, ROUTES
-from service.openapi import openapi_of
-from service.pages import create_pages
 from service.service import FitServe
 from service.settings import VERSION, Settings
 

@@ -1,0 +1,1 @@
+"""What the service tells its operator: metrics, statistics, traces, the log."""
