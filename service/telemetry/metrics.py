@@ -52,7 +52,9 @@ _compute = Histogram(
     "fitserve_batch_compute_seconds", "The compute of one batch.", ("model",), buckets=_SECONDS
 )
 _batch_rows = Histogram("fitserve_batch_rows", "Rows in one batch.", ("model",), buckets=_ROWS)
-_batch_requests = Counter("fitserve_batch_requests", "Requests in all batches.", ("model",))
+_batch_requests = Histogram(
+    "fitserve_batch_requests", "Requests in one batch.", ("model",), buckets=_ROWS
+)
 _failures = Counter(
     "fitserve_failures", "Requests that were not answered 2xx, by what kept them from it.",
     ("endpoint", "model", "reason"),
@@ -141,7 +143,7 @@ class ModelMetrics:
         """Count one batch."""
         self._compute.observe(report.timings.compute)
         self._rows.observe(report.rows)
-        self._requests.inc(report.requests)
+        self._requests.observe(report.requests)
 
     def count_wait(self, seconds: float) -> None:
         """Count what one request waited."""

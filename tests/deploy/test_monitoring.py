@@ -224,7 +224,7 @@ SENT = {
     'sum(fitserve_request_seconds_bucket{model="curve-tanh",le="+Inf"})': 2 * CURVES,
     'sum(fitserve_batch_rows_sum{model="curve-tanh"})': 2 * CURVES * 3,
     'sum(fitserve_batch_rows_sum{model="moons-tanh"})': 2 * POINTS * 2,
-    'sum(fitserve_batch_requests_total{model="moons-tanh"})': 2 * POINTS,
+    'sum(fitserve_batch_requests_sum{model="moons-tanh"})': 2 * POINTS,
     'sum(fitserve_queue_seconds_count{model="moons-tanh"})': 2 * POINTS,
     'sum(fitserve_failures_total{reason="bad_input",model="moons-tanh"})': 2 * WRONG,
     'sum(fitserve_failures_total{reason="unknown_model"})': 2 * UNKNOWN,

@@ -68,7 +68,7 @@ def test_a_batch_is_counted_with_its_rows_its_requests_and_its_compute() -> None
     assert sample(found, "batch_rows_sum", model="batched") == 9
     assert sample(found, "batch_rows_bucket", model="batched", le="1.0") == 1
     assert sample(found, "batch_rows_bucket", model="batched", le="8.0") == 2
-    assert sample(found, "batch_requests_total", model="batched") == 4
+    assert sample(found, "batch_requests_sum", model="batched") == 4
     assert sample(found, "batch_compute_seconds_sum", model="batched") == 0.75
     assert sample(found, "queue_seconds_sum", model="batched") == 0.125
 
@@ -284,7 +284,7 @@ def test_several_processes_add_up_where_they_share_a_folder(root: Path, tmp_path
         found = count(times, root, tmp_path)
         assert sample(found, "request_seconds_count", **labels) == told
         assert sample(found, "request_seconds_sum", **labels) == told / 2
-        assert sample(found, "batch_requests_total", model="line") == 2 * told
+        assert sample(found, "batch_requests_sum", model="line") == 2 * told
         assert sample(found, "batch_rows_sum", model="line") == 4 * told
 
 
@@ -293,4 +293,4 @@ def test_a_process_alone_tells_its_own(root: Path) -> None:
         found = count(times, root, None)
         labels = {"endpoint": "/v2", "model": "", "status": "200"}
         assert sample(found, "request_seconds_count", **labels) == times
-        assert sample(found, "batch_requests_total", model="line") == 2 * times
+        assert sample(found, "batch_requests_sum", model="line") == 2 * times
