@@ -380,7 +380,7 @@ def test_ctrl_c_during_a_fit_writes_a_package_of_the_best_weights_and_a_second_o
         while two.poll() is None:  # it exports now; torch may swallow one Ctrl-C, as may anybody
             two.send_signal(signal.SIGINT)
             with suppress(subprocess.TimeoutExpired):
-                two.wait(timeout=2)
+                two.wait(timeout=0.2)
         _, rest = two.communicate(timeout=100)
         assert two.returncode != 0
         assert "Traceback" not in rest
