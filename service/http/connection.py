@@ -1,0 +1,171 @@
+"""One connection: what holds of every request on it, whichever way it goes.
+
+uvicorn sets no bounds to a request's head, so they stand here. A head that is too large, or takes
+too long, and what is no HTTP at all, are refused in the shape of every other error, and the
+connection is closed. One that is told to end waits for a request that may be on its way.
+"""
+
+from asyncio import TimerHandle, Transport
+from collections.abc import Callable, Iterable
+from typing import Any, ClassVar
+
+from starlette.responses import Response
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
+
+from service.errors import BadInputError, HeadTimeoutError, HeadTooLargeError, ServiceError
+from service.http.endpoint import error_response
+from service.http.exchange import begin
+from service.http.front import SECURITY_HEADERS, Front
+from service.settings import current_settings
+
+LAST_SECONDS = 0.3
+"""How long a connection between two requests is kept for one more, when the process ends."""
+
+
+class Turn:
+    """What uvicorn's protocol asks of the request that is being answered on its connection."""
+
+    __slots__ = ("disconnected", "give_up", "keep_alive", "response_complete")
+
+    def __init__(self) -> None:
+        self.disconnected = False
+        self.keep_alive = True
+        self.response_complete = False
+        self.give_up: Callable[[], None] | None = None
+
+    @property
+    def message_event(self) -> "Turn":
+        """Uvicorn sets it when the connection is lost."""
+        return self
+
+    def set(self) -> None:
+        """Drop the request: nobody waits for its answer."""
+        if self.disconnected and self.give_up is not None:
+            self.give_up()
+
+
+class Connection(HttpToolsProtocol):
+    """uvicorn's protocol for one connection, with bounds. `front` is set at start-up."""
+
+    front: ClassVar[Front]
+    _common: ClassVar[tuple[object, bytes]] = (None, b"")  # the headers of every answer, as sent
+
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        settings = current_settings()
+        self.ws_protocol_class = None  # nothing here speaks WebSocket
+        self._leaving = False
+        self._largest_head = settings.max_header_bytes
+        self._head_seconds = settings.header_timeout_seconds
+        self._head_timer: TimerHandle | None = None  # where a head is awaited, or what went before
+        self._unused = 0  # bytes that came since a head, or a part of a body
+
+    def connection_made(self, transport: Transport) -> None:  # type: ignore[override]  # as uvicorn's
+        """Await the first head."""
+        super().connection_made(transport)
+        self._await_head()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Await no more."""
+        super().connection_lost(exc)
+        self._end_wait()
+
+    def shutdown(self) -> None:
+        """Close after the request in progress, or after one more that may be on its way."""
+        self._leaving = True
+        if self.cycle is None or self.cycle.response_complete:
+            self.loop.call_later(LAST_SECONDS, super().shutdown)
+        else:
+            super().shutdown()
+
+    def data_received(self, data: bytes) -> None:
+        """Take what has arrived."""
+        self._unused += len(data)
+        super().data_received(data)
+        self._look_at_rest()
+
+    def _look_at_rest(self) -> None:
+        """Bound what has come, and of which nothing could be used yet."""
+        if self._unused > self._largest_head:
+            self._refuse(self._too_large())
+        elif (
+            self.timeout_keep_alive_task is None
+            and self._head_timer is None
+            and (self.cycle is None or self.cycle.response_complete)
+            and not self.transport.is_closing()
+        ):  # there is a part of a head, or a rest of the last request
+            self._await_head()
+
+    def _end_head(self) -> None:
+        """A head is whole.
+
+        Raises:
+            ServiceError: it is too large; that was answered, and the parser is to stop.
+        """
+        if self._head_timer is not None:
+            self._end_wait()
+        if self._unused > self._largest_head:  # unless most of it is a body
+            size = len(self.url) + sum(len(name) + len(value) + 4 for name, value in self.headers)
+            if size > self._largest_head:
+                self._refuse(self._too_large())
+                raise self._too_large()
+        self._unused = 0
+
+    def _unsupported_upgrade_warning(self) -> None:
+        """Say nothing: whoever offers an upgrade is answered without one."""
+
+    def send_400_response(self, msg: str) -> None:
+        """Refuse what the parser does not understand."""
+        self._refuse(BadInputError("This is no request of HTTP/1.1 that can be read."))
+
+    def _await_head(self) -> None:
+        self._head_timer = self.loop.call_later(self._head_seconds, self._give_up_head)
+
+    def _end_wait(self) -> None:
+        if self._head_timer is not None:
+            self._head_timer.cancel()
+            self._head_timer = None
+
+    def _give_up_head(self) -> None:
+        self._head_timer = None
+        if self._unused:
+            told = f"The head of the request did not arrive within {self._head_seconds:g} seconds."
+            self._refuse(HeadTimeoutError(told))
+        else:  # nobody asks
+            self.transport.close()
+
+    def _too_large(self) -> ServiceError:
+        return HeadTooLargeError(
+            f"The head of the request is larger than {self._largest_head:,} bytes; send less."
+        )
+
+    def _refuse(self, error: ServiceError) -> None:
+        """Answer what is no request, and close the connection."""
+        if self.transport.is_closing():
+            return
+        exchange = begin("", "", {})
+        response = error_response(error, exchange)
+        exchange.status = response.status_code
+        turn = Turn()
+        turn.keep_alive = False
+        self._write(turn, response)
+        self.front.end(exchange)
+
+    def _write(self, turn: Turn, response: Response) -> None:
+        common = self.server_state.default_headers
+        if common is not self._common[0]:  # uvicorn renews them once a second, for the date
+            Connection._common = common, _lines((*common, *SECURITY_HEADERS))
+        if (b"connection", b"close") in response.raw_headers:
+            turn.keep_alive = False
+        elif not turn.keep_alive:
+            response.raw_headers.append((b"connection", b"close"))
+        head = (STATUS_LINE[response.status_code], self._common[1], _lines(response.raw_headers))
+        self.transport.write(b"".join((*head, b"\r\n", response.body)))
+        turn.response_complete = True
+        if not turn.keep_alive:
+            self.transport.close()
+        self.on_response_complete()
+
+
+def _lines(headers: Iterable[tuple[bytes, bytes]]) -> bytes:
+    return b"".join([b"%b: %b\r\n" % header for header in headers])
