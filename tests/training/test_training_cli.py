@@ -371,6 +371,8 @@ def fitting(repository: Path) -> Iterator[tuple[subprocess.Popen[str], Callable[
 def test_ctrl_c_during_a_fit_writes_a_package_of_the_best_weights_and_a_second_one_aborts(
     tmp_path: Path,
 ) -> None:
+    # A shell's background job ignores Ctrl-C, and its children would too.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     with fitting(tmp_path / "one") as (one, said_by_one), fitting(tmp_path / "two") as (two, said):
         for wait_for in (said_by_one, said):
             wait_for("epoch 2000/40000: ")
