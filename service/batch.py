@@ -50,16 +50,12 @@ class Part(NamedTuple):
 class Timings(NamedTuple):
     """Where a batch's time went, in seconds: gathering its rows, the model, handing out answers.
 
-    A batch that failed and was repeated request by request has all of its time under `compute`.
+    A batch that failed and was repeated in halves has all of its time under `compute`.
     """
 
     gather: float
     compute: float
     split: float
-
-
-class _RowCountError(Exception):
-    """The model's outputs have not as many rows as its inputs."""
 
 
 def run_batch(
@@ -135,7 +131,7 @@ def _attempt(
     computed = time.monotonic()
     for name, array in outputs.items():
         if len(array) != rows:
-            raise _RowCountError(f"output {name!r} has {len(array)} rows for {rows} of input")
+            raise ValueError(f"output {name!r} has {len(array)} rows for {rows} of input")
     pieces: list[Arrays | ServiceError] = []
     end = 0
     for _, start, stop in batch:

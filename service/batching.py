@@ -163,13 +163,14 @@ class MicroBatcher:
         The requests of its batch are computed again, each alone, and the guilty one is told.
         """
         lost = self._worker.give_up_after(seconds)
+        if not lost:
+            return
         if len(lost) == 1:
             cause = TimeoutError(f"the compute did not end within {seconds:g} seconds")
             self._settle(lost[0].request, fault(self._name, cause))
         else:
             self._put_back(lost)
-        if lost:
-            self._dispatch()
+        self._dispatch()
 
     def _put_back(self, batch: Sequence[Part]) -> None:
         """Have each request of a batch computed again, alone: one of them is guilty."""
@@ -218,21 +219,22 @@ class MicroBatcher:
         request.done = None
         self._leave(request)
 
-    def answer(self, request: Request) -> Answer:
+    def answer(self, request: Request) -> Answer | ServiceError:
         """What a request that is over gets back.
 
-        Raises:
-            DeadlineExceededError: Its deadline passed before all its rows were in compute.
-            ModelFaultError: The model raised on its rows alone (chained as the cause), or
-                returned a wrong number of rows for a batch that it was in.
+        An error is given, not raised: its traceback would hold the request, which holds the error,
+        and with it all its rows until the collector comes by.
 
+        - DeadlineExceededError: Its deadline passed before all its rows were in compute.
+        - ModelFaultError: The model raised, hung or gave a wrong number of rows for its rows alone;
+          the cause says which.
         """
         if request.error is not None:
-            raise request.error
+            return request.error
         try:
             outputs = joined(request.pieces)
-        except Exception as mismatch:
-            raise fault(self._name) from mismatch
+        except Exception as mismatch:  # noqa: BLE001 - the model's outputs may be anything
+            return fault(self._name, mismatch)
         return Answer(outputs, request.queue_seconds, request.compute_seconds, request.batch_rows)
 
     async def close(self) -> None:

@@ -7,8 +7,8 @@ from typing import Any
 from models.package import ModelPackage
 from service.batch import Arrays, Request
 from service.batching import Answer, BatchReport, MicroBatcher
+from service.callbacks import called_back
 from service.errors import ServiceError
-from service.http.callbacks import called_back
 from service.http.exchange import Exchange, current
 from service.placement import Placement
 from service.settings import Settings
@@ -108,8 +108,7 @@ class Predictor:
         Args:
             exchange: what is known of the request; what is learnt of it is written there.
             inputs: the card's inputs, with its dtypes and shapes, all with as many rows.
-            done: called once, on the event loop, with the answer or with what
-                `MicroBatcher.answer` raises.
+            done: called once, on the event loop, with what `MicroBatcher.answer` gives.
             timeout: seconds that the request may wait, where that is less than the setting.
 
         Returns:
@@ -126,11 +125,10 @@ class Predictor:
             allowed = min(timeout, allowed)
 
         def finish(request: Request) -> None:
-            try:
-                answer = batcher.answer(request)
-            except ServiceError as error:
+            answer = batcher.answer(request)
+            if isinstance(answer, ServiceError):
                 statistics.failed(time.monotonic() - started)
-                done(error)
+                done(answer)
                 return
             exchange.answered = now = time.monotonic()
             exchange.queue_seconds = answer.queue_seconds
@@ -163,9 +161,12 @@ class Predictor:
         answer: Answer | ServiceError = await called_back(
             lambda done: self.begin(exchange, inputs, done, timeout)
         )
-        if isinstance(answer, ServiceError):
+        if isinstance(answer, Answer):
+            return answer
+        try:
             raise answer
-        return answer
+        finally:
+            del answer  # or this frame, which its traceback holds, would hold it
 
     async def close(self) -> None:
         """Answer what is queued, and take no more."""

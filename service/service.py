@@ -97,8 +97,8 @@ class FitServe:
     @bentoml.on_shutdown
     async def stop(self) -> None:
         """Answer what is queued."""
-        self.pulse.stop()
         await self.catalog.close()
+        self.pulse.stop()  # until then it gives up what hangs
         self.decoder.shutdown(wait=False)
 
     async def __is_ready__(self) -> bool:

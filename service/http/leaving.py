@@ -4,7 +4,7 @@ uvicorn leaves whoever has connected and was not accepted yet to the kernel, whi
 the last process closes the socket, and hangs up on a connection that is between two requests though
 the next may be on its way. Here the last worker to leave accepts the first, and shuts the socket:
 whoever comes now is refused at once, and may ask another server. And a connection is kept for one
-more request (`ShortWay.shutdown`).
+more request (`Connection.shutdown`).
 """
 
 import asyncio

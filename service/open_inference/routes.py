@@ -8,6 +8,7 @@ from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from service.batching import Answer
+from service.callbacks import called_back
 from service.catalog import Catalog
 from service.errors import (
     MethodNotAllowedError,
@@ -17,7 +18,6 @@ from service.errors import (
     UnknownPathError,
 )
 from service.http.body import read_body
-from service.http.callbacks import called_back
 from service.http.endpoint import Reply, Responder, error_response, json_response
 from service.http.exchange import Exchange, current
 from service.open_inference import describe
@@ -190,9 +190,10 @@ def infer(
     request = decode(predictor.card, body, header_length)
 
     def answered(answer: Answer | ServiceError) -> None:
+        if isinstance(answer, ServiceError):
+            reply(error_response(answer, exchange))
+            return
         try:
-            if isinstance(answer, ServiceError):
-                raise answer
             content, json_length = encode(predictor.card, request, answer.outputs)
         except Exception as error:  # noqa: BLE001 - the boundary: every failure is answered
             reply(error_response(error, exchange))

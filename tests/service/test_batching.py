@@ -25,6 +25,7 @@ from hypothesis import strategies as st
 
 from service.batch import Part, Request, run_batch
 from service.batching import Answer, Arrays, BatchReport, MicroBatcher
+from service.callbacks import called_back
 from service.errors import (
     BadInputError,
     BodyTooLargeError,
@@ -34,7 +35,6 @@ from service.errors import (
     QueueFullError,
     ServiceError,
 )
-from service.http.callbacks import called_back
 
 LIMIT = 20.0  # seconds after which something hangs
 
@@ -102,7 +102,10 @@ class Awaited(MicroBatcher):
         def begin(done: Callable[[Request], None]) -> Callable[[], None]:
             return partial(self.withdraw, self.enqueue(inputs, done, timeout=timeout))
 
-        return self.answer(await called_back(begin))
+        answer = self.answer(await called_back(begin))
+        if isinstance(answer, Answer):
+            return answer
+        raise answer
 
 
 @asynccontextmanager
