@@ -26,7 +26,9 @@ class Settings(BaseSettings):
         pattern=r"^(auto|cpu|cuda:\d+)$",
         description="auto takes this worker's GPU where there is one, else the CPU",
     )
-    threads: int = Field(0, ge=0, description="CPU threads for one batch; 0 takes every core")
+    threads: int = Field(
+        0, ge=0, description="CPU threads for one batch; 0 takes this worker's share of the cores"
+    )
     max_batch_rows: int = Field(
         256, ge=1, description="rows that are computed at once, as far as time allows"
     )

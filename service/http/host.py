@@ -10,15 +10,18 @@ uvicorn, which finds the short way's under the name that it chooses; and makes i
 `tests/end_to_end/test_faults.py` where the end is not gentle any more.
 
 The parent of the workers is circus' arbiter. BentoML has it look after them every ten seconds, and
-replace a dead one for ever; ours looks every second, and ends where replacing does not help.
+replace a dead one for ever; ours looks every second, and ends where replacing does not help. It
+gives each worker its share of the cores.
 """
 
+import os
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import uvicorn
+from bentoml._internal.resource import system_resources
 from bentoml._internal.utils import circus
 from starlette.applications import Starlette
 from starlette.types import ASGIApp
@@ -27,6 +30,7 @@ from uvicorn.config import HTTP_PROTOCOLS
 from service.http.front import Front
 from service.http.leaving import LeavingServer
 from service.http.short_way import ShortWay
+from service.settings import current_settings
 from service.telemetry.logs import logger
 
 DROPPED = ("OpenTelemetryMiddleware", "TimeoutMiddleware")
@@ -69,11 +73,25 @@ class Supervisor(circus.Arbiter):
     def __init__(self, watchers: Sequence[Any], **options: Any) -> None:
         for watcher in watchers:
             watcher.hooks["before_spawn"] = Replacements()
+            share_cores(watcher)
         super().__init__(watchers, **{**options, "check_delay": LOOK_SECONDS})
 
     def manage_watchers(self) -> Any:
         """Look after the workers, but not while they are being started or ended."""
         return None if self._exclusive_running_command else super().manage_watchers()
+
+
+def share_cores(watcher: Any) -> None:
+    """Have the workers together compute on as many threads as there are cores.
+
+    Each on every core, they would take the cores from each other and from their event loops. So
+    would one in a container that may use fewer cores than the machine has. What the operator set
+    stays.
+    """
+    cores = system_resources()["cpu"]  # the container's, where it has a limit
+    share = max(1, int(cores) // watcher.numprocesses)
+    if share < (os.cpu_count() or 1) and not current_settings().threads:
+        watcher.env["FITSERVE_THREADS"] = str(share)
 
 
 class Replacements:
