@@ -75,6 +75,9 @@ class Settings(BaseSettings):
     )
     health: Exposure = Field("open", description="who may ask for health; off answers 404")
     metrics: Exposure = Field("open", description="who may ask for metrics; off answers 404")
+    playground: Literal["open", "off"] = Field(
+        "open", description="the page at /, for everybody; off answers 404"
+    )
     cors_origins: tuple[str, ...] = Field(
         (), description="web pages of these origins may ask, as a JSON list; '*' is every one"
     )

@@ -17,6 +17,7 @@ from typing import NamedTuple
 
 from service.errors import RateLimitError, UnauthorizedError, UnknownPathError
 from service.http.exchange import Exchange
+from service.http.playground import paths
 from service.settings import Exposure, Settings
 from service.telemetry.logs import logger
 
@@ -92,8 +93,10 @@ class Access:
 
     def __init__(self, settings: Settings) -> None:
         self._path = settings.api_keys_file
-        self._exposures = dict.fromkeys(HEALTH, settings.health) | dict.fromkeys(
-            METRICS, settings.metrics
+        self._exposures: dict[str, Exposure] = (
+            dict.fromkeys(HEALTH, settings.health)
+            | dict.fromkeys(METRICS, settings.metrics)
+            | dict.fromkeys(paths(), settings.playground)
         )
         self._keys: list[ApiKey] = []
         self._allowances: dict[str, _Allowance] = {}

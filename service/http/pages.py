@@ -1,34 +1,31 @@
-"""What the service says of itself: front page, cards, OpenAPI description, metrics."""
+"""What the service says of itself: the playground, cards, OpenAPI description, metrics."""
 
 import asyncio
 
 from starlette.applications import Starlette
 from starlette.requests import Request
-from starlette.responses import HTMLResponse, Response
+from starlette.responses import Response
 from starlette.routing import Route
 
 from service.catalog import Catalog, describe
 from service.http.endpoint import json_response, plain
-from service.http.front_page import CONTENT_SECURITY_POLICY, front_page
+from service.http.playground import Playground
 from service.telemetry import metrics
 
 
 def create_pages() -> Starlette:
     """The mounted application; its `state.catalog` and `state.openapi` are set at start-up."""
+    playground = Playground()
     return Starlette(
         routes=[
-            Route("/", plain(_front)),
+            Route("/", plain(playground.page)),
+            Route("/playground/{file}", plain(playground.file)),
             Route("/models", plain(_models)),
             Route("/models/{name}", plain(_model)),
             Route("/docs.json", plain(_docs)),
             Route("/metrics", plain(_metrics)),
         ]
     )
-
-
-async def _front(request: Request) -> Response:
-    policy = {"Content-Security-Policy": CONTENT_SECURITY_POLICY}
-    return HTMLResponse(front_page(request.app.state.catalog), headers=policy)
 
 
 async def _models(request: Request) -> Response:

@@ -1,0 +1,73 @@
+"""The playground: the page at `/`, and its files under `/playground/`, as they are sent.
+
+The files in `service/playground/` need no build and call no other host. They are public, also where
+API keys are asked for: the page asks for a key itself, and its requests bring it.
+"""
+
+import hashlib
+from collections.abc import Mapping
+from pathlib import Path
+
+from starlette.requests import Request
+from starlette.responses import Response
+
+from service.errors import UnknownPathError
+
+FOLDER = Path(__file__).parents[1] / "playground"
+MEDIA_TYPES = {
+    ".html": "text/html; charset=utf-8",
+    ".css": "text/css; charset=utf-8",
+    ".js": "text/javascript; charset=utf-8",
+    ".json": "application/json",
+    ".svg": "image/svg+xml",
+}
+CONTENT_SECURITY_POLICY = "; ".join(
+    (
+        "default-src 'none'",
+        "script-src 'self'",
+        "style-src 'self'",
+        "connect-src 'self'",
+        "img-src 'self' blob:",  # a picture that asks for a key is fetched, and shown from memory
+        "base-uri 'none'",
+        "form-action 'none'",
+        "frame-ancestors 'none'",
+    )
+)
+
+
+def paths(folder: Path = FOLDER) -> frozenset[str]:
+    """Where the page and its files are."""
+    return frozenset({"/", *(f"/playground/{file.name}" for file in folder.iterdir())})
+
+
+class Playground:
+    """The files, read once."""
+
+    def __init__(self, folder: Path = FOLDER) -> None:
+        self._files: Mapping[str, bytes] = {
+            file.name: file.read_bytes() for file in folder.iterdir() if file.suffix in MEDIA_TYPES
+        }
+
+    async def page(self, request: Request) -> Response:
+        """The page."""
+        response = self._send("index.html", request)
+        response.headers["Content-Security-Policy"] = CONTENT_SECURITY_POLICY
+        return response
+
+    async def file(self, request: Request) -> Response:
+        """One of its files.
+
+        Raises:
+            UnknownPathError: there is none of that name.
+        """
+        return self._send(request.path_params["file"], request)
+
+    def _send(self, name: str, request: Request) -> Response:
+        if name not in self._files:
+            raise UnknownPathError(f"There is nothing at {request.url.path!r}.")
+        content = self._files[name]
+        tag = f'"{hashlib.sha256(content).hexdigest()[:16]}"'
+        headers = {"Cache-Control": "no-cache", "ETag": tag}  # kept, and asked whether it changed
+        if request.headers.get("if-none-match") == tag:
+            return Response(status_code=304, headers=headers)
+        return Response(content, headers=headers, media_type=MEDIA_TYPES[Path(name).suffix])

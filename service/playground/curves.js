@@ -1,0 +1,3 @@
+/** TODO */
+
+export function start(panel) {}

@@ -1,0 +1,45 @@
+/** Elements of the page, made in one line each. Text is always text, never HTML. */
+
+/** `make("button", { type: "button", onclick: f }, "Undo")`; attributes that are null are left out. */
+export function make(name, attributes = {}, ...children) {
+  const element = document.createElement(name);
+  for (const [key, value] of Object.entries(attributes)) {
+    if (value === null || value === undefined || value === false) continue;
+    if (typeof value === "function") element[key] = value;
+    else if (key === "class") element.className = value;
+    else element.setAttribute(key, value === true ? "" : value);
+  }
+  element.append(...children.filter((child) => child !== null && child !== undefined));
+  return element;
+}
+
+/** The element with this id. */
+export const part = (id) => document.getElementById(id);
+
+/** A share as a percentage, as `99.7%`. */
+export const percent = (share) => `${(100 * share).toFixed(1)}%`;
+
+/** Fill a `<select>` with `[value, text]` pairs; what was chosen stays chosen where it is still there. */
+export function fill(select, options, chosen = select.value) {
+  select.replaceChildren(...options.map(([value, text]) => make("option", { value }, text)));
+  if (options.some(([value]) => value === chosen)) select.value = chosen;
+}
+
+/** One bar for each label, the greatest marked. `shares` are from 0 to 1. */
+export function bars(labels, shares) {
+  const best = shares.indexOf(Math.max(...shares));
+  const rows = labels.flatMap((label, index) => {
+    const bar = make("span", { class: index === best ? "bar best" : "bar", "aria-hidden": "true" }, make("i"));
+    bar.firstChild.style.setProperty("--share", `${100 * shares[index]}%`);
+    return [make("span", {}, label), bar, make("span", { class: "number" }, percent(shares[index]))];
+  });
+  return make("div", { class: "bars" }, ...rows);
+}
+
+/** Draw 28 x 28 pixels, white ink on black, on a canvas. */
+export function showPixels(canvas, pixels) {
+  canvas.width = canvas.height = 28;
+  const image = new ImageData(28, 28);
+  pixels.flat().forEach((value, index) => image.data.set([value, value, value, 255], 4 * index));
+  canvas.getContext("2d").putImageData(image, 0, 0);
+}

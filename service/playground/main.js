@@ -1,0 +1,74 @@
+/** The page: its tabs, one of which is shown, as the address after `#` says. */
+
+import { getJson, whenBack } from "./api.js";
+import * as curves from "./curves.js";
+import * as digits from "./digits.js";
+import * as networks from "./networks.js";
+import * as now from "./now.js";
+import * as points from "./points.js";
+
+/** Each has `start(panel)`, called once, which may give `show()` and `hide()`. */
+const MODULES = { digits, curves, points, networks, now };
+const tabs = [...document.querySelectorAll("[role=tab]")];
+const started = {};
+let shown = null;
+
+function show(name, focus = false) {
+  if (!(name in MODULES)) name = "digits";
+  for (const tab of tabs) {
+    const chosen = tab.id === `tab-${name}`;
+    tab.setAttribute("aria-selected", chosen);
+    tab.tabIndex = chosen ? 0 : -1;
+    if (chosen && focus) tab.focus();
+  }
+  if (name === shown) return;
+  if (shown) {
+    document.getElementById(shown).hidden = true;
+    started[shown].hide?.();
+  }
+  const panel = document.getElementById(name);
+  panel.hidden = false;
+  shown = name;
+  started[name] ??= MODULES[name].start(panel) ?? {};
+  started[name].show?.();
+}
+
+function go(tab) {
+  history.pushState(null, "", tab.hash); // setting the hash would scroll the header away
+  showAddressed(true);
+}
+
+function showAddressed(focus = false) {
+  show(location.hash.slice(1).split("/")[0], focus);
+}
+
+function step(event) {
+  const index = tabs.indexOf(event.currentTarget);
+  const steps = { ArrowRight: index + 1, ArrowLeft: index - 1, Home: 0, End: tabs.length - 1, " ": index };
+  if (!(event.key in steps)) return;
+  event.preventDefault();
+  go(tabs[(steps[event.key] + tabs.length) % tabs.length]);
+}
+
+async function greet() {
+  try {
+    const { models } = await getJson("models");
+    const version = (await getJson("v2")).version;
+    document.getElementById("serving").textContent =
+      `Version ${version}, serving ${models.length} trained networks.`;
+  } catch {
+    // The notice of `api.js` says why, and `whenBack` calls again.
+  }
+}
+
+for (const tab of tabs) {
+  tab.addEventListener("keydown", step);
+  tab.addEventListener("click", (event) => {
+    event.preventDefault();
+    go(tab);
+  });
+}
+addEventListener("popstate", () => showAddressed());
+whenBack(greet);
+greet();
+showAddressed();
