@@ -17,6 +17,7 @@ const pen = { x: 0.5, y: 0.5, down: false, shown: false };
 
 let board;
 let predict;
+let cards = {};
 
 export function start() {
   board = part("board");
@@ -43,8 +44,8 @@ async function load() {
       getJson("models"),
       getJson("playground/examples.json"),
     ]);
-    const names = models.filter(readsDigits).map((card) => card.name);
-    const options = names.map((name) => [name, name]);
+    cards = Object.fromEntries(models.filter(readsDigits).map((card) => [card.name, card]));
+    const options = Object.keys(cards).map((name) => [name, name]);
     fill(part("digit-network"), options, part("digit-network").value || "mnist-cnn");
     fill(part("digit-beside"), [["", "no other"], ...options]);
     part("test-digits").replaceChildren(...examples.digits.map(specimen));
@@ -113,6 +114,7 @@ function described({ model, digit, confidence, probabilities, pixels, label }) {
     "article",
     { class: "answer", "data-model": model },
     make("h3", {}, model),
+    make("p", { class: "quiet" }, howGood(cards[model])),
     make(
       "div",
       { class: "verdict" },
@@ -121,6 +123,14 @@ function described({ model, digit, confidence, probabilities, pixels, label }) {
     ),
     bars(LABELS, probabilities),
   );
+}
+
+/** How often it was right on the test split, where its card says. */
+function howGood(card) {
+  const test = card.evaluations.find(({ split, metrics }) => split === "test" && "accuracy" in metrics);
+  if (!test) return "";
+  const share = (100 * test.metrics.accuracy).toFixed(2);
+  return `right on ${share}% of ${test.samples.toLocaleString("en")} test digits`;
 }
 
 /** A button with a test digit; choosing it asks about it. */
