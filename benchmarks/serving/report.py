@@ -280,6 +280,8 @@ def _soak(results: Results) -> str:
             ("memory (RSS) after the first minute, MB", "rss_mb"),
             ("its spread from then on, %", "rss_spread_percent"),
             ("cores that h2load took", "generator_cores"),
+            ("with no server: the longest stall of a core in a second, median", "stall_ms"),
+            ("with no server: the time that a core stalled, %", "stalled_percent"),
         )
     ]
     rows.append(("errors", str(errors)))
