@@ -1,7 +1,9 @@
 """What the pictures of a report promise: each shows something, and none leaves a trace."""
 
 import io
+import re
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import matplotlib as mpl
@@ -17,6 +19,10 @@ from training.datasets import Dataset, Split
 from training.evaluation import evaluate
 from training.loop import Epoch, History
 from training.plots import (
+    BLUE,
+    GREY,
+    INK,
+    ORANGE,
     confident_mistakes,
     confusion,
     decision_surface,
@@ -26,7 +32,7 @@ from training.plots import (
 )
 from training.recipes import RECIPES
 
-BLUE = (0x25, 0x63, 0xA8)
+BLUE_BYTES = (0x25, 0x63, 0xA8)
 
 
 def history(epochs: int = 5) -> History:
@@ -196,7 +202,15 @@ def test_the_fitted_curve_is_drawn_where_the_network_says(curve: Dataset) -> Non
         picture = pixels(png).astype(int)
         # The plot's middle, away from the legend.
         strip = picture[:, int(picture.shape[1] * 0.6) : int(picture.shape[1] * 0.8)]
-        blue = (np.abs(strip - np.array(BLUE)).max(axis=-1) < 24).any(axis=1)
+        blue = (np.abs(strip - np.array(BLUE_BYTES)).max(axis=-1) < 24).any(axis=1)
         return float(np.flatnonzero(blue).mean() / len(blue))
 
     assert line(2.0) > line(10.0) + 0.15
+
+
+def test_the_pictures_have_the_colours_of_the_page_that_shows_them() -> None:
+    style = (Path(__file__).parents[2] / "service" / "playground" / "style.css").read_text()
+    light = dict(re.findall(r"--([a-z]+): (#[0-9a-f]{6})", style.partition("@media")[0]))
+    assert {name: light[name] for name in ("ink", "blue", "orange", "grey")} == {
+        "ink": INK, "blue": BLUE, "orange": ORANGE, "grey": GREY,
+    }  # fmt: skip
