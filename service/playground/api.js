@@ -22,6 +22,9 @@ export class ApiError extends Error {
   }
 }
 
+/** What to tell of an error where it happened. A server that is away has its own notice. */
+export const reason = (error) => (error.status === 0 ? "" : error.message);
+
 /** Call `listener` each time the server can be asked again after it could not. */
 export function whenBack(listener) {
   listeners.push(listener);

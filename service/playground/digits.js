@@ -1,41 +1,28 @@
 /** Digits: a board to draw on, pictures, and test digits; what one or two networks say of them. */
 
-import { getJson, newest, postForm, postJson, whenBack } from "./api.js";
+import { getJson, newest, postForm, postJson, reason, whenBack } from "./api.js";
+import { Board } from "./board.js";
 import { bars, fill, make, part, percent, showPixels } from "./dom.js";
-import { pixelsOf } from "./ink.js";
 
 const PAUSE = 40; // milliseconds between two predictions while drawing
-const STEP = 0.04; // of the board, for an arrow key; five times as far with Shift
 const LABELS = [..."0123456789"];
 
-/** The ink: `strokes` are lists of points [x, y] in the board's pixels. */
-const ink = { strokes: [], pen: 36 };
-/** What is asked about: `{}` for the ink, `{ pixels, label }`, or `{ file, picture }`. */
-let subject = {};
-/** The keyboard's pen. */
-const pen = { x: 0.5, y: 0.5, down: false, shown: false };
-
 let board;
-let predict;
 let cards = {};
+const predict = newest(answer, PAUSE);
 
 export function start() {
-  board = part("board");
-  predict = newest(answer, PAUSE);
-  drawWithPointer();
-  drawWithKeys();
-  takePictures();
-  part("undo").onclick = undo;
-  part("clear").onclick = clear;
-  part("pen").oninput = (event) => {
-    ink.pen = Number(event.target.value);
-    ask({});
-  };
+  board = new Board(part("board"), () => {
+    part("undo").disabled = !board.undoable;
+    predict();
+  });
+  part("undo").onclick = () => board.undo();
+  part("clear").onclick = () => board.clear();
+  part("pen").oninput = (event) => board.setWidth(Number(event.target.value));
   part("digit-network").onchange = part("digit-beside").onchange = () => predict();
+  takePictures();
   whenBack(load);
   load();
-  show();
-  return { show };
 }
 
 async function load() {
@@ -52,7 +39,7 @@ async function load() {
     part("hard-digits").replaceChildren(...examples.hard.map(specimen));
     predict();
   } catch (error) {
-    part("digit-trouble").textContent = error.message;
+    part("digit-trouble").textContent = reason(error);
   }
 }
 
@@ -70,10 +57,10 @@ function readsDigits({ inputs, outputs }) {
 /* Predictions */
 
 async function answer() {
-  const asked = subject;
+  const asked = board.shown ?? { pixels: board.pixels() };
   const trouble = part("digit-trouble");
   try {
-    const pixels = asked.file ? null : (asked.pixels ?? pixelsOf(ink.strokes, ink.pen));
+    const { pixels } = asked;
     if (pixels && !pixels.flat().some(Boolean)) {
       part("digit-answers").replaceChildren(
         make("p", { class: "quiet" }, "Draw a digit: the networks follow while you draw."),
@@ -82,18 +69,19 @@ async function answer() {
       return;
     }
     const names = [part("digit-network").value, part("digit-beside").value].filter(Boolean);
-    const answers = await Promise.all(names.map((model) => classified(asked, pixels, model)));
+    if (!names.length) throw new Error("No network here reads MNIST's digits.");
+    const answers = await Promise.all(names.map((model) => classified(asked, model)));
     part("digit-answers").replaceChildren(...answers.map(described));
     part("digit-said").textContent = answers
       .map(({ model, digit, confidence }) => `${model} sees ${digit}, ${percent(confidence)}.`)
       .join(" ");
     trouble.textContent = "";
   } catch (error) {
-    trouble.textContent = error.status === 0 ? "" : error.message; // a notice tells of status 0
+    trouble.textContent = reason(error);
   }
 }
 
-async function classified({ file, label }, pixels, model) {
+async function classified({ file, label, pixels }, model) {
   let content;
   if (file) {
     const form = new FormData();
@@ -139,124 +127,8 @@ function specimen({ label, pixels: packed }) {
   const pixels = Array.from({ length: 28 }, (_, row) => [...bytes.subarray(28 * row, 28 * row + 28)]);
   const canvas = make("canvas", { "aria-hidden": "true" });
   showPixels(canvas, pixels);
-  const choose = () => ask({ pixels, label });
+  const choose = () => board.show({ pixels, label });
   return make("button", { type: "button", "aria-label": `Test digit ${label}`, onclick: choose }, canvas);
-}
-
-/* The board */
-
-/** Ask about something, and show it on the board. */
-function ask(newSubject) {
-  subject = newSubject;
-  show();
-  predict();
-}
-
-function show() {
-  const context = board.getContext("2d");
-  context.fillStyle = "#fff"; // paper, in the dark too
-  context.fillRect(0, 0, board.width, board.height);
-  context.imageSmoothingEnabled = false;
-  if (subject.pixels) {
-    const canvas = make("canvas");
-    showPixels(canvas, subject.pixels);
-    context.drawImage(canvas, 0, 0, board.width, board.height);
-  } else if (subject.picture) {
-    const { width, height } = subject.picture;
-    const scale = Math.min(board.width / width, board.height / height);
-    const [x, y] = [(board.width - width * scale) / 2, (board.height - height * scale) / 2];
-    context.drawImage(subject.picture, x, y, width * scale, height * scale);
-  } else {
-    context.lineWidth = ink.pen;
-    context.lineCap = context.lineJoin = "round";
-    context.strokeStyle = "#1d2733";
-    for (const stroke of ink.strokes) {
-      context.beginPath();
-      context.moveTo(...stroke[0]);
-      for (const point of stroke) context.lineTo(...point);
-      context.stroke();
-    }
-    if (pen.shown) {
-      context.lineWidth = 3;
-      context.strokeStyle = pen.down ? "#d9772b" : "#2563a8";
-      context.beginPath();
-      context.arc(pen.x * board.width, pen.y * board.height, ink.pen / 2, 0, 2 * Math.PI);
-      context.stroke();
-    }
-  }
-  part("undo").disabled = subject.pixels || subject.file ? false : !ink.strokes.length;
-}
-
-/** Take the last stroke back, or come back to the drawing from a picture. */
-function undo() {
-  if (!subject.pixels && !subject.file) ink.strokes.pop();
-  ask({});
-}
-
-function clear() {
-  ink.strokes = [];
-  ask({});
-}
-
-function drawWithPointer() {
-  const place = (event) => {
-    const { left, top, width, height } = board.getBoundingClientRect();
-    const [x, y] = [event.clientX - left - board.clientLeft, event.clientY - top - board.clientTop];
-    const border = [width - board.clientWidth, height - board.clientHeight];
-    return [(x * board.width) / (width - border[0]), (y * board.height) / (height - border[1])];
-  };
-  let stroke = null;
-  board.addEventListener("pointerdown", (event) => {
-    if (event.button !== 0 || stroke) return;
-    board.setPointerCapture(event.pointerId);
-    stroke = [place(event)];
-    ink.strokes.push(stroke);
-    pen.shown = false;
-    ask({});
-  });
-  board.addEventListener("pointermove", (event) => {
-    if (!stroke || !board.hasPointerCapture(event.pointerId)) return;
-    const events = event.getCoalescedEvents?.() ?? [];
-    stroke.push(...(events.length ? events : [event]).map(place));
-    ask({});
-  });
-  const lift = () => (stroke = null);
-  board.addEventListener("pointerup", lift);
-  board.addEventListener("pointercancel", lift);
-}
-
-function drawWithKeys() {
-  const ways = { ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowUp: [0, -1], ArrowDown: [0, 1] };
-  const here = () => [pen.x * board.width, pen.y * board.height];
-  board.addEventListener("keydown", (event) => {
-    if (event.ctrlKey || event.metaKey || event.altKey) return;
-    const far = STEP * (event.shiftKey ? 5 : 1);
-    if (event.key in ways) {
-      const [x, y] = ways[event.key];
-      pen.x = Math.max(0, Math.min(1, pen.x + x * far));
-      pen.y = Math.max(0, Math.min(1, pen.y + y * far));
-      if (pen.down) ink.strokes.at(-1).push(here());
-    } else if (event.key === " ") {
-      pen.down = !pen.down;
-      if (pen.down) ink.strokes.push([here()]);
-    } else if (event.key === "Backspace") {
-      pen.down = false;
-      event.preventDefault();
-      undo();
-      return;
-    } else if (event.key === "Delete") {
-      pen.down = false;
-      clear();
-      return;
-    } else return;
-    event.preventDefault();
-    pen.shown = true;
-    ask({});
-  });
-  board.addEventListener("blur", () => {
-    pen.shown = pen.down = false;
-    show();
-  });
 }
 
 /* Pictures */
@@ -266,14 +138,15 @@ function takePictures() {
     takePicture(event.target.files[0]);
     event.target.value = ""; // so that the same file can be chosen again
   };
-  board.addEventListener("dragover", (event) => {
+  const { canvas } = board;
+  canvas.addEventListener("dragover", (event) => {
     event.preventDefault();
-    board.classList.add("drop");
+    canvas.classList.add("drop");
   });
-  board.addEventListener("dragleave", () => board.classList.remove("drop"));
-  board.addEventListener("drop", (event) => {
+  canvas.addEventListener("dragleave", () => canvas.classList.remove("drop"));
+  canvas.addEventListener("drop", (event) => {
     event.preventDefault();
-    board.classList.remove("drop");
+    canvas.classList.remove("drop");
     takePicture(event.dataTransfer.files[0]);
   });
   document.addEventListener("paste", (event) => {
@@ -289,5 +162,5 @@ async function takePicture(file) {
   } catch {
     // The browser cannot show it; the service says what is wrong with it, or reads it.
   }
-  ask({ file, picture });
+  board.show({ file, picture });
 }
