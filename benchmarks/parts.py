@@ -36,6 +36,7 @@ from service.telemetry.metrics import count_request
 ROUNDS, CALLS = 9, 3_200
 MODEL = "mnist-mlp"
 PATH = f"/v2/models/{MODEL}/infer"
+NOBODY = "/http"  # where nothing is done, so that what is left is HTTP
 
 
 class Wire(asyncio.Transport):
@@ -69,7 +70,7 @@ def connect(front: Front) -> ShortWay:
 def answer_at_once(
     exchange: Exchange, _: bytes, reply: Callable[[Response], None]
 ) -> Callable[[], None]:
-    """A responder that does nothing, so that what is left is HTTP."""
+    """A responder that does nothing."""
     reply(Reply(exchange, b"{}"))
     return lambda: None
 
@@ -178,13 +179,13 @@ async def main() -> None:
         b"content-type": b"application/json",
     }
     lines = b"".join(b"%b: %b\r\n" % header for header in headers.items())
-    message = b"POST %b HTTP/1.1\r\n%b\r\n%b" % (PATH.encode(), lines, body)
+    rest = b" HTTP/1.1\r\n%b\r\n%b" % (lines, body)
+    message = b"POST " + PATH.encode() + rest
+    to_nobody = b"POST " + NOBODY.encode() + rest
 
     protocol = OpenInference()
     protocol.catalog = catalog
-    front = Front(protocol, protocol, settings)
-    http = Front(protocol, protocol, settings)
-    http.responder = lambda path, headers: answer_at_once  # type: ignore[method-assign]
+    front = Front(protocol, protocol, settings, {NOBODY: answer_at_once})
 
     gc.collect()
     gc.freeze()
@@ -194,11 +195,12 @@ async def main() -> None:
     outputs = (await predictor.predict(request.inputs)).outputs
     exchange = begin("POST", PATH, headers)
     exchange.endpoint, exchange.model = "/v2/models/{model}/infer", MODEL
+    exchange.status = 200
 
     print("| part | CPU µs | lowest - highest |\n| --- | --- | --- |")
-    connection = connect(http)
+    connection = connect(front)
     await show(
-        "HTTP: parse, choose, write", lambda: repeat(lambda: connection.data_received(message))
+        "HTTP: parse, choose, write", lambda: repeat(lambda: connection.data_received(to_nobody))
     )
     await show("of it: count", lambda: repeat(lambda: count_request(exchange)))
     await show(

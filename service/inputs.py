@@ -54,7 +54,8 @@ class Input(bentoml.IODescriptor):  # type: ignore[misc]  # it is untyped
 
         async def respond(exchange: Exchange, body: bytes) -> Response:
             try:
-                fields = cls.parse(exchange.headers, body)
+                _require_json(exchange.headers)
+                fields = cls.parse(body)
             except Exception as error:  # noqa: BLE001 - the endpoint answers it
                 fields = {"refusal": error}
             return await endpoint(**fields)
@@ -72,14 +73,12 @@ class Input(bentoml.IODescriptor):  # type: ignore[misc]  # it is untyped
     @classmethod
     async def read(cls, request: Request) -> dict[str, Any]:
         """The fields of the request, converted."""
-        headers = dict(request.scope["headers"])
-        _require_json(headers)  # before its body is awaited
-        return cls.parse(headers, await _body(request))
+        _require_json(dict(request.scope["headers"]))  # before its body is awaited
+        return cls.parse(await _body(request))
 
     @classmethod
-    def parse(cls, headers: Mapping[bytes, bytes], body: bytes | bytearray) -> dict[str, Any]:
+    def parse(cls, body: bytes | bytearray) -> dict[str, Any]:
         """The fields of a JSON body, converted."""
-        _require_json(headers)
         content = parse_json(body)
         return cls.check(content, {} if may_hold_booleans(body) else cls.convert_quickly)
 

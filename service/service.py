@@ -160,20 +160,18 @@ class FitServe:
     async def classify_points(self, points: NDArray[np.float32], model: str) -> Points:
         """Classify points in the plane."""
         predictor = self.catalog.taking(model, POINT)
-        probabilities = await _finite(predictor, {"point": points}, "probabilities")
-        labels = predictor.card.outputs[0].labels or range(probabilities.shape[1])
+        classes = await _classes(predictor, {"point": points})
+        labels = predictor.card.outputs[0].labels
         return {
             "model": predictor.card.name,
             "version": predictor.card.version,
             "predictions": [
                 {
-                    "label": str(labels[index]),
-                    "confidence": max(rounded),
-                    "probabilities": rounded,
+                    "label": labels[index] if labels else str(index),
+                    "confidence": max(probabilities),
+                    "probabilities": probabilities,
                 }
-                for index, rounded in zip(
-                    probabilities.argmax(axis=1).tolist(), _rounded(probabilities), strict=True
-                )
+                for index, probabilities in classes
             ],
         }
 
@@ -198,13 +196,16 @@ def _responders(service: Any, instance: FitServe) -> dict[str, Responder]:
 
 async def _digits(predictor: Predictor, images: NDArray[np.uint8]) -> list[DigitPrediction]:
     """The digit of each image, uint8 [N, 28, 28]."""
-    probabilities = await _finite(predictor, {"image": images}, "probabilities")
     return [
-        {"digit": digit, "confidence": max(rounded), "probabilities": rounded}
-        for digit, rounded in zip(
-            probabilities.argmax(axis=1).tolist(), _rounded(probabilities), strict=True
-        )
+        {"digit": digit, "confidence": max(probabilities), "probabilities": probabilities}
+        for digit, probabilities in await _classes(predictor, {"image": images})
     ]
+
+
+async def _classes(predictor: Predictor, inputs: Arrays) -> list[tuple[int, list[float]]]:
+    """The most probable class of each row, and the probabilities of all classes."""
+    probabilities = await _finite(predictor, inputs, "probabilities")
+    return list(zip(probabilities.argmax(axis=1).tolist(), _rounded(probabilities), strict=True))
 
 
 async def _finite(predictor: Predictor, inputs: Arrays, output: str) -> NDArray[np.float32]:

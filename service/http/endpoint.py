@@ -100,8 +100,7 @@ def error_response(error: Exception, exchange: Exchange | None = None) -> Reply:
     if isinstance(error, ServiceError) and error.status != 500:
         return json_response({"error": str(error)}, error.status, error.headers, exchange)
     identity = exchange.id
-    told_of = {"request_id": identity}
-    logger.error("request %s failed", identity, exc_info=error, extra=told_of)
+    logger.error("request %s failed", identity, exc_info=error, extra={"request_id": identity})
     told = f"{error} " if isinstance(error, ServiceError) else ""
     said = f"{told}The fault is the service's; its log has it as request {identity}."
     return json_response({"error": said}, 500, exchange=exchange)

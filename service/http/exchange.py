@@ -60,7 +60,7 @@ class Exchange:
     def fields(self) -> dict[str, str | int | float]:
         """The same for a log of fields; times in milliseconds."""
         told: dict[str, str | int | float] = {
-            "exchange_id": self.id,
+            "request_id": self.id,
             "method": self.method,
             "path": self.path[:200],
             "status": self.status,

@@ -19,7 +19,7 @@ from prometheus_client import (
     Histogram,
     generate_latest,
 )
-from prometheus_client.metrics_core import UntypedMetricFamily
+from prometheus_client.metrics_core import Metric, UntypedMetricFamily
 from prometheus_client.multiprocess import MultiProcessCollector, mark_process_dead
 
 from models.card import MODEL_FILES, ModelCard
@@ -163,7 +163,7 @@ def exposition() -> bytes:
         _forget_the_dead(Path(folder))
         registry = CollectorRegistry()
         MultiProcessCollector(registry)  # type: ignore[no-untyped-call]  # its constructor is untyped
-    return generate_latest(registry) + generate_latest(_TritonNames(registry))
+    return generate_latest(_WithTritonNames(registry))
 
 
 def _forget_the_dead(folder: Path) -> None:
@@ -177,8 +177,8 @@ def _forget_the_dead(folder: Path) -> None:
             continue
 
 
-class _TritonNames:
-    """Triton's metrics, where they mean what ours do: dashboards that know those work with these.
+class _WithTritonNames:
+    """Our metrics, then Triton's where they mean the same: its dashboards work with them.
 
     https://github.com/triton-inference-server/server/blob/main/docs/user_guide/metrics.md
     """
@@ -186,13 +186,14 @@ class _TritonNames:
     def __init__(self, registry: CollectorRegistry) -> None:
         self._registry = registry
 
-    def collect(self) -> Iterator[UntypedMetricFamily]:
-        """Each of them, made of what the registry has now.
+    def collect(self) -> Iterator[Metric]:
+        """Each of them, as the registry has it now. It is asked once: it reads every worker's file.
 
         Triton's names have no `_total`, which a counter of prometheus_client would get.
         """
         found: defaultdict[str, defaultdict[str, float]] = defaultdict(lambda: defaultdict(float))
         for family in self._registry.collect():
+            yield family
             for sample in family.samples:
                 name, factor = _triton_name(sample.name, sample.labels)
                 if name:

@@ -9,8 +9,10 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import numpy as np
 import psutil
 import pytest
+from faulty_networks import VICTIM, write_miscounting
 from live_server import Server, serving, temporary_home
 from messages import X, binary, tensor
 from pictures import encoded, file_part
@@ -42,8 +44,9 @@ def bearer(name: str) -> dict[str, str]:
 
 @pytest.fixture(scope="module")
 def few(shipped: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Two packages that serve, and one that is refused."""
+    """Three packages that serve, one of which fails for one input, and one that is refused."""
     packages = tmp_path_factory.mktemp("few")
+    write_miscounting(packages, "miscounting")
     for name in ("curve-tanh", "mnist-mlp", "curve-mlp"):
         shutil.copytree(shipped / name, packages / name)
     for file in (packages / "curve-mlp").glob("*/*.onnx"):
@@ -288,16 +291,44 @@ def lines(server: Server) -> list[dict[str, Any]]:
     return found
 
 
+def lines_of(identity: str, count: int, server: Server) -> list[dict[str, Any]]:
+    """The lines of one request, so many at least: the last comes just after the answer."""
+    deadline = time.monotonic() + 10
+    while True:
+        found = [entry for entry in lines(server) if entry.get("request_id") == identity]
+        if len(found) >= count:
+            return found
+        assert time.monotonic() < deadline, found
+        time.sleep(0.01)
+
+
 def test_a_request_has_one_line_of_json(locked: Server) -> None:
     response = ask(locked, WAYS["the protocol, the short way"], **bearer("annie"))
     identity = response.headers["x-request-id"]
-    (entry,) = (entry for entry in lines(locked) if entry.get("request_id") == identity)
+    (entry,) = lines_of(identity, 1, locked)
     said = ("model", "version", "rows", "status", "path", "method", "key", "level")
     assert [entry[name] for name in said] == [
         *("curve-tanh", "1", 3, 200, INFER, "POST", "annie", "INFO")
     ]
     assert entry["queue_ms"] >= 0
     assert 0 < entry["compute_ms"] <= entry["total_ms"] < 10_000
+
+
+@pytest.mark.parametrize("path", ["/v2/models/miscounting/infer", "/predict_curve"])
+@pytest.mark.parametrize("query", ["", "?long"])
+def test_a_fault_has_its_traceback_under_the_id_of_its_request(
+    path: str, query: str, locked: Server
+) -> None:
+    fatal = tensor("x", np.array([[VICTIM]], np.float32))
+    content = {"inputs": [fatal]} if "infer" in path else {"x": [VICTIM], "model": "miscounting"}
+    body = json.dumps(content).encode()
+    response = ask(locked, asks(path + query, body, **AS_JSON), **bearer("annie"))
+    assert response.status_code == 500
+    identity = response.headers["x-request-id"]
+    assert identity in response.json()["error"]
+    fault, end = lines_of(identity, 2, locked)
+    assert "Traceback" in fault["exc_info"]
+    assert (end["status"], end["reason"]) == (500, "model_fault")
 
 
 def test_a_key_is_never_in_the_log(locked: Server) -> None:

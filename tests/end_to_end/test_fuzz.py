@@ -8,6 +8,7 @@ import fuzz
 import httpx
 import pytest
 from live_server import BIN, Server, serving, temporary_home
+from nonsense import KINDS, Case, make
 
 SEED = 20_261
 CASES = 24_000
@@ -81,7 +82,7 @@ def test_no_nonsense_is_answered_5xx_or_not_at_all_or_kept(stormed: Server) -> N
     print(tally)
     fuzz.check_memory(tally)
     assert tally.cases == CASES >= 20_000
-    assert set(fuzz.KINDS) | {"upload"} == set(tally.kinds)
+    assert set(KINDS) | {"upload"} == set(tally.kinds)
     assert all(tally.statuses[status] > 10 for status in (200, 400, 404, 405, 415))
     assert httpx.get(f"{stormed.url}/readyz").status_code == 200
 
@@ -96,25 +97,25 @@ def test_a_leak_is_noticed(root: Path, chosen: dict[str, str], tmp_path: Path) -
 
 
 def test_a_case_is_made_of_the_seed_and_its_number_alone() -> None:
-    assert fuzz.make(1, 5) == fuzz.make(1, 5) != fuzz.make(2, 5)
+    assert make(1, 5) == make(1, 5) != make(2, 5)
 
 
 @pytest.mark.parametrize(
     ("case", "status", "body", "wrong"),
     [
-        (fuzz.Case("json", (b"",)), 500, b'{"error":"x"}', "none that is described"),
-        (fuzz.Case("json", (b"",)), 503, b'{"error":"x"}', "none that is described"),
-        (fuzz.Case("json", (b"",)), 0, b"", "closed without an answer"),
-        (fuzz.Case("json", (b"",)), 400, b"Bad Request", "not the shape"),
-        (fuzz.Case("valid", (b"",), right=b"{}"), 200, b"{", "not answered as at the start"),
-        (fuzz.Case("valid", (b"",), right=b"{}"), 400, b"{}", "not answered as at the start"),
-        (fuzz.Case("valid", (b"",), right=b"{}"), 200, b"{}", ""),
-        (fuzz.Case("http", (b"",), framed=False), 0, b"", ""),
-        (fuzz.Case("json", (b"",), late=True), 504, b'{"error":"x"}', ""),
+        (Case("json", (b"",)), 500, b'{"error":"x"}', "none that is described"),
+        (Case("json", (b"",)), 503, b'{"error":"x"}', "none that is described"),
+        (Case("json", (b"",)), 0, b"", "closed without an answer"),
+        (Case("json", (b"",)), 400, b"Bad Request", "not the shape"),
+        (Case("valid", (b"",), right=b"{}"), 200, b"{", "not answered as at the start"),
+        (Case("valid", (b"",), right=b"{}"), 400, b"{}", "not answered as at the start"),
+        (Case("valid", (b"",), right=b"{}"), 200, b"{}", ""),
+        (Case("http", (b"",), framed=False), 0, b"", ""),
+        (Case("json", (b"",), late=True), 504, b'{"error":"x"}', ""),
     ],
 )
 def test_what_is_wrong_with_an_answer_is_seen(
-    case: fuzz.Case, status: int, body: bytes, wrong: str
+    case: Case, status: int, body: bytes, wrong: str
 ) -> None:
     found = fuzz.check(case, status, body)
     assert (wrong in found) if wrong else not found

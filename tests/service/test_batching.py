@@ -1,31 +1,35 @@
 """What the micro-batcher promises, each promise a test that can fail.
 
-Rows carry unique ids and the model's answer to a row is computed from its id, so an answer proves
-whose it is. Compute is held at a gate where a test needs a busy batcher; no test measures time,
-apart from deadlines that must have passed.
+No test measures time, apart from deadlines that must have passed.
 """
 
 import asyncio
 import gc
-import itertools
-import math
 import threading
 import time
 import weakref
-from collections import Counter
-from collections.abc import AsyncIterator, Callable, Coroutine
-from contextlib import asynccontextmanager
-from functools import partial, wraps
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from batchers import (
+    LIMIT,
+    POISON,
+    Awaited,
+    Model,
+    answers_to,
+    assert_answers,
+    batching,
+    busy,
+    on_a_loop,
+    rows,
+    started,
+    threads,
+    until,
+)
 
-from service.batch import Part, Request, run_batch
+from service.batch import Request
 from service.batching import Answer, Arrays, BatchReport, MicroBatcher
-from service.callbacks import called_back
 from service.errors import (
     BadInputError,
     BodyTooLargeError,
@@ -33,122 +37,7 @@ from service.errors import (
     ModelFaultError,
     NotReadyError,
     QueueFullError,
-    ServiceError,
 )
-
-LIMIT = 20.0  # seconds after which something hangs
-
-GOOD, POISON, MISCOUNT = range(3)
-
-numbers = itertools.count()
-
-
-def on_a_loop(test: Callable[..., Coroutine[Any, Any, None]]) -> Callable[..., None]:
-    """Run an async test on an event loop of its own; a hang fails it."""
-
-    @wraps(test)
-    def run(*args: Any, **kwargs: Any) -> None:
-        asyncio.run(asyncio.wait_for(test(*args, **kwargs), LIMIT))
-
-    return run
-
-
-class Model:
-    """A compute function that notes the ids of every batch and can be held at a gate."""
-
-    def __init__(self, fault: BaseException | None = None) -> None:
-        self.batches: list[list[int]] = []
-        self.gate = threading.Event()
-        self.gate.set()
-        self.fault = fault or ValueError("secret path /srv/model.onnx")
-
-    def __call__(self, inputs: Arrays) -> Arrays:
-        """Answer the rows, unless one of them is marked."""
-        ids, marks = inputs["id"], inputs["mark"]
-        self.batches.append(ids.tolist())
-        assert self.gate.wait(LIMIT)
-        if POISON in marks:
-            raise self.fault
-        answers = answers_to(ids)
-        if MISCOUNT in marks:
-            answers["square"] = answers["square"][1:]
-        return answers
-
-
-def answers_to(ids: Any) -> dict[str, Any]:
-    return {"next": ids + 1, "square": np.stack([ids, ids**2], axis=1)}
-
-
-def rows(*ids: int, mark: int = GOOD) -> Arrays:
-    """Make a request of these ids, the last of which carries the mark."""
-    marks = np.zeros(len(ids), np.uint8)
-    marks[-1:] = mark
-    return {"id": np.array(ids, np.int64), "mark": marks}
-
-
-def assert_answers(answer: Answer, *ids: int) -> None:
-    expected = answers_to(np.array(ids, np.int64))
-    assert answer.outputs.keys() == expected.keys()
-    for name, array in expected.items():
-        np.testing.assert_array_equal(answer.outputs[name], array)
-
-
-class Awaited(MicroBatcher):
-    """A batcher whose callers wait in coroutines."""
-
-    async def submit(self, inputs: Arrays, *, timeout: float | None = None) -> Answer:  # noqa: ASYNC109
-        """Enqueue, and give up where the caller is cancelled."""
-
-        def begin(done: Callable[[Request], None]) -> Callable[[], None]:
-            return partial(self.withdraw, self.enqueue(inputs, done, timeout=timeout))
-
-        answer = self.answer(await called_back(begin))
-        if isinstance(answer, Answer):
-            return answer
-        raise answer
-
-
-@asynccontextmanager
-async def batching(compute: Callable[[Arrays], Arrays], **options: Any) -> AsyncIterator[Any]:
-    """Open a batcher that must be empty, and its thread ended, when it is closed."""
-    name = f"test-{next(numbers)}"
-    defaults: dict[str, Any] = {"max_batch_rows": 4, "max_queue_rows": 100, "name": name}
-    batcher = Awaited(compute, **(defaults | options))
-    assert threads(name)
-    yield batcher
-    await batcher.close()
-    assert batcher.queued_rows == 0
-    assert not threads(name)
-
-
-def threads(name: str) -> list[threading.Thread]:
-    return [thread for thread in threading.enumerate() if thread.name == f"batcher-{name}"]
-
-
-async def until(condition: Callable[[], Any]) -> None:
-    while not condition():  # noqa: ASYNC110 - what it waits for happens on another thread
-        await asyncio.sleep(0.001)
-
-
-async def started(*submissions: Coroutine[Any, Any, Answer]) -> list[asyncio.Task[Answer]]:
-    """Start the submissions in this order and let each of them run until it waits."""
-    tasks = [asyncio.create_task(submission) for submission in submissions]
-    await asyncio.sleep(0)
-    return tasks
-
-
-@asynccontextmanager
-async def busy(model: Model, batcher: MicroBatcher) -> AsyncIterator[asyncio.Task[Answer]]:
-    """Hold the batcher in the compute of one row, of id -1, until the block ends."""
-    model.gate.clear()
-    try:
-        (task,) = await started(batcher.submit(rows(-1)))
-        await until(lambda: model.batches)
-        yield task
-    finally:
-        model.gate.set()
-    assert_answers(await task, -1)
-
 
 # Batches and rows
 
@@ -319,6 +208,43 @@ async def test_a_request_without_rows_is_refused() -> None:
 async def test_limits_with_which_no_batch_is_ever_full_are_refused(batch: int, queue: int) -> None:
     with pytest.raises(ValueError, match="max_batch_rows"):
         MicroBatcher(Model(), max_batch_rows=batch, max_queue_rows=queue, name="test")
+
+
+@on_a_loop
+async def test_a_queue_that_takes_too_long_refuses_and_takes_again_when_it_is_shorter() -> None:
+    def compute(inputs: Arrays) -> Arrays:
+        time.sleep(0.05)
+        return answers_to(inputs["id"])
+
+    async with batching(compute, max_batch_rows=2, max_queue_rows=1_000, max_wait=0.12) as batcher:
+        await asyncio.gather(*[batcher.submit(rows(i)) for i in range(8)])  # it learns its pace
+        tasks = await started(*[batcher.submit(rows(i)) for i in range(100)])
+        answers = await asyncio.gather(*tasks, return_exceptions=True)
+        refused = [answer for answer in answers if isinstance(answer, QueueFullError)]
+        assert "rows waiting, which take" in str(refused[0])
+        assert 2 <= len(answers) - len(refused) <= 20
+        assert all(isinstance(answer, Answer | QueueFullError) for answer in answers)
+        assert_answers(await batcher.submit(rows(1)), 1)
+
+
+@on_a_loop
+async def test_it_knows_before_the_first_full_batch_how_long_one_takes() -> None:
+    model = Model()
+    limits = {"max_batch_rows": 10, "max_queue_rows": 1_000, "max_wait": 1.0}
+    async with batching(model, full_seconds=0.3, **limits) as batcher:
+        model.gate.clear()
+        tasks = await started(batcher.submit(rows(0)))  # in compute: 0.3 s at the most
+        for i in range(1, 30):
+            batcher.check_room()
+            tasks += await started(batcher.submit(rows(i)))
+        batcher.check_room()  # 29 wait: two full batches, and the one in compute
+        tasks += await started(batcher.submit(rows(30)))
+        with pytest.raises(QueueFullError, match=r"take 1\.2 seconds"):
+            batcher.check_room()
+        model.gate.set()
+        for i, task in enumerate(tasks):
+            assert_answers(await task, i)
+        batcher.check_room()
 
 
 # Deadlines
@@ -526,286 +452,6 @@ async def test_a_caller_that_leaves_in_the_middle_of_its_rows_takes_the_rest_alo
     assert model.batches == [[0, 1, 2, 3], [20]]
 
 
-# Models that fail
-
-
-@pytest.mark.parametrize(
-    "fault", [ValueError("x"), MemoryError(), KeyboardInterrupt(), SystemExit(1)], ids=repr
-)
-@on_a_loop
-async def test_only_the_guilty_request_fails_and_its_neighbours_are_computed_again(
-    fault: BaseException,
-) -> None:
-    model = Model(fault)
-    async with batching(model) as batcher:
-        before, guilty, after = await started(
-            batcher.submit(rows(1)), batcher.submit(rows(2, mark=POISON)), batcher.submit(rows(3))
-        )
-        assert_answers(await before, 1)
-        assert_answers(await after, 3)
-        with pytest.raises(ModelFaultError) as caught:
-            await guilty
-        assert caught.value.__cause__ is fault
-        assert_answers(await batcher.submit(rows(4)), 4)
-    assert model.batches == [[1, 2, 3], [1], [2, 3], [2], [3], [4]]
-
-
-@on_a_loop
-async def test_a_batch_of_one_request_that_fails_is_not_repeated_and_shows_no_internals() -> None:
-    model = Model()
-    async with batching(model) as batcher:
-        with pytest.raises(ModelFaultError) as caught:
-            await batcher.submit(rows(1, mark=POISON))
-    assert model.batches == [[1]]
-    assert "secret" not in str(caught.value)
-
-
-@on_a_loop
-async def test_a_large_request_that_fails_early_is_not_computed_to_its_end() -> None:
-    model = Model()
-    async with batching(model) as batcher:
-        large = rows(*range(9))
-        large["mark"][0] = POISON
-        guilty, neighbour = await started(batcher.submit(large), batcher.submit(rows(20)))
-        with pytest.raises(ModelFaultError):
-            await guilty
-        assert_answers(await neighbour, 20)
-    assert model.batches == [[0, 1, 2, 3], [20]]
-
-
-@on_a_loop
-async def test_a_caller_that_leaves_before_a_failed_batch_is_repeated_is_not_computed() -> None:
-    model = Model()
-    async with batching(model) as batcher:
-        model.gate.clear()
-        guilty, leaver, stayer = await started(
-            batcher.submit(rows(1, mark=POISON)), batcher.submit(rows(2)), batcher.submit(rows(3))
-        )
-        await until(lambda: model.batches)
-        leaver.cancel()
-        with pytest.raises(asyncio.CancelledError):
-            await leaver
-        model.gate.set()
-        with pytest.raises(ModelFaultError):
-            await guilty
-        assert_answers(await stayer, 3)
-    assert model.batches == [[1, 2, 3], [1], [3]]
-
-
-def test_a_caller_that_leaves_while_a_failed_batch_is_repeated_does_not_shift_the_answers() -> None:
-    def compute(inputs: Arrays) -> Arrays:
-        if POISON in inputs["mark"]:
-            raise ValueError("poison")
-        if 2 in inputs["id"]:
-            requests[2].done = None  # the event loop's thread does so at any time
-        return answers_to(inputs["id"])
-
-    inputs = [rows(0, mark=POISON), rows(1), rows(2), rows(3)]
-    requests = [Request(taken, 1, 0, 0.0, math.inf, lambda _: None) for taken in inputs]
-    outcomes, _ = run_batch([Part(request, 0, 1) for request in requests], compute, "model")
-    assert isinstance(outcomes[0], ModelFaultError)
-    for number in (1, 3):
-        outcome = outcomes[number]
-        assert not isinstance(outcome, ServiceError)
-        assert outcome["next"].tolist() == [number + 1]
-
-
-@pytest.mark.parametrize("surplus", [-1, 1])
-@on_a_loop
-async def test_a_wrong_number_of_rows_in_any_output_fails_the_guilty_request_alone(
-    surplus: int,
-) -> None:
-    batches: list[int] = []
-
-    def compute(inputs: Arrays) -> Arrays:
-        ids = inputs["id"]
-        batches.append(len(ids))
-        answers = answers_to(ids)
-        if 1 in ids:
-            answers["square"] = np.zeros((len(ids) + surplus, 2))
-        return answers
-
-    async with batching(compute) as batcher:
-        before, guilty, after = await started(*[batcher.submit(rows(i)) for i in range(3)])
-        with pytest.raises(ModelFaultError) as caught:
-            await guilty
-        assert "'square'" in str(caught.value.__cause__)
-        assert "square" not in str(caught.value)
-        assert_answers(await before, 0)
-        assert_answers(await after, 2)
-    assert batches == [3, 1, 2, 1, 1]
-
-
-@pytest.mark.parametrize(
-    "result", [None, {"y": np.float32(1)}, {"y": None}], ids=["nothing", "a scalar", "no array"]
-)
-@on_a_loop
-async def test_a_model_that_returns_no_arrays_fails_and_nobody_hangs(result: Any) -> None:
-    async with batching(lambda _: result) as batcher:
-        for task in await started(*[batcher.submit(rows(i)) for i in range(3)]):
-            with pytest.raises(ModelFaultError):
-                await task
-
-
-@on_a_loop
-async def test_parts_of_an_answer_that_do_not_fit_together_fail_that_request_alone() -> None:
-    async with batching(lambda inputs: {str(inputs["id"][0]): inputs["id"]}) as batcher:
-        large, small = await started(batcher.submit(rows(*range(8))), batcher.submit(rows(9)))
-        with pytest.raises(ModelFaultError):
-            await large
-        assert (await small).outputs["9"].tolist() == [9]
-
-
-@on_a_loop
-async def test_one_guilty_among_many_costs_two_computes_for_each_doubling() -> None:
-    model = Model()
-    async with batching(model, max_batch_rows=64) as batcher:
-        tasks = await started(
-            *[batcher.submit(rows(i, mark=POISON if i == 37 else GOOD)) for i in range(64)]
-        )
-        for i, task in enumerate(tasks):
-            if i == 37:
-                with pytest.raises(ModelFaultError):
-                    await task
-            else:
-                assert_answers(await task, i)
-    assert len(model.batches) == 1 + 2 * 6
-
-
-@pytest.mark.parametrize(
-    "error",
-    [
-        MemoryError(),
-        RuntimeError("CUDA out of memory. Tried to allocate 2.00 GiB"),
-        OSError("BFCArena: Failed to allocate memory"),
-    ],
-    ids=["python", "torch", "onnx"],
-)
-@on_a_loop
-async def test_a_batch_too_large_for_the_memory_is_computed_in_halves(error: Exception) -> None:
-    sizes: list[int] = []
-
-    def compute(inputs: Arrays) -> Arrays:
-        sizes.append(len(inputs["id"]))
-        if len(inputs["id"]) > 3:
-            raise error
-        return answers_to(inputs["id"])
-
-    async with batching(compute, max_batch_rows=16) as batcher:
-        large, small = await started(batcher.submit(rows(*range(10))), batcher.submit(rows(20)))
-        assert_answers(await large, *range(10))
-        assert_answers(await small, 20)
-    assert sizes == [11, 10, 5, 2, 3, 5, 2, 3, 1]
-
-
-@on_a_loop
-async def test_one_row_too_large_for_the_memory_fails() -> None:
-    def compute(inputs: Arrays) -> Arrays:
-        raise MemoryError
-
-    async with batching(compute) as batcher:
-        with pytest.raises(ModelFaultError):
-            await batcher.submit(rows(1, 2, 3))
-
-
-# Computes that do not end
-
-
-class Stuck(Model):
-    """A model that never ends where a row is marked, until `end` is set."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.end = threading.Event()
-
-    def __call__(self, inputs: Arrays) -> Arrays:
-        """Answer, or hang."""
-        if POISON in inputs["mark"]:
-            self.batches.append(inputs["id"].tolist())
-            assert self.end.wait(LIMIT)
-            return answers_to(inputs["id"])
-        return super().__call__(inputs)
-
-
-async def look_until(batcher: MicroBatcher, condition: Callable[[], Any]) -> None:
-    while not condition():
-        batcher.give_up_after(0.05)
-        await asyncio.sleep(0.01)
-
-
-@on_a_loop
-async def test_only_the_request_that_hangs_fails_and_all_others_are_answered() -> None:
-    model = Stuck()
-    async with batching(model) as batcher:
-        tasks = await started(
-            batcher.submit(rows(1)),
-            batcher.submit(rows(2, mark=POISON)),
-            batcher.submit(rows(*range(3, 9))),
-            batcher.submit(rows(9)),
-        )
-        before, guilty, across, after = tasks
-        await look_until(batcher, lambda: all(task.done() for task in tasks))
-        with pytest.raises(ModelFaultError) as caught:
-            await guilty
-        assert isinstance(caught.value.__cause__, TimeoutError)
-        assert_answers(await before, 1)
-        assert_answers(await across, *range(3, 9))
-        assert_answers(await after, 9)
-        assert batcher.given_up == 2
-        model.end.set()
-        await until(lambda: len(threads(batcher._name)) == 1)
-        assert_answers(await batcher.submit(rows(10)), 10)
-
-
-@on_a_loop
-async def test_a_compute_that_ends_in_time_is_not_given_up() -> None:
-    model = Model()
-    async with batching(model) as batcher:
-        batcher.give_up_after(0.0)
-        assert_answers(await batcher.submit(rows(1)), 1)
-        batcher.give_up_after(0.0)
-        async with busy(model, batcher):
-            batcher.give_up_after(LIMIT)
-        assert batcher.given_up == 0
-
-
-@on_a_loop
-async def test_a_queue_that_takes_too_long_refuses_and_takes_again_when_it_is_shorter() -> None:
-    def compute(inputs: Arrays) -> Arrays:
-        time.sleep(0.05)
-        return answers_to(inputs["id"])
-
-    async with batching(compute, max_batch_rows=2, max_queue_rows=1_000, max_wait=0.12) as batcher:
-        await asyncio.gather(*[batcher.submit(rows(i)) for i in range(8)])  # it learns its pace
-        tasks = await started(*[batcher.submit(rows(i)) for i in range(100)])
-        answers = await asyncio.gather(*tasks, return_exceptions=True)
-        refused = [answer for answer in answers if isinstance(answer, QueueFullError)]
-        assert "rows waiting, which take" in str(refused[0])
-        assert 2 <= len(answers) - len(refused) <= 20
-        assert all(isinstance(answer, Answer | QueueFullError) for answer in answers)
-        assert_answers(await batcher.submit(rows(1)), 1)
-
-
-@on_a_loop
-async def test_it_knows_before_the_first_full_batch_how_long_one_takes() -> None:
-    model = Model()
-    limits = {"max_batch_rows": 10, "max_queue_rows": 1_000, "max_wait": 1.0}
-    async with batching(model, full_seconds=0.3, **limits) as batcher:
-        model.gate.clear()
-        tasks = await started(batcher.submit(rows(0)))  # in compute: 0.3 s at the most
-        for i in range(1, 30):
-            batcher.check_room()
-            tasks += await started(batcher.submit(rows(i)))
-        batcher.check_room()  # 29 wait: two full batches, and the one in compute
-        tasks += await started(batcher.submit(rows(30)))
-        with pytest.raises(QueueFullError, match=r"take 1\.2 seconds"):
-            batcher.check_room()
-        model.gate.set()
-        for i, task in enumerate(tasks):
-            assert_answers(await task, i)
-        batcher.check_room()
-
-
 # The end
 
 
@@ -961,103 +607,3 @@ async def test_closing_finishes_what_waits_for_the_loop() -> None:
     await batcher.close()
     for i, task in enumerate(tasks):
         assert_answers(await task, i)
-
-
-# Everything at once
-
-
-class Visit(NamedTuple):
-    """One caller of a random schedule; times in milliseconds."""
-
-    rows: int
-    mark: int
-    arrives: int
-    timeout: int | None
-    leaves: int | None
-
-
-moments = st.integers(0, 12)
-visits = st.builds(
-    Visit,
-    rows=st.integers(1, 7),
-    mark=st.sampled_from([GOOD] * 6 + [POISON, MISCOUNT]),
-    arrives=moments,
-    timeout=st.none() | moments,
-    leaves=st.none() | st.none() | moments,
-)
-
-
-@settings(max_examples=150, deadline=None)
-@given(
-    schedule=st.lists(visits, min_size=1, max_size=25),
-    max_batch_rows=st.integers(1, 6),
-    spare_queue_rows=st.integers(0, 30),
-    max_delay=st.sampled_from([0.0, 0.0, 0.002]),
-    inline_rows=st.sampled_from([0, 0, 1, 3, 6]),
-    compute_seconds=st.sampled_from([0.0, 0.0005, 0.003]),
-    closes=st.none() | moments,
-)
-@on_a_loop
-async def test_every_caller_gets_exactly_its_own_rows_or_one_error_that_it_could_expect(
-    schedule: list[Visit],
-    max_batch_rows: int,
-    spare_queue_rows: int,
-    max_delay: float,
-    inline_rows: int,
-    compute_seconds: float,
-    closes: int | None,
-) -> None:
-    model = Model()
-
-    def compute(inputs: Arrays) -> Arrays:
-        time.sleep(compute_seconds)
-        return model(inputs)
-
-    max_queue_rows = max_batch_rows + spare_queue_rows
-
-    async def call(batcher: MicroBatcher, index: int, visit: Visit) -> Answer | BaseException:
-        inputs = rows(*range(100 * index, 100 * index + visit.rows), mark=visit.mark)
-        timeout = None if visit.timeout is None else visit.timeout / 1000
-        await asyncio.sleep(visit.arrives / 1000)
-        task = asyncio.create_task(batcher.submit(inputs, timeout=timeout))
-        if visit.leaves is not None:
-            await asyncio.sleep(visit.leaves / 1000)
-            task.cancel()
-        return (await asyncio.gather(task, return_exceptions=True))[0]
-
-    async with batching(
-        compute,
-        max_batch_rows=max_batch_rows,
-        max_queue_rows=max_queue_rows,
-        max_delay=max_delay,
-        inline_rows=inline_rows,
-    ) as batcher:
-        calls = asyncio.gather(*[call(batcher, *numbered) for numbered in enumerate(schedule)])
-        if closes is not None:
-            await asyncio.sleep(closes / 1000)
-            await batcher.close()
-        outcomes = await calls
-
-    computed = Counter(i for batch in model.batches for i in batch)
-    halvings = math.ceil(math.log2(max_batch_rows))
-    assert all(times <= 1 + halvings for times in computed.values())
-    assert all(len(batch) <= max_batch_rows for batch in model.batches)
-    for index, (visit, outcome) in enumerate(zip(schedule, outcomes, strict=True)):
-        match outcome:
-            case Answer():
-                assert visit.mark == GOOD
-                assert_answers(outcome, *range(100 * index, 100 * index + visit.rows))
-            case ModelFaultError():
-                assert visit.mark != GOOD
-            case DeadlineExceededError():
-                assert visit.timeout is not None
-            case asyncio.CancelledError():
-                assert visit.leaves is not None
-            case NotReadyError():
-                assert closes is not None
-            case BodyTooLargeError():
-                assert visit.rows > max_queue_rows
-            case QueueFullError():
-                assert sum(other.rows for other in schedule) > max_queue_rows >= visit.rows
-            case _:
-                pytest.fail(f"unexpected {outcome!r}")

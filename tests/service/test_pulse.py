@@ -5,6 +5,8 @@ import os
 import subprocess
 import sys
 import textwrap
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 
 import numpy as np
@@ -21,27 +23,36 @@ from service.settings import Settings
 from service.telemetry.metrics import exposition
 
 
+@asynccontextmanager
+async def beating(
+    folder: Path, runtime: Gated, settings: Settings
+) -> AsyncIterator[tuple[Catalog, Pulse]]:
+    """A catalog whose model `line` computes on this runtime, and its pulse."""
+    package = write_tiny(folder, "line", runtimes=("onnx",))
+    catalog = Catalog(settings)
+    catalog._predictors["line"] = Predictor(package, Placement(runtime, {}), settings)
+    pulse = Pulse(catalog, settings)
+    pulse.start()
+    assert pulse.alive
+    yield catalog, pulse
+    pulse.stop()
+    runtime.gate.set()
+    await catalog.close()
+
+
 def test_a_compute_that_hangs_is_given_up_and_after_some_of_them_the_process_is_not_alive(
     tmp_path: Path,
 ) -> None:
     async def run() -> None:
-        runtime, settings = Gated(), Settings(max_compute_seconds=0.2)
-        package = write_tiny(tmp_path, "line", runtimes=("onnx",))
-        catalog = Catalog(settings)
-        catalog._predictors["line"] = Predictor(package, Placement(runtime, {}), settings)
-        pulse = Pulse(catalog, settings)
-        pulse.start()
-        assert pulse.alive
-        for number in range(STUCK):
-            assert pulse.alive
-            with pytest.raises(ModelFaultError):
-                await catalog["line"].predict({"x": np.zeros((1, 1), np.float32)})
-            shown = f'fitserve_given_up_computes{{model="line"}} {number + 1}.0'
-            assert shown in exposition().decode()
-        assert not pulse.alive
-        pulse.stop()
-        runtime.gate.set()
-        await catalog.close()
+        settings = Settings(max_compute_seconds=0.2)
+        async with beating(tmp_path, Gated(), settings) as (catalog, pulse):
+            for number in range(STUCK):
+                assert pulse.alive
+                with pytest.raises(ModelFaultError):
+                    await catalog["line"].predict({"x": np.zeros((1, 1), np.float32)})
+                shown = f'fitserve_given_up_computes{{model="line"}} {number + 1}.0'
+                assert shown in exposition().decode()
+            assert not pulse.alive
 
     asyncio.run(asyncio.wait_for(run(), 30))
 
@@ -83,17 +94,10 @@ def test_a_gpu_that_does_not_answer_makes_it_not_alive(
     monkeypatch.setattr(torch.cuda, "mem_get_info", lost)
 
     async def run() -> None:
-        runtime, settings = Gated(), Settings()
+        runtime = Gated()
         runtime.device = "cuda:0"
-        package = write_tiny(tmp_path, "line", runtimes=("onnx",))
-        catalog = Catalog(settings)
-        catalog._predictors["line"] = Predictor(package, Placement(runtime, {}), settings)
-        pulse = Pulse(catalog, settings)
-        pulse.start()
-        assert pulse.alive
-        while pulse.alive:  # noqa: ASYNC110 - the pulse has no event to wait for
-            await asyncio.sleep(0.05)
-        pulse.stop()
-        await catalog.close()
+        async with beating(tmp_path, runtime, Settings()) as (_, pulse):
+            while pulse.alive:  # noqa: ASYNC110 - the pulse has no event to wait for
+                await asyncio.sleep(0.05)
 
     asyncio.run(asyncio.wait_for(run(), 10))

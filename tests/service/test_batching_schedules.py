@@ -1,0 +1,118 @@
+"""What the micro-batcher promises, under schedules that nobody chose."""
+
+import asyncio
+import math
+import time
+from collections import Counter
+from typing import NamedTuple
+
+import pytest
+from batchers import GOOD, MISCOUNT, POISON, Model, assert_answers, batching, on_a_loop, rows
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from service.batching import Answer, Arrays, MicroBatcher
+from service.errors import (
+    BodyTooLargeError,
+    DeadlineExceededError,
+    ModelFaultError,
+    NotReadyError,
+    QueueFullError,
+)
+
+
+class Visit(NamedTuple):
+    """One caller of a random schedule; times in milliseconds."""
+
+    rows: int
+    mark: int
+    arrives: int
+    timeout: int | None
+    leaves: int | None
+
+
+moments = st.integers(0, 12)
+visits = st.builds(
+    Visit,
+    rows=st.integers(1, 7),
+    mark=st.sampled_from([GOOD] * 6 + [POISON, MISCOUNT]),
+    arrives=moments,
+    timeout=st.none() | moments,
+    leaves=st.none() | st.none() | moments,
+)
+
+
+@settings(max_examples=150, deadline=None)
+@given(
+    schedule=st.lists(visits, min_size=1, max_size=25),
+    max_batch_rows=st.integers(1, 6),
+    spare_queue_rows=st.integers(0, 30),
+    max_delay=st.sampled_from([0.0, 0.0, 0.002]),
+    inline_rows=st.sampled_from([0, 0, 1, 3, 6]),
+    compute_seconds=st.sampled_from([0.0, 0.0005, 0.003]),
+    closes=st.none() | moments,
+)
+@on_a_loop
+async def test_every_caller_gets_exactly_its_own_rows_or_one_error_that_it_could_expect(
+    schedule: list[Visit],
+    max_batch_rows: int,
+    spare_queue_rows: int,
+    max_delay: float,
+    inline_rows: int,
+    compute_seconds: float,
+    closes: int | None,
+) -> None:
+    model = Model()
+
+    def compute(inputs: Arrays) -> Arrays:
+        time.sleep(compute_seconds)
+        return model(inputs)
+
+    max_queue_rows = max_batch_rows + spare_queue_rows
+
+    async def call(batcher: MicroBatcher, index: int, visit: Visit) -> Answer | BaseException:
+        inputs = rows(*range(100 * index, 100 * index + visit.rows), mark=visit.mark)
+        timeout = None if visit.timeout is None else visit.timeout / 1000
+        await asyncio.sleep(visit.arrives / 1000)
+        task = asyncio.create_task(batcher.submit(inputs, timeout=timeout))
+        if visit.leaves is not None:
+            await asyncio.sleep(visit.leaves / 1000)
+            task.cancel()
+        return (await asyncio.gather(task, return_exceptions=True))[0]
+
+    async with batching(
+        compute,
+        max_batch_rows=max_batch_rows,
+        max_queue_rows=max_queue_rows,
+        max_delay=max_delay,
+        inline_rows=inline_rows,
+    ) as batcher:
+        calls = asyncio.gather(*[call(batcher, *numbered) for numbered in enumerate(schedule)])
+        if closes is not None:
+            await asyncio.sleep(closes / 1000)
+            await batcher.close()
+        outcomes = await calls
+
+    computed = Counter(i for batch in model.batches for i in batch)
+    halvings = math.ceil(math.log2(max_batch_rows))
+    assert all(times <= 1 + halvings for times in computed.values())
+    assert all(len(batch) <= max_batch_rows for batch in model.batches)
+    for index, (visit, outcome) in enumerate(zip(schedule, outcomes, strict=True)):
+        match outcome:
+            case Answer():
+                assert visit.mark == GOOD
+                assert_answers(outcome, *range(100 * index, 100 * index + visit.rows))
+            case ModelFaultError():
+                assert visit.mark != GOOD
+            case DeadlineExceededError():
+                assert visit.timeout is not None
+            case asyncio.CancelledError():
+                assert visit.leaves is not None
+            case NotReadyError():
+                assert closes is not None
+            case BodyTooLargeError():
+                assert visit.rows > max_queue_rows
+            case QueueFullError():
+                assert sum(other.rows for other in schedule) > max_queue_rows >= visit.rows
+            case _:
+                pytest.fail(f"unexpected {outcome!r}")
