@@ -28,12 +28,11 @@ export function start() {
     ratio: 0.62,
     "aria-label": "The training data, the true function and the fitted curves. The table has their values.",
   });
-  part("curve-x").oninput = (event) => move(Number(event.target.value));
+  part("curve-x").oninput = (event) => grid.length && move(event.target.valueAsNumber);
   for (const name of ["pointerdown", "pointermove"]) {
     chart.svg.addEventListener(name, (event) => {
-      if (!grid.length) return;
       if (name === "pointerdown") chart.svg.setPointerCapture(event.pointerId);
-      move(chart.at(event)[0]);
+      if (grid.length) move(chart.at(event)[0]);
     });
   }
   whenBack(load);
@@ -55,7 +54,7 @@ async function load() {
     );
     const hidden = rows.filter(({ shown }) => !shown).map(({ name }) => name);
     rows = [
-      { name: "training points", kind: "points", class: "grey", note: `${curve.x.length} of them` },
+      { name: "training data", kind: "points", class: "grey", note: `${curve.x.length} points` },
       {
         name: "true function",
         kind: "line",

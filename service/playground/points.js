@@ -45,6 +45,7 @@ export function start() {
     "aria-describedby": "point-help",
   });
   part("point-network").onchange = askBoth;
+  draw();
   choosePoints();
   matchMedia("(prefers-color-scheme: dark)").addEventListener("change", paint);
   whenBack(load);
