@@ -6,6 +6,7 @@ import { bars, fill, make, part, percent, showPixels } from "./dom.js";
 
 const PAUSE = 40; // milliseconds between two predictions while drawing
 const LABELS = [..."0123456789"];
+const RIVALS = ["mnist-cnn", "mnist-mlp"]; // who disagree on the hard digits
 
 let board;
 let cards = {};
@@ -33,10 +34,10 @@ async function load() {
     ]);
     cards = Object.fromEntries(models.filter(readsDigits).map((card) => [card.name, card]));
     const options = Object.keys(cards).map((name) => [name, name]);
-    fill(part("digit-network"), options, part("digit-network").value || "mnist-cnn");
+    fill(part("digit-network"), options, part("digit-network").value || RIVALS[0]);
     fill(part("digit-beside"), [["", "no other"], ...options]);
-    part("test-digits").replaceChildren(...examples.digits.map(specimen));
-    part("hard-digits").replaceChildren(...examples.hard.map(specimen));
+    part("test-digits").replaceChildren(...examples.digits.map((digit) => specimen(digit)));
+    part("hard-digits").replaceChildren(...examples.hard.map((digit) => specimen(digit, RIVALS)));
     predict();
   } catch (error) {
     part("digit-trouble").textContent = reason(error);
@@ -121,13 +122,18 @@ function howGood(card) {
   return `right on ${share}% of ${test.samples.toLocaleString("en")} test digits`;
 }
 
-/** A button with a test digit; choosing it asks about it. */
-function specimen({ label, pixels: packed }) {
+/** A button with a test digit; choosing it asks about it, and these networks where they are here. */
+function specimen({ label, pixels: packed }, networks = []) {
   const bytes = Uint8Array.from(atob(packed), (character) => character.charCodeAt(0));
   const pixels = Array.from({ length: 28 }, (_, row) => [...bytes.subarray(28 * row, 28 * row + 28)]);
   const canvas = make("canvas", { "aria-hidden": "true" });
   showPixels(canvas, pixels);
-  const choose = () => board.show({ pixels, label });
+  const choose = () => {
+    if (networks.length && networks.every((name) => name in cards)) {
+      [part("digit-network").value, part("digit-beside").value] = networks;
+    }
+    board.show({ pixels, label });
+  };
   return make("button", { type: "button", "aria-label": `Test digit ${label}`, onclick: choose }, canvas);
 }
 
