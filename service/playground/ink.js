@@ -11,8 +11,8 @@
  * - ink, by the length of its skeleton (the pixels from 128, thinned as by Zhang and Suen): 2.58
  *   pixels (2.56); pixels that are not all ground, by the same: 3.76 (3.79);
  * - of those pixels, the share that is full, 252 or more: 0.35 (0.36); their mean: 172.4 (172.2);
- * - centre of mass from the left and from the top: 14.51, 14.50 pixels (14.50, 14.50), which is half
- *   a pixel past the middle.
+ * - centre of mass from the left and from the top: 14.51, 14.50 pixels (14.50, 14.50), which is
+ *   half a pixel past the middle.
  */
 
 export const SIDE = 28;
