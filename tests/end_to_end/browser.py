@@ -112,8 +112,11 @@ class Visitor:
         assert not self.faults, "\n".join(("the page is at fault:", *self.faults))
 
 
-def draw(page: Page, *strokes: Stroke) -> None:
-    """Draw on the board with the mouse; places are in percent of its sides, from the top left."""
+def draw(page: Page, *strokes: Stroke, steps: int = 4) -> None:
+    """Draw on the board with the mouse; places are in percent of its sides, from the top left.
+
+    The mouse goes from one place to the next in this many `steps`.
+    """
     board = page.locator("#board")
     board.scroll_into_view_if_needed()
     box = board.bounding_box()
@@ -121,7 +124,7 @@ def draw(page: Page, *strokes: Stroke) -> None:
     for stroke in strokes:
         for index, (x, y) in enumerate(stroke):
             at = (box["x"] + x / 100 * box["width"], box["y"] + y / 100 * box["height"])
-            page.mouse.move(*at, steps=1 if index == 0 else 4)
+            page.mouse.move(*at, steps=1 if index == 0 else steps)
             if index == 0:
                 page.mouse.down()
         page.mouse.up()
