@@ -108,9 +108,8 @@ class OnnxRuntime:
         self.device = device
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = threads
-        options.log_severity_level = (
-            4  # its errors are raised too; its lines would break a log of JSON
-        )
+        # Its errors are raised, and logged with the rest; lines of its own are no JSON.
+        options.log_severity_level = 4
         # Spinning threads would take the core that the event loop needs.
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         # Weights in a file beside this one have no digest: they are looked for where nothing is.
