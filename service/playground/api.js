@@ -22,6 +22,9 @@ export class ApiError extends Error {
   }
 }
 
+/** Whether requests bring an API key. */
+export const hasKey = () => Boolean(sessionStorage.getItem(KEY));
+
 /** Call `listener` each time the server can be asked again after it could not. */
 export function whenBack(listener) {
   listeners.push(listener);

@@ -1,3 +1,219 @@
-/** TODO */
+/** Now: the last minute from the metrics, as live charts; and a burst, with how it was batched. */
 
-export function start(panel) {}
+import { getJson, getText, postJson, whenBack } from "./api.js";
+import { bars, fill, make, part } from "./dom.js";
+import { between, countIn, histogram, parse, quantile, total } from "./prometheus.js";
+import { sparkline } from "./sparkline.js";
+import { exampleOf } from "./tensors.js";
+
+const SECONDS = 60;
+const BURST = 500;
+const PREDICTIONS = /^\/(classify|predict)_|\/infer$/; // of the endpoints that the metrics name
+
+/** `{ at, of }`: when it was taken, in seconds, and what it says of a network ("" for all). */
+let looks = [];
+let showing = false;
+let busy = false;
+let refused = false;
+let models = [];
+
+const ms = (seconds) => `${(1e3 * seconds).toPrecision(seconds < 1e-3 ? 2 : 3)} ms`;
+const whole = (value) => Math.round(value).toLocaleString("en");
+const tenth = (value) => (value < 10 ? value.toFixed(1) : whole(value));
+const charts = [
+  { chart: sparkline("Requests a second", [""], tenth), lines: ({ rate }) => [rate] },
+  { chart: sparkline("Latency", ["p50", "p99"], ms), lines: ({ p50, p99 }) => [p50, p99] },
+  { chart: sparkline("Rows in a batch, mean", [""], tenth), lines: ({ rows }) => [rows] },
+  { chart: sparkline("Rows that wait", [""], whole), lines: ({ queued }) => [queued] },
+];
+
+export function start() {
+  part("charts").replaceChildren(...charts.map(({ chart }) => chart.element));
+  part("now-network").onchange = draw;
+  part("now-say").onclick = () => {
+    part("now-said").textContent = `${charts.map(({ chart }) => chart.say()).join("; ")}.`;
+  };
+  part("burst").onclick = burst;
+  setInterval(look, 1000);
+  whenBack(load);
+  load();
+  return { show: () => set(true), hide: () => set(false) };
+}
+
+function set(value) {
+  showing = value;
+  refused = false;
+  look();
+}
+
+async function load() {
+  refused = false;
+  try {
+    ({ models } = await getJson("models"));
+  } catch (error) {
+    part("now-trouble").textContent = error.message;
+    return;
+  }
+  const names = models.map(({ name }) => [name, name]);
+  fill(part("now-network"), [["", "all"], ...names]);
+  fill(part("burst-network"), names, part("burst-network").value || "mnist-cnn");
+  part("burst").disabled = !names.length;
+}
+
+/* The charts */
+
+async function look() {
+  if (!showing || document.hidden || busy || refused) return;
+  busy = true;
+  try {
+    take(parse(await getText("metrics")));
+    part("now-trouble").textContent = "";
+  } catch (error) {
+    refused = error.status < 429; // what another try would not change
+    part("now-trouble").textContent =
+      error.status === 404 ? "The metrics of this server are switched off: there is nothing to show here." : error.message;
+  } finally {
+    busy = false;
+  }
+}
+
+function take(samples) {
+  const found = new Map();
+  const of = (model) => {
+    if (!found.has(model)) found.set(model, summary(samples, model));
+    return found.get(model);
+  };
+  const last = looks.at(-1);
+  // Counters that fall are those of a server that has begun anew.
+  if (last && countIn(between(last.of("").requests, of("").requests)) < 0) looks = [];
+  for (const name of ["", ...models.map((card) => card.name)]) of(name); // the samples can go
+  const at = performance.now() / 1000;
+  looks = [...looks.filter((old) => at - old.at <= SECONDS + 2), { at, of: (name) => found.get(name) }];
+  draw();
+}
+
+/** What one look says of a network, counted since the server started. */
+function summary(samples, model) {
+  const its = (labels) => !model || labels.model === model;
+  return {
+    requests: histogram(samples, "fitserve_request_seconds", (labels) => PREDICTIONS.test(labels.endpoint) && its(labels)),
+    rows: total(samples, "fitserve_batch_rows_sum", its),
+    batches: total(samples, "fitserve_batch_rows_count", its),
+    queued: total(samples, "fitserve_queue_rows", its),
+  };
+}
+
+function draw() {
+  const model = part("now-network").value;
+  const now = looks.at(-1)?.at;
+  const steps = looks.slice(1).map((look, index) => step(looks[index], look, model));
+  for (const { chart, lines } of charts) {
+    const values = steps.map(({ at, ...found }) => lines(found).map((value) => [now - at, value]));
+    chart.update((values[0] ?? []).map((_, line) => values.map((row) => row[line])), SECONDS);
+  }
+}
+
+/** What went on between two looks; null where there was nothing to measure. */
+function step(before, after, model) {
+  const [a, b] = [before.of(model), after.of(model)];
+  const buckets = between(a.requests, b.requests);
+  const batches = b.batches - a.batches;
+  return {
+    at: after.at,
+    rate: countIn(buckets) / (after.at - before.at),
+    p50: quantile(buckets, 0.5),
+    p99: quantile(buckets, 0.99),
+    rows: batches > 0 ? (b.rows - a.rows) / batches : null,
+    queued: b.queued,
+  };
+}
+
+/* The burst */
+
+async function burst() {
+  const card = models.find(({ name }) => name === part("burst-network").value);
+  const [button, progress] = [part("burst"), part("burst-progress")];
+  part("burst-trouble").textContent = part("burst-said").textContent = "";
+  part("burst-result").replaceChildren();
+  progress.value = 0;
+  progress.hidden = false;
+  button.disabled = true;
+  try {
+    const before = await batchesOf(card.name);
+    const result = await send(card, () => (progress.value += 1));
+    const after = before && !result.errors.has(0) ? await batchesOf(card.name) : null;
+    tell(result, after && between(before, after));
+  } catch (error) {
+    part("burst-trouble").textContent = error.message;
+  } finally {
+    progress.hidden = true;
+    button.disabled = false;
+  }
+}
+
+/** Of one network: how many requests its batches held. Null where the metrics are not to be had. */
+async function batchesOf(model) {
+  try {
+    return histogram(parse(await getText("metrics")), "fitserve_batch_requests", (labels) => labels.model === model);
+  } catch (error) {
+    if (error.status === 0) throw error;
+    return null;
+  }
+}
+
+/** All at once; the seconds of each, and how many failed, by status. */
+async function send(card, onAnswer) {
+  const inputs = exampleOf(card);
+  const [latencies, errors] = [[], new Map()];
+  const started = performance.now();
+  const seconds = () => (performance.now() - started) / 1000;
+  async function one() {
+    try {
+      await postJson(`v2/models/${card.name}/infer`, { inputs });
+      latencies.push(seconds());
+    } catch (error) {
+      errors.set(error.status, [...(errors.get(error.status) ?? []), error.message]);
+    }
+    onAnswer();
+  }
+  await Promise.all(Array.from({ length: BURST }, one));
+  return { latencies: latencies.sort((a, b) => a - b), errors, seconds: seconds() };
+}
+
+function tell({ latencies, errors, seconds }, batches) {
+  const answered = latencies.length;
+  const at = (share) => ms(latencies[Math.ceil(share * answered) - 1]);
+  part("burst-said").textContent =
+    `${answered} of ${BURST} were answered in ${seconds.toFixed(2)} s` +
+    (answered ? `: ${whole(answered / seconds)} a second, half of them within ${at(0.5)}, 99% within ${at(0.99)}.` : ".");
+  const failed = [...errors].map(([status, [message, ...more]]) =>
+    status === 0
+      ? `The server went away, or is too slow: ${more.length + 1} got no answer.`
+      : `${more.length + 1} were answered ${status}: ${message}`,
+  );
+  part("burst-trouble").textContent = failed.join(" ");
+  if (!batches) {
+    if (!errors.has(0)) part("burst-result").textContent = "The metrics, which tell how they were batched, are not to be had.";
+    return;
+  }
+  part("burst-result").replaceChildren(...batched(batches));
+}
+
+/** How many batches held how many requests. */
+function batched(buckets) {
+  const last = buckets.findLastIndex(([, count]) => count > 0);
+  const shown = buckets.slice(0, last + 1);
+  const most = Math.max(...shown.map(([, count]) => count));
+  const labels = shown.map(([bound], index) => {
+    const least = index ? shown[index - 1][0] + 1 : 1;
+    return bound === Infinity ? `${least} or more` : least === bound ? `${bound}` : `${least} to ${bound}`;
+  });
+  return [
+    make("h4", {}, "Requests in a batch"),
+    bars(
+      labels,
+      shown.map(([, count]) => count / most),
+      shown.map(([, count]) => `${whole(count)} ${count === 1 ? "batch" : "batches"}`),
+    ),
+  ];
+}
