@@ -5,6 +5,7 @@ import { make, part, table } from "./dom.js";
 import { tryIt } from "./try_it.js";
 
 const HASH = "#networks";
+const MOST_LABELS = 20;
 let models = [];
 let shown = "";
 
@@ -51,9 +52,13 @@ function show() {
     part("network-trouble").textContent = `No network of the name ${named} serves here; choose one of these.`;
   } else part("network-trouble").textContent = "";
   const card = known(named) ?? known(shown) ?? models[0];
-  for (const link of part("network-list").querySelectorAll("a")) {
-    if (link.hash === `${HASH}/${card.name}`) link.setAttribute("aria-current", "page");
-    else link.removeAttribute("aria-current");
+  const list = part("network-list");
+  for (const link of list.querySelectorAll("a")) {
+    if (link.hash !== `${HASH}/${card.name}`) link.removeAttribute("aria-current");
+    else {
+      link.setAttribute("aria-current", "page");
+      list.scrollLeft = link.offsetLeft - list.clientWidth / 4; // where the list is a row
+    }
   }
   if (card.name === shown) return;
   shown = card.name;
@@ -84,9 +89,11 @@ const folded = (title, ...content) => make("details", {}, make("summary", {}, ti
 
 /** The whole card, as a list of elements. What it lacks is left out. */
 function described(card) {
+  const { form, paste } = tryIt(card);
   const sections = [
     ["What goes in and comes out", tensors(card)],
-    ["Try it", tryIt(card)],
+    ["Try it", [form]],
+    ["The request to paste", [paste]],
     ["How good it is", [...figures(card), ...pictures(card)]],
     ["How its files are proved", parity(card)],
     ["How it was fitted", card.fit ? fit(card.fit) : []],
@@ -108,13 +115,14 @@ function tensors({ inputs, outputs }) {
     [minimum !== null && `from ${minimum}`, maximum !== null && `${minimum === null ? "up " : ""}to ${maximum}`]
       .filter(Boolean)
       .join(" ");
+  const labels = (all) => all.slice(0, MOST_LABELS).join(", ") + (all.length > MOST_LABELS ? ", …" : "");
   const row = (way) => (spec) => [
     way,
     code(spec.name),
     spec.datatype,
     `[${spec.shape.join(", ")}]`,
     range(spec),
-    spec.meaning + (spec.labels ? `: ${spec.labels.slice(0, 20).join(", ")}${spec.labels.length > 20 ? ", …" : ""}` : ""),
+    make("div", { class: "meaning" }, spec.meaning + (spec.labels ? `: ${labels(spec.labels)}` : "")),
   ];
   return [
     table(

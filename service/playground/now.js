@@ -17,12 +17,13 @@ let busy = false;
 let refused = false;
 let models = [];
 
-const ms = (seconds) => `${(1e3 * seconds).toPrecision(seconds < 1e-3 ? 2 : 3)} ms`;
+const time = (seconds) =>
+  seconds < 1 ? `${(1e3 * seconds).toPrecision(seconds < 1e-3 ? 2 : 3)} ms` : `${seconds.toPrecision(3)} s`;
 const whole = (value) => Math.round(value).toLocaleString("en");
 const tenth = (value) => (value < 10 ? value.toFixed(1) : whole(value));
 const charts = [
   { chart: sparkline("Requests a second", [""], tenth), lines: ({ rate }) => [rate] },
-  { chart: sparkline("Latency", ["p50", "p99"], ms), lines: ({ p50, p99 }) => [p50, p99] },
+  { chart: sparkline("Latency", ["p50", "p99"], time), lines: ({ p50, p99 }) => [p50, p99] },
   { chart: sparkline("Rows in a batch, mean", [""], tenth), lines: ({ rows }) => [rows] },
   { chart: sparkline("Rows that wait", [""], whole), lines: ({ queued }) => [queued] },
 ];
@@ -161,42 +162,52 @@ async function batchesOf(model) {
   }
 }
 
-/** All at once; the seconds of each, and how many failed, by status. */
+/** All at once; what each took, in seconds, and what was said of those that failed, by status. */
 async function send(card, onAnswer) {
+  const path = `v2/models/${card.name}/infer`;
   const inputs = exampleOf(card);
-  const [latencies, errors] = [[], new Map()];
+  const errors = new Map();
+  performance.clearResourceTimings();
+  performance.setResourceTimingBufferSize(2 * BURST);
   const started = performance.now();
-  const seconds = () => (performance.now() - started) / 1000;
   async function one() {
     try {
-      await postJson(`v2/models/${card.name}/infer`, { inputs });
-      latencies.push(seconds());
+      await postJson(path, { inputs });
     } catch (error) {
       errors.set(error.status, [...(errors.get(error.status) ?? []), error.message]);
     }
     onAnswer();
   }
   await Promise.all(Array.from({ length: BURST }, one));
-  return { latencies: latencies.sort((a, b) => a - b), errors, seconds: seconds() };
+  const seconds = (performance.now() - started) / 1000;
+  // Without what each waited in the browser for a connection.
+  const latencies = performance
+    .getEntriesByName(new URL(path, document.baseURI).href)
+    .filter((entry) => entry.requestStart > 0)
+    .map((entry) => (entry.responseEnd - entry.requestStart) / 1000)
+    .sort((a, b) => a - b);
+  return { latencies, errors, seconds };
 }
 
 function tell({ latencies, errors, seconds }, batches) {
-  const answered = latencies.length;
-  const at = (share) => ms(latencies[Math.ceil(share * answered) - 1]);
+  const failed = [...errors.values()].flat().length;
+  const answered = BURST - failed;
+  const at = (share) => time(latencies[Math.ceil(share * latencies.length) - 1]);
+  const taken = latencies.length ? `; once sent, half of them took up to ${at(0.5)}, and 99% up to ${at(0.99)}` : "";
   part("burst-said").textContent =
     `${answered} of ${BURST} were answered in ${seconds.toFixed(2)} s` +
-    (answered ? `: ${whole(answered / seconds)} a second, half of them within ${at(0.5)}, 99% within ${at(0.99)}.` : ".");
-  const failed = [...errors].map(([status, [message, ...more]]) =>
-    status === 0
-      ? `The server went away, or is too slow: ${more.length + 1} got no answer.`
-      : `${more.length + 1} were answered ${status}: ${message}`,
-  );
-  part("burst-trouble").textContent = failed.join(" ");
-  if (!batches) {
-    if (!errors.has(0)) part("burst-result").textContent = "The metrics, which tell how they were batched, are not to be had.";
-    return;
+    (answered ? `, ${whole(answered / seconds)} a second${taken}.` : ".");
+  part("burst-trouble").textContent = [...errors]
+    .map(([status, { length, 0: message }]) =>
+      status === 0
+        ? `The server went away, or is too slow: ${length} got no answer.`
+        : `${length} were answered ${status}: ${message}`,
+    )
+    .join(" ");
+  if (batches) part("burst-result").replaceChildren(...batched(batches));
+  else if (!errors.has(0)) {
+    part("burst-result").textContent = "The metrics, which tell how they were batched, are not to be had.";
   }
-  part("burst-result").replaceChildren(...batched(batches));
 }
 
 /** How many batches held how many requests. */
@@ -209,11 +220,11 @@ function batched(buckets) {
     return bound === Infinity ? `${least} or more` : least === bound ? `${bound}` : `${least} to ${bound}`;
   });
   return [
-    make("h4", {}, "Requests in a batch"),
+    make("h4", {}, `${whole(countIn(buckets))} batches, by how many requests they held`),
     bars(
       labels,
       shown.map(([, count]) => count / most),
-      shown.map(([, count]) => `${whole(count)} ${count === 1 ? "batch" : "batches"}`),
+      shown.map(([, count]) => whole(count)),
     ),
   ];
 }

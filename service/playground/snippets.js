@@ -40,7 +40,7 @@ function curl(url, tensors, keyed) {
       if (isShort(tensor)) return [words, `${text}${JSON.stringify(tensor.data)}}`];
       // Many zeros are written by the shell, and piped: an argument may not be that long.
       const zeros = `yes ${tensor.datatype === "BOOL" ? "false" : "0"} | head -n ${sizeOf(tensor.shape)} | paste -sd , -`;
-      return [`${words}${quoted(`${text}[`)}"$(${zeros})"`, "]}"];
+      return [`${words}${quoted(`${text}\n  [`)}"$(${zeros})"`, "]}"];
     },
     ["", '{"inputs": ['],
   );

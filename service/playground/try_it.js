@@ -9,7 +9,7 @@ const MOST_ROWS = 16;
 const MOST_TYPED = 4096; // numbers
 const MOST_SHOWN = { classes: 10, columns: 12, numbers: 8 };
 
-/** The form for `card`, and the texts to paste, as two elements. */
+/** The form for `card`, and the texts to paste. */
 export function tryIt(card) {
   const fixed = card.inputs[0].shape[0];
   const rows = make("input", { type: "number", min: 1, max: MOST_ROWS, value: 1 });
@@ -61,7 +61,7 @@ export function tryIt(card) {
     outputs,
   );
   changed();
-  return [form, paste.element];
+  return { form, paste: paste.element };
 }
 
 /** A whole number of a number field, within its bounds. */
@@ -188,7 +188,7 @@ function pasted(card) {
   const code = make("pre", { tabindex: 0 });
   const note = make("p", { class: "quiet" });
   const said = make("span", { class: "quiet", role: "status" });
-  const copy = make("button", { type: "button", onclick: () => copied(code, said) }, "Copy");
+  const copy = make("button", { type: "button", class: "copy", onclick: () => copied(code, said) }, "Copy");
   let texts = [];
   let language = "curl";
 
@@ -205,7 +205,7 @@ function pasted(card) {
     texts = snippets(new URL(".", document.baseURI).href, card, tensors, hasKey());
     if (!languages.childElementCount) {
       const button = ([name]) => make("button", { type: "button", "aria-pressed": "false", onclick: () => choose(name) }, name);
-      languages.append(...texts.map(button), copy, said);
+      languages.append(...texts.map(button), said, copy);
     }
     note.textContent = areExact(tensors)
       ? ""
