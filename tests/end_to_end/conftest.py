@@ -1,4 +1,4 @@
-"""The server that most end-to-end tests ask, and the pictures that they send."""
+"""The server that most end-to-end tests ask, the pictures that they send, and their browser."""
 
 import re
 from collections.abc import Iterator
@@ -7,9 +7,11 @@ from pathlib import Path
 import httpx
 import numpy as np
 import pytest
+from browser import Visitor, chromium
 from live_server import Server, serving, temporary_home
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw
+from playwright.sync_api import Browser, Page
 
 from models.repository import ModelRepository
 
@@ -38,6 +40,26 @@ def server(root: Path, chosen: dict[str, str]) -> Iterator[Server]:
 def client(server: Server) -> Iterator[httpx.Client]:
     with httpx.Client(base_url=server.url, timeout=60) as opened:
         yield opened
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    with chromium() as started:
+        yield started
+
+
+@pytest.fixture
+def visitor(browser: Browser) -> Iterator[Visitor]:
+    """Who opens pages; what they may not do fails the test at its end."""
+    someone = Visitor(browser)
+    yield someone
+    someone.leave()
+
+
+@pytest.fixture
+def page(visitor: Visitor, server: Server) -> Page:
+    """The playground, as it opens."""
+    return visitor.open(server.url)
 
 
 @pytest.fixture(scope="session")
