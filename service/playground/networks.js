@@ -76,7 +76,8 @@ function headline({ evaluations: [test] }) {
 
 const words = (name) => name.replaceAll("_", " ");
 const count = (value) => value.toLocaleString("en");
-const figure = (value) => (Math.abs(value) < 1e-3 ? String(Number(value.toPrecision(4))) : value.toFixed(4));
+const figure = (value) => (Math.abs(value) < 1e-3 ? tiny(Number(value.toPrecision(4))) : value.toFixed(4));
+const tiny = (value) => (value && Math.abs(value) < 1e-4 ? value.toExponential() : String(value));
 const brief = (value) => (value === 0 ? "0" : value.toExponential(1));
 const share = (value) => `${(100 * value).toFixed(2)}%`;
 const code = (text) => make("code", {}, text);
