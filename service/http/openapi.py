@@ -2,7 +2,7 @@
 
 import inspect
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from service.errors import (
@@ -12,6 +12,7 @@ from service.errors import (
     UnknownModelError,
     UnknownPathError,
 )
+from service.http.playground import MEDIA_TYPES
 from service.open_inference.routes import PREFIX, ROUTES
 
 
@@ -50,6 +51,18 @@ def openapi_of(service: Any, name: str, version: str) -> dict[str, Any]:
             "get": {
                 "summary": "A page of what is served here.",
                 "responses": {"200": {"description": "Success", "content": {"text/html": {}}}},
+                "security": [{}],
+            }
+        },
+        "/playground/{file}": {
+            "get": {
+                "summary": "A file of that page.",
+                "parameters": [_parameter("file", "main.js")],
+                "responses": {
+                    "200": {"description": "Success", "content": _any_of(MEDIA_TYPES.values())},
+                    **_failures(UnknownPathError),
+                },
+                "security": [{}],
             }
         },
         "/models": {
@@ -65,6 +78,19 @@ def openapi_of(service: Any, name: str, version: str) -> dict[str, Any]:
             "get": _operation(
                 "The card of one model, and how it is served.", {}, _parameter("name", "mnist-cnn")
             )
+        },
+        "/models/{name}/report/{file}": {
+            "get": {
+                "summary": "A picture of a model's report, as its card's `files` names it.",
+                "parameters": [
+                    _parameter("name", "mnist-cnn"),
+                    _parameter("file", "loss-curves.png"),
+                ],
+                "responses": {
+                    "200": {"description": "Success", "content": _any_of(("image/png",))},
+                    **_failures(UnknownModelError, UnknownPathError, NotReadyError),
+                },
+            }
         },
         "/metrics": {
             "get": {
@@ -146,6 +172,10 @@ def _success(properties: Mapping[str, Any]) -> dict[str, Any]:
     return {"description": "Success", "content": {"application/json": {"schema": schema}}}
 
 
+def _any_of(media_types: Iterable[str]) -> dict[str, Any]:
+    return {media_type.partition(";")[0]: {} for media_type in media_types}
+
+
 def _parameter(name: str, example: str) -> dict[str, Any]:
     text = {"type": "string"}
     return {"name": name, "in": "path", "required": True, "schema": text, "example": example}
@@ -154,7 +184,7 @@ def _parameter(name: str, example: str) -> dict[str, Any]:
 def _failures(*kinds: type[ServiceError]) -> dict[str, Any]:
     """The answers to failures of these kinds, and of the kinds below them."""
     every = {kind for base in kinds for kind in (base, *base.__subclasses__())}
-    every -= {UnknownPathError, MethodNotAllowedError}  # those are of other paths and methods
+    every -= {UnknownPathError, MethodNotAllowedError} - set(kinds)  # of other paths and methods
     statuses: dict[str, list[str]] = {}
     for kind in sorted(every, key=lambda kind: (kind.status, kind.__name__)):
         told = (kind.__doc__ or "").splitlines()[0]

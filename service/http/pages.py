@@ -1,15 +1,18 @@
-"""What the service says of itself: the playground, cards, OpenAPI description, metrics."""
+"""What the service says of itself: the playground, cards and pictures, OpenAPI, metrics."""
 
 import asyncio
+import re
 
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
+from models.package import PackageError
 from service.catalog import Catalog, describe
+from service.errors import ServiceError, UnknownPathError
 from service.http.endpoint import json_response, plain
-from service.http.playground import Playground
+from service.http.playground import Playground, to_keep
 from service.telemetry import metrics
 
 
@@ -22,6 +25,7 @@ def create_pages() -> Starlette:
             Route("/playground/{file}", plain(playground.file)),
             Route("/models", plain(_models)),
             Route("/models/{name}", plain(_model)),
+            Route("/models/{name}/report/{file}", plain(_picture)),
             Route("/docs.json", plain(_docs)),
             Route("/metrics", plain(_metrics)),
         ]
@@ -38,6 +42,27 @@ async def _models(request: Request) -> Response:
 async def _model(request: Request) -> Response:
     catalog: Catalog = request.app.state.catalog
     return json_response(describe(catalog[request.path_params["name"]]))
+
+
+async def _picture(request: Request) -> Response:
+    """A picture of a package's report, with the digest that its card says."""
+    catalog: Catalog = request.app.state.catalog
+    package = catalog[request.path_params["name"]].package
+    file = f"report/{request.path_params['file']}"
+    pictures = [name for name in package.card.files if re.fullmatch(r"report/[^/]+\.png", name)]
+    if file not in pictures:
+        raise UnknownPathError(
+            f"Model {package.card.name!r} has no picture {file[:100]!r}; "
+            f"there are: {', '.join(pictures) or 'none'}."
+        )
+    try:
+        content = await asyncio.to_thread(package.load, file)
+    except PackageError as error:
+        raise ServiceError(
+            f"The picture {file!r} of model {package.card.name!r} is not the one of its card "
+            "any more."
+        ) from error
+    return to_keep(content, "image/png", request)
 
 
 async def _docs(request: Request) -> Response:

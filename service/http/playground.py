@@ -65,9 +65,13 @@ class Playground:
     def _send(self, name: str, request: Request) -> Response:
         if name not in self._files:
             raise UnknownPathError(f"There is nothing at {request.url.path!r}.")
-        content = self._files[name]
-        tag = f'"{hashlib.sha256(content).hexdigest()[:16]}"'
-        headers = {"Cache-Control": "no-cache", "ETag": tag}  # kept, and asked whether it changed
-        if request.headers.get("if-none-match") == tag:
-            return Response(status_code=304, headers=headers)
-        return Response(content, headers=headers, media_type=MEDIA_TYPES[Path(name).suffix])
+        return to_keep(self._files[name], MEDIA_TYPES[Path(name).suffix], request)
+
+
+def to_keep(content: bytes, media_type: str, request: Request) -> Response:
+    """`content` for a browser to keep: whenever it needs it again it asks whether it changed."""
+    tag = f'"{hashlib.sha256(content).hexdigest()[:16]}"'
+    headers = {"Cache-Control": "private, no-cache", "ETag": tag}
+    if tag in request.headers.get("if-none-match", ""):  # perhaps in a list, or weak by a proxy
+        return Response(status_code=304, headers=headers)
+    return Response(content, headers=headers, media_type=media_type)

@@ -77,7 +77,7 @@ async function answer() {
       part("digit-answers").replaceChildren(
         make("p", { class: "quiet" }, "Draw a digit: the networks follow while you draw."),
       );
-      part("digit-said").textContent = "";
+      part("digit-said").textContent = trouble.textContent = "";
       return;
     }
     const names = [part("digit-network").value, part("digit-beside").value].filter(Boolean);

@@ -23,6 +23,7 @@ SECURITY = {
     "referrer-policy": "no-referrer",
     "cache-control": "no-store",
 }
+PAGE = ("/", "/playground/index.html", "/playground/main.js")
 HEALTH = ("/livez", "/readyz", "/healthz", "/v2/health/live", "/v2/health/ready")
 INFER = "/v2/models/curve-tanh/infer"
 BODY = json.dumps({"inputs": [tensor("x", X)]}).encode()
@@ -78,6 +79,7 @@ def open_one(root: Path, few: Path) -> Iterator[Server]:
     settings = {
         "FITSERVE_MODEL_REPOSITORY": str(few),
         "FITSERVE_HEALTH": "off",
+        "FITSERVE_PLAYGROUND": "off",
         "FITSERVE_CORS_ORIGINS": json.dumps([ORIGIN]),
         "FITSERVE_LOG_FORMAT": "json",
     }
@@ -112,8 +114,8 @@ WAYS: dict[str, dict[str, Any]] = {
     "typed, the long way": asks("/predict_curve?long", TYPED, **AS_JSON),
     "an upload": picture(),
     "the cards": {"method": "GET", "url": "/models"},
+    "a picture": {"method": "GET", "url": "/models/curve-tanh/report/fitted-curve.png"},
     "the description": {"method": "GET", "url": "/docs.json"},
-    "the page": {"method": "GET", "url": "/"},
     "the protocol's models": {"method": "GET", "url": "/v2/models"},
 }  # fmt: skip
 
@@ -124,7 +126,8 @@ def ask(server: Server, way: dict[str, Any], **more: str) -> httpx.Response:
 
 
 def assert_secured(response: httpx.Response) -> None:
-    for name, value in SECURITY.items():
+    kept = {"cache-control": "private, no-cache"} if "etag" in response.headers else {}
+    for name, value in (SECURITY | kept).items():
         assert response.headers.get_list(name) == [value]
     (policy,) = response.headers.get_list("content-security-policy")
     assert policy.startswith("default-src 'none'")
@@ -198,8 +201,19 @@ def test_health_is_open_and_the_metrics_ask_for_a_key_where_that_is_set(locked: 
     assert httpx.get(f"{locked.url}/metrics", headers=bearer("annie")).status_code == 200
 
 
+def test_the_page_is_open_though_all_that_it_asks_is_not(locked: Server) -> None:
+    for path in PAGE:
+        for headers in ({}, bearer("nobody"), bearer("slow"), bearer("slow")):
+            response = httpx.get(locked.url + path, headers=headers)
+            assert response.status_code == 200
+            assert_secured(response)
+    refused = httpx.patch(f"{locked.url}/")
+    assert refused.status_code == 405
+    assert_secured(refused)
+
+
 def test_what_is_switched_off_is_not_there(open_one: Server) -> None:
-    for path in HEALTH:
+    for path in (*HEALTH, *PAGE):
         response = httpx.get(open_one.url + path)
         assert response.status_code == 404
         assert list(response.json()) == ["error"]
@@ -208,7 +222,7 @@ def test_what_is_switched_off_is_not_there(open_one: Server) -> None:
 
 @pytest.mark.parametrize(
     ("method", "path", "status"),
-    [("GET", "/nothing", 404), ("DELETE", "/models", 405), ("PATCH", "/", 405),
+    [("GET", "/nothing", 404), ("DELETE", "/models", 405), ("GET", "/", 404),
      ("POST", INFER, 400), ("POST", "/predict_curve", 400), ("GET", "/v2/models/curve-mlp", 503),
      ("GET", "/metrics", 200), ("HEAD", "/models", 200)],
 )  # fmt: skip
@@ -314,8 +328,8 @@ def test_where_no_share_is_logged_every_5xx_is_and_nothing_else(open_one: Server
         assert response.status_code == 503
         identities.append(response.headers["x-request-id"])
     fine = ask(open_one, WAYS["typed, the short way"])
-    page = ask(open_one, WAYS["the page"])
-    assert (fine.status_code, page.status_code) == (200, 200)
+    cards = ask(open_one, WAYS["the cards"])
+    assert (fine.status_code, cards.status_code) == (200, 200)
     logged = [entry for entry in lines(open_one) if "request_id" in entry]
     assert {entry["status"] for entry in logged} == {503}
     assert [entry["request_id"] for entry in logged][-2:] == identities

@@ -40,10 +40,14 @@ def bento(home: Path, root: Path) -> Path:
     return home / "bentos" / name / version
 
 
-def test_it_holds_the_service_and_the_models(bento: Path, root: Path) -> None:
+def test_it_holds_the_service_its_page_and_the_models(bento: Path, root: Path) -> None:
     for room in ("models", "service"):
         packed = {path.relative_to(bento / "src") for path in (bento / "src" / room).rglob("*.py")}
         assert packed == {path.relative_to(root) for path in (root / room).rglob("*.py")}
+    page = root / "service/playground"
+    files = {path.name: path.read_bytes() for path in page.iterdir()}
+    packed_page = (bento / "src/service/playground").iterdir()
+    assert {path.name: path.read_bytes() for path in packed_page} == files != {}
     packages = ModelRepository(bento / "src/models")
     assert packages.names() == ModelRepository(root / "models").names() != []
     for label, package in packages:
@@ -97,6 +101,9 @@ def test_it_serves_from_anywhere_with_its_own_packages(
             client.post("/classify_points", json={"points": [[0, 1]]}),
             client.get("/models/curve-tanh"),
             client.get("/docs.json"),
+            client.get("/"),
+            client.get("/playground/main.js"),
+            client.get("/models/curve-tanh/report/fitted-curve.png"),
         ]
         assert [question.status_code for question in questions] == [200] * len(questions)
         assert client.post("/predict_curve", json={"x": []}).status_code == 400

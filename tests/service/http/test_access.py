@@ -15,6 +15,7 @@ from service.errors import RateLimitError, UnauthorizedError, UnknownPathError
 from service.http import access
 from service.http.access import Access, read_keys
 from service.http.exchange import Exchange
+from service.http.playground import FOLDER
 from service.settings import Settings
 
 INFER = "/v2/models/line/infer"
@@ -184,6 +185,32 @@ def test_health_and_metrics_are_open_or_kept_or_off(tmp_path: Path, path: str) -
     with pytest.raises(UnknownPathError):
         Access(Settings(**{setting: "off"})).admit(exchange(path))
     Access(Settings(**{setting: "off"})).admit(exchange())
+
+
+PAGE = ["/", *(f"/playground/{file.name}" for file in FOLDER.iterdir())]
+
+
+def test_the_page_is_for_everybody_or_off(tmp_path: Path) -> None:
+    line = f"ann {digest('secret')}"
+    door = access_to(tmp_path, line)
+    off = (access_to(tmp_path, line, playground="off"), Access(Settings(playground="off")))
+    for path in PAGE:
+        asked = exchange(path)
+        door.admit(asked)
+        assert asked.key == ""
+        for closed in off:
+            with pytest.raises(UnknownPathError, match="There is nothing at"):
+                closed.admit(exchange(path, x_api_key="secret"))
+
+
+@pytest.mark.parametrize(
+    "path", ["/models", "/models/line/report/loss.png", "/docs.json", "/playground/", "/playground"]
+)
+def test_the_rest_asks_for_a_key_though_the_page_does_not(tmp_path: Path, path: str) -> None:
+    door = access_to(tmp_path, f"ann {digest('secret')}")
+    with pytest.raises(UnauthorizedError):
+        door.admit(exchange(path))
+    door.admit(exchange(path, x_api_key="secret"))
 
 
 def test_the_command_makes_a_key_that_its_line_lets_in(root: Path, tmp_path: Path) -> None:

@@ -1,9 +1,11 @@
-"""What the service says of itself: the cards, the refused packages, and every endpoint."""
+"""What the service says of itself: the page, the cards, the refused packages, every endpoint."""
 
 import asyncio
 import json
+import logging
 import re
-from collections.abc import Iterator
+import shutil
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import httpx
@@ -12,10 +14,11 @@ from starlette.applications import Starlette
 from starlette.routing import Route
 from tiny import write_tiny
 
-from models.package import ModelPackage
+from models.package import ModelPackage, write_package
 from service.catalog import Catalog
 from service.http.openapi import openapi_of
 from service.http.pages import create_pages
+from service.http.playground import FOLDER
 from service.open_inference.routes import PREFIX, ROUTES
 from service.service import FitServe
 from service.settings import VERSION, Settings
@@ -38,10 +41,22 @@ class Pages(NamedTuple):
         return asyncio.run(ask())
 
 
+PICTURE = b"\x89PNG\r\n\x1a\n and so on"
+
+
+def with_report(package: ModelPackage) -> ModelPackage:
+    """The package anew, with a report of two pictures and of something else."""
+    names = ("loss.png", "spoilt.png", "note.html")
+    files = {file: package.load(file) for file in package.card.files if file.startswith("model.")}
+    files |= {f"report/{name}": PICTURE for name in names}
+    shutil.rmtree(package.path)
+    return write_package(package.path.parents[1], package.card, files)
+
+
 @pytest.fixture(scope="module")
 def pages(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pages]:
     root = tmp_path_factory.mktemp("packages")
-    package = write_tiny(root, "line", runtimes=("onnx",))
+    package = with_report(write_tiny(root, "line", runtimes=("onnx",)))
     (write_tiny(root, "broken", runtimes=("onnx",)).path / "model.onnx").write_bytes(b"")
     app = create_pages()
     runner = asyncio.Runner()
@@ -91,13 +106,6 @@ def test_an_unknown_model_is_a_404_that_says_which_there_are(pages: Pages, name:
         assert response.json()["error"].endswith("; there are: line.")
 
 
-def test_the_page_may_ask_this_service_alone(pages: Pages) -> None:
-    response = pages.get("/")
-    assert response.headers["content-type"].startswith("text/html")
-    allowed = set(re.findall(r"'[^']*'|blob:", response.headers["content-security-policy"]))
-    assert allowed == {"'none'", "'self'", "blob:"}
-
-
 def test_a_refused_model_is_a_503(pages: Pages) -> None:
     response = pages.get("/models/broken")
     assert response.status_code == 503
@@ -105,6 +113,110 @@ def test_a_refused_model_is_a_503(pages: Pages) -> None:
     assert response.json() == {
         "error": "Model 'broken' was refused when the service started; see its log."
     }
+
+
+# The playground.
+
+
+def test_the_page_may_ask_this_service_alone(pages: Pages) -> None:
+    response = pages.get("/")
+    assert response.headers["content-type"] == "text/html; charset=utf-8"
+    policy = response.headers["content-security-policy"]
+    assert policy.startswith("default-src 'none'; ")
+    assert set(re.findall(r"(?<= )[^\s;]+(?=[;\s]|$)", policy)) - DIRECTIVES == {
+        *("'none'", "'self'", "blob:")
+    }
+
+
+DIRECTIVES = {
+    *("script-src", "style-src", "connect-src", "img-src"),
+    *("base-uri", "form-action", "frame-ancestors"),
+}
+
+
+@pytest.mark.parametrize(
+    ("file", "media_type"),
+    [
+        ("index.html", "text/html; charset=utf-8"),
+        ("main.js", "text/javascript; charset=utf-8"),
+        ("style.css", "text/css; charset=utf-8"),
+        ("icon.svg", "image/svg+xml"),
+        ("examples.json", "application/json"),
+    ],
+)
+def test_a_file_of_the_page_has_its_media_type(pages: Pages, file: str, media_type: str) -> None:
+    response = pages.get(f"/playground/{file}")
+    assert response.status_code == 200
+    assert response.headers["content-type"] == media_type
+    assert response.content == (FOLDER / file).read_bytes()
+
+
+def test_every_file_in_the_folder_is_sent(pages: Pages) -> None:
+    for file in FOLDER.iterdir():
+        assert pages.get(f"/playground/{file.name}").status_code == 200, file.name
+
+
+@pytest.mark.parametrize("path", ["/", "/playground/main.js", "/models/line/report/loss.png"])
+def test_what_a_browser_has_is_not_sent_again(pages: Pages, path: str) -> None:
+    first = pages.get(path)
+    tag = first.headers["etag"]
+    assert "no-cache" in first.headers["cache-control"]  # it asks each time whether it changed
+    for known in (tag, f"W/{tag}", f'"other", {tag}'):
+        again = pages.get(path, {"If-None-Match": known})
+        assert (again.status_code, again.content, again.headers["etag"]) == (304, b"", tag)
+    other = pages.get(path, {"If-None-Match": '"0123456789abcdef"'})
+    assert (other.status_code, other.content) == (200, first.content)
+
+
+@pytest.mark.parametrize(
+    "file",
+    [
+        *("nothing.js", "main", "MAIN.JS", "", "main.js%00", "%2fetc%2fpasswd"),
+        *("%2e%2e%2fsettings.py", "%2e%2e%2f%2e%2e%2fREADME.md", "%2e%2e%5csettings.py"),
+    ],
+)
+def test_what_is_no_file_of_the_page_is_not_found(pages: Pages, file: str) -> None:
+    assert pages.get(f"/playground/{file}").status_code == 404
+
+
+# Pictures.
+
+
+def test_a_picture_of_a_report_is_sent_as_it_is(pages: Pages) -> None:
+    response = pages.get("/models/line/report/loss.png")
+    assert response.status_code == 200
+    assert response.headers["content-type"] == "image/png"
+    assert response.content == PICTURE
+
+
+@pytest.mark.parametrize(
+    "file", ["other.png", "note.html", "loss.PNG", "..%2fcard.json", "%00.png", "unlisted.png"]
+)
+def test_what_the_card_does_not_name_as_a_picture_is_not_found(pages: Pages, file: str) -> None:
+    (pages.package.path / "report/unlisted.png").write_bytes(PICTURE)
+    response = pages.get(f"/models/line/report/{file}")
+    assert response.status_code == 404
+    if response.headers["content-type"] == "application/json":  # else it is no picture's path
+        assert response.json()["error"].endswith("; there are: report/loss.png, report/spoilt.png.")
+
+
+def test_a_picture_that_was_changed_is_not_sent(
+    pages: Pages, logged: Callable[[], list[logging.LogRecord]]
+) -> None:
+    for content in (PICTURE + b"more", bytes(len(PICTURE))):
+        (pages.package.path / "report/spoilt.png").write_bytes(content)
+        response = pages.get("/models/line/report/spoilt.png")
+        assert response.status_code == 500
+        assert response.json()["error"].startswith(
+            "The picture 'report/spoilt.png' of model 'line' is not the one of its card any more."
+        )
+        assert content not in response.content
+        assert logged()[-1].exc_info is not None  # the operator is told which file, and why
+
+
+def test_the_pictures_of_other_models_are_told_like_their_cards(pages: Pages) -> None:
+    assert pages.get("/models/lines/report/loss.png").status_code == 404
+    assert pages.get("/models/broken/report/loss.png").status_code == 503
 
 
 # The OpenAPI description.
