@@ -103,7 +103,7 @@ function described(card) {
     ["Its files", files(card)],
   ];
   return [
-    make("h3", {}, card.name, make("span", { class: "quiet" }, ` version ${card.version}, ${card.task}`)),
+    make("h3", {}, card.name, make("span", { class: "quiet" }, ` version ${card.version}${card.task === "other" ? "" : `, ${card.task}`}`)),
     make("p", {}, card.summary),
     ...sections
       .filter(([, content]) => content.length)

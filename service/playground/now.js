@@ -55,6 +55,7 @@ async function load() {
     part("now-trouble").textContent = error.message;
     return;
   }
+  looks = []; // they know nothing of networks that came since
   const names = models.map(({ name }) => [name, name]);
   fill(part("now-network"), [["", "all"], ...names]);
   fill(part("burst-network"), names, part("burst-network").value || "mnist-cnn");
@@ -69,7 +70,9 @@ async function look() {
   try {
     take(parse(await getText("metrics")));
     part("now-trouble").textContent = "";
+    part("charts").hidden = false;
   } catch (error) {
+    part("charts").hidden = error.status === 404;
     refused = error.status < 429; // what another try would not change
     part("now-trouble").textContent =
       error.status === 404 ? "The metrics of this server are switched off: there is nothing to show here." : error.message;

@@ -482,6 +482,7 @@ def test_switched_off_metrics_are_told_of_and_a_burst_does_without(
     visitor.expect("status of 404")
     page = opened(visitor, added, "now")
     expect(page.locator("#now-trouble")).to_contain_text("switched off")
+    expect(page.locator("#charts")).to_be_hidden()
     page.locator("#burst").click()
     expect(page.locator("#burst-said")).to_contain_text(f"{BURST} of {BURST} were answered")
     expect(page.locator("#burst-result")).to_contain_text("not known")
