@@ -350,6 +350,30 @@ def test_the_pasted_requests_give_what_the_form_gives(
         assert values == pytest.approx(output["data"], abs=1e-4)
 
 
+def test_a_request_of_several_inputs_is_whole_whatever_their_sizes(page: Page) -> None:
+    given = [
+        {"name": "it's", "shape": [1, 2], "datatype": "FP32", "data": [0.5, -1]},
+        {"name": 'a "big" one', "shape": [1, 500], "datatype": "UINT8", "data": [7] * 500},
+        {"name": "$HOME", "shape": [1, 1], "datatype": "BOOL", "data": [True]},
+        {"name": "`id`", "shape": [1, 70], "datatype": "BOOL", "data": [True] * 70},
+    ]
+    texts = page.evaluate(
+        """async (tensors) => {
+            const { snippets } = await import("./playground/snippets.js");
+            const card = { name: "many", inputs: tensors, outputs: [] };
+            return Object.fromEntries(snippets("http://127.0.0.1:9/", card, tensors, false));
+        }""",
+        given,
+    )
+    expected = [dict(entry) for entry in given]
+    expected[1]["data"], expected[3]["data"] = [0] * 500, [False] * 70
+    body, send = texts["curl"].split(" |\n")
+    assert send.endswith("-d @-")
+    assert json.loads(run("sh", "-c", body))["inputs"] == expected
+    listed = texts["Python"].partition("inputs = ")[2].partition("headers")[0]
+    assert eval(listed) == expected  # noqa: S307 - it is ours
+
+
 def test_many_numbers_are_left_out_of_the_text_and_that_is_said(
     visitor: Visitor, server: Server
 ) -> None:
