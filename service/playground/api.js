@@ -25,6 +25,9 @@ export class ApiError extends Error {
 /** What to tell of an error where it happened. A server that is away has its own notice. */
 export const reason = (error) => (error.status === 0 ? "" : error.message);
 
+/** Whether requests bring an API key. */
+export const hasKey = () => Boolean(sessionStorage.getItem(KEY));
+
 /** Call `listener` each time the server can be asked again after it could not. */
 export function whenBack(listener) {
   listeners.push(listener);

@@ -25,15 +25,34 @@ export function fill(select, options, chosen = select.value) {
   if (options.some(([value]) => value === chosen)) select.value = chosen;
 }
 
-/** One bar for each label, the greatest marked. `shares` are from 0 to 1. */
-export function bars(labels, shares) {
+/** One bar for each label, the greatest marked, and its text. `shares` are from 0 to 1. */
+export function bars(labels, shares, texts = shares.map(percent)) {
   const best = shares.indexOf(Math.max(...shares));
   const rows = labels.flatMap((label, index) => {
     const bar = make("span", { class: index === best ? "bar best" : "bar", "aria-hidden": "true" }, make("i"));
     bar.firstChild.style.setProperty("--share", `${100 * shares[index]}%`);
-    return [make("span", {}, label), bar, make("span", { class: "number" }, percent(shares[index]))];
+    return [make("span", {}, label), bar, make("span", { class: "number" }, texts[index])];
   });
   return make("div", { class: "bars" }, ...rows);
+}
+
+/**
+ * A table that scrolls sideways where it must. `head` may be empty; from the column `numbers` on its
+ * cells hold numbers.
+ */
+export function table(caption, head, numbers, rows) {
+  const line = (row, name, attributes) =>
+    make("tr", {}, ...row.map((content, index) => make(name, { class: index >= numbers && "number", ...attributes }, content)));
+  return make(
+    "div",
+    { class: "scrolls", tabindex: 0, role: "region", "aria-label": caption },
+    make(
+      "table",
+      {},
+      head.length ? make("thead", {}, line(head, "th", { scope: "col" })) : null,
+      make("tbody", {}, ...rows.map((row) => line(row, "td"))),
+    ),
+  );
 }
 
 /** Draw 28 x 28 pixels, white ink on black, on a canvas. */

@@ -1,3 +1,225 @@
-/** TODO */
+/** Now: the last minute from the metrics, as live charts; and a burst, with how it was batched. */
 
-export function start(panel) {}
+import { getJson, getText, postJson, whenBack } from "./api.js";
+import { bars, fill, make, part } from "./dom.js";
+import { between, countIn, histogram, parse, quantile, total } from "./prometheus.js";
+import { sparkline } from "./sparkline.js";
+import { exampleOf } from "./tensors.js";
+
+const SECONDS = 60;
+const BURST = 500;
+const PREDICTIONS = /^\/(classify|predict)_|\/infer$/; // of the endpoints that the metrics name
+
+/** `{ at, of }`: when it was taken, in seconds, and what it says of a network ("" for all). */
+let looks = [];
+let showing = false;
+let busy = false;
+let refused = false;
+let models = [];
+
+const time = (seconds) =>
+  seconds < 1 ? `${(1e3 * seconds).toPrecision(seconds < 1e-3 ? 2 : 3)} ms` : `${seconds.toPrecision(3)} s`;
+const whole = (value) => Math.round(value).toLocaleString("en");
+const tenth = (value) => (value < 10 ? value.toFixed(1) : whole(value));
+const charts = [
+  { chart: sparkline("Requests a second", [""], tenth), lines: ({ rate }) => [rate] },
+  { chart: sparkline("Latency", ["p50", "p99"], time), lines: ({ p50, p99 }) => [p50, p99] },
+  { chart: sparkline("Rows in a batch, mean", [""], tenth), lines: ({ rows }) => [rows] },
+  { chart: sparkline("Rows that wait", [""], whole), lines: ({ queued }) => [queued] },
+];
+
+export function start() {
+  part("charts").replaceChildren(...charts.map(({ chart }) => chart.element));
+  part("now-network").onchange = draw;
+  part("now-say").onclick = () => {
+    part("now-said").textContent = `${charts.map(({ chart }) => chart.say()).join("; ")}.`;
+  };
+  part("burst").onclick = burst;
+  setInterval(look, 1000);
+  whenBack(load);
+  load();
+  return { show: () => set(true), hide: () => set(false) };
+}
+
+function set(value) {
+  showing = value;
+  refused = false;
+  look();
+}
+
+async function load() {
+  refused = false;
+  try {
+    ({ models } = await getJson("models"));
+  } catch (error) {
+    part("now-trouble").textContent = error.message;
+    return;
+  }
+  looks = []; // they know nothing of networks that came since
+  const names = models.map(({ name }) => [name, name]);
+  fill(part("now-network"), [["", "all"], ...names]);
+  fill(part("burst-network"), names, part("burst-network").value || "mnist-cnn");
+  part("burst").disabled = !names.length;
+}
+
+/* The charts */
+
+async function look() {
+  if (!showing || document.hidden || busy || refused) return;
+  busy = true;
+  try {
+    take(parse(await getText("metrics")));
+    part("now-trouble").textContent = "";
+    part("charts").hidden = false;
+  } catch (error) {
+    part("charts").hidden = error.status === 404;
+    refused = error.status < 429; // what another try would not change
+    part("now-trouble").textContent =
+      error.status === 404 ? "The metrics of this server are switched off: there is nothing to show here." : error.message;
+  } finally {
+    busy = false;
+  }
+}
+
+function take(samples) {
+  const found = new Map();
+  const of = (model) => {
+    if (!found.has(model)) found.set(model, summary(samples, model));
+    return found.get(model);
+  };
+  const last = looks.at(-1);
+  // Counters that fall are those of a server that has begun anew.
+  if (last && countIn(between(last.of("").requests, of("").requests)) < 0) looks = [];
+  for (const name of ["", ...models.map((card) => card.name)]) of(name); // the samples can go
+  const at = performance.now() / 1000;
+  looks = [...looks.filter((old) => at - old.at <= SECONDS + 2), { at, of: (name) => found.get(name) }];
+  draw();
+}
+
+/** What one look says of a network, counted since the server started. */
+function summary(samples, model) {
+  const its = (labels) => !model || labels.model === model;
+  return {
+    requests: histogram(samples, "fitserve_request_seconds", (labels) => PREDICTIONS.test(labels.endpoint) && its(labels)),
+    rows: total(samples, "fitserve_batch_rows_sum", its),
+    batches: total(samples, "fitserve_batch_rows_count", its),
+    queued: total(samples, "fitserve_queue_rows", its),
+  };
+}
+
+function draw() {
+  const model = part("now-network").value;
+  const now = looks.at(-1)?.at;
+  const steps = looks.slice(1).map((look, index) => step(looks[index], look, model));
+  for (const { chart, lines } of charts) {
+    const values = steps.map(({ at, ...found }) => lines(found).map((value) => [now - at, value]));
+    chart.update((values[0] ?? []).map((_, line) => values.map((row) => row[line])), SECONDS);
+  }
+}
+
+/** What went on between two looks; null where there was nothing to measure. */
+function step(before, after, model) {
+  const [a, b] = [before.of(model), after.of(model)];
+  const buckets = between(a.requests, b.requests);
+  const batches = b.batches - a.batches;
+  return {
+    at: after.at,
+    rate: countIn(buckets) / (after.at - before.at),
+    p50: quantile(buckets, 0.5),
+    p99: quantile(buckets, 0.99),
+    rows: batches > 0 ? (b.rows - a.rows) / batches : null,
+    queued: b.queued,
+  };
+}
+
+/* The burst */
+
+async function burst() {
+  const card = models.find(({ name }) => name === part("burst-network").value);
+  const [button, progress] = [part("burst"), part("burst-progress")];
+  part("burst-trouble").textContent = part("burst-said").textContent = "";
+  part("burst-result").replaceChildren();
+  progress.value = 0;
+  progress.hidden = false;
+  button.disabled = true;
+  const before = await batchesOf(card.name);
+  const result = await send(card, () => (progress.value += 1));
+  const after = before && (await batchesOf(card.name));
+  tell(result, after && between(before, after));
+  progress.hidden = true;
+  button.disabled = false;
+}
+
+/** Of one network: how many requests its batches held. Null where the metrics are not to be had. */
+async function batchesOf(model) {
+  try {
+    return histogram(parse(await getText("metrics")), "fitserve_batch_requests", (labels) => labels.model === model);
+  } catch {
+    return null;
+  }
+}
+
+/** All at once; what each took, in seconds, and what was said of those that failed, by status. */
+async function send(card, onAnswer) {
+  const path = `v2/models/${card.name}/infer`;
+  const inputs = exampleOf(card);
+  const errors = new Map();
+  performance.clearResourceTimings();
+  performance.setResourceTimingBufferSize(2 * BURST);
+  const started = performance.now();
+  async function one() {
+    try {
+      await postJson(path, { inputs });
+    } catch (error) {
+      errors.set(error.status, [...(errors.get(error.status) ?? []), error.message]);
+    }
+    onAnswer();
+  }
+  await Promise.all(Array.from({ length: BURST }, one));
+  const seconds = (performance.now() - started) / 1000;
+  // Without what each waited in the browser for a connection.
+  const latencies = performance
+    .getEntriesByName(new URL(path, document.baseURI).href)
+    .filter((entry) => entry.requestStart > 0)
+    .map((entry) => (entry.responseEnd - entry.requestStart) / 1000)
+    .sort((a, b) => a - b);
+  return { latencies, errors, seconds };
+}
+
+function tell({ latencies, errors, seconds }, batches) {
+  const failed = [...errors.values()].flat().length;
+  const answered = BURST - failed;
+  const at = (share) => time(latencies[Math.ceil(share * latencies.length) - 1]);
+  const taken = latencies.length ? `; once sent, half of them took up to ${at(0.5)}, and 99% up to ${at(0.99)}` : "";
+  part("burst-said").textContent =
+    `${answered} of ${BURST} were answered in ${seconds.toFixed(2)} s` +
+    (answered ? `, ${whole(answered / seconds)} a second${taken}.` : ".");
+  part("burst-trouble").textContent = [...errors]
+    .map(([status, { length, 0: message }]) =>
+      status === 0
+        ? `The server went away, or is too slow: ${length} got no answer.`
+        : `${length} were answered ${status}: ${message}`,
+    )
+    .join(" ");
+  if (batches) part("burst-result").replaceChildren(...batched(batches));
+  else part("burst-result").textContent = "How they were batched is not known: the metrics were not to be had.";
+}
+
+/** How many batches held how many requests. */
+function batched(buckets) {
+  const last = buckets.findLastIndex(([, count]) => count > 0);
+  const shown = buckets.slice(0, last + 1);
+  const most = Math.max(...shown.map(([, count]) => count));
+  const labels = shown.map(([bound], index) => {
+    const least = index ? shown[index - 1][0] + 1 : 1;
+    return bound === Infinity ? `${least} or more` : least === bound ? `${bound}` : `${least} to ${bound}`;
+  });
+  return [
+    make("h4", {}, `${whole(countIn(buckets))} batches, by how many requests they held`),
+    bars(
+      labels,
+      shown.map(([, count]) => count / most),
+      shown.map(([, count]) => whole(count)),
+    ),
+  ];
+}

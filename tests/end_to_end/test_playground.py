@@ -327,6 +327,7 @@ def test_a_late_answer_never_overwrites_a_newer_one(page: Page) -> None:
 
 
 PROXY = """
+user root;
 daemon off;
 pid nginx.pid;
 error_log error.log;
@@ -354,7 +355,6 @@ def prefixed(server: Server, tmp_path: Path) -> Iterator[str]:
     if program is None:
         pytest.skip("nginx is not installed")
     port = free_port()
-    tmp_path.chmod(0o755)
     (tmp_path / "nginx.conf").write_text(PROXY.format(port=port, url=server.url))
     process = subprocess.Popen([program, "-p", tmp_path, "-c", "nginx.conf", "-e", "error.log"])
     try:

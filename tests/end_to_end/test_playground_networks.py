@@ -1,0 +1,606 @@
+"""The playground's tabs Networks and Now, in a browser: cards, forms, requests, metrics."""
+
+import ast
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import httpx
+import numpy as np
+import onnx
+import psutil
+import pytest
+from browser import Visitor
+from live_server import BIN, Server, serving, temporary_home
+from onnx import TensorProto, helper
+from playwright.sync_api import Locator, Page, Route, expect
+from prometheus_client.parser import text_string_to_metric_families
+
+from models.__main__ import main
+from models.card import ModelCard
+from models.repository import ModelRepository
+
+AWAY = r"ERR_CONNECTION_REFUSED|ERR_CONNECTION_RESET|ERR_EMPTY_RESPONSE|ERR_SOCKET_NOT_CONNECTED"
+CLIENTS = BIN.parent / "clients" / "bin" / "python"
+LABELS = ("<b>bold</b>", "it's <i>", '"quoted" & more')
+BURST = 500
+NONE = "\N{EN DASH}"  # in place of a value
+
+
+def network(path: Path, operator: str, name: str, width: int | str) -> Path:
+    """A graph of one operator, from rows of numbers to rows of numbers."""
+    place = helper.make_tensor_value_info(name, TensorProto.FLOAT, ["batch", width])
+    answer = helper.make_tensor_value_info("answer", TensorProto.FLOAT, ["batch", width])
+    node = helper.make_node(operator, [name], ["answer"])
+    graph = helper.make_graph([node], "g", [place], [answer])
+    opsets = [helper.make_opsetid("", 18)]
+    onnx.save(helper.make_model(graph, opset_imports=opsets, ir_version=10), path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def added(root: Path, shipped: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """A server of two added networks with names as they should not be, and a refused package.
+
+    Its metrics are switched off.
+    """
+    folder = tmp_path_factory.mktemp("networks")
+    packages = folder / "packages"
+    for name, operator, tensor, width, labels in (
+        ("labelled", "Softmax", 'it\'s <b>"this"</b>', 3, ["--label", *LABELS]),
+        ("lengths", "Abs", "row", "length", []),
+    ):
+        file = network(folder / f"{name}.onnx", operator, tensor, width)
+        options = ["--onnx", str(file), "--repository", str(packages), *labels]
+        assert main(["add", name, *options]) == 0
+    shutil.copytree(shipped / "moons-linear", packages / "broken")
+    settings = {"FITSERVE_MODEL_REPOSITORY": str(packages), "FITSERVE_METRICS": "off"}
+    with temporary_home() as home, serving(home, root, settings=settings) as server:
+        yield server
+
+
+def opened(visitor: Visitor, server: Server, tab: str, **options: Any) -> Page:
+    return visitor.open(f"{server.url}/#{tab}", **options)
+
+
+def chosen(page: Page, name: str) -> Locator:
+    """The card of a network, chosen from the list."""
+    page.locator("#network-list").get_by_role("link", name=re.compile(rf"^{name}\b")).click()
+    expect(page.locator("#network h3")).to_have_text(re.compile(f"^{name} version"))
+    return page.locator("#network")
+
+
+def asked(server: Server, name: str, inputs: list[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """What the API answers."""
+    response = httpx.post(f"{server.url}/v2/models/{name}/infer", json={"inputs": inputs})
+    assert response.status_code == 200, response.text
+    outputs: list[dict[str, Any]] = response.json()["outputs"]
+    return outputs
+
+
+def predicted(page: Page) -> tuple[list[Mapping[str, Any]], Locator]:
+    """Press the form's button: what it sent, and where the answer is."""
+    with page.expect_response(re.compile("/infer$")) as answer:
+        page.get_by_role("button", name="Predict").click()
+    sent: list[Mapping[str, Any]] = answer.value.request.post_data_json["inputs"]
+    return sent, page.locator("#network .outputs")
+
+
+def filled(page: Page, name: str, way: str) -> None:
+    page.get_by_label(f"Fill {name} with").select_option(way)
+
+
+def percent(share: float) -> str:
+    return f"{100 * share:.1f}%"
+
+
+def number(value: float) -> str:
+    """As a package's page writes it."""
+    return f"{value:.4g}".replace("e-0", "e-") if abs(value) < 1e-3 else f"{value:.4f}"
+
+
+# Cards.
+
+
+def test_each_networks_card_is_shown_whole(
+    visitor: Visitor, server: Server, repository: ModelRepository
+) -> None:
+    page = opened(visitor, server, "networks")
+    names = list(repository.names())
+    expect(page.locator("#network-list a")).to_have_count(len(names))
+    for name in names:
+        card = repository.get(name).card
+        shown = chosen(page, name)
+        assert page.url.endswith(f"#networks/{name}")
+        content = shown.text_content() or ""
+        assert [text for text in told(card) if text not in content] == []
+        pictures = [file for file in card.files if file.endswith(".png")]
+        expect(shown.locator("img")).to_have_count(len(pictures))
+        for file in pictures:
+            alt = f"{name}: {Path(file).stem.replace('-', ' ')}"
+            picture = shown.get_by_role("img", name=alt)
+            picture.scroll_into_view_if_needed()
+            expect(picture).to_have_js_property("complete", True)
+            assert picture.evaluate("(image) => image.naturalWidth") > 100
+
+
+def told(card: ModelCard) -> list[str]:
+    """What a reader of the card finds on the page too."""
+    assert card.fit is not None
+    test = card.evaluations[0]
+    figures = [number(value) for entry in card.evaluations for value in entry.metrics.values()]
+    seeds = [number(value) for entry in card.seeds for value in (entry.mean, *entry.values)]
+    return [
+        card.summary,
+        card.intended_use,
+        *card.limits,
+        *figures,
+        *seeds,
+        f"{test.samples:,}",
+        *(f"{proof.equal_answers:.2%}" for proof in card.parity),
+        *(record.sha256 for record in card.files.values()),
+        card.fit.data.sha256,
+        f"{card.fit.parameter_count:,}",
+        f"seed {card.fit.seed}",
+        *card.fit.hyperparameters,
+        *(spec.meaning for spec in (*card.inputs, *card.outputs)),
+    ]
+
+
+def test_the_list_says_how_good_each_network_is(
+    visitor: Visitor, server: Server, repository: ModelRepository
+) -> None:
+    page = opened(visitor, server, "networks")
+    for name in repository.names():
+        test = repository.get(name).card.evaluations[0]
+        entry = page.locator(f"#network-list a[href='#networks/{name}']")
+        if "accuracy" in test.metrics:
+            said = f"{100 * test.metrics['accuracy']:.2f}% of {test.samples:,} right"
+        else:
+            said = f"mean squared error {test.metrics['mse']:.4f}"
+        expect(entry).to_contain_text(said)
+
+
+def test_a_network_has_an_address_and_the_way_back_leads_back(
+    visitor: Visitor, server: Server
+) -> None:
+    page = opened(visitor, server, "networks/moons-tanh")
+    title = page.locator("#network h3")
+    expect(title).to_contain_text("moons-tanh")
+    chosen(page, "curve-mlp")
+    page.go_back()
+    expect(title).to_contain_text("moons-tanh")
+    page.click("#tab-now")
+    page.click("#tab-networks")
+    expect(title).to_contain_text("moons-tanh")
+    page.goto(f"{server.url}/#networks/none-such")
+    expect(page.locator("#network-trouble")).to_contain_text("none-such")
+
+
+# Forms.
+
+
+def test_the_form_sends_the_cards_example_and_shows_what_the_api_answers(
+    visitor: Visitor, server: Server, repository: ModelRepository
+) -> None:
+    for name in ("mnist-cnn", "moons-tanh"):
+        page = opened(visitor, server, f"networks/{name}")
+        sent, outputs = predicted(page)
+        example = repository.get(name).card.example
+        (recorded,) = example.inputs.values()
+        ((tensor),) = sent
+        assert tensor["shape"] == [1, *recorded.shape[1:]]
+        assert tensor["data"] == list(recorded.data[: len(tensor["data"])])
+        (answer,) = asked(server, name, sent)
+        expect(outputs.locator(".bars .number")).to_have_text(
+            [percent(share) for share in answer["data"]]
+        )
+        expect(page.locator("#network .given [role=status]")).to_have_text(
+            re.compile(r"^Answered in [\d.]+ ms\.$")
+        )
+
+
+def test_typed_numbers_are_answered_as_the_api_answers_them(
+    visitor: Visitor, server: Server
+) -> None:
+    page = opened(visitor, server, "networks/curve-tanh")
+    page.get_by_label("Rows").fill("3")
+    filled(page, "x", "own")
+    page.get_by_label("x as JSON").fill("[[0], [5], [10.5]]")
+    sent, outputs = predicted(page)
+    assert sent == [{"name": "x", "shape": [3, 1], "datatype": "FP32", "data": [[0], [5], [10.5]]}]
+    (answer,) = asked(server, "curve-tanh", sent)
+    shown = [float(text) for text in outputs.locator("td.number").all_text_contents()]
+    assert shown == pytest.approx(answer["data"], rel=1e-6)
+
+
+def test_zeros_and_random_numbers_are_what_they_are_called(
+    visitor: Visitor, server: Server
+) -> None:
+    page = opened(visitor, server, "networks/mnist-mlp")
+    page.get_by_label("Rows").fill("2")
+    filled(page, "image", "zeros")
+    ((tensor),) = predicted(page)[0]
+    assert tensor["shape"] == [2, 28, 28]
+    assert tensor["data"] == [0] * 1568
+    filled(page, "image", "random")
+    ((tensor),) = predicted(page)[0]
+    pixels = np.array(tensor["data"])
+    assert pixels.dtype.kind == "i"
+    assert pixels.min() >= 0
+    assert pixels.max() <= 255
+    assert len(set(tensor["data"])) > 200
+    page.get_by_role("button", name="Draw anew").click()
+    assert predicted(page)[0][0]["data"] != tensor["data"]
+    chosen(page, "curve-tanh")
+    page.get_by_label("Rows").fill("16")
+    filled(page, "x", "random")
+    places = predicted(page)[0][0]["data"]
+    assert len(set(places)) > 8
+    assert min(places) >= 0
+    assert max(places) <= 20
+    assert max(places) > 5
+
+
+def test_what_is_wrong_with_the_numbers_is_said_in_a_sentence(
+    visitor: Visitor, server: Server
+) -> None:
+    visitor.expect("status of 400")
+    page = opened(visitor, server, "networks/curve-tanh")
+    filled(page, "x", "own")
+    page.get_by_label("x as JSON").fill("[1, 2, 3]")
+    page.get_by_role("button", name="Predict").click()
+    trouble = page.locator("#network .given .trouble")
+    expect(trouble).to_contain_text("does not have the shape [1, 1]")
+    page.get_by_label("x as JSON").fill("one and two")
+    page.get_by_role("button", name="Predict").click()
+    expect(trouble).to_contain_text("no JSON list")
+    page.get_by_label("x as JSON").fill("[7]")
+    predicted(page)
+    expect(trouble).to_be_empty()
+
+
+# Networks of other origin.
+
+
+def test_labels_and_names_that_look_like_html_stay_text(visitor: Visitor, added: Server) -> None:
+    page = opened(visitor, added, "networks/labelled")
+    _, outputs = predicted(page)
+    for label in LABELS:
+        expect(outputs.get_by_text(label, exact=True)).to_be_visible()
+        expect(page.locator("#network")).to_contain_text(label)
+    expect(outputs.locator("b, i:not(.bar i)")).to_have_count(0)
+    expect(page.locator("#network legend code")).to_have_text('it\'s <b>"this"</b>')
+
+
+def test_a_refused_package_is_named_with_its_reason(visitor: Visitor, added: Server) -> None:
+    page = opened(visitor, added, "networks")
+    reason = httpx.get(f"{added.url}/models").json()["refused"]["broken"]
+    expect(page.locator("#refused")).to_contain_text(f"broken: {reason}")
+    expect(page.locator("#network-list a")).to_have_count(2)
+
+
+def test_a_dimension_of_any_size_has_a_field(visitor: Visitor, added: Server) -> None:
+    page = opened(visitor, added, "networks/lengths")
+    field = page.get_by_label("Dimension 2")
+    expect(field).to_be_disabled()  # the example has its own
+    filled(page, "row", "random")
+    field.fill("5")
+    page.get_by_label("Rows").fill("2")
+    sent, outputs = predicted(page)
+    assert sent[0]["shape"] == [2, 5]
+    shown = [abs(value) for value in sent[0]["data"]]
+    assert [float(text) for text in outputs.locator("td.number").all_text_contents()] == shown
+    ways = page.get_by_label("Fill row with").locator("option")
+    expect(ways).to_have_count(4)
+    field.fill("4000")
+    expect(ways).to_have_count(3)  # 8,000 numbers are too many to type
+
+
+# Requests to paste.
+
+
+def pasted(page: Page, language: str) -> str:
+    page.locator(".paste").get_by_role("button", name=language).click()
+    text: str = page.locator(".paste pre").text_content() or ""
+    return text
+
+
+def run(*command: str | Path, **variables: str) -> str:
+    done = subprocess.run(
+        command, capture_output=True, text=True, timeout=60, env={**os.environ, **variables}
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+@pytest.mark.parametrize(
+    ("name", "tensor", "way"),
+    [
+        ("curve-tanh", "x", "example"),
+        ("moons-tanh", "point", "random"),
+        ("mnist-cnn", "image", "zeros"),
+        ("labelled", 'it\'s <b>"this"</b>', "random"),
+        ("lengths", "row", "example"),
+    ],
+)
+def test_the_pasted_requests_give_what_the_form_gives(
+    name: str, tensor: str, way: str, visitor: Visitor, server: Server, added: Server
+) -> None:
+    asked_server = added if name in ("labelled", "lengths") else server
+    page = opened(visitor, asked_server, f"networks/{name}")
+    filled(page, tensor, way)
+    page.get_by_label("Rows").fill("2")
+    sent, _ = predicted(page)
+    expected = asked(asked_server, name, sent)
+    assert ast.literal_eval(run(sys.executable, "-c", pasted(page, "Python"))) == expected
+    if shutil.which("curl"):
+        assert json.loads(run("sh", "-c", pasted(page, "curl")))["outputs"] == expected
+    if CLIENTS.exists():
+        text = run(CLIENTS, "-c", pasted(page, "tritonclient"))
+        values = [float(found) for found in re.findall(r"-?\d[\d.e+-]*", text)]
+        (output,) = expected
+        assert values == pytest.approx(output["data"], abs=1e-4)
+
+
+def test_a_request_of_several_inputs_is_whole_whatever_their_sizes(page: Page) -> None:
+    given = [
+        {"name": "it's", "shape": [1, 2], "datatype": "FP32", "data": [0.5, -1]},
+        {"name": 'a "big" one', "shape": [1, 500], "datatype": "UINT8", "data": [7] * 500},
+        {"name": "$HOME", "shape": [1, 1], "datatype": "BOOL", "data": [True]},
+        {"name": "`id`", "shape": [1, 70], "datatype": "BOOL", "data": [True] * 70},
+    ]
+    texts = page.evaluate(
+        """async (tensors) => {
+            const { snippets } = await import("./playground/snippets.js");
+            const card = { name: "many", inputs: tensors, outputs: [] };
+            return Object.fromEntries(snippets("http://127.0.0.1:9/", card, tensors, false));
+        }""",
+        given,
+    )
+    expected = [dict(entry) for entry in given]
+    expected[1]["data"], expected[3]["data"] = [0] * 500, [False] * 70
+    body, send = texts["curl"].split(" |\n")
+    assert send.endswith("-d @-")
+    assert json.loads(run("sh", "-c", body))["inputs"] == expected
+    listed = texts["Python"].partition("inputs = ")[2].partition("headers")[0]
+    assert eval(listed) == expected  # noqa: S307 - it is ours
+
+
+def test_many_numbers_are_left_out_of_the_text_and_that_is_said(
+    visitor: Visitor, server: Server
+) -> None:
+    page = opened(visitor, server, "networks/mnist-cnn")
+    for language in ("curl", "Python", "tritonclient"):
+        assert len(pasted(page, language)) < 800
+    note = page.locator(".paste p")
+    expect(note).to_contain_text("zeros stand for")
+    filled(page, "image", "zeros")
+    expect(note).to_be_empty()
+
+
+def test_a_key_is_never_in_the_text(visitor: Visitor, server: Server) -> None:
+    page = opened(visitor, server, "networks/curve-tanh")
+    page.evaluate("sessionStorage.setItem('fitserve-key', 'secret-of-ann')")
+    page.reload()
+    for language, named in (
+        ("curl", '-H "X-API-Key: $KEY"'),
+        ("Python", 'os.environ["KEY"]'),
+        ("tritonclient", 'os.environ["KEY"]'),
+    ):
+        text = pasted(page, language)
+        assert named in text
+        assert "secret-of-ann" not in text
+    run(sys.executable, "-c", pasted(page, "Python"), KEY="any")
+
+
+def test_the_text_is_copied_or_selected(visitor: Visitor, server: Server) -> None:
+    page = opened(visitor, server, "networks/curve-tanh")
+    page.context.grant_permissions(["clipboard-read", "clipboard-write"])
+    text = pasted(page, "Python")
+    page.get_by_role("button", name="Copy").click()
+    expect(page.locator(".paste [role=status]")).to_have_text("Copied.")
+    assert page.evaluate("navigator.clipboard.readText()") == text
+    page.evaluate("Object.defineProperty(navigator, 'clipboard', { value: undefined })")
+    page.get_by_role("button", name="Copy").click()
+    expect(page.locator(".paste [role=status]")).to_contain_text("Ctrl+C")
+    assert page.evaluate("String(getSelection())").strip() == text
+
+
+# Now.
+
+
+def metrics(server: Server, name: str, **labels: str) -> float:
+    """The sum of a metric's samples with these labels."""
+    text = httpx.get(f"{server.url}/metrics").text
+    return sum(
+        sample.value
+        for family in text_string_to_metric_families(text)
+        for sample in family.samples
+        if sample.name == name and labels.items() <= sample.labels.items()
+    )
+
+
+def value_of(page: Page, title: str) -> Locator:
+    """The present value, or values, beside the title of a chart."""
+    return page.locator("#charts figure").filter(has_text=title).locator("b")
+
+
+def test_the_charts_show_what_is_asked_and_not_the_pages_own_asking(
+    visitor: Visitor, server: Server
+) -> None:
+    page = opened(visitor, server, "now")
+    rate = value_of(page, "Requests a second")
+    expect(rate).to_have_text("0.0")  # it has asked for the metrics twice
+    expect(value_of(page, "Latency").first).to_have_text(NONE)
+    page.select_option("#now-network", "curve-tanh")
+    body = {"inputs": [{"name": "x", "shape": [2, 1], "datatype": "FP32", "data": [1, 2]}]}
+    with httpx.Client(base_url=server.url) as client:
+        deadline = time.monotonic() + 20
+        while rate.text_content() in ("0.0", NONE) and time.monotonic() < deadline:
+            for _ in range(10):
+                client.post("/v2/models/curve-tanh/infer", json=body)
+    assert float(rate.text_content() or "") > 5
+    expect(value_of(page, "Rows in a batch")).to_have_text("2.0")
+    for latency in value_of(page, "Latency").all_text_contents():
+        assert 0 < float(latency.removesuffix(" ms")) < 1000
+    expect(value_of(page, "Rows that wait")).to_have_text("0")
+    for line in page.locator("#charts path.line").all():
+        assert "M" in (line.get_attribute("d") or "")
+    page.select_option("#now-network", "moons-tanh")
+    expect(rate).to_have_text("0.0")
+    expect(page.locator("#now-said")).to_be_empty()
+    page.get_by_role("button", name="Read the values out").click()
+    expect(page.locator("#now-said")).to_contain_text("Requests a second: 0.0")
+
+
+def test_the_metrics_are_asked_for_while_they_are_looked_at_alone(
+    visitor: Visitor, server: Server
+) -> None:
+    page = opened(visitor, server, "now")
+    asked_for: list[str] = []
+    page.on("request", lambda request: asked_for.append(request.url))
+    expect(value_of(page, "Requests a second")).to_have_text("0.0")
+    assert f"{server.url}/metrics" in asked_for
+    page.click("#tab-points")
+    page.wait_for_timeout(300)
+    asked_for.clear()
+    page.wait_for_timeout(2_500)
+    assert f"{server.url}/metrics" not in asked_for
+
+
+def test_a_burst_is_answered_and_shown_as_it_was_batched(visitor: Visitor, server: Server) -> None:
+    page = opened(visitor, server, "now")
+    button = page.locator("#burst")
+    expect(button).to_be_enabled()
+    names = ("fitserve_batch_requests_sum", "fitserve_batch_requests_count")
+    before = [metrics(server, name, model="mnist-cnn") for name in names]
+    button.click()
+    expect(button).to_be_disabled()
+    expect(page.locator("#burst-said")).to_contain_text(f"{BURST} of {BURST} were answered")
+    expect(button).to_be_enabled()
+    expect(page.locator("#burst-trouble")).to_be_empty()
+    after = [metrics(server, name, model="mnist-cnn") for name in names]
+    requests, batches = np.subtract(after, before)
+    assert requests == BURST
+    result = page.locator("#burst-result .bars")
+    counts = [int(text.split()[0]) for text in result.locator(".number").all_text_contents()]
+    assert sum(counts) == batches
+    least = [
+        int(text.split()[0]) for text in result.locator("span:nth-child(3n+1)").all_text_contents()
+    ]
+    assert least[0] == 1
+    assert np.dot(counts, least) <= BURST  # each batch holds at least its label's first number
+
+
+def test_switched_off_metrics_are_told_of_and_a_burst_does_without(
+    visitor: Visitor, added: Server
+) -> None:
+    visitor.expect("status of 404")
+    page = opened(visitor, added, "now")
+    expect(page.locator("#now-trouble")).to_contain_text("switched off")
+    expect(page.locator("#charts")).to_be_hidden()
+    page.locator("#burst").click()
+    expect(page.locator("#burst-said")).to_contain_text(f"{BURST} of {BURST} were answered")
+    expect(page.locator("#burst-result")).to_contain_text("not known")
+
+
+def test_a_server_that_goes_away_ends_a_burst_with_a_sentence(
+    visitor: Visitor, root: Path, shipped: Path, tmp_path: Path
+) -> None:
+    visitor.expect(AWAY)
+    shutil.copytree(shipped / "mnist-cnn", tmp_path / "mnist-cnn")
+    settings = {"FITSERVE_MODEL_REPOSITORY": str(tmp_path)}
+    with temporary_home() as home, serving(home, root, settings=settings) as server:
+        page = opened(visitor, server, "now")
+        routes: list[Route] = []
+
+        def hold_back(route: Route) -> None:
+            routes.append(route)
+            if len(routes) <= 100:
+                route.continue_()
+
+        page.route("**/infer", hold_back)
+        page.locator("#burst").click()
+        progress = page.locator("#burst-progress")
+        expect(progress).to_have_js_property("value", 100)
+        while len(routes) < BURST:
+            page.wait_for_timeout(50)
+        for process in (*server.workers(), psutil.Process(server.process.pid)):
+            process.kill()
+        server.process.wait(10)
+        for route in routes[100:]:
+            route.continue_()
+        expect(page.locator("#burst-trouble")).to_contain_text("The server went away")
+        expect(page.locator("#burst-trouble")).to_contain_text("400 got no answer")
+        expect(page.locator("#burst-said")).to_contain_text(f"100 of {BURST} were answered")
+        expect(page.locator("#burst")).to_be_enabled()
+        expect(progress).to_be_hidden()
+
+
+# What is computed in the page.
+
+
+def test_the_metrics_format_is_read_as_prometheus_writes_it(page: Page) -> None:
+    text = 'a_total{path="\\"x\\\\y\\",\\n{}",le="+Inf"} 1.5e3\n# a{b="c"} 7\nplain 2\n\nb{} +Inf\n'
+    found = page.evaluate(
+        """async (text) => {
+            const { parse } = await import("./playground/prometheus.js");
+            return parse(text).map(({ name, labels, value }) => [name, labels, String(value)]);
+        }""",
+        text,
+    )
+    assert found == [
+        ["a_total", {"path": '"x\\y",\n{}', "le": "+Inf"}, "1500"],
+        ["plain", {}, "2"],
+        ["b", {}, "Infinity"],
+    ]
+
+
+@pytest.mark.parametrize(
+    ("later", "share", "expected"),
+    [
+        ([10, 20, 20], 0.5, 0.1),  # at the end of the first bucket
+        ([10, 20, 20], 0.25, 0.05),  # linear inside it
+        ([0, 20, 20], 0.5, 0.55),  # inside the second
+        ([0, 0, 5], 0.5, 1.0),  # beyond the last bound
+        ([0, 0, 0], 0.5, None),
+    ],
+)
+def test_a_quantile_is_that_of_prometheus(
+    page: Page, later: list[int], share: float, expected: float | None
+) -> None:
+    found = page.evaluate(
+        """async ([later, share]) => {
+            const { between, histogram, parse, quantile } =
+                await import("./playground/prometheus.js");
+            const look = (counts) => histogram(parse(["0.1", "1.0", "+Inf"]
+                .map((le, index) => `h_bucket{m="a",le="${le}"} ${counts[index] + 3 * index}`)
+                .join("\\n")), "h");
+            return quantile(between(look([0, 0, 0]), look(later)), share);
+        }""",
+        [later, share],
+    )
+    assert found == (expected if expected is None else pytest.approx(expected))
+
+
+# How it looks.
+
+
+@pytest.mark.parametrize("name", ["mnist-cnn", "moons-tanh"])
+def test_a_card_with_an_answer_fits_a_narrow_window(
+    name: str, visitor: Visitor, server: Server
+) -> None:
+    page = opened(visitor, server, f"networks/{name}", width=360, height=740)
+    page.get_by_label("Rows").fill("3")
+    predicted(page)
+    for summary in page.locator("#network summary").all():
+        summary.click()
+    assert page.evaluate("document.documentElement.scrollWidth") <= 360
