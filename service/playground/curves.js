@@ -1,6 +1,6 @@
 /** Curves: the data, the true function and every fitted curve, also where there was no data. */
 
-import { getJson, newest, postJson, whenBack } from "./api.js";
+import { getJson, newest, postJson, reason, whenBack } from "./api.js";
 import { make, part } from "./dom.js";
 import { plot, sample } from "./plot.js";
 
@@ -78,7 +78,7 @@ async function load() {
     fillTable();
     move(place === undefined ? (fitted[0] + fitted[1]) / 2 : grid[place]);
   } catch (error) {
-    trouble.textContent = error.status === 0 ? "" : error.message; // a notice tells of status 0
+    trouble.textContent = reason(error);
   }
 }
 

@@ -1,6 +1,6 @@
 /** Networks: what the card of each package says, a form to try it, and the request to paste. */
 
-import { getJson, getPicture, whenBack } from "./api.js";
+import { getJson, getPicture, reason, whenBack } from "./api.js";
 import { make, part, table } from "./dom.js";
 import { tryIt } from "./try_it.js";
 
@@ -26,7 +26,7 @@ async function load() {
     shown = "";
     show();
   } catch (error) {
-    part("network-trouble").textContent = error.message;
+    part("network-trouble").textContent = reason(error);
   }
 }
 
@@ -39,7 +39,7 @@ function tellRefused(refused) {
   part("refused").hidden = !refused.length;
   part("refused").replaceChildren(
     make("p", {}, "These packages were refused when the service started:"),
-    make("ul", {}, ...refused.map(([name, reason]) => make("li", {}, make("b", {}, name), `: ${reason}`))),
+    make("ul", {}, ...refused.map(([name, why]) => make("li", {}, make("b", {}, name), `: ${why}`))),
   );
 }
 

@@ -1,6 +1,6 @@
 /** Now: the last minute from the metrics, as live charts; and a burst, with how it was batched. */
 
-import { getJson, getText, postJson, whenBack } from "./api.js";
+import { getJson, getText, postJson, reason, whenBack } from "./api.js";
 import { bars, fill, make, part } from "./dom.js";
 import { between, countIn, histogram, parse, quantile, total } from "./prometheus.js";
 import { sparkline } from "./sparkline.js";
@@ -52,7 +52,7 @@ async function load() {
   try {
     ({ models } = await getJson("models"));
   } catch (error) {
-    part("now-trouble").textContent = error.message;
+    part("now-trouble").textContent = reason(error);
     return;
   }
   looks = []; // they know nothing of networks that came since
@@ -75,7 +75,9 @@ async function look() {
     part("charts").hidden = error.status === 404;
     refused = error.status < 429; // what another try would not change
     part("now-trouble").textContent =
-      error.status === 404 ? "The metrics of this server are switched off: there is nothing to show here." : error.message;
+      error.status === 404
+        ? "The metrics of this server are switched off: there is nothing to show here."
+        : reason(error);
   } finally {
     busy = false;
   }

@@ -1,6 +1,6 @@
 /** Points: what a network says of every place of the plane, and of the one that is chosen. */
 
-import { getJson, newest, postJson, whenBack } from "./api.js";
+import { getJson, newest, postJson, reason, whenBack } from "./api.js";
 import { bars, fill, make, part, percent } from "./dom.js";
 import { legend, plot } from "./plot.js";
 
@@ -74,7 +74,7 @@ async function attempt(task) {
     await task();
     trouble.textContent = "";
   } catch (error) {
-    trouble.textContent = error.status === 0 ? "" : error.message; // a notice tells of status 0
+    trouble.textContent = reason(error);
   }
 }
 
