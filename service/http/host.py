@@ -11,7 +11,7 @@ uvicorn, which finds the short way's under the name that it chooses; and makes i
 
 The parent of the workers is circus' arbiter. BentoML has it look after them every ten seconds, and
 replace a dead one for ever; ours looks every second, and ends where replacing does not help. It
-gives each worker its share of the cores.
+gives each worker its share of the cores, and tells it whom it belongs to.
 """
 
 import os
@@ -28,7 +28,7 @@ from starlette.types import ASGIApp
 from uvicorn.config import HTTP_PROTOCOLS
 
 from service.http.front import Front
-from service.http.leaving import LeavingServer
+from service.http.leaving import PARENT, LeavingServer
 from service.http.short_way import ShortWay
 from service.settings import current_settings
 from service.telemetry.logs import logger
@@ -73,7 +73,9 @@ class Supervisor(circus.Arbiter):
     def __init__(self, watchers: Sequence[Any], **options: Any) -> None:
         for watcher in watchers:
             watcher.hooks["before_spawn"] = Replacements()
+            watcher.respawn = True  # also in what BentoML takes for a container
             share_cores(watcher)
+            watcher.env[PARENT] = str(os.getpid())
         super().__init__(watchers, **{**options, "check_delay": LOOK_SECONDS})
 
     def manage_watchers(self) -> Any:
