@@ -29,6 +29,9 @@ class Settings(BaseSettings):
     threads: int = Field(
         0, ge=0, description="CPU threads for one batch; 0 takes this worker's share of the cores"
     )
+    max_load_seconds: float = Field(
+        300.0, gt=0, description="a package that takes longer to load is refused"
+    )
     max_batch_rows: int = Field(
         256, ge=1, description="rows that are computed at once, as far as time allows"
     )

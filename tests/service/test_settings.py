@@ -13,6 +13,7 @@ SET = {
     "runtime": ("onnx", "onnx"),
     "device": ("cuda:3", "cuda:3"),
     "threads": ("2", 2),
+    "max_load_seconds": ("2.5", 2.5),
     "max_batch_rows": ("512", 512),
     "max_queue_rows": ("1000", 1000),
     "max_delay_seconds": ("0.01", 0.01),
