@@ -55,6 +55,9 @@ class Settings(BaseSettings):
     timeout_seconds: float = Field(
         30.0, gt=0, description="how long a request may wait for its compute before its 504"
     )
+    max_connections: int = Field(
+        10_000, ge=1, description="connections that a worker holds at once; more get 503"
+    )
     max_header_bytes: int = Field(
         64 * 2**10, ge=1024, description="the largest line and headers of a request"
     )
@@ -65,6 +68,9 @@ class Settings(BaseSettings):
     )
     max_body_bytes: int = Field(
         64 * 2**20, ge=1, description="the largest request body, decompressed"
+    )
+    max_bodies_bytes: int = Field(
+        2**30, ge=1, description="what all bodies that arrive in parts may take together; else 503"
     )
     body_timeout_seconds: float = Field(
         30.0, gt=0, description="how long a body may take to arrive"
@@ -96,6 +102,12 @@ class Settings(BaseSettings):
     def _queue_holds_a_batch(self) -> "Settings":
         if self.max_queue_rows < self.max_batch_rows:
             raise ValueError("FITSERVE_MAX_QUEUE_ROWS must be at least FITSERVE_MAX_BATCH_ROWS")
+        return self
+
+    @model_validator(mode="after")
+    def _the_largest_body_fits(self) -> "Settings":
+        if self.max_bodies_bytes < self.max_body_bytes:
+            raise ValueError("FITSERVE_MAX_BODIES_BYTES must be at least FITSERVE_MAX_BODY_BYTES")
         return self
 
 

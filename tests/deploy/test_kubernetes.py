@@ -306,6 +306,8 @@ def test_the_limits_hold_what_was_measured(overlay: str, measured: str) -> None:
     body = 15 * int(environment(overlay)["FITSERVE_MAX_BODY_BYTES"])
     picture = 13 * DEFAULTS.max_image_pixels
     assert in_bytes(resources["limits"]["memory"]) > 1.5 * (rest + body + picture)
+    bodies = int(environment(overlay)["FITSERVE_MAX_BODIES_BYTES"])
+    assert in_bytes(resources["limits"]["memory"]) > 1.2 * (rest + body + picture + bodies)
     assert Decimal(resources["requests"]["cpu"]) >= 1  # what one worker's event loop takes
 
 
