@@ -15,6 +15,7 @@ gives each worker its share of the cores, and tells it whom it belongs to.
 """
 
 import os
+import sys
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
@@ -33,10 +34,14 @@ from service.http.short_way import ShortWay
 from service.settings import current_settings
 from service.telemetry.logs import logger
 
+if sys.platform != "win32":
+    import resource
+
 DROPPED = ("OpenTelemetryMiddleware", "TimeoutMiddleware")
 LOOK_SECONDS = 1.0
 REPLACEMENTS = 5  # of each worker
 REPLACED_WITHIN_SECONDS = 600.0
+OTHER_FILES = 1000  # that a worker may have open, beside its connections
 
 
 def stand_before(service: Any, front: Callable[[ASGIApp], Front]) -> None:
@@ -76,6 +81,7 @@ class Supervisor(circus.Arbiter):
             watcher.respawn = True  # also in what BentoML takes for a container
             share_cores(watcher)
             watcher.env[PARENT] = str(os.getpid())
+        allow_open_files()
         super().__init__(watchers, **{**options, "check_delay": LOOK_SECONDS})
 
     def manage_watchers(self) -> Any:
@@ -94,6 +100,21 @@ def share_cores(watcher: Any) -> None:
     share = max(1, int(cores) // watcher.numprocesses)
     if share < (os.cpu_count() or 1) and not current_settings().threads:
         watcher.env["FITSERVE_THREADS"] = str(share)
+
+
+def allow_open_files() -> None:
+    """Let the workers have as many connections as they may: the usual limit is 1,024 files.
+
+    Beyond that one the kernel hangs up on callers, without an answer or a line in the log.
+    """
+    if sys.platform == "win32":
+        return
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = current_settings().max_connections + OTHER_FILES
+    if hard != resource.RLIM_INFINITY:
+        wanted = min(wanted, hard)
+    if soft not in (resource.RLIM_INFINITY, hard) and soft < wanted:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
 
 
 class Replacements:

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import psutil
 import pytest
 from live_server import Server, serving, temporary_home
 
@@ -207,13 +208,17 @@ def test_an_upgrade_is_not_taken_up(hasty: Server) -> None:
 
 @pytest.fixture(scope="module")
 def small(root: Path, chosen: dict[str, str]) -> Iterator[Server]:
-    """A server that holds little: 20 connections, and 3 MB of bodies of a megabyte at most."""
+    """A server that holds little: 20 connections, and 3 MB of bodies of a megabyte at most.
+
+    It is started where few files may be open.
+    """
     settings = chosen | {
         "FITSERVE_MAX_CONNECTIONS": "20",
         "FITSERVE_MAX_BODY_BYTES": "1000000",
         "FITSERVE_MAX_BODIES_BYTES": "3000000",
     }
-    with temporary_home() as home, serving(home, root, settings=settings) as started:
+    few = ("bash", "-c", 'ulimit -Sn 256 && exec "$0" "$@"')
+    with temporary_home() as home, serving(home, root, settings=settings, under=few) as started:
         yield started
         assert "Traceback" not in started.read_log()
 
@@ -233,6 +238,12 @@ def test_a_connection_too_many_is_a_503_and_those_that_are_there_are_served(smal
         while httpx.get(f"{small.url}/livez").status_code != 200:
             assert time.monotonic() < deadline, "there is room, and nobody is let in"
     assert_counted(small, "connections")
+
+
+def test_as_many_files_may_be_open_as_there_may_be_connections_and_some_more(small: Server) -> None:
+    (worker,) = small.workers()
+    soft, hard = worker.rlimit(psutil.RLIMIT_NOFILE)
+    assert min(hard, 1020) <= soft <= hard
 
 
 def test_bodies_too_many_are_a_503_and_those_that_are_there_are_served(small: Server) -> None:
