@@ -105,7 +105,7 @@ def share_cores(watcher: Any) -> None:
 def allow_open_files() -> None:
     """Let the workers have as many connections as they may: the usual limit is 1,024 files.
 
-    Beyond that one the kernel hangs up on callers, without an answer or a line in the log.
+    Beyond that one uvloop hangs up on callers, without an answer or a line in the log.
     """
     if sys.platform == "win32":
         return
