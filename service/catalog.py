@@ -1,9 +1,11 @@
 """The models that serve, by name, and those that were refused, with the reason."""
 
 import asyncio
+import threading
 import time
-from collections.abc import Iterator, Mapping
-from typing import Any
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import Future
+from typing import Any, ParamSpec, TypeVar
 
 from models.card import TensorSpec
 from models.package import ModelPackage, PackageError
@@ -14,6 +16,9 @@ from service.placement import Placement, pick_device, place
 from service.predictor import Predictor
 from service.settings import Settings
 from service.telemetry.logs import logger
+
+Parameters = ParamSpec("Parameters")
+Result = TypeVar("Result")
 
 
 class Catalog:
@@ -34,20 +39,31 @@ class Catalog:
 
         Args:
             worker_index: of this process among its siblings, from 1.
+
+        Raises:
+            TimeoutError: it cannot be found out in time which devices there are.
         """
         settings = self._settings
+        patience = settings.max_load_seconds
         repository = ModelRepository(settings.model_repository)
-        device = pick_device(settings.device, worker_index)
+        try:
+            device = await _in_time(patience, pick_device, settings.device, worker_index)
+        except TimeoutError:
+            raise TimeoutError(f"no GPU, and no lack of one, was found in {patience:g} s") from None
         for name in repository.names():
             try:
                 started = time.monotonic()
-                package, placement = await asyncio.to_thread(
-                    _load, repository, name, device, settings
+                package, placement = await _in_time(
+                    patience, _load, repository, name, device, settings
                 )
                 seconds = time.monotonic() - started
             except PackageError as error:
                 self._refused[name] = str(error)
                 logger.error("refused: %s", error)
+                continue
+            except TimeoutError:
+                self._refused[name] = f"package {name}: it was not loaded within {patience:g} s"
+                logger.error("refused: %s", self._refused[name])
                 continue
             except Exception as error:  # noqa: BLE001 - whatever it is, the others serve on
                 self._refused[name] = f"package {name}: it cannot be served ({error})"
@@ -145,6 +161,33 @@ def _load(
         max_batch_rows=settings.max_batch_rows,
     )
     return package, placement
+
+
+async def _in_time(
+    seconds: float,
+    work: Callable[Parameters, Result],
+    *given: Parameters.args,
+    **named: Parameters.kwargs,
+) -> Result:
+    """What `work` gives, on a thread of its own; one that hangs is left to itself.
+
+    asyncio's threads are waited for when the process ends, which it then never would.
+
+    Raises:
+        TimeoutError: it did not end in time.
+    """
+    done: Future[Result] = Future()
+    done.set_running_or_notify_cancel()  # from now on it can be ended by the thread alone
+
+    def run() -> None:
+        try:
+            done.set_result(work(*given, **named))
+        except BaseException as error:  # noqa: BLE001 - it is raised where it is awaited
+            done.set_exception(error)
+
+    threading.Thread(target=run, name="loading", daemon=True).start()
+    async with asyncio.timeout(seconds):
+        return await asyncio.wrap_future(done)
 
 
 def _takes(predictor: Predictor, wanted: TensorSpec) -> bool:

@@ -122,6 +122,22 @@ class QueueFullError(ServiceError):
     headers = (("Retry-After", "1"),)
 
 
+class TooManyConnectionsError(ServiceError):
+    """As many connections are open as may be; nothing was read from this one, so retry."""
+
+    status = 503
+    reason = "connections"
+    headers = (("Retry-After", "1"),)
+
+
+class BodiesFullError(ServiceError):
+    """The bodies that are arriving take as much memory as they may together, so retry."""
+
+    status = 503
+    reason = "bodies_full"
+    headers = (("Retry-After", "1"), ("Connection", "close"))
+
+
 class NotReadyError(ServiceError):
     """The model, or the whole service, is starting, was refused, or is shutting down."""
 

@@ -29,6 +29,9 @@ class Settings(BaseSettings):
     threads: int = Field(
         0, ge=0, description="CPU threads for one batch; 0 takes this worker's share of the cores"
     )
+    max_load_seconds: float = Field(
+        300.0, gt=0, description="a package that takes longer to load is refused"
+    )
     max_batch_rows: int = Field(
         256, ge=1, description="rows that are computed at once, as far as time allows"
     )
@@ -52,6 +55,9 @@ class Settings(BaseSettings):
     timeout_seconds: float = Field(
         30.0, gt=0, description="how long a request may wait for its compute before its 504"
     )
+    max_connections: int = Field(
+        10_000, ge=1, description="connections that a worker holds at once; more get 503"
+    )
     max_header_bytes: int = Field(
         64 * 2**10, ge=1024, description="the largest line and headers of a request"
     )
@@ -62,6 +68,9 @@ class Settings(BaseSettings):
     )
     max_body_bytes: int = Field(
         64 * 2**20, ge=1, description="the largest request body, decompressed"
+    )
+    max_bodies_bytes: int = Field(
+        2**30, ge=1, description="what all bodies that arrive in parts may take together; else 503"
     )
     body_timeout_seconds: float = Field(
         30.0, gt=0, description="how long a body may take to arrive"
@@ -96,6 +105,12 @@ class Settings(BaseSettings):
     def _queue_holds_a_batch(self) -> "Settings":
         if self.max_queue_rows < self.max_batch_rows:
             raise ValueError("FITSERVE_MAX_QUEUE_ROWS must be at least FITSERVE_MAX_BATCH_ROWS")
+        return self
+
+    @model_validator(mode="after")
+    def _the_largest_body_fits(self) -> "Settings":
+        if self.max_bodies_bytes < self.max_body_bytes:
+            raise ValueError("FITSERVE_MAX_BODIES_BYTES must be at least FITSERVE_MAX_BODY_BYTES")
         return self
 
 

@@ -1,7 +1,8 @@
 """Asks a running container for predictions: `ask.py PORT`; or for its end: `ask.py PORT PID`.
 
-PID is of its `bentoml serve`, as this machine counts. The exit status is 0 where everything was as
-it should be; what was seen is printed. test.sh calls this.
+Before its end its worker is killed, and it is asked again. PID is of its `bentoml serve`, as this
+machine counts. The exit status is 0 where everything was as it should be; what was seen is printed.
+test.sh calls this.
 """
 
 import json
@@ -10,6 +11,8 @@ import signal
 import socket
 import sys
 import time
+from contextlib import suppress
+from pathlib import Path
 from typing import Any
 from urllib.error import HTTPError, URLError
 from urllib.request import Request, urlopen
@@ -18,6 +21,7 @@ X = [0, 5, 10.5]
 Y = [0.1402408, 2.9662492, 8.4879723]  # what README.md says of curve-tanh
 START_SECONDS = 120.0
 DRAIN_SECONDS = 30.0  # what the image's command says
+BACK_SECONDS = 30.0  # from a worker's death to the next one's first answer
 END_SECONDS = 5.0  # from the end of draining to the end of the last process
 
 
@@ -80,6 +84,22 @@ def check_predictions(port: int) -> None:
     check(len(digits) == 2, f"/classify_digits: {len(digits)} answers for two images")
 
 
+def check_replacement(port: int, server: int) -> None:
+    """A worker that dies has a successor."""
+    workers = []
+    for file in Path("/proc").glob("[0-9]*/stat"):
+        with suppress(OSError):  # it has ended in the meantime
+            parent = int(file.read_text().rpartition(")")[2].split()[1])
+            workers += [int(file.parent.name)] * (parent == server)
+    (worker,) = workers
+    os.kill(worker, signal.SIGKILL)
+    at = time.monotonic()
+    time.sleep(0.5)  # who has asked it by then has lost
+    check(close(ask(port, "/predict_curve", {"x": X})["y"]), "it answers after a worker was killed")
+    seconds = time.monotonic() - at
+    check(seconds < BACK_SECONDS, f"within {seconds:.1f} s")
+
+
 def begin(port: int, length: int) -> socket.socket:
     """Send the head of a prediction's request, and none of its body of so many bytes."""
     connection = socket.create_connection(("127.0.0.1", port), timeout=DRAIN_SECONDS + END_SECONDS)
@@ -117,6 +137,7 @@ def check_end(port: int, server: int) -> None:
 if __name__ == "__main__":
     where, *whom = (int(argument) for argument in sys.argv[1:])
     if whom:
+        check_replacement(where, *whom)
         check_end(where, *whom)
     else:
         wait_until_ready(where)

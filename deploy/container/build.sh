@@ -34,6 +34,7 @@ machine=$(uname -m)
 "$bin/uv" pip compile -q --generate-hashes --no-deps --no-annotate --no-header --no-emit-index-url \
   --python-version "$python" --python-platform "${machine/arm64/aarch64}-manylinux_2_28" \
   "$lock" -o "$context/requirements.txt"
+sed -n '/^uv==/,/[^\\]$/p' requirements/all.txt > "$context/uv.txt"
 mkdir -p "$(dirname "$sbom")"
 "$bin/python" -W ignore -m cyclonedx_py requirements --pyproject pyproject.toml --output-reproducible --of JSON \
   -o "$sbom" "$context/requirements.txt"
@@ -48,7 +49,6 @@ label base.name "$base"
 
 "$BUILDER" build "${flags[@]}" -f deploy/container/Dockerfile -t "$image" \
   --build-arg BASE="$base" \
-  --build-arg UV_VERSION="$(sed -n 's/^uv==\([^ ]*\).*/\1/p' requirements/all.txt)" \
   ${INDEX:+--build-arg INDEX="$INDEX"} \
   "$context"
 echo "$image is built from $tag; $sbom lists what it holds"

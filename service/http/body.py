@@ -1,13 +1,18 @@
-"""A request's body, whole: bounded in size, in time, and in what it expands to."""
+"""A request's body, whole: bounded in size, in time, and in what it expands to.
+
+And all bodies that are arriving, together: or many callers, each within its bounds, would take the
+memory.
+"""
 
 import asyncio
 import zlib
 from collections.abc import Mapping
 
-from starlette.types import Receive
+from starlette.types import Message, Receive
 
 from service.errors import (
     BadInputError,
+    BodiesFullError,
     BodyTimeoutError,
     BodyTooLargeError,
     UnsupportedMediaError,
@@ -16,6 +21,12 @@ from service.settings import Settings
 
 # What zlib calls each Content-Encoding; "deflate" is zlib's own format, says RFC 9110.
 _WINDOW_BITS = {b"gzip": 16 + zlib.MAX_WBITS, b"deflate": zlib.MAX_WBITS}
+
+
+class _Arriving:
+    """The bytes of all bodies that are arriving in this process."""
+
+    bytes = 0
 
 
 async def read_body(
@@ -31,6 +42,7 @@ async def read_body(
     Raises:
         BodyTooLargeError: it is larger than the settings allow, says so, or expands so far.
         BodyTimeoutError: it did not arrive in time.
+        BodiesFullError: with the others that are arriving it takes more than they may.
         UnsupportedMediaError: it is compressed in another way than gzip or deflate.
         BadInputError: its caller went away before its end, or it is not what it says it is.
     """
@@ -43,11 +55,7 @@ async def read_body(
             message = await receive()
             body: bytes | bytearray = message.get("body", b"")
             if message.get("more_body"):
-                # Not a list of chunks: of those a client may send one for each byte.
-                body = bytearray(body)
-                while message.get("more_body") and len(body) <= limit:
-                    message = await receive()
-                    body += message.get("body", b"")
+                body, message = await _in_parts(message, receive, settings)
     except TimeoutError:
         raise BodyTimeoutError(
             f"The body did not arrive within {settings.body_timeout_seconds:g} seconds."
@@ -58,6 +66,25 @@ async def read_body(
         raise _too_large(limit)
     encoding = headers.get(b"content-encoding", b"identity").strip().lower()
     return body if encoding == b"identity" else _expanded(body, encoding, limit)
+
+
+async def _in_parts(
+    message: Message, receive: Receive, settings: Settings
+) -> tuple[bytearray, Message]:
+    """A body of which `message` is the first part, up to its end or its limit; the last message."""
+    # Not a list of chunks: of those a client may send one for each byte.
+    body, counted = bytearray(message.get("body", b"")), 0
+    try:
+        while message.get("more_body") and len(body) <= settings.max_body_bytes:
+            _Arriving.bytes += len(body) - counted
+            counted = len(body)
+            if _Arriving.bytes > settings.max_bodies_bytes:
+                raise BodiesFullError("Too many large bodies are arriving. Try again later.")
+            message = await receive()
+            body += message.get("body", b"")
+    finally:
+        _Arriving.bytes -= counted
+    return body, message
 
 
 def _expanded(body: bytes | bytearray, encoding: bytes, limit: int) -> bytes:

@@ -1,8 +1,9 @@
 """One connection: what holds of every request on it, whichever way it goes.
 
-uvicorn sets no bounds to a request's head, so they stand here. A head that is too large, or takes
-too long, and what is no HTTP at all, are refused in the shape of every other error, and the
-connection is closed. One that is told to end waits for a request that may be on its way.
+uvicorn sets no bounds to a request's head, nor to how many connections there are, so they stand
+here. A connection too many, a head that is too large or takes too long, and what is no HTTP at all,
+are refused in the shape of every other error, and the connection is closed. One that is told to end
+waits for a request that may be on its way.
 """
 
 from asyncio import TimerHandle, Transport
@@ -12,7 +13,13 @@ from typing import Any, ClassVar
 from starlette.responses import Response
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
-from service.errors import BadInputError, HeadTimeoutError, HeadTooLargeError, ServiceError
+from service.errors import (
+    BadInputError,
+    HeadTimeoutError,
+    HeadTooLargeError,
+    ServiceError,
+    TooManyConnectionsError,
+)
 from service.http.endpoint import error_response
 from service.http.exchange import begin
 from service.http.front import SECURITY_HEADERS, Front
@@ -55,15 +62,20 @@ class Connection(HttpToolsProtocol):
         settings = current_settings()
         self.ws_protocol_class = None  # nothing here speaks WebSocket
         self._leaving = False
+        self._most = settings.max_connections
         self._largest_head = settings.max_header_bytes
         self._head_seconds = settings.header_timeout_seconds
         self._head_timer: TimerHandle | None = None  # where a head is awaited, or what went before
         self._unused = 0  # bytes that came since a head, or a part of a body
 
     def connection_made(self, transport: Transport) -> None:  # type: ignore[override]  # as uvicorn's
-        """Await the first head."""
+        """Await the first head; where there are too many connections, refuse this one."""
         super().connection_made(transport)
-        self._await_head()
+        if len(self.connections) > self._most:  # all of this worker's
+            told = f"There are {self._most:,} connections, as many as may be. Try again later."
+            self._refuse(TooManyConnectionsError(told))
+        else:
+            self._await_head()
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Await no more."""

@@ -84,7 +84,7 @@ class Front:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Handle one connection."""
         if scope["type"] != "http":
-            await self._host(scope, receive, send)
+            await self._host(scope, receive, self._last_of(send))
             return
 
         exchange = begin(scope["method"], scope["path"], dict(scope["headers"]))
@@ -105,6 +105,19 @@ class Front:
         finally:
             self._departures.leave(task)
             self.end(exchange)
+
+    def _last_of(self, send: Send) -> Send:
+        """Send the spans that are left before the life cycle is told to be over.
+
+        uvicorn ends the process by the signal that it got, and nothing is done at its exit.
+        """
+
+        async def told(message: Message) -> None:
+            if self._tracer is not None and message["type"] == "lifespan.shutdown.complete":
+                await asyncio.to_thread(self._tracer.close)
+            await send(message)
+
+        return told
 
     async def _guarded(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Let one request in, and on to whom it is for."""

@@ -11,10 +11,11 @@ uvicorn, which finds the short way's under the name that it chooses; and makes i
 
 The parent of the workers is circus' arbiter. BentoML has it look after them every ten seconds, and
 replace a dead one for ever; ours looks every second, and ends where replacing does not help. It
-gives each worker its share of the cores.
+gives each worker its share of the cores, and tells it whom it belongs to.
 """
 
 import os
+import sys
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
@@ -28,15 +29,19 @@ from starlette.types import ASGIApp
 from uvicorn.config import HTTP_PROTOCOLS
 
 from service.http.front import Front
-from service.http.leaving import LeavingServer
+from service.http.leaving import PARENT, LeavingServer
 from service.http.short_way import ShortWay
 from service.settings import current_settings
 from service.telemetry.logs import logger
+
+if sys.platform != "win32":
+    import resource
 
 DROPPED = ("OpenTelemetryMiddleware", "TimeoutMiddleware")
 LOOK_SECONDS = 1.0
 REPLACEMENTS = 5  # of each worker
 REPLACED_WITHIN_SECONDS = 600.0
+OTHER_FILES = 1000  # that a worker may have open, beside its connections
 
 
 def stand_before(service: Any, front: Callable[[ASGIApp], Front]) -> None:
@@ -73,7 +78,10 @@ class Supervisor(circus.Arbiter):
     def __init__(self, watchers: Sequence[Any], **options: Any) -> None:
         for watcher in watchers:
             watcher.hooks["before_spawn"] = Replacements()
+            watcher.respawn = True  # also in what BentoML takes for a container
             share_cores(watcher)
+            watcher.env[PARENT] = str(os.getpid())
+        allow_open_files()
         super().__init__(watchers, **{**options, "check_delay": LOOK_SECONDS})
 
     def manage_watchers(self) -> Any:
@@ -92,6 +100,21 @@ def share_cores(watcher: Any) -> None:
     share = max(1, int(cores) // watcher.numprocesses)
     if share < (os.cpu_count() or 1) and not current_settings().threads:
         watcher.env["FITSERVE_THREADS"] = str(share)
+
+
+def allow_open_files() -> None:
+    """Let the workers have as many connections as they may: the usual limit is 1,024 files.
+
+    Beyond that one uvloop hangs up on callers, without an answer or a line in the log.
+    """
+    if sys.platform == "win32":
+        return
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = current_settings().max_connections + OTHER_FILES
+    if hard != resource.RLIM_INFINITY:
+        wanted = min(wanted, hard)
+    if soft not in (resource.RLIM_INFINITY, hard) and soft < wanted:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
 
 
 class Replacements:

@@ -5,9 +5,13 @@ the last process closes the socket, and hangs up on a connection that is between
 the next may be on its way. Here the last worker to leave accepts the first, and shuts the socket:
 whoever comes now is refused at once, and may ask another server. And a connection is kept for one
 more request (`Connection.shutdown`).
+
+A worker whose parent was killed would serve on, where nobody replaces or ends it, and hold the
+port: it stops in the same way.
 """
 
 import asyncio
+import os
 import socket
 import sys
 from contextlib import suppress
@@ -16,8 +20,15 @@ from typing import Any
 
 import uvicorn
 
+from service.telemetry.logs import logger
+
 if sys.platform != "win32":
     import fcntl
+
+PARENT = "FITSERVE_PARENT"
+"""The variable by which `bentoml serve` tells its workers its process's number."""
+
+LOOK_SECONDS = 1.0
 
 
 class LeavingServer(uvicorn.Server):
@@ -27,6 +38,8 @@ class LeavingServer(uvicorn.Server):
         """Start; uvicorn calls it."""
         for shared in sockets or []:
             _hold(shared)
+        if PARENT in os.environ:
+            self._following = asyncio.create_task(self._follow(int(os.environ[PARENT])))
         await super().startup(sockets)
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
@@ -42,6 +55,13 @@ class LeavingServer(uvicorn.Server):
             with suppress(OSError):  # it has gone in the meantime
                 await loop.connect_accepted_socket(protocol, connection, ssl=config.ssl)
         await super().shutdown(sockets)
+
+    async def _follow(self, parent: int) -> None:
+        """Stop where the parent is gone: the process has another one then, except on Windows."""
+        while os.getppid() == parent:  # noqa: ASYNC110 - of this there is no event
+            await asyncio.sleep(LOOK_SECONDS)
+        logger.critical("the process that looks after this worker is gone: the worker ends too")
+        self.should_exit = True
 
 
 # Each worker holds a record lock on the socket that they share, for as long as it accepts: the

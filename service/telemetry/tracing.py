@@ -3,6 +3,7 @@
 Where they go, OpenTelemetry's own variables say (`OTEL_EXPORTER_OTLP_ENDPOINT`, …).
 """
 
+import threading
 import time
 
 from opentelemetry.context import Context
@@ -15,6 +16,9 @@ from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapProp
 
 from service.http.exchange import Exchange
 from service.settings import VERSION
+
+LAST_SECONDS = 5.0
+"""How long the end of a process may wait for a collector."""
 
 
 class Tracer:
@@ -62,8 +66,11 @@ class Tracer:
         span.end(start + round(exchange.seconds * 1e9))
 
     def close(self) -> None:
-        """Send what has not been sent."""
-        self._provider.shutdown()
+        """Send what has not been sent, as far as there is time."""
+        # A daemon, as OpenTelemetry's own bound is 30 seconds, and the process is to end.
+        closing = threading.Thread(target=self._provider.shutdown, name="traces", daemon=True)
+        closing.start()
+        closing.join(LAST_SECONDS)
 
 
 def otlp_exporter() -> SpanExporter:

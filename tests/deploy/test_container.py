@@ -32,6 +32,20 @@ def test_the_cpu_image_installs_what_serve_installs_but_torch_and_cuda(root: Pat
     assert {"bentoml", "orjson", "pillow"} <= cpu.keys()
 
 
+def test_nothing_is_installed_into_an_image_that_has_no_digest(root: Path) -> None:
+    lines = (root / "deploy/container/Dockerfile").read_text().replace("\\\n", "").splitlines()
+    installing = [part for line in lines for part in line.split("&&") if "pip install" in part]
+    assert len(installing) == 2
+    assert all("--require-hashes" in part for part in installing)
+
+
+@pytest.mark.parametrize("name", ["cpu", "serve"])
+def test_an_image_has_what_its_settings_may_ask_for(root: Path, name: str) -> None:
+    """Nothing can be installed into it: FITSERVE_PACKAGE_KEY and FITSERVE_TRACES need these."""
+    asked = {"model-signing", "pyopenssl", "opentelemetry-exporter-otlp-proto-http"}
+    assert asked <= lock(root / f"requirements/{name}.txt").keys()
+
+
 @pytest.mark.timeout(900)
 def test_the_cpu_image_is_built_small_runs_read_only_answers_and_drains(root: Path) -> None:
     with subprocess.Popen(

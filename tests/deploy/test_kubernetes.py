@@ -71,8 +71,10 @@ def in_bytes(quantity: str) -> int:
 
 @pytest.fixture(scope="module")
 def pod_server() -> Iterator[Server]:
-    """A server with the environment of a pod of the cpu overlay."""
-    with temporary_home() as home, serving(home, ROOT, settings=environment("cpu")) as server:
+    """A server with the command and the environment of a pod of the cpu overlay."""
+    _, *options = container("cpu")["args"]
+    settings = environment("cpu")
+    with temporary_home() as home, serving(home, ROOT, *options, settings=settings) as server:
         yield server
 
 
@@ -245,7 +247,11 @@ def test_there_is_time_to_start_and_to_end(overlay: str) -> None:
     longest = (
         DEFAULTS.body_timeout_seconds + DEFAULTS.timeout_seconds + DEFAULTS.max_compute_seconds
     )
-    assert pod(overlay)["spec"]["terminationGracePeriodSeconds"] >= wait + longest
+    # What the server itself waits for, which the image's own command bounds to 30 s.
+    command, option, drain = container(overlay)["args"]
+    assert (command, option) == ("serve", "--timeout-graceful-shutdown")
+    assert int(drain) >= longest
+    assert pod(overlay)["spec"]["terminationGracePeriodSeconds"] > wait + int(drain)
     live = spec["livenessProbe"]
     assert live["periodSeconds"] * live["failureThreshold"] > until_unready
 
@@ -300,6 +306,8 @@ def test_the_limits_hold_what_was_measured(overlay: str, measured: str) -> None:
     body = 15 * int(environment(overlay)["FITSERVE_MAX_BODY_BYTES"])
     picture = 13 * DEFAULTS.max_image_pixels
     assert in_bytes(resources["limits"]["memory"]) > 1.5 * (rest + body + picture)
+    bodies = int(environment(overlay)["FITSERVE_MAX_BODIES_BYTES"])
+    assert in_bytes(resources["limits"]["memory"]) > 1.2 * (rest + body + picture + bodies)
     assert Decimal(resources["requests"]["cpu"]) >= 1  # what one worker's event loop takes
 
 
@@ -324,7 +332,9 @@ def test_it_scales_on_a_queue_that_the_service_shows_and_else_on_cpu(
     # Callers who wait for their answers leave no more than one batch in the queue.
     assert 0 < int(pods["pods"]["target"]["averageValue"]) < DEFAULTS.max_batch_rows
     assert resource["resource"]["name"] == "cpu"
-    assert "cpu" in container(overlay)["resources"]["requests"]  # which utilization is a share of
+    asked = Decimal(container(overlay)["resources"]["requests"]["cpu"])
+    share = Decimal(resource["resource"]["target"]["averageUtilization"]) / 100
+    assert share * asked < 1, "an event loop that is full takes a core: it would never scale"
     (rule,) = yaml.safe_load((FOLDER / "adapter-rules.yaml").read_text())["rules"]["custom"]
     assert rule["name"]["as"] == name
     assert rule["seriesQuery"].startswith(f"{name}{{")

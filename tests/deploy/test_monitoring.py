@@ -206,6 +206,8 @@ def send(server: Server) -> None:
 
     infer = "/v2/models/moons-tanh/infer"
     point = {"name": "point", "shape": [2, 2], "datatype": "FP32", "data": [0, 1, 2, 3]}
+    for _ in range(STRANGERS):  # first: it is the others that are waited for
+        post("/predict_curve", {"x": [1]}, 401)
     for _ in range(CURVES):
         post("/predict_curve", {"x": [1, 2, 3]}, 200, **HEADERS)
     for _ in range(POINTS):
@@ -214,8 +216,6 @@ def send(server: Server) -> None:
         post(infer, {"inputs": []}, 400, **HEADERS)
     for _ in range(UNKNOWN):
         post("/v2/models/nobody/infer", {"inputs": [point]}, 404, **HEADERS)
-    for _ in range(STRANGERS):
-        post("/predict_curve", {"x": [1]}, 401)
 
 
 SENT = {

@@ -1,4 +1,7 @@
-"""What bounds a request before any endpoint sees it: its head in size and time; JSON in depth."""
+"""What bounds a request before any endpoint sees it.
+
+Connections in number; its head in size and time; JSON in depth.
+"""
 
 import json
 import pickle
@@ -6,10 +9,12 @@ import re
 import socket
 import time
 from collections.abc import Iterable, Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 import httpx
+import psutil
 import pytest
 from live_server import Server, serving, temporary_home
 
@@ -199,6 +204,70 @@ def test_an_upgrade_is_not_taken_up(hasty: Server) -> None:
     upgrade = {"Connection": "upgrade", "Upgrade": "websocket", "Sec-WebSocket-Version": "13"}
     key = {"Sec-WebSocket-Key": "dGhlIHNhbXBsZSBub25jZQ=="}
     assert httpx.get(f"{hasty.url}/v2", headers=upgrade | key).json()["name"] == "fitserve"
+
+
+@pytest.fixture(scope="module")
+def small(root: Path, chosen: dict[str, str]) -> Iterator[Server]:
+    """A server that holds little: 20 connections, and 3 MB of bodies of a megabyte at most.
+
+    It is started where few files may be open.
+    """
+    settings = chosen | {
+        "FITSERVE_MAX_CONNECTIONS": "20",
+        "FITSERVE_MAX_BODY_BYTES": "1000000",
+        "FITSERVE_MAX_BODIES_BYTES": "3000000",
+    }
+    few = ("bash", "-c", 'ulimit -Sn 256 && exec "$0" "$@"')
+    with temporary_home() as home, serving(home, root, settings=settings, under=few) as started:
+        yield started
+        assert "Traceback" not in started.read_log()
+
+
+def test_a_connection_too_many_is_a_503_and_those_that_are_there_are_served(small: Server) -> None:
+    with ExitStack() as stack:
+        held = [stack.enter_context(connect(small)) for _ in range(20)]
+        for _ in range(3):
+            answer, seconds, _ = send(small, [RIGHT])
+            assert_refusal(answer, 503, "There are 20 connections")
+            assert b"\r\nretry-after: 1\r\n" in answer
+            assert seconds < SECONDS
+        held[0].sendall(RIGHT)
+        assert held[0].recv(65_536).startswith(b"HTTP/1.1 200 ")
+        held[1].close()
+        deadline = time.monotonic() + 5
+        while httpx.get(f"{small.url}/livez").status_code != 200:
+            assert time.monotonic() < deadline, "there is room, and nobody is let in"
+    assert_counted(small, "connections")
+
+
+def test_as_many_files_may_be_open_as_there_may_be_connections_and_some_more(small: Server) -> None:
+    (worker,) = small.workers()
+    soft, hard = worker.rlimit(psutil.RLIMIT_NOFILE)
+    assert min(hard, 1020) <= soft <= hard
+
+
+def test_bodies_too_many_are_a_503_and_those_that_are_there_are_served(small: Server) -> None:
+    body = BODY + b" " * 900_000
+    head = POST + b"Content-Length: %d\r\n\r\n" % len(body)
+    with ExitStack() as stack:
+        held = [stack.enter_context(connect(small)) for _ in range(3)]
+        for connection in held:
+            connection.sendall(head + body[:-1])
+        time.sleep(0.5)
+        for _ in range(3):
+            answer, _, _ = send(small, [head + body[:-1]])
+            assert_refusal(answer, 503, "Too many large bodies are arriving")
+            assert b"\r\nretry-after: 1\r\n" in answer
+            assert b" 200 OK" in send(small, [WHOLE + b"Connection: close\r\n\r\n" + BODY])[0]
+        for connection in held:
+            connection.sendall(body[-1:])
+            assert connection.recv(65_536).startswith(b"HTTP/1.1 200 ")
+    assert_counted(small, "bodies_full")
+
+
+def assert_counted(server: Server, reason: str) -> None:
+    metrics = httpx.get(f"{server.url}/metrics").text
+    assert re.search(rf'fitserve_failures_total.*reason="{reason}"\}} [3-9]', metrics)
 
 
 @pytest.mark.parametrize(

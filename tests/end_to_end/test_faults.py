@@ -268,7 +268,12 @@ def test_a_thousand_clients_that_are_killed_in_the_middle_of_a_body_cost_nothing
         asking = [asyncio.create_task(ask_on(tally, port, "sound", lambda: over)) for _ in range(4)]
         await asyncio.to_thread(kill_clients, port, 200)  # what the first ones take stays
         before = resident(server)
-        await asyncio.to_thread(kill_clients, port, 1000)
+        for _ in range(10):
+            await asyncio.to_thread(kill_clients, port, 100)
+            answered, deadline = tally.right, time.monotonic() + 10
+            while tally.right < answered + 5:
+                assert time.monotonic() < deadline, "the others are not served on"
+                await asyncio.sleep(0.01)
         over = True
         await asyncio.gather(*asking)
         return before, resident(server)
@@ -287,7 +292,6 @@ def test_a_thousand_clients_that_are_killed_in_the_middle_of_a_body_cost_nothing
         assert not re.findall(r"request \S+ failed|Traceback", server.read_log())
     print(f"1,000 killed clients: {tally}; memory +{(after - before) / 2**20:.1f} MiB")
     assert (tally.right, tally.lost, tally.other) == (tally.sent, [], {})
-    assert tally.sent > 40
     assert after - before < 8 * 2**20
 
 

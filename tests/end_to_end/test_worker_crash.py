@@ -1,5 +1,10 @@
-"""A worker that dies is replaced within seconds; a server whose workers cannot start ends."""
+"""A worker that dies is replaced within seconds; a server whose workers cannot start ends.
 
+And where the process that replaces them is killed, they answer what they have, and end too.
+"""
+
+import json
+import socket
 import subprocess
 import threading
 import time
@@ -80,6 +85,25 @@ def test_a_killed_worker_is_replaced_and_only_its_own_requests_are_lost(running:
     assert "a worker died, and is started again" in running.read_log()
 
 
+def test_one_of_several_comes_back_also_in_what_bentoml_takes_for_a_container(
+    root: Path, chosen: dict[str, str]
+) -> None:
+    settings = {
+        **chosen,
+        "BENTOML_CONFIG_OPTIONS": "services.fitserve.workers=2",
+        "BENTOML_CONTAINERIZED": "true",
+    }
+    with temporary_home() as home, serving(home, root, settings=settings) as server:
+        killed, other = server.workers()
+        killed.kill()
+        deadline = time.monotonic() + BACK_SECONDS
+        while len(set(server.workers()) - {killed}) < 2:
+            assert time.monotonic() < deadline, f"it stays away; {server.tail()}"
+            time.sleep(0.1)
+        assert other in server.workers()
+        assert httpx.get(f"{server.url}/readyz").status_code == 200
+
+
 def test_a_server_whose_workers_cannot_start_ends(root: Path, chosen: dict[str, str]) -> None:
     """The file of keys is good when the server starts, and broken when a worker is replaced."""
     with temporary_home() as home:
@@ -97,3 +121,39 @@ def test_a_server_whose_workers_cannot_start_ends(root: Path, chosen: dict[str, 
             log = server.read_log()
             assert f"workers died {REPLACEMENTS + 1} times" in log, server.tail()
             assert "this server ends" in log
+
+
+def test_workers_whose_parent_is_killed_answer_what_has_begun_and_end(
+    root: Path, chosen: dict[str, str]
+) -> None:
+    settings = {**chosen, "BENTOML_CONFIG_OPTIONS": "services.fitserve.workers=2"}
+    body = json.dumps({"x": [1]}).encode()
+    head = b"POST /predict_curve HTTP/1.1\r\nHost: t\r\nContent-Length: %d\r\n\r\n" % len(body)
+    with temporary_home() as home, serving(home, root, settings=settings) as server:
+        workers, port = server.workers(), int(server.url.rpartition(":")[2])
+        assert len(workers) == 2
+        try:
+            with socket.create_connection(("127.0.0.1", port), timeout=30) as connection:
+                connection.sendall(head)
+                time.sleep(0.5)
+                server.process.kill()
+                time.sleep(2)
+                connection.sendall(body)
+                assert connection.recv(65_536).startswith(b"HTTP/1.1 200 ")
+            deadline = time.monotonic() + STOP_SECONDS
+            while left := [worker for worker in workers if goes_on(worker)]:
+                assert time.monotonic() < deadline, f"{left} serve on; {server.tail()}"
+                time.sleep(0.1)
+        finally:
+            for worker in filter(goes_on, workers):
+                worker.kill()
+        with socket.create_server(("127.0.0.1", port)):
+            pass  # nobody holds the port
+
+
+def goes_on(process: psutil.Process) -> bool:
+    """Whether it runs; an orphan that has ended may wait for somebody to take note of it."""
+    try:
+        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import os
 import shutil
 import threading
 from collections.abc import Awaitable, Callable
@@ -171,6 +172,41 @@ def test_a_package_that_fails_only_while_it_warms_up_is_refused_too(tmp_path: Pa
         await answers_right(catalog, "line")
 
     serving(tmp_path, test)
+
+
+def test_a_package_that_does_not_come_to_an_end_of_loading_is_refused_and_the_others_serve(
+    tmp_path: Path,
+) -> None:
+    write_tiny(tmp_path, "a-line", runtimes=("onnx",))
+    card = write_tiny(tmp_path, "hangs", runtimes=("onnx",)).path / "card.json"
+    write_tiny(tmp_path, "z-line", runtimes=("onnx",))
+    card.unlink()
+    os.mkfifo(card)  # who reads it waits for ever, as on a disk that hangs
+
+    async def test(catalog: Catalog) -> None:
+        assert catalog.ready
+        assert names(catalog) == ["a-line", "z-line"]
+        assert catalog.refused == {"hangs": "package hangs: it was not loaded within 5 s"}
+        with pytest.raises(NotReadyError):
+            catalog["hangs"]
+
+    serving(tmp_path, test, max_load_seconds=5)
+
+
+def test_a_driver_that_hangs_ends_the_start(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    never = threading.Event()
+    monkeypatch.setattr(catalog_module, "pick_device", lambda *_: never.wait())
+
+    async def run() -> None:
+        catalog = Catalog(Settings(model_repository=tmp_path, max_load_seconds=0.2))
+        with pytest.raises(TimeoutError, match=r"was found in 0\.2 s"):
+            await catalog.open()
+        assert not catalog.ready
+
+    asyncio.run(asyncio.wait_for(run(), 10))
+    never.set()
 
 
 def test_a_package_without_the_runtime_that_is_asked_for_is_refused(tmp_path: Path) -> None:

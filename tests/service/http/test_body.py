@@ -14,6 +14,7 @@ from starlette.types import Message, Receive
 
 from service.errors import (
     BadInputError,
+    BodiesFullError,
     BodyTimeoutError,
     BodyTooLargeError,
     UnsupportedMediaError,
@@ -122,6 +123,38 @@ def test_what_is_too_large_is_not_read_to_its_end() -> None:
     with pytest.raises(BodyTooLargeError):
         read(receive, max_body_bytes=1000)
     assert taken == 11
+
+
+def test_bodies_that_together_take_too_much_are_refused_and_those_before_them_are_read() -> None:
+    settings = Settings(max_body_bytes=1000, max_bodies_bytes=2500, body_timeout_seconds=5)
+
+    def arriving(more: asyncio.Event) -> Receive:
+        messages = iter([bytes(400), bytes(500), b""])
+
+        async def receive() -> Message:
+            body = next(messages)
+            if not body:
+                await more.wait()
+            return {"type": "http.request", "body": body, "more_body": bool(body)}
+
+        return receive
+
+    async def run() -> None:
+        more = asyncio.Event()
+        first = [asyncio.create_task(read_body({}, arriving(more), settings)) for _ in range(2)]
+        await asyncio.sleep(0.01)
+        with pytest.raises(BodiesFullError) as refused:
+            await read_body({}, arriving(more), settings)
+        assert refused.value.status == 503
+        assert len(await read_body({}, whole(bytes(1000)), settings)) == 1000  # it is there
+        cancelled = asyncio.create_task(read_body({}, arriving(more), settings))
+        cancelled.cancel()
+        more.set()
+        assert [len(await task) for task in first] == [900, 900]
+        for _ in range(3):  # all have given back what they had
+            assert len(await read_body({}, arriving(more), settings)) == 900
+
+    asyncio.run(asyncio.wait_for(run(), 20))
 
 
 @pytest.mark.parametrize(

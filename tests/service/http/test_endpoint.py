@@ -16,6 +16,7 @@ from starlette.routing import Route
 
 from service.errors import (
     BadInputError,
+    BodiesFullError,
     BodyTimeoutError,
     BodyTooLargeError,
     DeadlineExceededError,
@@ -27,6 +28,7 @@ from service.errors import (
     QueueFullError,
     RateLimitError,
     ServiceError,
+    TooManyConnectionsError,
     UnauthorizedError,
     UnknownModelError,
     UnknownPathError,
@@ -49,6 +51,8 @@ STATUSES = {
     HeadTooLargeError: 431,
     ModelFaultError: 500,
     QueueFullError: 503,
+    BodiesFullError: 503,
+    TooManyConnectionsError: 503,
     NotReadyError: 503,
     DeadlineExceededError: 504,
 }
