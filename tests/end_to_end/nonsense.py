@@ -334,5 +334,5 @@ def make(seed: int, number: int, right: Sequence[bytes] = ()) -> Case:
         cut = chance.randrange(len(sent) + 1)
         parts = (sent[:cut], sent[cut:])
     wanted = right[number % 8] if right and kind == "valid" else None
-    late = kind in ("json", "binary", "compressed", "http")
+    late = kind == "compressed" or b"timeout" in sent
     return Case(kind, parts, kind != "http", wanted, late)
