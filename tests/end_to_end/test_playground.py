@@ -367,7 +367,7 @@ def prefixed(server: Server, tmp_path: Path) -> Iterator[str]:
         process.wait(10)
 
 
-def test_it_works_under_a_prefix(visitor: Visitor, prefixed: str) -> None:
+def test_it_works_under_a_prefix(prefixed: str, visitor: Visitor) -> None:
     page, host = visitor.arrive(prefixed), urlsplit(prefixed).netloc
     asked: list[str] = []
     page.on("request", lambda request: asked.append(request.url))
