@@ -71,7 +71,7 @@ def close(got: list[float]) -> bool:
 
 
 def check_predictions(port: int) -> None:
-    """The protocol and the typed endpoints answer, and every model serves."""
+    """The protocol and the typed endpoints answer, every model serves, and the page is there."""
     listed = ask(port, "/models")
     names = [model["name"] for model in listed["models"]]
     check(listed["refused"] == {} and len(names) > 0, f"serves {', '.join(names)}")
@@ -82,6 +82,8 @@ def check_predictions(port: int) -> None:
     check(close(typed), f"/predict_curve: {typed}")
     digits = ask(port, "/classify_digits", {"images": [[0] * 784] * 2})["predictions"]
     check(len(digits) == 2, f"/classify_digits: {len(digits)} answers for two images")
+    check('src="playground/main.js"' in ask(port, "/"), "/ is the page")
+    check("export" in ask(port, "/playground/api.js"), "/playground/api.js is a file of it")
 
 
 def check_replacement(port: int, server: int) -> None:

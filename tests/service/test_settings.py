@@ -23,6 +23,7 @@ SET = {
     "package_key": ("/etc/key.pub", Path("/etc/key.pub")),
     "health": ("off", "off"),
     "metrics": ("key", "key"),
+    "playground": ("off", "off"),
     "cors_origins": ('["https://a.example"]', ("https://a.example",)),
     "log_format": ("json", "json"),
     "inline_seconds": ("0.001", 0.001),
