@@ -10,6 +10,7 @@ import shutil
 import subprocess
 from collections.abc import Iterator
 from contextlib import ExitStack
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -174,6 +175,43 @@ def test_a_drawn_digit_is_recognised(digit: int, page: Page) -> None:
     shares = page.locator("#digit-answers .bars .number").all_text_contents()
     assert len(shares) == 10
     assert shares.index(max(shares, key=lambda share: float(share[:-1]))) == digit
+
+
+TOUCH = {"down": "touchStart", "move": "touchMove", "up": "touchEnd"}
+PEN = {"down": "mousePressed", "move": "mouseMoved", "up": "mouseReleased"}
+
+
+@pytest.mark.parametrize("pointer", ["touch", "pen"])
+def test_a_finger_and_a_pen_draw_too(pointer: str, page: Page) -> None:
+    page.set_viewport_size({"width": 400, "height": 500})  # so small that a finger could scroll it
+    expect(page.locator("#test-digits button")).to_have_count(10)
+    box = page.locator("#board").bounding_box()
+    assert box is not None
+    page.evaluate("""() => {
+        window.pointers = new Set();
+        document.querySelector("#board").addEventListener(
+            "pointermove", (event) => window.pointers.add(event.pointerType));
+    }""")
+    devtools = page.context.new_cdp_session(page)
+
+    def move(kind: str, x: float, y: float) -> None:
+        at = {"x": box["x"] + x / 100 * box["width"], "y": box["y"] + y / 100 * box["height"]}
+        if pointer == "touch":
+            points = [] if kind == "up" else [at]
+            devtools.send("Input.dispatchTouchEvent", {"type": TOUCH[kind], "touchPoints": points})
+        else:
+            held = {"button": "left", "buttons": int(kind != "up"), "pointerType": "pen"}
+            devtools.send("Input.dispatchMouseEvent", {"type": PEN[kind], **at, **held})
+
+    for stroke in SHAPES[4]:
+        move("down", *stroke[0])
+        for (ax, ay), (bx, by) in pairwise(stroke):
+            for step in range(1, 9):
+                move("move", ax + (bx - ax) * step / 8, ay + (by - ay) * step / 8)
+        move("up", *stroke[-1])
+    expect(verdict(page)).to_have_text("4")
+    assert page.evaluate("[...window.pointers]") == [pointer]
+    assert page.evaluate("scrollY") == 0
 
 
 def test_what_the_network_saw_is_shown(page: Page) -> None:
