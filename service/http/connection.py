@@ -6,6 +6,7 @@ are refused in the shape of every other error, and the connection is closed. One
 waits for a request that may be on its way.
 """
 
+import os
 from asyncio import TimerHandle, Transport
 from collections.abc import Callable, Iterable
 from typing import Any, ClassVar
@@ -27,6 +28,13 @@ from service.settings import current_settings
 
 LAST_SECONDS = 0.3
 """How long a connection between two requests is kept for one more, when the process ends."""
+
+let_siblings_run: Callable[[], None] = getattr(os, "sched_yield", lambda: None)  # Windows has none
+"""Called for each connection: a worker that waits for this core can then take the next one.
+
+All workers listen on one socket. Of many connections that come at once, the first to be awake would
+take nearly all, and its siblings none.
+"""
 
 
 class Turn:
@@ -71,6 +79,7 @@ class Connection(HttpToolsProtocol):
     def connection_made(self, transport: Transport) -> None:  # type: ignore[override]  # as uvicorn's
         """Await the first head; where there are too many connections, refuse this one."""
         super().connection_made(transport)
+        let_siblings_run()
         if len(self.connections) > self._most:  # all of this worker's
             told = f"There are {self._most:,} connections, as many as may be. Try again later."
             self._refuse(TooManyConnectionsError(told))

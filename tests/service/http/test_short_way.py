@@ -19,6 +19,7 @@ from starlette.types import Receive, Scope, Send
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from uvicorn.server import ServerState
 
+from service.http import connection
 from service.http.endpoint import Responder, in_a_task
 from service.http.exchange import Exchange, current
 from service.http.front import Front
@@ -243,3 +244,17 @@ def test_a_request_whose_caller_goes_away_is_given_up_and_counted_as_that() -> N
 
     asyncio.run(run())
     assert (given_up, statuses) == (["7"], [499])
+
+
+def test_whoever_takes_a_connection_lets_its_siblings_take_the_next(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    yielded: list[int] = []
+    monkeypatch.setattr(connection, "let_siblings_run", lambda: yielded.append(1))
+
+    async def run() -> None:
+        for _ in range(3):
+            connect()
+
+    asyncio.run(run())
+    assert len(yielded) == 3
