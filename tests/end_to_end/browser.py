@@ -12,11 +12,15 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import pytest
+from live_server import Server
 from playwright.sync_api import Browser, BrowserContext, Error, Page, expect, sync_playwright
 
 PROGRAMS = ("chromium", "chromium-browser", "google-chrome")
 NOWHERE = "http://127.0.0.1:9"  # a proxy that is not there: whatever is not on this machine fails
 SECONDS = 20.0
+
+AWAY = r"ERR_CONNECTION_REFUSED|ERR_CONNECTION_RESET|ERR_EMPTY_RESPONSE|ERR_SOCKET_NOT_CONNECTED"
+"""What the browser writes on its console where a server is away."""
 
 Stroke = Sequence[tuple[float, float]]
 
@@ -110,6 +114,11 @@ class Visitor:
                 page.evaluate("0")  # what happened until now has been told when this is answered
             context.close()
         assert not self.faults, "\n".join(("the page is at fault:", *self.faults))
+
+
+def opened(visitor: Visitor, server: Server, tab: str, **options: Any) -> Page:
+    """A page that has just loaded, with this tab shown; `options` as for `Visitor.arrive`."""
+    return visitor.open(f"{server.url}/#{tab}", **options)
 
 
 def draw(page: Page, *strokes: Stroke, steps: int = 4) -> None:

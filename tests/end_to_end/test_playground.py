@@ -18,14 +18,13 @@ from urllib.parse import urlsplit
 import httpx
 import psutil
 import pytest
-from browser import Stroke, Visitor, draw
+from browser import AWAY, Stroke, Visitor, draw
 from live_server import Server, free_port, serving, temporary_home
 from playwright.sync_api import Browser, Page, Response, Route, expect
 
 TABS = ("digits", "curves", "points", "networks", "now")
 MOST_BYTES = 150_000
 KEY = "a key that nobody guesses"
-AWAY = r"ERR_CONNECTION_REFUSED|ERR_CONNECTION_RESET|ERR_EMPTY_RESPONSE|ERR_SOCKET_NOT_CONNECTED"
 
 ONE: Stroke = [(50, 15), (50, 85)]
 SHAPES: dict[int, list[Stroke]] = {

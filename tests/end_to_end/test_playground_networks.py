@@ -1,4 +1,4 @@
-"""The playground's tabs Networks and Now, in a browser: cards, forms, requests, metrics."""
+"""The playground's tab Networks, in a browser: cards, forms, requests to paste."""
 
 import ast
 import json
@@ -7,7 +7,6 @@ import re
 import shutil
 import subprocess
 import sys
-import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -15,23 +14,18 @@ from typing import Any
 import httpx
 import numpy as np
 import onnx
-import psutil
 import pytest
-from browser import Visitor
+from browser import Visitor, opened
 from live_server import BIN, Server, serving, temporary_home
 from onnx import TensorProto, helper
-from playwright.sync_api import Locator, Page, Route, expect
-from prometheus_client.parser import text_string_to_metric_families
+from playwright.sync_api import Locator, Page, expect
 
 from models.__main__ import main
 from models.card import ModelCard
 from models.repository import ModelRepository
 
-AWAY = r"ERR_CONNECTION_REFUSED|ERR_CONNECTION_RESET|ERR_EMPTY_RESPONSE|ERR_SOCKET_NOT_CONNECTED"
 CLIENTS = BIN.parent / "clients" / "bin" / "python"
 LABELS = ("<b>bold</b>", "it's <i>", '"quoted" & more')
-BURST = 500
-NONE = "\N{EN DASH}"  # in place of a value
 
 
 def network(path: Path, operator: str, name: str, width: int | str) -> Path:
@@ -47,10 +41,7 @@ def network(path: Path, operator: str, name: str, width: int | str) -> Path:
 
 @pytest.fixture(scope="module")
 def added(root: Path, shipped: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    """A server of two added networks with names as they should not be, and a refused package.
-
-    Its metrics are switched off.
-    """
+    """A server of two added networks with names as they should not be, and a refused package."""
     folder = tmp_path_factory.mktemp("networks")
     packages = folder / "packages"
     for name, operator, tensor, width, labels in (
@@ -61,13 +52,9 @@ def added(root: Path, shipped: Path, tmp_path_factory: pytest.TempPathFactory) -
         options = ["--onnx", str(file), "--repository", str(packages), *labels]
         assert main(["add", name, *options]) == 0
     shutil.copytree(shipped / "moons-linear", packages / "broken")
-    settings = {"FITSERVE_MODEL_REPOSITORY": str(packages), "FITSERVE_METRICS": "off"}
+    settings = {"FITSERVE_MODEL_REPOSITORY": str(packages)}
     with temporary_home() as home, serving(home, root, settings=settings) as server:
         yield server
-
-
-def opened(visitor: Visitor, server: Server, tab: str, **options: Any) -> Page:
-    return visitor.open(f"{server.url}/#{tab}", **options)
 
 
 def chosen(page: Page, name: str) -> Locator:
@@ -412,183 +399,6 @@ def test_the_text_is_copied_or_selected(visitor: Visitor, server: Server) -> Non
     page.get_by_role("button", name="Copy").click()
     expect(page.locator(".paste [role=status]")).to_contain_text("Ctrl+C")
     assert page.evaluate("String(getSelection())").strip() == text
-
-
-# Now.
-
-
-def metrics(server: Server, name: str, **labels: str) -> float:
-    """The sum of a metric's samples with these labels."""
-    text = httpx.get(f"{server.url}/metrics").text
-    return sum(
-        sample.value
-        for family in text_string_to_metric_families(text)
-        for sample in family.samples
-        if sample.name == name and labels.items() <= sample.labels.items()
-    )
-
-
-def value_of(page: Page, title: str) -> Locator:
-    """The present value, or values, beside the title of a chart."""
-    return page.locator("#charts figure").filter(has_text=title).locator("b")
-
-
-def test_the_charts_show_what_is_asked_and_not_the_pages_own_asking(
-    visitor: Visitor, server: Server
-) -> None:
-    page = opened(visitor, server, "now")
-    rate = value_of(page, "Requests a second")
-    expect(rate).to_have_text("0.0")  # it has asked for the metrics twice
-    expect(value_of(page, "Latency").first).to_have_text(NONE)
-    page.select_option("#now-network", "curve-tanh")
-    body = {"inputs": [{"name": "x", "shape": [2, 1], "datatype": "FP32", "data": [1, 2]}]}
-    with httpx.Client(base_url=server.url) as client:
-        deadline = time.monotonic() + 20
-        while rate.text_content() in ("0.0", NONE) and time.monotonic() < deadline:
-            for _ in range(10):
-                client.post("/v2/models/curve-tanh/infer", json=body)
-    assert float(rate.text_content() or "") > 5
-    expect(value_of(page, "Rows in a batch")).to_have_text("2.0")
-    for latency in value_of(page, "Latency").all_text_contents():
-        assert 0 < float(latency.removesuffix(" ms")) < 1000
-    expect(value_of(page, "Rows that wait")).to_have_text("0")
-    for line in page.locator("#charts path.line").all():
-        assert "M" in (line.get_attribute("d") or "")
-    page.select_option("#now-network", "moons-tanh")
-    expect(rate).to_have_text("0.0")
-    expect(page.locator("#now-said")).to_be_empty()
-    page.get_by_role("button", name="Read the values out").click()
-    expect(page.locator("#now-said")).to_contain_text("Requests a second: 0.0")
-
-
-def test_the_metrics_are_asked_for_while_they_are_looked_at_alone(
-    visitor: Visitor, server: Server
-) -> None:
-    page = opened(visitor, server, "now")
-    asked_for: list[str] = []
-    page.on("request", lambda request: asked_for.append(request.url))
-    expect(value_of(page, "Requests a second")).to_have_text("0.0")
-    assert f"{server.url}/metrics" in asked_for
-    page.click("#tab-points")
-    page.wait_for_timeout(300)
-    asked_for.clear()
-    page.wait_for_timeout(2_500)
-    assert f"{server.url}/metrics" not in asked_for
-
-
-def test_a_burst_is_answered_and_shown_as_it_was_batched(visitor: Visitor, server: Server) -> None:
-    page = opened(visitor, server, "now")
-    button = page.locator("#burst")
-    expect(button).to_be_enabled()
-    names = ("fitserve_batch_requests_sum", "fitserve_batch_requests_count")
-    before = [metrics(server, name, model="mnist-cnn") for name in names]
-    button.click()
-    expect(button).to_be_disabled()
-    expect(page.locator("#burst-said")).to_contain_text(f"{BURST} of {BURST} were answered")
-    expect(button).to_be_enabled()
-    expect(page.locator("#burst-trouble")).to_be_empty()
-    after = [metrics(server, name, model="mnist-cnn") for name in names]
-    requests, batches = np.subtract(after, before)
-    assert requests == BURST
-    result = page.locator("#burst-result .bars")
-    counts = [int(text.split()[0]) for text in result.locator(".number").all_text_contents()]
-    assert sum(counts) == batches
-    least = [
-        int(text.split()[0]) for text in result.locator("span:nth-child(3n+1)").all_text_contents()
-    ]
-    assert least[0] == 1
-    assert np.dot(counts, least) <= BURST  # each batch holds at least its label's first number
-
-
-def test_switched_off_metrics_are_told_of_and_a_burst_does_without(
-    visitor: Visitor, added: Server
-) -> None:
-    visitor.expect("status of 404")
-    page = opened(visitor, added, "now")
-    expect(page.locator("#now-trouble")).to_contain_text("switched off")
-    expect(page.locator("#charts")).to_be_hidden()
-    page.locator("#burst").click()
-    expect(page.locator("#burst-said")).to_contain_text(f"{BURST} of {BURST} were answered")
-    expect(page.locator("#burst-result")).to_contain_text("not known")
-
-
-def test_a_server_that_goes_away_ends_a_burst_with_a_sentence(
-    visitor: Visitor, root: Path, shipped: Path, tmp_path: Path
-) -> None:
-    visitor.expect(AWAY)
-    shutil.copytree(shipped / "mnist-cnn", tmp_path / "mnist-cnn")
-    settings = {"FITSERVE_MODEL_REPOSITORY": str(tmp_path)}
-    with temporary_home() as home, serving(home, root, settings=settings) as server:
-        page = opened(visitor, server, "now")
-        routes: list[Route] = []
-
-        def hold_back(route: Route) -> None:
-            routes.append(route)
-            if len(routes) <= 100:
-                route.continue_()
-
-        page.route("**/infer", hold_back)
-        page.locator("#burst").click()
-        progress = page.locator("#burst-progress")
-        expect(progress).to_have_js_property("value", 100)
-        while len(routes) < BURST:
-            page.wait_for_timeout(50)
-        for process in (*server.workers(), psutil.Process(server.process.pid)):
-            process.kill()
-        server.process.wait(10)
-        for route in routes[100:]:
-            route.continue_()
-        expect(page.locator("#burst-trouble")).to_contain_text("The server went away")
-        expect(page.locator("#burst-trouble")).to_contain_text("400 got no answer")
-        expect(page.locator("#burst-said")).to_contain_text(f"100 of {BURST} were answered")
-        expect(page.locator("#burst")).to_be_enabled()
-        expect(progress).to_be_hidden()
-
-
-# What is computed in the page.
-
-
-def test_the_metrics_format_is_read_as_prometheus_writes_it(page: Page) -> None:
-    text = 'a_total{path="\\"x\\\\y\\",\\n{}",le="+Inf"} 1.5e3\n# a{b="c"} 7\nplain 2\n\nb{} +Inf\n'
-    found = page.evaluate(
-        """async (text) => {
-            const { parse } = await import("./playground/prometheus.js");
-            return parse(text).map(({ name, labels, value }) => [name, labels, String(value)]);
-        }""",
-        text,
-    )
-    assert found == [
-        ["a_total", {"path": '"x\\y",\n{}', "le": "+Inf"}, "1500"],
-        ["plain", {}, "2"],
-        ["b", {}, "Infinity"],
-    ]
-
-
-@pytest.mark.parametrize(
-    ("later", "share", "expected"),
-    [
-        ([10, 20, 20], 0.5, 0.1),  # at the end of the first bucket
-        ([10, 20, 20], 0.25, 0.05),  # linear inside it
-        ([0, 20, 20], 0.5, 0.55),  # inside the second
-        ([0, 0, 5], 0.5, 1.0),  # beyond the last bound
-        ([0, 0, 0], 0.5, None),
-    ],
-)
-def test_a_quantile_is_that_of_prometheus(
-    page: Page, later: list[int], share: float, expected: float | None
-) -> None:
-    found = page.evaluate(
-        """async ([later, share]) => {
-            const { between, histogram, parse, quantile } =
-                await import("./playground/prometheus.js");
-            const look = (counts) => histogram(parse(["0.1", "1.0", "+Inf"]
-                .map((le, index) => `h_bucket{m="a",le="${le}"} ${counts[index] + 3 * index}`)
-                .join("\\n")), "h");
-            return quantile(between(look([0, 0, 0]), look(later)), share);
-        }""",
-        [later, share],
-    )
-    assert found == (expected if expected is None else pytest.approx(expected))
 
 
 # How it looks.
