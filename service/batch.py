@@ -46,6 +46,13 @@ class Part(NamedTuple):
     start: int
     stop: int
 
+    @property
+    def inputs(self) -> Arrays:
+        """Its rows; those of a whole request as they are, and others as views."""
+        request, start, stop = self
+        whole = stop - start == request.rows
+        return request.inputs if whole else _cut(request.inputs, start, stop)
+
 
 class Timings(NamedTuple):
     """Where a batch's time went, in seconds: gathering its rows, the model, handing out answers.
@@ -123,12 +130,12 @@ def _is_out_of_memory(error: BaseException) -> bool:
 def _attempt(
     batch: Sequence[Part], compute: Callable[[Arrays], Arrays]
 ) -> tuple[list[Arrays | ServiceError], Timings]:
-    rows = count_rows(batch)
     started = time.monotonic()
-    inputs = joined([_cut(p.request.inputs, p.start, p.stop) for p in batch])
+    inputs = joined([part.inputs for part in batch])
     gathered = time.monotonic()
     outputs = compute(inputs)
     computed = time.monotonic()
+    rows = len(next(iter(inputs.values())))
     for name, array in outputs.items():
         if len(array) != rows:
             raise ValueError(f"output {name!r} has {len(array)} rows for {rows} of input")

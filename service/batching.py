@@ -65,12 +65,23 @@ class Answer(NamedTuple):
 
 
 class BatchReport(NamedTuple):
-    """One executed batch; `queue_seconds` are those of its oldest request, from submission."""
+    """One executed batch, and the requests that were answered with it, all of whose rows are done.
+
+    Attributes:
+        rows: of the batch.
+        requests: of which it held a part.
+        timings: of the batch.
+        waits: the queue seconds of each request that was answered.
+        answered_rows: of these requests.
+        answered_seconds: from submission to answer, of all of them together.
+    """
 
     rows: int
     requests: int
-    queue_seconds: float
     timings: Timings
+    waits: Sequence[float] = ()
+    answered_rows: int = 0
+    answered_seconds: float = 0.0
 
 
 class MicroBatcher:
@@ -149,13 +160,13 @@ class MicroBatcher:
                 f"Model {self._name} has {self._queued_rows} rows waiting and room for "
                 f"{self._max_queue_rows}. Try again later."
             )
-        batches = self._queued_rows // self._max_batch_rows
-        wait = (batches + self._worker.busy) * self._pace
-        if batches and wait > self._max_wait:  # one batch may wait, however slow the model
-            raise QueueFullError(
-                f"Model {self._name} has {self._queued_rows} rows waiting, which take "
-                f"{wait:.1f} seconds. Try again later."
-            )
+        if batches := self._queued_rows // self._max_batch_rows:  # one may wait, however slow
+            wait = (batches + self._worker.busy) * self._pace
+            if wait > self._max_wait:
+                raise QueueFullError(
+                    f"Model {self._name} has {self._queued_rows} rows waiting, which take "
+                    f"{wait:.1f} seconds. Try again later."
+                )
 
     def give_up_after(self, seconds: float) -> None:
         """Give up a compute that has lasted so long. For whoever looks now and then.
@@ -217,7 +228,8 @@ class MicroBatcher:
     def withdraw(self, request: Request) -> None:
         """The request's caller has gone: it is not told, and its waiting rows are not computed."""
         request.done = None
-        self._leave(request)
+        if request.waiting:
+            self._leave(request)
 
     def answer(self, request: Request) -> Answer | ServiceError:
         """What a request that is over gets back.
@@ -292,25 +304,25 @@ class MicroBatcher:
 
     def _gather(self) -> list[Part]:
         batch: list[Part] = []
-        room = self._max_batch_rows
-        now = time.monotonic()
-        while room and self._queue:
-            request = self._queue[0]
-            if request.is_over(now):
+        queue, room, now = self._queue, self._max_batch_rows, time.monotonic()
+        while room and queue:
+            request = queue[0]
+            if request.done is None or request.deadline <= now:  # `is_over`, without the call
                 self._settle(request, too_late(self._name))
                 continue
             if request.suspect and batch:
                 break
-            start = request.rows - request.waiting
-            taken = min(request.waiting, room)
-            batch.append(Part(request, start, start + taken))
-            room -= taken
-            self._queued_rows -= taken
-            request.waiting -= taken
-            if not request.waiting:
-                self._queue.popleft()
+            start, stop = request.rows - request.waiting, request.rows
+            if request.waiting > room:
+                stop = start + room
+            else:
+                queue.popleft()
+            batch.append(Part(request, start, stop))
+            request.waiting = request.rows - stop
+            room -= stop - start
             if request.suspect:
                 break
+        self._queued_rows -= self._max_batch_rows - room
         return batch
 
     # On the event loop: the ways out.
@@ -325,9 +337,10 @@ class MicroBatcher:
     def _hand_out(self, computed: Computed) -> None:
         """Give each request of a batch its outcome, and report the batch."""
         batch, outcomes, timings, started = computed
-        rows, seconds = count_rows(batch), sum(timings)
+        rows, seconds, now = count_rows(batch), sum(timings), time.monotonic()
         if rows == self._max_batch_rows:
             self._pace += 0.25 * (seconds - self._pace)
+        waits, answered_rows, answered_seconds = [], 0, 0.0
         for (request, start, stop), outcome in zip(batch, outcomes, strict=True):
             if isinstance(outcome, ServiceError):
                 self._settle(request, outcome)
@@ -337,15 +350,19 @@ class MicroBatcher:
             request.pieces.append(outcome)
             request.compute_seconds += seconds
             request.batch_rows = rows
-            if stop == request.rows:
+            if stop == request.rows and request.done is not None:
+                waits.append(request.queue_seconds)
+                answered_rows += stop
+                answered_seconds += now - request.arrived
                 self._settle(request, None)
         if self._on_batch is not None:
-            oldest = batch[0].request.arrived
-            self._on_batch(BatchReport(rows, len(batch), started - oldest, timings))
+            report = rows, len(batch), timings, waits, answered_rows, answered_seconds
+            self._on_batch(BatchReport(*report))
 
     def _settle(self, request: Request, error: ServiceError | None) -> None:
         """Answer a request, unless its caller has gone or has been answered before."""
-        self._leave(request)
+        if request.waiting:
+            self._leave(request)
         if request.done is None:
             return
         done, request.done, request.error = request.done, None, error
@@ -360,11 +377,10 @@ class MicroBatcher:
             )
 
     def _leave(self, request: Request) -> None:
-        """Take a request's waiting rows, if any, out of the queue."""
-        if request.waiting:
-            self._queue.remove(request)
-            self._queued_rows -= request.waiting
-            request.waiting = 0
+        """Take a request's waiting rows out of the queue."""
+        self._queue.remove(request)
+        self._queued_rows -= request.waiting
+        request.waiting = 0
 
     def _watch(self, deadline: float) -> None:
         """Have the alarm go off at this deadline, which is earlier than it is set to."""

@@ -128,14 +128,11 @@ class Predictor:
             answer = batcher.answer(request)
             if isinstance(answer, ServiceError):
                 statistics.failed(time.monotonic() - started)
-                done(answer)
-                return
-            exchange.answered = now = time.monotonic()
-            exchange.queue_seconds = answer.queue_seconds
-            exchange.compute_seconds = answer.compute_seconds
-            exchange.batch_rows = answer.batch_rows
-            statistics.succeeded(now - started, answer.queue_seconds, request.rows)
-            self._metrics.count_wait(answer.queue_seconds)
+            else:
+                exchange.answered = time.monotonic()
+                exchange.queue_seconds = answer.queue_seconds
+                exchange.compute_seconds = answer.compute_seconds
+                exchange.batch_rows = answer.batch_rows
             done(answer)
 
         def give_up() -> None:

@@ -1,8 +1,8 @@
 """What is looked at twice a second, whether requests come or not.
 
-Computes that do not end are given up, queues and a GPU's memory are shown, and a GPU that no longer
-answers is noticed. A thread watches the event loop itself: if that stands still for too long, this
-process serves nobody any more, and it ends, so that its supervisor starts it anew.
+Computes that do not end are given up; counts, queues and a GPU's memory are shown; and a GPU that
+no longer answers is noticed. A thread watches the event loop itself: if that stands still for too
+long, this process serves nobody any more, and it ends, so that its supervisor starts it anew.
 """
 
 import asyncio
@@ -13,7 +13,7 @@ import time
 from service.catalog import Catalog
 from service.settings import Settings
 from service.telemetry.logs import logger
-from service.telemetry.metrics import show_gpu, show_worker
+from service.telemetry.metrics import show_gpu, show_worker, write_counts
 
 _SECONDS = 0.5
 _GPU_SECONDS = 10.0  # what a GPU that works answers in, however busy it is
@@ -45,6 +45,7 @@ class Pulse:
 
     def stop(self) -> None:
         """Look no more."""
+        write_counts()
         self._stopped.set()
         if self._task is not None:
             self._task.cancel()
@@ -54,6 +55,7 @@ class Pulse:
         while True:
             await asyncio.sleep(_SECONDS)
             self._beat = time.monotonic()
+            write_counts()
             for predictor in self._catalog:
                 predictor.look()
             for device in devices:

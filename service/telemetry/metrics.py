@@ -1,11 +1,12 @@
 """The metrics, in Prometheus' format. Every label comes from a closed list.
 
 prometheus_client counts in files that all workers of one server share, where
-`PROMETHEUS_MULTIPROC_DIR` names their folder: so any worker answers for all of them. Where the disk
-is full, it answers for itself alone.
+`PROMETHEUS_MULTIPROC_DIR` names their folder: so any worker answers for all of them, up to what the
+others counted half a second ago. Where the disk is full, it answers for itself alone.
 """
 
 import os
+import threading
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -26,7 +27,7 @@ from models.card import MODEL_FILES, ModelCard
 from service.batching import BatchReport
 from service.http.exchange import Exchange
 from service.placement import Placement
-from service.telemetry.shared_counts import all_are_shared, share_counts
+from service.telemetry.shared_counts import all_are_shared, observe_all, share_counts
 
 CONTENT_TYPE = CONTENT_TYPE_LATEST
 
@@ -89,17 +90,50 @@ _gpu = Gauge(
     ("device", "kind"), multiprocess_mode="livemax",
 )  # fmt: skip
 
-# `labels` looks its child up under a lock each time.
-_children: dict[tuple[str, str, int], Histogram] = {}
+_MANY = 256
+
+_tallies: list["_Tally"] = []
+_lock = threading.Lock()  # of whoever writes tallies; values may come in meanwhile
+
+
+class _Tally:
+    """What was observed of one series of a histogram and is not written to it yet.
+
+    To write one value takes longer than many other parts of a prediction. Many at once take hardly
+    longer than one.
+    """
+
+    def __init__(self, series: Histogram) -> None:
+        self._series = series
+        self._values: list[float] = []
+        _tallies.append(self)
+
+    def count(self, *values: float) -> None:
+        """Observe them."""
+        self._values.extend(values)
+        if len(self._values) >= _MANY:
+            self.write()
+
+    def write(self) -> None:
+        """Write what has come so far."""
+        with _lock:
+            values = self._values[:]
+            del self._values[: len(values)]
+            if values:
+                observe_all(self._series, values)
+
+
+# `labels` looks its series up under a lock each time.
+_answers: dict[tuple[str, str, int], _Tally] = {}
 
 
 def count_request(exchange: Exchange) -> None:
     """Count one request that has been answered."""
     key = (exchange.endpoint, exchange.model, exchange.status)
-    child = _children.get(key)
-    if child is None:
-        child = _children[key] = _requests.labels(*map(str, key))
-    child.observe(exchange.seconds)
+    tally = _answers.get(key)
+    if tally is None:
+        tally = _answers[key] = _Tally(_requests.labels(*map(str, key)))
+    tally.count(exchange.seconds)
     if exchange.status >= 400:
         _failures.labels(exchange.endpoint, exchange.model, exchange.reason or "other").inc()
     if exchange.key:
@@ -132,22 +166,19 @@ class ModelMetrics:
     """What is counted of one model."""
 
     def __init__(self, model: str) -> None:
-        self._queue = _queue.labels(model)
-        self._compute = _compute.labels(model)
-        self._rows = _batch_rows.labels(model)
-        self._requests = _batch_requests.labels(model)
+        self._queue = _Tally(_queue.labels(model))
+        self._compute = _Tally(_compute.labels(model))
+        self._rows = _Tally(_batch_rows.labels(model))
+        self._requests = _Tally(_batch_requests.labels(model))
         self._queued = _queued.labels(model)
         self._given_up = _given_up.labels(model)
 
     def count(self, report: BatchReport) -> None:
         """Count one batch."""
-        self._compute.observe(report.timings.compute)
-        self._rows.observe(report.rows)
-        self._requests.observe(report.requests)
-
-    def count_wait(self, seconds: float) -> None:
-        """Count what one request waited."""
-        self._queue.observe(seconds)
+        self._compute.count(report.timings.compute)
+        self._rows.count(report.rows)
+        self._requests.count(report.requests)
+        self._queue.count(*report.waits)
 
     def show_queue(self, rows: int, given_up: int) -> None:
         """Show how many rows wait, and how many computes were given up."""
@@ -155,8 +186,18 @@ class ModelMetrics:
         self._given_up.set(given_up)
 
 
+def write_counts() -> None:
+    """Write what was counted to where the metrics of all workers are read."""
+    for tally in tuple(_tallies):
+        tally.write()
+
+
 def exposition() -> bytes:
-    """Every metric of every worker, as Prometheus reads it, and Triton's names for some of them."""
+    """Every metric of every worker, as Prometheus reads it, and Triton's names for some of them.
+
+    What other workers counted since they last called `write_counts` is not there yet.
+    """
+    write_counts()
     registry = REGISTRY
     folder = os.environ.get("PROMETHEUS_MULTIPROC_DIR")
     if folder is not None and all_are_shared():

@@ -59,22 +59,25 @@ class ModelStatistics:
         self._executions = 0
         self._last_milliseconds = 0
 
-    def succeeded(self, seconds: float, queue_seconds: float, rows: int) -> None:
-        """Count a request that was answered."""
-        self._success.add(seconds)
-        self._queue.add(queue_seconds)
-        self._inferences += rows
-        self._last_milliseconds = time.time_ns() // 1_000_000
-
     def failed(self, seconds: float) -> None:
-        """Count a request that was not."""
+        """Count a request that was not answered."""
         self._fail.add(seconds)
 
     def executed(self, report: BatchReport) -> None:
-        """Count a batch."""
+        """Count a batch, and the requests that were answered with it."""
         self._executions += 1
+        self._last_milliseconds = time.time_ns() // 1_000_000
+        answered = len(report.waits)
+        self._inferences += report.answered_rows
+        self._success.count += answered
+        self._success.seconds += report.answered_seconds
+        self._queue.count += answered
+        self._queue.seconds += sum(report.waits)
         self._requests.add(report, report.requests)
-        self._by_rows.setdefault(report.rows, _BatchSize()).add(report, 1)
+        same = self._by_rows.get(report.rows)
+        if same is None:
+            same = self._by_rows[report.rows] = _BatchSize()
+        same.add(report, 1)
 
     def describe(self, name: str, version: str) -> dict[str, Any]:
         """The model's entry in `model_stats`."""

@@ -541,9 +541,13 @@ async def test_each_batch_is_reported_and_each_caller_gets_its_own_figures() -> 
     first, second, third = reports
     assert first.timings.compute >= 0.04
     assert all(seconds > 0 for report in reports for seconds in report.timings)
-    assert second.queue_seconds >= 0.04
-    assert small.queue_seconds == second.queue_seconds
-    assert 0.04 <= large.queue_seconds < third.queue_seconds
+    assert small.queue_seconds >= 0.04
+    assert large.queue_seconds >= 0.04
+    assert second.waits == [small.queue_seconds]  # of the larger one, a part was still to come
+    assert third.waits == [large.queue_seconds]
+    assert (second.answered_rows, third.answered_rows) == (2, 5)
+    assert small.queue_seconds + small.compute_seconds <= second.answered_seconds
+    assert large.queue_seconds + large.compute_seconds <= third.answered_seconds
     assert small.compute_seconds == sum(second.timings)
     assert large.compute_seconds == sum(second.timings) + sum(third.timings)
     assert (small.batch_rows, large.batch_rows) == (4, 3)

@@ -28,6 +28,7 @@ from service.placement import Placement
 from service.predictor import Predictor
 from service.settings import Settings
 from service.telemetry import tracing
+from service.telemetry.metrics import write_counts
 
 pytestmark = pytest.mark.anyio
 
@@ -70,6 +71,7 @@ async def ask(front: ASGIApp, path: str, method: str = "GET", **options: Any) ->
 
 def counted() -> dict[tuple[str, str, str], float]:
     """How many requests were counted, by endpoint, model and status."""
+    write_counts()
     return {
         (sample.labels["endpoint"], sample.labels["model"], sample.labels["status"]): sample.value
         for family in REGISTRY.collect()

@@ -9,6 +9,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 from gated import Gated
+from hypothesis import given
+from hypothesis import strategies as st
+from prometheus_client import CollectorRegistry, Histogram
 from prometheus_client.parser import text_string_to_metric_families
 from tiny import write_tiny
 
@@ -23,6 +26,7 @@ from service.placement import Placement, place
 from service.predictor import Predictor
 from service.settings import Settings
 from service.telemetry.metrics import ModelMetrics, count_request, exposition, show_gpu
+from service.telemetry.shared_counts import observe_all
 
 Samples = dict[tuple[str, frozenset[tuple[str, str]]], float]
 
@@ -60,9 +64,8 @@ def test_a_request_is_counted_under_its_endpoint_model_and_status() -> None:
 
 def test_a_batch_is_counted_with_its_rows_its_requests_and_its_compute() -> None:
     metrics = ModelMetrics("batched")
-    metrics.count(BatchReport(8, 3, 0.5, Timings(0.001, 0.25, 0.001)))
-    metrics.count(BatchReport(1, 1, 0.5, Timings(0.001, 0.5, 0.001)))
-    metrics.count_wait(0.125)
+    metrics.count(BatchReport(8, 3, Timings(0.001, 0.25, 0.001), [0.125, 0.5]))
+    metrics.count(BatchReport(1, 1, Timings(0.001, 0.5, 0.001)))
     found = samples(exposition().decode())
     assert sample(found, "batch_rows_count", model="batched") == 2
     assert sample(found, "batch_rows_sum", model="batched") == 9
@@ -70,7 +73,8 @@ def test_a_batch_is_counted_with_its_rows_its_requests_and_its_compute() -> None
     assert sample(found, "batch_rows_bucket", model="batched", le="8.0") == 2
     assert sample(found, "batch_requests_sum", model="batched") == 4
     assert sample(found, "batch_compute_seconds_sum", model="batched") == 0.75
-    assert sample(found, "queue_seconds_sum", model="batched") == 0.125
+    assert sample(found, "queue_seconds_sum", model="batched") == 0.625
+    assert sample(found, "queue_seconds_count", model="batched") == 2
 
 
 FAILURES = [kind for kind in vars(errors).values() if isinstance(kind, type)]
@@ -169,8 +173,7 @@ def test_a_gpu_shows_what_is_used_and_what_there_is() -> None:
 def test_tritons_names_say_what_ours_say() -> None:
     metrics = ModelMetrics("twice-named")
     for rows, queue in ((8, 0.5), (2, 0.25)):
-        metrics.count(BatchReport(rows, 1, queue, Timings(0.0, 0.125, 0.0)))
-        metrics.count_wait(queue)
+        metrics.count(BatchReport(rows, 1, Timings(0.0, 0.125, 0.0), [queue]))
     for endpoint, status, seconds in (
         ("/v2/models/{model}/infer", 200, 0.5),
         ("/predict_curve", 200, 0.25),
@@ -203,14 +206,15 @@ def test_tritons_names_say_what_ours_say() -> None:
 
 LIVE = """
 import sys
-from service.telemetry.metrics import ModelMetrics, show_worker
+from service.telemetry.metrics import ModelMetrics, show_worker, write_counts
 from service.batch import Timings
 from service.batching import BatchReport
 
 show_worker()
 metrics = ModelMetrics("line")
 metrics.show_queue(5, 1)
-metrics.count(BatchReport(4, 2, 0.0, Timings(0.0, 0.25, 0.0)))
+metrics.count(BatchReport(4, 2, Timings(0.0, 0.25, 0.0)))
+write_counts()
 print("shown", flush=True)
 sys.stdin.read()
 """
@@ -256,7 +260,7 @@ from service.batching import BatchReport
 
 for _ in range(int(sys.argv[1])):
     count_request(Exchange("id", "GET", "/v2", endpoint="/v2", status=200, seconds=0.5))
-    ModelMetrics("line").count(BatchReport(4, 2, 0.0, Timings(0.0, 0.25, 0.0)))
+    ModelMetrics("line").count(BatchReport(4, 2, Timings(0.0, 0.25, 0.0)))
 sys.stdout.buffer.write(exposition())
 """
 
@@ -286,6 +290,23 @@ def test_several_processes_add_up_where_they_share_a_folder(root: Path, tmp_path
         assert sample(found, "request_seconds_sum", **labels) == told / 2
         assert sample(found, "batch_requests_sum", model="line") == 2 * told
         assert sample(found, "batch_rows_sum", model="line") == 4 * told
+
+
+@given(st.lists(st.floats(0, 1e6) | st.sampled_from([0.1, 1.0, 10.0]), max_size=600))
+def test_many_values_at_once_are_counted_as_one_by_one(values: list[float]) -> None:
+    registry = CollectorRegistry()
+    each, all_at_once = (
+        Histogram(name, "-", buckets=(0.1, 1.0, 10.0), registry=registry) for name in "ab"
+    )
+    for value in values:
+        each.observe(value)
+    if values:
+        observe_all(all_at_once, values)
+    for le in ("0.1", "1.0", "10.0", "+Inf"):
+        one, other = (registry.get_sample_value(f"{name}_bucket", {"le": le}) for name in "ab")
+        assert one == other
+    assert registry.get_sample_value("b_count") == len(values)
+    assert registry.get_sample_value("b_sum") == pytest.approx(sum(values))
 
 
 def test_a_process_alone_tells_its_own(root: Path) -> None:

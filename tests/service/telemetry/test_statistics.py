@@ -49,17 +49,19 @@ def test_before_the_first_request_every_count_is_there_and_zero() -> None:
 
 def test_known_batches_are_counted_by_request_and_by_size() -> None:
     statistics = ModelStatistics()
-    statistics.executed(BatchReport(8, 3, 0.1, Timings(0.001, 0.010, 0.002)))
-    statistics.executed(BatchReport(2, 1, 0.1, Timings(0.002, 0.020, 0.003)))
-    statistics.executed(BatchReport(8, 2, 0.1, Timings(0.003, 0.030, 0.004)))
-    statistics.succeeded(0.5, 0.125, rows=4)
-    statistics.succeeded(0.25, 0.125, rows=2)
+    statistics.executed(
+        BatchReport(8, 3, Timings(0.001, 0.010, 0.002), [0.125, 0.25], 4, answered_seconds=0.5)
+    )
+    statistics.executed(BatchReport(2, 1, Timings(0.002, 0.020, 0.003)))
+    statistics.executed(
+        BatchReport(8, 2, Timings(0.003, 0.030, 0.004), [0.5], 10, answered_seconds=0.75)
+    )
     statistics.failed(2.0)
     said = statistics.describe("line", "3")
-    assert (said["inference_count"], said["execution_count"]) == (6, 3)
+    assert (said["inference_count"], said["execution_count"]) == (14, 3)
     spent = said["inference_stats"]
-    assert spent["success"] == {"count": 2, "ns": 750_000_000}
-    assert spent["queue"] == {"count": 2, "ns": 250_000_000}
+    assert spent["success"] == {"count": 3, "ns": 1_250_000_000}
+    assert spent["queue"] == {"count": 3, "ns": 875_000_000}
     assert spent["fail"] == {"count": 1, "ns": 2_000_000_000}
     # Each request counts with its whole batch: 3 of the first, 1 of the second, 2 of the third.
     assert spent["compute_input"] == {"count": 6, "ns": 11_000_000}
