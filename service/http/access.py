@@ -116,7 +116,7 @@ class Access:
             RateLimitError: its key has sent too many.
             UnknownPathError: the path is switched off.
         """
-        exposure: Exposure = self._exposures.get(exchange.path, "key")
+        exposure = self._exposures.get(exchange.path, "key")
         if exposure == "off":
             raise UnknownPathError(f"There is nothing at {exchange.path!r}.")
         if self._path is None or exposure == "open":

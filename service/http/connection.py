@@ -6,11 +6,13 @@ are refused in the shape of every other error, and the connection is closed. One
 waits for a request that may be on its way.
 """
 
+import math
 import os
 from asyncio import TimerHandle, Transport
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from typing import Any, ClassVar
 
+from httptools import HttpParserError, HttpParserUpgrade
 from starlette.responses import Response
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
@@ -73,7 +75,10 @@ class Connection(HttpToolsProtocol):
         self._most = settings.max_connections
         self._largest_head = settings.max_header_bytes
         self._head_seconds = settings.header_timeout_seconds
-        self._head_timer: TimerHandle | None = None  # where a head is awaited, or what went before
+        self._timer: TimerHandle | None = None
+        self._due = math.inf  # the loop's time at which a head has been awaited long enough
+        self._head_begun = False  # the time that a head may take is running
+        self._silent = True  # nothing has come since the last answer
         self._unused = 0  # bytes that came since a head, or a part of a body
 
     def connection_made(self, transport: Transport) -> None:  # type: ignore[override]  # as uvicorn's
@@ -84,12 +89,14 @@ class Connection(HttpToolsProtocol):
             told = f"There are {self._most:,} connections, as many as may be. Try again later."
             self._refuse(TooManyConnectionsError(told))
         else:
-            self._await_head()
+            self._head_begun = True
+            self._await_head(self._head_seconds)
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Await no more."""
         super().connection_lost(exc)
-        self._end_wait()
+        if self._timer is not None:
+            self._timer.cancel()
 
     def shutdown(self) -> None:
         """Close after the request in progress, or after one more that may be on its way."""
@@ -102,7 +109,14 @@ class Connection(HttpToolsProtocol):
     def data_received(self, data: bytes) -> None:
         """Take what has arrived."""
         self._unused += len(data)
-        super().data_received(data)
+        self._silent = False
+        try:
+            self.parser.feed_data(data)
+        except HttpParserUpgrade:  # whoever offers one is answered without
+            pass
+        except HttpParserError:
+            self.logger.warning("Invalid HTTP request received.")
+            self._refuse(BadInputError("This is no request of HTTP/1.1 that can be read."))
         self._look_at_rest()
 
     def _look_at_rest(self) -> None:
@@ -110,12 +124,26 @@ class Connection(HttpToolsProtocol):
         if self._unused > self._largest_head:
             self._refuse(self._too_large())
         elif (
-            self.timeout_keep_alive_task is None
-            and self._head_timer is None
+            not self._silent
+            and not self._head_begun
             and (self.cycle is None or self.cycle.response_complete)
             and not self.transport.is_closing()
         ):  # there is a part of a head, or a rest of the last request
-            self._await_head()
+            self._head_begun = True
+            self._await_head(self._head_seconds)
+
+    def on_response_complete(self) -> None:
+        """Begin the request that waits behind this one, or await the next."""
+        self.server_state.total_requests += 1
+        self._silent = True
+        if self.transport.is_closing():
+            return
+        if self.flow.read_paused:
+            self.flow.resume_reading()
+        if self.pipeline:
+            self._start_asgi_task(*self.pipeline.pop())
+        else:
+            self._await_head(self.timeout_keep_alive)
 
     def _end_head(self) -> None:
         """A head is whole.
@@ -123,8 +151,7 @@ class Connection(HttpToolsProtocol):
         Raises:
             ServiceError: it is too large; that was answered, and the parser is to stop.
         """
-        if self._head_timer is not None:
-            self._end_wait()
+        self._due, self._head_begun = math.inf, False
         if self._unused > self._largest_head:  # unless most of it is a body
             size = len(self.url) + sum(len(name) + len(value) + 4 for name, value in self.headers)
             if size > self._largest_head:
@@ -132,23 +159,22 @@ class Connection(HttpToolsProtocol):
                 raise self._too_large()
         self._unused = 0
 
-    def _unsupported_upgrade_warning(self) -> None:
-        """Say nothing: whoever offers an upgrade is answered without one."""
+    def _await_head(self, seconds: float) -> None:
+        self._due = self.loop.time() + seconds
+        if self._timer is not None and self._timer.when() > self._due:
+            self._timer.cancel()
+            self._timer = None
+        if self._timer is None:  # else it will see that there is more time: a new one costs more
+            self._timer = self.loop.call_at(self._due, self._look_at_time)
 
-    def send_400_response(self, msg: str) -> None:
-        """Refuse what the parser does not understand."""
-        self._refuse(BadInputError("This is no request of HTTP/1.1 that can be read."))
-
-    def _await_head(self) -> None:
-        self._head_timer = self.loop.call_later(self._head_seconds, self._give_up_head)
-
-    def _end_wait(self) -> None:
-        if self._head_timer is not None:
-            self._head_timer.cancel()
-            self._head_timer = None
+    def _look_at_time(self) -> None:
+        self._timer = None
+        if self.loop.time() >= self._due:
+            self._give_up_head()
+        elif self._due < math.inf:
+            self._timer = self.loop.call_at(self._due, self._look_at_time)
 
     def _give_up_head(self) -> None:
-        self._head_timer = None
         if self._unused:
             told = f"The head of the request did not arrive within {self._head_seconds:g} seconds."
             self._refuse(HeadTimeoutError(told))
@@ -175,18 +201,16 @@ class Connection(HttpToolsProtocol):
     def _write(self, turn: Turn, response: Response) -> None:
         common = self.server_state.default_headers
         if common is not self._common[0]:  # uvicorn renews them once a second, for the date
-            Connection._common = common, _lines((*common, *SECURITY_HEADERS))
+            every = (*common, *SECURITY_HEADERS)
+            Connection._common = common, b"".join([b"%b: %b\r\n" % header for header in every])
         if (b"connection", b"close") in response.raw_headers:
             turn.keep_alive = False
         elif not turn.keep_alive:
             response.raw_headers.append((b"connection", b"close"))
-        head = (STATUS_LINE[response.status_code], self._common[1], _lines(response.raw_headers))
-        self.transport.write(b"".join((*head, b"\r\n", response.body)))
+        lines = [b"%b: %b\r\n" % header for header in response.raw_headers]
+        head = STATUS_LINE[response.status_code], self._common[1]
+        self.transport.write(b"".join((*head, *lines, b"\r\n", response.body)))
         turn.response_complete = True
         if not turn.keep_alive:
             self.transport.close()
         self.on_response_complete()
-
-
-def _lines(headers: Iterable[tuple[bytes, bytes]]) -> bytes:
-    return b"".join([b"%b: %b\r\n" % header for header in headers])

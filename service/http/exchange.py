@@ -115,10 +115,11 @@ def begin(method: str, path: str, headers: dict[bytes, bytes]) -> Exchange:
 
     Its id is the request's `X-Request-Id`, where that is plain text, or a new one.
     """
-    given = headers.get(b"x-request-id")
-    plain = given is not None and 0 < len(given) <= 100 and given.isascii()
-    text = given.decode() if given is not None and plain else ""
-    identity = text if text.isprintable() and text else f"{_PROCESS}-{next(_numbers):x}"
+    given = headers.get(b"x-request-id", b"")
+    if 0 < len(given) <= 100 and given.isascii() and given.decode().isprintable():
+        identity = given.decode()
+    else:
+        identity = f"{_PROCESS}-{next(_numbers):x}"
     exchange = Exchange(identity, method, path, headers)
     _current.set(exchange)
     return exchange

@@ -9,6 +9,7 @@ import asyncio
 import random
 import time
 from collections.abc import Iterable, Mapping
+from typing import NamedTuple
 
 from starlette.middleware.cors import CORSMiddleware
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -42,6 +43,15 @@ As OWASP recommends for REST: https://cheatsheetseries.owasp.org/cheatsheets/RES
 """
 
 
+class KnownHead(NamedTuple):
+    """The head of a request that took the short way: what is in it, and how long its body is."""
+
+    path: str
+    headers: dict[bytes, bytes]
+    responder: Responder
+    length: int
+
+
 class Front:
     """An ASGI application before two others.
 
@@ -68,6 +78,8 @@ class Front:
         self._door = door or host
         self._access = Access(settings)
         self._departures = Departures()
+        self.known_heads: dict[bytes, KnownHead] = {}
+        """By the bytes that came."""
         self._logged = settings.access_log
         self._tracer = Tracer(settings.traces) if settings.traces else None
         self._let_in: ASGIApp = self._guarded

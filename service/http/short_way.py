@@ -4,6 +4,9 @@ uvicorn makes each request an ASGI cycle, with its scope, events, messages and t
 a chain of handlers; each takes longer than all that the service does for a small prediction. So a
 prediction's request that arrives whole goes to its endpoint as it is: no ASGI between them, no
 task, one write. Every other request, and one of which a part is still to come, goes the long way.
+
+A client sends the same head again and again. One that took the short way is known from then on, and
+is not parsed again.
 """
 
 from typing import Any
@@ -13,8 +16,12 @@ from starlette.responses import Response
 from service.http.connection import Connection, Turn
 from service.http.endpoint import Responder, error_response
 from service.http.exchange import begin
-from service.http.front import CLIENT_CLOSED_REQUEST
+from service.http.front import CLIENT_CLOSED_REQUEST, KnownHead
 from service.settings import current_settings
+
+_END = b"\r\n\r\n"  # of a head
+_MOST_HEADS = 1_000
+_LARGEST_HEAD = 2_000  # bytes
 
 
 class ShortWay(Connection):
@@ -22,12 +29,31 @@ class ShortWay(Connection):
 
     def __init__(self, *arguments: Any, **options: Any) -> None:
         super().__init__(*arguments, **options)
+        self._between = True  # the parser is between two requests
+        self._data = b""  # what came, where a request begins with it
         self._short: Responder | None = None  # of the request that is arriving on the short way
         self._path = ""
         self._exchange_headers: dict[bytes, bytes] = {}
         self._header_count = 0  # what comes beyond follows a body in chunks, and is none
         self._body = b""
         self._largest = current_settings().max_body_bytes
+
+    def data_received(self, data: bytes) -> None:
+        """Take what has arrived: mostly one request, whose head is known."""
+        if self._between:
+            end = data.find(_END) + len(_END)
+            head = self.front.known_heads.get(data[:end])
+            if head is not None and len(data) == end + head.length and self._is_free():
+                self._end_head()
+                self._answer(head.path, head.headers, head.responder, data[end:])
+                return
+            self._data = data
+        super().data_received(data)
+        self._data = b""
+
+    def _is_free(self) -> bool:
+        """Whether a request that comes now is the next to be answered."""
+        return (self.cycle is None or self.cycle.response_complete) and not self.flow.write_paused
 
     def _look_at_rest(self) -> None:
         """What has not arrived whole goes the long way."""
@@ -38,6 +64,7 @@ class ShortWay(Connection):
 
     def on_message_begin(self) -> None:
         """Begin a request; its scope is made where the long way begins."""
+        self._between = False
         self.url = b""
         self.headers = []
         self.expect_100_continue = False
@@ -57,8 +84,7 @@ class ShortWay(Connection):
             and parser.should_keep_alive()
             and not parser.should_upgrade()
             and not self.expect_100_continue
-            and (self.cycle is None or self.cycle.response_complete)
-            and not self.flow.write_paused
+            and self._is_free()
             and not self.root_path
             and self.limit_concurrency is None
         ):
@@ -78,16 +104,37 @@ class ShortWay(Connection):
     def on_message_complete(self) -> None:
         """Answer a request that is whole."""
         self._unused = 0
+        self._between = not self.parser.should_upgrade()  # to the parser, what follows one is none
         if self._short is not None and len(self._body) > self._largest:
             self._take_long_way()
         if self._short is None:
             super().on_message_complete()
             return
         responder, self._short = self._short, None
+        self._remember(responder)
+        self._answer(self._path, self._exchange_headers, responder, self._body)
+
+    def _remember(self, responder: Responder) -> None:
+        """Know the head of this request again, where all that came is that and the body."""
+        data, self._data, length = self._data, b"", len(self._body)
+        end = data.find(_END) + len(_END)
+        if (
+            len(data) == end + length
+            and end <= _LARGEST_HEAD
+            and b"transfer-encoding" not in self._exchange_headers
+        ):
+            known = self.front.known_heads
+            if len(known) >= _MOST_HEADS:
+                known.clear()
+            known[data[:end]] = KnownHead(self._path, self._exchange_headers, responder, length)
+
+    def _answer(
+        self, path: str, headers: dict[bytes, bytes], responder: Responder, body: bytes
+    ) -> None:
         turn = Turn()
         turn.keep_alive = not self._leaving
         self.cycle = turn  # type: ignore[assignment]  # it has what the protocol asks of a cycle
-        exchange = begin("POST", self._path, self._exchange_headers)
+        exchange = begin("POST", path, headers)
 
         def reply(response: Response) -> None:
             turn.give_up = None
@@ -98,7 +145,7 @@ class ShortWay(Connection):
 
         try:
             self.front.admit(exchange)
-            give_up = responder(exchange, self._body, reply)
+            give_up = responder(exchange, body, reply)
         except Exception as error:  # noqa: BLE001 - the boundary: every failure is answered
             reply(error_response(error, exchange))
             return

@@ -7,6 +7,7 @@ import asyncio
 import inspect
 import re
 from collections.abc import Callable
+from itertools import accumulate
 from typing import Any
 
 import pytest
@@ -19,7 +20,7 @@ from starlette.types import Receive, Scope, Send
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from uvicorn.server import ServerState
 
-from service.http import connection
+from service.http import connection, short_way
 from service.http.endpoint import Responder, in_a_task
 from service.http.exchange import Exchange, current
 from service.http.front import Front
@@ -43,7 +44,7 @@ def test_uvicorn_takes_the_short_way_s_protocol_where_bentoml_leaves_the_choice_
     [
         ("on_message_begin", ("self.url", "self.headers", "self.expect_100_continue")),
         ("on_headers_complete", ("existing_cycle.response_complete", "self._start_asgi_task")),
-        ("on_response_complete", ("self.pipeline.pop()", "self.timeout_keep_alive_task")),
+        ("on_response_complete", ("self.pipeline.pop()", "self.flow.resume_reading()")),
         ("connection_lost", ("self.cycle.disconnected = True", "self.cycle.message_event.set()")),
         ("shutdown", ("self.cycle.keep_alive = False",)),
     ],
@@ -91,8 +92,9 @@ def told(body: bytes, way: str) -> Response:
 
 
 async def host(scope: Scope, receive: Receive, send: Send) -> None:
-    """What answers on the long way."""
-    response = told(await Request(scope, receive).body(), "long")
+    """What answers on the long way; at one path, before it has seen the body."""
+    body = b"" if scope["path"] == "/early" else await Request(scope, receive).body()
+    response = told(body, "long")
     await response(scope, receive, send)
 
 
@@ -158,27 +160,80 @@ async def converse(parts: list[bytes], count: int) -> list[tuple[int, bytes, str
 @given(
     requests=st.lists(
         st.tuples(
-            st.sampled_from(["/short", "/long", "/short?", "/%73hort"]),
-            st.binary(max_size=9),
+            st.integers(0, 1),  # the same heads come again and again
+            st.sampled_from(["/short", "/short", "/long", "/short?", "/%73hort"]),
+            st.binary(max_size=9) | st.just(wire_of(0, "/short", b"abc", chunked=False)),
             st.booleans(),
         ),
         min_size=1,
-        max_size=5,
+        max_size=6,
     ),
     data=st.data(),
 )
 def test_any_requests_in_any_pieces_are_answered_in_order(
-    requests: list[tuple[str, bytes, bool]], data: st.DataObject
+    requests: list[tuple[int, str, bytes, bool]], data: st.DataObject
 ) -> None:
-    sent = b"".join(wire_of(number, *request) for number, request in enumerate(requests))
-    cuts = sorted(data.draw(st.sets(st.integers(1, len(sent) - 1), max_size=6)))
+    messages = [wire_of(*request) for request in requests]
+    sent = b"".join(messages)
+    ends = list(accumulate(len(message) for message in messages))
+    heads = [end - len(body) for end, (_, _, body, _) in zip(ends, requests, strict=True)]
+    cut = st.integers(1, len(sent) - 1) | st.sampled_from([*ends, *heads])
+    cuts = sorted(data.draw(st.sets(cut, max_size=12)) - {len(sent)})
     parts = [sent[a:b] for a, b in zip([0, *cuts], [*cuts, len(sent)], strict=True)]
     found = asyncio.run(converse(parts, len(requests)))
     expected = [
         (200 if len(body) % 2 else 400, str(number).encode(), body)
-        for number, (_, body, _) in enumerate(requests)
+        for number, _, body, _ in requests
     ]
     assert [(status, identity, body) for status, identity, _, body in found] == expected
+
+
+def test_a_head_that_came_before_is_not_parsed_again() -> None:
+    async def run() -> list[tuple[int, bytes, str, bytes]]:
+        protocol, wire = connect()
+        protocol.data_received(wire_of(7, "/short", b"abc", chunked=False))
+        await asyncio.sleep(0)
+        protocol.parser = None  # type: ignore[assignment]  # so that it would be noticed
+        protocol.data_received(wire_of(7, "/short", b"xyz", chunked=False))
+        await asyncio.sleep(0)
+        return answers(wire.written)
+
+    found = asyncio.run(run())
+    assert found == [(200, b"7", "short", b"abc"), (200, b"7", "short", b"xyz")]
+
+
+@pytest.mark.parametrize("path", ["/long", "/early"])
+def test_a_known_head_within_a_body_is_no_request(path: str) -> None:
+    known = wire_of(7, "/short", b"abc", chunked=False)
+    outer = wire_of(8, path, known, chunked=False)
+
+    async def run() -> list[tuple[int, bytes, str, bytes]]:
+        protocol, wire = connect()
+        for part in (known, outer[: -len(known)], known, known):
+            protocol.data_received(part)
+            for _ in range(20):
+                await asyncio.sleep(0)
+        return answers(wire.written)
+
+    assert [identity for _, identity, _, _ in asyncio.run(run())] == [b"7", b"8", b"7"]
+
+
+def test_no_more_heads_are_known_than_a_worker_can_hold(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(short_way, "_MOST_HEADS", 10)
+
+    async def run() -> tuple[int, ShortWay]:
+        protocol, _ = connect()
+        most = 0
+        for number in range(25):
+            protocol.data_received(wire_of(number, "/short", b"abc", chunked=False))
+            await asyncio.sleep(0)
+            most = max(most, len(protocol.front.known_heads))
+        protocol.data_received(wire_of(10**3000, "/short", b"abc", chunked=False))
+        return most, protocol
+
+    most, protocol = asyncio.run(run())
+    assert most == 10
+    assert all(len(head) <= 2_000 for head in protocol.front.known_heads)
 
 
 def test_a_request_that_is_whole_takes_the_short_way_and_another_does_not() -> None:
