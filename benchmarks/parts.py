@@ -36,6 +36,7 @@ from service.telemetry.metrics import count_request
 ROUNDS, CALLS = 9, 3_200
 MODEL = "mnist-mlp"
 PATH = f"/v2/models/{MODEL}/infer"
+SERVER = ServerState()
 NOBODY = "/http"  # where nothing is done, so that what is left is HTTP
 
 
@@ -62,7 +63,7 @@ def connect(front: Front) -> ShortWay:
     config = Config(front, log_config=None)
     config.load()
     ShortWay.front = front
-    connection = ShortWay(config, ServerState(), {})
+    connection = ShortWay(config, SERVER, {})
     connection.connection_made(Wire())
     return connection
 

@@ -122,9 +122,12 @@ class TensorSpec(_Part):
 
     def takes(self, shape: Sequence[int]) -> bool:
         """Whether a tensor of this shape is one of these."""
-        return len(shape) == len(self.shape) and all(
-            size in (-1, found) for size, found in zip(self.shape, shape, strict=True)
-        )
+        if len(shape) != len(self.shape):
+            return False
+        for size, found in zip(self.shape, shape, strict=True):  # `all` takes twice as long
+            if size != found and size != -1:
+                return False
+        return True
 
     def expects(self, values: NDArray[Any]) -> bool:
         """Whether all values lie in the range that is stated; not where none is."""

@@ -96,7 +96,9 @@ def encode(card: ModelCard, request: InferRequest, outputs: Arrays) -> Encoded:
             entry |= {"datatype": "BYTES", "shape": (len(found), len(found[0]))}
             data = [text for row in found for text in row]
         else:
-            data = array if binary else _to_json(spec, array, card, request)
+            if spec.datatype == "FP16" and not binary:
+                raise BadInputError(f"The output {spec.name!r} is FP16: ask for it as binary data.")
+            data = array if binary else array.ravel()
         if binary:
             tensor = to_bytes(data) if top else array.tobytes()
             entry["parameters"] = {"binary_data_size": len(tensor)}
@@ -109,6 +111,8 @@ def encode(card: ModelCard, request: InferRequest, outputs: Arrays) -> Encoded:
         content["id"] = request.id
     content["outputs"] = entries
     header = orjson.dumps(content, option=orjson.OPT_SERIALIZE_NUMPY)
+    if b"null" in header:  # orjson's word for what is not finite: faster to find than such numbers
+        _check_finite(card, request, outputs)
     return Encoded(b"".join((header, *tensors)), len(header)) if tensors else Encoded(header, None)
 
 
@@ -184,7 +188,7 @@ def _inputs(
     if len(inputs) != len(specs):
         missing = [name for name in specs if name not in inputs]
         raise BadInputError(f"The input {missing[0]!r} is missing.")
-    if len({len(array) for array in inputs.values()}) > 1:
+    if len(inputs) > 1 and len({len(array) for array in inputs.values()}) > 1:
         raise BadInputError("The inputs have different numbers of rows, their first dimension.")
     return inputs
 
@@ -245,6 +249,8 @@ def _flag(parameters: Mapping[str, Any], name: str, whose: str, *, default: bool
 
 def _timeout(parameters: Mapping[str, Any]) -> float | None:
     """Seconds, from the microseconds of the extension `schedule_policy`; 0 stands for none."""
+    if not parameters:
+        return None
     for name in ("timeout", "priority"):  # there is one level of priority
         value = parameters.get(name, 0)
         if type(value) is not int or value < 0:
@@ -252,14 +258,11 @@ def _timeout(parameters: Mapping[str, Any]) -> float | None:
     return parameters.get("timeout", 0) / 1e6 or None
 
 
-def _to_json(
-    spec: TensorSpec, array: NDArray[Any], card: ModelCard, request: InferRequest
-) -> NDArray[Any]:
-    if spec.datatype == "FP16":
-        raise BadInputError(f"The output {spec.name!r} is FP16: ask for it as binary data.")
-    if spec.datatype in ("FP32", "FP64") and not np.isfinite(array).all():
-        raise not_finite(card, request.inputs, spec.name)
-    return array.ravel()
+def _check_finite(card: ModelCard, request: InferRequest, outputs: Arrays) -> None:
+    for spec, binary, top in request.outputs:
+        is_json = not binary and not top
+        if is_json and spec.dtype.kind == "f" and not np.isfinite(outputs[spec.name]).all():
+            raise not_finite(card, request.inputs, spec.name)
 
 
 def _names(specs: Mapping[str, TensorSpec]) -> str:
