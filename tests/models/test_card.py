@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable, Mapping
+from dataclasses import FrozenInstanceError
 from typing import Any, get_args
 
 import hypothesis.extra.numpy as hnp
@@ -10,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
-from pydantic import BaseModel, ValidationError
+from pydantic import ValidationError
 from small_packages import CardJson, Kit, property_test
 
 from models.card import (
@@ -284,7 +285,7 @@ def test_a_field_that_this_release_does_not_know_is_refused_anywhere(
 @pytest.mark.parametrize("place", PLACES)
 def test_no_part_of_a_card_can_be_assigned_to(place: str, kits: Mapping[str, Kit]) -> None:
     card = ModelCard.model_validate(_json(kits["blot"]))
-    parts: dict[str, Callable[[ModelCard], BaseModel]] = {
+    parts: dict[str, Callable[[ModelCard], Any]] = {
         "the card": lambda card: card,
         "an input": lambda card: card.inputs[0],
         "the fit": lambda card: card.fit,
@@ -299,9 +300,11 @@ def test_no_part_of_a_card_can_be_assigned_to(place: str, kits: Mapping[str, Kit
         "a file": lambda card: card.files["model.onnx"],
     }
     part = parts[place](card)
-    for field in type(part).model_fields:
+    fields = type(part).__annotations__
+    assert fields
+    for field in fields:
         before = getattr(part, field)
-        with pytest.raises(ValidationError, match="frozen"):
+        with pytest.raises((ValidationError, FrozenInstanceError), match=r"frozen|cannot assign"):
             setattr(part, field, None)
         assert getattr(part, field) is before
 

@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -111,7 +112,7 @@ def test_a_range_may_be_open_on_either_side(
     low: float | None, high: float | None, said: str, kits: Mapping[str, Kit]
 ) -> None:
     card = kits["bend"].card
-    spec = card.inputs[0].model_copy(update={"minimum": low, "maximum": high})
+    spec = replace(card.inputs[0], minimum=low, maximum=high)
     page = render_page(card.model_copy(update={"inputs": (spec,)}))
     assert ["in", "`x`", "FP32", "[-1, 1]", said, spec.meaning] in rows(page)
 
@@ -128,7 +129,7 @@ def test_whatever_a_text_holds_every_row_of_a_table_keeps_its_cells(
     def check(text: str) -> None:
         settings = card.fit.hyperparameters | {"optimizer": text}
         fit = card.fit.model_copy(update={"device": text, "hyperparameters": settings})
-        inputs = (card.inputs[0].model_copy(update={"meaning": text}),)
+        inputs = (replace(card.inputs[0], meaning=text),)
         page = render_page(card.model_copy(update={"inputs": inputs, "fit": fit}))
         assert [len(row) for row in rows(page)] == plain
 

@@ -6,6 +6,7 @@ import os
 import shutil
 import threading
 from collections.abc import Awaitable, Callable
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -287,7 +288,7 @@ def test_a_model_of_the_wrong_kind_is_told_which_fit(tmp_path: Path) -> None:
 )
 def test_a_model_fits_by_name_datatype_and_shape(change: dict[str, Any], tmp_path: Path) -> None:
     write_tiny(tmp_path, "line", runtimes=("onnx",))
-    wanted = TensorSpec(**(X.model_dump() | change))
+    wanted = TensorSpec(**(asdict(X) | change))
 
     async def test(catalog: Catalog) -> None:
         with pytest.raises(BadInputError):
