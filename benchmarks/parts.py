@@ -21,9 +21,10 @@ from uvicorn import Config
 from uvicorn.server import ServerState
 
 from benchmarks.serving.work import V2_JSON, images
-from service.batch import Arrays, Request
+from service.batch import Answer, Arrays
 from service.batching import MicroBatcher
 from service.catalog import Catalog
+from service.errors import ServiceError
 from service.http.endpoint import Reply
 from service.http.exchange import Exchange, begin
 from service.http.front import Front
@@ -119,8 +120,7 @@ async def show_batcher(together: int) -> None:
     def compute(batch: Arrays) -> Arrays:
         return {"probabilities": outputs[: len(batch["image"])]}
 
-    def done(request: Request) -> None:
-        batcher.answer(request)
+    def done(_: Answer | ServiceError) -> None:
         if calls.answered():
             batcher.enqueue(inputs, done, timeout=30.0)
 

@@ -17,6 +17,20 @@ Arrays = Mapping[str, NDArray[Any]]
 """Tensor name to array; the first axis of each is the rows."""
 
 
+class Answer(NamedTuple):
+    """What one request gets back.
+
+    `outputs` may be views of its batch's outputs; they keep those alive. `queue_seconds` runs from
+    submission to the compute of the first row, `compute_seconds` is the time of all batches that
+    held a part of it, and `batch_rows` are the rows of the last of them.
+    """
+
+    outputs: Arrays
+    queue_seconds: float
+    compute_seconds: float
+    batch_rows: int
+
+
 @dataclass(slots=True, eq=False)
 class Request:
     """One request, while it waits and while its parts are computed."""
@@ -26,12 +40,8 @@ class Request:
     waiting: int  # rows not yet in a batch; they are the last ones
     arrived: float
     deadline: float
-    done: Callable[["Request"], None] | None  # None once it was called, or its caller has left
-    error: ServiceError | None = None
-    pieces: list[Arrays] = field(default_factory=list)
-    queue_seconds: float = 0.0
-    compute_seconds: float = 0.0
-    batch_rows: int = 0
+    done: Callable[[Answer | ServiceError], None] | None  # None once called, or nobody waits
+    answers: list[Answer] = field(default_factory=list)  # to its parts, where it was split
     suspect: bool = False  # it was in a batch of which the compute did not end
 
     def is_over(self, now: float) -> bool:

@@ -26,6 +26,7 @@ from functools import partial
 from typing import NamedTuple
 
 from service.batch import (
+    Answer,
     Arrays,
     Part,
     Request,
@@ -48,20 +49,6 @@ from service.worker import Computed, Worker
 # Deadlines are kept to within this, so that a queue in which requests expire one after another
 # is searched at most 200 times a second.
 _ALARM_SECONDS = 0.005
-
-
-class Answer(NamedTuple):
-    """What one request gets back.
-
-    `outputs` may be views of its batch's outputs; they keep those alive. `queue_seconds` runs from
-    submission to the compute of the first row, `compute_seconds` is the time of all batches that
-    held a part of it, and `batch_rows` are the rows of the last of them.
-    """
-
-    outputs: Arrays
-    queue_seconds: float
-    compute_seconds: float
-    batch_rows: int
 
 
 class BatchReport(NamedTuple):
@@ -195,7 +182,11 @@ class MicroBatcher:
             request.suspect, request.deadline = True, math.inf  # it was in compute in time
 
     def enqueue(
-        self, inputs: Arrays, done: Callable[[Request], None], *, timeout: float | None = None
+        self,
+        inputs: Arrays,
+        done: Callable[[Answer | ServiceError], None],
+        *,
+        timeout: float | None = None,
     ) -> Request:
         """Compute one request of one or more rows, in whatever company.
 
@@ -203,8 +194,13 @@ class MicroBatcher:
         the caller has checked. A request of which rows still wait `timeout` seconds from now is
         given up; once all are in compute it is answered, however late.
 
-        `done` is called once, on the event loop, with what this call gave, and `answer` then tells
-        what came of it. A coroutine for each request would cost more than a small prediction.
+        `done` is called once, on the event loop; a coroutine for each request would cost more than
+        a small prediction. It gets the answer, or an error that was never raised: its traceback
+        would hold the request, and with it all its rows until the collector comes by.
+
+        - DeadlineExceededError: Its deadline passed before all its rows were in compute.
+        - ModelFaultError: The model raised, hung or gave a wrong number of rows for its rows alone;
+          the cause says which.
 
         Raises:
             NotReadyError: The batcher is closing.
@@ -230,24 +226,6 @@ class MicroBatcher:
         request.done = None
         if request.waiting:
             self._leave(request)
-
-    def answer(self, request: Request) -> Answer | ServiceError:
-        """What a request that is over gets back.
-
-        An error is given, not raised: its traceback would hold the request, which holds the error,
-        and with it all its rows until the collector comes by.
-
-        - DeadlineExceededError: Its deadline passed before all its rows were in compute.
-        - ModelFaultError: The model raised, hung or gave a wrong number of rows for its rows alone;
-          the cause says which.
-        """
-        if request.error is not None:
-            return request.error
-        try:
-            outputs = joined(request.pieces)
-        except Exception as mismatch:  # noqa: BLE001 - the model's outputs may be anything
-            return fault(self._name, mismatch)
-        return Answer(outputs, request.queue_seconds, request.compute_seconds, request.batch_rows)
 
     async def close(self) -> None:
         """Refuse new requests, finish the queued ones, end the thread. May be called again.
@@ -345,29 +323,40 @@ class MicroBatcher:
             if isinstance(outcome, ServiceError):
                 self._settle(request, outcome)
                 continue
-            if start == 0:
-                request.queue_seconds = started - request.arrived
-            request.pieces.append(outcome)
-            request.compute_seconds += seconds
-            request.batch_rows = rows
-            if stop == request.rows and request.done is not None:
-                waits.append(request.queue_seconds)
+            answer: Answer | ServiceError
+            answer = Answer(outcome, started - request.arrived, seconds, rows)
+            if stop - start < request.rows:
+                request.answers.append(answer)
+                if stop < request.rows:
+                    continue
+                answer = self._answer_of_parts(request.answers)
+            if request.done is not None and isinstance(answer, Answer):
+                waits.append(answer.queue_seconds)
                 answered_rows += stop
                 answered_seconds += now - request.arrived
-                self._settle(request, None)
+            self._settle(request, answer)
         if self._on_batch is not None:
             report = rows, len(batch), timings, waits, answered_rows, answered_seconds
             self._on_batch(BatchReport(*report))
 
-    def _settle(self, request: Request, error: ServiceError | None) -> None:
+    def _answer_of_parts(self, parts: Sequence[Answer]) -> Answer | ServiceError:
+        """The answer to a request that was computed in several batches."""
+        try:
+            outputs = joined([part.outputs for part in parts])
+        except Exception as mismatch:  # noqa: BLE001 - the model's outputs may be anything
+            return fault(self._name, mismatch)
+        compute_seconds = sum(part.compute_seconds for part in parts)
+        return Answer(outputs, parts[0].queue_seconds, compute_seconds, parts[-1].batch_rows)
+
+    def _settle(self, request: Request, answer: Answer | ServiceError) -> None:
         """Answer a request, unless its caller has gone or has been answered before."""
         if request.waiting:
             self._leave(request)
         if request.done is None:
             return
-        done, request.done, request.error = request.done, None, error
+        done, request.done = request.done, None
         try:
-            done(request)
+            done(answer)
         except Exception as mistake:  # noqa: BLE001 - its neighbours get their answers all the same
             self._loop.call_exception_handler(
                 {

@@ -5,8 +5,8 @@ from collections.abc import Callable
 from typing import Any
 
 from models.package import ModelPackage
-from service.batch import Arrays, Request
-from service.batching import Answer, BatchReport, MicroBatcher
+from service.batch import Answer, Arrays
+from service.batching import BatchReport, MicroBatcher
 from service.callbacks import called_back
 from service.errors import ServiceError
 from service.http.exchange import Exchange, current
@@ -108,7 +108,7 @@ class Predictor:
         Args:
             exchange: what is known of the request; what is learnt of it is written there.
             inputs: the card's inputs, with its dtypes and shapes, all with as many rows.
-            done: called once, on the event loop, with what `MicroBatcher.answer` gives.
+            done: called once, on the event loop, as `MicroBatcher.enqueue` says.
             timeout: seconds that the request may wait, where that is less than the setting.
 
         Returns:
@@ -124,8 +124,7 @@ class Predictor:
         if timeout is not None:
             allowed = min(timeout, allowed)
 
-        def finish(request: Request) -> None:
-            answer = batcher.answer(request)
+        def finish(answer: Answer | ServiceError) -> None:
             if isinstance(answer, ServiceError):
                 statistics.failed(time.monotonic() - started)
             else:
@@ -152,7 +151,7 @@ class Predictor:
         """What `begin` gives for the current exchange, for a caller that can wait for it.
 
         Raises:
-            ServiceError: as `MicroBatcher.enqueue` and `MicroBatcher.answer` say.
+            ServiceError: as `MicroBatcher.enqueue` says, or what it gave in place of an answer.
         """
         exchange = current()
         answer: Answer | ServiceError = await called_back(

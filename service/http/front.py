@@ -8,7 +8,7 @@ traces the answer, as the settings say.
 import asyncio
 import random
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import NamedTuple
 
 from starlette.middleware.cors import CORSMiddleware
@@ -77,6 +77,8 @@ class Front:
         self._typed = {} if typed is None else typed
         self._door = door or host
         self._access = Access(settings)
+        self.admit: Callable[[Exchange], None] = self._access.admit
+        """Lets a request in, or raises what `Access.admit` says."""
         self._departures = Departures()
         self.known_heads: dict[bytes, KnownHead] = {}
         """By the bytes that came."""
@@ -151,14 +153,6 @@ class Front:
         if path.startswith(_BELOW):
             return self._protocol.responder(path)
         return self._typed.get(path)
-
-    def admit(self, exchange: Exchange) -> None:
-        """Let the request in.
-
-        Raises:
-            ServiceError: as `Access.admit` says.
-        """
-        self._access.admit(exchange)
 
     def end(self, exchange: Exchange) -> None:
         """Count, log and trace an exchange that has just ended."""

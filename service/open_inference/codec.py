@@ -166,8 +166,9 @@ def _inputs(
                 f"it is {spec.datatype}."
             )
         shape = check_shape(spec, tensor.get("shape"))
-        parameters = _parameters(tensor, f"The input {name!r}")
-        size = parameters.get("binary_data_size")
+        size = None
+        if "parameters" in tensor:
+            size = _parameters(tensor, f"The input {name!r}").get("binary_data_size")
         if (size is None) == ("data" not in tensor):
             raise BadInputError(
                 f"The input {name!r} needs either 'data' or the parameter 'binary_data_size'."
@@ -222,9 +223,13 @@ def _outputs(
 
 
 def _entries(given: Any, field: str) -> list[dict[str, Any]]:
-    if not isinstance(given, list) or not set(map(type, given)) <= {dict}:
-        raise BadInputError(f"The request's {field!r} must be a list of objects.")
-    return given
+    if isinstance(given, list):
+        for entry in given:
+            if not isinstance(entry, dict):
+                break
+        else:
+            return given
+    raise BadInputError(f"The request's {field!r} must be a list of objects.")
 
 
 def _parameters(content: Mapping[str, Any], whose: str) -> Mapping[str, Any]:

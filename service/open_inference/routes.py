@@ -7,7 +7,7 @@ from functools import lru_cache
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
-from service.batching import Answer
+from service.batch import Answer
 from service.callbacks import called_back
 from service.catalog import Catalog
 from service.errors import (
@@ -150,7 +150,18 @@ class OpenInference:
 
     def responder(self, path: str) -> Responder | None:
         """Who answers a POST to `path` whose body is whole; None where only ASGI leads there."""
-        return self._infer if split(path)[0] == INFER else None
+        pattern, model, version = split(path)
+        if pattern != INFER:
+            return None
+        endpoint = PREFIX + pattern
+
+        def respond(
+            exchange: Exchange, body: bytes, reply: Callable[[Response], None]
+        ) -> Callable[[], None]:
+            exchange.endpoint = endpoint
+            return infer(_find(self.catalog, exchange, model, version), exchange, body, reply)
+
+        return respond
 
     async def _answer(self, exchange: Exchange, receive: Receive) -> Response:
         pattern, model, version = split(exchange.path)
@@ -162,13 +173,6 @@ class OpenInference:
         if exchange.method != method and (exchange.method, method) != ("HEAD", "GET"):
             raise MethodNotAllowedError(exchange.method, method)
         return await handler(Call(self.catalog, exchange, receive, model, version))
-
-    def _infer(
-        self, exchange: Exchange, body: bytes, reply: Callable[[Response], None]
-    ) -> Callable[[], None]:
-        _, model, version = split(exchange.path)
-        exchange.endpoint = PREFIX + INFER
-        return infer(_find(self.catalog, exchange, model, version), exchange, body, reply)
 
 
 def infer(

@@ -14,9 +14,10 @@ from typing import Any
 
 import numpy as np
 
-from service.batch import Request
-from service.batching import Answer, Arrays, MicroBatcher
+from service.batch import Answer, Arrays
+from service.batching import MicroBatcher
 from service.callbacks import called_back
+from service.errors import ServiceError
 
 LIMIT = 20.0  # seconds after which something hangs
 
@@ -81,10 +82,10 @@ class Awaited(MicroBatcher):
     async def submit(self, inputs: Arrays, *, timeout: float | None = None) -> Answer:  # noqa: ASYNC109
         """Enqueue, and give up where the caller is cancelled."""
 
-        def begin(done: Callable[[Request], None]) -> Callable[[], None]:
+        def begin(done: Callable[[Answer | ServiceError], None]) -> Callable[[], None]:
             return partial(self.withdraw, self.enqueue(inputs, done, timeout=timeout))
 
-        answer = self.answer(await called_back(begin))
+        answer = await called_back(begin)
         if isinstance(answer, Answer):
             return answer
         raise answer
