@@ -127,6 +127,7 @@ class OnnxRuntime:
         self.steady = not any(node in content for node in _CONTROL_FLOW)
         self.inputs = _declared(self._session.get_inputs())
         self.outputs = _declared(self._session.get_outputs())
+        self._names = [output.name for output in self.outputs]
 
     @property
     def defaults(self) -> list[str]:
@@ -140,8 +141,8 @@ class OnnxRuntime:
 
     def __call__(self, inputs: Arrays) -> dict[str, NDArray[Any]]:
         """Compute the outputs of one batch."""
-        answers = self._session.run(None, dict(inputs))
-        return {declared.name: a for declared, a in zip(self.outputs, answers, strict=True)}
+        answers = self._session.run(self._names, dict(inputs))
+        return dict(zip(self._names, answers, strict=True))
 
     def mismatch(self, card: ModelCard) -> str | None:
         """How the graph's inputs and outputs differ from the card's; None where they agree.
