@@ -16,7 +16,7 @@ UV := $(BIN)/uv
 export BENTOML_DO_NOT_TRACK ?= True
 
 .DEFAULT_GOAL := help
-.PHONY: help serve test train image bench bench-training fuzz lint audit format lock clean
+.PHONY: help serve test train image bench bench-gpu bench-training fuzz lint audit format lock clean
 
 help: ## show this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -37,6 +37,9 @@ image: $(VENV)/.all ## build the image fitserve:FLAVOUR, cpu or gpu (deploy/cont
 
 bench: $(VENV)/.all ## measure the service and its peers (BENCH="--only throughput --rounds 1")
 	$(BIN)/python -m benchmarks.serving $(BENCH)
+
+bench-gpu: $(VENV)/.all ## measure each way to a GPU, by batch size
+	$(BIN)/python -m benchmarks.gpu
 
 bench-training: $(VENV)/.all ## time one epoch against the plain tutorial loop
 	$(BIN)/python -m benchmarks.training

@@ -1,0 +1,99 @@
+"""The benchmark of the GPU: what of it can be tried without one; and, where there is one, a run."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from benchmarks.gpu import check, main, show, staged
+
+
+class FakeStage:
+    """A stage that notes when a batch is begun, and when its answer is waited for."""
+
+    def __init__(self, seen: list[str]) -> None:
+        self._seen = seen
+        self._batch: Any = None
+
+    def begin(self, batch: Any) -> None:
+        """Note it; there must be none in work."""
+        assert self._batch is None
+        self._seen.append(f"begin {batch}")
+        self._batch = batch
+
+    def end(self) -> Any:
+        """Note it, and answer the batch itself."""
+        batch, self._batch = self._batch, None
+        self._seen.append(f"end {batch}")
+        return batch
+
+
+def fakes(count: int) -> tuple[list[Any], list[str]]:
+    seen: list[str] = []
+    return [FakeStage(seen) for _ in range(count)], seen
+
+
+@given(st.integers(1, 3), st.integers(0, 10))
+def test_batches_are_answered_in_their_order(stages: int, batches: int) -> None:
+    found, seen = fakes(stages)
+    assert list(staged(found)(range(batches))) == list(range(batches))  # type: ignore[arg-type, comparison-overlap]
+    assert len(seen) == 2 * batches
+
+
+def test_one_batch_is_begun_while_the_other_is_waited_for() -> None:
+    stages, seen = fakes(2)
+    list(staged(stages)(range(3)))  # type: ignore[arg-type]
+    assert seen == ["begin 0", "begin 1", "end 0", "begin 2", "end 1", "end 2"]
+    stages, seen = fakes(1)
+    list(staged(stages)(range(2)))  # type: ignore[arg-type]
+    assert seen == ["begin 0", "end 0", "begin 1", "end 1"]
+
+
+def test_the_largest_difference_counts_and_what_gives_no_answers_differs_by_nothing() -> None:
+    batches: list[Any] = [np.zeros((2, 28, 28), np.uint8)] * 2
+    expected: list[Any] = [np.zeros((2, 10), np.float32)] * 2
+
+    def wrong(given: Any) -> Iterator[Any]:
+        for index, _ in enumerate(given):
+            yield np.full((2, 10), 0.25 * index, np.float32)
+
+    def silent(given: Any) -> Iterator[Any]:
+        for _ in given:
+            yield np.empty((0, 10), np.float32)
+
+    assert check(wrong, batches, expected) == 0.25
+    assert check(silent, batches, expected) == 0.0
+
+
+def test_a_table_has_a_row_for_each_way_with_its_median_and_its_spread(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    show("Images a second", {"onnx, pinned": {1: [3.0, 1.0, 2.0], 64: [10.0]}})
+    assert capsys.readouterr().out.splitlines()[1:] == [
+        "### Images a second",
+        "",
+        "|  | 1 | 64 |",
+        "| --- | --- | --- |",
+        "| onnx, pinned | 2 (1 to 3) | 10 (10 to 10) |",
+    ]
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_without_a_gpu_it_says_so(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([]) == 2
+    assert capsys.readouterr().err == "There is no CUDA device on this machine.\n"
+
+
+@pytest.mark.gpu
+def test_on_a_gpu_every_way_agrees_with_the_cpu_and_is_measured(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert main(["--sizes", "1", "8", "--rounds", "1", "--seconds", "0.05"]) == 0
+    told = capsys.readouterr().out
+    for runtime in ("onnx", "torchscript"):
+        for way in ("as served", "pinned", "overlapped", "graph", "in process"):
+            assert told.count(f"| {runtime}, {way} |") == 2
