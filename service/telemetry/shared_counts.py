@@ -31,7 +31,7 @@ def share_counts() -> None:
     os.register_at_fork(after_in_child=_renew_process)
     if sys.platform == "linux":
         setattr(values, "MmapedDict", _Reserved)  # noqa: B010 - a name that it does not export
-    values.ValueClass = values.MultiProcessValue(lambda: _process)  # type: ignore[no-untyped-call]
+    values.ValueClass = values.MultiProcessValue(lambda: _process)  # type: ignore[no-untyped-call]  # it is untyped
 
 
 def observe_all(series: Histogram, values: Sequence[float]) -> None:
