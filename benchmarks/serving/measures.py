@@ -23,7 +23,7 @@ from benchmarks.serving.load import Trace, h2load, wrk
 from benchmarks.serving.processes import Running, ServerError, running
 from benchmarks.serving.results import Results, Sample, readable
 from benchmarks.serving.servers import BINARY, FITSERVE, OURS, SERVERS, Row, Server
-from benchmarks.serving.stalls import stalls
+from benchmarks.serving.stalls import describe, ideal_p99, watch
 from benchmarks.serving.work import images, in_process, v2_binary
 
 CONNECTIONS = (1, 16, 64)
@@ -129,7 +129,7 @@ def soak(results: Results, settings: Settings) -> None:
     """A long run at a constant share of the peak: latency by windows, and memory."""
     _describe(results, FITSERVE)
     body = OURS.form.body(images(1))
-    alone = stalls(WINDOW_SECONDS)
+    stalls = watch(WINDOW_SECONDS)
     with running(FITSERVE) as up:
         up.check(OURS)
         _ask(up, OURS, MOST, settings.warm_up)
@@ -161,7 +161,8 @@ def soak(results: Results, settings: Settings) -> None:
         "rss_mb": memory.settled()[0] / MEGABYTE,
         "rss_spread_percent": memory.spread(),
         "generator_cores": trace.generator_cores,
-        **alone,
+        **describe(stalls, WINDOW_SECONDS),
+        "ideal_p99_ms": ideal_p99(stalls, WINDOW_SECONDS, rate=rate, peak=peak),
     }
     case = f"{settings.soak_seconds:g} s"
     _add(results, Sample("soak", OURS.name, case, 0, quantities, trace.errors))

@@ -282,6 +282,7 @@ def _soak(results: Results) -> str:
             ("cores that h2load took", "generator_cores"),
             ("with no server: the longest stall of a core in a second, median", "stall_ms"),
             ("with no server: the time that a core stalled, %", "stalled_percent"),
+            ("p99 of an ideal server under these stalls", "ideal_p99_ms"),
         )
     ]
     rows.append(("errors", str(errors)))

@@ -7,6 +7,9 @@ from it: by the kernel, by other programs, or by the host of a virtual machine.
 import multiprocessing
 import os
 import time
+from collections import deque
+from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 
@@ -14,32 +17,66 @@ STEP_SECONDS = 0.0005
 """A shorter one is Python's own."""
 
 
-def stalls(seconds: float) -> dict[str, float]:
-    """The longest stall of a second, in the median over the seconds, and the share of time lost.
+class Stall(NamedTuple):
+    """One step of the clock: when it began, from the start of the watch, and its length, in s."""
 
-    Both are of the core that fares worst.
-    """
+    began: float
+    seconds: float
+
+    @property
+    def ended(self) -> float:
+        """When the core was back."""
+        return self.began + self.seconds
+
+
+def watch(seconds: float) -> list[Stall]:
+    """The stalls of the core that loses most of its time."""
     cores = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else [None]
     with multiprocessing.get_context("spawn").Pool(len(cores)) as pool:
         found = pool.starmap(_watch, [(core, seconds) for core in cores], chunksize=1)
+    return max(found, key=lambda stalls: sum(stall.seconds for stall in stalls))
+
+
+def describe(stalls: Sequence[Stall], seconds: float) -> dict[str, float]:
+    """The longest stall of a second, in the median over the seconds; the share of time lost."""
+    longest = [0.0] * max(1, int(seconds))
+    for stall in stalls:
+        second = min(int(stall.began), len(longest) - 1)
+        longest[second] = max(longest[second], stall.seconds)
     return {
-        "stall_ms": max(float(np.median(longest)) for longest, _ in found) * 1e3,
-        "stalled_percent": max(lost for _, lost in found) / seconds * 100,
+        "stall_ms": float(np.median(longest)) * 1e3,
+        "stalled_percent": sum(stall.seconds for stall in stalls) / seconds * 100,
     }
 
 
-def _watch(core: int | None, seconds: float) -> tuple[list[float], float]:
-    """The longest step of each whole second, and the sum of all, in seconds."""
+def ideal_p99(stalls: Sequence[Stall], seconds: float, *, rate: float, peak: float) -> float:
+    """The 99th percentile, in ms, that the best of servers would have on a core with these stalls.
+
+    Its requests come evenly, `rate` a second. Each takes it 1 / `peak` seconds of the core, and
+    nothing else delays any.
+    """
+    free, took = 0.0, []
+    ahead = deque(stalls)
+    for arrived in np.arange(0.0, seconds, 1 / rate):
+        begun = max(free, arrived)
+        while ahead and ahead[0].ended <= begun:
+            ahead.popleft()
+        free = begun + 1 / peak
+        for stall in ahead:
+            if stall.began >= free:
+                break
+            free += stall.ended - max(stall.began, begun)
+        took.append(free - arrived)
+    return float(np.percentile(took, 99)) * 1e3
+
+
+def _watch(core: int | None, seconds: float) -> list[Stall]:
     if core is not None:
         os.sched_setaffinity(0, {core})
+    stalls: list[Stall] = []
     start = before = time.perf_counter()
-    longest = [0.0] * max(1, int(seconds))
-    lost = 0.0
     while (now := time.perf_counter()) - start < seconds:
-        step = now - before
-        if step > STEP_SECONDS:
-            second = min(int(now - start), len(longest) - 1)
-            longest[second] = max(longest[second], step)
-            lost += step
+        if now - before > STEP_SECONDS:
+            stalls.append(Stall(before - start, now - before))
         before = now
-    return longest, lost
+    return stalls
