@@ -4,8 +4,10 @@ The first tests fail where uvicorn or BentoML change what the short way counts o
 """
 
 import asyncio
+import gc
 import inspect
 import re
+import weakref
 from collections.abc import Callable
 from itertools import accumulate
 from typing import Any
@@ -109,9 +111,9 @@ def answer(
     return lambda: None
 
 
-def connect() -> tuple[ShortWay, Wire]:
+def connect(**options: Any) -> tuple[ShortWay, Wire]:
     front = Front(host, OpenInference(), Settings(), {"/short": answer})
-    config = uvicorn.Config(front, log_config=None, access_log=False)
+    config = uvicorn.Config(front, log_config=None, access_log=False, **options)
     config.load()
     ShortWay.front = front
     protocol, wire = ShortWay(config=config, server_state=ServerState(), app_state={}), Wire()
@@ -299,6 +301,48 @@ def test_a_request_whose_caller_goes_away_is_given_up_and_counted_as_that() -> N
 
     asyncio.run(run())
     assert (given_up, statuses) == (["7"], [499])
+
+
+def test_a_connection_is_closed_when_nobody_has_asked_for_long_enough_and_not_before() -> None:
+    replies: list[Callable[[], None]] = []
+
+    def later(_: Exchange, __: bytes, reply: Callable[[Response], None]) -> Callable[[], None]:
+        replies.append(lambda: reply(Response(b"late")))
+        return lambda: None
+
+    async def run() -> list[bool]:
+        protocol, wire = connect(timeout_keep_alive=1)
+        closed = []
+        for _ in range(4):  # asked again and again, for longer than it may be idle
+            protocol.data_received(wire_of(7, "/short", b"abc", chunked=False))
+            await asyncio.sleep(0.4)
+            closed.append(wire.closed)
+        ShortWay.front.known_heads.clear()
+        ShortWay.front._typed = {"/short": later}
+        protocol.data_received(wire_of(7, "/short", b"abc", chunked=False))
+        await asyncio.sleep(1.3)  # at work for longer than it may be idle
+        closed.append(wire.closed)
+        replies[0]()
+        await asyncio.sleep(0.8)
+        closed.append(wire.closed)
+        await asyncio.sleep(0.5)
+        return [*closed, wire.closed]
+
+    assert asyncio.run(run()) == [False] * 6 + [True]
+
+
+def test_a_lost_connection_leaves_no_timer_behind() -> None:
+    async def run() -> bool:
+        protocol, _ = connect()
+        protocol.data_received(wire_of(7, "/short", b"abc", chunked=False))
+        await asyncio.sleep(0)
+        protocol.connection_lost(None)
+        reference = weakref.ref(protocol)
+        del protocol
+        gc.collect()
+        return reference() is None
+
+    assert asyncio.run(run())
 
 
 def test_whoever_takes_a_connection_lets_its_siblings_take_the_next(
