@@ -59,6 +59,7 @@ TYPED_JSON = Row("fitserve, typed JSON", "/classify_digits", TYPED)
 OURS = Row("fitserve, V2 JSON", V2_PATH, V2_JSON)
 BINARY = Row("fitserve, V2 binary", V2_PATH, v2_binary(1))
 BARE = Row("bare uvicorn, V2 JSON", V2_PATH, V2_JSON)
+LEAST = Row("bare network, V2 JSON", V2_PATH, V2_JSON)
 STOCK = Row("BentoML, stock", "/predict", NESTED)
 FASTAPI = Row("FastAPI", "/predict", ONE_IMAGE)
 LITSERVE = Row("LitServe", "/predict", ONE_IMAGE)
@@ -90,6 +91,17 @@ SERVERS: Mapping[str, Server] = {
             "--log-level warning",
             rows=(BARE,),
             ready="/v2/health/ready",
+            peer=False,
+        ),
+        Server(
+            name="bare-network",
+            description="uvloop, httptools, orjson and ONNX Runtime, which check, bound and count "
+            "nothing: what any server of this kind must do",
+            libraries=("uvloop", "httptools", "orjson"),
+            command="{bin}/python -m benchmarks.serving.least {port}",
+            rows=(LEAST,),
+            ready="/",
+            settings={"PYTHONPATH": "{root}"},
             peer=False,
         ),
         Server(
