@@ -47,6 +47,7 @@ class Predictor:
         most = settings.max_batch_rows
         in_time = placement.rows_in(settings.max_wait_seconds / BATCHES_IN_A_WAIT, otherwise=most)
         self.max_batch_rows = package.card.fixed_batch or min(most, max(in_time, 1))
+        self._name, self._version = self.card.name, self.card.version
         self._settings = settings
         self._metrics = ModelMetrics(package.card.name)
         show_model(package.card, placement, load_seconds)
@@ -117,8 +118,8 @@ class Predictor:
         Raises:
             ServiceError: as `MicroBatcher.enqueue` says.
         """
-        card, batcher, statistics = self.card, self._batcher, self.statistics
-        exchange.model, exchange.version = card.name, card.version
+        batcher, statistics = self._batcher, self.statistics
+        exchange.model, exchange.version = self._name, self._version
         exchange.submitted = started = time.monotonic()
         allowed = self._settings.timeout_seconds
         if timeout is not None:

@@ -16,9 +16,9 @@ _PROCESS = secrets.token_hex(6)
 _numbers = itertools.count(1)
 
 
-@dataclass(slots=True)
+@dataclass
 class Exchange:
-    """One request and its answer.
+    """One request and its answer. What is not known when it begins has its default in the class.
 
     `receive` is ASGI's, once the whole body has been read from it; `departed` says that the caller
     went away before the answer. `endpoint`, `model`, `key` (the name of the caller's) and `reason`
@@ -31,21 +31,21 @@ class Exchange:
     path: str
     headers: dict[bytes, bytes] = field(default_factory=dict, repr=False)
     receive: Receive | None = field(default=None, repr=False)
-    departed: bool = False
     started: float = field(default_factory=time.monotonic)
-    endpoint: str = "other"
-    model: str = ""
-    version: str = ""
-    key: str = ""
-    status: int = 500
-    reason: str = ""
-    rows: int = 0
-    batch_rows: int = 0
-    submitted: float = 0.0
-    queue_seconds: float = 0.0
-    compute_seconds: float = 0.0
-    answered: float = 0.0
-    seconds: float = 0.0
+    departed: bool = field(default=False, init=False)
+    endpoint: str = field(default="other", init=False)
+    model: str = field(default="", init=False)
+    version: str = field(default="", init=False)
+    key: str = field(default="", init=False)
+    status: int = field(default=500, init=False)
+    reason: str = field(default="", init=False)
+    rows: int = field(default=0, init=False)
+    batch_rows: int = field(default=0, init=False)
+    submitted: float = field(default=0.0, init=False)
+    queue_seconds: float = field(default=0.0, init=False)
+    compute_seconds: float = field(default=0.0, init=False)
+    answered: float = field(default=0.0, init=False)
+    seconds: float = field(default=0.0, init=False)
 
     def line(self) -> str:
         """One line for the log."""

@@ -4,10 +4,11 @@ import asyncio
 from contextvars import Context
 
 import pytest
+from exchanges import exchange_of
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from service.http.exchange import Exchange, begin, current
+from service.http.exchange import begin, current
 
 property_test = settings(deadline=None, derandomize=True, database=None, max_examples=200)
 
@@ -52,7 +53,7 @@ def test_outside_of_a_request_there_is_a_blank_one() -> None:
     assert (found.id, found.method, found.path) == ("", "", "")
 
 
-PREDICTED = Exchange(
+PREDICTED = exchange_of(
     "mine",
     "POST",
     "/v2/models/line/infer",
@@ -79,7 +80,7 @@ def test_the_line_of_a_prediction_says_whose_it_is_and_where_its_time_went() -> 
 
 
 def test_the_line_of_another_request_is_one_line() -> None:
-    exchange = Exchange("mine", "GET", "/a\nforged" + "b" * 1000, status=404, seconds=0.001)
+    exchange = exchange_of("mine", "GET", "/a\nforged" + "b" * 1000, status=404, seconds=0.001)
     line = exchange.line()
     assert "\n" not in line
     assert line.startswith("GET '/a\\nforged")
@@ -99,4 +100,4 @@ def test_the_parts_lie_within_the_request_one_after_another() -> None:
 
 
 def test_a_request_without_a_prediction_has_no_parts() -> None:
-    assert Exchange("mine", "GET", "/", submitted=1.0, seconds=2.0).parts() == []
+    assert exchange_of("mine", "GET", "/", submitted=1.0, seconds=2.0).parts() == []

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from exchanges import exchange_of
 from gated import Gated
 from hypothesis import given
 from hypothesis import strategies as st
@@ -21,7 +22,6 @@ from service.batch import Timings
 from service.batching import BatchReport
 from service.errors import ServiceError
 from service.http.endpoint import error_response
-from service.http.exchange import Exchange
 from service.placement import Placement, place
 from service.predictor import Predictor
 from service.settings import Settings
@@ -47,7 +47,7 @@ def test_a_request_is_counted_under_its_endpoint_model_and_status() -> None:
     labels = {"endpoint": "/v2/models/{model}/infer", "model": "counted", "status": "503"}
     before = samples(exposition().decode())
     for seconds in (0.0004, 0.003, 100.0):
-        exchange = Exchange("id", "POST", "/v2/models/counted/infer", seconds=seconds)
+        exchange = exchange_of("id", "POST", "/v2/models/counted/infer", seconds=seconds)
         exchange.endpoint, exchange.model, exchange.status = labels["endpoint"], "counted", 503
         count_request(exchange)
     after = samples(exposition().decode())
@@ -84,7 +84,9 @@ MORE = {errors.RateLimitError: ("no", 1.0), errors.MethodNotAllowedError: ("PUT"
 @pytest.mark.parametrize("kind", FAILURES)
 def test_a_failure_is_counted_by_its_reason(kind: type[ServiceError]) -> None:
     error = kind(*MORE.get(kind, ("no",)))
-    exchange = Exchange("id", "POST", "/predict_curve", endpoint="/predict_curve", model="failing")
+    exchange = exchange_of(
+        "id", "POST", "/predict_curve", endpoint="/predict_curve", model="failing"
+    )
     exchange.status = error_response(error, exchange).status_code
     labels = {"endpoint": "/predict_curve", "model": "failing"}
     before = samples(exposition().decode())
@@ -105,7 +107,7 @@ def test_every_failure_has_a_reason_of_its_own() -> None:
 
 def test_what_succeeds_is_no_failure_and_what_names_no_reason_is_another() -> None:
     for status in (200, 404):
-        count_request(Exchange("id", "GET", "/", endpoint="/", model="plain", status=status))
+        count_request(exchange_of("id", "GET", "/", endpoint="/", model="plain", status=status))
     found = samples(exposition().decode())
     failures = {
         dict(labels)["reason"]: value
@@ -181,7 +183,7 @@ def test_tritons_names_say_what_ours_say() -> None:
         ("/v2/models/{model}/ready", 200, 64.0),  # no inference, and none to Triton
     ):
         count_request(
-            Exchange(
+            exchange_of(
                 "id", "POST", "/", endpoint=endpoint, model="twice-named", status=status,
                 seconds=seconds,
             )
@@ -259,7 +261,9 @@ from service.batch import Timings
 from service.batching import BatchReport
 
 for _ in range(int(sys.argv[1])):
-    count_request(Exchange("id", "GET", "/v2", endpoint="/v2", status=200, seconds=0.5))
+    exchange = Exchange("id", "GET", "/v2")
+    exchange.endpoint, exchange.status, exchange.seconds = "/v2", 200, 0.5
+    count_request(exchange)
     ModelMetrics("line").count(BatchReport(4, 2, Timings(0.0, 0.25, 0.0)))
 sys.stdout.buffer.write(exposition())
 """

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from itertools import pairwise
 
 import pytest
+from exchanges import exchange_of
 from opentelemetry.sdk.trace import ReadableSpan
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from opentelemetry.trace import SpanKind, StatusCode
@@ -31,7 +32,7 @@ def traced(*exchanges: Exchange, share: float = 1.0) -> tuple[ReadableSpan, ...]
 def predicted(traceparent: str = "", status: int = 200) -> Exchange:
     """A prediction that has just ended, after 10 ms."""
     started = time.monotonic() - 0.010
-    return Exchange(
+    return exchange_of(
         "mine",
         "POST",
         "/v2/models/line/infer",
@@ -97,7 +98,7 @@ def test_the_request_s_span_says_what_it_was() -> None:
 
 
 def test_another_request_is_one_span() -> None:
-    (span,) = traced(Exchange("mine", "GET", "/docs.json", status=200, seconds=0.001))
+    (span,) = traced(exchange_of("mine", "GET", "/docs.json", status=200, seconds=0.001))
     assert span.name == "GET other"
 
 
@@ -131,7 +132,7 @@ def test_what_is_no_traceparent_is_none(traceparent: str) -> None:
 
 
 def test_the_share_is_kept() -> None:
-    exchanges = [Exchange("mine", "GET", "/", seconds=0.001) for _ in range(1000)]
+    exchanges = [exchange_of("mine", "GET", "/", seconds=0.001) for _ in range(1000)]
     assert traced(*exchanges, share=0.0) == ()
     # Six standard deviations around a half.
     assert 405 <= len(traced(*exchanges, share=0.5)) <= 595
