@@ -78,7 +78,8 @@ class MicroBatcher:
     own. It must not write to its inputs (a batch of one request is the caller's own arrays) and
     must return fresh arrays (callers get views of them). `max_delay`, in seconds, is how long an
     idle batcher waits for company unless a batch is full; keep it well below the timeouts. A batch
-    of at most `inline_rows` is computed on the event loop, which stands still meanwhile. Where the
+    of at most `inline_rows` is computed on the event loop, which stands still meanwhile, by
+    `inline_compute` where there is one. Where the
     batch in compute and the full ones that wait take longer than `max_wait` seconds, at the pace of
     the last full ones, who comes now is refused; `full_seconds` is what one takes, as far as is
     known before there was one. `on_batch` is told of each batch, on the event loop, after its
@@ -95,6 +96,7 @@ class MicroBatcher:
         max_wait: float = math.inf,
         full_seconds: float = 0.0,
         inline_rows: int = 0,
+        inline_compute: Callable[[Arrays], Arrays] | None = None,
         name: str,
         on_batch: Callable[[BatchReport], None] | None = None,
     ) -> None:
@@ -119,8 +121,9 @@ class MicroBatcher:
         self._alarm: asyncio.Handle | None = None  # one timer, for the earliest deadline
         self._alarm_at = math.inf
         self._closing = False
-        self._run = partial(run_batch, compute=compute, name=name)
-        self._worker = Worker(self._run, self._finish, f"batcher-{name}")
+        run = partial(run_batch, compute=compute, name=name)
+        self._run_inline = partial(run_batch, compute=inline_compute or compute, name=name)
+        self._worker = Worker(run, self._finish, f"batcher-{name}")
 
     @property
     def queued_rows(self) -> int:
@@ -273,7 +276,7 @@ class MicroBatcher:
         if 0 < rows <= self._inline_rows and not batch[0].request.suspect:
             started = time.monotonic()
             try:
-                self._hand_out(Computed(batch, *self._run(batch), started))
+                self._hand_out(Computed(batch, *self._run_inline(batch), started))
             finally:
                 if self._queue or self._closing:
                     self._release = self._loop.call_soon(self._dispatch)

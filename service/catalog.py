@@ -133,7 +133,7 @@ class Catalog:
 
 def describe(predictor: Predictor) -> dict[str, Any]:
     """A model's card, with how it is served here: runtime, device, and timings in seconds."""
-    runtime, seconds = predictor.placement
+    runtime, seconds = predictor.placement[:2]
     serving = {
         "runtime": runtime.name,
         "device": runtime.device,
@@ -159,6 +159,7 @@ def _load(
         device,
         threads=settings.threads,
         max_batch_rows=settings.max_batch_rows,
+        inline_seconds=settings.inline_seconds,
     )
     return package, placement
 
@@ -197,7 +198,7 @@ def _takes(predictor: Predictor, wanted: TensorSpec) -> bool:
 
 
 def _placed(predictor: Predictor) -> str:
-    runtime, seconds = predictor.placement
+    runtime, seconds = predictor.placement[:2]
     timings = "; ".join(
         f"{name} " + ", ".join(f"{value * 1e3:.2f} ms for {rows}" for rows, value in taken.items())
         for name, taken in seconds.items()

@@ -22,39 +22,51 @@ _ENOUGH_SECONDS = 1.0  # a large network is slow enough to be told from one run
 class Placement(NamedTuple):
     """An opened, warm runtime, and how long a batch took in each runtime that was tried.
 
-    `seconds` holds, for each runtime tried, the median seconds of a batch by its rows.
+    `seconds` holds, for each runtime tried, the median seconds of a batch by its rows. `small` is
+    the same network on one thread, and `small_seconds` are its own: of a batch that takes so short
+    that it stays on the event loop, waking other threads takes longer than they save.
     """
 
     runtime: Runtime
     seconds: Mapping[RuntimeName, Mapping[int, float]]
+    small: Runtime | None = None
+    small_seconds: Mapping[int, float] | None = None
 
     def rows_within(self, seconds: float) -> int:
-        """The rows that a batch on the CPU may have to be computed in so many seconds.
+        """The rows that a small batch on the CPU may have to be computed in so many seconds.
 
         0 on a GPU, and for a network with loops or branches, which may take any time for another
         input.
         """
         if self.runtime.device != "cpu" or not self.runtime.steady:
             return 0
-        return self.rows_in(seconds, otherwise=0)
+        return _rows_in(seconds, self.small_seconds or self._seconds, otherwise=0)
 
     def rows_in(self, seconds: float, otherwise: int) -> int:
-        """The same, wherever and whatever it is; `otherwise` where nothing was timed."""
-        rows, slowest_yet = self._timed()
-        if not rows:
-            return otherwise
-        return int(np.interp(seconds, slowest_yet, rows)) if slowest_yet[0] <= seconds else 0
+        """The same of any batch, wherever and whatever it is; `otherwise` where none was timed."""
+        return _rows_in(seconds, self._seconds, otherwise)
 
     def seconds_of(self, rows: int) -> float:
         """How long a batch of so many rows takes; 0 where nothing was timed."""
-        sizes, slowest_yet = self._timed()
+        sizes, slowest_yet = _slowest_yet(self._seconds)
         return float(np.interp(rows, sizes, slowest_yet)) if sizes else 0.0
 
-    def _timed(self) -> tuple[list[int], list[float]]:
-        """The batch sizes that were timed, and their seconds; between them lie straight lines."""
-        timed = self.seconds.get(self.runtime.name, {})
-        rows = sorted(timed)
-        return rows, [max(timed[size] for size in rows[: last + 1]) for last in range(len(rows))]
+    @property
+    def _seconds(self) -> Mapping[int, float]:
+        return self.seconds.get(self.runtime.name, {})
+
+
+def _rows_in(seconds: float, timed: Mapping[int, float], otherwise: int) -> int:
+    rows, slowest_yet = _slowest_yet(timed)
+    if not rows:
+        return otherwise
+    return int(np.interp(seconds, slowest_yet, rows)) if slowest_yet[0] <= seconds else 0
+
+
+def _slowest_yet(timed: Mapping[int, float]) -> tuple[list[int], list[float]]:
+    """The batch sizes that were timed, and their seconds; between them lie straight lines."""
+    rows = sorted(timed)
+    return rows, [max(timed[size] for size in rows[: last + 1]) for last in range(len(rows))]
 
 
 def pick_device(setting: str, worker_index: int) -> str:
@@ -81,11 +93,13 @@ def place(
     *,
     threads: int,
     max_batch_rows: int,
+    inline_seconds: float = 0.0,
 ) -> Placement:
     """Open `package` on `device`, proved and warmed up at several batch sizes.
 
     With `auto`, every runtime that the package and the machine have is timed, and the one that is
-    faster over the batch sizes (geometric mean) is taken.
+    faster over the batch sizes (geometric mean) is taken. Where it computes a batch in less than
+    `inline_seconds`, it is opened once more, for small batches.
 
     Raises:
         PackageError: the package cannot be served as asked, with the reason.
@@ -117,7 +131,13 @@ def place(
         for name, candidate in opened.items()
     }
     fastest = min(opened, key=lambda name: math.prod(seconds[name].values()))
-    return Placement(opened[fastest], seconds)
+    placement = Placement(opened[fastest], seconds)
+    # Torch's threads are those of the whole process.
+    if fastest != "onnx" or threads == 1 or not placement.rows_within(inline_seconds):
+        return placement
+    small = open_runtime(package, fastest, device, threads=1)
+    timed = {rows: _seconds(small, package.card.example, rows) for rows in sizes}
+    return placement._replace(small=small, small_seconds=timed)
 
 
 def _seconds(runtime: Runtime, example: Example, rows: int) -> float:

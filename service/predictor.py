@@ -59,6 +59,7 @@ class Predictor:
             max_wait=settings.max_wait_seconds,
             full_seconds=placement.seconds_of(self.max_batch_rows),
             inline_rows=placement.rows_within(settings.inline_seconds),
+            inline_compute=placement.small,
             name=package.card.name,
             on_batch=self._count,
         )

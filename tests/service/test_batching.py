@@ -585,6 +585,15 @@ async def test_a_small_batch_is_computed_on_the_loop_and_a_larger_one_is_not() -
 
 
 @on_a_loop
+async def test_small_batches_may_have_a_compute_of_their_own() -> None:
+    small, model = Model(), Model()
+    async with batching(model, inline_rows=2, inline_compute=small) as batcher:
+        assert_answers(await batcher.submit(rows(1, 2)), 1, 2)
+        assert_answers(await batcher.submit(rows(3, 4, 5)), 3, 4, 5)
+    assert (small.batches, model.batches) == ([[1, 2]], [[3, 4, 5]])
+
+
+@on_a_loop
 async def test_a_long_queue_of_small_batches_lets_the_loop_turn_between_them() -> None:
     turns = 0
 

@@ -80,6 +80,7 @@ class Paced:
         self.device = device
         self.batches: list[int] = []
         self._seconds = seconds
+        self.steady = True
 
     def __call__(self, inputs: Mapping[str, Any]) -> dict[str, Any]:
         """Compute the line."""
@@ -252,6 +253,36 @@ def test_the_seconds_of_a_batch_lie_between_those_timed(tmp_path: Path) -> None:
     assert [placement.seconds_of(rows) for rows in (1, 16, 256)] == [0.001, 0.0025, 0.04]
     assert 0.0025 < placement.seconds_of(100) < 0.04
     assert Placement(runtime, {}).seconds_of(1) == 0
+
+
+@pytest.mark.parametrize(
+    ("runtime", "threads", "seconds", "has_its_own"),
+    [
+        ("onnx", 2, 1.0, True),
+        ("onnx", 1, 1.0, False),
+        ("onnx", 2, 0.0, False),
+        ("torchscript", 2, 1.0, False),
+    ],
+)
+def test_small_batches_have_a_runtime_of_one_thread_where_that_is_another(
+    runtime: RuntimeName, threads: int, seconds: float, has_its_own: bool, tmp_path: Path
+) -> None:
+    package = write_tiny(tmp_path, "line")
+    placed = place(
+        package, runtime, "cpu", threads=threads, max_batch_rows=4, inline_seconds=seconds
+    )
+    assert (placed.small is not None) == has_its_own
+    if placed.small is not None:
+        x = {"x": np.array([[3.0], [0.5]], np.float32)}
+        np.testing.assert_array_equal(placed.small(x)["y"], placed.runtime(x)["y"])
+
+
+def test_the_rows_of_a_small_batch_are_those_that_its_own_runtime_computes_in_time() -> None:
+    fast, slow = {1: 0.001, 100: 0.002}, {1: 0.001, 100: 0.01}
+    runtime = Paced("onnx", "cpu", 0.0)
+    placed = Placement(runtime, {"onnx": fast}, runtime, slow)
+    assert placed.rows_within(0.002) == 11
+    assert placed.rows_in(0.002, otherwise=0) == 100
 
 
 def test_a_batch_on_a_gpu_never_stays_on_the_event_loop() -> None:
