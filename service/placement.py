@@ -15,6 +15,7 @@ from models.runtimes import Arrays, DeviceError, Runtime, open_runtime
 from service.telemetry.logs import logger
 
 _LIBRARIES: Mapping[RuntimeName, str] = {"onnx": "onnxruntime", "torchscript": "torch"}
+_SMALL = (1, 4, 16, 64)  # rows
 _REPEATS = 5
 _ENOUGH_SECONDS = 1.0  # a large network is slow enough to be told from one run
 
@@ -136,7 +137,12 @@ def place(
     if fastest != "onnx" or threads == 1 or not placement.rows_within(inline_seconds):
         return placement
     small = open_runtime(package, fastest, device, threads=1)
-    timed = {rows: _seconds(small, package.card.example, rows) for rows in sizes}
+    timed: dict[int, float] = {}
+    # Up to the first that takes too long: a session keeps the memory of its largest batch.
+    for rows in [fixed] if fixed else sorted({min(size, max_batch_rows) for size in _SMALL}):
+        timed[rows] = _seconds(small, package.card.example, rows)
+        if timed[rows] > inline_seconds:
+            break
     return placement._replace(small=small, small_seconds=timed)
 
 
