@@ -22,6 +22,8 @@ from service.settings import current_settings
 _END = b"\r\n\r\n"  # of a head
 _MOST_HEADS = 1_000
 _LARGEST_HEAD = 2_000  # bytes
+_UNKNOWN = {b"transfer-encoding", b"authorization", b"x-api-key", b"cookie"}
+"""No head with one of these is kept: its body has another length, or it holds a secret."""
 
 
 class ShortWay(Connection):
@@ -121,7 +123,7 @@ class ShortWay(Connection):
         if (
             len(data) == end + length
             and end <= _LARGEST_HEAD
-            and b"transfer-encoding" not in self._exchange_headers
+            and _UNKNOWN.isdisjoint(self._exchange_headers)
         ):
             known = self.front.known_heads
             if len(known) >= _MOST_HEADS:

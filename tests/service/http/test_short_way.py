@@ -220,6 +220,22 @@ def test_a_known_head_within_a_body_is_no_request(path: str) -> None:
     assert [identity for _, identity, _, _ in asyncio.run(run())] == [b"7", b"8", b"7"]
 
 
+@pytest.mark.parametrize("name", ["Authorization", "X-Api-Key", "cookie"])
+def test_a_head_with_a_secret_is_not_kept(name: str) -> None:
+    async def run() -> dict[bytes, Any]:
+        protocol, wire = connect()
+        plain = wire_of(7, "/short", b"abc", chunked=False)
+        secret = plain.replace(b"Host: t", f"Host: t\r\n{name}: Bearer abc".encode())
+        for message in (secret, secret, plain):
+            protocol.data_received(message)
+            await asyncio.sleep(0)
+        assert len(answers(wire.written)) == 3
+        return dict(protocol.front.known_heads)
+
+    (head,) = asyncio.run(run())
+    assert b"Bearer" not in head
+
+
 def test_no_more_heads_are_known_than_a_worker_can_hold(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(short_way, "_MOST_HEADS", 10)
 
