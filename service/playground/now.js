@@ -8,6 +8,7 @@ import { exampleOf } from "./tensors.js";
 
 const SECONDS = 60;
 const BURST = 500;
+const COUNTED_SECONDS = 0.7; // until what one worker counted is told by another
 const PREDICTIONS = /^\/(classify|predict)_|\/infer$/; // of the endpoints that the metrics name
 
 /** `{ at, of }`: when it was taken, in seconds, and what it says of a network ("" for all). */
@@ -146,6 +147,7 @@ async function burst() {
   button.disabled = true;
   const before = await batchesOf(card.name);
   const result = await send(card, () => (progress.value += 1));
+  await new Promise((resolve) => setTimeout(resolve, COUNTED_SECONDS * 1000));
   const after = before && (await batchesOf(card.name));
   tell(result, after && between(before, after));
   progress.hidden = true;
