@@ -31,7 +31,7 @@ from torch import Tensor
 from benchmarks.serving.load import LoadError, check_tools, wrk
 from benchmarks.serving.machine import machine
 from benchmarks.serving.processes import running
-from benchmarks.serving.servers import FITSERVE, Row
+from benchmarks.serving.servers import FITSERVE
 from benchmarks.serving.work import Images, images, v2_binary
 from models.card import RuntimeName
 from models.repository import ModelRepository
@@ -232,6 +232,7 @@ def show(title: str, samples: Mapping[str, Mapping[int, Sequence[float]]]) -> No
 
 def end_to_end(sizes: Sequence[int], rounds: int, seconds: float) -> None:
     """The service on the GPU, asked over HTTP with binary tensors from 4 connections."""
+    path = f"/v2/models/{PACKAGE.card.name}/infer"
     found: dict[str, dict[int, list[float]]] = {}
     for name in PREPARED:
         server = replace(
@@ -242,11 +243,9 @@ def end_to_end(sizes: Sequence[int], rounds: int, seconds: float) -> None:
         for _ in range(rounds):
             with running(server) as up:
                 for size in sizes:
-                    row = Row(name, f"/v2/models/{PACKAGE.card.name}/infer", v2_binary(size))
-                    bodies = [row.form.body(images(size))]
-                    load = wrk(
-                        up.url + row.path, bodies, row.form.headers, connections=4, seconds=seconds
-                    )
+                    form = v2_binary(size)
+                    bodies = [form.body(images(size))]
+                    load = wrk(up.url + path, bodies, form.headers, connections=4, seconds=seconds)
                     if load.errors:
                         raise LoadError(f"the service answered with errors: {dict(load.errors)}")
                     by_size[size].append(load.requests_per_second * size)

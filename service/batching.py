@@ -79,11 +79,10 @@ class MicroBatcher:
     must return fresh arrays (callers get views of them). `max_delay`, in seconds, is how long an
     idle batcher waits for company unless a batch is full; keep it well below the timeouts. A batch
     of at most `inline_rows` is computed on the event loop, which stands still meanwhile, by
-    `inline_compute` where there is one. Where the
-    batch in compute and the full ones that wait take longer than `max_wait` seconds, at the pace of
-    the last full ones, who comes now is refused; `full_seconds` is what one takes, as far as is
-    known before there was one. `on_batch` is told of each batch, on the event loop, after its
-    callers are answered.
+    `inline_compute` where there is one. Where the batch in compute and the full ones that wait take
+    longer than `max_wait` seconds, at the pace of the last full ones, who comes now is refused;
+    `full_seconds` is what one takes, as far as is known before there was one. `on_batch` is told of
+    each batch, on the event loop, after its callers are answered.
     """
 
     def __init__(

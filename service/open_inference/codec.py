@@ -95,10 +95,12 @@ def encode(card: ModelCard, request: InferRequest, outputs: Arrays) -> Encoded:
             found = classes(array, spec.labels, top)
             entry |= {"datatype": "BYTES", "shape": (len(found), len(found[0]))}
             data = [text for row in found for text in row]
+        elif binary:
+            data = array
+        elif spec.datatype == "FP16":
+            raise BadInputError(f"The output {spec.name!r} is FP16: ask for it as binary data.")
         else:
-            if spec.datatype == "FP16" and not binary:
-                raise BadInputError(f"The output {spec.name!r} is FP16: ask for it as binary data.")
-            data = array if binary else array.ravel()
+            data = array.ravel()
         if binary:
             tensor = to_bytes(data) if top else array.tobytes()
             entry["parameters"] = {"binary_data_size": len(tensor)}
