@@ -7,6 +7,7 @@ from typing import Any
 from models.package import ModelPackage
 from service.batch import Answer, Arrays
 from service.batching import BatchReport, MicroBatcher
+from service.busy_polling import BusyPolling
 from service.callbacks import called_back
 from service.errors import ServiceError
 from service.http.exchange import Exchange, current
@@ -51,6 +52,7 @@ class Predictor:
         self._settings = settings
         self._metrics = ModelMetrics(package.card.name)
         show_model(package.card, placement, load_seconds)
+        self._polling = BusyPolling(settings.polling_seconds)
         self._batcher = MicroBatcher(
             placement.runtime,
             max_batch_rows=self.max_batch_rows,
@@ -173,3 +175,5 @@ class Predictor:
     def _count(self, report: BatchReport) -> None:
         self.statistics.executed(report)
         self._metrics.count(report)
+        if report.requests == 1:
+            self._polling.answered(time.monotonic() - report.answered_seconds)

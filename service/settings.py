@@ -52,6 +52,11 @@ class Settings(BaseSettings):
         0.0002, ge=0, le=0.01,
         description="a batch of less compute stays on the event loop; 0 gives all to threads",
     )  # fmt: skip
+    polling_seconds: float = Field(
+        0.0002, ge=0, le=1,
+        description="how long a worker stays awake for a client that asks again so soon; 0 lets it "
+        "sleep",
+    )  # fmt: skip
     timeout_seconds: float = Field(
         30.0, gt=0, description="how long a request may wait for its compute before its 504"
     )

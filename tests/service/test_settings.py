@@ -27,6 +27,7 @@ SET = {
     "cors_origins": ('["https://a.example"]', ("https://a.example",)),
     "log_format": ("json", "json"),
     "inline_seconds": ("0.001", 0.001),
+    "polling_seconds": ("0.001", 0.001),
     "timeout_seconds": ("2.5", 2.5),
     "max_connections": ("100", 100),
     "max_header_bytes": ("2000", 2000),

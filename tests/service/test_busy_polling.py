@@ -1,0 +1,81 @@
+"""Busy polling: for a client that asks again soon the loop stays awake, and for no other."""
+
+import asyncio
+import time
+from collections.abc import Callable, Coroutine
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import uvloop
+from gated import Gated
+from tiny import write_tiny
+
+from service.busy_polling import BusyPolling
+from service.placement import Placement
+from service.predictor import Predictor
+from service.settings import Settings
+
+LIMIT = 0.2
+"""Seconds that a loop stays awake: long, so that a busy machine shows it too."""
+
+run = pytest.mark.parametrize("run", [asyncio.run, uvloop.run])
+Run = Callable[[Coroutine[Any, Any, None]], None]
+
+
+async def stays_awake() -> bool:
+    """Whether this thread computes, from now until the limit and no longer, while nothing comes."""
+    before = time.thread_time()
+    await asyncio.sleep(3 * LIMIT)
+    computed = time.thread_time() - before
+    assert computed < 0.2 * LIMIT or 0.3 * LIMIT < computed < 1.3 * LIMIT
+    return computed > 0.2 * LIMIT
+
+
+@run
+@pytest.mark.parametrize(
+    ("between", "limit", "awake"),
+    [(0.0, LIMIT, True), (2 * LIMIT, LIMIT, False), (0.0, 0.0, False)],
+)
+def test_the_loop_stays_awake_where_the_last_request_came_soon(
+    run: Run, between: float, limit: float, awake: bool
+) -> None:
+    async def test() -> None:
+        polling = BusyPolling(limit)
+        polling.answered(time.monotonic())
+        await asyncio.sleep(between)
+        polling.answered(time.monotonic())
+        assert await stays_awake() == awake
+        assert not await stays_awake()
+
+    run(test())
+
+
+@run
+def test_the_first_request_of_all_leaves_the_loop_asleep(run: Run) -> None:
+    async def test() -> None:
+        BusyPolling(LIMIT).answered(time.monotonic())
+        assert not await stays_awake()
+
+    run(test())
+
+
+@run
+@pytest.mark.parametrize(("clients", "awake"), [(1, True), (4, False)])
+def test_a_model_that_one_client_asks_again_and_again_stays_awake(
+    run: Run, tmp_path: Path, clients: int, awake: bool
+) -> None:
+    async def test() -> None:
+        runtime = Gated()
+        runtime.gate.set()
+        package = write_tiny(tmp_path, "line", runtimes=("onnx",))
+        settings = Settings(polling_seconds=LIMIT)
+        predictor = Predictor(package, Placement(runtime, {}), settings)
+        x = np.zeros((1, 1), np.float32)
+        for _ in range(3):
+            await asyncio.gather(*(predictor.predict({"x": x}) for _ in range(clients)))
+        assert await stays_awake() == awake
+        await predictor.close()
+
+    run(test())
