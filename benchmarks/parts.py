@@ -16,7 +16,6 @@ from functools import partial
 from typing import Any
 
 import numpy as np
-from starlette.responses import Response
 from uvicorn import Config
 from uvicorn.server import ServerState
 
@@ -70,7 +69,7 @@ def connect(front: Front) -> ShortWay:
 
 
 def answer_at_once(
-    exchange: Exchange, _: bytes, reply: Callable[[Response], None]
+    exchange: Exchange, _: bytes, reply: Callable[[Reply], None]
 ) -> Callable[[], None]:
     """A responder that does nothing."""
     reply(Reply(exchange, b"{}"))

@@ -128,12 +128,9 @@ class TensorSpec:
 
     def takes(self, shape: Sequence[int]) -> bool:
         """Whether a tensor of this shape is one of these."""
-        if len(shape) != len(self.shape):
-            return False
-        for size, found in zip(self.shape, shape, strict=True):  # `all` takes twice as long
-            if size != found and size != -1:
-                return False
-        return True
+        return len(shape) == len(self.shape) and all(
+            size in (found, -1) for size, found in zip(self.shape, shape, strict=True)
+        )
 
     def expects(self, values: NDArray[Any]) -> bool:
         """Whether all values lie in the range that is stated; not where none is."""

@@ -22,12 +22,11 @@ from pydantic import ConfigDict, Field
 from starlette.datastructures import UploadFile
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
-from starlette.responses import Response
 from starlette.types import Message
 
 from service.errors import BadInputError, UnsupportedMediaError
 from service.http.body import read_body
-from service.http.endpoint import Responder, in_a_task, may_hold_booleans, parse_json
+from service.http.endpoint import Reply, Responder, in_a_task, may_hold_booleans, parse_json
 from service.http.exchange import Exchange, current
 from service.settings import current_settings
 
@@ -49,10 +48,10 @@ class Input(bentoml.IODescriptor):  # type: ignore[misc]  # it is untyped
     convert_quickly: ClassVar[Mapping[str, Callable[[Any], Any]]] = {}
 
     @classmethod
-    def responder(cls, endpoint: Callable[..., Awaitable[Response]]) -> Responder:
+    def responder(cls, endpoint: Callable[..., Awaitable[Reply]]) -> Responder:
         """What answers a whole body as `endpoint` does, with no request between them."""
 
-        async def respond(exchange: Exchange, body: bytes) -> Response:
+        async def respond(exchange: Exchange, body: bytes) -> Reply:
             try:
                 _require_json(exchange.headers)
                 fields = cls.parse(body)

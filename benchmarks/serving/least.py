@@ -2,8 +2,8 @@
 
 uvloop, httptools, orjson and ONNX Runtime, with nothing between them. What comes in one turn of the
 event loop is one batch, and the loop never sleeps. It looks at nothing that it is sent, bounds
-nothing and counts nothing, and what is wrong ends a connection or the process: it shows what a server
-could win that promises nothing, and serves nobody.
+nothing and counts nothing, and what is wrong ends a connection or the process: it shows what a
+server could win that promises nothing, and serves nobody.
 """
 
 import asyncio

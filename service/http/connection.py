@@ -13,7 +13,6 @@ from collections.abc import Callable
 from typing import Any, ClassVar
 
 from httptools import HttpParserError, HttpParserUpgrade
-from starlette.responses import Response
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
 from service.errors import (
@@ -23,7 +22,7 @@ from service.errors import (
     ServiceError,
     TooManyConnectionsError,
 )
-from service.http.endpoint import error_response
+from service.http.endpoint import Reply, error_response
 from service.http.exchange import begin
 from service.http.front import SECURITY_HEADERS, Front
 from service.settings import current_settings
@@ -198,18 +197,18 @@ class Connection(HttpToolsProtocol):
         self._write(turn, response)
         self.front.end(exchange)
 
-    def _write(self, turn: Turn, response: Response) -> None:
+    def _write(self, turn: Turn, reply: Reply) -> None:
         common = self.server_state.default_headers
         if common is not self._common[0]:  # uvicorn renews them once a second, for the date
             every = (*common, *SECURITY_HEADERS)
             Connection._common = common, b"".join([b"%b: %b\r\n" % header for header in every])
-        if (b"connection", b"close") in response.raw_headers:
+        last = b"\r\n"
+        if b"connection: close" in reply.lines:
             turn.keep_alive = False
         elif not turn.keep_alive:
-            response.raw_headers.append((b"connection", b"close"))
-        lines = [b"%b: %b\r\n" % header for header in response.raw_headers]
-        head = STATUS_LINE[response.status_code], self._common[1]
-        self.transport.write(b"".join((*head, *lines, b"\r\n", response.body)))
+            last = b"connection: close\r\n\r\n"
+        line = STATUS_LINE[reply.status_code]
+        self.transport.write(b"".join((line, self._common[1], reply.lines, last, reply.body)))
         turn.response_complete = True
         if not turn.keep_alive:
             self.transport.close()

@@ -7,6 +7,7 @@ with the request's id, and tells the caller nothing but that id.
 import asyncio
 import functools
 from collections.abc import Awaitable, Callable, Sequence
+from functools import cached_property
 from typing import Any
 
 import orjson
@@ -17,7 +18,7 @@ from service.errors import BadInputError, ServiceError
 from service.http.exchange import Exchange, current
 from service.telemetry.logs import logger
 
-Responder = Callable[[Exchange, bytes, Callable[[Response], None]], Callable[[], None]]
+Responder = Callable[[Exchange, bytes, Callable[["Reply"], None]], Callable[[], None]]
 """Answers an exchange whose body is this: calls back with the answer, and gives what gives it up.
 
 It may call back before it returns. Once it has, there is nothing to give up; nor is there where it
@@ -48,12 +49,20 @@ class Reply(Response):
         self.status_code = status
         self.body = body
         self.background = None
-        self.raw_headers = [
-            (b"content-type", media_type),
-            (b"content-length", b"%d" % len(body)),
-            (b"x-request-id", exchange.id.encode()),
-            *headers,
-        ]
+        self.lines = b"content-type: %b\r\ncontent-length: %d\r\nx-request-id: %b\r\n" % (
+            media_type,
+            len(body),
+            exchange.id.encode(),
+        )
+        """The headers as they are sent."""
+        for header in headers:
+            self.lines += b"%b: %b\r\n" % header
+
+    @cached_property
+    def raw_headers(self) -> list[tuple[bytes, bytes]]:  # type: ignore[override]  # it can be set
+        """The headers, for ASGI: names in lower case."""
+        pairs = (line.split(b": ", 1) for line in self.lines.splitlines())
+        return [(name, value) for name, value in pairs]
 
 
 def parse_json(body: bytes | bytearray | memoryview) -> dict[str, Any]:
@@ -106,11 +115,11 @@ def error_response(error: Exception, exchange: Exchange | None = None) -> Reply:
     return json_response({"error": said}, 500, exchange=exchange)
 
 
-def in_a_task(respond: Callable[[Exchange, bytes], Awaitable[Response]]) -> Responder:
+def in_a_task(respond: Callable[[Exchange, bytes], Awaitable[Reply]]) -> Responder:
     """The responder that awaits `respond`, in a task of its own."""
 
     def begin(
-        exchange: Exchange, body: bytes, reply: Callable[[Response], None]
+        exchange: Exchange, body: bytes, reply: Callable[[Reply], None]
     ) -> Callable[[], None]:
         async def answer() -> None:
             try:
@@ -133,7 +142,7 @@ def typed(method: Callable[..., Awaitable[Any]]) -> Any:
     """Wrap a BentoML API method, so that what it gives is sent as JSON and what it raises too."""
 
     @functools.wraps(method)
-    async def call(service: Any, refusal: Exception | None = None, **fields: Any) -> Response:
+    async def call(service: Any, refusal: Exception | None = None, **fields: Any) -> Reply:
         current().endpoint = f"/{method.__name__}"
         try:
             if refusal is not None:

@@ -11,10 +11,8 @@ is not parsed again.
 
 from typing import Any
 
-from starlette.responses import Response
-
 from service.http.connection import Connection, Turn
-from service.http.endpoint import Responder, error_response
+from service.http.endpoint import Reply, Responder, error_response
 from service.http.exchange import begin
 from service.http.front import CLIENT_CLOSED_REQUEST, KnownHead
 from service.settings import current_settings
@@ -138,18 +136,18 @@ class ShortWay(Connection):
         self.cycle = turn  # type: ignore[assignment]  # it has what the protocol asks of a cycle
         exchange = begin("POST", path, headers)
 
-        def reply(response: Response) -> None:
+        def answer(reply: Reply) -> None:
             turn.give_up = None
-            exchange.status = response.status_code
+            exchange.status = reply.status_code
             if not self.transport.is_closing():
-                self._write(turn, response)
+                self._write(turn, reply)
             self.front.end(exchange)
 
         try:
             self.front.admit(exchange)
-            give_up = responder(exchange, body, reply)
+            give_up = responder(exchange, body, answer)
         except Exception as error:  # noqa: BLE001 - the boundary: every failure is answered
-            reply(error_response(error, exchange))
+            answer(error_response(error, exchange))
             return
 
         def leave() -> None:

@@ -5,7 +5,7 @@ sentence that the client reads. `encode` makes the answer that the request asked
 JSON and the binary tensor extension: a JSON header, then the raw tensors in the header's order.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from reprlib import repr as brief
 from typing import Any, NamedTuple
 
@@ -38,7 +38,7 @@ class InferRequest(NamedTuple):
 
     id: str | None
     inputs: Arrays
-    outputs: tuple[RequestedOutput, ...]
+    outputs: Sequence[RequestedOutput]
     timeout: float | None
 
 
@@ -145,7 +145,7 @@ def _raw(card: ModelCard, body: bytes | bytearray) -> InferRequest:
             f"({spec.describe()}) takes {known:,}."
         )
     shape = (1, *(variable if dimension == -1 else dimension for dimension in spec.shape[1:]))
-    outputs = tuple(RequestedOutput(output, binary=True) for output in card.outputs)
+    outputs = [RequestedOutput(output, binary=True) for output in card.outputs]
     return InferRequest(None, {spec.name: from_bytes(spec, shape, body, 0)}, outputs, None)
 
 
@@ -198,10 +198,10 @@ def _inputs(
 
 def _outputs(
     card: ModelCard, given: Any, parameters: Mapping[str, Any]
-) -> tuple[RequestedOutput, ...]:
+) -> Sequence[RequestedOutput]:
     binary = _flag(parameters, "binary_data_output", "The request", default=False)
     if given is None or given == []:
-        return tuple([RequestedOutput(spec, binary) for spec in card.outputs])
+        return [RequestedOutput(spec, binary) for spec in card.outputs]
     specs = {spec.name: spec for spec in card.outputs}
     outputs: dict[str, RequestedOutput] = {}
     for output in _entries(given, "outputs"):
@@ -221,7 +221,7 @@ def _outputs(
         outputs[spec.name] = RequestedOutput(
             spec, _flag(own, "binary_data", f"The output {name!r}", default=binary), top
         )
-    return tuple(outputs.values())
+    return list(outputs.values())
 
 
 def _entries(given: Any, field: str) -> list[dict[str, Any]]:

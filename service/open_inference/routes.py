@@ -4,7 +4,6 @@ from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 
-from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from service.batch import Answer
@@ -56,67 +55,67 @@ class Call:
         return _find(self.catalog, self.exchange, self.model, self.version)
 
 
-async def _server(call: Call) -> Response:
+async def _server(call: Call) -> Reply:
     """The server's name, version and extensions."""
     return json_response(describe.server())
 
 
-async def _live(call: Call) -> Response:
+async def _live(call: Call) -> Reply:
     """Whether the process answers."""
     return json_response({"live": True})
 
 
-async def _ready(call: Call) -> Response:
+async def _ready(call: Call) -> Reply:
     """Whether at least one model serves."""
     if not call.catalog.ready:
         raise NotReadyError("No model is ready.")
     return json_response({"ready": True, "live": True})
 
 
-async def _models(call: Call) -> Response:
+async def _models(call: Call) -> Reply:
     """The names of the models that serve."""
     return json_response({"models": [predictor.card.name for predictor in call.catalog]})
 
 
-async def _index(call: Call) -> Response:
+async def _index(call: Call) -> Reply:
     """Every package of the repository, ready or not, and why not."""
     await call.read()
     return json_response(describe.index(call.catalog))
 
 
-async def _statistics_of_all(call: Call) -> Response:
+async def _statistics_of_all(call: Call) -> Reply:
     """What all models have done since this worker started."""
     return json_response(describe.statistics(*call.catalog))
 
 
-async def _metadata(call: Call) -> Response:
+async def _metadata(call: Call) -> Reply:
     """A model's inputs and outputs."""
     return json_response(describe.metadata(call.predictor))
 
 
-async def _model_ready(call: Call) -> Response:
+async def _model_ready(call: Call) -> Reply:
     """Whether a model serves."""
     return json_response({"name": call.predictor.card.name, "ready": True})
 
 
-async def _configuration(call: Call) -> Response:
+async def _configuration(call: Call) -> Reply:
     """A model's configuration, in Triton's words."""
     return json_response(describe.configuration(call.predictor))
 
 
-async def _statistics(call: Call) -> Response:
+async def _statistics(call: Call) -> Reply:
     """What a model has done since this worker started."""
     return json_response(describe.statistics(call.predictor))
 
 
-async def _infer(call: Call) -> Response:
+async def _infer(call: Call) -> Reply:
     """Ask a model for a prediction, in JSON or with binary tensors."""
     predictor = call.predictor
     body = await call.read()
     return await called_back(lambda reply: infer(predictor, call.exchange, body, reply))
 
 
-Handler = Callable[[Call], Awaitable[Response]]
+Handler = Callable[[Call], Awaitable[Reply]]
 
 # Below /v2; {model} may be followed by versions/{version}.
 ROUTES: Mapping[str, tuple[str, Handler]] = {
@@ -156,14 +155,14 @@ class OpenInference:
         endpoint = PREFIX + pattern
 
         def respond(
-            exchange: Exchange, body: bytes, reply: Callable[[Response], None]
+            exchange: Exchange, body: bytes, reply: Callable[[Reply], None]
         ) -> Callable[[], None]:
             exchange.endpoint = endpoint
             return infer(_find(self.catalog, exchange, model, version), exchange, body, reply)
 
         return respond
 
-    async def _answer(self, exchange: Exchange, receive: Receive) -> Response:
+    async def _answer(self, exchange: Exchange, receive: Receive) -> Reply:
         pattern, model, version = split(exchange.path)
         route = ROUTES.get(pattern)
         if route is None:
@@ -179,7 +178,7 @@ def infer(
     predictor: Predictor,
     exchange: Exchange,
     body: bytes | bytearray,
-    reply: Callable[[Response], None],
+    reply: Callable[[Reply], None],
 ) -> Callable[[], None]:
     """Ask a model for a prediction; `reply` gets the answer, also where the model fails.
 

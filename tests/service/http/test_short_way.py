@@ -17,13 +17,12 @@ import uvicorn
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from starlette.requests import Request
-from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from uvicorn.server import ServerState
 
 from service.http import connection, short_way
-from service.http.endpoint import Responder, in_a_task
+from service.http.endpoint import Reply, Responder, in_a_task
 from service.http.exchange import Exchange, current
 from service.http.front import Front
 from service.http.short_way import ShortWay
@@ -89,8 +88,9 @@ class Wire(asyncio.Transport):
         """What is fed is fed."""
 
 
-def told(body: bytes, way: str) -> Response:
-    return Response(body, 200 if len(body) % 2 else 400, {"x-id": current().id, "x-way": way})
+def told(body: bytes, way: str) -> Reply:
+    headers = (b"x-id", current().id.encode()), (b"x-way", way.encode())
+    return Reply(current(), body, status=200 if len(body) % 2 else 400, headers=headers)
 
 
 async def host(scope: Scope, receive: Receive, send: Send) -> None:
@@ -100,9 +100,7 @@ async def host(scope: Scope, receive: Receive, send: Send) -> None:
     await response(scope, receive, send)
 
 
-def answer(
-    exchange: Exchange, body: bytes, reply: Callable[[Response], None]
-) -> Callable[[], None]:
+def answer(exchange: Exchange, body: bytes, reply: Callable[[Reply], None]) -> Callable[[], None]:
     """What answers on the short way, in its own time or at once."""
     response = told(body, "short")
     if len(body) % 3:
@@ -271,7 +269,7 @@ def test_a_body_above_the_limit_goes_the_long_way_where_it_is_refused(
     assert taken == "long"
 
 
-async def broken_task(exchange: Exchange, body: bytes) -> Response:
+async def broken_task(exchange: Exchange, body: bytes) -> Reply:
     raise RuntimeError("not even an error response")
 
 
@@ -303,7 +301,7 @@ def test_a_request_whose_caller_goes_away_is_given_up_and_counted_as_that() -> N
     given_up: list[str] = []
     statuses: list[int] = []
 
-    def wait(exchange: Exchange, _: bytes, __: Callable[[Response], None]) -> Callable[[], None]:
+    def wait(exchange: Exchange, _: bytes, __: Callable[[Reply], None]) -> Callable[[], None]:
         return lambda: given_up.append(exchange.id)
 
     async def run() -> None:
@@ -322,8 +320,8 @@ def test_a_request_whose_caller_goes_away_is_given_up_and_counted_as_that() -> N
 def test_a_connection_is_closed_when_nobody_has_asked_for_long_enough_and_not_before() -> None:
     replies: list[Callable[[], None]] = []
 
-    def later(_: Exchange, __: bytes, reply: Callable[[Response], None]) -> Callable[[], None]:
-        replies.append(lambda: reply(Response(b"late")))
+    def later(_: Exchange, __: bytes, reply: Callable[[Reply], None]) -> Callable[[], None]:
+        replies.append(lambda: reply(Reply(current(), b"late")))
         return lambda: None
 
     async def run() -> list[bool]:
