@@ -8,8 +8,10 @@ others counted half a second ago. Where the disk is full, it answers for itself 
 import os
 import threading
 from collections import defaultdict
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
+from typing import Any, Generic, TypeVar
 
 from prometheus_client import (
     CONTENT_TYPE_LATEST,
@@ -92,39 +94,44 @@ _gpu = Gauge(
 
 _MANY = 256
 
-_tallies: list["_Tally"] = []
-_lock = threading.Lock()  # of whoever writes tallies; values may come in meanwhile
+_tallies: list["_Tally[Any]"] = []
+_lock = threading.Lock()  # of whoever writes tallies; more may come in meanwhile
+
+Observed = TypeVar("Observed")
 
 
-class _Tally:
-    """What was observed of one series of a histogram and is not written to it yet.
+class _Tally(Generic[Observed]):
+    """What was observed and is not written yet.
 
     To write one value takes longer than many other parts of a prediction. Many at once take hardly
     longer than one.
+
+    Args:
+        write_all: writes what it is given, which is never nothing.
     """
 
-    def __init__(self, series: Histogram) -> None:
-        self._series = series
-        self._values: list[float] = []
+    def __init__(self, write_all: Callable[[Sequence[Observed]], None]) -> None:
+        self._write_all = write_all
+        self._observed: list[Observed] = []
         _tallies.append(self)
 
-    def count(self, *values: float) -> None:
-        """Observe them."""
-        self._values.extend(values)
-        if len(self._values) >= _MANY:
+    def add(self, observed: Observed) -> None:
+        """Note it."""
+        self._observed.append(observed)
+        if len(self._observed) >= _MANY:
             self.write()
 
     def write(self) -> None:
         """Write what has come so far."""
         with _lock:
-            values = self._values[:]
-            del self._values[: len(values)]
-            if values:
-                observe_all(self._series, values)
+            observed = self._observed[:]
+            del self._observed[: len(observed)]
+            if observed:
+                self._write_all(observed)
 
 
 # `labels` looks its series up under a lock each time.
-_answers: dict[tuple[str, str, int], _Tally] = {}
+_answers: dict[tuple[str, str, int], _Tally[float]] = {}
 
 
 def count_request(exchange: Exchange) -> None:
@@ -132,8 +139,9 @@ def count_request(exchange: Exchange) -> None:
     key = (exchange.endpoint, exchange.model, exchange.status)
     tally = _answers.get(key)
     if tally is None:
-        tally = _answers[key] = _Tally(_requests.labels(*map(str, key)))
-    tally.count(exchange.seconds)
+        series = _requests.labels(*map(str, key))
+        tally = _answers[key] = _Tally(partial(observe_all, series))
+    tally.add(exchange.seconds)
     if exchange.status >= 400:
         _failures.labels(exchange.endpoint, exchange.model, exchange.reason or "other").inc()
     if exchange.key:
@@ -166,19 +174,20 @@ class ModelMetrics:
     """What is counted of one model."""
 
     def __init__(self, model: str) -> None:
-        self._queue = _Tally(_queue.labels(model))
-        self._compute = _Tally(_compute.labels(model))
-        self._rows = _Tally(_batch_rows.labels(model))
-        self._requests = _Tally(_batch_requests.labels(model))
+        self._queue = _queue.labels(model)
+        self._compute = _compute.labels(model)
+        self._rows = _batch_rows.labels(model)
+        self._requests = _batch_requests.labels(model)
         self._queued = _queued.labels(model)
         self._given_up = _given_up.labels(model)
+        self.count: Callable[[BatchReport], None] = _Tally(self._observe).add
+        """Counts one batch."""
 
-    def count(self, report: BatchReport) -> None:
-        """Count one batch."""
-        self._compute.count(report.timings.compute)
-        self._rows.count(report.rows)
-        self._requests.count(report.requests)
-        self._queue.count(*report.waits)
+    def _observe(self, reports: Sequence[BatchReport]) -> None:
+        observe_all(self._compute, [report.timings.compute for report in reports])
+        observe_all(self._rows, [report.rows for report in reports])
+        observe_all(self._requests, [report.requests for report in reports])
+        observe_all(self._queue, [wait for report in reports for wait in report.waits])
 
     def show_queue(self, rows: int, given_up: int) -> None:
         """Show how many rows wait, and how many computes were given up."""

@@ -4,9 +4,11 @@ https://github.com/triton-inference-server/server/blob/main/docs/protocol/extens
 """
 
 import time
-from dataclasses import dataclass, field
+from collections import defaultdict
+from dataclasses import dataclass
 from typing import Any
 
+from service.batch import Timings
 from service.batching import BatchReport
 
 
@@ -18,9 +20,9 @@ class Duration:
     seconds: float = 0.0
 
     def add(self, seconds: float, times: int = 1) -> None:
-        """Count it `times` times, at so many seconds each."""
+        """Count it so many times more, which took so many seconds together."""
         self.count += times
-        self.seconds += seconds * times
+        self.seconds += seconds
 
     def describe(self) -> dict[str, int]:
         """As the protocol writes it."""
@@ -28,21 +30,25 @@ class Duration:
 
 
 @dataclass(slots=True)
-class _BatchSize:
-    compute_input: Duration = field(default_factory=Duration)
-    compute_infer: Duration = field(default_factory=Duration)
-    compute_output: Duration = field(default_factory=Duration)
+class _Computed:
+    """How often something was in a batch, and how long the parts of those batches took."""
 
-    def add(self, report: BatchReport, times: int) -> None:
-        self.compute_input.add(report.timings.gather, times)
-        self.compute_infer.add(report.timings.compute, times)
-        self.compute_output.add(report.timings.split, times)
+    count: int = 0
+    gather: float = 0.0
+    compute: float = 0.0
+    split: float = 0.0
+
+    def add(self, timings: Timings, times: int) -> None:
+        self.count += times
+        self.gather += timings.gather * times
+        self.compute += timings.compute * times
+        self.split += timings.split * times
 
     def describe(self) -> dict[str, Any]:
         return {
-            "compute_input": self.compute_input.describe(),
-            "compute_infer": self.compute_infer.describe(),
-            "compute_output": self.compute_output.describe(),
+            "compute_input": Duration(self.count, self.gather).describe(),
+            "compute_infer": Duration(self.count, self.compute).describe(),
+            "compute_output": Duration(self.count, self.split).describe(),
         }
 
 
@@ -53,8 +59,8 @@ class ModelStatistics:
         self._success = Duration()
         self._fail = Duration()
         self._queue = Duration()
-        self._requests = _BatchSize()
-        self._by_rows: dict[int, _BatchSize] = {}
+        self._requests = _Computed()
+        self._by_rows: defaultdict[int, _Computed] = defaultdict(_Computed)
         self._inferences = 0
         self._executions = 0
         self._last_milliseconds = 0
@@ -67,17 +73,11 @@ class ModelStatistics:
         """Count a batch, and the requests that were answered with it."""
         self._executions += 1
         self._last_milliseconds = time.time_ns() // 1_000_000
-        answered = len(report.waits)
         self._inferences += report.answered_rows
-        self._success.count += answered
-        self._success.seconds += report.answered_seconds
-        self._queue.count += answered
-        self._queue.seconds += sum(report.waits)
-        self._requests.add(report, report.requests)
-        same = self._by_rows.get(report.rows)
-        if same is None:
-            same = self._by_rows[report.rows] = _BatchSize()
-        same.add(report, 1)
+        self._success.add(report.answered_seconds, len(report.waits))
+        self._queue.add(sum(report.waits), len(report.waits))
+        self._requests.add(report.timings, report.requests)
+        self._by_rows[report.rows].add(report.timings, 1)
 
     def describe(self, name: str, version: str) -> dict[str, Any]:
         """The model's entry in `model_stats`."""

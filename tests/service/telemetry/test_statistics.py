@@ -26,7 +26,7 @@ def test_a_duration_is_how_often_and_how_long_in_all() -> None:
     duration = Duration()
     assert duration.describe() == {"count": 0, "ns": 0}
     duration.add(0.5)
-    duration.add(0.25, times=4)
+    duration.add(1.0, times=4)
     assert duration.describe() == {"count": 5, "ns": 1_500_000_000}
 
 
