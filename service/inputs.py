@@ -136,7 +136,7 @@ def to_images_quickly(value: Any) -> NDArray[np.uint8]:
         if type(value[0][0]) is list and _are_lists(value, 28):
             rows, width = list(chain.from_iterable(value)), 28
         if _are_lists(rows, width):
-            return np.frombuffer(b"".join(map(bytes, rows)), np.uint8).reshape(-1, 28, 28)
+            return np.frombuffer(b"".join(map(bytearray, rows)), np.uint8).reshape(-1, 28, 28)
     return to_images(value)
 
 

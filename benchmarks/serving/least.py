@@ -49,7 +49,7 @@ class Connection(asyncio.Protocol):
         (tensor,) = orjson.loads(body)["inputs"]
         if not waiting:
             asyncio.get_running_loop().call_soon(answer)
-        image = np.frombuffer(bytes(tensor["data"]), np.uint8).reshape(tensor["shape"])
+        image = np.frombuffer(bytearray(tensor["data"]), np.uint8).reshape(tensor["shape"])
         waiting.append((self, image))
 
     def reply(self, body: bytes) -> None:

@@ -69,8 +69,8 @@ def from_json(spec: TensorSpec, shape: tuple[int, ...], data: Any, *, booleans: 
     if booleans and bool in set(map(type, values)):
         raise BadInputError(f"Tensor {spec.name!r} is {spec.datatype}, and holds true or false.")
     try:
-        if spec.datatype == "UINT8":  # three times as fast, for pixels
-            buffer: bytes | array[Any] = bytes(values)
+        if spec.datatype == "UINT8":  # `array` takes eight times as long, `bytes` three times
+            buffer: bytearray | array[Any] = bytearray(values)
         else:
             buffer = array(_TYPECODES[spec.datatype], values)
     except (TypeError, ValueError, OverflowError) as error:
