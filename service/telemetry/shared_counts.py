@@ -5,7 +5,6 @@ back one, the kernel ends the process (SIGBUS). Here they are reserved, and wher
 values go on in memory that is this process's own.
 """
 
-import math
 import mmap
 import os
 import sys
@@ -36,11 +35,11 @@ def share_counts() -> None:
 
 def observe_all(series: Histogram, values: Sequence[float]) -> None:
     """As `series.observe` of each value, with one write for each bucket that got any."""
-    bounds, buckets = series._upper_bounds, series._buckets
-    places, counts = np.unique(np.searchsorted(bounds, values), return_counts=True)
-    for place, count in zip(places, counts, strict=True):
-        buckets[place].inc(float(count))
-    series._sum.inc(math.fsum(values))
+    array = np.asarray(values, float)
+    counts = np.bincount(np.searchsorted(series._upper_bounds, array))
+    for place in counts.nonzero()[0]:
+        series._buckets[place].inc(float(counts[place]))
+    series._sum.inc(float(array.sum()))
 
 
 def all_are_shared() -> bool:
