@@ -27,7 +27,7 @@ class BusyPolling:
         self._awake = False
 
     def answered(self, arrived: float) -> None:
-        """A request that came in alone, at `arrived` (`time.monotonic`), has just been answered."""
+        """A request that came alone, at `arrived` (`time.monotonic`), has just been answered."""
         now = time.monotonic()
         came_soon = arrived - self._answered < self._seconds
         self._answered = now

@@ -53,6 +53,7 @@ class Predictor:
         self._metrics = ModelMetrics(package.card.name)
         show_model(package.card, placement, load_seconds)
         self._polling = BusyPolling(settings.polling_seconds)
+        self._inline_rows = placement.rows_within(settings.inline_seconds)
         self._batcher = MicroBatcher(
             placement.runtime,
             max_batch_rows=self.max_batch_rows,
@@ -60,7 +61,7 @@ class Predictor:
             max_delay=settings.max_delay_seconds,
             max_wait=settings.max_wait_seconds,
             full_seconds=placement.seconds_of(self.max_batch_rows),
-            inline_rows=placement.rows_within(settings.inline_seconds),
+            inline_rows=self._inline_rows,
             inline_compute=placement.small,
             name=package.card.name,
             on_batch=self._count,
@@ -175,5 +176,5 @@ class Predictor:
     def _count(self, report: BatchReport) -> None:
         self.statistics.executed(report)
         self._metrics.count(report)
-        if report.requests == 1:
+        if report.requests == 1 and report.rows <= self._inline_rows:  # else threads want the core
             self._polling.answered(time.monotonic() - report.answered_seconds)

@@ -20,6 +20,9 @@ from service.settings import Settings
 LIMIT = 0.2
 """Seconds that a loop stays awake: long, so that a busy machine shows it too."""
 
+SMALL = 4
+"""So many rows are computed on the event loop."""
+
 run = pytest.mark.parametrize("run", [asyncio.run, uvloop.run])
 Run = Callable[[Coroutine[Any, Any, None]], None]
 
@@ -62,17 +65,20 @@ def test_the_first_request_of_all_leaves_the_loop_asleep(run: Run) -> None:
 
 
 @run
-@pytest.mark.parametrize(("clients", "awake"), [(1, True), (4, False)])
-def test_a_model_that_one_client_asks_again_and_again_stays_awake(
-    run: Run, tmp_path: Path, clients: int, awake: bool
+@pytest.mark.parametrize(
+    ("clients", "rows", "awake"), [(1, 1, True), (4, 1, False), (1, SMALL + 1, False)]
+)
+def test_a_model_that_one_client_asks_for_little_again_and_again_stays_awake(
+    run: Run, tmp_path: Path, clients: int, rows: int, awake: bool
 ) -> None:
     async def test() -> None:
         runtime = Gated()
         runtime.gate.set()
         package = write_tiny(tmp_path, "line", runtimes=("onnx",))
         settings = Settings(polling_seconds=LIMIT)
-        predictor = Predictor(package, Placement(runtime, {}), settings)
-        x = np.zeros((1, 1), np.float32)
+        timed = {"onnx": {1: 1e-5, SMALL: 1e-5, 2 * SMALL: 0.01}}
+        predictor = Predictor(package, Placement(runtime, timed), settings)
+        x = np.zeros((rows, 1), np.float32)
         for _ in range(3):
             await asyncio.gather(*(predictor.predict({"x": x}) for _ in range(clients)))
         assert await stays_awake() == awake
