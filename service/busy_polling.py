@@ -39,7 +39,6 @@ class BusyPolling:
 
     def _stay(self) -> None:
         self._awake = time.monotonic() < self._until
-        if (
-            self._awake
-        ):  # a loop that has a callback to call looks at its sockets, and does not wait
+        if self._awake:
+            # With a callback to call, the loop looks at its sockets and does not wait for them.
             self._loop.call_soon(self._stay)

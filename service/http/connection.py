@@ -203,7 +203,7 @@ class Connection(HttpToolsProtocol):
             every = (*common, *SECURITY_HEADERS)
             Connection._common = common, b"".join([b"%b: %b\r\n" % header for header in every])
         last = b"\r\n"
-        if b"connection: close" in reply.lines:
+        if b"\r\nconnection: close\r\n" in reply.lines:
             turn.keep_alive = False
         elif not turn.keep_alive:
             last = b"connection: close\r\n\r\n"

@@ -202,6 +202,18 @@ def test_a_head_that_came_before_is_not_parsed_again() -> None:
     assert found == [(200, b"7", "short", b"abc"), (200, b"7", "short", b"xyz")]
 
 
+def test_an_id_that_reads_like_a_header_does_not_close_the_connection() -> None:
+    async def run() -> bytes:
+        protocol, wire = connect()
+        request = wire_of(7, "/short", b"abc", chunked=False)
+        for _ in range(2):
+            protocol.data_received(request.replace(b"Id: 7", b"Id: connection: close"))
+        assert not wire.closed
+        return wire.written
+
+    assert asyncio.run(run()).count(b"\r\nx-request-id: connection: close\r\n") == 2
+
+
 @pytest.mark.parametrize("path", ["/long", "/early"])
 def test_a_known_head_within_a_body_is_no_request(path: str) -> None:
     known = wire_of(7, "/short", b"abc", chunked=False)
