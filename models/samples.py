@@ -2,7 +2,7 @@
 
 import zipfile
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -102,7 +102,7 @@ def given_samples(
     rows = {}
     for spec in inputs:
         array = arrays[spec.name]
-        fits = array.ndim > 0 and spec.takes((spec.shape[0], *array.shape[1:]))
+        fits = replace(spec, shape=(-1, *spec.shape[1:])).takes(array.shape)  # any number of rows
         if not fits or not np.can_cast(array.dtype, spec.dtype, "same_kind"):
             raise AddError(
                 f"{path}: {spec.name} is {array.dtype} {list(array.shape)}, and the network takes "

@@ -26,10 +26,10 @@ class BusyPolling:
         self._until = 0.0
         self._awake = False
 
-    def answered(self, arrived: float) -> None:
-        """A request that came alone, at `arrived` (`time.monotonic`), has just been answered."""
+    def answered(self, seconds: float) -> None:
+        """A request that came alone, so many seconds ago, has just been answered."""
         now = time.monotonic()
-        came_soon = arrived - self._answered < self._seconds
+        came_soon = now - seconds - self._answered < self._seconds
         self._answered = now
         if came_soon:
             self._until = now + self._seconds

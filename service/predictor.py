@@ -177,4 +177,4 @@ class Predictor:
         self.statistics.executed(report)
         self._metrics.count(report)
         if report.requests == 1 and report.rows <= self._inline_rows:  # else threads want the core
-            self._polling.answered(time.monotonic() - report.answered_seconds)
+            self._polling.answered(report.answered_seconds)

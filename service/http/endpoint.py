@@ -7,7 +7,6 @@ with the request's id, and tells the caller nothing but that id.
 import asyncio
 import functools
 from collections.abc import Awaitable, Callable, Sequence
-from functools import cached_property
 from typing import Any
 
 import orjson
@@ -58,8 +57,8 @@ class Reply(Response):
         for header in headers:
             self.lines += b"%b: %b\r\n" % header
 
-    @cached_property
-    def raw_headers(self) -> list[tuple[bytes, bytes]]:  # type: ignore[override]  # it can be set
+    @functools.cached_property
+    def raw_headers(self) -> list[tuple[bytes, bytes]]:  # type: ignore[override]  # as an attribute, it can be set
         """The headers, for ASGI: names in lower case."""
         pairs = (line.split(b": ", 1) for line in self.lines.splitlines())
         return [(name, value) for name, value in pairs]

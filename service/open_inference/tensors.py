@@ -24,8 +24,6 @@ _TYPECODES: dict[Datatype, str] = {
     "FP32": "f", "FP64": "d",
 }  # fmt: skip
 
-_MOST = 2**31  # no dimension is as large
-
 
 def check_shape(spec: TensorSpec, shape: Any) -> tuple[int, ...]:
     """The shape that a message gives a tensor, if it is one of those that the model takes.
@@ -33,17 +31,12 @@ def check_shape(spec: TensorSpec, shape: Any) -> tuple[int, ...]:
     Raises:
         BadInputError: it is none, or not one of these.
     """
-    if isinstance(shape, list) and len(shape) == len(spec.shape):
-        for size, found in zip(spec.shape, shape, strict=True):
-            if type(found) is not int or not 0 <= found < _MOST or size not in (found, -1):
-                break
-        else:
-            if 0 not in shape[1:]:
-                return tuple(shape)
-    raise BadInputError(
-        f"Tensor {spec.name!r} has the shape {brief(shape)}; "
-        f"the model takes {list(spec.shape)}, where -1 is any size."
-    )
+    if not isinstance(shape, list) or not spec.takes(shape):
+        raise BadInputError(
+            f"Tensor {spec.name!r} has the shape {brief(shape)}; "
+            f"the model takes {list(spec.shape)}, where -1 is any size."
+        )
+    return tuple(shape)
 
 
 def from_json(spec: TensorSpec, shape: tuple[int, ...], data: Any, *, booleans: bool) -> Any:

@@ -62,7 +62,6 @@ class ModelStatistics:
         self._requests = _Computed()
         self._by_rows: defaultdict[int, _Computed] = defaultdict(_Computed)
         self._inferences = 0
-        self._executions = 0
         self._last_milliseconds = 0
 
     def failed(self, seconds: float) -> None:
@@ -71,7 +70,6 @@ class ModelStatistics:
 
     def executed(self, report: BatchReport) -> None:
         """Count a batch, and the requests that were answered with it."""
-        self._executions += 1
         self._last_milliseconds = time.time_ns() // 1_000_000
         self._inferences += report.answered_rows
         self._success.add(report.answered_seconds, len(report.waits))
@@ -87,7 +85,7 @@ class ModelStatistics:
             "version": version,
             "last_inference": self._last_milliseconds,
             "inference_count": self._inferences,
-            "execution_count": self._executions,
+            "execution_count": sum(size.count for size in self._by_rows.values()),
             "inference_stats": {
                 "success": self._success.describe(),
                 "fail": self._fail.describe(),
