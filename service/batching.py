@@ -4,8 +4,9 @@ It promises, and `tests/service/test_batching.py` tries to break:
 
 - Rows are counted, not requests. A batch never has more than `max_batch_rows`; a larger request
   is split and its answer joined again. First come, first served, row by row.
-- An idle batcher computes at once what one turn of the event loop brought; a busy one gathers
-  while it computes. Nobody waits for company unless `max_delay` asks for it.
+- An idle batcher computes what one turn of the event loop brought, and before its end what is
+  enough for a batch; a busy one gathers while it computes. Nobody waits for company unless
+  `max_delay` asks for it.
 - The queue is bounded in rows and, at the present pace, in time; a deadline bounds each request's
   wait in it.
 - A compute that does not end is given up, and the others go on without it.
@@ -23,7 +24,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 from service.batch import (
     Answer,
@@ -49,6 +50,8 @@ from service.worker import Computed, Worker
 # Deadlines are kept to within this, so that a queue in which requests expire one after another
 # is searched at most 200 times a second.
 _ALARM_SECONDS = 0.005
+
+News = TypeVar("News")
 
 
 class BatchReport(NamedTuple):
@@ -77,12 +80,12 @@ class MicroBatcher:
     `compute` maps a batch's inputs to its outputs, row by row, on one thread of the batcher's
     own. It must not write to its inputs (a batch of one request is the caller's own arrays) and
     must return fresh arrays (callers get views of them). `max_delay`, in seconds, is how long an
-    idle batcher waits for company unless a batch is full; keep it well below the timeouts. A batch
-    of at most `inline_rows` is computed on the event loop, which stands still meanwhile, by
-    `inline_compute` where there is one. Where the batch in compute and the full ones that wait take
-    longer than `max_wait` seconds, at the pace of the last full ones, who comes now is refused;
-    `full_seconds` is what one takes, as far as is known before there was one. `on_batch` is told of
-    each batch, on the event loop, after its callers are answered.
+    idle batcher waits for company, unless it has `enough_rows`, by default a full batch; keep it
+    well below the timeouts. A batch of at most `inline_rows` is computed on the event loop, which
+    stands still meanwhile, by `inline_compute` where there is one. Where the batch in compute and
+    the full ones that wait take longer than `max_wait` seconds, at the pace of the last full ones,
+    who comes now is refused; `full_seconds` is what one takes, as far as is known before there was
+    one. `on_batch` is told of each batch, on the event loop, after its callers are answered.
     """
 
     def __init__(
@@ -94,6 +97,7 @@ class MicroBatcher:
         max_delay: float = 0.0,
         max_wait: float = math.inf,
         full_seconds: float = 0.0,
+        enough_rows: int | None = None,
         inline_rows: int = 0,
         inline_compute: Callable[[Arrays], Arrays] | None = None,
         name: str,
@@ -108,6 +112,7 @@ class MicroBatcher:
         self._max_queue_rows = max_queue_rows
         self._max_delay = max_delay
         self._max_wait = max_wait
+        self._enough_rows = max_batch_rows if enough_rows is None else enough_rows
         self._inline_rows = inline_rows
         self._name = name
         self._on_batch = on_batch
@@ -119,6 +124,7 @@ class MicroBatcher:
         self._release: asyncio.Handle | None = None  # the planned dispatch of an idle batcher
         self._alarm: asyncio.Handle | None = None  # one timer, for the earliest deadline
         self._alarm_at = math.inf
+        self._inside = False  # a batch on the event loop, until its last caller is answered
         self._closing = False
         run = partial(run_batch, compute=compute, name=name)
         self._run_inline = partial(run_batch, compute=inline_compute or compute, name=name)
@@ -196,9 +202,10 @@ class MicroBatcher:
         the caller has checked. A request of which rows still wait `timeout` seconds from now is
         given up; once all are in compute it is answered, however late.
 
-        `done` is called once, on the event loop; a coroutine for each request would cost more than
-        a small prediction. It gets the answer, or an error that was never raised: its traceback
-        would hold the request, and with it all its rows until the collector comes by.
+        `done` is called once, on the event loop, maybe before this returns; a coroutine for each
+        request would cost more than a small prediction. It gets the answer, or an error that was
+        never raised: its traceback would hold the request, and with it all its rows until the
+        collector comes by.
 
         - DeadlineExceededError: Its deadline passed before all its rows were in compute.
         - ModelFaultError: The model raised, hung or gave a wrong number of rows for its rows alone;
@@ -255,9 +262,9 @@ class MicroBatcher:
 
     def _plan(self) -> None:
         """See to it that a request which has just come in is dispatched."""
-        if self._worker.busy:
+        if self._worker.busy or self._inside:
             return
-        if self._queued_rows >= self._max_batch_rows > self._inline_rows:
+        if self._queued_rows >= self._enough_rows:
             self._dispatch()
         elif self._release is None and self._max_delay > 0:
             self._release = self._loop.call_later(self._max_delay, self._dispatch)
@@ -273,12 +280,11 @@ class MicroBatcher:
         batch = self._gather()
         rows = count_rows(batch)
         if 0 < rows <= self._inline_rows and not batch[0].request.suspect:
-            started = time.monotonic()
-            try:
-                self._hand_out(Computed(batch, *self._run_inline(batch), started))
-            finally:
-                if self._queue or self._closing:
-                    self._release = self._loop.call_soon(self._dispatch)
+            self._inside, started = True, time.monotonic()
+            self._hand_out(Computed(batch, *self._run_inline(batch), started))
+            self._inside = False
+            if self._queue or self._closing:
+                self._release = self._loop.call_soon(self._dispatch)
         elif batch or self._closing:
             self._worker.compute(batch)
 
@@ -309,10 +315,8 @@ class MicroBatcher:
 
     def _finish(self, computed: Computed) -> None:
         """Take a batch back from the worker, and keep it busy."""
-        try:
-            self._hand_out(computed)
-        finally:
-            self._dispatch()
+        self._hand_out(computed)
+        self._dispatch()
 
     def _hand_out(self, computed: Computed) -> None:
         """Give each request of a batch its outcome, and report the batch."""
@@ -339,7 +343,7 @@ class MicroBatcher:
             self._settle(request, answer)
         if self._on_batch is not None:
             report = rows, len(batch), timings, waits, answered_rows, answered_seconds
-            self._on_batch(BatchReport(*report))
+            self._tell(self._on_batch, BatchReport(*report))
 
     def _answer_of_parts(self, parts: Sequence[Answer]) -> Answer | ServiceError:
         """The answer to a request that was computed in several batches."""
@@ -357,15 +361,15 @@ class MicroBatcher:
         if request.done is None:
             return
         done, request.done = request.done, None
+        self._tell(done, answer)
+
+    def _tell(self, told: Callable[[News], None], news: News) -> None:
+        """Call back; a callback that fails takes nothing from its neighbours."""
         try:
-            done(answer)
-        except Exception as mistake:  # noqa: BLE001 - its neighbours get their answers all the same
-            self._loop.call_exception_handler(
-                {
-                    "message": f"the caller of {self._name} failed on its answer",
-                    "exception": mistake,
-                }
-            )
+            told(news)
+        except Exception as mistake:  # noqa: BLE001 - whatever it is, the batcher goes on
+            message = f"a callback of the batcher of {self._name} failed"
+            self._loop.call_exception_handler({"message": message, "exception": mistake})
 
     def _leave(self, request: Request) -> None:
         """Take a request's waiting rows out of the queue."""

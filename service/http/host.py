@@ -5,9 +5,9 @@ uvicorn. Here that application gets the front before it, and loses the middlewar
 than a prediction: OpenTelemetry's, which is there also where nothing is traced, and the timeout's,
 which leaves a timer behind for each request. BentoML leaves the choice of the HTTP protocol to
 uvicorn, which finds the short way's under the name that it chooses; and makes its server of
-`uvicorn.Server`, which becomes one that leaves nobody behind. `tests/service/http/test_host.py` and
-`test_short_way.py` fail where BentoML or uvicorn change what this counts on, and
-`tests/end_to_end/test_faults.py` where the end is not gentle any more.
+`uvicorn.Server`, which becomes one that accepts more at once and leaves nobody behind.
+`tests/service/http/test_host.py` and `test_short_way.py` fail where BentoML or uvicorn change what
+this counts on, and `tests/end_to_end/test_faults.py` where the end is not gentle any more.
 
 The parent of the workers is circus' arbiter. BentoML has it look after them every ten seconds, and
 replace a dead one for ever; ours looks every second, and ends where replacing does not help. It
@@ -29,7 +29,7 @@ from starlette.types import ASGIApp
 from uvicorn.config import HTTP_PROTOCOLS
 
 from service.http.front import Front
-from service.http.leaving import PARENT, LeavingServer
+from service.http.server import PARENT, Server
 from service.http.short_way import ShortWay
 from service.settings import current_settings
 from service.telemetry.logs import logger
@@ -61,7 +61,7 @@ def stand_before(service: Any, front: Callable[[ASGIApp], Front]) -> None:
             fronted = front(app)
             ShortWay.front = fronted
             HTTP_PROTOCOLS["auto"] = f"{ShortWay.__module__}:{ShortWay.__name__}"
-            uvicorn.Server = LeavingServer  # type: ignore[misc]  # a class, replaced by its own
+            uvicorn.Server = Server  # type: ignore[misc]  # a class, replaced by its own
             return fronted
 
     service.__class__ = Fronted

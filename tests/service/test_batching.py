@@ -594,8 +594,25 @@ async def test_small_batches_may_have_a_compute_of_their_own() -> None:
 
 
 @on_a_loop
+async def test_what_is_enough_for_a_batch_is_computed_before_the_turn_ends() -> None:
+    told: list[Answer] = []
+    model = Model()
+    async with batching(model, enough_rows=2, inline_rows=2) as batcher:
+        batcher.enqueue(rows(1), told.append)
+        assert not told
+        batcher.enqueue(rows(2), told.append)
+        batcher.enqueue(rows(3), told.append)
+        assert model.batches == [[1, 2]]
+        for i, answer in enumerate(told, 1):
+            assert_answers(answer, i)
+    assert model.batches == [[1, 2], [3]]
+    assert len(told) == 3
+
+
+@on_a_loop
 async def test_a_long_queue_of_small_batches_lets_the_loop_turn_between_them() -> None:
     turns = 0
+    told: list[Answer] = []
 
     async def turn() -> None:
         nonlocal turns
@@ -603,12 +620,18 @@ async def test_a_long_queue_of_small_batches_lets_the_loop_turn_between_them() -
             turns += 1
             await asyncio.sleep(0)
 
-    async with batching(Model(), max_batch_rows=1, max_queue_rows=5_000, inline_rows=1) as batcher:
+    def ask_for_more(_: object) -> None:
+        for i in range(5_000):
+            batcher.enqueue(rows(i), told.append)
+
+    model = Model()
+    async with batching(model, max_batch_rows=1, max_queue_rows=5_000, inline_rows=1) as batcher:
         turning = asyncio.create_task(turn())
-        answers = await asyncio.gather(*[batcher.submit(rows(i)) for i in range(5_000)])
+        batcher.enqueue(rows(-1), ask_for_more)
+        assert model.batches == [[-1]]
+        await until(lambda: len(told) == 5_000)
         turning.cancel()
-    for i, answer in enumerate(answers):
-        assert_answers(answer, i)
+    assert model.batches == [[i] for i in range(-1, 5_000)]
     assert turns >= 5_000
 
 

@@ -1,4 +1,4 @@
-"""How a worker stops: what was sent to it before it stopped listening is answered.
+"""The server of a worker: who connects is soon accepted, and answered also where the worker stops.
 
 uvicorn leaves whoever has connected and was not accepted yet to the kernel, which resets them when
 the last process closes the socket, and hangs up on a connection that is between two requests though
@@ -14,12 +14,14 @@ import asyncio
 import os
 import socket
 import sys
+from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
 from typing import Any
 
 import uvicorn
 
+from service.http.arrivals import Arrivals, serve
 from service.telemetry.logs import logger
 
 if sys.platform != "win32":
@@ -31,8 +33,8 @@ PARENT = "FITSERVE_PARENT"
 LOOK_SECONDS = 1.0
 
 
-class LeavingServer(uvicorn.Server):
-    """uvicorn's server, with a gentle end."""
+class Server(uvicorn.Server):
+    """uvicorn's server, with more arrivals and a gentle end."""
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """Start; uvicorn calls it."""
@@ -41,20 +43,27 @@ class LeavingServer(uvicorn.Server):
         if PARENT in os.environ:
             self._following = asyncio.create_task(self._follow(int(os.environ[PARENT])))
         await super().startup(sockets)
+        self._arrivals: list[Arrivals] = []
+        if sys.platform != "win32":  # where an event loop cannot watch a socket
+            protocol, tls = self._make_protocol(), self.config.ssl
+            self._arrivals += [Arrivals(shared, protocol, tls) for shared in sockets or []]
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """Stop; uvicorn calls it when the process was told to end."""
         last = [connection for shared in sockets or [] for connection in _let_go(shared)]
         for server in self.servers:
             server.close()
-        loop = asyncio.get_running_loop()
+        for arrivals in self._arrivals:
+            await arrivals.close()
+        protocol, tls = self._make_protocol(), self.config.ssl
+        for connection in last:
+            await serve(connection, protocol, tls)
+        await super().shutdown(sockets)
+
+    def _make_protocol(self) -> Callable[[], asyncio.Protocol]:
         config, state = self.config, self.server_state
         make: Any = config.http_protocol_class
-        protocol = partial(make, config=config, server_state=state, app_state=self.lifespan.state)
-        for connection in last:
-            with suppress(OSError):  # it has gone in the meantime
-                await loop.connect_accepted_socket(protocol, connection, ssl=config.ssl)
-        await super().shutdown(sockets)
+        return partial(make, config=config, server_state=state, app_state=self.lifespan.state)
 
     async def _follow(self, parent: int) -> None:
         """Stop where the parent is gone: the process has another one then, except on Windows."""
@@ -88,7 +97,6 @@ def _let_go(shared: socket.socket) -> list[socket.socket]:
         with suppress(BlockingIOError):
             while True:
                 connection, _ = shared.accept()
-                connection.setblocking(False)
                 last.append(connection)
         shared.shutdown(socket.SHUT_RDWR)
     return last
