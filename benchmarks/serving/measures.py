@@ -23,7 +23,6 @@ from benchmarks.serving.load import Trace, h2load, wrk
 from benchmarks.serving.processes import Running, ServerError, running
 from benchmarks.serving.results import Results, Sample, readable
 from benchmarks.serving.servers import BINARY, FITSERVE, OURS, SERVERS, Row, Server
-from benchmarks.serving.stalls import describe, ideal_p99, watch
 from benchmarks.serving.work import images, in_process, v2_binary
 
 CONNECTIONS = (1, 16, 64)
@@ -38,6 +37,13 @@ RUNTIMES: Mapping[str, str] = {
 LARGE = Row(BINARY.name, BINARY.path, v2_binary(LARGE_BATCH))
 WITH_TORCH, ONNX_ONLY = "fitserve, with torch", "fitserve, ONNX Runtime alone"
 SOAK_SHARE = 0.7
+SOAKED: Mapping[str, float] = {
+    "fitserve": 1,
+    "bare-network": 0.2,
+    "bare-uvicorn": 0.2,
+    "fastapi": 0.2,
+}
+"""Servers, by their share of the soak's seconds; the others show what the machine allows."""
 WINDOW_SECONDS = 10
 MEGABYTE = 1e6
 
@@ -126,46 +132,41 @@ def footprint(results: Results, settings: Settings) -> None:
 
 
 def soak(results: Results, settings: Settings) -> None:
-    """A long run at a constant share of the peak: latency by windows, and memory."""
-    _describe(results, FITSERVE)
-    body = OURS.form.body(images(1))
-    stalls = watch(WINDOW_SECONDS)
-    with running(FITSERVE) as up:
-        up.check(OURS)
-        _ask(up, OURS, MOST, settings.warm_up)
-        peak = _peak(results)
-        if peak is None:
-            peak = _ask(up, OURS, MOST, settings.seconds)[0]["requests_per_second"]
-        rate = SOAK_SHARE * peak
-        with _Memory(up.workers()) as memory:
-            trace = h2load(
-                up.url + OURS.path,
-                body,
-                OURS.form.headers,
-                rate=rate,
-                seconds=settings.soak_seconds,
-            )
-    for index, window in enumerate(windows(trace, WINDOW_SECONDS)):
-        case = f"from {index * WINDOW_SECONDS} s"
-        _add(results, Sample("soak windows", OURS.name, case, 0, window), show=False)
-    quantities = {
-        "rate_per_second": rate,
-        "requests_per_second": len(trace.took) / settings.soak_seconds,
-        "kept_rate": len(trace.took) / settings.soak_seconds / rate,
-        "p50_ms": float(np.percentile(trace.took, 50)),
-        "p99_ms": float(np.percentile(trace.took, 99)),
-        "longest_ms": float(trace.took.max()),
-        "worst_window_ratio": max(
-            window["p99_ms"] / window["p50_ms"] for window in windows(trace, WINDOW_SECONDS)
-        ),
-        "rss_mb": memory.settled()[0] / MEGABYTE,
-        "rss_spread_percent": memory.spread(),
-        "generator_cores": trace.generator_cores,
-        **describe(stalls, WINDOW_SECONDS),
-        "ideal_p99_ms": ideal_p99(stalls, WINDOW_SECONDS, rate=rate, peak=peak),
-    }
-    case = f"{settings.soak_seconds:g} s"
-    _add(results, Sample("soak", OURS.name, case, 0, quantities, trace.errors))
+    """Long runs, each server at a constant share of its own peak: latency by windows, memory."""
+    for name, share in SOAKED.items():
+        server, seconds = SERVERS[name], max(1.0, share * settings.soak_seconds)
+        row = server.rows[0]
+        _describe(results, server)
+        with running(server) as up:
+            up.check(row)
+            _ask(up, row, MOST, settings.warm_up)
+            peak = _peak(results, row)
+            if peak is None:
+                peak = _ask(up, row, MOST, settings.seconds)[0]["requests_per_second"]
+            rate, body = SOAK_SHARE * peak, row.form.body(images(1))
+            with _Memory(up.workers()) as memory:
+                url = up.url + row.path
+                trace = h2load(url, body, row.form.headers, rate=rate, seconds=seconds)
+        ratios = []
+        for index, window in enumerate(windows(trace, WINDOW_SECONDS)):
+            case = f"from {index * WINDOW_SECONDS} s"
+            _add(results, Sample("soak windows", row.name, case, 0, window), show=False)
+            ratios.append(window["p99_ms"] / window["p50_ms"])
+        quantities = {
+            "rate_per_second": rate,
+            "requests_per_second": len(trace.took) / seconds,
+            "kept_rate": len(trace.took) / seconds / rate,
+            "p50_ms": float(np.percentile(trace.took, 50)),
+            "p99_ms": float(np.percentile(trace.took, 99)),
+            "longest_ms": float(trace.took.max()),
+            "worst_window_ratio": max(ratios),
+            "median_window_ratio": float(np.median(ratios)),
+            "rss_mb": memory.settled()[0] / MEGABYTE,
+            "rss_spread_percent": memory.spread(),
+            "generator_cores": trace.generator_cores,
+        }
+        case = f"{seconds:g} s"
+        _add(results, Sample("soak", row.name, case, 0, quantities, trace.errors))
 
 
 MEASURES = {
@@ -294,10 +295,10 @@ def _in_process(
     _add(results, Sample("images", subject, case, number, quantities))
 
 
-def _peak(results: Results) -> float | None:
-    """The most requests a second that fitserve has reached in this run."""
+def _peak(results: Results, row: Row) -> float | None:
+    """The most requests a second that were answered in this run."""
     found = [
-        results.figure("throughput", OURS.name, connections(count), "requests_per_second")
+        results.figure("throughput", row.name, connections(count), "requests_per_second")
         for count in CONNECTIONS
     ]
     return max((figure.median for figure in found if figure is not None), default=None)

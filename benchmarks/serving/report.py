@@ -266,27 +266,35 @@ def _footprint(results: Results) -> str:
 
 
 def _soak(results: Results) -> str:
+    rows = []
+    for subject in results.subjects("soak"):
+        (case,) = results.cases("soak", subject)
+        cells = [
+            _spread(results.figure("soak", subject, case, quantity))
+            for quantity in (
+                "rate_per_second",
+                "requests_per_second",
+                "p50_ms",
+                "p99_ms",
+                "longest_ms",
+                "median_window_ratio",
+                "worst_window_ratio",
+                "generator_cores",
+            )
+        ]
+        rows.append((subject, case, *cells, str(results.errors("soak", subject, case))))
+    asked = ["for", "requests/s asked for", "answered", "p50", "p99", "longest"]
+    ratios = ["p99 / p50 in the middling window of 10 s", "in the worst", "by h2load", "errors"]
     (case,) = results.cases("soak", OURS.name)
-    errors = results.errors("soak", OURS.name, case)
-    rows = [
-        (words, _spread(results.figure("soak", OURS.name, case, quantity)))
-        for words, quantity in (
-            ("requests/s asked for", "rate_per_second"),
-            ("requests/s answered", "requests_per_second"),
-            ("p50", "p50_ms"),
-            ("p99", "p99_ms"),
-            ("longest", "longest_ms"),
-            ("p99 / p50 in the worst window of 10 s", "worst_window_ratio"),
-            ("memory (RSS) after the first minute, MB", "rss_mb"),
-            ("its spread from then on, %", "rss_spread_percent"),
-            ("cores that h2load took", "generator_cores"),
-            ("with no server: the longest stall of a core in a second, median", "stall_ms"),
-            ("with no server: the time that a core stalled, %", "stalled_percent"),
-            ("p99 of an ideal server under these stalls", "ideal_p99_ms"),
-        )
-    ]
-    rows.append(("errors", str(errors)))
-    return f"### Soak of {case}\n\n" + _table([OURS.name, ""], rows)
+    memory, spread = (
+        _spread(results.figure("soak", OURS.name, case, quantity))
+        for quantity in ("rss_mb", "rss_spread_percent")
+    )
+    told = (
+        f"Memory (RSS) of {OURS.name}: {memory} MB after the first minute, {spread}% more or less"
+    )
+    table = _table(["at 70% of its own peak", *asked, *ratios], rows)
+    return f"### Soak\n\n{table}\n\n{told} from then on."
 
 
 def _configurations(results: Results) -> str:
