@@ -4,9 +4,9 @@ It promises, and `tests/service/test_batching.py` tries to break:
 
 - Rows are counted, not requests. A batch never has more than `max_batch_rows`; a larger request
   is split and its answer joined again. First come, first served, row by row.
-- An idle batcher computes what one turn of the event loop brought, and before its end what is
-  enough for a batch; a busy one gathers while it computes. Nobody waits for company unless
-  `max_delay` asks for it.
+- An idle batcher computes what one turn of the event loop brought, a busy one gathers while it
+  computes. Nobody waits for company unless `max_delay` asks for it, nor for so much of it that
+  computing those who are there would take less than the turn does for each.
 - The queue is bounded in rows and, at the present pace, in time; a deadline bounds each request's
   wait in it.
 - A compute that does not end is given up, and the others go on without it.
@@ -51,6 +51,9 @@ from service.worker import Computed, Worker
 # is searched at most 200 times a second.
 _ALARM_SECONDS = 0.005
 
+# Of so many, what the event loop computes at once takes less for each than reading it did.
+_ENOUGH_REQUESTS = 16
+
 News = TypeVar("News")
 
 
@@ -77,15 +80,15 @@ class BatchReport(NamedTuple):
 class MicroBatcher:
     """Batches the requests for one model. Create it, use it and close it on one event loop.
 
-    `compute` maps a batch's inputs to its outputs, row by row, on one thread of the batcher's
-    own. It must not write to its inputs (a batch of one request is the caller's own arrays) and
-    must return fresh arrays (callers get views of them). `max_delay`, in seconds, is how long an
-    idle batcher waits for company, unless it has `enough_rows`, by default a full batch; keep it
-    well below the timeouts. A batch of at most `inline_rows` is computed on the event loop, which
-    stands still meanwhile, by `inline_compute` where there is one. Where the batch in compute and
-    the full ones that wait take longer than `max_wait` seconds, at the pace of the last full ones,
-    who comes now is refused; `full_seconds` is what one takes, as far as is known before there was
-    one. `on_batch` is told of each batch, on the event loop, after its callers are answered.
+    `compute` maps a batch's inputs to its outputs, row by row, on one thread of the batcher's own.
+    It must not write to its inputs (a batch of one request is the caller's own arrays) and must
+    return fresh arrays (callers get views of them). `max_delay`, in seconds, is how long an idle
+    batcher waits for company unless a batch is full; keep it well below the timeouts. A batch of at
+    most `inline_rows` is computed on the event loop, which stands still meanwhile, by
+    `inline_compute` where there is one. Where the batch in compute and the full ones that wait take
+    longer than `max_wait` seconds, at the pace of the last full ones, who comes now is refused;
+    `full_seconds` is what one takes, as far as is known before there was one. `on_batch` is told of
+    each batch, on the event loop, after its callers are answered.
     """
 
     def __init__(
@@ -97,7 +100,6 @@ class MicroBatcher:
         max_delay: float = 0.0,
         max_wait: float = math.inf,
         full_seconds: float = 0.0,
-        enough_rows: int | None = None,
         inline_rows: int = 0,
         inline_compute: Callable[[Arrays], Arrays] | None = None,
         name: str,
@@ -112,7 +114,6 @@ class MicroBatcher:
         self._max_queue_rows = max_queue_rows
         self._max_delay = max_delay
         self._max_wait = max_wait
-        self._enough_rows = max_batch_rows if enough_rows is None else enough_rows
         self._inline_rows = inline_rows
         self._name = name
         self._on_batch = on_batch
@@ -202,7 +203,7 @@ class MicroBatcher:
         the caller has checked. A request of which rows still wait `timeout` seconds from now is
         given up; once all are in compute it is answered, however late.
 
-        `done` is called once, on the event loop, maybe before this returns; a coroutine for each
+        `done` is called once, on the event loop; a coroutine for each
         request would cost more than a small prediction. It gets the answer, or an error that was
         never raised: its traceback would hold the request, and with it all its rows until the
         collector comes by.
@@ -223,6 +224,8 @@ class MicroBatcher:
         now = time.monotonic()
         deadline = math.inf if timeout is None else now + timeout
         request = Request(inputs, rows, rows, now, deadline, done)
+        if self._is_enough(rows):
+            self._dispatch()
         self._queue.append(request)
         self._queued_rows += rows
         if deadline < self._alarm_at:
@@ -260,11 +263,23 @@ class MicroBatcher:
             )
         self.check_room(rows)
 
+    def _is_enough(self, more_rows: int) -> bool:
+        """Whether those who wait are as many as the event loop computes at once.
+
+        To leave them to the thread, together with whoever comes next, would cost more: it takes
+        Python's lock from the event loop and gives it back.
+        """
+        return (
+            self._queued_rows <= self._inline_rows < self._queued_rows + more_rows
+            and len(self._queue) >= _ENOUGH_REQUESTS
+            and not (self._worker.busy or self._inside)
+        )
+
     def _plan(self) -> None:
         """See to it that a request which has just come in is dispatched."""
         if self._worker.busy or self._inside:
             return
-        if self._queued_rows >= self._enough_rows:
+        if self._queued_rows >= self._max_batch_rows > self._inline_rows:
             self._dispatch()
         elif self._release is None and self._max_delay > 0:
             self._release = self._loop.call_later(self._max_delay, self._dispatch)

@@ -17,7 +17,6 @@ from service.telemetry.logs import logger
 _LIBRARIES: Mapping[RuntimeName, str] = {"onnx": "onnxruntime", "torchscript": "torch"}
 _SMALL = (1, 4, 16, 64, 256)  # rows
 _REPEATS = 5
-_NO_SLOWER = 1.5  # a row in a small batch, against one in a full one
 _ENOUGH_SECONDS = 1.0  # a large network is slow enough to be told from one run
 
 
@@ -44,26 +43,14 @@ class Placement(NamedTuple):
             return 0
         return _rows_in(seconds, self.small_seconds or self._seconds, otherwise=0)
 
-    def enough_rows(self, inline_rows: int, full_rows: int) -> int:
-        """The rows of a batch that is worth its compute: more together would not be much faster.
-
-        Args:
-            inline_rows: the rows of the largest batch that the event loop computes.
-            full_rows: those of a full batch.
-        """
-        small = _seconds_of(inline_rows, self.small_seconds or self._seconds)
-        full = self.seconds_of(full_rows)
-        if 0 < small * full_rows <= _NO_SLOWER * full * inline_rows:
-            return min(inline_rows, full_rows)
-        return full_rows
-
     def rows_in(self, seconds: float, otherwise: int) -> int:
         """The same of any batch, wherever and whatever it is; `otherwise` where none was timed."""
         return _rows_in(seconds, self._seconds, otherwise)
 
     def seconds_of(self, rows: int) -> float:
         """How long a batch of so many rows takes; 0 where nothing was timed."""
-        return _seconds_of(rows, self._seconds)
+        sizes, slowest_yet = _slowest_yet(self._seconds)
+        return float(np.interp(rows, sizes, slowest_yet)) if sizes else 0.0
 
     @property
     def _seconds(self) -> Mapping[int, float]:
@@ -75,11 +62,6 @@ def _rows_in(seconds: float, timed: Mapping[int, float], otherwise: int) -> int:
     if not rows:
         return otherwise
     return int(np.interp(seconds, slowest_yet, rows)) if slowest_yet[0] <= seconds else 0
-
-
-def _seconds_of(rows: int, timed: Mapping[int, float]) -> float:
-    sizes, slowest_yet = _slowest_yet(timed)
-    return float(np.interp(rows, sizes, slowest_yet)) if sizes else 0.0
 
 
 def _slowest_yet(timed: Mapping[int, float]) -> tuple[list[int], list[float]]:

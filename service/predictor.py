@@ -61,7 +61,6 @@ class Predictor:
             max_delay=settings.max_delay_seconds,
             max_wait=settings.max_wait_seconds,
             full_seconds=placement.seconds_of(self.max_batch_rows),
-            enough_rows=placement.enough_rows(self._inline_rows, self.max_batch_rows),
             inline_rows=self._inline_rows,
             inline_compute=placement.small,
             name=package.card.name,
@@ -126,7 +125,6 @@ class Predictor:
         batcher, statistics = self._batcher, self.statistics
         exchange.model, exchange.version = self._name, self._version
         exchange.submitted = started = time.monotonic()
-        exchange.rows = len(next(iter(inputs.values())))
         allowed = self._settings.timeout_seconds
         if timeout is not None:
             allowed = min(timeout, allowed)
@@ -151,6 +149,7 @@ class Predictor:
         except ServiceError:
             statistics.failed(time.monotonic() - started)
             raise
+        exchange.rows = request.rows
         return give_up
 
     async def predict(self, inputs: Arrays, timeout: float | None = None) -> Answer:  # noqa: ASYNC109 - the batcher's

@@ -9,7 +9,7 @@ from pathlib import Path
 from benchmarks.serving.servers import PEERS, Server
 from service.settings import ROOT
 
-ENVIRONMENTS = Path(sys.prefix) / "peers"
+ENVIRONMENTS = Path(sys.prefix).resolve() / "peers"
 ONNX_ONLY = "serve-onnx"
 """The environment of fitserve without torch."""
 

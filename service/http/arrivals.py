@@ -34,6 +34,7 @@ class Arrivals:
         tls: ssl.SSLContext | None,
     ) -> None:
         self._shared = shared.dup()  # the loop watches its own already
+        self._shared.setblocking(False)  # another worker may be there first
         self._make_protocol = make_protocol
         self._tls = tls
         self._loop = asyncio.get_running_loop()

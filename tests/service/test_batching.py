@@ -594,25 +594,48 @@ async def test_small_batches_may_have_a_compute_of_their_own() -> None:
 
 
 @on_a_loop
-async def test_what_is_enough_for_a_batch_is_computed_before_the_turn_ends() -> None:
+async def test_as_many_requests_as_the_loop_computes_at_once_do_not_wait_for_more() -> None:
     told: list[Answer] = []
     model = Model()
-    async with batching(model, enough_rows=2, inline_rows=2) as batcher:
-        batcher.enqueue(rows(1), told.append)
-        assert not told
-        batcher.enqueue(rows(2), told.append)
-        batcher.enqueue(rows(3), told.append)
-        assert model.batches == [[1, 2]]
-        for i, answer in enumerate(told, 1):
-            assert_answers(answer, i)
-    assert model.batches == [[1, 2], [3]]
-    assert len(told) == 3
+    async with batching(model, max_batch_rows=100, inline_rows=40) as batcher:
+        for i in range(0, 46, 2):
+            batcher.enqueue(rows(i, i + 1), told.append)
+            assert len(told) == (20 if i >= 40 else 0)
+    assert model.batches == [[*range(40)], [*range(40, 46)]]
+    for i, answer in enumerate(told):
+        assert_answers(answer, 2 * i, 2 * i + 1)
+
+
+@on_a_loop
+@pytest.mark.parametrize(("each", "inline_rows"), [(1, 10), (10, 40)])
+async def test_others_wait_for_the_end_of_the_turn(each: int, inline_rows: int) -> None:
+    model = Model()
+    async with batching(model, max_batch_rows=100, inline_rows=inline_rows) as batcher:
+        requests = [rows(*range(start, start + each)) for start in range(0, 60, each)]
+        for inputs in requests:
+            batcher.enqueue(inputs, lambda _: None)
+    assert model.batches == [[*range(60)]]
+
+
+@on_a_loop
+async def test_who_asks_when_it_is_answered_waits_for_the_next_batch() -> None:
+    told: list[Answer] = []
+
+    def ask_again(_: object) -> None:
+        batcher.enqueue(rows(100), told.append)
+
+    model = Model()
+    async with batching(model, max_batch_rows=100, inline_rows=20) as batcher:
+        for i in range(21):
+            batcher.enqueue(rows(i), ask_again)
+        assert model.batches == [[*range(20)]]
+        await until(lambda: len(told) == 21)
+    assert model.batches == [[*range(20)], [100] * 20 + [20], [100]]
 
 
 @on_a_loop
 async def test_a_long_queue_of_small_batches_lets_the_loop_turn_between_them() -> None:
     turns = 0
-    told: list[Answer] = []
 
     async def turn() -> None:
         nonlocal turns
@@ -620,18 +643,12 @@ async def test_a_long_queue_of_small_batches_lets_the_loop_turn_between_them() -
             turns += 1
             await asyncio.sleep(0)
 
-    def ask_for_more(_: object) -> None:
-        for i in range(5_000):
-            batcher.enqueue(rows(i), told.append)
-
-    model = Model()
-    async with batching(model, max_batch_rows=1, max_queue_rows=5_000, inline_rows=1) as batcher:
+    async with batching(Model(), max_batch_rows=1, max_queue_rows=5_000, inline_rows=1) as batcher:
         turning = asyncio.create_task(turn())
-        batcher.enqueue(rows(-1), ask_for_more)
-        assert model.batches == [[-1]]
-        await until(lambda: len(told) == 5_000)
+        answers = await asyncio.gather(*[batcher.submit(rows(i)) for i in range(5_000)])
         turning.cancel()
-    assert model.batches == [[i] for i in range(-1, 5_000)]
+    for i, answer in enumerate(answers):
+        assert_answers(answer, i)
     assert turns >= 5_000
 
 

@@ -49,7 +49,6 @@ visits = st.builds(
     max_batch_rows=st.integers(1, 6),
     spare_queue_rows=st.integers(0, 30),
     max_delay=st.sampled_from([0.0, 0.0, 0.002]),
-    enough_rows=st.sampled_from([None, None, 1, 2]),
     inline_rows=st.sampled_from([0, 0, 1, 3, 6]),
     compute_seconds=st.sampled_from([0.0, 0.0005, 0.003]),
     closes=st.none() | moments,
@@ -60,7 +59,6 @@ async def test_every_caller_gets_exactly_its_own_rows_or_one_error_that_it_could
     max_batch_rows: int,
     spare_queue_rows: int,
     max_delay: float,
-    enough_rows: int | None,
     inline_rows: int,
     compute_seconds: float,
     closes: int | None,
@@ -88,7 +86,6 @@ async def test_every_caller_gets_exactly_its_own_rows_or_one_error_that_it_could
         max_batch_rows=max_batch_rows,
         max_queue_rows=max_queue_rows,
         max_delay=max_delay,
-        enough_rows=enough_rows,
         inline_rows=inline_rows,
     ) as batcher:
         calls = asyncio.gather(*[call(batcher, *numbered) for numbered in enumerate(schedule)])

@@ -285,29 +285,6 @@ def test_the_rows_of_a_small_batch_are_those_that_its_own_runtime_computes_in_ti
     assert placed.rows_in(0.002, otherwise=0) == 100
 
 
-@pytest.mark.parametrize(
-    ("small", "inline_rows", "rows"),
-    [
-        pytest.param({1: 0.001, 40: 0.002}, 40, 40, id="the same for a row as in a full batch"),
-        pytest.param({1: 0.001, 40: 0.002}, 24, 24, id="a little more"),
-        pytest.param({1: 0.001, 40: 0.002}, 8, 100, id="much more"),
-        pytest.param({1: 0.001, 400: 0.002}, 400, 100, id="never more than a full batch"),
-        pytest.param({1: 0.001, 40: 0.002}, 0, 100, id="nothing on the event loop"),
-        pytest.param(None, 100, 100, id="no runtime of its own"),
-    ],
-)
-def test_enough_for_a_batch_is_what_takes_about_as_little_for_a_row_as_a_full_one(
-    small: dict[int, float] | None, inline_rows: int, rows: int
-) -> None:
-    runtime = Paced("onnx", "cpu", 0.0)
-    placed = Placement(runtime, {"onnx": {1: 0.001, 100: 0.005}}, runtime, small)
-    assert placed.enough_rows(inline_rows, 100) == rows
-
-
-def test_nothing_is_enough_where_nothing_was_timed() -> None:
-    assert Placement(Paced("onnx", "cpu", 0.0), {}).enough_rows(0, 100) == 100
-
-
 def test_a_batch_on_a_gpu_never_stays_on_the_event_loop() -> None:
     class Gpu:
         name: RuntimeName = "onnx"
