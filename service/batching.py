@@ -5,8 +5,8 @@ It promises, and `tests/service/test_batching.py` tries to break:
 - Rows are counted, not requests. A batch never has more than `max_batch_rows`; a larger request
   is split and its answer joined again. First come, first served, row by row.
 - An idle batcher computes what one turn of the event loop brought, a busy one gathers while it
-  computes. Nobody waits for company unless `max_delay` asks for it, nor for so much of it that
-  computing those who are there would take less than the turn does for each.
+  computes. Nobody waits for company unless `max_delay` asks for it; many who together can be
+  computed on the event loop do not even wait for the end of the turn.
 - The queue is bounded in rows and, at the present pace, in time; a deadline bounds each request's
   wait in it.
 - A compute that does not end is given up, and the others go on without it.
@@ -51,8 +51,8 @@ from service.worker import Computed, Worker
 # is searched at most 200 times a second.
 _ALARM_SECONDS = 0.005
 
-# Of so many, what the event loop computes at once takes less for each than reading it did.
-_ENOUGH_REQUESTS = 16
+ENOUGH_REQUESTS = 16
+"""Of so many, what the event loop computes at once takes less for each than reading it did."""
 
 News = TypeVar("News")
 
@@ -85,10 +85,11 @@ class MicroBatcher:
     return fresh arrays (callers get views of them). `max_delay`, in seconds, is how long an idle
     batcher waits for company unless a batch is full; keep it well below the timeouts. A batch of at
     most `inline_rows` is computed on the event loop, which stands still meanwhile, by
-    `inline_compute` where there is one. Where the batch in compute and the full ones that wait take
-    longer than `max_wait` seconds, at the pace of the last full ones, who comes now is refused;
-    `full_seconds` is what one takes, as far as is known before there was one. `on_batch` is told of
-    each batch, on the event loop, after its callers are answered.
+    `inline_compute` where there is one. Where `enough_requests` fill it, it does not wait for the
+    end of the turn. Where the batch in compute and the full ones that wait take longer than
+    `max_wait` seconds, at the pace of the last full ones, who comes now is refused; `full_seconds`
+    is what one takes, as far as is known before there was one. `on_batch` is told of each batch, on
+    the event loop, after its callers are answered.
     """
 
     def __init__(
@@ -102,6 +103,7 @@ class MicroBatcher:
         full_seconds: float = 0.0,
         inline_rows: int = 0,
         inline_compute: Callable[[Arrays], Arrays] | None = None,
+        enough_requests: int = ENOUGH_REQUESTS,
         name: str,
         on_batch: Callable[[BatchReport], None] | None = None,
     ) -> None:
@@ -115,6 +117,7 @@ class MicroBatcher:
         self._max_delay = max_delay
         self._max_wait = max_wait
         self._inline_rows = inline_rows
+        self._enough_requests = enough_requests
         self._name = name
         self._on_batch = on_batch
 
@@ -220,12 +223,12 @@ class MicroBatcher:
 
         """
         rows = len(next(iter(inputs.values())))
+        if self._is_enough(rows):
+            self._dispatch()
         self._admit(rows)
         now = time.monotonic()
         deadline = math.inf if timeout is None else now + timeout
         request = Request(inputs, rows, rows, now, deadline, done)
-        if self._is_enough(rows):
-            self._dispatch()
         self._queue.append(request)
         self._queued_rows += rows
         if deadline < self._alarm_at:
@@ -271,7 +274,7 @@ class MicroBatcher:
         """
         return (
             self._queued_rows <= self._inline_rows < self._queued_rows + more_rows
-            and len(self._queue) >= _ENOUGH_REQUESTS
+            and len(self._queue) >= self._enough_requests
             and not (self._worker.busy or self._inside)
         )
 

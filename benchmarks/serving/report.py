@@ -284,17 +284,15 @@ def _soak(results: Results) -> str:
         ]
         rows.append((subject, case, *cells, str(results.errors("soak", subject, case))))
     asked = ["for", "requests/s asked for", "answered", "p50", "p99", "longest"]
-    ratios = ["p99 / p50 in the middling window of 10 s", "in the worst", "by h2load", "errors"]
+    ratios = ["p99 / p50 in the middling 10 s", "in the worst", "cores of h2load", "errors"]
     (case,) = results.cases("soak", OURS.name)
     memory, spread = (
         _spread(results.figure("soak", OURS.name, case, quantity))
         for quantity in ("rss_mb", "rss_spread_percent")
     )
-    told = (
-        f"Memory (RSS) of {OURS.name}: {memory} MB after the first minute, {spread}% more or less"
-    )
+    told = f"The memory (RSS) of {OURS.name}: {memory} MB after the first minute"
     table = _table(["at 70% of its own peak", *asked, *ratios], rows)
-    return f"### Soak\n\n{table}\n\n{told} from then on."
+    return f"### Soak\n\n{table}\n\n{told}, and within {spread}% from then on."
 
 
 def _configurations(results: Results) -> str:

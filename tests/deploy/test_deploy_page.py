@@ -23,7 +23,7 @@ def measured(pattern: str) -> float:
     return float(found.replace(",", ""))
 
 
-SUSTAINED = measured(r"\| requests/s answered \| ([\d,]+) \|")
+SUSTAINED = measured(r"\| fitserve, V2 JSON \| 300 s \| [\d,]+ \| ([\d,]+) \|")
 _AT_64 = REPORT.split("| 64 connections |")[1]
 _ROW = re.findall(r"\| fitserve, V2 JSON \| ([\d,]+) \(.*?\| ([\d.]+) \(\S+ to \S+\) \|\n", _AT_64)
 PEAK, CORES = float(_ROW[0][0].replace(",", "")), float(_ROW[0][1])

@@ -50,6 +50,7 @@ visits = st.builds(
     spare_queue_rows=st.integers(0, 30),
     max_delay=st.sampled_from([0.0, 0.0, 0.002]),
     inline_rows=st.sampled_from([0, 0, 1, 3, 6]),
+    enough_requests=st.sampled_from([1, 2, 16]),
     compute_seconds=st.sampled_from([0.0, 0.0005, 0.003]),
     closes=st.none() | moments,
 )
@@ -60,6 +61,7 @@ async def test_every_caller_gets_exactly_its_own_rows_or_one_error_that_it_could
     spare_queue_rows: int,
     max_delay: float,
     inline_rows: int,
+    enough_requests: int,
     compute_seconds: float,
     closes: int | None,
 ) -> None:
@@ -87,6 +89,7 @@ async def test_every_caller_gets_exactly_its_own_rows_or_one_error_that_it_could
         max_queue_rows=max_queue_rows,
         max_delay=max_delay,
         inline_rows=inline_rows,
+        enough_requests=enough_requests,
     ) as batcher:
         calls = asyncio.gather(*[call(batcher, *numbered) for numbered in enumerate(schedule)])
         if closes is not None:
