@@ -39,19 +39,22 @@ class Arrivals:
         self._tls = tls
         self._loop = asyncio.get_running_loop()
         self._begun = 0.0
+        self._end_of_turn: asyncio.Handle | None = None
         self._serving: set[asyncio.Task[None]] = set()
         self._loop.add_reader(self._shared, self._begin)
 
     async def close(self) -> None:
         """Accept no more, and have those served who were accepted."""
         self._loop.remove_reader(self._shared)
+        if self._end_of_turn is not None:
+            self._end_of_turn.cancel()
         if self._serving:
             await asyncio.wait(self._serving)
 
     def _begin(self) -> None:
         """Somebody has connected: see how long a turn takes now."""
         self._begun = time.monotonic()
-        self._loop.call_soon(self._accept)
+        self._end_of_turn = self._loop.call_soon(self._accept)
 
     def _accept(self) -> None:
         """The turn is over."""

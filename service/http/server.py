@@ -45,7 +45,7 @@ class Server(uvicorn.Server):
         await super().startup(sockets)
         self._arrivals: list[Arrivals] = []
         if sys.platform != "win32":  # where an event loop cannot watch a socket
-            protocol, tls = self._make_protocol(), self.config.ssl
+            protocol, tls = self._protocol_factory(), self.config.ssl
             self._arrivals += [Arrivals(shared, protocol, tls) for shared in sockets or []]
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
@@ -55,12 +55,12 @@ class Server(uvicorn.Server):
             server.close()
         for arrivals in self._arrivals:
             await arrivals.close()
-        protocol, tls = self._make_protocol(), self.config.ssl
+        protocol, tls = self._protocol_factory(), self.config.ssl
         for connection in last:
             await serve(connection, protocol, tls)
         await super().shutdown(sockets)
 
-    def _make_protocol(self) -> Callable[[], asyncio.Protocol]:
+    def _protocol_factory(self) -> Callable[[], asyncio.Protocol]:
         config, state = self.config, self.server_state
         make: Any = config.http_protocol_class
         return partial(make, config=config, server_state=state, app_state=self.lifespan.state)

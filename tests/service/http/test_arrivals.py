@@ -91,3 +91,25 @@ def test_who_was_accepted_when_it_closes_is_served_and_who_comes_later_is_not(
 
     with ExitStack() as stack:
         uvloop.run(serve(stack))
+
+
+def test_who_was_not_accepted_when_it_closes_is_left_to_the_other_workers(
+    listening: socket.socket,
+) -> None:
+    greeter = Greeter()
+
+    async def serve(stack: ExitStack) -> None:
+        arrivals = Arrivals(listening, lambda: greeter, None)
+        connected(stack, listening, 1)
+        while arrivals._end_of_turn is None:  # noqa: ASYNC110 - the loop looks at its sockets
+            await asyncio.sleep(0)
+        await arrivals.close()
+        time.sleep(2 * SECONDS_OF_ONE)  # noqa: ASYNC251 - a turn that lasts
+        for _ in range(10):
+            await asyncio.sleep(0)
+
+    with ExitStack() as stack:
+        uvloop.run(serve(stack))
+        assert greeter.met == 0
+        listening.setblocking(False)
+        listening.accept()[0].close()
