@@ -206,10 +206,9 @@ class MicroBatcher:
         the caller has checked. A request of which rows still wait `timeout` seconds from now is
         given up; once all are in compute it is answered, however late.
 
-        `done` is called once, on the event loop; a coroutine for each
-        request would cost more than a small prediction. It gets the answer, or an error that was
-        never raised: its traceback would hold the request, and with it all its rows until the
-        collector comes by.
+        `done` is called once, on the event loop; a coroutine for each request would cost more than
+        a small prediction. It gets the answer, or an error that was never raised: its traceback
+        would hold the request, and with it all its rows until the collector comes by.
 
         - DeadlineExceededError: Its deadline passed before all its rows were in compute.
         - ModelFaultError: The model raised, hung or gave a wrong number of rows for its rows alone;

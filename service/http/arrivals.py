@@ -38,7 +38,6 @@ class Arrivals:
         self._make_protocol = make_protocol
         self._tls = tls
         self._loop = asyncio.get_running_loop()
-        self._begun = 0.0
         self._end_of_turn: asyncio.Handle | None = None
         self._serving: set[asyncio.Task[None]] = set()
         self._loop.add_reader(self._shared, self._begin)
@@ -48,17 +47,17 @@ class Arrivals:
         self._loop.remove_reader(self._shared)
         if self._end_of_turn is not None:
             self._end_of_turn.cancel()
+        self._shared.close()
         if self._serving:
             await asyncio.wait(self._serving)
 
     def _begin(self) -> None:
         """Somebody has connected: see how long a turn takes now."""
-        self._begun = time.monotonic()
-        self._end_of_turn = self._loop.call_soon(self._accept)
+        self._end_of_turn = self._loop.call_soon(self._accept, time.monotonic())
 
-    def _accept(self) -> None:
+    def _accept(self, begun: float) -> None:
         """The turn is over."""
-        for _ in range(int((time.monotonic() - self._begun) / SECONDS_OF_ONE)):
+        for _ in range(int((time.monotonic() - begun) / SECONDS_OF_ONE)):
             try:
                 connection, _ = self._shared.accept()
             except OSError:  # nobody is there any more, or the loop will say what is wrong

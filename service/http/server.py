@@ -44,7 +44,7 @@ class Server(uvicorn.Server):
             self._following = asyncio.create_task(self._follow(int(os.environ[PARENT])))
         await super().startup(sockets)
         self._arrivals: list[Arrivals] = []
-        if sys.platform != "win32":  # where an event loop cannot watch a socket
+        if sys.platform != "win32":  # an event loop cannot watch a socket there
             protocol, tls = self._protocol_factory(), self.config.ssl
             self._arrivals += [Arrivals(shared, protocol, tls) for shared in sockets or []]
 

@@ -113,6 +113,32 @@ def test_a_server_that_answers_wrongly_is_void_with_its_reason() -> None:
     assert verdict(found, BEST_OF_FOUR).met is None
 
 
+def test_the_soak_tells_of_each_server_and_judges_ours_alone() -> None:
+    found = Results(MACHINE, {"rounds": 1, "seconds": 5})
+    for row, case, worst in ((OURS, "300 s", 2.5), (BARE, "60 s", 8.0)):
+        quantities = {
+            "rate_per_second": 700.0,
+            "requests_per_second": 690.0,
+            "kept_rate": 690 / 700,
+            "p50_ms": 2.0,
+            "p99_ms": 5.0,
+            "longest_ms": 61.0,
+            "worst_window_ratio": worst,
+            "median_window_ratio": 2.0,
+            "rss_mb": 870.0,
+            "rss_spread_percent": 0.5,
+            "generator_cores": 0.3,
+        }
+        found.samples.append(Sample("soak", row.name, case, 0, quantities))
+    page = render(found)
+    assert f"| {OURS.name} | 300 s | 700 | 690 | 2 | 5 | 61 | 2 | 2.5 | 0.3 | 0 |" in page
+    assert f"| {BARE.name} | 60 s | 700 | 690 | 2 | 5 | 61 | 2 | 8 | 0.3 | 0 |" in page
+    assert "870 MB after the first minute, and within 0.5% from then on" in page
+    judged = {verdict.what: verdict.met for verdict in judge(found)}
+    assert judged["soak of 300 s, p99 / p50 in the worst window"]
+    assert not judged["soak of 300 s, requests answered / asked for"]
+
+
 def test_the_report_is_written_whole(tmp_path: Path) -> None:
     (tmp_path / "README.md").write_text(f"above\n{BEGIN}\nold\n{END}\nbelow\n")
     write(results(ours=[10.0, 20.0], bare=[40.0, 40.0]), tmp_path)

@@ -33,6 +33,12 @@ class Greeter(asyncio.Protocol):
         transport.write(b"welcome")
 
 
+async def turn(seconds: float) -> None:
+    """Let the loop turn once, for so long."""
+    time.sleep(seconds)  # noqa: ASYNC251 - nothing else happens meanwhile
+    await asyncio.sleep(0)
+
+
 def connected(stack: ExitStack, listening: socket.socket, number: int) -> list[socket.socket]:
     """Clients whom nobody has accepted yet."""
     address = listening.getsockname()
@@ -53,8 +59,7 @@ def test_each_turn_accepts_as_many_as_it_has_lasted_and_no_more(
         started = time.monotonic()
         while greeter.met < CLIENTS:
             assert turns < 10 * CLIENTS
-            time.sleep(turn_seconds)  # noqa: ASYNC251 - a turn that lasts
-            await asyncio.sleep(0)
+            await turn(turn_seconds)
             turns += 1
             assert greeter.met <= 2 + turns + (time.monotonic() - started) / SECONDS_OF_ONE
         server.close()
@@ -78,15 +83,13 @@ def test_who_was_accepted_when_it_closes_is_served_and_who_comes_later_is_not(
         arrivals = Arrivals(listening, lambda: greeter, None)
         (client,) = connected(stack, listening, 1)
         while not arrivals._serving:
-            time.sleep(SECONDS_OF_ONE)  # noqa: ASYNC251 - a turn that lasts
-            await asyncio.sleep(0)
+            await turn(2 * SECONDS_OF_ONE)
         assert greeter.met == 0
         await arrivals.close()
         assert client.recv(7) == b"welcome"
         connected(stack, listening, 1)
         for _ in range(10):
-            time.sleep(SECONDS_OF_ONE)  # noqa: ASYNC251 - a turn that lasts
-            await asyncio.sleep(0)
+            await turn(2 * SECONDS_OF_ONE)
         assert greeter.met == 1
 
     with ExitStack() as stack:
@@ -104,9 +107,8 @@ def test_who_was_not_accepted_when_it_closes_is_left_to_the_other_workers(
         while arrivals._end_of_turn is None:  # noqa: ASYNC110 - the loop looks at its sockets
             await asyncio.sleep(0)
         await arrivals.close()
-        time.sleep(2 * SECONDS_OF_ONE)  # noqa: ASYNC251 - a turn that lasts
         for _ in range(10):
-            await asyncio.sleep(0)
+            await turn(2 * SECONDS_OF_ONE)
 
     with ExitStack() as stack:
         uvloop.run(serve(stack))
