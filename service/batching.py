@@ -45,7 +45,7 @@ from service.errors import (
     QueueFullError,
     ServiceError,
 )
-from service.worker import Computed, Worker
+from service.worker import MOST_BATCHES, Computed, Worker
 
 # Deadlines are kept to within this, so that a queue in which requests expire one after another
 # is searched at most 200 times a second.
@@ -80,16 +80,31 @@ class BatchReport(NamedTuple):
 class MicroBatcher:
     """Batches the requests for one model. Create it, use it and close it on one event loop.
 
-    `compute` maps a batch's inputs to its outputs, row by row, on one thread of the batcher's own.
-    It must not write to its inputs (a batch of one request is the caller's own arrays) and must
-    return fresh arrays (callers get views of them). `max_delay`, in seconds, is how long an idle
-    batcher waits for company unless a batch is full; keep it well below the timeouts. A batch of at
-    most `inline_rows` is computed on the event loop, which stands still meanwhile, by
-    `inline_compute` where there is one. Where `enough_requests` fill it, it does not wait for the
-    end of the turn. Where the batch in compute and the full ones that wait take longer than
-    `max_wait` seconds, at the pace of the last full ones, who comes now is refused; `full_seconds`
-    is what one takes, as far as is known before there was one. `on_batch` is told of each batch, on
-    the event loop, after its callers are answered.
+    Args:
+        compute: maps a batch's inputs to its outputs, row by row, on one thread of the batcher's
+            own. It must not write to its inputs (a batch of one request is the caller's own arrays)
+            and must return fresh arrays (callers get views of them).
+        max_batch_rows: the most rows of a batch.
+        max_queue_rows: the most rows that may wait.
+        max_delay: seconds that an idle batcher waits for company, unless a batch is full; keep it
+            well below the timeouts.
+        max_wait: seconds. Where what is in compute and the full batches that wait take longer, at
+            the pace of the last full ones, who comes now is refused.
+        full_seconds: what a full batch takes, as far as is known before there was one.
+        ahead_seconds: where a full batch takes at most so long, one that waits is given to the
+            thread while it computes another, so that it goes on without waiting for the event loop.
+            Such a batch counts as in compute: so much later may a deadline be kept, and so much be
+            computed for callers that have gone.
+        inline_rows: a batch of at most so many is computed on the event loop, which stands still
+            meanwhile.
+        inline_compute: does so, where it is not to be `compute`.
+        enough_requests: where so many fill a batch of `inline_rows`, it does not wait for the end
+            of the turn.
+        name: of the model, for the errors and the thread.
+        on_batch: told of each batch, on the event loop, after its callers are answered.
+
+    Raises:
+        ValueError: `1 <= max_batch_rows <= max_queue_rows` does not hold.
     """
 
     def __init__(
@@ -101,6 +116,7 @@ class MicroBatcher:
         max_delay: float = 0.0,
         max_wait: float = math.inf,
         full_seconds: float = 0.0,
+        ahead_seconds: float = 0.0,
         inline_rows: int = 0,
         inline_compute: Callable[[Arrays], Arrays] | None = None,
         enough_requests: int = ENOUGH_REQUESTS,
@@ -118,6 +134,7 @@ class MicroBatcher:
         self._max_wait = max_wait
         self._inline_rows = inline_rows
         self._enough_requests = enough_requests
+        self._ahead_seconds = ahead_seconds
         self._name = name
         self._on_batch = on_batch
 
@@ -160,7 +177,7 @@ class MicroBatcher:
                 f"{self._max_queue_rows}. Try again later."
             )
         if batches := self._queued_rows // self._max_batch_rows:  # one may wait, however slow
-            wait = (batches + self._worker.busy) * self._pace
+            wait = (batches + self._worker.batches) * self._pace
             if wait > self._max_wait:
                 raise QueueFullError(
                     f"Model {self._name} has {self._queued_rows} rows waiting, which take "
@@ -172,18 +189,21 @@ class MicroBatcher:
 
         The requests of its batch are computed again, each alone, and the guilty one is told.
         """
-        lost = self._worker.give_up_after(seconds)
-        if not lost:
+        given_back = self._worker.give_up_after(seconds)
+        if not given_back:
             return
+        for batch in reversed(given_back):
+            self._put_back(batch)
+        lost = given_back[0]
         if len(lost) == 1:
             cause = TimeoutError(f"the compute did not end within {seconds:g} seconds")
             self._settle(lost[0].request, fault(self._name, cause))
-        else:
-            self._put_back(lost)
+        for part in lost:
+            part.request.suspect = True
         self._dispatch()
 
     def _put_back(self, batch: Sequence[Part]) -> None:
-        """Have each request of a batch computed again, alone: one of them is guilty."""
+        """Have a batch that was not computed wait again, before all who wait."""
         for request, start, stop in reversed(batch):
             if request.done is None:
                 continue
@@ -191,7 +211,7 @@ class MicroBatcher:
                 self._queue.appendleft(request)
             request.waiting += stop - start
             self._queued_rows += stop - start
-            request.suspect, request.deadline = True, math.inf  # it was in compute in time
+            request.deadline = math.inf  # it was in compute in time
 
     def enqueue(
         self,
@@ -247,7 +267,7 @@ class MicroBatcher:
         It waits for the compute in flight; who cannot wait for one that hangs bounds this call.
         """
         self._closing = True
-        if not self._worker.busy:
+        if not self._worker.batches:
             self._dispatch()
         await self._worker.stopped()
         if self._alarm is not None:
@@ -274,14 +294,18 @@ class MicroBatcher:
         return (
             self._queued_rows <= self._inline_rows < self._queued_rows + more_rows
             and len(self._queue) >= self._enough_requests
-            and not (self._worker.busy or self._inside)
+            and not (self._worker.batches or self._inside)
         )
 
     def _plan(self) -> None:
-        """See to it that a request which has just come in is dispatched."""
-        if self._worker.busy or self._inside:
+        """See to it that what waits is dispatched, now or later."""
+        if self._inside:
             return
-        if self._queued_rows >= self._max_batch_rows > self._inline_rows:
+        is_full = self._queued_rows >= self._max_batch_rows > self._inline_rows
+        if self._worker.batches:
+            if is_full and self._may_go_ahead():
+                self._dispatch()
+        elif is_full:
             self._dispatch()
         elif self._release is None and self._max_delay > 0:
             self._release = self._loop.call_later(self._max_delay, self._dispatch)
@@ -289,14 +313,19 @@ class MicroBatcher:
             # Not right here: whoever else arrives in this turn of the loop shares the batch.
             self._release = self._loop.call_soon(self._dispatch)
 
+    def _may_go_ahead(self) -> bool:
+        """Whether the worker may have the next batch before it is done with this one."""
+        return self._worker.batches < MOST_BATCHES and 0.0 < self._pace <= self._ahead_seconds
+
     def _dispatch(self) -> None:
-        """Give the idle worker its next batch; when closing and nothing waits, end it."""
+        """Give the worker its next batch; when closing and nothing waits, end it."""
         if self._release is not None:
             self._release.cancel()
             self._release = None
         batch = self._gather()
         rows = count_rows(batch)
-        if 0 < rows <= self._inline_rows and not batch[0].request.suspect:
+        small = 0 < rows <= self._inline_rows and not batch[0].request.suspect
+        if small and not self._worker.batches:
             self._inside, started = True, time.monotonic()
             self._hand_out(Computed(batch, *self._run_inline(batch), started))
             self._inside = False
@@ -304,6 +333,8 @@ class MicroBatcher:
                 self._release = self._loop.call_soon(self._dispatch)
         elif batch or self._closing:
             self._worker.compute(batch)
+            if self._queue:
+                self._plan()
 
     def _gather(self) -> list[Part]:
         batch: list[Part] = []
@@ -333,7 +364,10 @@ class MicroBatcher:
     def _finish(self, computed: Computed) -> None:
         """Take a batch back from the worker, and keep it busy."""
         self._hand_out(computed)
-        self._dispatch()
+        if self._worker.batches:
+            self._plan()
+        else:
+            self._dispatch()
 
     def _hand_out(self, computed: Computed) -> None:
         """Give each request of a batch its outcome, and report the batch."""

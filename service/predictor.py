@@ -23,6 +23,10 @@ BATCHES_IN_A_WAIT = 8
 """So many full batches take at most what a request may wait: who comes last is soon answered."""
 
 
+AHEAD_SECONDS = 0.005
+"""In batches that take longer, what the event loop takes between two of them does not count."""
+
+
 class Predictor:
     """A model that is verified, warm and ready. Create it on the event loop that serves it.
 
@@ -61,6 +65,7 @@ class Predictor:
             max_delay=settings.max_delay_seconds,
             max_wait=settings.max_wait_seconds,
             full_seconds=placement.seconds_of(self.max_batch_rows),
+            ahead_seconds=AHEAD_SECONDS,
             inline_rows=self._inline_rows,
             inline_compute=placement.small,
             name=package.card.name,

@@ -1,19 +1,25 @@
 """The thread that computes a batcher's batches, one at a time, and can be replaced if one hangs.
 
 A batch goes to the thread through a queue and comes back with one `call_soon_threadsafe`, so it
-costs one wake-up each way, whatever its size. All state belongs to the event loop.
+costs one wake-up each way, whatever its size. A second batch may lie ready in that queue: the
+thread goes on with it while the event loop hands out the first. All state belongs to the event
+loop.
 """
 
 import asyncio
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from queue import SimpleQueue
+from queue import Empty, SimpleQueue
 from typing import NamedTuple
 
 from service.batch import Arrays, Part, Timings
 from service.errors import ServiceError
+
+MOST_BATCHES = 2
+"""One in compute, and one that lies ready."""
 
 
 class Computed(NamedTuple):
@@ -44,32 +50,42 @@ class Worker:
         self._finished = finished
         self._name = name
         self._loop = asyncio.get_running_loop()
-        self._batch: Sequence[Part] = ()
+        self._batches: deque[Sequence[Part]] = deque()  # the one in compute, and those after it
         self._since = 0.0
         self._stopped = asyncio.Event()
-        self.busy = False
-        """Whether it computes, or was told to stop."""
         self.given_up = 0
         """How many computes were given up; until they end, each holds a thread."""
         self._hire()
 
+    @property
+    def batches(self) -> int:
+        """How many batches it has, of `MOST_BATCHES`; the wish that it ends counts as one."""
+        return len(self._batches)
+
     def compute(self, batch: Sequence[Part]) -> None:
-        """Compute a batch; an empty one ends the thread. It must not be busy."""
-        self.busy, self._batch, self._since = True, batch, time.monotonic()
+        """Compute a batch, after those that it has; an empty one ends the thread."""
+        if not self._batches:
+            self._since = time.monotonic()
+        self._batches.append(batch)
         self._inbox.put(batch)
 
-    def give_up_after(self, seconds: float) -> Sequence[Part]:
-        """The batch that has been computed for so long, which is given up; empty where none has.
+    def give_up_after(self, seconds: float) -> list[Sequence[Part]]:
+        """What it has, if the first has been computed for so long; empty where it has not.
 
-        The thread is left to itself, since Python cannot end one, and another takes its place.
+        The first is given up and the other comes back as it was. The thread is left to itself,
+        since Python cannot end one, and another takes its place.
         """
-        if not self._batch or time.monotonic() - self._since < seconds:
-            return ()
-        lost, self._batch, self.busy = self._batch, (), False
+        if not any(self._batches) or time.monotonic() - self._since < seconds:
+            return []
+        given_back = list(self._batches)
+        self._batches.clear()
         self.given_up += 1
+        with suppress(Empty):
+            while True:
+                self._inbox.get_nowait()
         self._inbox.put(())  # should it ever come back, it ends
         self._hire()
-        return lost
+        return given_back
 
     async def stopped(self) -> None:
         """Wait for the end that an empty batch brings."""
@@ -96,6 +112,7 @@ class Worker:
                 self._loop.call_soon_threadsafe(self._stopped.set)
 
     def _finish(self, computed: Computed) -> None:
-        if computed.batch is self._batch:  # else it was given up
-            self._batch, self.busy = (), False
+        if self._batches and computed.batch is self._batches[0]:  # else it was given up
+            self._batches.popleft()
+            self._since = time.monotonic()
             self._finished(computed)

@@ -235,10 +235,13 @@ async def look_until(batcher: MicroBatcher, condition: Callable[[], Any]) -> Non
         await asyncio.sleep(0.01)
 
 
+@pytest.mark.parametrize("ahead_seconds", [0.0, 1.0])
 @on_a_loop
-async def test_only_the_request_that_hangs_fails_and_all_others_are_answered() -> None:
+async def test_only_the_request_that_hangs_fails_and_all_others_are_answered(
+    ahead_seconds: float,
+) -> None:
     model = Stuck()
-    async with batching(model) as batcher:
+    async with batching(model, ahead_seconds=ahead_seconds, full_seconds=0.001) as batcher:
         tasks = await started(
             batcher.submit(rows(1)),
             batcher.submit(rows(2, mark=POISON)),

@@ -51,6 +51,7 @@ visits = st.builds(
     max_delay=st.sampled_from([0.0, 0.0, 0.002]),
     inline_rows=st.sampled_from([0, 0, 1, 3, 6]),
     enough_requests=st.sampled_from([1, 2, 16]),
+    ahead_seconds=st.sampled_from([0.0, 0.002, 1.0]),
     compute_seconds=st.sampled_from([0.0, 0.0005, 0.003]),
     closes=st.none() | moments,
 )
@@ -62,6 +63,7 @@ async def test_every_caller_gets_exactly_its_own_rows_or_one_error_that_it_could
     max_delay: float,
     inline_rows: int,
     enough_requests: int,
+    ahead_seconds: float,
     compute_seconds: float,
     closes: int | None,
 ) -> None:
@@ -90,6 +92,8 @@ async def test_every_caller_gets_exactly_its_own_rows_or_one_error_that_it_could
         max_delay=max_delay,
         inline_rows=inline_rows,
         enough_requests=enough_requests,
+        ahead_seconds=ahead_seconds,
+        full_seconds=0.001,
     ) as batcher:
         calls = asyncio.gather(*[call(batcher, *numbered) for numbered in enumerate(schedule)])
         if closes is not None:
