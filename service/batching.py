@@ -21,7 +21,6 @@ whose compute takes less than the way there and back on the event loop itself.
 import asyncio
 import math
 import time
-from collections import deque
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import NamedTuple, TypeVar
@@ -29,7 +28,6 @@ from typing import NamedTuple, TypeVar
 from service.batch import (
     Answer,
     Arrays,
-    Part,
     Request,
     Timings,
     count_rows,
@@ -45,11 +43,8 @@ from service.errors import (
     QueueFullError,
     ServiceError,
 )
+from service.request_queue import RequestQueue
 from service.worker import MOST_BATCHES, Computed, Worker
-
-# Deadlines are kept to within this, so that a queue in which requests expire one after another
-# is searched at most 200 times a second.
-_ALARM_SECONDS = 0.005
 
 ENOUGH_REQUESTS = 16
 """Of so many, what the event loop computes at once takes less for each than reading it did."""
@@ -139,12 +134,9 @@ class MicroBatcher:
         self._on_batch = on_batch
 
         self._loop = asyncio.get_running_loop()
-        self._queue: deque[Request] = deque()
-        self._queued_rows = 0
+        self._queue = RequestQueue(self._refuse_late)
         self._pace = full_seconds  # of a full batch, the last ones counting most
         self._release: asyncio.Handle | None = None  # the planned dispatch of an idle batcher
-        self._alarm: asyncio.Handle | None = None  # one timer, for the earliest deadline
-        self._alarm_at = math.inf
         self._inside = False  # a batch on the event loop, until its last caller is answered
         self._closing = False
         run = partial(run_batch, compute=compute, name=name)
@@ -154,7 +146,7 @@ class MicroBatcher:
     @property
     def queued_rows(self) -> int:
         """Rows that wait; those being computed are not among them."""
-        return self._queued_rows
+        return self._queue.rows
 
     @property
     def given_up(self) -> int:
@@ -171,16 +163,16 @@ class MicroBatcher:
         """
         if self._closing:
             raise NotReadyError(f"Model {self._name} is shutting down.")
-        if self._queued_rows + rows > self._max_queue_rows:
+        if self._queue.rows + rows > self._max_queue_rows:
             raise QueueFullError(
-                f"Model {self._name} has {self._queued_rows} rows waiting and room for "
+                f"Model {self._name} has {self._queue.rows} rows waiting and room for "
                 f"{self._max_queue_rows}. Try again later."
             )
-        if batches := self._queued_rows // self._max_batch_rows:  # one may wait, however slow
+        if batches := self._queue.rows // self._max_batch_rows:  # one may wait, however slow
             wait = (batches + self._worker.batches) * self._pace
             if wait > self._max_wait:
                 raise QueueFullError(
-                    f"Model {self._name} has {self._queued_rows} rows waiting, which take "
+                    f"Model {self._name} has {self._queue.rows} rows waiting, which take "
                     f"{wait:.1f} seconds. Try again later."
                 )
 
@@ -193,7 +185,7 @@ class MicroBatcher:
         if not given_back:
             return
         for batch in reversed(given_back):
-            self._put_back(batch)
+            self._queue.put_back(batch)
         lost = given_back[0]
         if len(lost) == 1:
             cause = TimeoutError(f"the compute did not end within {seconds:g} seconds")
@@ -201,17 +193,6 @@ class MicroBatcher:
         for part in lost:
             part.request.suspect = True
         self._dispatch()
-
-    def _put_back(self, batch: Sequence[Part]) -> None:
-        """Have a batch that was not computed wait again, before all who wait."""
-        for request, start, stop in reversed(batch):
-            if request.done is None:
-                continue
-            if not request.waiting:
-                self._queue.appendleft(request)
-            request.waiting += stop - start
-            self._queued_rows += stop - start
-            request.deadline = math.inf  # it was in compute in time
 
     def enqueue(
         self,
@@ -248,18 +229,14 @@ class MicroBatcher:
         now = time.monotonic()
         deadline = math.inf if timeout is None else now + timeout
         request = Request(inputs, rows, rows, now, deadline, done)
-        self._queue.append(request)
-        self._queued_rows += rows
-        if deadline < self._alarm_at:
-            self._watch(deadline)
+        self._queue.add(request)
         self._plan()
         return request
 
     def withdraw(self, request: Request) -> None:
         """The request's caller has gone: it is not told, and its waiting rows are not computed."""
         request.done = None
-        if request.waiting:
-            self._leave(request)
+        self._queue.remove(request)
 
     async def close(self) -> None:
         """Refuse new requests, finish the queued ones, end the thread. May be called again.
@@ -270,8 +247,7 @@ class MicroBatcher:
         if not self._worker.batches:
             self._dispatch()
         await self._worker.stopped()
-        if self._alarm is not None:
-            self._alarm.cancel()
+        self._queue.close()
 
     # On the event loop: the way into a batch.
 
@@ -292,7 +268,7 @@ class MicroBatcher:
         Python's lock from the event loop and gives it back.
         """
         return (
-            self._queued_rows <= self._inline_rows < self._queued_rows + more_rows
+            self._queue.rows <= self._inline_rows < self._queue.rows + more_rows
             and len(self._queue) >= self._enough_requests
             and not (self._worker.batches or self._inside)
         )
@@ -301,7 +277,7 @@ class MicroBatcher:
         """See to it that what waits is dispatched, now or later."""
         if self._inside:
             return
-        is_full = self._queued_rows >= self._max_batch_rows > self._inline_rows
+        is_full = self._queue.rows >= self._max_batch_rows > self._inline_rows
         if self._worker.batches:
             if is_full and self._may_go_ahead():
                 self._dispatch()
@@ -322,7 +298,7 @@ class MicroBatcher:
         if self._release is not None:
             self._release.cancel()
             self._release = None
-        batch = self._gather()
+        batch, late = self._queue.take(self._max_batch_rows)
         rows = count_rows(batch)
         small = 0 < rows <= self._inline_rows and not batch[0].request.suspect
         if small and not self._worker.batches:
@@ -335,29 +311,7 @@ class MicroBatcher:
             self._worker.compute(batch)
             if self._queue:
                 self._plan()
-
-    def _gather(self) -> list[Part]:
-        batch: list[Part] = []
-        queue, room, now = self._queue, self._max_batch_rows, time.monotonic()
-        while room and queue:
-            request = queue[0]
-            if request.done is None or request.deadline <= now:  # `is_over`, without the call
-                self._settle(request, too_late(self._name))
-                continue
-            if request.suspect and batch:
-                break
-            start, stop = request.rows - request.waiting, request.rows
-            if request.waiting > room:
-                stop = start + room
-            else:
-                queue.popleft()
-            batch.append(Part(request, start, stop))
-            request.waiting = request.rows - stop
-            room -= stop - start
-            if request.suspect:
-                break
-        self._queued_rows -= self._max_batch_rows - room
-        return batch
+        self._refuse_late(late)
 
     # On the event loop: the ways out.
 
@@ -405,10 +359,13 @@ class MicroBatcher:
         compute_seconds = sum(part.compute_seconds for part in parts)
         return Answer(outputs, parts[0].queue_seconds, compute_seconds, parts[-1].batch_rows)
 
+    def _refuse_late(self, late: Sequence[Request]) -> None:
+        for request in late:
+            self._settle(request, too_late(self._name))
+
     def _settle(self, request: Request, answer: Answer | ServiceError) -> None:
         """Answer a request, unless its caller has gone or has been answered before."""
-        if request.waiting:
-            self._leave(request)
+        self._queue.remove(request)
         if request.done is None:
             return
         done, request.done = request.done, None
@@ -421,27 +378,3 @@ class MicroBatcher:
         except Exception as mistake:  # noqa: BLE001 - whatever it is, the batcher goes on
             message = f"a callback of the batcher of {self._name} failed"
             self._loop.call_exception_handler({"message": message, "exception": mistake})
-
-    def _leave(self, request: Request) -> None:
-        """Take a request's waiting rows out of the queue."""
-        self._queue.remove(request)
-        self._queued_rows -= request.waiting
-        request.waiting = 0
-
-    def _watch(self, deadline: float) -> None:
-        """Have the alarm go off at this deadline, which is earlier than it is set to."""
-        if self._alarm is not None:
-            self._alarm.cancel()
-        self._alarm_at = deadline
-        wait = max(deadline - time.monotonic(), _ALARM_SECONDS)
-        self._alarm = self._loop.call_later(wait, self._expire)
-
-    def _expire(self) -> None:
-        """Answer the waiting requests whose deadline has passed; set the alarm for the others."""
-        self._alarm_at = math.inf
-        now = time.monotonic()
-        for request in [request for request in self._queue if request.deadline <= now]:
-            self._settle(request, too_late(self._name))
-        earliest = min((request.deadline for request in self._queue), default=math.inf)
-        if earliest < math.inf:
-            self._watch(earliest)

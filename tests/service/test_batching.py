@@ -387,6 +387,25 @@ async def test_a_caller_that_leaves_in_the_very_turn_of_the_dispatch_is_not_comp
 
 
 @on_a_loop
+async def test_who_asks_again_when_it_was_too_late_takes_nothing_from_others() -> None:
+    told: list[Any] = []
+
+    def ask_again(error: object) -> None:
+        told.append(error)
+        batcher.enqueue(rows(3, 4, 5, 6), told.append)
+
+    async with batching(Model()) as batcher:
+        batcher.enqueue(rows(1), told.append)
+        batcher.enqueue(rows(2), ask_again, timeout=0.001)
+        time.sleep(0.005)  # noqa: ASYNC251 - the event loop is held up beyond the deadline
+        await until(lambda: len(told) == 3)
+    late, first, again = told
+    assert isinstance(late, DeadlineExceededError)
+    assert_answers(first, 1)
+    assert_answers(again, 3, 4, 5, 6)
+
+
+@on_a_loop
 async def test_a_caller_is_told_once_and_may_leave_afterwards() -> None:
     async with batching(Model()) as batcher:
         told: list[Any] = []
