@@ -20,8 +20,8 @@ from uvicorn import Config
 from uvicorn.server import ServerState
 
 from benchmarks.serving.work import V2_JSON, images
-from service.batch import Answer, Arrays
-from service.batching import MicroBatcher
+from service.batching.batch import Answer, Arrays
+from service.batching.batcher import MicroBatcher
 from service.catalog import Catalog
 from service.errors import ServiceError
 from service.http.endpoint import Reply

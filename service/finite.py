@@ -1,7 +1,7 @@
 """An answer that is infinite or no number: whose fault it is."""
 
 from models.card import ModelCard
-from service.batch import Arrays
+from service.batching.batch import Arrays
 from service.errors import BadInputError, ModelFaultError, ServiceError
 
 

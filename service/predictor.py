@@ -5,8 +5,8 @@ from collections.abc import Callable
 from typing import Any
 
 from models.package import ModelPackage
-from service.batch import Answer, Arrays
-from service.batching import BatchReport, MicroBatcher
+from service.batching.batch import Answer, Arrays
+from service.batching.batcher import BatchReport, MicroBatcher
 from service.busy_polling import BusyPolling
 from service.callbacks import called_back
 from service.errors import ServiceError

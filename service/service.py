@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from models.card import TensorSpec
 from models.signature import require_signing
-from service.batch import Arrays
+from service.batching.batch import Arrays
 from service.catalog import Catalog
 from service.errors import BadInputError
 from service.finite import not_finite

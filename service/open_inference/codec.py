@@ -14,7 +14,7 @@ import orjson
 from numpy.typing import NDArray
 
 from models.card import ModelCard, TensorSpec
-from service.batch import Arrays
+from service.batching.batch import Arrays
 from service.errors import BadInputError
 from service.finite import not_finite
 from service.http.endpoint import may_hold_booleans, parse_json

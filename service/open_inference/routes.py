@@ -6,7 +6,7 @@ from functools import lru_cache
 
 from starlette.types import Receive, Scope, Send
 
-from service.batch import Answer
+from service.batching.batch import Answer
 from service.callbacks import called_back
 from service.catalog import Catalog
 from service.errors import (

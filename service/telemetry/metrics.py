@@ -26,7 +26,7 @@ from prometheus_client.metrics_core import Metric, UntypedMetricFamily
 from prometheus_client.multiprocess import MultiProcessCollector, mark_process_dead
 
 from models.card import MODEL_FILES, ModelCard
-from service.batching import BatchReport
+from service.batching.batcher import BatchReport
 from service.http.exchange import Exchange
 from service.placement import Placement
 from service.telemetry.shared_counts import all_are_shared, observe_all, share_counts

@@ -8,8 +8,8 @@ from collections import defaultdict
 from dataclasses import dataclass
 from typing import Any
 
-from service.batch import Timings
-from service.batching import BatchReport
+from service.batching.batch import Timings
+from service.batching.batcher import BatchReport
 
 
 @dataclass(slots=True)

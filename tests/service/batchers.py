@@ -14,8 +14,8 @@ from typing import Any
 
 import numpy as np
 
-from service.batch import Answer, Arrays
-from service.batching import MicroBatcher
+from service.batching.batch import Answer, Arrays
+from service.batching.batcher import MicroBatcher
 from service.callbacks import called_back
 from service.errors import ServiceError
 

@@ -18,8 +18,8 @@ from tiny import write_tiny
 
 from models.repository import ModelRepository
 from service import errors
-from service.batch import Timings
-from service.batching import BatchReport
+from service.batching.batch import Timings
+from service.batching.batcher import BatchReport
 from service.errors import ServiceError
 from service.http.endpoint import error_response
 from service.placement import Placement, place
@@ -209,8 +209,8 @@ def test_tritons_names_say_what_ours_say() -> None:
 LIVE = """
 import sys
 from service.telemetry.metrics import ModelMetrics, show_worker, write_counts
-from service.batch import Timings
-from service.batching import BatchReport
+from service.batching.batch import Timings
+from service.batching.batcher import BatchReport
 
 show_worker()
 metrics = ModelMetrics("line")
@@ -257,8 +257,8 @@ COUNT = """
 import sys
 from service.http.exchange import Exchange
 from service.telemetry.metrics import ModelMetrics, count_request, exposition
-from service.batch import Timings
-from service.batching import BatchReport
+from service.batching.batch import Timings
+from service.batching.batcher import BatchReport
 
 for _ in range(int(sys.argv[1])):
     exchange = Exchange("id", "GET", "/v2")

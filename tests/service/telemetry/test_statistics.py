@@ -11,8 +11,8 @@ from gated import GUILTY, Gated
 from tiny import write_tiny
 
 from models.package import ModelPackage
-from service.batch import Timings
-from service.batching import BatchReport
+from service.batching.batch import Timings
+from service.batching.batcher import BatchReport
 from service.errors import QueueFullError
 from service.placement import Placement
 from service.predictor import Predictor

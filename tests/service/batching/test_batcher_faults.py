@@ -24,8 +24,8 @@ from batchers import (
     until,
 )
 
-from service.batch import Part, Request, run_batch
-from service.batching import Arrays, MicroBatcher
+from service.batching.batch import Part, Request, run_batch
+from service.batching.batcher import Arrays, MicroBatcher
 from service.errors import ModelFaultError, ServiceError
 
 # Models that fail

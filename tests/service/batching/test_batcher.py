@@ -27,8 +27,8 @@ from batchers import (
     until,
 )
 
-from service.batch import Answer, Arrays
-from service.batching import BatchReport, MicroBatcher
+from service.batching.batch import Answer, Arrays
+from service.batching.batcher import BatchReport, MicroBatcher
 from service.errors import (
     BadInputError,
     BodyTooLargeError,

@@ -15,7 +15,7 @@ from contextlib import suppress
 from queue import Empty, SimpleQueue
 from typing import NamedTuple
 
-from service.batch import Arrays, Part, Timings
+from service.batching.batch import Arrays, Part, Timings
 from service.errors import ServiceError
 
 MOST_BATCHES = 2

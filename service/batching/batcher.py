@@ -1,6 +1,6 @@
 """The micro-batcher: many small requests in, few large batches through one compute function.
 
-It promises, and `tests/service/test_batching.py` tries to break:
+It promises, and `tests/service/batching/` tries to break:
 
 - Rows are counted, not requests. A batch never has more than `max_batch_rows`; a larger request
   is split and its answer joined again. First come, first served, row by row.
@@ -25,7 +25,7 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import NamedTuple, TypeVar
 
-from service.batch import (
+from service.batching.batch import (
     Answer,
     Arrays,
     Request,
@@ -36,6 +36,8 @@ from service.batch import (
     run_batch,
     too_late,
 )
+from service.batching.request_queue import RequestQueue
+from service.batching.worker import MOST_BATCHES, Computed, Worker
 from service.errors import (
     BadInputError,
     BodyTooLargeError,
@@ -43,8 +45,6 @@ from service.errors import (
     QueueFullError,
     ServiceError,
 )
-from service.request_queue import RequestQueue
-from service.worker import MOST_BATCHES, Computed, Worker
 
 ENOUGH_REQUESTS = 16
 """Of so many, what the event loop computes at once takes less for each than reading it did."""

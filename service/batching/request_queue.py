@@ -9,7 +9,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Sequence
 
-from service.batch import Part, Request
+from service.batching.batch import Part, Request
 
 # Deadlines are kept to within this, so that a queue in which requests expire one after another
 # is searched at most 200 times a second.

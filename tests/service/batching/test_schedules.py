@@ -11,8 +11,8 @@ from batchers import GOOD, MISCOUNT, POISON, Model, assert_answers, batching, on
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from service.batch import Answer, Arrays
-from service.batching import MicroBatcher
+from service.batching.batch import Answer, Arrays
+from service.batching.batcher import MicroBatcher
 from service.errors import (
     BodyTooLargeError,
     DeadlineExceededError,

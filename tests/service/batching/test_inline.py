@@ -6,7 +6,7 @@ import threading
 import pytest
 from batchers import Awaited, Model, assert_answers, batching, on_a_loop, rows, started, until
 
-from service.batch import Answer, Arrays
+from service.batching.batch import Answer, Arrays
 
 
 @on_a_loop

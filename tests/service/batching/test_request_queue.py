@@ -9,8 +9,8 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from service.batch import Part, Request
-from service.request_queue import RequestQueue
+from service.batching.batch import Part, Request
+from service.batching.request_queue import RequestQueue
 
 LATE = -1.0
 

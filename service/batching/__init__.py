@@ -1,0 +1,1 @@
+"""Small requests in, few large batches through one compute function; begin with `batcher.py`."""
