@@ -22,7 +22,6 @@ STUCK = 3
 BATCHES_IN_A_WAIT = 8
 """So many full batches take at most what a request may wait: who comes last is soon answered."""
 
-
 AHEAD_SECONDS = 0.005
 """In batches that take longer, what the event loop takes between two of them does not count."""
 

@@ -137,7 +137,7 @@ class MicroBatcher:
         self._queue = RequestQueue(self._refuse_late)
         self._pace = full_seconds  # of a full batch, the last ones counting most
         self._release: asyncio.Handle | None = None  # the planned dispatch of an idle batcher
-        self._inside = False  # a batch on the event loop, until its last caller is answered
+        self._handing_out = False  # while callers are told, and perhaps ask again at once
         self._closing = False
         run = partial(run_batch, compute=compute, name=name)
         self._run_inline = partial(run_batch, compute=inline_compute or compute, name=name)
@@ -150,7 +150,7 @@ class MicroBatcher:
 
     @property
     def given_up(self) -> int:
-        """How many computes were given up; each still holds a thread."""
+        """How many computes were given up and still hold a thread."""
         return self._worker.given_up
 
     def check_room(self, rows: int = 1) -> None:
@@ -187,12 +187,12 @@ class MicroBatcher:
         for batch in reversed(given_back):
             self._queue.put_back(batch)
         lost = given_back[0]
+        for part in lost:
+            part.request.suspect = True
         if len(lost) == 1:
             cause = TimeoutError(f"the compute did not end within {seconds:g} seconds")
             self._settle(lost[0].request, fault(self._name, cause))
-        for part in lost:
-            part.request.suspect = True
-        self._dispatch()
+        self._go_on()
 
     def enqueue(
         self,
@@ -205,7 +205,8 @@ class MicroBatcher:
 
         Names, dtypes and trailing shapes are the model's, and all arrays have equally many rows:
         the caller has checked. A request of which rows still wait `timeout` seconds from now is
-        given up; once all are in compute it is answered, however late.
+        given up; once all are in compute it is answered, however late, unless its batch fails: then
+        it is repeated only in time.
 
         `done` is called once, on the event loop; a coroutine for each request would cost more than
         a small prediction. It gets the answer, or an error that was never raised: its traceback
@@ -270,13 +271,13 @@ class MicroBatcher:
         return (
             self._queue.rows <= self._inline_rows < self._queue.rows + more_rows
             and len(self._queue) >= self._enough_requests
-            and not (self._worker.batches or self._inside)
+            and not (self._worker.batches or self._handing_out)
         )
 
     def _plan(self) -> None:
         """See to it that what waits is dispatched, now or later."""
-        if self._inside:
-            return
+        if self._handing_out:
+            return  # who hands out goes on afterwards
         is_full = self._queue.rows >= self._max_batch_rows > self._inline_rows
         if self._worker.batches:
             if is_full and self._may_go_ahead():
@@ -302,12 +303,11 @@ class MicroBatcher:
         rows = count_rows(batch)
         small = 0 < rows <= self._inline_rows and not batch[0].request.suspect
         if small and not self._worker.batches:
-            self._inside, started = True, time.monotonic()
+            started = time.monotonic()
             self._hand_out(Computed(batch, *self._run_inline(batch), started))
-            self._inside = False
             if self._queue or self._closing:
                 self._release = self._loop.call_soon(self._dispatch)
-        elif batch or self._closing:
+        elif batch or (self._closing and not self._worker.batches):
             self._worker.compute(batch)
             if self._queue:
                 self._plan()
@@ -316,15 +316,24 @@ class MicroBatcher:
     # On the event loop: the ways out.
 
     def _finish(self, computed: Computed) -> None:
-        """Take a batch back from the worker, and keep it busy."""
+        """Take a batch back from the worker."""
         self._hand_out(computed)
-        if self._worker.batches:
+        self._go_on()
+
+    def _go_on(self) -> None:
+        """Keep the worker busy, now that it has fewer batches."""
+        if self._worker.batches or self._handing_out:
             self._plan()
         else:
             self._dispatch()
 
     def _hand_out(self, computed: Computed) -> None:
-        """Give each request of a batch its outcome, and report the batch."""
+        """Give each request of a batch its outcome, and report the batch.
+
+        Nothing is dispatched meanwhile, whatever a caller does when it is told: of a request that
+        was split, a later part must not be handed out before this one.
+        """
+        self._handing_out = True
         batch, outcomes, timings, started = computed
         rows, seconds, now = count_rows(batch), sum(timings), time.monotonic()
         if rows == self._max_batch_rows:
@@ -349,6 +358,7 @@ class MicroBatcher:
         if self._on_batch is not None:
             report = rows, len(batch), timings, waits, answered_rows, answered_seconds
             self._tell(self._on_batch, BatchReport(*report))
+        self._handing_out = False
 
     def _answer_of_parts(self, parts: Sequence[Answer]) -> Answer | ServiceError:
         """The answer to a request that was computed in several batches."""
@@ -375,6 +385,6 @@ class MicroBatcher:
         """Call back; a callback that fails takes nothing from its neighbours."""
         try:
             told(news)
-        except Exception as mistake:  # noqa: BLE001 - whatever it is, the batcher goes on
+        except (Exception, asyncio.CancelledError) as mistake:  # noqa: BLE001 - the batcher goes on
             message = f"a callback of the batcher of {self._name} failed"
             self._loop.call_exception_handler({"message": message, "exception": mistake})

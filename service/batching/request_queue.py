@@ -75,7 +75,7 @@ class RequestQueue:
     def put_back(self, batch: Sequence[Part]) -> None:
         """Have a batch that was not computed wait again, before all others and without deadlines.
 
-        It was taken in time. Of two batches the later one comes back first.
+        It was taken in time, some rows of it at least. Of two batches the later one comes first.
         """
         for request, start, stop in reversed(batch):
             if request.done is None:
@@ -101,7 +101,8 @@ class RequestQueue:
 
     def _watch(self, deadline: float) -> None:
         """Have the alarm go off at this deadline, which is earlier than it is set to."""
-        self.close()
+        if self._alarm is not None:
+            self._alarm.cancel()
         self._alarm_at = deadline
         wait = max(deadline - time.monotonic(), _ALARM_SECONDS)
         self._alarm = self._loop.call_later(wait, self._expire)

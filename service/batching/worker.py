@@ -52,15 +52,20 @@ class Worker:
         self._loop = asyncio.get_running_loop()
         self._batches: deque[Sequence[Part]] = deque()  # the one in compute, and those after it
         self._since = 0.0
+        self._lost: list[threading.Thread] = []
         self._stopped = asyncio.Event()
-        self.given_up = 0
-        """How many computes were given up; until they end, each holds a thread."""
         self._hire()
 
     @property
     def batches(self) -> int:
         """How many batches it has, of `MOST_BATCHES`; the wish that it ends counts as one."""
         return len(self._batches)
+
+    @property
+    def given_up(self) -> int:
+        """How many computes were given up and still hold a thread."""
+        self._lost = [thread for thread in self._lost if thread.is_alive()]
+        return len(self._lost)
 
     def compute(self, batch: Sequence[Part]) -> None:
         """Compute a batch, after those that it has; an empty one ends the thread."""
@@ -79,12 +84,13 @@ class Worker:
             return []
         given_back = list(self._batches)
         self._batches.clear()
-        self.given_up += 1
+        self._lost.append(self._thread)
+        inbox = self._inbox
+        self._hire()  # first, so that no end of the lost one is taken for the end of the worker
         with suppress(Empty):
             while True:
-                self._inbox.get_nowait()
-        self._inbox.put(())  # should it ever come back, it ends
-        self._hire()
+                inbox.get_nowait()
+        inbox.put(())  # should it ever come back, it ends
         return given_back
 
     async def stopped(self) -> None:

@@ -1,6 +1,7 @@
 """A full batch lies ready while another is computed, where that takes short."""
 
 import asyncio
+import threading
 import time
 from collections.abc import Callable
 from typing import Any
@@ -99,5 +100,44 @@ async def test_what_lies_ready_is_computed_whole_where_the_one_before_it_is_give
             assert_answers(await task, i)
         assert_answers(await large, 4, 5, 6)
         assert_answers(await last, 7)
-        assert batcher.given_up == 1
     assert model.batches == [[0, 1, 2, 3], [0], [1], [2], [3], [4, 5, 6, 7]]
+
+
+@on_a_loop
+async def test_who_asks_again_when_a_compute_is_given_up_does_not_fill_the_worker() -> None:
+    told: list[object] = []
+    model = Model()
+    async with batching(model, full_seconds=1.0) as batcher:
+        model.gate.clear()
+        batcher.enqueue(rows(*range(4)), lambda _: batcher.enqueue(rows(20), told.append))
+        await until(lambda: model.batches)
+        for i in range(4, 20):
+            batcher.enqueue(rows(i), told.append)
+        batcher.give_up_after(0.0)
+        assert batcher.queued_rows == 13
+        model.gate.set()
+        await until(lambda: len(told) == 17)
+
+
+@on_a_loop
+async def test_closing_ends_the_worker_only_once_it_has_nothing_left() -> None:
+    told: list[object] = []
+    model, held = Model(), threading.Event()
+    async with batching(model, **QUICK) as batcher:
+        model.gate.clear()
+        for i in range(8):
+            batcher.enqueue(rows(i), told.append)
+        for i in range(8, 14):
+            batcher.enqueue(rows(i), told.append, timeout=0.001)
+        closing = asyncio.create_task(batcher.close())
+        await asyncio.sleep(0)
+        time.sleep(0.002)  # noqa: ASYNC251 - beyond the deadlines, before they are looked at
+        first, model.gate = model.gate, held
+        first.set()
+        stand_still_until(lambda: len(model.batches) == 2)
+        await until(lambda: len(told) >= 10)  # the first batch, and all who were too late
+        held.set()
+        time.sleep(0.05)  # noqa: ASYNC251 - the second one ends, and the event loop does not know
+        batcher.give_up_after(0.0)
+        await closing
+    assert len(told) == 14

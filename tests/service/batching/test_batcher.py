@@ -419,12 +419,12 @@ async def test_a_caller_is_told_once_and_may_leave_afterwards() -> None:
 
 @on_a_loop
 @pytest.mark.parametrize("inline_rows", [0, 4])
+@pytest.mark.parametrize("mistake", [RuntimeError("x"), asyncio.CancelledError()], ids=repr)
 async def test_a_caller_that_fails_on_its_answer_takes_nothing_from_its_neighbours(
-    inline_rows: int,
+    inline_rows: int, mistake: BaseException
 ) -> None:
     complaints: list[dict[str, Any]] = []
     asyncio.get_running_loop().set_exception_handler(lambda _, told: complaints.append(told))
-    mistake = RuntimeError("a mistake of the caller's")
 
     def fail(_: object) -> None:
         raise mistake

@@ -3,6 +3,7 @@
 import asyncio
 import math
 import threading
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -26,6 +27,7 @@ from batchers import (
 
 from service.batching.batch import Part, Request, run_batch
 from service.batching.batcher import Arrays, MicroBatcher
+from service.batching.worker import Worker
 from service.errors import ModelFaultError, ServiceError
 
 # Models that fail
@@ -200,6 +202,20 @@ async def test_a_batch_too_large_for_the_memory_is_computed_in_halves(error: Exc
     assert sizes == [11, 10, 5, 2, 3, 5, 2, 3, 1]
 
 
+@pytest.mark.parametrize("inline_rows", [0, 16])
+@on_a_loop
+async def test_halves_that_do_not_fit_together_fail_and_nobody_hangs(inline_rows: int) -> None:
+    def compute(inputs: Arrays) -> Arrays:
+        if len(inputs["id"]) > 3:
+            raise MemoryError
+        return {"y": np.zeros((len(inputs["id"]), inputs["id"].max()))}
+
+    async with batching(compute, max_batch_rows=16, inline_rows=inline_rows) as batcher:
+        with pytest.raises(ModelFaultError):
+            await batcher.submit(rows(1, 2, 3, 4))
+        assert (await batcher.submit(rows(5))).outputs["y"].shape == (1, 5)
+
+
 @on_a_loop
 async def test_one_row_too_large_for_the_memory_fails() -> None:
     def compute(inputs: Arrays) -> Arrays:
@@ -260,6 +276,38 @@ async def test_only_the_request_that_hangs_fails_and_all_others_are_answered(
         model.end.set()
         await until(lambda: len(threads(batcher._name)) == 1)
         assert_answers(await batcher.submit(rows(10)), 10)
+
+
+@on_a_loop
+async def test_a_lost_compute_that_ends_late_holds_no_thread_and_does_not_end_the_worker(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    model = Stuck()
+    hire = Worker._hire
+
+    def hire_late(worker: Worker) -> None:
+        """Let the lost compute end while another thread takes its place."""
+        model.end.set()
+        time.sleep(0.05)
+        hire(worker)
+
+    async with batching(model) as batcher:
+        guilty, other = await started(
+            batcher.submit(rows(1, 2, 3, 4, mark=POISON)), batcher.submit(rows(5))
+        )
+        await until(lambda: model.batches)
+        monkeypatch.setattr(Worker, "_hire", hire_late)
+        model.gate.clear()
+        batcher.give_up_after(0.0)
+        closing = asyncio.create_task(batcher.close())
+        await asyncio.sleep(0.05)
+        assert not closing.done()
+        assert batcher.given_up == 0
+        model.gate.set()
+        await closing
+        with pytest.raises(ModelFaultError):
+            await guilty
+        assert_answers(await other, 5)
 
 
 @on_a_loop

@@ -2,6 +2,7 @@
 
 import asyncio
 import threading
+from functools import partial
 
 import pytest
 from batchers import Awaited, Model, assert_answers, batching, on_a_loop, rows, started, until
@@ -100,3 +101,22 @@ async def test_closing_finishes_what_waits_for_the_loop() -> None:
     await batcher.close()
     for i, task in enumerate(tasks):
         assert_answers(await task, i)
+
+
+@on_a_loop
+async def test_who_asks_again_does_not_overtake_the_parts_of_a_large_request() -> None:
+    told: list[Answer] = []
+    model, small = Model(), Model()
+    limits = {"max_batch_rows": 40, "inline_rows": 20, "inline_compute": small}
+    async with batching(model, **limits) as batcher:
+        model.gate.clear()
+        again = partial(batcher.enqueue, rows(200), lambda _: None)
+        batcher.enqueue(rows(*range(10)), lambda _: again())
+        batcher.enqueue(rows(*range(100, 135)), told.append)  # five of its rows wait on
+        await until(lambda: model.batches)
+        for i in range(15):
+            batcher.enqueue(rows(i), lambda _: None)
+        model.gate.set()
+        await until(lambda: told)
+    (answer,) = told
+    assert_answers(answer, *range(100, 135))
