@@ -322,9 +322,9 @@ class MicroBatcher:
 
     def _go_on(self) -> None:
         """Keep the worker busy, now that it has fewer batches."""
-        if self._worker.batches or self._handing_out:
+        if self._worker.batches:
             self._plan()
-        else:
+        elif not self._handing_out:
             self._dispatch()
 
     def _hand_out(self, computed: Computed) -> None:

@@ -13,6 +13,7 @@ from functools import partial, wraps
 from typing import Any
 
 import numpy as np
+import pytest
 
 from service.batching.batch import Answer, Arrays
 from service.batching.batcher import MicroBatcher
@@ -118,6 +119,13 @@ async def started(*submissions: Coroutine[Any, Any, Answer]) -> list[asyncio.Tas
     tasks = [asyncio.create_task(submission) for submission in submissions]
     await asyncio.sleep(0)
     return tasks
+
+
+async def leave(task: asyncio.Task[Answer]) -> None:
+    """Go away, as a caller does whose client has hung up."""
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
 
 
 @asynccontextmanager

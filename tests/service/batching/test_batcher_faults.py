@@ -18,6 +18,7 @@ from batchers import (
     assert_answers,
     batching,
     busy,
+    leave,
     on_a_loop,
     rows,
     started,
@@ -86,9 +87,7 @@ async def test_a_caller_that_leaves_before_a_failed_batch_is_repeated_is_not_com
             batcher.submit(rows(1, mark=POISON)), batcher.submit(rows(2)), batcher.submit(rows(3))
         )
         await until(lambda: model.batches)
-        leaver.cancel()
-        with pytest.raises(asyncio.CancelledError):
-            await leaver
+        await leave(leaver)
         model.gate.set()
         with pytest.raises(ModelFaultError):
             await guilty
