@@ -78,6 +78,20 @@ class BodyTimeoutError(ServiceError):
     headers = (("Connection", "close"),)  # what else comes of the body has no reader
 
 
+class NotImplementedHttpError(ServiceError):
+    """The request asks for a part of HTTP that this server does not have."""
+
+    status = 501
+    reason = "not_implemented"
+
+
+class UnknownVersionError(ServiceError):
+    """The request is of a version of HTTP that this server does not read."""
+
+    status = 505
+    reason = "http_version"
+
+
 class HeadTimeoutError(ServiceError):
     """The request's line and headers did not arrive in time."""
 

@@ -11,13 +11,13 @@ is not parsed again.
 
 from typing import Any
 
-from service.http.connection import Connection, Turn
+from service.http.connection import END, Connection, Turn
 from service.http.endpoint import Reply, Responder, error_response
 from service.http.exchange import begin
+from service.http.framing import check_framing
 from service.http.front import CLIENT_CLOSED_REQUEST, KnownHead
 from service.settings import current_settings
 
-_END = b"\r\n\r\n"  # of a head
 _MOST_HEADS = 1_000
 _LARGEST_HEAD = 2_000  # bytes
 _UNKNOWN = {b"transfer-encoding", b"authorization", b"x-api-key", b"cookie"}
@@ -29,7 +29,6 @@ class ShortWay(Connection):
 
     def __init__(self, *arguments: Any, **options: Any) -> None:
         super().__init__(*arguments, **options)
-        self._between = True  # the parser is between two requests
         self._data = b""  # what came, where a request begins with it
         self._short: Responder | None = None  # of the request that is arriving on the short way
         self._path = ""
@@ -40,8 +39,8 @@ class ShortWay(Connection):
 
     def data_received(self, data: bytes) -> None:
         """Take what has arrived: mostly one request, whose head is known."""
-        if self._between:
-            end = data.find(_END) + len(_END)
+        if self._between and not self._held:
+            end = data.find(END) + len(END)
             head = self.front.known_heads.get(data[:end])
             if head is not None and len(data) == end + head.length and self._is_free():
                 self._end_head()
@@ -53,7 +52,7 @@ class ShortWay(Connection):
 
     def _is_free(self) -> bool:
         """Whether a request that comes now is the next to be answered."""
-        return (self.cycle is None or self.cycle.response_complete) and not self.flow.write_paused
+        return not (self._is_answering() or self.flow.write_paused)
 
     def _look_at_rest(self) -> None:
         """What has not arrived whole goes the long way."""
@@ -64,15 +63,22 @@ class ShortWay(Connection):
 
     def on_message_begin(self) -> None:
         """Begin a request; its scope is made where the long way begins."""
-        self._between = False
+        self._between, self._reading = False, None
         self.url = b""
         self.headers = []
         self.expect_100_continue = False
 
     def on_headers_complete(self) -> None:
-        """Choose the way."""
+        """Choose the way.
+
+        Raises:
+            ServiceError: the request is refused: it is too large, or its end is not certain.
+        """
         self._end_head()
         parser, headers = self.parser, dict(self.headers)
+        check_framing(parser.get_method(), parser.get_http_version(), self.headers)
+        if parser.should_upgrade():
+            return  # it is parsed anew
         self._path = self.url.decode("latin-1")
         responder = self.front.responder(self._path, headers)
         if (
@@ -82,7 +88,6 @@ class ShortWay(Connection):
             and parser.get_method() == b"POST"
             and parser.get_http_version() == "1.1"
             and parser.should_keep_alive()
-            and not parser.should_upgrade()
             and not self.expect_100_continue
             and self._is_free()
             and not self.root_path
@@ -103,8 +108,9 @@ class ShortWay(Connection):
 
     def on_message_complete(self) -> None:
         """Answer a request that is whole."""
-        self._unused = 0
-        self._between = not self.parser.should_upgrade()  # to the parser, what follows one is none
+        if self.parser.should_upgrade():
+            return
+        self._unused, self._between = 0, True
         if self._short is not None and len(self._body) > self._largest:
             self._take_long_way()
         if self._short is None:
@@ -117,7 +123,7 @@ class ShortWay(Connection):
     def _remember(self, responder: Responder) -> None:
         """Know the head of this request again, where all that came is that and the body."""
         data, self._data, length = self._data, b"", len(self._body)
-        end = data.find(_END) + len(_END)
+        end = data.find(END) + len(END)
         if (
             len(data) == end + length
             and end <= _LARGEST_HEAD
@@ -131,7 +137,7 @@ class ShortWay(Connection):
     def _answer(
         self, path: str, headers: dict[bytes, bytes], responder: Responder, body: bytes
     ) -> None:
-        turn = Turn()
+        turn = self._answering = Turn(self.transport)
         turn.keep_alive = not self._leaving
         self.cycle = turn  # type: ignore[assignment]  # it has what the protocol asks of a cycle
         exchange = begin("POST", path, headers)
@@ -165,6 +171,7 @@ class ShortWay(Connection):
         self.url, self.expect_100_continue = url, expect
         self.headers.extend(headers)
         super().on_headers_complete()
+        self._reading = self.cycle
         if self._leaving and self.cycle is not None:
             self.cycle.keep_alive = False
         self.headers = []  # for what follows a body in chunks

@@ -1,0 +1,293 @@
+"""Where one request ends and the next begins: never in doubt, whatever a client or proxy sends."""
+
+import json
+import shutil
+import socket
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from faulty_networks import write_slow, write_sound
+from live_server import Server, free_port, serving, temporary_home
+
+SETTINGS = {"FITSERVE_DEVICE": "cpu", "FITSERVE_MAX_BATCH_ROWS": "4"}  # a start that takes no time
+STEPS = 20_000  # of a loop: more than 10 ms, on a thread
+
+
+@pytest.fixture(scope="module")
+def networks(root: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """A server of two networks: `sound` answers on the event loop, `slow` on a thread."""
+    repository = tmp_path_factory.mktemp("networks")
+    write_sound(repository, "sound")
+    write_slow(repository, "slow", STEPS)
+    settings = {**SETTINGS, "FITSERVE_MODEL_REPOSITORY": str(repository)}
+    with temporary_home() as home, serving(home, root, settings=settings) as started:
+        yield started
+        assert "Traceback" not in started.read_log()
+
+
+def post(model: str, x: float, *headers: str, content: bytes | None = None) -> bytes:
+    """A prediction's request, as it is sent."""
+    tensor = {"name": "x", "shape": [1, 1], "datatype": "FP32", "data": [x]}
+    body = json.dumps({"inputs": [tensor], "id": f"x={x:g}"}).encode()
+    lines = (
+        f"POST /v2/models/{model}/infer HTTP/1.1",
+        *(headers or ("Host: localhost",)),
+        *([] if content is not None else [f"Content-Length: {len(body)}"]),
+    )
+    return "\r\n".join(lines).encode() + b"\r\n\r\n" + (body if content is None else content)
+
+
+def connect(server: Server) -> socket.socket:
+    host, port = server.url.removeprefix("http://").split(":")
+    return socket.create_connection((host, int(port)), timeout=30)
+
+
+def exchanged(server: Server, *parts: bytes, half_close: bool = False) -> list[tuple[int, str]]:
+    """The status and body of each answer, until the server closes or `parts` are all answered."""
+    with connect(server) as connection:
+        for part in parts:
+            connection.sendall(part)
+        if half_close:
+            connection.shutdown(socket.SHUT_WR)
+        received = b""
+        while more := connection.recv(65_536):
+            received += more
+    return answers(received)
+
+
+def answers(received: bytes) -> list[tuple[int, str]]:
+    found = []
+    while received:
+        head, ended, rest = received.partition(b"\r\n\r\n")
+        assert ended, received
+        fields = dict(line.lower().split(b": ", 1) for line in head.split(b"\r\n")[1:])
+        length = int(fields.get(b"content-length", b"0"))
+        assert len(rest) >= length, received
+        found.append((int(head[9:12]), rest[:length].decode()))
+        received = rest[length:]
+    return found
+
+
+LAST = b"GET /v2 HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n"
+
+
+# An offer to upgrade.
+
+
+@pytest.mark.parametrize("model", ["sound", "slow"])
+@pytest.mark.parametrize("offer", ["h2c", "websocket", "TLS/1.0", "foo/2, bar"])
+def test_an_offer_to_upgrade_is_ignored_and_the_connection_stays_in_step(
+    offer: str, model: str, networks: Server
+) -> None:
+    upgrade = ("Host: localhost", "Connection: Upgrade, HTTP2-Settings", f"Upgrade: {offer}")
+    smuggled = b"GET /models HTTP/1.1\r\nHost: localhost\r\n\r\n"
+    with_a_body = post(
+        model, 2, *upgrade, f"Content-Length: {len(smuggled)}", content=smuggled
+    )
+    chunked = b"5\r\n{\"x\":\r\n0\r\n\r\n"
+    in_chunks = post(model, 2, *upgrade, "Transfer-Encoding: chunked", content=chunked)
+    whole = post(model, 3, *upgrade)
+    found = exchanged(networks, whole, with_a_body, in_chunks, whole, LAST)
+    assert [status for status, _ in found] == [200, 400, 400, 200, 200]
+    assert [json.loads(found[n][1])["id"] for n in (0, 3)] == ["x=3", "x=3"]
+    # In pieces, at every border that matters.
+    sent = whole + with_a_body + LAST
+    for cut in (10, len(whole) - 5, len(whole), len(whole) + 60, len(sent) - len(LAST) - 3):
+        with connect(networks) as connection:
+            connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            connection.sendall(sent[:cut])
+            connection.sendall(sent[cut:])
+            received = b""
+            while more := connection.recv(65_536):
+                received += more
+        assert [status for status, _ in answers(received)] == [200, 400, 200], cut
+
+
+def test_a_get_that_offers_an_upgrade_is_answered_and_so_is_the_next(networks: Server) -> None:
+    offer = b"Connection: upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\n"
+    get = b"GET /v2 HTTP/1.1\r\nHost: localhost\r\n%s\r\n"
+    found = exchanged(networks, get % offer + get % offer + post("sound", 2) + LAST)
+    assert [status for status, _ in found] == [200] * 4
+
+
+JAVA = """
+import java.net.URI;
+import java.net.http.*;
+
+public class Ask {
+    public static void main(String[] given) throws Exception {
+        var client = HttpClient.newHttpClient();  // offers h2c with each request
+        for (int i = 1; i < given.length; i++) {
+            var request = HttpRequest.newBuilder(URI.create(given[0]))
+                .POST(HttpRequest.BodyPublishers.ofString(given[i])).build();
+            var response = client.send(request, HttpResponse.BodyHandlers.ofString());
+            System.out.println(response.statusCode() + " " + response.body());
+        }
+    }
+}
+"""
+
+
+@pytest.mark.skipif(not shutil.which("javac"), reason="there is no Java (openjdk-17-jdk-headless)")
+def test_java_s_own_client_is_answered(networks: Server, tmp_path: Path) -> None:
+    (tmp_path / "Ask.java").write_text(JAVA)
+    bodies = [post("sound", x).partition(b"\r\n\r\n")[2].decode() for x in (1, 2, 3)]
+    asked = subprocess.run(
+        ["java", tmp_path / "Ask.java", f"{networks.url}/v2/models/sound/infer", *bodies],
+        capture_output=True, text=True, timeout=120, check=True,
+    )  # fmt: skip
+    lines = asked.stdout.splitlines()
+    assert [line[:4] for line in lines] == ["200 "] * 3, asked.stdout
+    assert [json.loads(line[4:])["id"] for line in lines] == ["x=1", "x=2", "x=3"]
+
+
+def test_curl_that_offers_http_2_is_answered(networks: Server) -> None:
+    body = post("sound", 7).partition(b"\r\n\r\n")[2].decode()
+    asked = subprocess.run(
+        ["curl", "-s", "--http2", f"{networks.url}/v2/models/sound/infer", "-d", body],
+        capture_output=True, text=True, timeout=60, check=True,
+    )  # fmt: skip
+    assert json.loads(asked.stdout)["id"] == "x=7"
+
+
+NGINX = """
+daemon off; worker_processes 1; error_log stderr; pid {folder}/pid;
+events {{ worker_connections 64; }}
+http {{
+  access_log off; client_body_temp_path {folder}; proxy_temp_path {folder};
+  fastcgi_temp_path {folder}; uwsgi_temp_path {folder}; scgi_temp_path {folder};
+  upstream service {{ server {address}; keepalive 1; }}
+  server {{
+    listen 127.0.0.1:{port};
+    location / {{
+      proxy_pass http://service; proxy_http_version 1.1; client_max_body_size 1m; client_body_buffer_size 1m;
+      proxy_set_header Upgrade $http_upgrade; proxy_set_header Connection "upgrade";
+      proxy_set_header Host localhost;
+    }}
+  }}
+}}
+"""
+
+
+@pytest.mark.skipif(not shutil.which("nginx"), reason="there is no nginx")
+def test_behind_a_proxy_that_passes_upgrade_on_nobody_gets_the_answer_of_another(
+    networks: Server, tmp_path: Path
+) -> None:
+    port = free_port()
+    address = networks.url.removeprefix("http://")
+    (tmp_path / "nginx.conf").write_text(NGINX.format(folder=tmp_path, port=port, address=address))
+    proxy = subprocess.Popen(["nginx", "-c", tmp_path / "nginx.conf"], stderr=subprocess.DEVNULL)
+    behind = Server(f"http://127.0.0.1:{port}", proxy, networks.log)
+    try:
+        wait_for(port)
+        # More than one read of the server takes: a later one would begin with a request.
+        smuggled = b"\r\n" * 150_000 + b"GET /models/none HTTP/1.1\r\nHost: localhost\r\n\r\n"
+        attack = post(
+            "sound", 1, "Host: localhost", "Upgrade: h2c", "Connection: upgrade",
+            f"Content-Length: {len(smuggled)}", content=smuggled,
+        )  # fmt: skip
+        plain = post("sound", 5, "Host: localhost", "Connection: close")
+        for _ in range(10):
+            with connect(behind) as attacker:
+                attacker.sendall(attack)
+                assert attacker.recv(65_536).startswith(b"HTTP/1.1 400 ")
+                ((status, body),) = exchanged(behind, plain)
+                assert (status, json.loads(body)["id"]) == (200, "x=5")
+    finally:
+        proxy.terminate()
+        proxy.wait(30)
+
+
+def wait_for(port: int) -> None:
+    for _ in range(600):
+        with socket.socket() as trial:
+            trial.settimeout(0.1)
+            if trial.connect_ex(("127.0.0.1", port)) == 0:
+                return
+    raise AssertionError("nginx does not listen")
+
+
+# What headers must say.
+
+JSON = post("sound", 4).partition(b"\r\n\r\n")[2]
+CHUNKED = b"%x\r\n%b\r\n0\r\n\r\n" % (len(JSON), JSON)
+
+
+@pytest.mark.parametrize(
+    ("request_line", "headers", "status", "words"),
+    [
+        ("HTTP/1.1", "", 400, "Send the header Host once; the request has 0"),
+        ("HTTP/1.1", "Host: localhost\r\nHost: localhost", 400, "has 2 of them"),
+        ("HTTP/1.1", "Host: local host", 400, "must be a host"),
+        ("HTTP/1.1", "Host: a@b/c", 400, "must be a host"),
+        ("HTTP/1.0", "Host: a\r\nHost: b", 400, "has 2 of them"),
+        ("HTTP/2.0", "Host: localhost", 505, "send HTTP/1.1"),
+        ("HTTP/0.9", "Host: localhost", 505, "send HTTP/1.1"),
+        ("HTTP/1.1", "Host: localhost\r\nTransfer-Encoding: gzip", 501, "is chunked"),
+        ("HTTP/1.1", "Host: localhost\r\nTransfer-Encoding: gzip, chunked", 501, "is chunked"),
+        ("HTTP/1.1", "Host: localhost\r\nTransfer-Encoding: gzip\r\nTransfer-Encoding: chunked", 501, "is chunked"),
+        ("HTTP/1.1", "Host: localhost\r\nTransfer-Encoding: identity", 501, "is chunked"),
+        ("HTTP/1.1", "Host: localhost\r\nTransfer-Encoding: xchunked", 501, "is chunked"),
+        ("HTTP/1.1", "Host: localhost\r\nTransfer-Encoding: chunked;q=1", 501, "is chunked"),
+        ("HTTP/1.1", "Host: localhost\r\nTransfer-Encoding: chunked, gzip", 400, "can be read"),
+        ("HTTP/1.0", "Host: localhost\r\nTransfer-Encoding: chunked", 400, "send a Content-Length"),
+        ("HTTP/1.0", "Transfer-Encoding: chunked", 400, "send a Content-Length"),
+    ],
+)  # fmt: skip
+def test_what_leaves_room_for_doubt_is_refused_and_the_connection_closed(
+    request_line: str, headers: str, status: int, words: str, networks: Server
+) -> None:
+    lines = f"POST /v2/models/sound/infer {request_line}\r\n{headers}\r\n" if headers else (
+        f"POST /v2/models/sound/infer {request_line}\r\n"
+    )
+    body = CHUNKED if "ransfer" in headers else JSON
+    if body is JSON:
+        lines += f"Content-Length: {len(JSON)}\r\n"
+    ((found, told),) = exchanged(networks, lines.encode() + b"\r\n" + body + LAST)
+    assert found == status
+    assert words in json.loads(told)["error"]
+
+
+@pytest.mark.parametrize("coding", ["chunked", "Chunked", "CHUNKED", " chunked ", ",chunked"])
+def test_a_body_in_chunks_is_read(coding: str, networks: Server) -> None:
+    sent = post("sound", 4, "Host: LOCALHOST:80", f"Transfer-Encoding:{coding}", content=CHUNKED)
+    assert [status for status, _ in exchanged(networks, sent, LAST)] == [200, 200]
+
+
+def test_a_refusal_comes_behind_the_answers_to_what_was_sent_before(networks: Server) -> None:
+    """Or a proxy would give it to whoever asked first."""
+    for broken in (b"nonsense\r\n\r\n", b"GET / HTTP/1.1\r\n\r\n", b"A" * 70_000):
+        for model in ("slow", "sound"):
+            found = exchanged(networks, post(model, 1) + post(model, 2) + broken)
+            assert [status for status, _ in found[:2]] == [200, 200]
+            assert [json.loads(body)["id"] for _, body in found[:2]] == ["x=1", "x=2"]
+            assert [status // 100 for status, _ in found[2:]] == [4]
+
+
+# A client that ends its sending.
+
+
+@pytest.mark.parametrize("model", ["sound", "slow"])
+@pytest.mark.parametrize("pieces", [1, 2])
+def test_a_client_that_ends_its_sending_gets_its_answer(
+    model: str, pieces: int, networks: Server
+) -> None:
+    sent = post(model, 6)
+    parts = (sent,) if pieces == 1 else (sent[:-3], sent[-3:])
+    for _ in range(20 if model == "sound" else 3):
+        ((status, body),) = exchanged(networks, *parts, half_close=True)
+        assert (status, json.loads(body)["id"]) == (200, "x=6")
+
+
+def test_a_client_that_ends_its_sending_gets_all_its_answers_in_order(networks: Server) -> None:
+    sent = b"".join(post(("slow", "sound")[n % 2], n) for n in range(6))
+    found = exchanged(networks, sent, half_close=True)
+    assert [json.loads(body)["id"] for _, body in found] == [f"x={n}" for n in range(6)]
+
+
+def test_a_client_that_ends_its_sending_in_a_request_is_hung_up_on(networks: Server) -> None:
+    found = exchanged(networks, post("slow", 1) + post("slow", 2)[:-3], half_close=True)
+    assert [json.loads(body)["id"] for _, body in found] == ["x=1"]
+    assert exchanged(networks, post("slow", 2)[:-3], half_close=True) == []
