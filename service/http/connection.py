@@ -36,7 +36,7 @@ from service.http.endpoint import Reply, error_response
 from service.http.exchange import begin
 from service.http.framing import without_upgrade
 from service.http.front import SECURITY_HEADERS, Front
-from service.http.peer import BegunTransport, has_gone, has_stopped_sending
+from service.http.peer import BegunTransport, was_reset
 from service.settings import current_settings
 
 LAST_SECONDS = 0.3
@@ -348,20 +348,21 @@ class Connection(HttpToolsProtocol):
     def _watch_peer(self) -> None:
         """Look at the client now and then: nothing is read that would tell of its end."""
         if self._look is None and self.scheme == "http":  # TLS has its own end
-            self._look = self.loop.call_later(PEER_SECONDS, self._look_at_peer)
+            self._look = self.loop.call_later(PEER_SECONDS, self._look_at_peer, 1)
 
-    def _look_at_peer(self) -> None:
+    def _look_at_peer(self, times: int) -> None:
         self._look = None
         if self.transport.is_closing() or not self._is_answering():
             return
-        if has_gone(self.transport):
+        if was_reset(self.transport):
             self.transport.abort()
             return
-        if self._ended or has_stopped_sending(self.transport):
-            cycle = self._answering
-            if not cycle.response_started and not isinstance(cycle.transport, BegunTransport):
+        cycle = self._answering
+        if times & (times - 1) == 0 and not cycle.response_started:  # ever more seldom
+            if not isinstance(cycle.transport, BegunTransport):
                 cycle.transport = BegunTransport(self.transport)
-        self._watch_peer()
+            cycle.transport.probe()
+        self._look = self.loop.call_later(PEER_SECONDS, self._look_at_peer, times + 1)
 
     def _write(self, turn: Turn, reply: Reply) -> None:
         common = self.server_state.default_headers

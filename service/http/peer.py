@@ -1,9 +1,10 @@
-"""Whether a client has gone, or has only stopped sending.
+"""Whether a client has gone from whom nothing is read while it waits for an answer.
 
-A client that ends its sending (`shutdown(SHUT_WR)`) and waits for the answer looks to TCP like one
-that has closed its socket. Only data tells them apart: where the socket is closed, the client's
-kernel answers data with a reset. So a client that has stopped sending is sent the bytes that every
-response begins with, before the response is there, and the connection is looked at again.
+Nothing is read from a client that has ended its sending (`shutdown(SHUT_WR)`), which looks to TCP
+like one that has closed its socket, nor from one that has sent more than is read now. Only data
+tells whether it is still there: where the socket is closed, the client's kernel answers data with a
+reset. So the client is sent the bytes that every response begins with, one by one, before the
+response is there.
 """
 
 import select
@@ -13,24 +14,19 @@ from typing import Any
 BEGINNING = b"HTTP/1.1 "
 """Every response begins with it."""
 
-_GONE = _STOPPED = 0
-if hasattr(select, "poll"):  # Windows has none
-    _GONE = select.POLLERR | select.POLLHUP
-    _STOPPED = getattr(select, "POLLRDHUP", 0)  # Linux alone
 
-
-def has_gone(transport: Transport) -> bool:
-    """Whether the connection was reset, also where nobody reads from it now."""
-    return bool(_poll(transport, _GONE) & _GONE)
-
-
-def has_stopped_sending(transport: Transport) -> bool:
-    """Whether nothing more will come, once what is there has been read. Known on Linux alone."""
-    return bool(_poll(transport, _STOPPED) & _STOPPED)
+def was_reset(transport: Transport) -> bool:
+    """Whether the connection is dead, also where nobody reads from it."""
+    found = transport.get_extra_info("socket")
+    if found is None or not hasattr(select, "poll"):  # Windows has none
+        return False
+    poller = select.poll()
+    poller.register(found.fileno(), 0)  # errors and hang-ups are always told
+    return bool(poller.poll(0))
 
 
 class BegunTransport:
-    """A transport on which `BEGINNING` was sent: of the next response, only the rest is.
+    """A transport on which a part of `BEGINNING` was sent: of the next response, the rest is.
 
     Args:
         transport: that of the connection.
@@ -38,23 +34,18 @@ class BegunTransport:
 
     def __init__(self, transport: Transport) -> None:
         self._transport = transport
-        self._begun = True
-        transport.write(BEGINNING)
+        self._sent = 0
+
+    def probe(self) -> None:
+        """Send the next byte, where there is one left."""
+        self._transport.write(BEGINNING[self._sent : self._sent + 1])
+        self._sent = min(self._sent + 1, len(BEGINNING))
 
     def write(self, data: bytes) -> None:
         """Send the response, or a part of it."""
-        self._transport.write(data[len(BEGINNING) :] if self._begun else data)
-        self._begun = False
+        self._transport.write(data[self._sent :])
+        self._sent = 0
 
     def __getattr__(self, name: str) -> Any:
         """All else is as on the transport."""
         return getattr(self._transport, name)
-
-
-def _poll(transport: Transport, events: int) -> int:
-    found = transport.get_extra_info("socket")
-    if not events or found is None:
-        return 0
-    poller = select.poll()
-    poller.register(found.fileno(), events)
-    return sum(event for _, event in poller.poll(0))

@@ -1,18 +1,27 @@
 """Where one request ends and the next begins: never in doubt, whatever a client or proxy sends."""
 
 import json
+import re
 import shutil
 import socket
 import subprocess
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from pathlib import Path
 
+import httpx
 import pytest
 from faulty_networks import write_slow, write_sound
 from live_server import Server, free_port, serving, temporary_home
 
-SETTINGS = {"FITSERVE_DEVICE": "cpu", "FITSERVE_MAX_BATCH_ROWS": "4"}  # a start that takes no time
-STEPS = 20_000  # of a loop: more than 10 ms, on a thread
+SETTINGS = {
+    "FITSERVE_DEVICE": "cpu",
+    "FITSERVE_MAX_BATCH_ROWS": "4",  # so that the start takes no time
+    "FITSERVE_MAX_WAIT_SECONDS": "600",
+    "FITSERVE_TIMEOUT_SECONDS": "600",
+}
+STEPS = 5_000  # of a loop: some milliseconds, on a thread
 
 
 @pytest.fixture(scope="module")
@@ -264,6 +273,58 @@ def test_a_refusal_comes_behind_the_answers_to_what_was_sent_before(networks: Se
             assert [status for status, _ in found[:2]] == [200, 200]
             assert [json.loads(body)["id"] for _, body in found[:2]] == ["x=1", "x=2"]
             assert [status // 100 for status, _ in found[2:]] == [4]
+
+
+# Requests ahead of answers.
+
+
+def many_rows(model: str, rows: int) -> bytes:
+    tensor = {"name": "x", "shape": [rows, 1], "datatype": "FP32", "data": [1.0] * rows}
+    body = json.dumps({"inputs": [tensor], "id": "many"}).encode()
+    head = f"POST /v2/models/{model}/infer HTTP/1.1\r\nHost: localhost\r\n"
+    return f"{head}Content-Length: {len(body)}\r\n\r\n".encode() + body
+
+
+def waiting_rows(server: Server, model: str) -> float:
+    found = re.search(rf'fitserve_queue_rows{{model="{model}"}} (\S+)', metrics(server))
+    assert found
+    return float(found[1])
+
+
+def metrics(server: Server) -> str:
+    return httpx.get(f"{server.url}/metrics", timeout=60).text
+
+
+def test_requests_ahead_of_a_slow_one_hold_little_and_end_with_their_client(
+    networks: Server,
+) -> None:
+    (worker,) = [one for one in networks.workers() if "--worker-id" in one.cmdline()]
+    metrics(networks)
+    before = worker.memory_info().rss
+    ahead = b"GET /v2 HTTP/1.1\r\nHost: localhost\r\n\r\n" * 7_000  # 300 kB
+    with ExitStack() as stack:
+        clients = [stack.enter_context(connect(networks)) for _ in range(40)]
+        for client in clients:  # all together they take longer than this test
+            client.setblocking(False)
+            client.send(many_rows("slow", 200) + ahead)
+        wait_until(lambda: waiting_rows(networks, "slow") > 200 * 30)
+        assert worker.memory_info().rss - before < 40 * 2**20, "a client's 300 kB take megabytes"
+        assert "x=1" in exchanged(networks, post("sound", 1), LAST)[0][1]
+    wait_until(lambda: waiting_rows(networks, "slow") == 0)
+    assert 'reason="cancelled"} 40' in metrics(networks)
+
+
+def test_requests_ahead_are_all_answered_in_their_order(networks: Server) -> None:
+    sent = [post(("slow", "sound")[n % 7 > 0], n) for n in range(400)]  # 60 kB
+    found = exchanged(networks, b"".join(sent) + LAST)
+    assert [json.loads(body)["id"] for _, body in found[:-1]] == [f"x={n}" for n in range(400)]
+
+
+def wait_until(holds: Callable[[], bool], seconds: float = 20.0) -> None:
+    deadline = time.monotonic() + seconds
+    while not holds():
+        assert time.monotonic() < deadline, "it did not come to that in time"
+        time.sleep(0.1)
 
 
 # A client that ends its sending.

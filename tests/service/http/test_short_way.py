@@ -119,9 +119,11 @@ def connect(**options: Any) -> tuple[ShortWay, Wire]:
     return protocol, wire
 
 
-def wire_of(number: int, path: str, body: bytes, chunked: bool) -> bytes:
-    """A request as it is sent."""
+def wire_of(number: int, path: str, body: bytes, chunked: bool, offers: bool = False) -> bytes:
+    """A request as it is sent; with `offers` it offers to upgrade the connection."""
     head = f"POST {path} HTTP/1.1\r\nHost: t\r\nX-Request-Id: {number}\r\n"
+    if offers:
+        head += "Connection: Upgrade\r\nUpgrade: h2c\r\n"
     if chunked:
         parts = [part for part in (body[:3], body[3:]) if part]
         content = b"".join(b"%x\r\n%s\r\n" % (len(part), part) for part in parts) + b"0\r\n\r\n"
@@ -143,16 +145,26 @@ def answers(written: bytes) -> list[tuple[int, bytes, str, bytes]]:
     return found
 
 
-async def converse(parts: list[bytes], count: int) -> list[tuple[int, bytes, str, bytes]]:
-    """Feed the parts to one connection, one turn of the loop apart, and read the answers."""
+async def converse(
+    parts: list[bytes], count: int, *, ends: bool = False
+) -> list[tuple[int, bytes, str, bytes]]:
+    """Feed the parts to one connection, one turn of the loop apart, and read the answers.
+
+    Args:
+        parts: what comes.
+        count: of the requests in it.
+        ends: whether the client then ends its sending.
+    """
     protocol, wire = connect()
     for part in parts:
         protocol.data_received(part)
         await asyncio.sleep(0)
+    if ends and not protocol.eof_received():
+        wire.close()
     for _ in range(40 * count):
         await asyncio.sleep(0)
+    assert wire.closed == ends
     protocol.connection_lost(None)
-    assert not wire.closed or wire.written
     return answers(wire.written)
 
 
@@ -164,26 +176,34 @@ async def converse(parts: list[bytes], count: int) -> list[tuple[int, bytes, str
             st.sampled_from(["/short", "/short", "/long", "/short?", "/%73hort"]),
             st.binary(max_size=9) | st.just(wire_of(0, "/short", b"abc", chunked=False)),
             st.booleans(),
+            st.sampled_from([False, False, True]),
         ),
         min_size=1,
         max_size=6,
     ),
+    piece=st.sampled_from([1, 100, connection.PIECE_BYTES]),
+    ends=st.booleans(),
     data=st.data(),
 )
 def test_any_requests_in_any_pieces_are_answered_in_order(
-    requests: list[tuple[int, str, bytes, bool]], data: st.DataObject
+    requests: list[tuple[int, str, bytes, bool, bool]],
+    piece: int,
+    ends: bool,
+    data: st.DataObject,
 ) -> None:
     messages = [wire_of(*request) for request in requests]
     sent = b"".join(messages)
-    ends = list(accumulate(len(message) for message in messages))
-    heads = [end - len(body) for end, (_, _, body, _) in zip(ends, requests, strict=True)]
-    cut = st.integers(1, len(sent) - 1) | st.sampled_from([*ends, *heads])
+    borders = list(accumulate(len(message) for message in messages))
+    heads = [end - len(body) for end, (_, _, body, _, _) in zip(borders, requests, strict=True)]
+    cut = st.integers(1, len(sent) - 1) | st.sampled_from([*borders, *heads])
     cuts = sorted(data.draw(st.sets(cut, max_size=12)) - {len(sent)})
     parts = [sent[a:b] for a, b in zip([0, *cuts], [*cuts, len(sent)], strict=True)]
-    found = asyncio.run(converse(parts, len(requests)))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(connection, "PIECE_BYTES", piece)
+        found = asyncio.run(converse(parts, len(requests), ends=ends))
     expected = [
         (200 if len(body) % 2 else 400, str(number).encode(), body)
-        for number, _, body, _ in requests
+        for number, _, body, _, _ in requests
     ]
     assert [(status, identity, body) for status, identity, _, body in found] == expected
 
