@@ -10,6 +10,8 @@ from collections.abc import Sequence
 
 from service.errors import BadInputError, NotImplementedHttpError, UnknownVersionError
 
+NO_REQUEST = "This is no request of HTTP/1.1 that can be read."
+
 Headers = Sequence[tuple[bytes, bytes]]
 """Names in lower case, as they came."""
 
@@ -25,10 +27,13 @@ def check_framing(method: bytes, version: str, headers: Headers) -> None:
         headers: of the request, each once for each line.
 
     Raises:
-        BadInputError: it names no host or several, or has a transfer coding in HTTP/1.0.
+        BadInputError: it is of no version, names no host or several, or has a transfer coding in
+            HTTP/1.0.
         NotImplementedHttpError: its transfer coding is not chunked alone, or it asks for a tunnel.
-        UnknownVersionError: it is neither of HTTP/1.1 nor of HTTP/1.0.
+        UnknownVersionError: it is of HTTP/2.
     """
+    if version == "0.9":  # what the parser says where it finds none
+        raise BadInputError(NO_REQUEST)
     if version not in ("1.1", "1.0"):
         raise UnknownVersionError(f"HTTP/{version} is not read here; send HTTP/1.1.")
     hosts, codings = 0, b""

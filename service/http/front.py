@@ -14,7 +14,7 @@ from typing import NamedTuple
 from starlette.middleware.cors import CORSMiddleware
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from service.errors import ServiceError
+from service.errors import NotImplementedHttpError, ServiceError, UnknownVersionError
 from service.http.access import Access
 from service.http.departures import Departures
 from service.http.endpoint import Responder, error_response
@@ -29,6 +29,9 @@ _BELOW = f"{PREFIX}/"
 
 CLIENT_CLOSED_REQUEST = 499
 """What nginx calls a request that was given up: no answer was sent, and none was at fault."""
+
+CALLERS_REASONS = frozenset({NotImplementedHttpError.reason, UnknownVersionError.reason})
+"""Why a request is answered 5xx that the service is not at fault for."""
 
 SECURITY_HEADERS = (
     (b"x-content-type-options", b"nosniff"),
@@ -160,7 +163,7 @@ class Front:
         if exchange.status == CLIENT_CLOSED_REQUEST:
             exchange.reason = "cancelled"
         count_request(exchange)
-        if exchange.status >= 500:
+        if exchange.status >= 500 and exchange.reason not in CALLERS_REASONS:
             logger.error("%s", exchange.line(), extra=exchange.fields())
         elif self._logged and random.random() < self._logged:  # noqa: S311 - a sample, no secret
             logger.info("%s", exchange.line(), extra=exchange.fields())

@@ -11,11 +11,12 @@ is not parsed again.
 
 from typing import Any
 
-from service.http.connection import END, Connection, Turn
+from service.http.connection import Connection
 from service.http.endpoint import Reply, Responder, error_response
 from service.http.exchange import begin
 from service.http.framing import check_framing
 from service.http.front import CLIENT_CLOSED_REQUEST, KnownHead
+from service.http.pipelining import END, Turn
 from service.settings import current_settings
 
 _MOST_HEADS = 1_000

@@ -26,6 +26,7 @@ CONNECTIONS = 16
 WARM_UP = 3_000  # cases, or a tenth of all, until the worker has the memory that it needs
 FLAT = 48 * 2**20  # bytes: what the worker may have more at the end than after the warm-up
 STATUSES = {200, 400, 404, 405, 408, 413, 415, 431}
+OF_HTTP = {501, 505}  # the caller's own choice of a coding or version; told where heads are changed
 
 
 class FuzzError(AssertionError):
@@ -140,7 +141,8 @@ def check(case: Case, status: int, body: bytes) -> str:
         return "a valid request was not answered as at the start"
     if status == 0:
         return "" if not case.framed else "the connection was closed without an answer"
-    if status not in STATUSES and not (status == 504 and case.late):
+    told_of_http = status in OF_HTTP and not case.framed
+    if status not in STATUSES and not told_of_http and not (status == 504 and case.late):
         return "the status is none that is described"
     if status != 200 and body:
         with suppress(ValueError):

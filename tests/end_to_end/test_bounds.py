@@ -132,10 +132,12 @@ def test_a_head_that_does_not_end_in_time_is_a_408(start: bytes, hasty: Server) 
         ([b"\r\n"] * 100, b"408 Request Timeout"),
         ([RIGHT, *[b"\r\n"] * 100], b"408 Request Timeout"),
         ([RIGHT + WHOLE, *[b"X-A: a\r\n"] * 100], b"408 Request Timeout"),
-        ([b"POST /x HTTP/1.1\r\nContent-Length: 1000\r\n\r\n", *[b" "] * 100], b"404 Not Found"),
-        ([WHOLE + b"Upgrade: h2c\r\nConnection: upgrade\r\n\r\n", *[b"{"] * 100], b"400 Bad Req"),
+        (
+            [b"POST /x HTTP/1.1\r\nHost: t\r\nContent-Length: 1000\r\n\r\n", *[b" "] * 100],
+            b"404 Not Found",
+        ),
     ],
-    ids=["nothing", "empty lines", "empty lines after", "half a second", "rest", "upgrade"],
+    ids=["nothing", "empty lines", "empty lines after", "half a second", "rest"],
 )
 def test_nothing_holds_a_connection_for_long(
     parts: list[bytes], words: bytes, hasty: Server
@@ -169,7 +171,7 @@ def test_who_takes_time_within_the_limit_is_served_on_one_connection(hasty: Serv
         b"POST / HTTP/1.1\r\nContent-Length: 3\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
         b"GET / HTTP/1.1\r\nX-A : b\r\n\r\n",
         b"GET / HTTP/1.1\r\nX-A: b\r\n c\r\n\r\n",
-        b"CONNECT x:1 HTTP/1.1\r\n\r\n",
+        b"GET /\r\n\r\n",
     ],
 )
 def test_what_is_no_http_is_a_400_that_says_so(sent: bytes, hasty: Server) -> None:
@@ -192,7 +194,7 @@ def test_what_was_refused_is_counted_and_logged_once(hasty: Server) -> None:
 def test_a_trailer_is_no_header(hasty: Server) -> None:
     trailers = b"Content-Encoding: gzip\r\nX-A: b\r\n\r\n"
     chunks = b"\r\n%x\r\n%s\r\n0\r\n" % (len(BODY), BODY)
-    last = b"GET /livez HTTP/1.1\r\nConnection: close\r\n\r\n"
+    last = b"GET /livez HTTP/1.1\r\nHost: t\r\nConnection: close\r\n\r\n"
     for way in (b"", b"Expect: 100-continue\r\n"):
         sent = CHUNKED + way + chunks + trailers
         for cut in (0, len(sent) - 4, len(sent) - 20):

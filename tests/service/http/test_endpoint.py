@@ -24,6 +24,7 @@ from service.errors import (
     HeadTooLargeError,
     MethodNotAllowedError,
     ModelFaultError,
+    NotImplementedHttpError,
     NotReadyError,
     QueueFullError,
     RateLimitError,
@@ -32,6 +33,7 @@ from service.errors import (
     UnauthorizedError,
     UnknownModelError,
     UnknownPathError,
+    UnknownVersionError,
     UnsupportedMediaError,
 )
 from service.http.endpoint import json_response, plain, typed
@@ -46,6 +48,8 @@ STATUSES = {
     UnknownPathError: 404,
     BodyTimeoutError: 408,
     HeadTimeoutError: 408,
+    NotImplementedHttpError: 501,
+    UnknownVersionError: 505,
     BodyTooLargeError: 413,
     UnsupportedMediaError: 415,
     HeadTooLargeError: 431,

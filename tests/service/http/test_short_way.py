@@ -21,7 +21,7 @@ from starlette.types import Receive, Scope, Send
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from uvicorn.server import ServerState
 
-from service.http import connection, short_way
+from service.http import connection, pipelining, short_way
 from service.http.endpoint import Reply, Responder, in_a_task
 from service.http.exchange import Exchange, current
 from service.http.front import Front
@@ -181,7 +181,7 @@ async def converse(
         min_size=1,
         max_size=6,
     ),
-    piece=st.sampled_from([1, 100, connection.PIECE_BYTES]),
+    piece=st.sampled_from([1, 100, pipelining.PIECE_BYTES]),
     ends=st.booleans(),
     data=st.data(),
 )
@@ -199,7 +199,7 @@ def test_any_requests_in_any_pieces_are_answered_in_order(
     cuts = sorted(data.draw(st.sets(cut, max_size=12)) - {len(sent)})
     parts = [sent[a:b] for a, b in zip([0, *cuts], [*cuts, len(sent)], strict=True)]
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(connection, "PIECE_BYTES", piece)
+        patch.setattr(pipelining, "PIECE_BYTES", piece)
         found = asyncio.run(converse(parts, len(requests), ends=ends))
     expected = [
         (200 if len(body) % 2 else 400, str(number).encode(), body)
