@@ -6,25 +6,29 @@ offer to upgrade the connection is read as if it had not been made (RFC 9110, se
 """
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from functools import lru_cache
 
 from service.errors import BadInputError, NotImplementedHttpError, UnknownVersionError
 
 NO_REQUEST = "This is no request of HTTP/1.1 that can be read."
 
-Headers = Sequence[tuple[bytes, bytes]]
+Lines = Sequence[tuple[bytes, bytes]]
 """Names in lower case, as they came."""
 
 _HOST = re.compile(rb"(\[[0-9A-Za-z:.%~_-]+\]|[0-9A-Za-z._~%!$&'()*+,;=-]*)(:[0-9]*)?")
 
 
-def check_framing(method: bytes, version: str, headers: Headers) -> None:
+def check_framing(
+    method: bytes, version: str, lines: Lines, headers: Mapping[bytes, bytes]
+) -> None:
     """Refuse a request of which it is not certain where it ends, or for whom it is.
 
     Args:
         method: HTTP's.
         version: HTTP's, such as "1.1".
-        headers: of the request, each once for each line.
+        lines: the headers of the request, in the order in which they came.
+        headers: the same by their names.
 
     Raises:
         BadInputError: it is of no version, names no host or several, or has a transfer coding in
@@ -32,24 +36,25 @@ def check_framing(method: bytes, version: str, headers: Headers) -> None:
         NotImplementedHttpError: its transfer coding is not chunked alone, or it asks for a tunnel.
         UnknownVersionError: it is of HTTP/2.
     """
-    if version == "0.9":  # what the parser says where it finds none
-        raise BadInputError(NO_REQUEST)
     if version not in ("1.1", "1.0"):
+        if version == "0.9":  # what the parser says where it finds none
+            raise BadInputError(NO_REQUEST)
         raise UnknownVersionError(f"HTTP/{version} is not read here; send HTTP/1.1.")
-    hosts, codings = 0, b""
-    for name, value in headers:
-        if name == b"host":
-            hosts += 1
-            if not _HOST.fullmatch(value):
-                raise BadInputError("The header Host must be a host, and perhaps a port.")
-        elif name == b"transfer-encoding":
-            codings += b"," + value
-    if hosts != 1 and (hosts or version == "1.1"):
-        raise BadInputError(f"Send the header Host once; the request has {hosts} of them.")
-    if codings:
+    host, coding = headers.get(b"host"), headers.get(b"transfer-encoding")
+    if len(lines) > len(headers):  # some came several times
+        hosts = sum(name == b"host" for name, _ in lines)
+        if hosts > 1:
+            raise BadInputError(f"Send the header Host once, not {hosts} times.")
+        coding = b",".join(value for name, value in lines if name == b"transfer-encoding")
+    if host is None:
+        if version == "1.1":
+            raise BadInputError("Send the header Host, which HTTP/1.1 asks for.")
+    elif not _is_host(host):
+        raise BadInputError("The header Host must be a host, and perhaps a port.")
+    if coding:
         if version == "1.0":
             raise BadInputError("HTTP/1.0 has no Transfer-Encoding; send a Content-Length.")
-        if codings.strip(b", \t").lower() != b"chunked":
+        if coding.strip(b", \t").lower() != b"chunked":
             raise NotImplementedHttpError(
                 "The only Transfer-Encoding that is read is chunked; send a compressed body with "
                 "the header Content-Encoding."
@@ -58,7 +63,12 @@ def check_framing(method: bytes, version: str, headers: Headers) -> None:
         raise NotImplementedHttpError("CONNECT asks for a proxy, which this server is not.")
 
 
-def without_upgrade(method: bytes, target: bytes, version: str, headers: Headers) -> bytes:
+@lru_cache(maxsize=256)  # a client names the same one again and again
+def _is_host(value: bytes) -> bool:
+    return len(value) <= 300 and _HOST.fullmatch(value) is not None
+
+
+def without_upgrade(method: bytes, target: bytes, version: str, lines: Lines) -> bytes:
     """The first bytes of a request, up to its body, as they are without the offer to upgrade."""
-    lines = [b"%b: %b\r\n" % header for header in headers if header[0] != b"upgrade"]
-    return b"".join((b"%b %b HTTP/%b\r\n" % (method, target, version.encode()), *lines, b"\r\n"))
+    kept = [b"%b: %b\r\n" % line for line in lines if line[0] != b"upgrade"]
+    return b"".join((b"%b %b HTTP/%b\r\n" % (method, target, version.encode()), *kept, b"\r\n"))

@@ -6,6 +6,7 @@ request is refused behind the answers to what came before it. A client that ends
 answered still; one that hangs up is noticed also while nothing is read.
 """
 
+import re
 from asyncio import Handle, TimerHandle, Transport
 from collections.abc import Callable
 from typing import Any
@@ -30,6 +31,8 @@ PEER_SECONDS = 0.1
 """A connection from which nothing is read while it waits for an answer is looked at so soon.
 
 Then ever more seldom, and once a second at the least."""
+
+_CONTENT_LENGTH = re.compile(rb"\r\ncontent-length:[ \t]*([0-9]{1,18})[ \t]*\r\n", re.IGNORECASE)
 
 END = b"\r\n\r\n"
 """Of a request's headers."""
@@ -93,6 +96,7 @@ class Pipelining(HttpToolsProtocol):
         self._between = True  # the parser is between two requests
         self._reading: Any = None  # the cycle of the request that the parser reads, once it has one
         self._answering: Any = None  # that of the request that is being answered, or was last
+        self._left = 0  # bytes of the body that the parser reads, where its length is known
         self._held = bytearray()  # came ahead of an answer, and is not parsed yet
         self._parsing: Handle | None = None  # the next piece of that
         self._refusal: ServiceError | None = None  # to be told once what came before is answered
@@ -126,11 +130,21 @@ class Pipelining(HttpToolsProtocol):
 
     def data_received(self, data: bytes) -> None:
         """Take what has arrived."""
-        if self._held or self._must_wait() or data.find(END, PIECE_BYTES) >= 0:
+        if self._held or self._must_wait() or not self._holds_few_requests(data):
             self._held += data
             self._parse_held()
         else:
             self._parse(data)
+
+    def _holds_few_requests(self, data: bytes) -> bool:
+        """Whether what came may be parsed at once."""
+        if len(data) <= self._left or data.find(b"\r", PIECE_BYTES) < 0:
+            return True  # a part of one body; or no headers end behind the first piece
+        if not self._between:
+            return False
+        end = data.find(END) + len(END)
+        length = _CONTENT_LENGTH.search(data, 0, end)
+        return length is not None and len(data) - end <= int(length[1])
 
     def _is_answering(self) -> bool:
         """Whether a request that came is not answered yet."""
@@ -178,7 +192,9 @@ class Pipelining(HttpToolsProtocol):
             self._watch_peer()
             return
         cut = self._held.find(END, PIECE_BYTES) + len(END)
-        if cut < len(END):
+        if self._left > 0:
+            cut = self._left
+        elif cut < len(END):
             cut = len(self._held)
         piece = bytes(self._held[:cut])
         del self._held[:cut]

@@ -64,7 +64,7 @@ class ShortWay(Connection):
 
     def on_message_begin(self) -> None:
         """Begin a request; its scope is made where the long way begins."""
-        self._between, self._reading = False, None
+        self._between, self._reading, self._left = False, None, 0
         self.url = b""
         self.headers = []
         self.expect_100_continue = False
@@ -77,9 +77,10 @@ class ShortWay(Connection):
         """
         self._end_head()
         parser, headers = self.parser, dict(self.headers)
-        check_framing(parser.get_method(), parser.get_http_version(), self.headers)
+        check_framing(parser.get_method(), parser.get_http_version(), self.headers, headers)
         if parser.should_upgrade():
             return  # it is parsed anew
+        self._left = int(headers.get(b"content-length", 0))
         self._path = self.url.decode("latin-1")
         responder = self.front.responder(self._path, headers)
         if (
@@ -102,6 +103,7 @@ class ShortWay(Connection):
     def on_body(self, body: bytes) -> None:
         """Take a part of the body."""
         self._unused = 0
+        self._left -= len(body)
         if self._short is None:
             super().on_body(body)
         else:
