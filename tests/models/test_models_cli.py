@@ -106,10 +106,10 @@ def test_show_json_gives_the_card_itself(
     ],
 )
 def test_an_unknown_name_is_one_sentence_on_stderr_that_says_what_there_is(
-    command: str, name: str, wanted: str, there: str, run: Command, repository: ModelRepository
+    command: str, name: str, wanted: str, there: str, run: Command
 ) -> None:
     reason = f"there is no such package; there are: {there}"
-    assert run(command, name) == (1, [], f"error: package {wanted}: {repository.root}: {reason}\n")
+    assert run(command, name) == (1, [], f"error: package {wanted}: {reason}\n")
 
 
 @pytest.mark.parametrize("name", ["../blot", "..", "/1", "", ".hidden", "a b", "x" * 300])
