@@ -151,7 +151,7 @@ def _load(
     """The newest package of that name, with every file checked, proved and warm."""
     package = repository.get(name)
     if settings.package_key is not None:
-        package = verify_signature(package, settings.package_key)
+        verify_signature(package, settings.package_key)
     package.verify()
     placement = place(
         package,
