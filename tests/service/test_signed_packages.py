@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import logging
 import os
 import shutil
 import subprocess
@@ -25,6 +26,7 @@ from tiny import write_tiny
 from models.package import ModelPackage, PackageError
 from models.signature import require_signing, verify_signature
 from service.catalog import Catalog
+from service.open_inference.describe import index
 from service.settings import Settings
 
 
@@ -51,7 +53,12 @@ def sign(package: Path, private: Path) -> None:
 
 def catalog_of(root: Path, public: Path) -> Catalog:
     settings = Settings(
-        model_repository=root, package_key=public, device="cpu", threads=1, max_batch_rows=4
+        model_repository=root,
+        package_key=public,
+        versions_file=root.parent / "versions.json",
+        device="cpu",
+        threads=1,
+        max_batch_rows=4,
     )
 
     async def opened() -> Catalog:
@@ -259,6 +266,27 @@ def test_a_public_key_that_is_none_refuses_everything_and_is_named_by_its_settin
     with pytest.raises(PackageError, match=reason) as refused:
         verify_signature(copied[0], key)
     assert str(tmp_path) not in str(refused.value)
+
+
+def test_an_older_version_that_is_put_back_serves_and_is_told(
+    tmp_path: Path, keys: tuple[Path, Path], logged: Callable[[], list[logging.LogRecord]]
+) -> None:
+    root = tmp_path / "packages"
+    for version in ("2", "3"):
+        sign(write_tiny(root, "line", version=version, runtimes=("onnx",)).path, keys[0])
+    sign(write_tiny(root, "other", runtimes=("onnx",)).path, keys[0])
+    assert [entry["reason"] for entry in index(catalog_of(root, keys[1]))] == ["", ""]
+    shutil.rmtree(root / "line" / "3")
+    catalog = catalog_of(root, keys[1])
+    notice = "version 3 was served before and is not there any more; the older version 2 serves"
+    assert index(catalog) == [
+        {"name": "line", "version": "2", "state": "READY", "reason": notice},
+        {"name": "other", "version": "1", "state": "READY", "reason": ""},
+    ]
+    line, other = (catalog.describe(predictor)["serving"] for predictor in catalog)
+    assert line["notice"] == notice
+    assert "notice" not in other
+    assert f"package line: {notice}" in [record.getMessage() for record in logged()]
 
 
 def test_a_key_without_the_library_stops_the_start(
