@@ -4,7 +4,6 @@ import os
 import shutil
 import subprocess
 import sys
-import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -15,8 +14,6 @@ from models.package import ModelPackage
 from models.repository import ModelRepository
 
 CHECKOUT = Path(__file__).parents[2]
-UNUSED = "65534"
-"""The user and group that own nothing."""
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="Windows has none of these")
 
@@ -103,25 +100,27 @@ def test_an_interrupt_ends_the_command_without_a_traceback(written: Path) -> Non
     assert (exit_code, error) == (130, "")
 
 
-# What another user may not read or write.
+# What the user may not read or write.
 
 
 @pytest.fixture
-def others(written: Path) -> Iterator[Path]:
-    """A copy of the packages where everybody may come, and nobody else may write."""
-    if os.geteuid() != 0 or shutil.which("setpriv") is None:
-        pytest.skip("only root becomes another user, with setpriv")
-    if run(written, "list", under=AS_NOBODY, code="pass")[0] != 0:
-        pytest.skip("another user cannot run this Python")
-    folder = Path(tempfile.mkdtemp(prefix="fs-"))
-    folder.chmod(0o755)
-    packages = Path(shutil.copytree(written, folder / "packages"))
-    packages.chmod(0o755)
-    yield packages
-    shutil.rmtree(folder)
+def closing(repository: ModelRepository) -> Iterator[Path]:
+    """Packages of which a test closes some; they are opened again to be removed."""
+    if not UNPRIVILEGED and os.geteuid() == 0:
+        pytest.skip("root reads everything, and there is no setpriv to take that away")
+    yield repository.root
+    repository.root.chmod(0o700)
+    for folder, folders, _ in os.walk(repository.root):
+        for name in folders:
+            Path(folder, name).chmod(0o700)
 
 
-AS_NOBODY = ("setpriv", f"--reuid={UNUSED}", f"--regid={UNUSED}", "--clear-groups")
+UNPRIVILEGED = (
+    ("setpriv", "--bounding-set=-dac_override,-dac_read_search")
+    if os.geteuid() == 0 and shutil.which("setpriv")
+    else ()
+)
+"""How a command runs for which the permissions of files count, also as root."""
 DENIED = "it cannot be read (Permission denied)"
 
 
@@ -133,20 +132,20 @@ DENIED = "it cannot be read (Permission denied)"
         ("bend/1/card.json", f"bend/1  refused: package bend/1: card.json: {DENIED}"),
     ],
 )
-def test_what_another_user_closed_is_one_line_and_the_others_are_listed(
-    closed: str, refused: str, others: Path
+def test_what_is_closed_to_the_user_is_one_line_and_the_others_are_listed(
+    closed: str, refused: str, closing: Path
 ) -> None:
-    (others / closed).chmod(0)
-    code, out, error = run(others, "list", under=AS_NOBODY)
+    (closing / closed).chmod(0)
+    code, out, error = run(closing, "list", under=UNPRIVILEGED)
     assert (code, error) == (1, "")
     assert out.splitlines() == [refused, "blot/1  98.77% of 12,345 test samples right"]
     shown = f"error: {refused.partition(': ')[2]}\n"
-    assert run(others, "show", "bend", under=AS_NOBODY) == (1, "", shown)
+    assert run(closing, "show", "bend", under=UNPRIVILEGED) == (1, "", shown)
 
 
-def test_what_cannot_be_read_is_refused_and_the_others_are_verified(others: Path) -> None:
-    (others / "bend" / "1" / "model.pt").chmod(0)
-    code, out, error = run(others, "verify", under=AS_NOBODY)
+def test_what_cannot_be_read_is_refused_and_the_others_are_verified(closing: Path) -> None:
+    (closing / "bend" / "1" / "model.pt").chmod(0)
+    code, out, error = run(closing, "verify", under=UNPRIVILEGED)
     assert (code, error) == (1, "")
     assert out.splitlines() == [
         f"refused  package bend/1: model.pt: {DENIED}",
@@ -155,29 +154,38 @@ def test_what_cannot_be_read_is_refused_and_the_others_are_verified(others: Path
 
 
 @pytest.mark.parametrize("command", [("list",), ("verify",), ("show", "blot")])
-def test_a_repository_of_another_user_is_one_sentence(
-    command: tuple[str, ...], others: Path
+def test_a_repository_that_is_closed_is_one_sentence(
+    command: tuple[str, ...], closing: Path
 ) -> None:
-    others.chmod(0o700)
-    code, out, error = run(others, *command, under=AS_NOBODY)
+    closing.chmod(0)
+    code, out, error = run(closing, *command, under=UNPRIVILEGED)
     assert (code, out) == (1, "")
     assert error in (
-        f"error: the repository {others}: {DENIED}\n",
+        f"error: the repository {closing}: {DENIED}\n",
         f"error: package blot: its folder: {DENIED}\n",
     )
 
 
-def test_a_network_is_not_added_where_nobody_may_write(others: Path, graph: Path) -> None:
+def test_a_network_is_not_added_where_nobody_may_write(closing: Path, graph: Path) -> None:
     """It is told before the network is read and tried."""
-    before = snapshot(others)
-    file = others.parent / "bend.onnx"
-    shutil.copy(graph, file)
-    for root in (others, others / "blot", others / "new" / "one"):
-        code, out, error = run(root, "add", "bend", "--onnx", file, under=AS_NOBODY)
+    before = snapshot(closing)
+    closing.chmod(0o500)
+    for root in (closing, closing / "new" / "one"):
+        code, out, error = run(root, "add", "bend", "--onnx", graph, under=UNPRIVILEGED)
         assert (code, out) == (1, "")
         reason = "packages cannot be written there (Permission denied)"
         assert error == f"error: the repository {root}: {reason}\n"
-    assert snapshot(others) == before
+    assert snapshot(closing) == before
+
+
+def test_a_network_is_not_added_where_its_name_is_closed(closing: Path, graph: Path) -> None:
+    """To write is refused after all, and nothing stays."""
+    before = snapshot(closing)
+    (closing / "bend").chmod(0o500)
+    code, _, error = run(closing, "add", "bend", "--onnx", graph, under=UNPRIVILEGED)
+    reason = "packages cannot be written there (Permission denied)"
+    assert (code, error) == (1, f"error: the repository {closing}: {reason}\n")
+    assert snapshot(closing) == before
 
 
 # Text that is no UTF-8.
