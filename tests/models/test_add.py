@@ -436,6 +436,15 @@ def test_a_file_that_is_none_is_refused_in_one_sentence_and_nothing_is_written(
     assert not root.exists()
 
 
+@pytest.mark.parametrize("option", ["--label", "--summary", "--intended-use"])
+def test_text_that_is_no_utf8_is_refused_and_nothing_is_written(
+    option: str, add: Add, root: Path
+) -> None:
+    code, said = add(b"", option, os.fsdecode(b"caf\xe9"))
+    assert (code, root.exists()) == (1, False)
+    assert said == f"error: {option} holds 'caf\\udce9', which is no UTF-8: give it as UTF-8\n"
+
+
 def test_a_network_may_be_a_link_to_a_file(add: Add, tmp_path: Path) -> None:
     (tmp_path / "link").symlink_to("model.onnx")
     assert add(graph([node("Relu", "x")]), "--onnx", str(tmp_path / "link"))[0] == 0

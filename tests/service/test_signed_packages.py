@@ -189,6 +189,13 @@ def test_a_card_that_is_swapped_after_its_check_is_not_served(
     assert package.card.summary != "another network altogether"
 
 
+def test_a_signed_package_may_be_a_link(copied: tuple[ModelPackage, Path]) -> None:
+    package, public = copied
+    package.path.rename(package.path.with_name("release"))
+    package.path.symlink_to("release")
+    verify_signature(ModelPackage.read(package.path), public)
+
+
 @pytest.mark.parametrize(
     ("spoil", "reason"),
     [
