@@ -1,6 +1,8 @@
 """The command line of the model repository: `python -m models list | show | verify | add`."""
 
 import argparse
+import io
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,12 +13,41 @@ from models.card import Task
 from models.foreign import AddError
 from models.package import ModelPackage, PackageError
 from models.page import headline, render_page
-from models.repository import ModelRepository
-from models.runtimes import open_runtime
+from models.repository import ModelRepository, RepositoryError
+from models.runtimes import brief, open_runtime
+
+INTERRUPTED = 130
+BROKEN_PIPE = 141
+
+
+def program() -> int:
+    """Run the command of this process: `main`, 130 after Ctrl-C, 141 where nobody reads on."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # what the terminal cannot show is escaped
+            stream.reconfigure(errors="backslashreplace")
+    try:
+        code = main()
+        sys.stdout.flush()
+    except KeyboardInterrupt:
+        code = INTERRUPTED
+    except BrokenPipeError:
+        code = BROKEN_PIPE
+    except OSError as error:
+        sys.stderr.write(f"error: the output cannot be written ({error.strerror})\n")
+        code = 1
+    else:
+        return code
+    with Path(os.devnull).open("w") as nowhere:  # Python writes what is left when it ends
+        os.dup2(nowhere.fileno(), 1)
+    return code
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one command; 0 where all is well, 1 where a package is not, 2 for a wrong call."""
+    """Run one command; 0 where all is well, 1 where a package is not, 2 for a wrong call.
+
+    Raises:
+        OSError: standard output cannot be written.
+    """
     options = _parser().parse_args(arguments)
     repository = ModelRepository(options.repository)
     try:
@@ -32,8 +63,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if options.command == "list":
             return _list(repository)
         return _verify(repository, options.names)
-    except (AddError, PackageError) as error:
+    except (AddError, PackageError, RepositoryError) as error:
         sys.stderr.write(f"error: {error}\n")
+        return 1
+    except ImportError as error:
+        sys.stderr.write(f"error: {error.name} is not installed\n")
         return 1
 
 
@@ -119,7 +153,7 @@ def _list(repository: ModelRepository) -> int:
 
 
 def _verify(repository: ModelRepository, names: Sequence[str]) -> int:
-    entries = {name: _find(repository, name) for name in names} if names else dict(repository)
+    entries = _named(repository, names) if names else dict(repository)
     wrong = 0
     for label, package in entries.items():
         try:
@@ -134,9 +168,25 @@ def _verify(repository: ModelRepository, names: Sequence[str]) -> int:
         except ImportError as error:
             wrong += 1
             _say(f"untried  {label}: {error.name} is not installed")
+        except Exception as error:  # noqa: BLE001 - whatever it is, the others are verified
+            wrong += 1
+            _say(f"refused  package {label}: it cannot be verified ({brief(error)})")
         else:
             _say(f"right    {package.label}: {', '.join(package.card.runtimes)}")
     return 1 if wrong else 0
+
+
+def _named(
+    repository: ModelRepository, names: Sequence[str]
+) -> dict[str, ModelPackage | PackageError]:
+    """The packages of these names; one that is broken or missing is an error beside the others."""
+    entries: dict[str, ModelPackage | PackageError] = {}
+    for name in names:
+        try:
+            entries[name] = _find(repository, name)
+        except PackageError as error:
+            entries[name] = error
+    return entries
 
 
 def _find(repository: ModelRepository, name: str) -> ModelPackage:
@@ -149,4 +199,4 @@ def _say(line: str) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(program())

@@ -4,7 +4,7 @@ What the graph does not state is seen by running it, on given rows or on random 
 be served is refused in one sentence that says what to change, and nothing is written.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,7 @@ from models.card import (
     is_package_name,
 )
 from models.foreign import (
+    MAX_ONNX_BYTES,
     AddError,
     ForeignGraph,
     datatype_of,
@@ -29,7 +30,7 @@ from models.foreign import (
     open_module,
     read_file,
 )
-from models.package import ModelPackage, write_package
+from models.package import ModelPackage, require_writable, write_package
 from models.parity import (
     ABSOLUTE_TOLERANCE,
     BATCH_SIZES,
@@ -75,15 +76,22 @@ def add(
         intended_use: of the card.
 
     Raises:
-        AddError: a file cannot be read, served or proved; nothing was written.
+        AddError: a file cannot be read, served or proved, or none can be written; nothing was
+            written.
+        PackageError: the folder of the package cannot be read, or its version was taken meanwhile.
     """
     if not is_package_name(name):
         raise AddError(
             f"the name {name!r} must be 1 to 100 letters, digits, '-' or '_', "
             "and begin with a letter or digit"
         )
-    files = {MODEL_FILES["onnx"]: read_file(onnx)}
-    graph = open_graph(onnx.name, files[MODEL_FILES["onnx"]])
+    _require_text({"--label": labels, "--summary": [summary], "--intended-use": [intended_use]})
+    try:
+        require_writable(root)
+    except OSError as error:
+        raise AddError(_unwritable(root, error)) from error
+    files = {MODEL_FILES["onnx"]: read_file(onnx, MAX_ONNX_BYTES)}
+    graph = open_graph(_shown(onnx), files[MODEL_FILES["onnx"]])
     if sample:
         arrays = read_arrays(sample)
         inputs = _input_specs(graph, arrays)
@@ -112,9 +120,37 @@ def add(
     parity = _prove_rows(graph, samples, outputs)
     if torchscript:
         files[MODEL_FILES["torchscript"]] = read_file(torchscript)
-        module = open_module(torchscript.name, files[MODEL_FILES["torchscript"]], card)
-        parity = _prove_equal(graph, torchscript.name, module, samples, outputs)
-    return write_package(root, card.model_copy(update={"parity": parity}), files)
+        module = open_module(_shown(torchscript), files[MODEL_FILES["torchscript"]], card)
+        parity = _prove_equal(graph, _shown(torchscript), module, samples, outputs)
+    try:
+        return write_package(root, card.model_copy(update={"parity": parity}), files)
+    except OSError as error:
+        raise AddError(_unwritable(root, error)) from error
+
+
+def _require_text(given: Mapping[str, Sequence[str | None]]) -> None:
+    """Check that what was typed can be written: bytes that are no UTF-8 arrive as half characters.
+
+    Raises:
+        AddError: it cannot.
+    """
+    for option, texts in given.items():
+        for text in texts:
+            if text is not None and text != _escaped(text):
+                raise AddError(f"{option} holds {text!r:.100}, which is no UTF-8: give it as UTF-8")
+
+
+def _shown(file: Path) -> str:
+    return _escaped(file.name)
+
+
+def _escaped(text: str) -> str:
+    return text.encode(errors="backslashreplace").decode()
+
+
+def _unwritable(root: Path, error: OSError) -> str:
+    reason = error.strerror or type(error).__name__
+    return f"the repository {root}: packages cannot be written there ({reason})"
 
 
 def _answers(graph: ForeignGraph, samples: Samples) -> Arrays:

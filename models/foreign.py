@@ -1,10 +1,12 @@
 """Files that were not exported here: opened where they can be served, refused where they cannot."""
 
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from models.card import NUMPY_DTYPES, Datatype, ModelCard
+from models.files import FileError, open_file, read_all
 from models.runtimes import (
     DeclaredTensor,
     OnnxRuntime,
@@ -12,6 +14,9 @@ from models.runtimes import (
     TorchScriptRuntime,
     brief,
 )
+
+MAX_ONNX_BYTES = 2**31
+"""No ONNX file is larger: it is one message of protocol buffers."""
 
 
 class AddError(Exception):
@@ -28,16 +33,17 @@ class ForeignGraph:
     """How many rows it computes at a time; None for any number."""
 
 
-def read_file(path: Path) -> bytes:
-    """The content of a file.
+def read_file(path: Path, largest: int = sys.maxsize) -> bytes:
+    """The content of a file of at most `largest` bytes.
 
     Raises:
-        AddError: it cannot be read.
+        AddError: it cannot be read, is no regular file, or is too large.
     """
     try:
-        return path.read_bytes()
-    except OSError as error:
-        raise AddError(f"{path}: it cannot be read ({error.strerror})") from error
+        with open_file(path) as stream:
+            return read_all(stream, largest)
+    except FileError as error:
+        raise AddError(f"{path}: {error}") from error
 
 
 def open_graph(file: str, content: bytes) -> ForeignGraph:

@@ -7,9 +7,11 @@
       model.pt       the same, as TorchScript
       report/*.png   pictures of how it was fitted and how it does
 
-`ModelPackage.read` reads a card, `verify` checks every file against its digest, `load` hands out
-the bytes of a file that was just checked, and `write_package` makes a package, whole or not at
-all. What is wrong is a `PackageError` that names package and file.
+`ModelPackage.read` reads a card once, `load` hands out the very bytes that it compared with the
+digests of that card, `verify` does so for every file, and `write_package` makes a package, whole or
+not at all. What is wrong is a `PackageError` that names package and file.
+
+A package's folder may be a link, as may the folders above it. Below it no link is followed.
 
 TorchScript files run code when they are loaded: load only bytes that `ModelPackage.load` gave,
 and serve only packages whose origin you trust.
@@ -18,28 +20,41 @@ and serve only packages whose origin you trust.
 import hashlib
 import json
 import os
+import re
 import shutil
 import tempfile
 from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
 from pydantic import ValidationError
 
 from models.card import SCHEMA_VERSION, FileRecord, ModelCard
+from models.files import FileError, open_file, read_all, size_of
 from models.page import render_page
 
 CARD_FILE = "card.json"
 PAGE_FILE = "README.md"
+MAX_CARD_BYTES = 64 * 2**20
+"""The largest card that is read, and the largest signature."""
+_SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
+_MAX_REASON = 1000  # characters: a card may hold a name of any length
 
 
 class PackageError(Exception):
-    """A package that cannot be trusted or read: says which, which file, and why."""
+    """A package that cannot be trusted or read: says which, which file, and why.
 
-    def __init__(self, package: str, file: str, reason: str) -> None:
-        super().__init__(f"package {package}: {file}: {reason}")
+    `file` is relative to the package, and None where no file is at fault. No path of this machine
+    stands in the message, since callers of the service read it.
+    """
+
+    def __init__(self, package: str, file: str | None, reason: str) -> None:
+        if len(reason) > _MAX_REASON:
+            reason = f"{reason[:_MAX_REASON]}…"
+        parts = (f"package {package}", file, reason)
+        super().__init__(": ".join(part for part in parts if part is not None))
         self.package = package
         self.file = file
         self.reason = reason
@@ -47,10 +62,14 @@ class PackageError(Exception):
 
 @dataclass(frozen=True)
 class ModelPackage:
-    """A package on disk whose card has been read. Its files are checked when they are read."""
+    """A package on disk whose card has been read. Its files are checked when they are read.
+
+    `card_sha256` is the digest of the card's bytes as they were read, in hexadecimal.
+    """
 
     path: Path
     card: ModelCard
+    card_sha256: str = field(default="", compare=False)
 
     @property
     def label(self) -> str:
@@ -65,18 +84,17 @@ class ModelPackage:
             PackageError: the card is missing, unreadable, of another schema, or not of this folder.
         """
         label = f"{path.parent.name}/{path.name}"
+        written = _read_card(path, label)
         try:
-            content = json.loads((path / CARD_FILE).read_bytes())
-        except FileNotFoundError as error:
-            raise PackageError(label, CARD_FILE, "the file is missing") from error
-        except (OSError, ValueError, RecursionError) as error:
+            content = _parse(written)
+        except (ValueError, RecursionError) as error:
             raise PackageError(label, CARD_FILE, f"it is not readable JSON ({error})") from error
         schema = content.get("schema_version") if isinstance(content, dict) else None
         if schema != SCHEMA_VERSION:
             raise PackageError(
                 label,
                 CARD_FILE,
-                f"schema version {schema!r} is unknown; this release reads {SCHEMA_VERSION}",
+                f"schema version {schema!r:.100} is unknown; this release reads {SCHEMA_VERSION}",
             )
         try:
             card = ModelCard.model_validate(content)
@@ -89,27 +107,27 @@ class ModelPackage:
                 f"it belongs to {card.name}/{card.version}; a package's folder must be "
                 "<name>/<version> of its card",
             )
-        return cls(path, card)
+        return cls(path, card, hashlib.sha256(written).hexdigest())
 
     def load(self, file: str) -> bytes:
         """The content of `file`, checked against the size and SHA-256 in the card.
 
+        The size is compared before the file is read.
+
         Raises:
-            PackageError: the card does not list the file, or it is missing or altered.
+            PackageError: the card does not list the file, or it is missing, altered, or no file.
         """
         record = self.card.files.get(file)
         if record is None:
             raise PackageError(self.label, file, "the card lists no such file")
         try:
-            content = (self.path / file).read_bytes()
-        except OSError as error:
-            raise PackageError(self.label, file, f"it cannot be read ({error.strerror})") from error
-        if len(content) != record.bytes:
-            raise PackageError(
-                self.label,
-                file,
-                f"it holds {len(content):,} bytes where the card says {record.bytes:,}",
-            )
+            with open_file(self.path / file, inside=self.path) as stream:
+                size = size_of(stream)
+                if size != record.bytes:
+                    raise FileError(f"it holds {size:,} bytes where the card says {record.bytes:,}")
+                content = read_all(stream, record.bytes)
+        except FileError as error:
+            raise PackageError(self.label, file, str(error)) from error
         if hashlib.sha256(content).hexdigest() != record.sha256:
             raise PackageError(
                 self.label, file, "its SHA-256 is not the card's: the file was changed"
@@ -136,11 +154,12 @@ def write_package(root: Path, card: ModelCard, files: Mapping[str, bytes]) -> Mo
     writers of one version, one wins.
 
     Raises:
+        OSError: it cannot be written; what was written is removed.
         PackageError: the package exists already.
     """
     path, label = root / card.name / card.version, f"{card.name}/{card.version}"
     if path.exists():
-        raise PackageError(label, str(path), "it exists already")
+        raise PackageError(label, None, "it exists already")
     contents = dict(files)
     card = card.model_copy(update={"files": _records(contents)})
     contents[PAGE_FILE] = render_page(card).encode()
@@ -167,9 +186,58 @@ def write_package(root: Path, card: ModelCard, files: Mapping[str, bytes]) -> Mo
         with suppress(OSError):  # it holds other versions, or was not made yet
             path.parent.rmdir()
         if isinstance(error, OSError) and path.exists():  # another writer was faster
-            raise PackageError(label, str(path), "it exists already") from error
+            raise PackageError(label, None, "it exists already") from error
         raise
-    return ModelPackage(path, card)
+    return ModelPackage(path, card, hashlib.sha256(contents[CARD_FILE]).hexdigest())
+
+
+def require_writable(root: Path) -> None:
+    """Check that packages can be written under `root`, before much work is done for one.
+
+    Raises:
+        OSError: they cannot.
+    """
+    above = next(folder for folder in (root, *root.absolute().parents) if folder.exists())
+    with tempfile.TemporaryDirectory(prefix=".writable-", dir=above):
+        pass
+
+
+def _read_card(path: Path, label: str) -> bytes:
+    try:
+        with open_file(path / CARD_FILE, inside=path) as stream:
+            return read_all(stream, MAX_CARD_BYTES)
+    except FileError as error:
+        missing = isinstance(error.__cause__, FileNotFoundError)
+        reason = "the file is missing" if missing else str(error)
+        raise PackageError(label, CARD_FILE, reason) from error
+
+
+def _parse(card: bytes) -> Any:
+    """The JSON of a card, which every reader must understand alike: no NaN, no name twice."""
+    try:
+        text = card.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"byte {error.start} is not UTF-8: save it as UTF-8") from error
+    content = json.loads(text, object_pairs_hook=_unambiguous, parse_constant=_refuse_constant)
+    if _SURROGATE.search(text):
+        try:
+            json.dumps(content, ensure_ascii=False).encode()
+        except UnicodeEncodeError as error:
+            raise ValueError("it holds half a surrogate pair, which is no character") from error
+    return content
+
+
+def _unambiguous(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    fields = dict(pairs)
+    if len(fields) < len(pairs):
+        names = [name for name, _ in pairs]
+        twice = next(name for name in names if names.count(name) > 1)
+        raise ValueError(f"the name {twice!r:.100} stands twice in one object")
+    return fields
+
+
+def _refuse_constant(constant: str) -> None:
+    raise ValueError(f"{constant} is no number of JSON")
 
 
 def _records(contents: Mapping[str, bytes]) -> dict[str, FileRecord]:

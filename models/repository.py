@@ -1,7 +1,9 @@
 """The model repository: the packages under one folder, by name and version.
 
 A package is `<root>/<name>/<version>/`, with a whole number as version. Other folders are not
-looked at, so the repository may share its folder with other things.
+looked at, so the repository may share its folder with other things. The repository and its packages
+may be links. A package whose folder cannot be read is one that gives an error, and the others are
+as they are.
 """
 
 from collections.abc import Iterator
@@ -9,7 +11,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from models.card import PackageName, PackageVersion, is_package_name, is_package_version
+from models.files import unreadable
 from models.package import ModelPackage, PackageError
+
+
+class RepositoryError(Exception):
+    """A repository whose folder cannot be read: says which, and why."""
 
 
 @dataclass(frozen=True)
@@ -19,22 +26,38 @@ class ModelRepository:
     root: Path
 
     def names(self) -> list[PackageName]:
-        """The names that have at least one version, sorted."""
-        if not self.root.is_dir():
+        """The names that have at least one version, or a folder that cannot be read; sorted.
+
+        None where there is no repository.
+
+        Raises:
+            RepositoryError: the repository cannot be read.
+        """
+        try:
+            found = [entry.name for entry in self.root.iterdir()]
+        except FileNotFoundError:
             return []
-        return sorted(
-            folder.name
-            for folder in self.root.iterdir()
-            if is_package_name(folder.name) and self.versions(folder.name)
-        )
+        except OSError as error:
+            raise RepositoryError(f"the repository {self.root}: {unreadable(error)}") from error
+        return sorted(name for name in found if is_package_name(name) and self._is_there(name))
 
     def versions(self, name: str) -> list[PackageVersion]:
-        """The versions of `name`, oldest first; none where there is no such package."""
-        folder = self._folder(name)
-        if not folder.is_dir():
+        """The versions of `name`, oldest first; none where there is no such package.
+
+        Raises:
+            PackageError: no package may have this name, or its folder cannot be read.
+        """
+        try:
+            found = [
+                entry.name
+                for entry in self._folder(name).iterdir()
+                if is_package_version(entry.name) and _may_be_folder(entry)
+            ]
+        except (FileNotFoundError, NotADirectoryError):
             return []
-        found = (entry.name for entry in folder.iterdir() if entry.is_dir())
-        return sorted((entry for entry in found if is_package_version(entry)), key=int)
+        except OSError as error:
+            raise PackageError(name, None, f"its folder: {unreadable(error)}") from error
+        return sorted(found, key=int)
 
     def next_version(self, name: str) -> PackageVersion:
         """The version that a new package of this name takes."""
@@ -45,30 +68,54 @@ class ModelRepository:
 
         Raises:
             PackageError: there is no such package, or its card cannot be read.
+            RepositoryError: the repository cannot be read.
         """
         versions = self.versions(name)
         if not versions or (version is not None and version not in versions):
             wanted = name if version is None else f"{name}/{version}"
             served = ", ".join(versions if versions else self.names()) or "none"
-            raise PackageError(
-                wanted, str(self.root), f"there is no such package; there are: {served}"
-            )
+            raise PackageError(wanted, None, f"there is no such package; there are: {served}")
         return ModelPackage.read(self._folder(name) / (version or versions[-1]))
 
     def __iter__(self) -> Iterator[tuple[str, ModelPackage | PackageError]]:
-        """Every `<name>/<version>` with its package, or with the error that its card gives."""
+        """Every `<name>/<version>` with its package, or with the error that its card gives.
+
+        A name whose folder cannot be read stands without a version.
+
+        Raises:
+            RepositoryError: the repository cannot be read.
+        """
         for name in self.names():
-            for version in self.versions(name):
+            try:
+                versions = self.versions(name)
+            except PackageError as error:
+                yield name, error
+                continue
+            for version in versions:
                 try:
                     yield f"{name}/{version}", self.get(name, version)
                 except PackageError as error:
                     yield f"{name}/{version}", error
 
+    def _is_there(self, name: str) -> bool:
+        try:
+            return bool(self.versions(name))
+        except PackageError:
+            return True
+
     def _folder(self, name: str) -> Path:
         if not is_package_name(name):
             raise PackageError(
                 name,
-                str(self.root),
+                None,
                 "a package's name is letters, digits, '-' and '_', no slash and no dot",
             )
         return self.root / name
+
+
+def _may_be_folder(path: Path) -> bool:
+    """Whether it is a folder, also where only reading it will tell why it cannot be looked at."""
+    try:
+        return path.is_dir()
+    except OSError:
+        return True

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from models.card import TensorSpec
+from models.files import FileError, open_file, unreadable
 from models.foreign import AddError
 from models.runtimes import Arrays
 
@@ -80,10 +81,14 @@ def read_arrays(path: Path) -> dict[str, NDArray[Any]]:
         AddError: it cannot be read, or is something else.
     """
     try:
-        with np.load(path, allow_pickle=False) as archive:
+        with open_file(path) as stream, np.load(stream, allow_pickle=False) as archive:
             return {name: archive[name] for name in archive.files}
+    except FileError as error:
+        raise AddError(f"{path}: {error}") from error
     except OSError as error:
-        raise AddError(f"{path}: it cannot be read ({error.strerror})") from error
+        raise AddError(f"{path}: {unreadable(error)}") from error
+    except MemoryError as error:
+        raise AddError(f"{path}: its arrays do not fit into the memory: give fewer rows") from error
     except (AttributeError, TypeError, ValueError, EOFError, zipfile.BadZipFile) as error:
         raise AddError(f"{path}: it is no .npz file: write it with numpy.savez") from error
 

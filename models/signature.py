@@ -5,11 +5,22 @@ It is OpenSSF's, over every file of the folder, with a key on an elliptic curve:
     model_signing sign key models/iris/1 --private_key key.pem --signature models/iris/1.sig
 
 https://github.com/sigstore/model-transparency
+
+A signature lists the digests of files. They are compared with what is held already: the card as it
+was read, and the digests in it, which `ModelPackage.load` compares with the bytes that it gives. So
+no file is read for the signature and again for its use.
 """
 
-from pathlib import Path
+import hashlib
+import tempfile
+from pathlib import Path, PurePosixPath
 
-from models.package import ModelPackage, PackageError
+from models.files import FileError, names_inside, open_file, read_all
+from models.package import CARD_FILE, MAX_CARD_BYTES, ModelPackage, PackageError
+
+
+class SignatureError(ValueError):
+    """A signature that is not good for a package. The message is the reason."""
 
 
 def require_signing() -> None:
@@ -26,27 +37,97 @@ def require_signing() -> None:
         ) from None
 
 
-def verify_signature(package: ModelPackage, public_key: Path) -> ModelPackage:
-    """The package, read again after its signature was verified with `public_key`, a PEM file.
+def verify_signature(package: ModelPackage, public_key: Path) -> None:
+    """Check that the owner of `public_key`, a PEM file, signed this package as it was read.
+
+    The content of the files is not read here: what `package.load` gives is what was signed.
 
     Raises:
         PackageError: it is not signed, not with this key, or a file was changed, added or removed.
     """
-    from model_signing.verifying import Config
-
-    signature = package.path.with_name(f"{package.path.name}.sig")
+    signature = f"{package.path.name}.sig"
     try:
-        Config().use_elliptic_key_verifier(public_key=public_key).verify(package.path, signature)
-    except FileNotFoundError as error:
-        reason = "the signature is missing"
-        if not public_key.is_file():
-            reason = f"there is no public key at {public_key}"
-        raise PackageError(package.label, signature.name, reason) from error
-    except Exception as error:
-        # The library lets through whatever its parsers and its cryptography raise.
-        raise PackageError(
-            package.label,
-            signature.name,
-            f"the signature is not good for this package ({error!s:.300})",
-        ) from error
-    return ModelPackage.read(package.path)
+        with open_file(package.path.with_name(signature), inside=package.path.parent) as stream:
+            content = read_all(stream, MAX_CARD_BYTES)
+    except FileError as error:
+        missing = isinstance(error.__cause__, FileNotFoundError)
+        reason = "the signature is missing" if missing else str(error)
+        raise PackageError(package.label, signature, reason) from error
+    try:
+        signed, ignored = _signed_digests(content, _read_key(package, public_key))
+        _compare(package, signed, ignored)
+    except (FileError, SignatureError) as error:
+        reason = f"the signature is not good for this package ({error})"
+        raise PackageError(package.label, signature, reason) from error
+
+
+def _read_key(package: ModelPackage, path: Path) -> bytes:
+    try:
+        with open_file(path) as stream:
+            return read_all(stream, MAX_CARD_BYTES)
+    except FileError as error:
+        reason = f"there is no public key where FITSERVE_PACKAGE_KEY says: {error}"
+        raise PackageError(package.label, None, reason) from error
+
+
+def _signed_digests(signature: bytes, key: bytes) -> tuple[dict[str, str], list[PurePosixPath]]:
+    """The SHA-256 of each file that was signed, by name, and the paths left out on purpose.
+
+    Raises:
+        SignatureError: it is no signature of the key's owner, or lists something else.
+    """
+    # The verifier reads files alone, and hands out the list only below its public functions.
+    from model_signing._signing.sign_ec_key import Verifier
+    from model_signing._signing.sign_sigstore_pb import Signature
+
+    with tempfile.TemporaryDirectory(prefix="fitserve-") as folder:
+        signature_file, key_file = Path(folder, "signature"), Path(folder, "key")
+        signature_file.write_bytes(signature)
+        key_file.write_bytes(key)
+        try:
+            verifier = Verifier(key_file)
+        except Exception as error:
+            raise SignatureError(
+                "FITSERVE_PACKAGE_KEY names no public key on an elliptic curve, as PEM"
+            ) from error
+        try:
+            manifest = verifier.verify(Signature.read(signature_file))
+            serialization = manifest.serialization_type
+            listed = list(manifest.resource_descriptors())
+        except Exception as error:
+            # The library lets through whatever its parsers and its cryptography raise.
+            raise SignatureError("it is none, or not of FITSERVE_PACKAGE_KEY") from error
+    algorithms = {resource.digest.algorithm for resource in listed}
+    if serialization["method"] != "files" or algorithms != {"sha256"}:
+        raise SignatureError("it is not over the SHA-256 of whole files: sign with the defaults")
+    ignored = [PurePosixPath(path) for path in serialization.get("ignore_paths", ())]
+    return {resource.identifier: resource.digest.digest_hex for resource in listed}, ignored
+
+
+def _compare(package: ModelPackage, signed: dict[str, str], ignored: list[PurePosixPath]) -> None:
+    """Compare what was signed with what is held, and with the names of what lies there.
+
+    Raises:
+        FileError: the folder holds a link or a device, or cannot be read.
+        SignatureError: a file was changed, added or removed.
+    """
+    held = {CARD_FILE: package.card_sha256}
+    held |= {name: record.sha256 for name, record in package.card.files.items()}
+    there = {
+        name
+        for name in names_inside(package.path)
+        if name in held or not any(PurePosixPath(name).is_relative_to(path) for path in ignored)
+    }
+    for added in sorted(there - signed.keys()):
+        raise SignatureError(f"{added!r:.100} was added")
+    for removed in sorted(signed.keys() - there):
+        raise SignatureError(f"{removed!r:.100} was removed")
+    for name, digest in signed.items():
+        if digest != (held[name] if name in held else _digest(package.path, name)):
+            raise SignatureError(f"{name!r:.100} was changed")
+
+
+def _digest(folder: Path, name: str) -> str:
+    """Of a file that was signed and is never served, as the card does not list it."""
+    with open_file(folder / name, inside=folder) as stream:
+        return hashlib.sha256(read_all(stream, MAX_CARD_BYTES)).hexdigest()

@@ -9,11 +9,13 @@ from typing import Any, ParamSpec, TypeVar
 
 from models.card import TensorSpec
 from models.package import ModelPackage, PackageError
-from models.repository import ModelRepository
+from models.repository import ModelRepository, RepositoryError
 from models.signature import verify_signature
 from service.errors import BadInputError, NotReadyError, UnknownModelError
+from service.paths import without_paths
 from service.placement import Placement, pick_device, place
 from service.predictor import Predictor
+from service.served_versions import older_versions
 from service.settings import Settings
 from service.telemetry.logs import logger
 
@@ -32,6 +34,7 @@ class Catalog:
         self._settings = settings
         self._predictors: dict[str, Predictor] = {}
         self._refused: dict[str, str] = {}
+        self._notices: Mapping[str, str] = {}
         self._open = False
 
     async def open(self, worker_index: int = 1) -> None:
@@ -50,7 +53,7 @@ class Catalog:
             device = await _in_time(patience, pick_device, settings.device, worker_index)
         except TimeoutError:
             raise TimeoutError(f"no GPU, and no lack of one, was found in {patience:g} s") from None
-        for name in repository.names():
+        for name in await self._names(repository):
             try:
                 started = time.monotonic()
                 package, placement = await _in_time(
@@ -58,22 +61,48 @@ class Catalog:
                 )
                 seconds = time.monotonic() - started
             except PackageError as error:
-                self._refused[name] = str(error)
-                logger.error("refused: %s", error)
+                self._refuse(name, str(error))
                 continue
             except TimeoutError:
-                self._refused[name] = f"package {name}: it was not loaded within {patience:g} s"
-                logger.error("refused: %s", self._refused[name])
+                self._refuse(name, f"package {name}: it was not loaded within {patience:g} s")
                 continue
             except Exception as error:  # noqa: BLE001 - whatever it is, the others serve on
-                self._refused[name] = f"package {name}: it cannot be served ({error})"
-                logger.error("refused: %s", self._refused[name], exc_info=error)
+                kind = type(error).__name__
+                reason = f"package {name}: it cannot be served ({kind}; see the service's log)"
+                self._refuse(name, reason, error)
                 continue
             self._predictors[name] = Predictor(package, placement, settings, seconds)
             logger.info("serving %s", _placed(self._predictors[name]))
         if not self._predictors:
             logger.error("there is no model to serve in %s", settings.model_repository)
+        if settings.package_key is not None:
+            self._notices = await self._older_versions(settings)
         self._open = True
+
+    async def _names(self, repository: ModelRepository) -> list[str]:
+        patience = self._settings.max_load_seconds
+        try:
+            return await _in_time(patience, repository.names)
+        except RepositoryError as error:
+            logger.error("%s", error)
+        except TimeoutError:
+            logger.error("the repository %s was not read within %g s", repository.root, patience)
+        return []
+
+    def _refuse(self, name: str, reason: str, cause: Exception | None = None) -> None:
+        """Note why a package does not serve: for callers without the paths of this machine."""
+        root = self._settings.model_repository
+        self._refused[name] = without_paths(reason, root)
+        logger.error("refused: %s, in %s", reason, root / name, exc_info=cause)
+
+    async def _older_versions(self, settings: Settings) -> Mapping[str, str]:
+        file, root = settings.versions_file, settings.model_repository
+        served = {predictor.card.name: int(predictor.card.version) for predictor in self}
+        try:
+            return await _in_time(settings.max_load_seconds, older_versions, served, file, root)
+        except TimeoutError:
+            logger.warning("the record of the versions served was not read in time")
+            return {}
 
     async def close(self) -> None:
         """Answer what is queued in every model, and take no more."""
@@ -89,6 +118,29 @@ class Catalog:
     def refused(self) -> Mapping[str, str]:
         """Why each package that does not serve was refused."""
         return self._refused
+
+    @property
+    def notices(self) -> Mapping[str, str]:
+        """What is to be known of packages that serve: that an older version was put back."""
+        return self._notices
+
+    def describe(self, predictor: Predictor) -> dict[str, Any]:
+        """A model's card, with how it is served here: runtime, device, timings in seconds.
+
+        `notice` says that an older version was put back; else it is not there.
+        """
+        runtime, seconds = predictor.placement[:2]
+        serving: dict[str, Any] = {
+            "runtime": runtime.name,
+            "device": runtime.device,
+            "seconds_by_batch_rows": {
+                name: {str(rows): value for rows, value in timings.items()}
+                for name, timings in seconds.items()
+            },
+        }
+        if notice := self._notices.get(predictor.card.name):
+            serving["notice"] = notice
+        return {**predictor.card.model_dump(mode="json"), "serving": serving}
 
     def __iter__(self) -> Iterator[Predictor]:
         """The models that serve, by name."""
@@ -131,27 +183,13 @@ class Catalog:
         return predictor
 
 
-def describe(predictor: Predictor) -> dict[str, Any]:
-    """A model's card, with how it is served here: runtime, device, and timings in seconds."""
-    runtime, seconds = predictor.placement[:2]
-    serving = {
-        "runtime": runtime.name,
-        "device": runtime.device,
-        "seconds_by_batch_rows": {
-            name: {str(rows): value for rows, value in timings.items()}
-            for name, timings in seconds.items()
-        },
-    }
-    return {**predictor.card.model_dump(mode="json"), "serving": serving}
-
-
 def _load(
     repository: ModelRepository, name: str, device: str, settings: Settings
 ) -> tuple[ModelPackage, Placement]:
     """The newest package of that name, with every file checked, proved and warm."""
     package = repository.get(name)
     if settings.package_key is not None:
-        package = verify_signature(package, settings.package_key)
+        verify_signature(package, settings.package_key)
     package.verify()
     placement = place(
         package,

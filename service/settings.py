@@ -87,6 +87,11 @@ class Settings(BaseSettings):
     package_key: Path | None = Field(
         None, description="a public key (PEM); only packages that it signed are served then"
     )
+    versions_file: Path | None = Field(
+        None,
+        description="where the highest version served of each signed package is kept; by default "
+        "in the home of the user",
+    )
     health: Exposure = Field("open", description="who may ask for health; off answers 404")
     metrics: Exposure = Field("open", description="who may ask for metrics; off answers 404")
     playground: Literal["open", "off"] = Field(

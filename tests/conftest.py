@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 HOME = Path(tempfile.mkdtemp(prefix="fitserve-"))
 os.environ["BENTOML_HOME"] = str(HOME)
 os.environ["BENTOML_DO_NOT_TRACK"] = "True"
+os.environ["XDG_STATE_HOME"] = str(HOME / "state")
 os.environ["ORT_DISABLE_TELEMETRY"] = "1"  # for the tests that import it themselves
 
 SHIPPED = (

@@ -16,7 +16,7 @@ from models.page import headline
 from models.parity import ParityError
 from models.repository import ModelRepository
 from training.datasets import DataError, Dataset, DatasetName, load
-from training.export import ExportError, export
+from training.export import ExportError, check_repository, export
 from training.fitting import fit_recipe
 from training.hyperparameters import (
     CnnHyperparameters,
@@ -46,12 +46,12 @@ def show_recipes() -> None:
     repository = ModelRepository(Path("models"))
     for recipe in RECIPES.values():
         shipped = "-"
-        if repository.versions(recipe.name):
-            try:
+        try:
+            if repository.versions(recipe.name):
                 package = repository.get(recipe.name)
                 shipped = f"{package.label}: {headline(package.card)}"
-            except PackageError as error:
-                shipped = f"refused: {error}"
+        except PackageError as error:
+            shipped = f"refused: {error}"
         table.add_row(recipe.name, recipe.summary, shipped)
     console.print(table)
 
@@ -118,6 +118,7 @@ def fit_recipes(
     try:
         recipes = _recipes(list(RECIPES) if every else names or [])
         settings = {recipe.name: recipe.settings(setting).override(chosen) for recipe in recipes}
+        check_repository(repository)
         where = pick_device(device)
         sources = {name: load(name, data_dir) for name in {data or r.data for r in recipes}}
         for recipe in recipes:
@@ -139,8 +140,8 @@ def fit_recipes(
             if fitted.interrupted:
                 break
     except (
-        DataError, DeviceError, DivergedError, ExportError, HyperparameterError, ParityError,
-        RecipeError,
+        DataError, DeviceError, DivergedError, ExportError, HyperparameterError, PackageError,
+        ParityError, RecipeError,
     ) as error:  # fmt: skip
         typer.echo(f"error: {error}", err=True)
         raise typer.Exit(1) from error

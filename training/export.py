@@ -26,7 +26,7 @@ from models.card import (
     RuntimeName,
     TensorSpec,
 )
-from models.package import ModelPackage, write_package
+from models.package import ModelPackage, require_writable, write_package
 from models.parity import prove
 from models.repository import ModelRepository
 from models.runtimes import Arrays, OnnxRuntime, Runtime, TorchScriptRuntime, recall
@@ -156,7 +156,9 @@ def export(fitted: Fitted, root: Path) -> ModelPackage:
 
     Raises:
         ParityError: a file's answers are not the network's.
-        ExportError: a file's inputs and outputs are not the card's.
+        ExportError: a file's inputs and outputs are not the card's, or the package cannot be
+            written.
+        PackageError: the package's folder cannot be read, or its version was taken meanwhile.
     """
     data = fitted.data
     graph, spec, output = graph_of(fitted.network, data)
@@ -210,7 +212,27 @@ def export(fitted: Fitted, root: Path) -> ModelPackage:
         for name, runtime in opened.items()
     )  # fmt: skip
     pictures = plots.report(fitted.network, data, fitted.history, fitted.evaluations[0])
-    return write_package(root, card.model_copy(update={"parity": parity}), files | pictures)
+    try:
+        return write_package(root, card.model_copy(update={"parity": parity}), files | pictures)
+    except OSError as error:
+        raise _unwritable(root, error) from error
+
+
+def check_repository(root: Path) -> None:
+    """Check that packages can be written under `root`, before a network is fitted for one.
+
+    Raises:
+        ExportError: they cannot.
+    """
+    try:
+        require_writable(root)
+    except OSError as error:
+        raise _unwritable(root, error) from error
+
+
+def _unwritable(root: Path, error: OSError) -> ExportError:
+    reason = error.strerror or type(error).__name__
+    return ExportError(f"the repository {root}: packages cannot be written there ({reason})")
 
 
 def _require_fit(runtime: OnnxRuntime | TorchScriptRuntime, card: ModelCard) -> Runtime:

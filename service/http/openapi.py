@@ -67,7 +67,8 @@ def openapi_of(service: Any, name: str, version: str) -> dict[str, Any]:
         },
         "/models": {
             "get": _operation(
-                "The cards of all models that serve, and why others were refused.",
+                "The cards of all models that serve, and why others were refused; `serving.notice` "
+                "says of one that an older version was put back.",
                 {
                     "models": {"type": "array", "items": {"type": "object"}},
                     "refused": {"type": "object", "additionalProperties": {"type": "string"}},

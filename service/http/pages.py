@@ -9,7 +9,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from models.package import PackageError
-from service.catalog import Catalog, describe
+from service.catalog import Catalog
 from service.errors import ServiceError, UnknownPathError
 from service.http.endpoint import json_response, plain
 from service.http.playground import Playground, to_keep
@@ -35,13 +35,16 @@ def create_pages() -> Starlette:
 async def _models(request: Request) -> Response:
     catalog: Catalog = request.app.state.catalog
     return json_response(
-        {"models": [describe(predictor) for predictor in catalog], "refused": catalog.refused}
+        {
+            "models": [catalog.describe(predictor) for predictor in catalog],
+            "refused": catalog.refused,
+        }
     )
 
 
 async def _model(request: Request) -> Response:
     catalog: Catalog = request.app.state.catalog
-    return json_response(describe(catalog[request.path_params["name"]]))
+    return json_response(catalog.describe(catalog[request.path_params["name"]]))
 
 
 async def _picture(request: Request) -> Response:

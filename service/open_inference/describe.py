@@ -26,16 +26,21 @@ def server() -> dict[str, Any]:
 
 
 def index(catalog: Catalog) -> list[dict[str, str]]:
-    """Every package of the repository: ready, or not and why."""
+    """Every package of the repository: ready, or not and why; of one put back, that it is so."""
     ready = [
-        {"name": predictor.card.name, "version": predictor.card.version, "state": "READY"}
+        {
+            "name": predictor.card.name,
+            "version": predictor.card.version,
+            "state": "READY",
+            "reason": catalog.notices.get(predictor.card.name, ""),
+        }
         for predictor in catalog
     ]
     refused = [
         {"name": name, "version": "", "state": "UNAVAILABLE", "reason": reason}
         for name, reason in catalog.refused.items()
     ]
-    return [{"reason": "", **entry} for entry in (*ready, *refused)]
+    return [*ready, *refused]
 
 
 def metadata(predictor: Predictor) -> dict[str, Any]:

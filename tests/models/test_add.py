@@ -1,5 +1,7 @@
 """`python -m models add`: a network of any origin is proved, or refused in one sentence."""
 
+import errno
+import os
 import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -411,6 +413,71 @@ def test_what_cannot_be_served_is_refused_in_one_sentence_and_nothing_is_written
     assert said.startswith("error: model.onnx: ")
     assert re.search(sentence, said), said
     assert not root.exists()
+
+
+@pytest.mark.parametrize("option", ["--onnx", "--torchscript", "--sample"])
+@pytest.mark.parametrize(
+    ("file", "reason"),
+    [
+        ("missing", r"it cannot be read \(No such file or directory\)"),
+        ("folder", "it is a folder: put the file itself there"),
+        ("pipe", "it is a pipe: put the file itself there"),
+        ("/dev/zero", "it is a device: put the file itself there"),
+    ],
+)
+def test_a_file_that_is_none_is_refused_in_one_sentence_and_nothing_is_written(
+    file: str, reason: str, option: str, add: Add, root: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "folder").mkdir()
+    os.mkfifo(tmp_path / "pipe")
+    code, said = add(graph([node("Relu", "x")]), option, str(tmp_path / file))
+    assert code == 1, said
+    assert re.fullmatch(f"error: {tmp_path / file}: {reason}\n", said), said
+    assert not root.exists()
+
+
+@pytest.mark.parametrize("option", ["--label", "--summary", "--intended-use"])
+def test_text_that_is_no_utf8_is_refused_and_nothing_is_written(
+    option: str, add: Add, root: Path
+) -> None:
+    code, said = add(b"", option, os.fsdecode(b"caf\xe9"))
+    assert (code, root.exists()) == (1, False)
+    assert said == f"error: {option} holds 'caf\\udce9', which is no UTF-8: give it as UTF-8\n"
+
+
+def test_a_network_may_be_a_link_to_a_file(add: Add, tmp_path: Path) -> None:
+    (tmp_path / "link").symlink_to("model.onnx")
+    assert add(graph([node("Relu", "x")]), "--onnx", str(tmp_path / "link"))[0] == 0
+
+
+def test_a_file_that_is_larger_than_any_network_is_refused_before_it_is_read(
+    add: Add, root: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "large").touch()
+    os.truncate(tmp_path / "large", 2**40)
+    code, said = add(b"", "--onnx", str(tmp_path / "large"))
+    assert code == 1
+    assert f"it holds {2**40:,} bytes, more than the {2**31:,} that are read" in said
+    assert not root.exists()
+
+
+@pytest.mark.parametrize("call", [1, 3])
+def test_a_full_disk_is_one_sentence_and_nothing_is_written(
+    call: int, add: Add, root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """At the first file, and at the last."""
+    calls: list[int] = []
+
+    def full(file: int) -> None:
+        calls.append(file)
+        if len(calls) == call:
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    code, said = add(graph([node("Relu", "x")]))
+    reason = "packages cannot be written there (No space left on device)"
+    assert (code, said) == (1, f"error: the repository {root}: {reason}\n")
+    assert snapshot(root) == {}
 
 
 def test_the_maps_of_scikit_learn_are_refused_with_the_option_that_leaves_them_out(

@@ -1,6 +1,7 @@
 """`python -m models`: what a person with a folder of packages reads, and what a script gets."""
 
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Callable
@@ -9,11 +10,13 @@ from pathlib import Path
 import pytest
 from small_packages import Bend, bend_onnx, edit_card, reseal, seeded
 
+import models.__main__
 from models.__main__ import main
-from models.card import MODEL_FILES, ModelCard
+from models.card import MODEL_FILES, ModelCard, RuntimeName
 from models.package import ModelPackage
 from models.page import render_page
 from models.repository import ModelRepository
+from models.runtimes import open_runtime
 
 REPOSITORY_ROOT = Path(__file__).parents[2]
 SHIPPED = ModelRepository(REPOSITORY_ROOT / "models")
@@ -102,14 +105,13 @@ def test_show_json_gives_the_card_itself(
         ("show", "blob", "blob", "bend, blot"),
         ("show", "blot/7", "blot/7", "1"),
         ("show", "blot/1/2", "blot/1/2", "1"),
-        ("verify", "blob", "blob", "bend, blot"),
     ],
 )
 def test_an_unknown_name_is_one_sentence_on_stderr_that_says_what_there_is(
-    command: str, name: str, wanted: str, there: str, run: Command, repository: ModelRepository
+    command: str, name: str, wanted: str, there: str, run: Command
 ) -> None:
     reason = f"there is no such package; there are: {there}"
-    assert run(command, name) == (1, [], f"error: package {wanted}: {repository.root}: {reason}\n")
+    assert run(command, name) == (1, [], f"error: package {wanted}: {reason}\n")
 
 
 @pytest.mark.parametrize("name", ["../blot", "..", "/1", "", ".hidden", "a b", "x" * 300])
@@ -161,6 +163,40 @@ def test_verify_refuses_a_broken_card_by_name_and_says_that_the_others_are_right
     assert (code, errors) == (1, "")
     assert lines[0].startswith("refused  package bend/1: card.json: it is not readable JSON")
     assert lines[1:] == ["right    blot/1: onnx, torchscript"]
+
+
+def test_verify_refuses_what_was_named_and_is_broken_or_missing_and_goes_on(
+    run: Command, bend: ModelPackage
+) -> None:
+    (bend.path / "card.json").unlink()
+    assert run("verify", "bend", "blob", "blot") == (
+        1,
+        [
+            "refused  package bend/1: card.json: the file is missing",
+            "refused  package blob: there is no such package; there are: bend, blot",
+            "right    blot/1: onnx, torchscript",
+        ],
+        "",
+    )
+
+
+def test_verify_goes_on_whatever_a_runtime_raises(
+    run: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fails(package: ModelPackage, runtime: RuntimeName) -> object:
+        if package.card.name == "bend":
+            raise MemoryError("no more\nmemory")
+        return open_runtime(package, runtime)
+
+    monkeypatch.setattr(models.__main__, "open_runtime", fails)
+    assert run("verify") == (
+        1,
+        [
+            "refused  package bend/1: it cannot be verified (no more memory)",
+            "right    blot/1: onnx, torchscript",
+        ],
+        "",
+    )
 
 
 def test_verify_repeats_the_recorded_predictions(run: Command, bend: ModelPackage) -> None:
@@ -220,6 +256,25 @@ def test_the_command_runs_as_a_program_with_its_exit_code(written: Path) -> None
     assert (unknown.returncode, unknown.stdout) == (1, "")
     assert unknown.stderr.startswith("error: package blob: ")
     assert unknown.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize("command", ["list", "verify"])
+def test_a_repository_that_is_a_file_is_one_sentence(
+    command: str, run: Command, tmp_path: Path
+) -> None:
+    (tmp_path / "file").touch()
+    reason = "it cannot be read (Not a directory)"
+    error = f"error: the repository {tmp_path}/file: {reason}\n"
+    assert run(command, root=tmp_path / "file") == (1, [], error)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="needs bytes that are no UTF-8 in a name")
+def test_a_name_that_is_no_utf8_is_as_if_it_were_not_there(
+    run: Command, repository: ModelRepository
+) -> None:
+    (repository.root / os.fsdecode(b"caf\xe9") / "1").mkdir(parents=True)
+    (repository.root / "blot" / os.fsdecode(b"\xe9")).mkdir()
+    assert run("verify")[0] == 0
 
 
 def test_no_shipped_network_tells_where_it_was_exported() -> None:

@@ -1,8 +1,8 @@
 """Which models serve: those that were proved, under their names; the others say why not."""
 
 import asyncio
+import errno
 import json
-import os
 import shutil
 import threading
 from collections.abc import Awaitable, Callable
@@ -15,10 +15,11 @@ import pytest
 from tiny import Takes, answer, write_tiny
 
 from models.card import RuntimeName, TensorSpec
+from models.package import ModelPackage, PackageError
 from models.repository import ModelRepository
 from models.runtimes import open_runtime
 from service import catalog as catalog_module
-from service.catalog import Catalog, describe
+from service.catalog import Catalog
 from service.errors import BadInputError, NotReadyError, UnknownModelError
 from service.service import IMAGE, POINT, X
 from service.settings import Settings
@@ -176,13 +177,19 @@ def test_a_package_that_fails_only_while_it_warms_up_is_refused_too(tmp_path: Pa
 
 
 def test_a_package_that_does_not_come_to_an_end_of_loading_is_refused_and_the_others_serve(
-    tmp_path: Path,
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     write_tiny(tmp_path, "a-line", runtimes=("onnx",))
-    card = write_tiny(tmp_path, "hangs", runtimes=("onnx",)).path / "card.json"
+    write_tiny(tmp_path, "hangs", runtimes=("onnx",))
     write_tiny(tmp_path, "z-line", runtimes=("onnx",))
-    card.unlink()
-    os.mkfifo(card)  # who reads it waits for ever, as on a disk that hangs
+    never, read = threading.Event(), ModelPackage.read
+
+    def hangs(path: Path) -> ModelPackage:
+        if path.parent.name == "hangs":
+            never.wait()  # as on a disk that hangs
+        return read(path)
+
+    monkeypatch.setattr(ModelPackage, "read", hangs)
 
     async def test(catalog: Catalog) -> None:
         assert catalog.ready
@@ -192,6 +199,7 @@ def test_a_package_that_does_not_come_to_an_end_of_loading_is_refused_and_the_ot
             catalog["hangs"]
 
     serving(tmp_path, test, max_load_seconds=5)
+    never.set()
 
 
 def test_a_driver_that_hangs_ends_the_start(
@@ -241,6 +249,87 @@ def test_without_a_model_the_service_is_never_ready(
         assert any(f"no model to serve in {root}" in record.getMessage() for record in logged())
         with pytest.raises(UnknownModelError, match=r"no model 'line'; there are: none\."):
             catalog["line"]
+
+    serving(root, test)
+
+
+def test_a_folder_that_cannot_be_read_is_refused_and_the_others_serve(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("a-line", "secret", "z-line"):
+        write_tiny(tmp_path, name, runtimes=("onnx",))
+    write_tiny(tmp_path, "half", version="2", runtimes=("onnx",))
+    iterdir, is_dir = Path.iterdir, Path.is_dir
+
+    def closed(path: Path, real: Callable[[Path], Any]) -> Any:
+        if path in (tmp_path / "secret", tmp_path / "half" / "3"):
+            raise PermissionError(errno.EACCES, "Permission denied", str(path))
+        return real(path)
+
+    (tmp_path / "half" / "3").mkdir()
+    monkeypatch.setattr(Path, "iterdir", lambda path: closed(path, iterdir))
+    monkeypatch.setattr(Path, "is_dir", lambda path: closed(path, is_dir))
+
+    async def test(catalog: Catalog) -> None:
+        assert names(catalog) == ["a-line", "z-line"]
+        assert catalog.refused == {
+            "half": "package half/3: card.json: the file is missing",
+            "secret": "package secret: its folder: it cannot be read (Permission denied)",
+        }
+
+    serving(tmp_path, test)
+
+
+def test_a_repository_that_cannot_be_read_is_one_line_in_the_log(
+    tmp_path: Path, logged: Callable[[], list[Any]]
+) -> None:
+    (tmp_path / "models").touch()
+
+    async def test(catalog: Catalog) -> None:
+        assert not catalog.ready
+        lines = [record.getMessage() for record in logged() if record.levelname == "ERROR"]
+        assert lines == [
+            f"the repository {tmp_path}/models: it cannot be read (Not a directory)",
+            f"there is no model to serve in {tmp_path}/models",
+        ]
+
+    serving(tmp_path / "models", test)
+
+
+@pytest.mark.parametrize(
+    ("error", "reason"),
+    [
+        (RuntimeError("/srv/secret/x.bin broke"), "it cannot be served (RuntimeError; see the"),
+        (OSError(5, "I/O error", "/srv/secret/x"), "it cannot be served (OSError; see the service"),
+        (PackageError("line/1", "model.pt", "no /srv/secret/libx.so here"), "no libx.so here"),
+        (PackageError("line/1", "model.pt", "no {root}/a b/libx.so"), "no a b/libx.so"),
+    ],
+)
+def test_why_a_package_was_refused_holds_no_path_of_this_machine_and_the_log_does(
+    error: Exception,
+    reason: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    logged: Callable[[], list[Any]],
+) -> None:
+    root = tmp_path / "my models"
+    write_tiny(root, "line", runtimes=("onnx",))
+    if isinstance(error, PackageError):
+        error = PackageError("line/1", "model.pt", error.reason.replace("{root}", str(root)))
+
+    def fail(*_: object, **__: object) -> None:
+        raise error
+
+    monkeypatch.setattr(catalog_module, "place", fail)
+
+    async def test(catalog: Catalog) -> None:
+        assert reason in catalog.refused["line"]
+        assert "/srv" not in catalog.refused["line"]
+        assert str(tmp_path) not in catalog.refused["line"]
+        (record, _) = [record for record in logged() if record.levelname == "ERROR"]
+        assert f"in {root}/line" in record.getMessage()
+        told = record.getMessage() + str(record.exc_info)
+        assert str(error.args[-1]) in told
 
     serving(root, test)
 
@@ -371,7 +460,7 @@ def test_a_description_is_the_card_with_how_it_is_served(tmp_path: Path) -> None
     package = write_tiny(tmp_path, "line")
 
     async def test(catalog: Catalog) -> None:
-        described = json.loads(json.dumps(describe(catalog["line"])))
+        described = json.loads(json.dumps(catalog.describe(catalog["line"])))
         served = described.pop("serving")
         assert described == package.card.model_dump(mode="json")
         assert served["runtime"] in ("onnx", "torchscript")

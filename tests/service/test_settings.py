@@ -21,6 +21,7 @@ SET = {
     "max_compute_seconds": ("2.5", 2.5),
     "api_keys_file": ("/etc/keys", Path("/etc/keys")),
     "package_key": ("/etc/key.pub", Path("/etc/key.pub")),
+    "versions_file": ("/var/versions.json", Path("/var/versions.json")),
     "health": ("off", "off"),
     "metrics": ("key", "key"),
     "playground": ("off", "off"),

@@ -2,10 +2,13 @@
 
 import asyncio
 import json
+import logging
+import os
 import shutil
 import subprocess
 import sys
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 import pytest
@@ -16,10 +19,14 @@ from cryptography.hazmat.primitives.serialization import (
     PrivateFormat,
     PublicFormat,
 )
+from model_signing.hashing import Config as Hashing
+from model_signing.signing import Config as Signing
 from tiny import write_tiny
 
-from models.signature import require_signing
+from models.package import ModelPackage, PackageError
+from models.signature import require_signing, verify_signature
 from service.catalog import Catalog
+from service.open_inference.describe import index
 from service.settings import Settings
 
 
@@ -46,7 +53,12 @@ def sign(package: Path, private: Path) -> None:
 
 def catalog_of(root: Path, public: Path) -> Catalog:
     settings = Settings(
-        model_repository=root, package_key=public, device="cpu", threads=1, max_batch_rows=4
+        model_repository=root,
+        package_key=public,
+        versions_file=root.parent / "versions.json",
+        device="cpu",
+        threads=1,
+        max_batch_rows=4,
     )
 
     async def opened() -> Catalog:
@@ -112,7 +124,6 @@ def take_another_s_signature(package: Path) -> None:
         empty_the_signature,
         take_another_s_signature,
         lambda package: (package / "README.md").unlink(),
-        lambda package: shutil.copy(package / "card.json", package / "model.onnx"),
     ],
 )
 def test_what_was_changed_after_it_was_signed_is_refused(
@@ -127,13 +138,162 @@ def test_what_was_changed_after_it_was_signed_is_refused(
     assert "1.sig: the signature is not good for this package" in catalog.refused["line"]
 
 
-def test_a_public_key_that_is_not_there_refuses_everything(
-    tmp_path: Path, keys: tuple[Path, Path]
+@pytest.fixture(scope="module")
+def signed(tmp_path_factory: pytest.TempPathFactory) -> tuple[ModelPackage, Path]:
+    """A signed package with a file that its card does not list, and the public key."""
+    folder = tmp_path_factory.mktemp("signed")
+    private, public = make_keys(folder)
+    package = write_tiny(folder / "packages", "line", runtimes=("onnx",))
+    (package.path / "notes.txt").write_text("signed, and never served")
+    sign(package.path, private)
+    verify_signature(ModelPackage.read(package.path), public)
+    return package, public
+
+
+@pytest.fixture
+def copied(signed: tuple[ModelPackage, Path], tmp_path: Path) -> tuple[ModelPackage, Path]:
+    """The same, for one test."""
+    root = shutil.copytree(signed[0].path.parents[1], tmp_path / "packages", symlinks=True)
+    return ModelPackage.read(root / "line" / "1"), signed[1]
+
+
+def not_good(reason: str) -> AbstractContextManager[object]:
+    return pytest.raises(
+        PackageError,
+        match=rf"^package line/1: 1\.sig: the signature is not good for this package \({reason}\)$",
+    )
+
+
+def test_a_card_that_is_swapped_after_it_was_read_is_not_what_the_signature_is_compared_with(
+    copied: tuple[ModelPackage, Path],
+) -> None:
+    """The unsigned card is read, the signed one lies there while the signature is verified."""
+    package, public = copied
+    good = (package.path / "card.json").read_bytes()
+    reword_the_card(package.path)
+    read = ModelPackage.read(package.path)
+    (package.path / "card.json").write_bytes(good)
+    with not_good("'card.json' was changed"):
+        verify_signature(read, public)
+
+
+def test_a_card_that_is_swapped_after_its_check_is_not_served(
+    copied: tuple[ModelPackage, Path],
+) -> None:
+    package, public = copied
+    verify_signature(package, public)
+    reword_the_card(package.path)
+    (package.path / "model.onnx").write_bytes(b"x" * package.card.files["model.onnx"].bytes)
+    with pytest.raises(PackageError, match=r"model\.onnx: its SHA-256 is not the card's"):
+        package.load("model.onnx")
+    assert package.card.summary != "another network altogether"
+
+
+def test_a_signed_package_may_be_a_link(copied: tuple[ModelPackage, Path]) -> None:
+    package, public = copied
+    package.path.rename(package.path.with_name("release"))
+    package.path.symlink_to("release")
+    verify_signature(ModelPackage.read(package.path), public)
+
+
+@pytest.mark.parametrize(
+    ("spoil", "reason"),
+    [
+        (lambda path: (path / "notes.txt").write_text("other"), r"'notes\.txt' was changed"),
+        (lambda path: (path / "notes.txt").unlink(), r"'notes\.txt' was removed"),
+        (lambda path: (path / "more.txt").write_text("more"), r"'more\.txt' was added"),
+        (lambda path: (path / "more").symlink_to("/etc"), "'more' is a link: put the file.*"),
+        (lambda path: os.mkfifo(path / "more"), "'more' is a pipe: put the file itself there"),
+    ],
+)
+def test_the_files_are_those_that_were_signed_no_more_and_no_less(
+    spoil: Callable[[Path], object], reason: str, copied: tuple[ModelPackage, Path]
+) -> None:
+    package, public = copied
+    spoil(package.path)
+    with not_good(reason):
+        verify_signature(package, public)
+
+
+@pytest.mark.parametrize(
+    ("spoil", "reason"),
+    [
+        (lambda file: file.symlink_to("other"), "it is a link: put the file itself there"),
+        (os.mkfifo, "it is a pipe: put the file itself there"),
+        (lambda file: file.mkdir(), "it is a folder: put the file itself there"),
+        (lambda file: (file.touch(), os.truncate(file, 2**40)), "it holds .* bytes, more than .*"),
+    ],
+)
+def test_a_signature_that_is_no_file_or_too_large_is_refused_before_it_is_read(
+    spoil: Callable[[Path], object], reason: str, copied: tuple[ModelPackage, Path]
+) -> None:
+    package, public = copied
+    file = package.path.with_name("1.sig")
+    file.rename(file.with_name("other"))
+    spoil(file)
+    with pytest.raises(PackageError, match=rf"^package line/1: 1\.sig: {reason}$"):
+        verify_signature(package, public)
+
+
+def test_a_signature_of_another_kind_than_whole_files_is_refused(
+    copied: tuple[ModelPackage, Path], tmp_path: Path
+) -> None:
+    package, _ = copied
+    private, public = make_keys(tmp_path)
+    hashing = Hashing().use_file_serialization(hashing_algorithm="blake2")
+    signing = Signing().use_elliptic_key_signer(private_key=private).set_hashing_config(hashing)
+    signing.sign(package.path, package.path.with_name("1.sig"))
+    with not_good("it is not over the SHA-256 of whole files: sign with the defaults"):
+        verify_signature(package, public)
+
+
+def test_what_the_signer_left_out_may_lie_there_unless_the_card_lists_it(
+    copied: tuple[ModelPackage, Path],
+) -> None:
+    """Git's own files: the signer's tool leaves them out and says so in the signature."""
+    package, public = copied
+    (package.path / ".git").mkdir()
+    (package.path / ".git" / "HEAD").touch()
+    verify_signature(package, public)
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        (None, r"FITSERVE_PACKAGE_KEY says: it cannot be read \(No such file or directory\)"),
+        (b"", "FITSERVE_PACKAGE_KEY names no public key on an elliptic curve, as PEM"),
+    ],
+)
+def test_a_public_key_that_is_none_refuses_everything_and_is_named_by_its_setting(
+    content: bytes | None, reason: str, copied: tuple[ModelPackage, Path], tmp_path: Path
+) -> None:
+    key = tmp_path / "missing.pub"
+    if content is not None:
+        key.write_bytes(content)
+    with pytest.raises(PackageError, match=reason) as refused:
+        verify_signature(copied[0], key)
+    assert str(tmp_path) not in str(refused.value)
+
+
+def test_an_older_version_that_is_put_back_serves_and_is_told(
+    tmp_path: Path, keys: tuple[Path, Path], logged: Callable[[], list[logging.LogRecord]]
 ) -> None:
     root = tmp_path / "packages"
-    sign(write_tiny(root, "line", runtimes=("onnx",)).path, keys[0])
-    catalog = catalog_of(root, tmp_path / "missing.pub")
-    assert "there is no public key at" in catalog.refused["line"]
+    for version in ("2", "3"):
+        sign(write_tiny(root, "line", version=version, runtimes=("onnx",)).path, keys[0])
+    sign(write_tiny(root, "other", runtimes=("onnx",)).path, keys[0])
+    assert [entry["reason"] for entry in index(catalog_of(root, keys[1]))] == ["", ""]
+    shutil.rmtree(root / "line" / "3")
+    catalog = catalog_of(root, keys[1])
+    notice = "version 3 was served before and is not there any more; the older version 2 serves"
+    assert index(catalog) == [
+        {"name": "line", "version": "2", "state": "READY", "reason": notice},
+        {"name": "other", "version": "1", "state": "READY", "reason": ""},
+    ]
+    line, other = (catalog.describe(predictor)["serving"] for predictor in catalog)
+    assert line["notice"] == notice
+    assert "notice" not in other
+    assert f"package line: {notice}" in [record.getMessage() for record in logged()]
 
 
 def test_a_key_without_the_library_stops_the_start(

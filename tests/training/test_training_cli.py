@@ -1,5 +1,6 @@
 """What `python -m training` promises: packages from one command, and one sentence for a mistake."""
 
+import errno
 import os
 import signal
 import subprocess
@@ -15,7 +16,8 @@ from torchvision.datasets import MNIST
 from typer.testing import CliRunner, Result
 
 import training.__main__ as command_line
-from models.package import ModelPackage
+import training.export
+from models.package import ModelPackage, PackageError
 from models.repository import ModelRepository
 from training.datasets import Dataset
 from training.fitting import Fitted
@@ -318,6 +320,44 @@ def test_after_ctrl_c_no_further_recipe_is_begun(
     )
     assert result.exit_code == 0, result.output
     assert names == written == ["curve-linear"]
+
+
+def test_a_repository_that_cannot_be_written_is_one_sentence_before_anything_is_fitted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def never(*_: object, **__: object) -> None:
+        raise AssertionError("a network was fitted in vain")
+
+    monkeypatch.setattr(command_line, "fit_recipe", never)
+    (tmp_path / "file").touch()
+    for root in (tmp_path / "file", tmp_path / "file" / "models"):
+        result = run("fit", "curve-linear", "--repository", str(root))
+        assert result.exit_code == 1
+        reason = "packages cannot be written there (Not a directory)"
+        assert result.output == f"error: the repository {root}: {reason}\n"
+
+
+@pytest.mark.parametrize(
+    ("error", "sentence"),
+    [
+        (
+            OSError(errno.ENOSPC, "No space left on device"),
+            "the repository {root}: packages cannot be written there (No space left on device)",
+        ),
+        (PackageError("curve-linear/1", None, "it exists already"),
+         "package curve-linear/1: it exists already"),
+    ],
+)  # fmt: skip
+def test_a_package_that_cannot_be_written_is_one_sentence(
+    error: Exception, sentence: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fails(*_: object) -> None:
+        raise error
+
+    monkeypatch.setattr(training.export, "write_package", fails)
+    result = run("fit", "curve-linear", *QUICK, "--epochs", "1", "--repository", str(tmp_path))
+    assert result.exit_code == 1
+    assert result.output.splitlines()[-1] == f"error: {sentence.format(root=tmp_path)}"
 
 
 # As a real process.

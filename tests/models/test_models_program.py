@@ -1,0 +1,209 @@
+"""`python -m models` as a process: what the machine refuses is one sentence, no traceback."""
+
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import pytest
+from small_packages import Bend, bend_onnx, edit_card, seeded, snapshot
+
+from models.package import ModelPackage
+from models.repository import ModelRepository
+
+CHECKOUT = Path(__file__).parents[2]
+
+pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="Windows has none of these")
+
+Ended = tuple[int, str, str]
+
+
+def run(
+    root: Path,
+    *arguments: str | bytes | Path,
+    under: Sequence[str] = (),
+    code: str | None = None,
+    out: int = subprocess.PIPE,
+    **environment: str,
+) -> Ended:
+    """Run the command to its end: exit code, standard output, standard error."""
+    program = ["-m", "models"] if code is None else ["-c", code]
+    done = subprocess.run(
+        [*under, sys.executable, *program, "--repository", root, *arguments],
+        cwd=CHECKOUT,
+        env={**os.environ, "PYTHONDONTWRITEBYTECODE": "1", **environment},
+        stdout=out,
+        stderr=subprocess.PIPE,
+        timeout=60,
+        check=False,
+    )
+    return done.returncode, (done.stdout or b"").decode(), done.stderr.decode()
+
+
+@pytest.fixture
+def graph(tmp_path: Path) -> Path:
+    """An ONNX file that can be added."""
+    (tmp_path / "bend.onnx").write_bytes(bend_onnx(seeded(Bend)))
+    return tmp_path / "bend.onnx"
+
+
+# Who reads what it says.
+
+
+@pytest.mark.parametrize(
+    ("encoding", "shown"),
+    [("ascii", r"gr\xf6\xdfer \u2192 besser"), ("utf-8", "größer → besser")],
+)
+def test_what_the_terminal_cannot_show_is_escaped(
+    encoding: str, shown: str, repository: ModelRepository, blot: ModelPackage
+) -> None:
+    edit_card(blot, lambda card: card.update(summary="größer → besser"))
+    settings = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONIOENCODING": encoding}
+    code, out, error = run(repository.root, "show", "blot", **settings)
+    assert (code, error) == (0, "")
+    assert shown in out
+
+
+def test_who_stops_reading_ends_the_command_without_a_traceback(written: Path) -> None:
+    reader, writer = os.pipe()
+    os.close(reader)
+    try:
+        assert run(written, "show", "blot", out=writer) == (141, "", "")
+    finally:
+        os.close(writer)
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="there is no /dev/full")
+def test_an_output_on_a_full_disk_is_one_sentence(written: Path) -> None:
+    full = os.open("/dev/full", os.O_WRONLY)
+    try:
+        reason = "No space left on device"
+        error = f"error: the output cannot be written ({reason})\n"
+        assert run(written, "list", out=full) == (1, "", error)
+    finally:
+        os.close(full)
+
+
+def test_an_interrupt_ends_the_command_without_a_traceback(written: Path) -> None:
+    code = (
+        "import os, signal, sys, models.__main__ as command\n"
+        "listing = command._list\n"
+        "def interrupted(repository):\n"
+        "    listing(repository)\n"
+        "    os.kill(os.getpid(), signal.SIGINT)\n"
+        "command._list = interrupted\n"
+        "sys.exit(command.program())\n"
+    )
+    exit_code, _, error = run(written, "list", code=code)
+    assert (exit_code, error) == (130, "")
+
+
+# What the user may not read or write.
+
+
+@pytest.fixture
+def closing(repository: ModelRepository) -> Iterator[Path]:
+    """Packages of which a test closes some; they are opened again to be removed."""
+    if not UNPRIVILEGED and os.geteuid() == 0:
+        pytest.skip("root reads everything, and there is no setpriv to take that away")
+    yield repository.root
+    repository.root.chmod(0o700)
+    for folder, folders, _ in os.walk(repository.root):
+        for name in folders:
+            Path(folder, name).chmod(0o700)
+
+
+UNPRIVILEGED = (
+    ("setpriv", "--bounding-set=-dac_override,-dac_read_search")
+    if os.geteuid() == 0 and shutil.which("setpriv")
+    else ()
+)
+"""How a command runs for which the permissions of files count, also as root."""
+DENIED = "it cannot be read (Permission denied)"
+
+
+@pytest.mark.parametrize(
+    ("closed", "refused"),
+    [
+        ("bend", f"bend    refused: package bend: its folder: {DENIED}"),
+        ("bend/1", f"bend/1  refused: package bend/1: card.json: {DENIED}"),
+        ("bend/1/card.json", f"bend/1  refused: package bend/1: card.json: {DENIED}"),
+    ],
+)
+def test_what_is_closed_to_the_user_is_one_line_and_the_others_are_listed(
+    closed: str, refused: str, closing: Path
+) -> None:
+    (closing / closed).chmod(0)
+    code, out, error = run(closing, "list", under=UNPRIVILEGED)
+    assert (code, error) == (1, "")
+    assert out.splitlines() == [refused, "blot/1  98.77% of 12,345 test samples right"]
+    shown = f"error: {refused.partition(': ')[2]}\n"
+    assert run(closing, "show", "bend", under=UNPRIVILEGED) == (1, "", shown)
+
+
+def test_what_cannot_be_read_is_refused_and_the_others_are_verified(closing: Path) -> None:
+    (closing / "bend" / "1" / "model.pt").chmod(0)
+    code, out, error = run(closing, "verify", under=UNPRIVILEGED)
+    assert (code, error) == (1, "")
+    assert out.splitlines() == [
+        f"refused  package bend/1: model.pt: {DENIED}",
+        "right    blot/1: onnx, torchscript",
+    ]
+
+
+@pytest.mark.parametrize("command", [("list",), ("verify",), ("show", "blot")])
+def test_a_repository_that_is_closed_is_one_sentence(
+    command: tuple[str, ...], closing: Path
+) -> None:
+    closing.chmod(0)
+    code, out, error = run(closing, *command, under=UNPRIVILEGED)
+    assert (code, out) == (1, "")
+    assert error in (
+        f"error: the repository {closing}: {DENIED}\n",
+        f"error: package blot: its folder: {DENIED}\n",
+    )
+
+
+def test_a_network_is_not_added_where_nobody_may_write(closing: Path, graph: Path) -> None:
+    """It is told before the network is read and tried."""
+    before = snapshot(closing)
+    closing.chmod(0o500)
+    for root in (closing, closing / "new" / "one"):
+        code, out, error = run(root, "add", "bend", "--onnx", graph, under=UNPRIVILEGED)
+        assert (code, out) == (1, "")
+        reason = "packages cannot be written there (Permission denied)"
+        assert error == f"error: the repository {root}: {reason}\n"
+    assert snapshot(closing) == before
+
+
+def test_a_network_is_not_added_where_its_name_is_closed(closing: Path, graph: Path) -> None:
+    """To write is refused after all, and nothing stays."""
+    before = snapshot(closing)
+    (closing / "bend").chmod(0o500)
+    code, _, error = run(closing, "add", "bend", "--onnx", graph, under=UNPRIVILEGED)
+    reason = "packages cannot be written there (Permission denied)"
+    assert (code, error) == (1, f"error: the repository {closing}: {reason}\n")
+    assert snapshot(closing) == before
+
+
+# Text that is no UTF-8.
+
+
+def test_text_that_is_no_utf8_is_refused_in_one_sentence(graph: Path, tmp_path: Path) -> None:
+    code, out, error = run(
+        tmp_path / "new", "add", "bend", "--onnx", graph, "--label", b"caf\xe9", LC_ALL="C.UTF-8"
+    )
+    assert (code, out) == (1, "")
+    assert error == "error: --label holds 'caf\\udce9', which is no UTF-8: give it as UTF-8\n"
+    assert not (tmp_path / "new").exists()
+
+
+def test_a_file_whose_name_is_no_utf8_is_added(graph: Path, tmp_path: Path) -> None:
+    file = graph.rename(Path(os.fsdecode(os.fsencode(tmp_path) + b"/caf\xe9.onnx")))
+    code, out, error = run(tmp_path / "new", "add", "bend", "--onnx", file, LC_ALL="C.UTF-8")
+    assert (code, error) == (0, "")
+    assert out.startswith("wrote ")
+    card = ModelRepository(tmp_path / "new").get("bend").card
+    assert card.summary.startswith(r"Added from caf\udce9.onnx")

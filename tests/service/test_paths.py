@@ -1,0 +1,28 @@
+"""A path of this machine is cut to its last part, and nothing else is touched."""
+
+from pathlib import Path
+
+import pytest
+
+from service.paths import without_paths
+
+
+@pytest.mark.parametrize(
+    ("said", "told"),
+    [
+        ("no such file: '/home/ann/models/a/1/model.pt'", "no such file: 'model.pt'"),
+        ("/opt/lib/libcudart.so.12: cannot open", "libcudart.so.12: cannot open"),
+        ('does not exist: "/dev/null/w.bin"', 'does not exist: "w.bin"'),
+        ("(File /srv/x/y.py, line 3)", "(File y.py, line 3)"),
+        ("at file=/srv/x/y.cc:12 in f", "at file=y.cc:12 in f"),
+        (r"cannot read C:\Users\ann\models\x.pt", "cannot read x.pt"),
+        ("/srv/my models/line/1/model.pt is gone", "line/1/model.pt is gone"),
+        ("/srv/my models is gone", "my models is gone"),
+        ("package line/1: report/loss.png: and/or 1/2 N/A", None),
+        ("see https://example.org/a/b", None),
+        ("it computes FP32 [-1, 2] / 3", None),
+        ("", None),
+    ],
+)
+def test_paths_are_cut_to_their_last_part(said: str, told: str | None) -> None:
+    assert without_paths(said, Path("/srv/my models")) == (said if told is None else told)
