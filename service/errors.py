@@ -34,6 +34,20 @@ class UnauthorizedError(ServiceError):
     headers = (("WWW-Authenticate", "Bearer"),)
 
 
+class ForeignOriginError(ServiceError):
+    """A web page of an origin that may not call the service sent the request."""
+
+    status = 403
+    reason = "foreign_origin"
+
+
+class MisdirectedRequestError(ServiceError):
+    """The request names a host that this service does not answer for."""
+
+    status = 421
+    reason = "misdirected"
+
+
 class RateLimitError(ServiceError):
     """The caller's key has sent more than it may; `seconds` from now it may send again."""
 

@@ -170,7 +170,7 @@ def broken(chance: random.Random, content: bytes) -> bytes:
 
 def request(path: str, body: bytes = b"", method: str = "POST", **headers: str) -> bytes:
     """A request as it goes over the wire."""
-    headers = {"Host": "t", "Content-Length": str(len(body)), **headers}
+    headers = {"Host": "localhost", "Content-Length": str(len(body)), **headers}
     lines = "".join(f"{name.replace('_', '-')}: {value}\r\n" for name, value in headers.items())
     return f"{method} {path} HTTP/1.1\r\n{lines}\r\n".encode("latin-1") + body
 

@@ -287,7 +287,7 @@ def test_a_body_that_does_not_come_is_given_up_and_the_others_are_answered(
     length = "Transfer-Encoding: chunked" if way == "chunk by chunk" else "Content-Length: 1000"
     with socket.create_connection(("127.0.0.1", port), timeout=10) as slow:
         begun = time.monotonic()
-        slow.sendall(f"POST {path} HTTP/1.1\r\nHost: x\r\n{length}\r\n\r\n".encode())
+        slow.sendall(f"POST {path} HTTP/1.1\r\nHost: localhost\r\n{length}\r\n\r\n".encode())
         if way == "stopped half way":
             slow.sendall(b'{"inputs": [' + b" " * 500)
         answer, asked = b"", 0
@@ -314,7 +314,9 @@ def test_a_client_that_leaves_half_way_harms_nobody(
     narrow: Server, narrow_client: httpx.Client
 ) -> None:
     port = int(narrow.url.rpartition(":")[2])
-    head = f"POST /v2/models/{CURVE}/infer HTTP/1.1\r\nHost: x\r\nContent-Length: 1000\r\n\r\n"
+    head = (
+        f"POST /v2/models/{CURVE}/infer HTTP/1.1\r\nHost: localhost\r\nContent-Length: 1000\r\n\r\n"
+    )
     for _ in range(20):
         with socket.create_connection(("127.0.0.1", port), timeout=10) as left:
             left.sendall(head.encode() + b'{"inputs": [')

@@ -128,7 +128,9 @@ def test_workers_whose_parent_is_killed_answer_what_has_begun_and_end(
 ) -> None:
     settings = {**chosen, "BENTOML_CONFIG_OPTIONS": "services.fitserve.workers=2"}
     body = json.dumps({"x": [1]}).encode()
-    head = b"POST /predict_curve HTTP/1.1\r\nHost: t\r\nContent-Length: %d\r\n\r\n" % len(body)
+    head = b"POST /predict_curve HTTP/1.1\r\nHost: localhost\r\nContent-Length: %d\r\n\r\n" % len(
+        body
+    )
     with temporary_home() as home, serving(home, root, settings=settings) as server:
         workers, port = server.workers(), int(server.url.rpartition(":")[2])
         assert len(workers) == 2
