@@ -255,7 +255,8 @@ class PicturesInput(Input):
         """The fields of the form; a file is its bytes, and there may be several under one name."""
         if media_type(dict(request.scope["headers"])) != "multipart/form-data":
             raise UnsupportedMediaError(
-                "Send the pictures as files in the field 'images' of multipart/form-data."
+                "Send the pictures as files in the field 'images' of multipart/form-data.",
+                ("Accept", "multipart/form-data"),
             )
         body = bytes(await _body(request))
 
@@ -290,7 +291,9 @@ def _require_json(headers: Mapping[bytes, bytes]) -> None:
         return
     found = media_type(headers)
     if found not in ("application/json", ""):
-        raise UnsupportedMediaError(f"Send the body as application/json, not {found}.")
+        raise UnsupportedMediaError(
+            f"Send the body as application/json, not {found}.", ("Accept", "application/json")
+        )
 
 
 def media_type(headers: Mapping[bytes, bytes]) -> str:

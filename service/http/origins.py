@@ -5,7 +5,8 @@ its address, or to a name of the page's own that the page's DNS server points at
 rebinding). The browser tells both in headers that no page can set: `Origin` and `Sec-Fetch-Site`
 name the page, `Host` the name that was asked. Programs that are no browsers send no `Origin`.
 
-Where there are keys, nothing is checked here: a page has no key, and CORS decides whose may send one.
+Where there are keys, nothing is checked here: a page has no key, and CORS decides whose page may
+send one.
 """
 
 import re

@@ -169,8 +169,9 @@ class OpenInference:
             raise UnknownPathError(f"There is nothing at {exchange.path[:100]!r} in the protocol.")
         exchange.endpoint = PREFIX + pattern
         method, handler = route
-        if exchange.method != method and (exchange.method, method) != ("HEAD", "GET"):
-            raise MethodNotAllowedError(exchange.method, method)
+        allowed = ("GET", "HEAD") if method == "GET" else (method,)
+        if exchange.method not in allowed:
+            raise MethodNotAllowedError(exchange.method, *allowed)
         return await handler(Call(self.catalog, exchange, receive, model, version))
 
 

@@ -162,9 +162,11 @@ def test_retry_after_goes_with_503_and_with_nothing_else(
 
 
 def test_a_wrong_method_is_405_and_names_the_right_one() -> None:
-    response = through_plain(MethodNotAllowedError("PUT", "GET"), {})
-    assert (response.status_code, response.headers["allow"]) == (405, "GET")
-    assert json.loads(bytes(response.body)) == {"error": "PUT is not allowed here; GET is."}
+    response = through_plain(MethodNotAllowedError("PUT", "GET", "HEAD"), {})
+    assert (response.status_code, response.headers["allow"]) == (405, "GET, HEAD")
+    assert json.loads(bytes(response.body)) == {
+        "error": "PUT is not allowed here; GET and HEAD are."
+    }
 
 
 @pytest.mark.parametrize("kind", [BodyTimeoutError, BodyTooLargeError])
