@@ -19,6 +19,7 @@ import numpy as np
 from bentoml.validators import ContentType
 from numpy.typing import NDArray
 from pydantic import ConfigDict, Field
+from python_multipart.multipart import parse_options_header
 from starlette.datastructures import UploadFile
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
@@ -29,6 +30,17 @@ from service.http.body import read_body
 from service.http.endpoint import Reply, Responder, in_a_task, may_hold_booleans, parse_json
 from service.http.exchange import Exchange, current
 from service.settings import current_settings
+
+CHARSETS = frozenset(
+    {
+        *("utf-8", "utf8"),
+        *("us-ascii", "ascii", "iso-ir-6", "ansi_x3.4-1968", "ansi_x3.4-1986", "iso_646.irv:1991"),
+        *("iso646-us", "us", "ibm367", "cp367", "csascii"),
+        *("iso-8859-1", "iso_8859-1", "iso_8859-1:1987", "iso-ir-100", "latin-1", "latin1", "l1"),
+        *("ibm819", "cp819", "csisolatin1"),
+    }
+)
+"""The charsets in which a form is read, by the names that IANA has for them, in lower case."""
 
 
 class Fields(SimpleNamespace):
@@ -253,11 +265,16 @@ class PicturesInput(Input):
     @classmethod
     async def read(cls, request: Request) -> dict[str, Any]:
         """The fields of the form; a file is its bytes, and there may be several under one name."""
-        if media_type(dict(request.scope["headers"])) != "multipart/form-data":
+        headers = dict(request.scope["headers"])
+        if media_type(headers) != "multipart/form-data":
             raise UnsupportedMediaError(
                 "Send the pictures as files in the field 'images' of multipart/form-data.",
                 ("Accept", "multipart/form-data"),
             )
+        content_type = headers[b"content-type"]
+        _require_charset(content_type)
+        # Of several headers the parser would take the first: it gets the one that was checked.
+        scope = {**request.scope, "headers": [(b"content-type", content_type)]}
         body = bytes(await _body(request))
 
         async def receive() -> Message:
@@ -265,7 +282,7 @@ class PicturesInput(Input):
 
         content: dict[str, Any] = {}
         try:
-            async with Request(request.scope, receive).form(max_files=1_000) as form:
+            async with Request(scope, receive).form(max_files=1_000) as form:
                 for name, value in form.multi_items():
                     if name == "images":
                         found = await value.read() if isinstance(value, UploadFile) else value
@@ -274,8 +291,6 @@ class PicturesInput(Input):
                         content[name] = value.strip('"') if isinstance(value, str) else value
         except HTTPException as error:
             raise BadInputError(f"The form cannot be read: {error.detail}") from error
-        except ValueError as error:  # some of the charsets that Python knows raise it on any text
-            raise BadInputError("The form cannot be read in its charset; send UTF-8.") from error
         return cls.check(content, {})
 
 
@@ -292,7 +307,20 @@ def _require_json(headers: Mapping[bytes, bytes]) -> None:
     found = media_type(headers)
     if found not in ("application/json", ""):
         raise UnsupportedMediaError(
-            f"Send the body as application/json, not {found}.", ("Accept", "application/json")
+            f"Send the body as application/json, not {found[:100]}.", ("Accept", "application/json")
+        )
+
+
+def _require_charset(content_type: bytes) -> None:
+    """Refuse a form in another charset before the form's parser asks Python for its codec.
+
+    Python keeps whatever name it was asked for, known or not, for as long as the process lives.
+    """
+    charset = parse_options_header(content_type)[1].get(b"charset", b"utf-8").decode("latin-1")
+    if charset.lower() not in CHARSETS:
+        raise UnsupportedMediaError(
+            f"Send the form in UTF-8, US-ASCII or ISO-8859-1, not {charset[:100]!r}.",
+            ("Accept", "multipart/form-data"),
         )
 
 
