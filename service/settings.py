@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Literal
 
 from pydantic import Field, ValidationError, field_validator, model_validator
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic_settings import BaseSettings, SettingsConfigDict, SettingsError
 
 VERSION = "0.1.0"
 Exposure = Literal["open", "key", "off"]
@@ -154,6 +154,11 @@ def current_settings() -> Settings:
     """
     try:
         return Settings()
+    except SettingsError as error:  # only lists are read as JSON
+        named = re.sub(r'.*field "(\w+)".*', lambda found: found[1].upper(), str(error))
+        raise SystemExit(
+            f'error: FITSERVE_{named} must be a JSON list of strings, such as ["a.example"]'
+        ) from None
     except ValidationError as error:
         first = error.errors()[0]
         field = first["loc"][0] if first["loc"] else None
