@@ -108,7 +108,7 @@ def test_a_server_whose_workers_cannot_start_ends(root: Path, chosen: dict[str, 
     """The file of keys is good when the server starts, and broken when a worker is replaced."""
     with temporary_home() as home:
         keys = home / "keys"
-        keys.write_text("")
+        keys.write_text(f"ann {'0' * 64}")
         settings = {**chosen, "FITSERVE_API_KEYS_FILE": str(keys)}
         with serving(home, root, settings=settings) as server:
             keys.write_text("this is no line of a file of keys")
