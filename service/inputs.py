@@ -19,7 +19,6 @@ import numpy as np
 from bentoml.validators import ContentType
 from numpy.typing import NDArray
 from pydantic import ConfigDict, Field
-from python_multipart.multipart import parse_options_header
 from starlette.datastructures import UploadFile
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
@@ -27,20 +26,10 @@ from starlette.types import Message
 
 from service.errors import BadInputError, UnsupportedMediaError
 from service.http.body import read_body
+from service.http.charsets import require_charset
 from service.http.endpoint import Reply, Responder, in_a_task, may_hold_booleans, parse_json
 from service.http.exchange import Exchange, current
 from service.settings import current_settings
-
-CHARSETS = frozenset(
-    {
-        *("utf-8", "utf8"),
-        *("us-ascii", "ascii", "iso-ir-6", "ansi_x3.4-1968", "ansi_x3.4-1986", "iso_646.irv:1991"),
-        *("iso646-us", "us", "ibm367", "cp367", "csascii"),
-        *("iso-8859-1", "iso_8859-1", "iso_8859-1:1987", "iso-ir-100", "latin-1", "latin1", "l1"),
-        *("ibm819", "cp819", "csisolatin1"),
-    }
-)
-"""The charsets in which a form is read, by the names that IANA has for them, in lower case."""
 
 
 class Fields(SimpleNamespace):
@@ -272,7 +261,7 @@ class PicturesInput(Input):
                 ("Accept", "multipart/form-data"),
             )
         content_type = headers[b"content-type"]
-        _require_charset(content_type)
+        require_charset(content_type)
         # Of several headers the parser would take the first: it gets the one that was checked.
         scope = {**request.scope, "headers": [(b"content-type", content_type)]}
         body = bytes(await _body(request))
@@ -308,19 +297,6 @@ def _require_json(headers: Mapping[bytes, bytes]) -> None:
     if found not in ("application/json", ""):
         raise UnsupportedMediaError(
             f"Send the body as application/json, not {found[:100]}.", ("Accept", "application/json")
-        )
-
-
-def _require_charset(content_type: bytes) -> None:
-    """Refuse a form in another charset before the form's parser asks Python for its codec.
-
-    Python keeps whatever name it was asked for, known or not, for as long as the process lives.
-    """
-    charset = parse_options_header(content_type)[1].get(b"charset", b"utf-8").decode("latin-1")
-    if charset.lower() not in CHARSETS:
-        raise UnsupportedMediaError(
-            f"Send the form in UTF-8, US-ASCII or ISO-8859-1, not {charset[:100]!r}.",
-            ("Accept", "multipart/form-data"),
         )
 
 

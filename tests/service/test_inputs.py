@@ -20,7 +20,8 @@ from starlette.requests import Request
 from starlette.types import Message
 
 from service.errors import BadInputError, BodyTooLargeError, ServiceError, UnsupportedMediaError
-from service.inputs import CHARSETS, CurveInput, DigitsInput, Input, PicturesInput, PointsInput
+from service.http.charsets import CHARSETS
+from service.inputs import CurveInput, DigitsInput, Input, PicturesInput, PointsInput
 from service.settings import Settings
 
 JSON = "application/json"
