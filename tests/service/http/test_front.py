@@ -1,9 +1,11 @@
 """The front: who gets a request, and what is counted, logged and traced of it."""
 
 import asyncio
+import gc
 import hashlib
 import logging
 import secrets
+import tracemalloc
 from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -20,11 +22,12 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from tiny import write_tiny
 
 from service.catalog import Catalog
+from service.http import origins
 from service.http.exchange import current
 from service.http.front import SECURITY_HEADERS, Front
 from service.http.json_errors import JsonErrors
 from service.http.pages import create_pages
-from service.open_inference.routes import OpenInference
+from service.open_inference.routes import OpenInference, split
 from service.placement import Placement
 from service.predictor import Predictor
 from service.settings import Settings
@@ -201,9 +204,9 @@ async def test_another_host_and_another_origin_are_refused_everywhere(
     path: str, method: str
 ) -> None:
     asked = {"Access-Control-Request-Method": "POST", "Content-Type": "text/plain"}
-    for origins in ((), ("https://a.example",)):
+    for allowed_origins in ((), ("https://a.example",)):
         host, before = Named("host"), counted()
-        front = front_of(host, host, cors_origins=origins)
+        front = front_of(host, host, cors_origins=allowed_origins)
         for headers, status in (
             ({"Host": "evil.example"}, 421),
             ({"Host": "evil.example", "Origin": "http://evil.example"}, 421),
@@ -220,6 +223,58 @@ async def test_another_host_and_another_origin_are_refused_everywhere(
         assert changed == {("other", "", "421"): 2, ("other", "", "403"): 2}
         allowed = await ask(front, path, method, headers={"Origin": "http://localhost"})
         assert allowed.text == "host"
+
+
+async def test_the_server_s_own_address_is_known_once_a_request_came_to_it(tmp_path: Path) -> None:
+    async with serving(tmp_path) as front:
+        host = {b"host": b"10.0.0.5:3000"}
+        assert front.responder(INFER, host) is None  # the ASGI path knows to which address it came
+        transport = httpx.ASGITransport(front)
+        async with httpx.AsyncClient(transport=transport) as client:
+            for other in ("10.0.0.6:3000", "evil.example"):
+                answer = await client.get("http://10.0.0.5:3000/v2", headers={"Host": other})
+                assert answer.status_code == 421
+            assert front.responder(INFER, host) is None
+            assert (await client.get("http://10.0.0.5:3000/v2")).status_code == 200
+        assert front.responder(INFER, host) is not None
+        assert front.responder(INFER, {b"host": b"10.0.0.6:3000"}) is None
+
+
+async def test_nothing_of_a_request_is_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each request has another path, model, host, origin, media type, key and method."""
+    taken: list[int] = []
+
+    async def ask_in_another_way(front: Front, number: int) -> None:
+        word = f"{number:06}{secrets.token_hex(4)}"
+        headers = {
+            "Host": f"{word}.localhost",
+            ("Origin", "Sec-Fetch-Site", "X-Other")[number % 3]: f"http://{word}.localhost",
+            "Content-Type": f"text/{word}; charset={word}",
+            "X-Api-Key": word,
+            f"X-{word}": word,
+        }
+        model = f"/v2/models/{word}/infer"
+        path = (model, f"/{word}", f"/models/{word}", f"{model}/{word * 500}", "/v2/models/line")[
+            number % 5
+        ]
+        method = ("POST", "GET", word.upper(), "POST")[number % 4]
+        await ask(front, path, method, headers=headers, content=word.encode())
+
+    monkeypatch.setattr(origins, "_MOST_KNOWN", 10)
+    async with serving(tmp_path) as front:
+        tracemalloc.start()
+        for number in range(256):
+            split(f"/v2/models/{number}/infer")
+        for number in range(1_500):
+            await ask_in_another_way(front, number)
+            if number in (749, 1_499):  # by the first, all that is bounded is full
+                write_counts()
+                gc.collect()
+                taken.append(tracemalloc.get_traced_memory()[0])
+        tracemalloc.stop()
+    assert taken[1] - taken[0] < 30_000, taken  # 40 bytes of each request
 
 
 async def test_two_hosts_are_one_too_many() -> None:
