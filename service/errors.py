@@ -34,6 +34,20 @@ class UnauthorizedError(ServiceError):
     headers = (("WWW-Authenticate", "Bearer"),)
 
 
+class ForeignOriginError(ServiceError):
+    """A web page of an origin that may not call the service sent the request."""
+
+    status = 403
+    reason = "foreign_origin"
+
+
+class MisdirectedRequestError(ServiceError):
+    """The request names a host that this service does not answer for."""
+
+    status = 421
+    reason = "misdirected"
+
+
 class RateLimitError(ServiceError):
     """The caller's key has sent more than it may; `seconds` from now it may send again."""
 
@@ -65,9 +79,10 @@ class MethodNotAllowedError(ServiceError):
     status = 405
     reason = "method"
 
-    def __init__(self, method: str, allowed: str) -> None:
-        super().__init__(f"{method} is not allowed here; {allowed} is.")
-        self.headers = (("Allow", allowed),)
+    def __init__(self, method: str, *allowed: str) -> None:
+        told = f"{' and '.join(allowed)} {'is' if len(allowed) == 1 else 'are'}"
+        super().__init__(f"{method} is not allowed here; {told}.")
+        self.headers = (("Allow", ", ".join(allowed)),)
 
 
 class BodyTimeoutError(ServiceError):
@@ -115,10 +130,17 @@ class BodyTooLargeError(ServiceError):
 
 
 class UnsupportedMediaError(ServiceError):
-    """The body's media type, or an uploaded file's format, is not one that the service reads."""
+    """The body's media type, its encoding, or a file's format is not one that the service reads.
+
+    `accepted` is the header that names those that it reads: `Accept` or `Accept-Encoding`.
+    """
 
     status = 415
     reason = "media_type"
+
+    def __init__(self, message: str, *accepted: tuple[str, str]) -> None:
+        super().__init__(message)
+        self.headers = accepted
 
 
 class ModelFaultError(ServiceError):

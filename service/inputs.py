@@ -26,6 +26,7 @@ from starlette.types import Message
 
 from service.errors import BadInputError, UnsupportedMediaError
 from service.http.body import read_body
+from service.http.charsets import require_charset
 from service.http.endpoint import Reply, Responder, in_a_task, may_hold_booleans, parse_json
 from service.http.exchange import Exchange, current
 from service.settings import current_settings
@@ -253,10 +254,16 @@ class PicturesInput(Input):
     @classmethod
     async def read(cls, request: Request) -> dict[str, Any]:
         """The fields of the form; a file is its bytes, and there may be several under one name."""
-        if media_type(dict(request.scope["headers"])) != "multipart/form-data":
+        headers = dict(request.scope["headers"])
+        if media_type(headers) != "multipart/form-data":
             raise UnsupportedMediaError(
-                "Send the pictures as files in the field 'images' of multipart/form-data."
+                "Send the pictures as files in the field 'images' of multipart/form-data.",
+                ("Accept", "multipart/form-data"),
             )
+        content_type = headers[b"content-type"]
+        require_charset(content_type)
+        # Of several headers the parser would take the first: it gets the one that was checked.
+        scope = {**request.scope, "headers": [(b"content-type", content_type)]}
         body = bytes(await _body(request))
 
         async def receive() -> Message:
@@ -264,7 +271,7 @@ class PicturesInput(Input):
 
         content: dict[str, Any] = {}
         try:
-            async with Request(request.scope, receive).form(max_files=1_000) as form:
+            async with Request(scope, receive).form(max_files=1_000) as form:
                 for name, value in form.multi_items():
                     if name == "images":
                         found = await value.read() if isinstance(value, UploadFile) else value
@@ -273,8 +280,6 @@ class PicturesInput(Input):
                         content[name] = value.strip('"') if isinstance(value, str) else value
         except HTTPException as error:
             raise BadInputError(f"The form cannot be read: {error.detail}") from error
-        except ValueError as error:  # some of the charsets that Python knows raise it on any text
-            raise BadInputError("The form cannot be read in its charset; send UTF-8.") from error
         return cls.check(content, {})
 
 
@@ -290,7 +295,9 @@ def _require_json(headers: Mapping[bytes, bytes]) -> None:
         return
     found = media_type(headers)
     if found not in ("application/json", ""):
-        raise UnsupportedMediaError(f"Send the body as application/json, not {found}.")
+        raise UnsupportedMediaError(
+            f"Send the body as application/json, not {found[:100]}.", ("Accept", "application/json")
+        )
 
 
 def media_type(headers: Mapping[bytes, bytes]) -> str:

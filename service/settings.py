@@ -1,11 +1,13 @@
 """Every setting of the service, read from the environment with the prefix `FITSERVE_`."""
 
+import re
 from functools import cache
+from ipaddress import ip_address
 from pathlib import Path
 from typing import Literal
 
-from pydantic import Field, ValidationError, model_validator
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic import Field, ValidationError, field_validator, model_validator
+from pydantic_settings import BaseSettings, SettingsConfigDict, SettingsError
 
 VERSION = "0.1.0"
 Exposure = Literal["open", "key", "off"]
@@ -100,6 +102,11 @@ class Settings(BaseSettings):
     cors_origins: tuple[str, ...] = Field(
         (), description="web pages of these origins may ask, as a JSON list; '*' is every one"
     )
+    allowed_hosts: tuple[str, ...] = Field(
+        (),
+        description="hosts that requests may name beside local ones, where no keys are asked for, "
+        "as a JSON list; '*.example.com' is every subdomain, '*' every host",
+    )
     log_format: Literal["console", "json"] = Field("console", description="how the log is written")
     access_log: float = Field(
         0.0,
@@ -110,6 +117,17 @@ class Settings(BaseSettings):
     traces: float = Field(
         0.0, ge=0, le=1, description="the share of requests that are traced with OpenTelemetry"
     )
+
+    @field_validator("allowed_hosts")
+    @classmethod
+    def _hosts_have_no_scheme_and_no_port(cls, hosts: tuple[str, ...]) -> tuple[str, ...]:
+        for host in hosts:
+            if host != "*" and not _is_host(host.removeprefix("*.")):
+                raise ValueError(
+                    f"{host!r} must be '*', a host name, '*.' and a domain, or an IP address, "
+                    "without a scheme or port"
+                )
+        return hosts
 
     @model_validator(mode="after")
     def _queue_holds_a_batch(self) -> "Settings":
@@ -124,6 +142,14 @@ class Settings(BaseSettings):
         return self
 
 
+def _is_host(text: str) -> bool:
+    try:
+        ip_address(text.strip("[]"))
+    except ValueError:
+        return re.fullmatch(r"[\w-]+(\.[\w-]+)*", text, re.ASCII) is not None
+    return True
+
+
 @cache
 def current_settings() -> Settings:
     """The settings of this process, read once.
@@ -133,6 +159,11 @@ def current_settings() -> Settings:
     """
     try:
         return Settings()
+    except SettingsError as error:  # only lists are read as JSON
+        named = re.sub(r'.*field "(\w+)".*', lambda found: found[1].upper(), str(error))
+        raise SystemExit(
+            f'error: FITSERVE_{named} must be a JSON list of strings, such as ["a.example"]'
+        ) from None
     except ValidationError as error:
         first = error.errors()[0]
         field = first["loc"][0] if first["loc"] else None

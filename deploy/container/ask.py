@@ -105,7 +105,7 @@ def check_replacement(port: int, server: int) -> None:
 def begin(port: int, length: int) -> socket.socket:
     """Send the head of a prediction's request, and none of its body of so many bytes."""
     connection = socket.create_connection(("127.0.0.1", port), timeout=DRAIN_SECONDS + END_SECONDS)
-    head = f"POST /predict_curve HTTP/1.1\r\nHost: here\r\nContent-Length: {length}\r\n"
+    head = f"POST /predict_curve HTTP/1.1\r\nHost: localhost\r\nContent-Length: {length}\r\n"
     connection.sendall((head + "Content-Type: application/json\r\n\r\n").encode())
     return connection
 

@@ -4,6 +4,9 @@ The file of `FITSERVE_API_KEYS_FILE` has a line for each key: its name, the SHA-
 hexadecimal, and perhaps how many requests a second it may send to each worker. What stands behind a
 `#` is a comment. `python -m service.http.access NAME` makes a key and its line. A key is 32 random
 bytes, so a plain digest keeps it as well as a slow one would.
+
+The file is read again while requests come, and compared by its content. Whatever cannot be used, a
+file without a key too, changes nothing: it may stand in the middle of being written.
 """
 
 import argparse
@@ -11,6 +14,7 @@ import hashlib
 import hmac
 import math
 import secrets
+import stat
 import time
 from pathlib import Path
 from typing import NamedTuple
@@ -25,6 +29,7 @@ HEALTH = frozenset({"/livez", "/readyz", "/healthz", "/v2/health/live", "/v2/hea
 METRICS = frozenset({"/metrics"})
 
 _LOOK_SECONDS = 1.0  # how often the file is looked at, where requests come
+_MOST_BYTES = 2**20  # of the file
 
 
 class ApiKey(NamedTuple):
@@ -39,7 +44,8 @@ def read_keys(text: str) -> list[ApiKey]:
     """The keys in a file.
 
     Raises:
-        ValueError: a line is none; says which, and never what stands in it.
+        ValueError: a line is none, or there is no key at all; says which line, and never what
+            stands in it.
     """
     keys: list[ApiKey] = []
     for number, line in enumerate(text.splitlines(), 1):
@@ -58,7 +64,31 @@ def read_keys(text: str) -> list[ApiKey]:
         if name in {key.name for key in keys}:
             raise ValueError(f"line {number} has the name of an earlier one")
         keys.append(ApiKey(name, digest, rate))
+    if not keys:
+        raise ValueError("there is no key in it")
     return keys
+
+
+def _content_of(path: Path) -> str:
+    """The file's text.
+
+    Raises:
+        OSError: it cannot be read.
+        ValueError: it is no regular file, too large, or no plain UTF-8.
+    """
+    if not stat.S_ISREG(path.stat().st_mode):  # to read a pipe could take for ever
+        raise ValueError("it is not a regular file")
+    with path.open("rb") as file:
+        content = file.read(_MOST_BYTES + 1)
+    if len(content) > _MOST_BYTES:
+        raise ValueError(f"it is larger than {_MOST_BYTES:,} bytes")
+    try:
+        text = content.decode()
+    except UnicodeDecodeError:
+        raise ValueError("it is not text in UTF-8") from None
+    if text.startswith("\ufeff"):
+        raise ValueError("it begins with a byte order mark; write it in UTF-8 without one")
+    return text
 
 
 class _Allowance:
@@ -88,7 +118,7 @@ class Access:
         settings: the file of the keys, and how health and metrics are exposed.
 
     Raises:
-        SystemExit: the file cannot be read, or a line of it is no key.
+        SystemExit: the file cannot be read, has no key, or a line of it is none.
     """
 
     def __init__(self, settings: Settings) -> None:
@@ -100,13 +130,16 @@ class Access:
         )
         self._keys: list[ApiKey] = []
         self._allowances: dict[str, _Allowance] = {}
-        self._seen: tuple[int, int, int] | None = None
+        self._content: str | None = None  # of the file, when it was last of use
+        self._trouble = ""  # with it, as it was last logged
         self._looked = time.monotonic()
         if self._path is not None:
             try:
                 self._read(self._path)
             except (OSError, ValueError) as error:
-                raise SystemExit(f"error: FITSERVE_API_KEYS_FILE {self._path}: {error}") from None
+                raise SystemExit(
+                    f"error: FITSERVE_API_KEYS_FILE {self._path}: {_told(error)}"
+                ) from None
 
     def admit(self, exchange: Exchange) -> None:
         """Let the request in; its key's name is written into the exchange.
@@ -154,15 +187,22 @@ class Access:
             return
         self._looked = now
         try:
-            if _state(path) != self._seen:
-                self._read(path)
+            if self._read(path):
                 logger.info("read %d API keys from %s", len(self._keys), path)
+            self._trouble = ""
         except (OSError, ValueError) as error:
-            logger.error("the API keys stay as they were: %s: %s", path, error)
+            trouble = _told(error)
+            if trouble != self._trouble:  # else it was said a second ago
+                logger.error("the API keys stay as they were: %s: %s", path, trouble)
+            self._trouble = trouble
 
-    def _read(self, path: Path) -> None:
-        self._seen = _state(path)
-        self._keys = read_keys(path.read_text())
+    def _read(self, path: Path) -> bool:
+        """Take the keys from the file; whether it has changed."""
+        content = _content_of(path)
+        if content == self._content:
+            return False
+        self._keys = read_keys(content)
+        self._content = content
         kept = self._allowances
         self._allowances = {
             key.name: old
@@ -170,11 +210,11 @@ class Access:
             else _Allowance(key.rate)
             for key in self._keys
         }
+        return True
 
 
-def _state(path: Path) -> tuple[int, int, int]:
-    found = path.stat()
-    return found.st_mtime_ns, found.st_size, found.st_ino
+def _told(error: OSError | ValueError) -> str:
+    return (isinstance(error, OSError) and error.strerror) or str(error)
 
 
 def main() -> None:

@@ -20,7 +20,13 @@ from service.errors import (
 from service.settings import Settings
 
 # What zlib calls each Content-Encoding; "deflate" is zlib's own format, says RFC 9110.
-_WINDOW_BITS = {b"gzip": 16 + zlib.MAX_WBITS, b"deflate": zlib.MAX_WBITS}
+_WINDOW_BITS = {
+    b"gzip": 16 + zlib.MAX_WBITS,
+    b"x-gzip": 16 + zlib.MAX_WBITS,
+    b"deflate": zlib.MAX_WBITS,
+}
+_PIECE = 2**16  # bytes: zlib copies what follows a member in them
+_MOST_MEMBERS = 10_000  # of a gzip stream: empty ones take time, and expand to nothing
 
 
 class _Arriving:
@@ -43,7 +49,7 @@ async def read_body(
         BodyTooLargeError: it is larger than the settings allow, says so, or expands so far.
         BodyTimeoutError: it did not arrive in time.
         BodiesFullError: with the others that are arriving it takes more than they may.
-        UnsupportedMediaError: it is compressed in another way than gzip or deflate.
+        UnsupportedMediaError: it is compressed in another way than gzip or deflate, or twice.
         BadInputError: its caller went away before its end, or it is not what it says it is.
     """
     limit = settings.max_body_bytes
@@ -64,8 +70,8 @@ async def read_body(
         raise BadInputError("The request ended before its body did.")
     if len(body) > limit:
         raise _too_large(limit)
-    encoding = headers.get(b"content-encoding", b"identity").strip().lower()
-    return body if encoding == b"identity" else _expanded(body, encoding, limit)
+    encoding = headers.get(b"content-encoding")
+    return body if encoding is None else _decoded(body, encoding, limit)
 
 
 async def _in_parts(
@@ -87,18 +93,39 @@ async def _in_parts(
     return body, message
 
 
-def _expanded(body: bytes | bytearray, encoding: bytes, limit: int) -> bytes:
-    if encoding not in _WINDOW_BITS:
-        raise UnsupportedMediaError("Send the body as it is, or with gzip or deflate.")
-    expander = zlib.decompressobj(_WINDOW_BITS[encoding])
+def _decoded(body: bytes | bytearray, encoding: bytes, limit: int) -> bytes | bytearray:
+    """The body without its one coding; `identity`, and an empty element of the list, are none."""
+    codings = [coding.strip().lower() for coding in encoding.split(b",")]
+    codings = [coding for coding in codings if coding not in (b"", b"identity")]
+    if not codings:
+        return body
+    if len(codings) > 1 or codings[0] not in _WINDOW_BITS:
+        raise UnsupportedMediaError(
+            "Send the body as it is, or compressed once, with gzip or deflate.",
+            ("Accept-Encoding", "gzip, deflate"),
+        )
+    coding = codings[0].removeprefix(b"x-")
     try:
-        expanded = expander.decompress(body, limit + 1)
+        return _expanded(body, coding, limit)
     except zlib.error as error:
-        raise BadInputError(f"The body is no {encoding.decode()}: {error}.") from error
-    if len(expanded) > limit:
-        raise _too_large(limit)
-    if not expander.eof or expander.unused_data:
-        raise BadInputError(f"The body is not one whole {encoding.decode()} stream.")
+        raise BadInputError(f"The body is no {coding.decode()}: {error}.") from error
+
+
+def _expanded(body: bytes | bytearray, coding: bytes, limit: int) -> bytearray:
+    """What a body expands to; gzip may have several members, one after the other."""
+    rest, expanded, members = memoryview(body), bytearray(), 0
+    while members == 0 or (rest and coding == b"gzip" and members < _MOST_MEMBERS):
+        members += 1
+        expander = zlib.decompressobj(_WINDOW_BITS[coding])
+        while rest and not expander.eof:
+            expanded += expander.decompress(rest[:_PIECE], limit + 1 - len(expanded))
+            if len(expanded) > limit:
+                raise _too_large(limit)
+            rest = rest[min(_PIECE, len(rest)) - len(expander.unused_data) :]
+        if not expander.eof:
+            break
+    if rest or not expander.eof:
+        raise BadInputError(f"The body is not one whole {coding.decode()} stream.")
     return expanded
 
 

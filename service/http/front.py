@@ -2,7 +2,8 @@
 
 It gives the request its id and takes its time; lets it in or not; sends what is the protocol's to
 the protocol, and all else to BentoML; ends it where its caller goes away; and counts, logs and
-traces the answer, as the settings say.
+traces the answer, as the settings say. Whoever asks for a path in another spelling of it is let in,
+and routed, by the one normal form of that path.
 """
 
 import asyncio
@@ -14,11 +15,18 @@ from typing import NamedTuple
 from starlette.middleware.cors import CORSMiddleware
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from service.errors import NotImplementedHttpError, ServiceError, UnknownVersionError
+from service.errors import (
+    BadInputError,
+    NotImplementedHttpError,
+    ServiceError,
+    UnknownPathError,
+    UnknownVersionError,
+)
 from service.http.access import Access
 from service.http.departures import Departures
 from service.http.endpoint import Responder, error_response
 from service.http.exchange import Exchange, begin, current
+from service.http.origins import OriginPolicy
 from service.open_inference.routes import PREFIX, OpenInference
 from service.settings import Settings
 from service.telemetry.logs import logger
@@ -79,6 +87,7 @@ class Front:
         self._protocol = protocol
         self._typed = {} if typed is None else typed
         self._door = door or host
+        self._origins = OriginPolicy(settings)
         self._access = Access(settings)
         self.admit: Callable[[Exchange], None] = self._access.admit
         """Lets a request in, or raises what `Access.admit` says."""
@@ -104,6 +113,7 @@ class Front:
             await self._host(scope, receive, self._last_of(send))
             return
 
+        scope = {**scope, "path": normal_path(scope["path"])}
         exchange = begin(scope["method"], scope["path"], dict(scope["headers"]))
 
         async def completed(message: Message) -> None:
@@ -114,7 +124,7 @@ class Front:
 
         task = self._departures.enter(exchange)
         try:
-            await self._let_in(scope, receive, completed)
+            await self._way(scope, exchange)(scope, receive, completed)
         except asyncio.CancelledError:
             exchange.status = CLIENT_CLOSED_REQUEST
             if not exchange.departed:
@@ -122,6 +132,22 @@ class Front:
         finally:
             self._departures.leave(task)
             self.end(exchange)
+
+    def _way(self, scope: Scope, exchange: Exchange) -> ASGIApp:
+        """Who answers a request: its refusal comes before CORS, so for a preflight request too."""
+        try:
+            self._check(scope, exchange)
+        except ServiceError as error:
+            return error_response(error, exchange)
+        return self._let_in
+
+    def _check(self, scope: Scope, exchange: Exchange) -> None:
+        if sum(name == b"host" for name, _ in scope["headers"]) > 1:
+            raise BadInputError("The request has more than one Host header; send one.")
+        server = scope.get("server")
+        self._origins.check(exchange.headers, server[0] if server else None)
+        if not exchange.path.isprintable():  # a router's `$` matches before a line's end too
+            raise UnknownPathError(f"There is nothing at {exchange.path[:100]!r}.")
 
     def _last_of(self, send: Send) -> Send:
         """Send the spans that are left before the life cycle is told to be over.
@@ -153,6 +179,9 @@ class Front:
         """Who answers a POST to `path` whose body is whole; None where only ASGI leads there."""
         if b"content-encoding" in headers or (self._cross_origin and b"origin" in headers):
             return None
+        if not self._origins.accepts_everywhere(headers):
+            return None
+        path = normal_path(path)
         if path.startswith(_BELOW):
             return self._protocol.responder(path)
         return self._typed.get(path)
@@ -169,6 +198,11 @@ class Front:
             logger.info("%s", exchange.line(), extra=exchange.fields())
         if self._tracer is not None:
             self._tracer.trace(exchange)
+
+
+def normal_path(path: str) -> str:
+    """The one form in which a path is compared with others: without slashes at its end."""
+    return path.rstrip("/") if path.strip("/") else path
 
 
 def _complete(

@@ -11,7 +11,8 @@ from starlette.datastructures import Headers
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from service.http.endpoint import json_response
+from service.errors import MethodNotAllowedError
+from service.http.endpoint import error_response, json_response
 
 
 class JsonErrors:
@@ -53,7 +54,8 @@ def _shaped(start: Message, body: bytes, scope: Scope) -> Response:
         told = str((content[0] if isinstance(content, list) else content)["error"])
     if status == 404:
         told = f"There is nothing at {scope['path'][:100]!r}; /docs.json says what there is."
-    elif status == 405:
-        told = f"{scope['method']} is not allowed here; {headers.get('allow', 'POST')} is."
-    kept = [(name, headers[name]) for name in ("allow", "retry-after") if name in headers]
+    elif status == 405:  # Starlette names the methods in any order
+        allowed = sorted(headers.get("allow", "POST").split(", "))
+        return error_response(MethodNotAllowedError(scope["method"], *allowed))
+    kept = [(name, headers[name]) for name in ("retry-after",) if name in headers]
     return json_response({"error": told}, status, kept)

@@ -169,8 +169,9 @@ class OpenInference:
             raise UnknownPathError(f"There is nothing at {exchange.path[:100]!r} in the protocol.")
         exchange.endpoint = PREFIX + pattern
         method, handler = route
-        if exchange.method != method and (exchange.method, method) != ("HEAD", "GET"):
-            raise MethodNotAllowedError(exchange.method, method)
+        allowed = ("GET", "HEAD") if method == "GET" else (method,)
+        if exchange.method not in allowed:
+            raise MethodNotAllowedError(exchange.method, *allowed)
         return await handler(Call(self.catalog, exchange, receive, model, version))
 
 
@@ -220,13 +221,20 @@ def _find(catalog: Catalog, exchange: Exchange, model: str, version: str) -> Pre
     return predictor
 
 
-@lru_cache(maxsize=256)  # a client asks for the same ones again and again
 def split(path: str) -> tuple[str, str, str]:
     """A path → its pattern in `ROUTES` (or in nothing), the model and the version that it names."""
-    parts = path.removeprefix(PREFIX).rstrip("/").split("/")
+    return (_known if len(path) <= _LONGEST_KNOWN else _split)(path)
+
+
+def _split(path: str) -> tuple[str, str, str]:
+    parts = path.removeprefix(PREFIX).split("/")
     if len(parts) < 3 or parts[1] != "models" or parts[2:] == ["stats"]:
         return "/".join(parts), "", ""
     model, version, rest = parts[2], "", parts[3:]
     if len(rest) >= 2 and rest[0] == "versions" and rest[1]:
         version, rest = rest[1], rest[2:]
     return "/".join(("", "models", "{model}", *rest)), model, version
+
+
+_LONGEST_KNOWN = 256  # characters of a path
+_known = lru_cache(maxsize=256)(_split)  # a client asks for the same ones again and again

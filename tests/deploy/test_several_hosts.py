@@ -5,6 +5,7 @@ its configuration the one in `deploy/nginx/`.
 """
 
 import asyncio
+import json
 import os
 import shutil
 import subprocess
@@ -106,7 +107,11 @@ def nginx(hosts: None, root: Path, tmp_path: Path) -> Iterator[None]:
 @contextmanager
 def served(root: Path, repository: Path, address: str) -> Iterator[Server]:
     """A server on the host with that address, from the start of the block to its end."""
-    settings = {"FITSERVE_MODEL_REPOSITORY": str(repository), "FITSERVE_DEVICE": "cpu"}
+    settings = {
+        "FITSERVE_MODEL_REPOSITORY": str(repository),
+        "FITSERVE_DEVICE": "cpu",
+        "FITSERVE_ALLOWED_HOSTS": json.dumps([FRONT]),
+    }
     there = ("ip", "netns", "exec", namespace(address))
     with (
         temporary_home() as home,

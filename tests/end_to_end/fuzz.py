@@ -25,7 +25,7 @@ PATIENCE = 15.0  # seconds; the server's own limits are below it
 CONNECTIONS = 16
 WARM_UP = 3_000  # cases, or a tenth of all, until the worker has the memory that it needs
 FLAT = 48 * 2**20  # bytes: what the worker may have more at the end than after the warm-up
-STATUSES = {200, 400, 404, 405, 408, 413, 415, 431}
+STATUSES = {200, 400, 403, 404, 405, 408, 413, 415, 421, 431}
 OF_HTTP = {501, 505}  # the caller's own choice of a coding or version; told where heads are changed
 
 

@@ -108,7 +108,7 @@ def message(model: str, x: float, headers: Mapping[str, str] | None = None, **mo
     body = json.dumps({"inputs": [tensor], **more}).encode()
     lines = [
         f"POST /v2/models/{model}/infer HTTP/1.1",
-        "Host: test",
+        "Host: localhost",
         f"Content-Length: {len(body)}",
         *(f"{name}: {value}" for name, value in (headers or {}).items()),
     ]

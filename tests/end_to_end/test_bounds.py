@@ -23,7 +23,7 @@ LARGEST = 65_536
 BODY = json.dumps(
     {"inputs": [{"name": "x", "shape": [1, 1], "datatype": "FP32", "data": [1]}]}
 ).encode()
-POST = b"POST /v2/models/curve-tanh/infer HTTP/1.1\r\nHost: t\r\n"
+POST = b"POST /v2/models/curve-tanh/infer HTTP/1.1\r\nHost: localhost\r\n"
 WHOLE = POST + b"Content-Length: %d\r\n" % len(BODY)
 CHUNKED = POST + b"Transfer-Encoding: chunked\r\n"
 RIGHT = WHOLE + b"\r\n" + BODY

@@ -203,7 +203,7 @@ def test_a_wrong_method_is_a_405_that_names_the_right_one(
         for path in paths if method != allowed else ():
             response = client.request(method, path)
             assert_refused(response, 405, allowed)
-            assert response.headers["allow"] == allowed
+            assert response.headers["allow"] == {"GET": "GET, HEAD", "POST": "POST"}[allowed]
 
 
 # One inference.

@@ -484,6 +484,7 @@ def test_it_asks_for_a_key_where_there_are_keys(
         expect(form).to_be_hidden()
         assert KEY not in page.content()
         assert KEY not in page.url
+        page.goto("about:blank")  # which asks no server that is ending
 
 
 # How it looks, and how it is heard.

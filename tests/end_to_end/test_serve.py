@@ -435,7 +435,7 @@ def test_a_caller_that_leaves_in_the_middle_of_its_body_harms_nobody(
     port = int(server.url.rpartition(":")[2])
     for path in DEFAULTS:
         with socket.create_connection(("127.0.0.1", port)) as left:
-            head = f"POST {path} HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
+            head = f"POST {path} HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
             left.sendall(f"{head}Content-Length: 1000\r\n\r\n".encode() + b'{"x": [1, ')
     assert client.post("/predict_curve", json={"x": [1]}).status_code == 200
 

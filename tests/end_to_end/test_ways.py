@@ -21,7 +21,7 @@ def request(
     """An inference request as it goes over the wire."""
     body = json.dumps({"id": identity, "inputs": [TENSOR]}).encode()
     return (
-        f"POST /v2/models/{model}/infer HTTP/{version}\r\nHost: test\r\nX-Request-Id: mine\r\n"
+        f"POST /v2/models/{model}/infer HTTP/{version}\r\nHost: localhost\r\nX-Request-Id: mine\r\n"
         f"Content-Length: {len(body)}\r\n{headers}\r\n"
     ).encode() + body
 
@@ -106,7 +106,7 @@ def test_a_chunked_body_in_one_part_is_put_together(server: Server) -> None:
 def test_requests_sent_together_are_answered_in_order(server: Server) -> None:
     sent = [request(identity=str(number)) for number in range(20)]
     sent[5] = request(identity="5", model="mnist-mlp")  # its input has another name
-    sent[6] = b"GET /livez HTTP/1.1\r\nHost: test\r\n\r\n"
+    sent[6] = b"GET /livez HTTP/1.1\r\nHost: localhost\r\n\r\n"
     answers = ask(server, b"".join(sent), answers=20)
     for number, (head, body) in enumerate(answers):
         if number == 5:
@@ -123,7 +123,7 @@ def test_a_connection_serves_again_after_an_answer_of_either_way(server: Server)
             for part in (
                 request(),
                 request(model="nobody"),
-                b"GET /v2 HTTP/1.1\r\nHost: test\r\n\r\n",
+                b"GET /v2 HTTP/1.1\r\nHost: localhost\r\n\r\n",
             ):
                 connection.sendall(part)
                 read_answers(connection, 1)

@@ -108,7 +108,7 @@ def test_a_server_whose_workers_cannot_start_ends(root: Path, chosen: dict[str, 
     """The file of keys is good when the server starts, and broken when a worker is replaced."""
     with temporary_home() as home:
         keys = home / "keys"
-        keys.write_text("")
+        keys.write_text(f"ann {'0' * 64}")
         settings = {**chosen, "FITSERVE_API_KEYS_FILE": str(keys)}
         with serving(home, root, settings=settings) as server:
             keys.write_text("this is no line of a file of keys")
@@ -128,7 +128,9 @@ def test_workers_whose_parent_is_killed_answer_what_has_begun_and_end(
 ) -> None:
     settings = {**chosen, "BENTOML_CONFIG_OPTIONS": "services.fitserve.workers=2"}
     body = json.dumps({"x": [1]}).encode()
-    head = b"POST /predict_curve HTTP/1.1\r\nHost: t\r\nContent-Length: %d\r\n\r\n" % len(body)
+    head = b"POST /predict_curve HTTP/1.1\r\nHost: localhost\r\nContent-Length: %d\r\n\r\n" % len(
+        body
+    )
     with temporary_home() as home, serving(home, root, settings=settings) as server:
         workers, port = server.workers(), int(server.url.rpartition(":")[2])
         assert len(workers) == 2

@@ -1,7 +1,9 @@
 """What a request may hold, and what its sender is told where it holds something else."""
 
 import asyncio
+import codecs
 import copy
+import encodings
 import json
 import pickle
 import re
@@ -18,6 +20,7 @@ from starlette.requests import Request
 from starlette.types import Message
 
 from service.errors import BadInputError, BodyTooLargeError, ServiceError, UnsupportedMediaError
+from service.http.charsets import CHARSETS
 from service.inputs import CurveInput, DigitsInput, Input, PicturesInput, PointsInput
 from service.settings import Settings
 
@@ -315,8 +318,9 @@ def test_json_that_is_no_object_is_refused(body: bytes) -> None:
     ],
 )
 def test_another_media_type_than_json_is_refused_by_name(content_type: str) -> None:
-    with pytest.raises(UnsupportedMediaError, match="Send the body as application/json, not"):
+    with pytest.raises(UnsupportedMediaError, match="Send the body as application/json, not") as no:
         ask(CurveInput, b'{"x": [1]}', content_type)
+    assert no.value.headers == (("Accept", "application/json"),)
 
 
 def test_a_sentence_does_not_repeat_a_long_request() -> None:
@@ -444,6 +448,57 @@ def test_a_malformed_form_is_refused(body: bytes, content_type: str) -> None:
 def test_no_charset_is_more_than_the_service_can_bear(charset: str) -> None:
     body, content_type = form(PICTURE, model="xn--\xff-0")
     keeps_its_promise(PicturesInput, body, f"{content_type}; charset={charset}")
+
+
+@pytest.mark.parametrize("charset", sorted(CHARSETS))
+def test_a_form_is_read_in_its_charset(charset: str) -> None:
+    codec = codecs.lookup(charset).name
+    assert codec in ("utf-8", "ascii", "iso8859-1")
+    text = "mnist" if codec == "ascii" else "mn\u00efst"
+    body, content_type = form(PICTURE, model=text)
+    body = body.replace(text.encode(), text.encode(codec))
+    for name in (charset, charset.upper(), f'"{charset}"'):
+        assert ask(PicturesInput, body, f"{content_type}; charset={name}")["model"] == text
+
+
+def cached_codecs() -> int:
+    """How many names of codecs Python keeps, known and unknown."""
+    return len(vars(encodings)["_cache"])
+
+
+def test_any_other_charset_is_refused_and_not_remembered() -> None:
+    body, content_type = form(PICTURE, model="m")
+    before = cached_codecs()
+    for number in range(1_000):
+        for charset in (
+            f"xyz{number}",
+            f"utf-8{'!' * (number + 1)}",
+            f'"utf-8 {number}"',
+            "koi8_r",
+        ):
+            with pytest.raises(
+                UnsupportedMediaError, match="UTF-8, US-ASCII or ISO-885"
+            ) as refused:
+                ask(PicturesInput, body, f"{content_type}; charset={charset}")
+            assert_one_sentence(refused.value)
+    assert refused.value.headers == (("Accept", "multipart/form-data"),)
+    assert cached_codecs() == before
+
+
+def test_no_charset_that_is_named_elsewhere_is_remembered() -> None:
+    body, content_type = form(PICTURE, model="m")
+    ask(PicturesInput, body, content_type)
+    before = cached_codecs()
+    for number in range(300):
+        part = body.replace(b"image/png", b"image/png; charset=abc%d" % number)
+        assert part != body
+        ask(PicturesInput, part, content_type)
+        ask(CurveInput, b'{"x": [1]}', f"{JSON}; charset=abc{number}")
+        sent = Sent(body, {"content-type": content_type}, 1 << 20, cut=False)
+        first = (b"content-type", f"{content_type}; charset=abc{number}".encode())
+        sent.request.scope["headers"].insert(0, first)
+        assert read(PicturesInput, sent)["model"] == "m"
+    assert cached_codecs() == before
 
 
 @pytest.mark.parametrize("content_type", [None, JSON, "image/png", "multipart/mixed; boundary=b"])

@@ -26,6 +26,7 @@ SET = {
     "metrics": ("key", "key"),
     "playground": ("off", "off"),
     "cors_origins": ('["https://a.example"]', ("https://a.example",)),
+    "allowed_hosts": ('["*.a.example", "::1"]', ("*.a.example", "::1")),
     "log_format": ("json", "json"),
     "inline_seconds": ("0.001", 0.001),
     "polling_seconds": ("0.001", 0.001),
@@ -140,6 +141,17 @@ def test_settings_do_not_change_once_read(monkeypatch: pytest.MonkeyPatch) -> No
         ("FITSERVE_MAX_BATCH_ROWS", "many", "error: FITSERVE_MAX_BATCH_ROWS is 'many': "),
         ("FITSERVE_DEVICE", "gpu", "error: FITSERVE_DEVICE is 'gpu': "),
         ("FITSERVE_MAX_QUEUE_ROWS", "3", "error: FITSERVE_MAX_QUEUE_ROWS must be at least "),
+        (
+            "FITSERVE_ALLOWED_HOSTS",
+            "a.example",
+            "error: FITSERVE_ALLOWED_HOSTS must be a JSON list",
+        ),
+        ("FITSERVE_CORS_ORIGINS", "*", "error: FITSERVE_CORS_ORIGINS must be a JSON list"),
+        (
+            "FITSERVE_ALLOWED_HOSTS",
+            '["http://a"]',
+            "error: FITSERVE_ALLOWED_HOSTS is ['http://a']:",
+        ),
     ],
 )
 def test_a_setting_that_cannot_be_used_ends_the_process_with_one_sentence(

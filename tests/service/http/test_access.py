@@ -81,9 +81,34 @@ def test_anybody_else_is_told_what_to_send(tmp_path: Path, headers: dict[str, st
     assert asked.key == ""
 
 
-def test_a_file_without_keys_lets_nobody_in(tmp_path: Path) -> None:
-    with pytest.raises(UnauthorizedError):
-        access_to(tmp_path, "# none yet", "").admit(exchange(x_api_key=""))
+@pytest.mark.parametrize(
+    ("content", "told"),
+    [
+        (b"", "there is no key in it"),
+        (b"# none yet\n\n  # nor here\n", "there is no key in it"),
+        (b"\xef\xbb\xbfann " + b"0" * 64, "it begins with a byte order mark"),
+        ("jos\u00e9 ".encode("latin-1") + b"0" * 64, "it is not text in UTF-8"),
+        ("ann ".encode("utf-16"), "it is not text in UTF-8"),
+        (b"# long\n" * 200_000, "it is larger than 1,048,576 bytes"),
+    ],
+)
+def test_a_file_that_holds_no_keys_stops_the_start_with_one_sentence(
+    tmp_path: Path, content: bytes, told: str
+) -> None:
+    file = tmp_path / "keys"
+    file.write_bytes(content)
+    with pytest.raises(SystemExit) as refused:
+        Access(Settings(api_keys_file=file))
+    assert str(refused.value).startswith(f"error: FITSERVE_API_KEYS_FILE {file}: {told}")
+    assert "\n" not in str(refused.value)
+
+
+def test_what_is_no_file_stops_the_start_and_is_never_waited_for(tmp_path: Path) -> None:
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    for path in (pipe, tmp_path, Path("/dev/zero")):
+        with pytest.raises(SystemExit, match="it is not a regular file"):
+            Access(Settings(api_keys_file=path))
 
 
 def test_without_a_file_everybody_gets_in() -> None:
@@ -137,12 +162,60 @@ def test_a_file_that_goes_bad_leaves_the_keys_as_they_were(
     tmp_path: Path, clock: list[float], caplog: pytest.LogCaptureFixture
 ) -> None:
     door, file = access_to(tmp_path, f"ann {digest('secret')}"), tmp_path / "keys"
-    for spoil in (lambda: file.write_text("ann not-a-digest"), file.unlink):
+    for spoil in (
+        lambda: file.write_text("ann not-a-digest"),
+        lambda: file.write_text(""),
+        lambda: file.write_bytes(b"\xff"),
+        lambda: file.write_text("# all gone\n"),
+        file.unlink,
+        file.mkdir,
+    ):
+        caplog.clear()
         spoil()
+        for _ in range(5):
+            clock[0] += 1.5
+            door.admit(exchange(x_api_key="secret"))
+            with pytest.raises(UnauthorizedError):
+                door.admit(exchange(x_api_key=""))
+        (record,) = caplog.records
+        assert record.getMessage().startswith(f"the API keys stay as they were: {file}: ")
+        assert "\n" not in record.getMessage()
+        assert record.exc_info is None
+    file.rmdir()
+    file.write_text(f"bob {digest('other')}")
+    clock[0] += 1.5
+    door.admit(exchange(x_api_key="other"))
+    with pytest.raises(UnauthorizedError):
+        door.admit(exchange(x_api_key="secret"))
+
+
+def test_a_file_that_is_of_use_again_as_it_was_is_told_of_when_it_goes_bad_again(
+    tmp_path: Path, clock: list[float], caplog: pytest.LogCaptureFixture
+) -> None:
+    door, file = access_to(tmp_path, f"ann {digest('secret')}"), tmp_path / "keys"
+    for content in ("", file.read_text(), ""):
+        file.write_text(content)
         clock[0] += 1.5
         door.admit(exchange(x_api_key="secret"))
-        assert "the API keys stay as they were" in caplog.text
-        caplog.clear()
+    assert caplog.text.count("there is no key in it") == 2
+
+
+def test_a_file_is_compared_by_its_content(tmp_path: Path, clock: list[float]) -> None:
+    door, file = access_to(tmp_path, f"ann {digest('old')}"), tmp_path / "keys"
+    before = file.stat()
+    with file.open("r+") as opened:  # the same file, of the same size
+        opened.write(f"ann {digest('new')}")
+    os.utime(file, ns=(before.st_atime_ns, before.st_mtime_ns))
+    after = file.stat()
+    assert (after.st_mtime_ns, after.st_size, after.st_ino) == (
+        before.st_mtime_ns,
+        before.st_size,
+        before.st_ino,
+    )
+    clock[0] += 1.5
+    with pytest.raises(UnauthorizedError):
+        door.admit(exchange(x_api_key="old"))
+    door.admit(exchange(x_api_key="new"))
 
 
 @pytest.mark.parametrize(

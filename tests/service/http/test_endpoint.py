@@ -20,9 +20,11 @@ from service.errors import (
     BodyTimeoutError,
     BodyTooLargeError,
     DeadlineExceededError,
+    ForeignOriginError,
     HeadTimeoutError,
     HeadTooLargeError,
     MethodNotAllowedError,
+    MisdirectedRequestError,
     ModelFaultError,
     NotImplementedHttpError,
     NotReadyError,
@@ -44,6 +46,7 @@ Logged = Callable[[], list[logging.LogRecord]]
 STATUSES = {
     BadInputError: 400,
     UnauthorizedError: 401,
+    ForeignOriginError: 403,
     UnknownModelError: 404,
     UnknownPathError: 404,
     BodyTimeoutError: 408,
@@ -52,6 +55,7 @@ STATUSES = {
     UnknownVersionError: 505,
     BodyTooLargeError: 413,
     UnsupportedMediaError: 415,
+    MisdirectedRequestError: 421,
     HeadTooLargeError: 431,
     ModelFaultError: 500,
     QueueFullError: 503,
@@ -162,9 +166,11 @@ def test_retry_after_goes_with_503_and_with_nothing_else(
 
 
 def test_a_wrong_method_is_405_and_names_the_right_one() -> None:
-    response = through_plain(MethodNotAllowedError("PUT", "GET"), {})
-    assert (response.status_code, response.headers["allow"]) == (405, "GET")
-    assert json.loads(bytes(response.body)) == {"error": "PUT is not allowed here; GET is."}
+    response = through_plain(MethodNotAllowedError("PUT", "GET", "HEAD"), {})
+    assert (response.status_code, response.headers["allow"]) == (405, "GET, HEAD")
+    assert json.loads(bytes(response.body)) == {
+        "error": "PUT is not allowed here; GET and HEAD are."
+    }
 
 
 @pytest.mark.parametrize("kind", [BodyTimeoutError, BodyTooLargeError])

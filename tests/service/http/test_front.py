@@ -1,8 +1,11 @@
 """The front: who gets a request, and what is counted, logged and traced of it."""
 
 import asyncio
+import gc
+import hashlib
 import logging
 import secrets
+import tracemalloc
 from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -19,11 +22,12 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from tiny import write_tiny
 
 from service.catalog import Catalog
+from service.http import origins
 from service.http.exchange import current
 from service.http.front import SECURITY_HEADERS, Front
 from service.http.json_errors import JsonErrors
 from service.http.pages import create_pages
-from service.open_inference.routes import OpenInference
+from service.open_inference.routes import OpenInference, split
 from service.placement import Placement
 from service.predictor import Predictor
 from service.settings import Settings
@@ -65,8 +69,8 @@ def front_of(host: ASGIApp, protocol: ASGIApp | None = None, **settings: Any) ->
 
 async def ask(front: ASGIApp, path: str, method: str = "GET", **options: Any) -> httpx.Response:
     transport = httpx.ASGITransport(front)
-    async with httpx.AsyncClient(transport=transport, base_url="http://test") as client:
-        return await client.request(method, path, **options)
+    async with httpx.AsyncClient(transport=transport) as client:
+        return await client.request(method, f"http://localhost{path}", **options)
 
 
 def counted() -> dict[tuple[str, str, str], float]:
@@ -131,6 +135,154 @@ async def test_what_is_below_v2_is_the_protocol_s_and_all_else_the_host_s(
     front = front_of(Named("host"))
     for path in paths:
         assert (await ask(front, path)).text == name, path
+
+
+@pytest.mark.parametrize("end", ["/", "//", "%2f"])
+async def test_a_path_with_slashes_at_its_end_is_the_one_without(tmp_path: Path, end: str) -> None:
+    async with serving(tmp_path) as front:
+        for path in ("/v2/models/line", "/models/line", "/metrics", "/v2/health/live"):
+            answers = [await ask(front, path), await ask(front, path + end)]
+            assert [answer.status_code for answer in answers] == [200, 200], path
+        slashed = await ask(front, INFER + end, "POST", json=LINE)
+        assert slashed.json() == (await ask(front, INFER, "POST", json=LINE)).json()
+
+
+HEALTH_SPELLINGS = (
+    *("/v2/health/live", "/v2/health/live/", "/v2/health/live//", "/v2/health/live%2F"),
+    *("/v2/health%2flive/", "/v2//health/live", "//v2/health/live", "/v2/./health/live"),
+    *("/v2/models/../health/live", "/v2/Health/live", "/v2/health/live%0a", "/v2/health/live%00"),
+    *("/v2/health/ready/", "/v2/health/live;a", "/v2/%68ealth/live?x=/"),
+)
+METRICS_SPELLINGS = (
+    *("/metrics", "/metrics/", "/metrics//", "//metrics", "/%2fmetrics", "/metrics%2f"),
+    *("/metrics%0a", "/metrics%0A/", "/metrics%0d", "/metrics%00", "/METRICS", "/./metrics"),
+    *("/playground/../metrics", "/playground/%2e%2e/metrics", "/livez/..%2fmetrics", "/%6detrics"),
+    *("/metrics;x", "/metrics%3f", "/metrics?x", "/metrics%20"),
+)
+PAGE_SPELLINGS = ("/", "//", "/%0a", "/playground/main.js/", "/playground/main.js%0a", "/?")
+
+
+@pytest.mark.parametrize("setting", ["health", "metrics", "playground"])
+async def test_what_is_off_is_off_in_every_spelling(tmp_path: Path, setting: str) -> None:
+    spellings = {
+        "health": HEALTH_SPELLINGS,
+        "metrics": METRICS_SPELLINGS,
+        "playground": PAGE_SPELLINGS,
+    }[setting]
+    async with serving(tmp_path) as front:
+        assert (await ask(front, spellings[0])).status_code == 200
+        assert (await ask(front, spellings[1].replace("//", "/"))).status_code == 200
+    async with serving(tmp_path / "again", **{setting: "off"}) as front:
+        for path in spellings:
+            for method in ("GET", "HEAD", "POST"):
+                answer = await ask(front, path, method)
+                assert answer.status_code == 404, path
+                assert answer.headers["content-type"] == "application/json"
+
+
+async def test_what_is_open_is_no_way_to_what_asks_for_a_key(tmp_path: Path) -> None:
+    keys = tmp_path / "keys"
+    keys.write_text(f"ann {hashlib.sha256(b'secret').hexdigest()}")
+    closed = ("/models", "/v2/models/line", "/docs.json", "/v2")
+    ways = (
+        *("{}", "{}/", "/livez/..%2f{}", "/livez/..{}", "/playground/..{}", "/playground/%2e%2e{}"),
+        *("/{}", "{}%0a", "/%2f{}", "/v2/health/live/../../..{}", "/;{}", "/livez%00{}"),
+    )
+    async with serving(tmp_path / "packages", api_keys_file=keys, metrics="key") as front:
+        assert (await ask(front, "/v2/health/live/")).status_code == 200
+        assert (await ask(front, "/", headers={"Host": "page.example"})).status_code == 200
+        for path in (*closed, "/metrics"):
+            assert (await ask(front, path, headers={"X-Api-Key": "secret"})).status_code == 200
+            for way in ways:
+                assert (await ask(front, way.format(path))).status_code in (401, 404), (way, path)
+                assert (await ask(front, path)).status_code == 401
+
+
+@pytest.mark.parametrize("path", ["/", "/models", "/metrics", "/v2", INFER, "/livez", "/nothing"])
+@pytest.mark.parametrize("method", ["GET", "POST", "OPTIONS", "PUT"])
+async def test_another_host_and_another_origin_are_refused_everywhere(
+    path: str, method: str
+) -> None:
+    asked = {"Access-Control-Request-Method": "POST", "Content-Type": "text/plain"}
+    for allowed_origins in ((), ("https://a.example",)):
+        host, before = Named("host"), counted()
+        front = front_of(host, host, cors_origins=allowed_origins)
+        for headers, status in (
+            ({"Host": "evil.example"}, 421),
+            ({"Host": "evil.example", "Origin": "http://evil.example"}, 421),
+            ({"Origin": "http://evil.example"}, 403),
+            ({"Origin": "null"}, 403),
+        ):
+            answer = await ask(front, path, method, headers=asked | headers)
+            assert answer.status_code == status
+            assert list(answer.json()) == ["error"]
+            assert answer.headers["x-request-id"]
+            assert answer.headers["x-frame-options"] == "DENY"
+        assert host.scopes == []
+        changed = changes(before)
+        assert changed == {("other", "", "421"): 2, ("other", "", "403"): 2}
+        allowed = await ask(front, path, method, headers={"Origin": "http://localhost"})
+        assert allowed.text == "host"
+
+
+async def test_the_server_s_own_address_is_known_once_a_request_came_to_it(tmp_path: Path) -> None:
+    async with serving(tmp_path) as front:
+        host = {b"host": b"10.0.0.5:3000"}
+        assert front.responder(INFER, host) is None  # the ASGI path knows to which address it came
+        transport = httpx.ASGITransport(front)
+        async with httpx.AsyncClient(transport=transport) as client:
+            for other in ("10.0.0.6:3000", "evil.example"):
+                answer = await client.get("http://10.0.0.5:3000/v2", headers={"Host": other})
+                assert answer.status_code == 421
+            assert front.responder(INFER, host) is None
+            assert (await client.get("http://10.0.0.5:3000/v2")).status_code == 200
+        assert front.responder(INFER, host) is not None
+        assert front.responder(INFER, {b"host": b"10.0.0.6:3000"}) is None
+
+
+async def test_nothing_of_a_request_is_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each request has another path, model, host, origin, media type, key and method."""
+    taken: list[int] = []
+
+    async def ask_in_another_way(front: Front, number: int) -> None:
+        word = f"{number:06}{secrets.token_hex(4)}"
+        headers = {
+            "Host": f"{word}.localhost",
+            ("Origin", "Sec-Fetch-Site", "X-Other")[number % 3]: f"http://{word}.localhost",
+            "Content-Type": f"text/{word}; charset={word}",
+            "X-Api-Key": word,
+            f"X-{word}": word,
+        }
+        model = f"/v2/models/{word}/infer"
+        path = (model, f"/{word}", f"/models/{word}", f"{model}/{word * 500}", "/v2/models/line")[
+            number % 5
+        ]
+        method = ("POST", "GET", word.upper(), "POST")[number % 4]
+        await ask(front, path, method, headers=headers, content=word.encode())
+
+    monkeypatch.setattr(origins, "_MOST_KNOWN", 10)
+    async with serving(tmp_path) as front:
+        tracemalloc.start()
+        for number in range(256):
+            split(f"/v2/models/{number}/infer")
+        for number in range(1_500):
+            await ask_in_another_way(front, number)
+            if number in (749, 1_499):  # by the first, all that is bounded is full
+                write_counts()
+                gc.collect()
+                taken.append(tracemalloc.get_traced_memory()[0])
+        tracemalloc.stop()
+    assert taken[1] - taken[0] < 30_000, taken  # 40 bytes of each request
+
+
+async def test_two_hosts_are_one_too_many() -> None:
+    front = front_of(Named("host"))
+    for hosts in (("localhost", "localhost"), ("evil", "localhost"), ("localhost", "evil")):
+        answer = await ask(front, "/", headers=[("Host", host) for host in hosts])
+        assert answer.status_code == 400
+        assert answer.json()["error"] == "The request has more than one Host header; send one."
 
 
 @pytest.mark.parametrize("kind", ["lifespan", "websocket"])

@@ -56,6 +56,7 @@ APP = Starlette(
         Route("/pieces", in_pieces),
         Route("/ours", ours),
         Route("/fine", fine, methods=["POST"]),
+        Route("/both", fine),
     ],
     middleware=[Middleware(JsonErrors)],
 )
@@ -73,6 +74,7 @@ async def ask(path: str, method: str = "GET") -> httpx.Response:
     [
         ("/nowhere", 404, "There is nothing at '/nowhere'; /docs.json says what there is."),
         ("/fine", 405, "GET is not allowed here; POST is."),
+        ("/both", 405, "PUT is not allowed here; GET and HEAD are."),
         ("/listed", 415, "pickle is not read"),
         ("/unready", 503, "not ready"),
         ("/pieces", 504, "too slow"),
@@ -80,7 +82,7 @@ async def ask(path: str, method: str = "GET") -> httpx.Response:
     ],
 )
 async def test_an_error_is_one_sentence_in_one_shape(path: str, status: int, told: str) -> None:
-    answer = await ask(path)
+    answer = await ask(path, "PUT" if path == "/both" else "GET")
     assert answer.status_code == status
     assert answer.json() == {"error": told}
     assert answer.headers["content-length"] == str(len(answer.content))
@@ -89,6 +91,9 @@ async def test_an_error_is_one_sentence_in_one_shape(path: str, status: int, tol
 
 async def test_what_an_error_tells_a_program_is_kept() -> None:
     assert (await ask("/fine")).headers["allow"] == "POST"
+    for method in ("PUT", "OPTIONS", "POST"):
+        assert (await ask("/both", method)).headers["allow"] == "GET, HEAD"
+    assert (await ask("/both", "HEAD")).status_code == 200
     assert (await ask("/unready")).headers["retry-after"] == "3"
     assert (await ask("/ours")).headers["retry-after"] == "1"
 

@@ -17,6 +17,7 @@ from tiny import write_tiny
 
 from service.catalog import Catalog
 from service.http.exchange import Exchange, begin
+from service.open_inference import routes
 from service.open_inference.routes import ROUTES, OpenInference, split
 from service.settings import Settings, current_settings
 
@@ -91,13 +92,10 @@ INFER = "/v2/models/line/infer"
 
 
 @pytest.mark.parametrize("pattern", list(ROUTES))
-@pytest.mark.parametrize("slash", ["", "/"])
-def test_every_address_answers_and_is_counted_by_its_pattern(
-    ask: Asked, pattern: str, slash: str
-) -> None:
+def test_every_address_answers_and_is_counted_by_its_pattern(ask: Asked, pattern: str) -> None:
     method, _ = ROUTES[pattern]
     body = LINE if pattern.endswith("/infer") else b""
-    told = ask(method, "/v2" + pattern.replace("{model}", "line") + slash, body)
+    told = ask(method, "/v2" + pattern.replace("{model}", "line"), body)
     assert told.answer.status_code == 200
     assert told.answer.headers["content-type"] == "application/json"
     assert told.exchange.endpoint == "/v2" + pattern
@@ -114,8 +112,23 @@ def test_another_method_is_refused_with_the_one_that_there_is(
         return
     told = ask(method, "/v2" + pattern.replace("{model}", "line"))
     assert told.answer.status_code == 405
-    assert told.answer.headers["allow"] == right
-    assert told.error == f"{method} is not allowed here; {right} is."
+    assert told.answer.headers["allow"] == {"GET": "GET, HEAD", "POST": "POST"}[right]
+    right = {"GET": "GET and HEAD are", "POST": "POST is"}[right]
+    assert told.error == f"{method} is not allowed here; {right}."
+
+
+@pytest.mark.parametrize("pattern", list(ROUTES))
+def test_head_is_answered_where_it_is_named(ask: Asked, pattern: str) -> None:
+    told = ask("HEAD", "/v2" + pattern.replace("{model}", "line"))
+    allowed = ROUTES[pattern][0] == "GET"
+    assert told.answer.status_code == (200 if allowed else 405)
+    assert allowed or told.answer.headers["allow"] == "POST"
+
+
+def test_no_path_is_remembered_that_is_longer_than_those_of_models() -> None:
+    for number in range(routes._known.cache_info().maxsize or 0):
+        routes.split(f"/v2/models/{'x' * 60_000}{number}/infer")
+    assert routes._known.cache_info().currsize < 100
 
 
 @pytest.mark.parametrize("rest", ["", "/ready", "/config", "/stats", "/infer"])
@@ -210,7 +223,12 @@ def test_a_binary_request_is_answered_in_binary_also_compressed(ask: Asked, enco
     [
         (b"{", {}, 400, "The body is not JSON: "),
         ({}, {}, 400, "The request's 'inputs' must be a list of objects."),
-        (LINE, {"Content-Encoding": "br"}, 415, "Send the body as it is, or with gzip or deflate."),
+        (
+            LINE,
+            {"Content-Encoding": "br"},
+            415,
+            "Send the body as it is, or compressed once, with gzip or deflate.",
+        ),
         (LINE, {"Inference-Header-Content-Length": "x"}, 400, "Inference-Header-Content-Length"),
         (
             {"inputs": [{**LINE["inputs"][0], "shape": [0, 1], "data": []}]},

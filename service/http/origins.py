@@ -1,0 +1,170 @@
+"""Which hosts and origins a request may name, where no API keys are asked for.
+
+A web page of another site can have the browser on this machine send requests to this service: to
+its address, or to a name of the page's own that the page's DNS server points at this address (DNS
+rebinding). The browser tells both in headers that no page can set: `Origin` and `Sec-Fetch-Site`
+name the page, `Host` the name that was asked. Programs that are no browsers send no `Origin`.
+
+Where there are keys, nothing is checked here: a page has no key, and CORS decides whose page may
+send one.
+"""
+
+import re
+from collections.abc import Mapping
+from ipaddress import IPv4Address, IPv6Address, ip_address
+from typing import NamedTuple
+
+from service.errors import ForeignOriginError, MisdirectedRequestError
+from service.settings import Settings
+
+_AUTHORITY = re.compile(r"(\[[\da-f:.]+(?:%[\w.~-]+)?\]|[\w.-]+)(?::(\d{0,5}))?", re.ASCII)
+_DEFAULT_PORTS = {"http": "80", "https": "443"}
+_LOCAL = ("localhost", "*.localhost")
+_MOST_KNOWN = 1_000  # values of Host
+_LONGEST_KNOWN = 300  # bytes of one
+
+
+class Authority(NamedTuple):
+    """A host in lower case, without the root's dot, and its port: "" for none or the scheme's."""
+
+    host: str
+    port: str
+
+
+def parse_authority(text: str, scheme: str = "http") -> Authority | None:
+    """`example.com:8080` → its host and port; None where `text` is something else."""
+    found = _AUTHORITY.fullmatch(text.lower())
+    if found is None:
+        return None
+    port = found[2] or ""
+    return Authority(found[1].removesuffix("."), "" if port == _DEFAULT_PORTS.get(scheme) else port)
+
+
+class OriginPolicy:
+    """Refuses what a page of another site, or under another name, had a browser send.
+
+    Args:
+        settings: whether there are keys; the hosts and the origins that are allowed.
+    """
+
+    def __init__(self, settings: Settings) -> None:
+        self._checks = settings.api_keys_file is None
+        hosts = [*_LOCAL, *(host.lower() for host in settings.allowed_hosts)]
+        self._every_host = "*" in hosts
+        self._hosts = frozenset(_normal(host) for host in hosts)
+        self._domains = tuple(host[1:] for host in hosts if host.startswith("*."))
+        self._origins = frozenset(settings.cors_origins)
+        self._known: set[bytes | None] = {None}
+        """Values of `Host` that were accepted; None, since HTTP/1.0 has requests without one."""
+
+    def accepts_everywhere(self, headers: Mapping[bytes, bytes]) -> bool:
+        """Whether `check` would pass, whichever connection the request came on.
+
+        It takes less than a microsecond for a host that was accepted before; for requests of
+        browsers it is False.
+        """
+        if not self._checks:
+            return True
+        if b"origin" in headers or b"sec-fetch-site" in headers:
+            return False
+        host = headers.get(b"host")
+        return host in self._known or self._accepts(host, None)
+
+    def check(self, headers: Mapping[bytes, bytes], address: str | None) -> None:
+        """Accept the request, or refuse it.
+
+        Args:
+            headers: the request's, names in lower case.
+            address: this server's, on the connection that the request came on.
+
+        Raises:
+            MisdirectedRequestError: its host is neither local nor allowed.
+            ForeignOriginError: it was sent by a page of an origin that is not allowed.
+        """
+        if not self._checks:
+            return
+        host = headers.get(b"host")
+        if not self._accepts(host, address):
+            raise MisdirectedRequestError(
+                f"This service does not answer for the host {_shown(host)}; "
+                "FITSERVE_ALLOWED_HOSTS names those that it does, beside local ones."
+            )
+        origin = headers.get(b"origin")
+        if origin is None:
+            self._check_site(headers)
+        elif not (self._allows(origin) or self._is_own(origin, headers, address)):
+            raise ForeignOriginError(
+                f"Pages of the origin {_shown(origin)} may not call this service; "
+                "FITSERVE_CORS_ORIGINS names those that may."
+            )
+
+    def _check_site(self, headers: Mapping[bytes, bytes]) -> None:
+        """Refuse a page's simple GET for a script or picture; who follows a link may come."""
+        foreign = headers.get(b"sec-fetch-site") in (b"cross-site", b"same-site")
+        if foreign and headers.get(b"sec-fetch-mode") != b"navigate" and not self._origins:
+            raise ForeignOriginError(
+                "Pages of other origins may not load anything from this service; "
+                "FITSERVE_CORS_ORIGINS names those that may."
+            )
+
+    def _allows(self, origin: bytes) -> bool:
+        return "*" in self._origins or origin.decode("latin-1") in self._origins
+
+    def _is_own(self, origin: bytes, headers: Mapping[bytes, bytes], address: str | None) -> bool:
+        """Whether the page came from this service.
+
+        Its origin is the host that was asked; or, where a proxy asks by a host of its own, the
+        browser says that the page's origin is the one it asked, and that names an accepted host.
+        """
+        scheme, _, rest = origin.decode("latin-1").partition("://")
+        named = parse_authority(rest, scheme) if scheme in _DEFAULT_PORTS else None
+        if named is None:  # `null`: a file, a sandbox; or an extension
+            return False
+        if named == parse_authority(headers.get(b"host", b"").decode("latin-1"), scheme):
+            return True
+        same = headers.get(b"sec-fetch-site") == b"same-origin"
+        return same and self._accepts(rest.encode("latin-1"), address)
+
+    def _accepts(self, host: bytes | None, address: str | None) -> bool:
+        if host in self._known:
+            return True
+        authority = parse_authority((host or b"").decode("latin-1"))
+        if not self._every_host and (
+            authority is None or not self._accepts_name(authority.host, address)
+        ):
+            return False
+        if len(host or b"") <= _LONGEST_KNOWN:
+            if len(self._known) >= _MOST_KNOWN:
+                self._known = {None}
+            self._known.add(host)
+        return True
+
+    def _accepts_name(self, host: str, address: str | None) -> bool:
+        normal = _normal(host)
+        if normal in self._hosts or normal.endswith(self._domains):
+            return True
+        found = _ip(normal)
+        if found is None:
+            return False
+        own = address is not None and found == _ip(_normal(address))
+        return own or found.is_loopback or found.is_unspecified  # 0.0.0.0 leads to this machine
+
+
+def _ip(text: str) -> IPv4Address | IPv6Address | None:
+    try:
+        return ip_address(text)
+    except ValueError:
+        return None
+
+
+def _normal(host: str) -> str:
+    """The name, or the one form of an IP address: no brackets and zone, IPv4 out of IPv6."""
+    found = _ip(host.strip("[]").partition("%")[0])
+    if found is None:
+        return host
+    mapped = found.ipv4_mapped if isinstance(found, IPv6Address) else None
+    return str(mapped or found)
+
+
+def _shown(value: bytes | None) -> str:
+    return repr((value or b"")[:100].decode("latin-1"))
