@@ -17,7 +17,7 @@ import psutil
 import pytest
 from live_server import STOP_SECONDS, Server, serving, temporary_home
 
-from service.http.host import REPLACEMENTS
+from service.http.supervisor import REPLACEMENTS
 
 CLIENTS = 4
 BACK_SECONDS = 15.0  # a look a second, and a start: BentoML, the libraries, seven models
