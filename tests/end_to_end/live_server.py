@@ -96,6 +96,7 @@ def serving(
     host: str | None = "127.0.0.1",
     port: int | None = None,
     under: Sequence[str] = (),
+    command: Sequence[str | Path] = (BIN / "bentoml", "serve"),
 ) -> Iterator[Server]:
     """Serve from the start of the block to its end.
 
@@ -108,13 +109,14 @@ def serving(
         host: the address that it listens on; None for the server's own choice.
         port: by default one that is free here.
         under: a command that starts the server's.
+        command: the server's.
     """
     port = port or free_port()
     address = ["--host", host] if host else []
     log = home / "log"
     with log.open("wb") as stream:
         process = subprocess.Popen(
-            [*under, BIN / "bentoml", "serve", *target, *address, "--port", str(port)],
+            [*under, *command, *target, *address, "--port", str(port)],
             cwd=cwd,
             env=environment(home, settings or {}),
             stdout=stream,
