@@ -56,6 +56,8 @@ STOP_OPTION = "--timeout-graceful-shutdown"
 KILL_SECONDS = 2.0
 """How much longer than its own bound a worker is waited for, before it is killed."""
 
+KILL = signal.SIGTERM if sys.platform == "win32" else signal.SIGKILL
+
 
 class Supervisor(circus.Arbiter):
     """The parent of the workers, from `start` to its end."""
@@ -144,9 +146,9 @@ class Supervisor(circus.Arbiter):
         elif number == signal.SIGINT and not self._hurried:
             self._hurried = True
             self._signal_workers(signal.SIGINT)  # they say what is lost
-            self.loop.call_later(KILL_SECONDS, self._signal_workers, signal.SIGKILL)
+            self.loop.call_later(KILL_SECONDS, self._signal_workers, KILL)
         elif number == signal.SIGINT:
-            self._signal_workers(signal.SIGKILL)
+            self._signal_workers(KILL)
 
     async def _stop(self) -> None:
         """Stop as soon as circus is free to: it refuses while it starts or replaces workers."""
@@ -166,7 +168,7 @@ class Supervisor(circus.Arbiter):
 
     def _note_kill(self, signum: int, pid: int, **_: Any) -> None:
         """A hook of circus, called after each signal to a worker."""
-        if signum == signal.SIGKILL:
+        if signum == KILL != signal.SIGTERM:
             logger.error(
                 "worker %d did not end in time, and was killed with what it had begun", pid
             )
