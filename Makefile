@@ -24,7 +24,7 @@ help: ## show this list
 	@echo "variables: VENV=$(VENV) HOST=$(HOST) PORT=$(PORT) PYTHON=$(PYTHON) RECIPES='$(RECIPES)' BENCH='$(BENCH)' FLAVOUR=$(FLAVOUR) CASES=$(CASES) SEED=$(SEED)"
 
 serve: $(VENV)/.serve ## serve the packages in models/ on http://HOST:PORT
-	$(BIN)/bentoml serve --host $(HOST) --port $(PORT)
+	$(BIN)/python -m service --host $(HOST) --port $(PORT)
 
 test: $(VENV)/.all $(VENV)/.clients ## run the whole test suite
 	$(BIN)/python -m pytest

@@ -19,10 +19,11 @@ from service.finite import not_finite
 from service.http.access import Access
 from service.http.endpoint import Responder, typed
 from service.http.front import Front
-from service.http.host import replace_dead_workers, stand_before
+from service.http.host import stand_before
 from service.http.json_errors import JsonErrors
 from service.http.openapi import openapi_of
 from service.http.pages import create_pages
+from service.http.supervisor import supervise
 from service.images import mnist_pixels
 from service.inputs import CurveInput, DigitsInput, PicturesInput, PointsInput
 from service.open_inference.routes import OpenInference
@@ -99,7 +100,7 @@ class FitServe:
         """Answer what is queued."""
         await self.catalog.close()
         self.pulse.stop()  # until then it gives up what hangs
-        self.decoder.shutdown(wait=False)
+        self.decoder.shutdown(wait=False, cancel_futures=True)
 
     async def __is_ready__(self) -> bool:
         """Whether `/readyz` answers 200: at least one model is verified, warm and served."""
@@ -182,7 +183,7 @@ stand_before(
         JsonErrors(host), protocol, current_settings(), typed_responders, JsonErrors(pages)
     ),
 )
-replace_dead_workers()
+supervise()
 
 
 def _responders(service: Any, instance: FitServe) -> dict[str, Responder]:

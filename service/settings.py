@@ -62,6 +62,11 @@ class Settings(BaseSettings):
     timeout_seconds: float = Field(
         30.0, gt=0, description="how long a request may wait for its compute before its 504"
     )
+    graceful_shutdown_seconds: float = Field(
+        30.0, gt=0,
+        description="how long a worker that is told to end may answer what it has begun; the rest "
+        "is cut off",
+    )  # fmt: skip
     max_connections: int = Field(
         10_000, ge=1, description="connections that a worker holds at once; more get 503"
     )

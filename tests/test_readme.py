@@ -6,7 +6,6 @@ import re
 import shlex
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -22,6 +21,7 @@ from cryptography.hazmat.primitives.serialization import (
     PrivateFormat,
     PublicFormat,
 )
+from live_server import free_port
 
 from models.card import ModelCard
 from models.page import headline
@@ -64,9 +64,7 @@ def here(command: str) -> str:
 def port(tmp_path_factory: pytest.TempPathFactory) -> Iterator[int]:
     """A server that the README's own command started, on a port that is free."""
     assert "make serve" in COMMANDS
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = int(probe.getsockname()[1])
+    port = free_port()
     home = tmp_path_factory.mktemp("home")
     log = home / "log"
     with log.open("w") as stream:

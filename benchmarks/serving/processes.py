@@ -11,6 +11,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from random import SystemRandom
 
 import httpx
 import numpy as np
@@ -161,11 +162,15 @@ def _tail(log: Path) -> str:
 
 
 def _free_ports(count: int) -> list[int]:
-    with ExitStack() as stack:
-        listeners = [
-            stack.enter_context(socket.create_server(("127.0.0.1", 0))) for _ in range(count)
-        ]
-        return [listener.getsockname()[1] for listener in listeners]
+    """Ports that nobody listens on, and that no client gets for its own end of a connection."""
+    ports: list[int] = []
+    with ExitStack() as stack:  # they are held until the last is found
+        while len(ports) < count:
+            port = SystemRandom().randrange(10_000, 32_768)
+            with suppress(OSError):
+                stack.enter_context(socket.create_server(("127.0.0.1", port)))
+                ports.append(port)
+    return ports
 
 
 def _interrupt(process: subprocess.Popen[bytes]) -> None:

@@ -83,7 +83,16 @@ done
 mapfile -t command < <(of Entrypoint; of Cmd)
 mapfile -t health < <(of Healthcheck.Test)
 chown 10001:10001 "$work/volume"
-port=$("$python" -c 'import socket; s = socket.create_server(("127.0.0.1", 0)); print(s.getsockname()[1])')
+# A free port, below those that the kernel gives to clients.
+port=$("$python" -c '
+import random, socket
+for port in random.sample(range(10_000, 32_768), 1000):
+    try:
+        socket.create_server(("127.0.0.1", port)).close()
+    except OSError:
+        continue
+    print(port)
+    break')
 run=(buildah run --isolation chroot --volume "$work/volume:/var/lib/fitserve"
   --env "BENTOML_PORT=$port" --env FITSERVE_BODY_TIMEOUT_SECONDS=120 "$container" --)
 in_container='mount --bind "$0" "$0" && mount -o remount,bind,ro "$0" \

@@ -6,50 +6,84 @@ the next may be on its way. Here the last worker to leave accepts the first, and
 whoever comes now is refused at once, and may ask another server. And a connection is kept for one
 more request (`Connection.shutdown`).
 
-A worker whose parent was killed would serve on, where nobody replaces or ends it, and hold the
-port: it stops in the same way.
+The end takes no longer than it may (`stop_seconds`), whatever is in the queues: a thread cuts off
+what is left then, and the process ends. uvicorn's own bound does not cover the end of the service
+and the threads that compute.
 """
 
 import asyncio
 import os
+import signal
 import socket
 import sys
+import threading
+import time
 from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
+from types import FrameType
 from typing import Any
 
 import uvicorn
 
+from service.http import parent
 from service.http.arrivals import Arrivals, serve
+from service.settings import current_settings
 from service.telemetry.logs import logger
+from service.telemetry.metrics import write_counts
 
 if sys.platform != "win32":
     import fcntl
 
-PARENT = "FITSERVE_PARENT"
-"""The variable by which `bentoml serve` tells its workers its process's number."""
+ORPHAN_SECONDS = 1.0
+"""How long a worker whose parent is gone answers what it has begun; see `parent.LAST_SECONDS`."""
 
-LOOK_SECONDS = 1.0
+_LOOK_SECONDS = 0.05
+
+
+def stop_seconds(option: float | None) -> float:
+    """How long the end of a worker may take, in seconds.
+
+    Args:
+        option: what `--timeout-graceful-shutdown` says, if it was given; it outweighs the setting.
+    """
+    return current_settings().graceful_shutdown_seconds if option is None else float(option)
 
 
 class Server(uvicorn.Server):
-    """uvicorn's server, with more arrivals and a gentle end."""
+    """uvicorn's server, with more arrivals and a gentle end of bounded length."""
+
+    def __init__(self, config: uvicorn.Config) -> None:
+        super().__init__(config)
+        self._option: float | None = config.timeout_graceful_shutdown
+        self._due: float | None = None  # the monotonic time at which the process ends at the latest
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """Start; uvicorn calls it."""
         for shared in sockets or []:
             _hold(shared)
-        if PARENT in os.environ:
-            self._following = asyncio.create_task(self._follow(int(os.environ[PARENT])))
         await super().startup(sockets)
         self._arrivals: list[Arrivals] = []
         if sys.platform != "win32":  # an event loop cannot watch a socket there
             protocol, tls = self._protocol_factory(), self.config.ssl
             self._arrivals += [Arrivals(shared, protocol, tls) for shared in sockets or []]
+        parent.notify_of_end(signal.SIGTERM)
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        """Begin the end, or hasten it; uvicorn calls it on SIGTERM and SIGINT."""
+        super().handle_exit(sig, frame)
+        if not self.started:
+            logger.info("this worker was told to end before it served anybody, and ends")
+            os._exit(0)  # models are being loaded, by threads that may hold the interpreter's end
+        if self._due is None and parent.is_gone():
+            logger.critical("the process that looks after this worker is gone: the worker ends too")
+        self._set_due(0.0 if self.force_exit else self._stop_seconds())
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """Stop; uvicorn calls it when the process was told to end."""
+        self._set_due(self._stop_seconds())
+        threading.Thread(target=self._end_in_time, name="end", daemon=True).start()
+        self.config.timeout_graceful_shutdown = None  # it is kept here
         last = [connection for shared in sockets or [] for connection in _let_go(shared)]
         for server in self.servers:
             server.close()
@@ -65,12 +99,33 @@ class Server(uvicorn.Server):
         make: Any = config.http_protocol_class
         return partial(make, config=config, server_state=state, app_state=self.lifespan.state)
 
-    async def _follow(self, parent: int) -> None:
-        """Stop where the parent is gone: the process has another one then, except on Windows."""
-        while os.getppid() == parent:  # noqa: ASYNC110 - of this there is no event
-            await asyncio.sleep(LOOK_SECONDS)
-        logger.critical("the process that looks after this worker is gone: the worker ends too")
-        self.should_exit = True
+    def _set_due(self, seconds: float) -> None:
+        """Have the process end within so many seconds, or earlier where that was said before."""
+        due = time.monotonic() + seconds
+        self._due = due if self._due is None else min(self._due, due)
+
+    def _stop_seconds(self) -> float:
+        seconds = stop_seconds(self._option)
+        return min(seconds, ORPHAN_SECONDS) if parent.is_gone() else seconds
+
+    def _end_in_time(self) -> None:
+        """End the process when it is due; on a thread, as the event loop itself may hang."""
+        while self._due is None or time.monotonic() < self._due:
+            time.sleep(_LOOK_SECONDS)
+        lost = sum(map(_unanswered, list(self.server_state.connections)))
+        logger.error(
+            "this worker ends now, and cuts off what is left: requests that were lost: %d", lost
+        )
+        write_counts()
+        os._exit(0)
+
+
+def _unanswered(connection: Any) -> int:
+    """The requests on one of uvicorn's connections whose answers have not left this process."""
+    cycle = connection.cycle
+    begun = cycle is not None and not cycle.response_complete
+    unsent = connection.transport.get_write_buffer_size() > 0
+    return len(connection.pipeline) + (begun or unsent)
 
 
 # Each worker holds a record lock on the socket that they share, for as long as it accepts: the

@@ -1,8 +1,8 @@
 """The metrics, in Prometheus' format. Every label comes from a closed list.
 
-prometheus_client counts in files that all workers of one server share, where
-`PROMETHEUS_MULTIPROC_DIR` names their folder: so any worker answers for all of them, up to what the
-others counted half a second ago. Where the disk is full, it answers for itself alone.
+prometheus_client counts in files that all workers of one server share (`counts_folder.py`): so any
+worker answers for all of them, up to what the others counted half a second ago. Where there is no
+such folder, or the disk is full, it answers for itself alone.
 """
 
 import os
@@ -28,12 +28,22 @@ from prometheus_client.multiprocess import MultiProcessCollector, mark_process_d
 from models.card import MODEL_FILES, ModelCard
 from service.batching.batcher import BatchReport
 from service.http.exchange import Exchange
+from service.http.parent import is_worker
 from service.placement import Placement
-from service.telemetry.shared_counts import all_are_shared, observe_all, share_counts
+from service.telemetry.counts_folder import FOLDER
+from service.telemetry.shared_counts import (
+    all_are_shared,
+    count_alone,
+    observe_all,
+    share_counts,
+)
 
 CONTENT_TYPE = CONTENT_TYPE_LATEST
 
-if "PROMETHEUS_MULTIPROC_DIR" in os.environ:
+_folder = os.environ.get(FOLDER) if is_worker() else None  # to others it is no server's folder
+if _folder is None:
+    count_alone()
+else:
     share_counts()
 
 _SECONDS = (
@@ -208,11 +218,10 @@ def exposition() -> bytes:
     """
     write_counts()
     registry = REGISTRY
-    folder = os.environ.get("PROMETHEUS_MULTIPROC_DIR")
-    if folder is not None and all_are_shared():
-        _forget_the_dead(Path(folder))
+    if _folder is not None and all_are_shared():
+        _forget_the_dead(Path(_folder))
         registry = CollectorRegistry()
-        MultiProcessCollector(registry)  # type: ignore[no-untyped-call]  # its constructor is untyped
+        MultiProcessCollector(registry, _folder)  # type: ignore[no-untyped-call]  # its constructor is untyped
     return generate_latest(_WithTritonNames(registry))
 
 

@@ -33,6 +33,11 @@ def share_counts() -> None:
     values.ValueClass = values.MultiProcessValue(lambda: _process)  # type: ignore[no-untyped-call]  # it is untyped
 
 
+def count_alone() -> None:
+    """Have all metrics that are made from now on count in this process's own memory."""
+    values.ValueClass = values.MutexValue
+
+
 def observe_all(series: Histogram, values: Sequence[float]) -> None:
     """As `series.observe` of each value, with one write for each bucket that got any."""
     array = np.asarray(values, float)

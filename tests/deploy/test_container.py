@@ -1,6 +1,7 @@
 """The cpu image, built and asked by deploy/container/test.sh; and the lock that it installs."""
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -9,6 +10,9 @@ from pathlib import Path
 import pytest
 from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
+
+from service.http.supervisor import KILL_SECONDS
+from service.settings import Settings
 
 SKIPPED = 77  # the exit status by which test.sh says that it cannot run here
 
@@ -44,6 +48,16 @@ def test_an_image_has_what_its_settings_may_ask_for(root: Path, name: str) -> No
     """Nothing can be installed into it: FITSERVE_PACKAGE_KEY and FITSERVE_TRACES need these."""
     asked = {"model-signing", "pyopenssl", "opentelemetry-exporter-otlp-proto-http"}
     assert asked <= lock(root / f"requirements/{name}.txt").keys()
+
+
+def test_the_image_is_given_more_time_to_end_than_it_takes(root: Path) -> None:
+    command = (root / "deploy/container/Dockerfile").read_text().splitlines()[-1]
+    (drain,) = re.findall(r'"--timeout-graceful-shutdown", "(\d+)"', command)
+    page = (root / "deploy/container/README.md").read_text()
+    given = {*re.findall(r"--stop-timeout (\d+)", page), *re.findall(r"Give it (\d+) s", page)}
+    assert given
+    assert min(map(int, given)) > int(drain) + KILL_SECONDS
+    assert float(drain) == Settings().graceful_shutdown_seconds
 
 
 @pytest.mark.timeout(900)

@@ -17,6 +17,7 @@ import yaml
 from kustomizing import Manifest, by_kustomize, by_stand_in, containers, identity
 from live_server import Server, serving, temporary_home
 
+from service.http.supervisor import KILL_SECONDS
 from service.settings import Settings
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -247,11 +248,12 @@ def test_there_is_time_to_start_and_to_end(overlay: str) -> None:
     longest = (
         DEFAULTS.body_timeout_seconds + DEFAULTS.timeout_seconds + DEFAULTS.max_compute_seconds
     )
-    # What the server itself waits for, which the image's own command bounds to 30 s.
+    # What the server itself waits for; the image's own command, and the setting, say 30 s.
     command, option, drain = container(overlay)["args"]
     assert (command, option) == ("serve", "--timeout-graceful-shutdown")
     assert int(drain) >= longest
-    assert pod(overlay)["spec"]["terminationGracePeriodSeconds"] > wait + int(drain)
+    end = wait + int(drain) + KILL_SECONDS
+    assert pod(overlay)["spec"]["terminationGracePeriodSeconds"] > end
     live = spec["livenessProbe"]
     assert live["periodSeconds"] * live["failureThreshold"] > until_unready
 

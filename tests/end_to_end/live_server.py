@@ -9,9 +9,10 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from random import SystemRandom
 
 import httpx
 import psutil
@@ -65,10 +66,14 @@ def environment(home: Path, settings: Mapping[str, str]) -> dict[str, str]:
 
 
 def free_port() -> int:
-    """A port that nobody listens on."""
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        port: int = listener.getsockname()[1]
-        return port
+    """A port that nobody listens on, and that no client gets for its own end of a connection.
+
+    The kernel gives clients ports from 32,768 on: one of those could be taken until a server binds.
+    """
+    while True:
+        port = SystemRandom().randrange(10_000, 32_768)
+        with suppress(OSError), socket.create_server(("127.0.0.1", port)):
+            return port
 
 
 @contextmanager
@@ -86,11 +91,12 @@ def serving(
     home: Path,
     cwd: Path,
     *target: str,
-    until: str = "/readyz",
+    until: str | None = "/readyz",
     settings: Mapping[str, str] | None = None,
     host: str | None = "127.0.0.1",
     port: int | None = None,
     under: Sequence[str] = (),
+    command: Sequence[str | Path] = (BIN / "bentoml", "serve"),
 ) -> Iterator[Server]:
     """Serve from the start of the block to its end.
 
@@ -98,18 +104,19 @@ def serving(
         home: the server's own folder.
         cwd: where it is started.
         target: what to serve; by default what `bentofile.yaml` in `cwd` names.
-        until: the path that answers 200 when it has started.
+        until: the path that answers 200 when it has started; None does not wait for that.
         settings: environment variables.
         host: the address that it listens on; None for the server's own choice.
         port: by default one that is free here.
         under: a command that starts the server's.
+        command: the server's.
     """
     port = port or free_port()
     address = ["--host", host] if host else []
     log = home / "log"
     with log.open("wb") as stream:
         process = subprocess.Popen(
-            [*under, BIN / "bentoml", "serve", *target, *address, "--port", str(port)],
+            [*under, *command, *target, *address, "--port", str(port)],
             cwd=cwd,
             env=environment(home, settings or {}),
             stdout=stream,
@@ -118,7 +125,8 @@ def serving(
         )
     server = Server(f"http://{host or '127.0.0.1'}:{port}", process, log)
     try:
-        _wait(server, until)
+        if until is not None:
+            _wait(server, until)
         yield server
         if process.poll() is None:
             server.end()

@@ -31,6 +31,7 @@ SET = {
     "inline_seconds": ("0.001", 0.001),
     "polling_seconds": ("0.001", 0.001),
     "timeout_seconds": ("2.5", 2.5),
+    "graceful_shutdown_seconds": ("2.5", 2.5),
     "max_connections": ("100", 100),
     "max_header_bytes": ("2000", 2000),
     "header_timeout_seconds": ("2.5", 2.5),

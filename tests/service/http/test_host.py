@@ -5,9 +5,7 @@ middlewares are not built yet, and two of them are found by name and dropped.
 """
 
 import inspect
-import os
 from collections.abc import Iterator
-from types import SimpleNamespace
 from typing import Any
 
 import bentoml
@@ -16,15 +14,7 @@ import pytest
 from starlette.applications import Starlette
 from starlette.types import Receive, Scope, Send
 
-from service.http import host
-from service.http.host import (
-    DROPPED,
-    REPLACED_WITHIN_SECONDS,
-    REPLACEMENTS,
-    Replacements,
-    share_cores,
-    stand_before,
-)
+from service.http.host import DROPPED, stand_before
 
 
 class Recorder:
@@ -123,41 +113,3 @@ def test_fitserve_is_served_through_the_front() -> None:
     from service.service import FitServe
 
     assert isinstance(FitServe.to_asgi(), Front)
-
-
-def test_workers_are_replaced_until_that_is_seen_not_to_help() -> None:
-    now = 0.0
-    may_start = Replacements(lambda: now)
-    watcher = SimpleNamespace(numprocesses=2)
-    assert may_start(watcher)
-    assert may_start(watcher)
-    for _ in range(2 * REPLACEMENTS):
-        assert may_start(watcher), "each of the two workers may be replaced so often"
-    assert not may_start(watcher)
-    now = REPLACED_WITHIN_SECONDS + 1
-    assert may_start(watcher), "a death now and then is no reason to end"
-
-
-@pytest.mark.parametrize(
-    ("cores", "workers", "threads"),
-    [(8.0, 3, "2"), (8.0, 8, "1"), (8.0, 9, "1"), (2.5, 1, "2"), (0.5, 1, "1"), (8.0, 1, None)],
-)
-def test_workers_share_the_cores_of_their_container(
-    monkeypatch: pytest.MonkeyPatch, cores: float, workers: int, threads: str | None
-) -> None:
-    monkeypatch.setattr(host, "system_resources", lambda: {"cpu": cores})
-    monkeypatch.setattr(host.os, "cpu_count", lambda: 8)
-    watcher = SimpleNamespace(numprocesses=workers, env={})
-    share_cores(watcher)
-    assert watcher.env.get("FITSERVE_THREADS") == threads
-
-
-def test_the_threads_that_the_operator_set_stay(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(host, "current_settings", lambda: SimpleNamespace(threads=7))
-    watcher = SimpleNamespace(numprocesses=100, env={"FITSERVE_THREADS": "7"})
-    share_cores(watcher)
-    assert watcher.env == {"FITSERVE_THREADS": "7"}
-
-
-def test_bentoml_knows_how_many_cores_there_are() -> None:
-    assert 0 < host.system_resources()["cpu"] <= (os.cpu_count() or 1)

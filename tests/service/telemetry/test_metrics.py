@@ -22,6 +22,7 @@ from service.batching.batch import Timings
 from service.batching.batcher import BatchReport
 from service.errors import ServiceError
 from service.http.endpoint import error_response
+from service.http.parent import PARENT
 from service.placement import Placement, place
 from service.predictor import Predictor
 from service.settings import Settings
@@ -206,6 +207,11 @@ def test_tritons_names_say_what_ours_say() -> None:
     assert triton["exec_count"] == sample(found, "batch_rows_count", model="twice-named")
 
 
+def worker_of(folder: Path) -> dict[str, str]:
+    """What tells a process that it is a worker whose server counts in this folder."""
+    return {"PROMETHEUS_MULTIPROC_DIR": str(folder), PARENT: str(os.getpid())}
+
+
 LIVE = """
 import sys
 from service.telemetry.metrics import ModelMetrics, show_worker, write_counts
@@ -229,7 +235,7 @@ def test_a_worker_that_is_killed_has_no_queue_any_more_and_has_still_computed(
         subprocess.Popen(
             [sys.executable, "-c", LIVE],
             cwd=root,
-            env={**os.environ, "PROMETHEUS_MULTIPROC_DIR": str(tmp_path)},
+            env={**os.environ, **worker_of(tmp_path)},
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
         )
@@ -272,7 +278,7 @@ sys.stdout.buffer.write(exposition())
 def count(times: int, root: Path, folder: Path | None) -> Samples:
     """What a process of its own tells that has counted so many requests."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith("PROMETHEUS_")}
-    shared = {} if folder is None else {"PROMETHEUS_MULTIPROC_DIR": str(folder)}
+    shared = {} if folder is None else worker_of(folder)
     done = subprocess.run(
         [sys.executable, "-c", COUNT, str(times)],
         cwd=root,

@@ -1,0 +1,68 @@
+"""Ties a worker to its parent, the process that replaces and ends it.
+
+A worker whose parent was killed would serve on, where nobody replaces or ends it, and hold the
+port. `bentoml serve` starts each worker with this file as its program, followed by the module to
+run: so the tie holds from the first moment, also while BentoML, the libraries and the models are
+loaded.
+
+On Linux the kernel tells a worker of its parent's end; elsewhere, and beside it, a thread looks. A
+worker that serves may then answer what it can for `LAST_SECONDS`; one that does not serve yet ends
+at once. Nothing of the service is imported here, since this runs before everything else.
+"""
+
+import ctypes
+import os
+import runpy
+import signal
+import sys
+import threading
+import time
+from pathlib import Path
+
+PARENT = "FITSERVE_PARENT"
+"""The variable by which `bentoml serve` tells its workers its process's number."""
+
+LOOK_SECONDS = 0.25
+LAST_SECONDS = 1.25
+"""How long a worker may go on without its parent; with the look before it, less than 2 s."""
+
+_PR_SET_PDEATHSIG = 1
+
+
+def is_worker() -> bool:
+    """Whether this process was started by `bentoml serve` as one of its workers."""
+    return PARENT in os.environ
+
+
+def is_gone() -> bool:
+    """Whether the parent has ended: this process has another one then, except on Windows."""
+    return is_worker() and os.getppid() != int(os.environ[PARENT])
+
+
+def notify_of_end(number: int) -> None:
+    """Have the kernel send this process a signal when its parent ends; on Linux alone."""
+    if sys.platform == "linux" and is_worker():
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, number)
+
+
+def _follow() -> None:
+    """End this process soon after its parent, whatever it is doing."""
+    while not is_gone():
+        time.sleep(LOOK_SECONDS)
+    os.kill(os.getpid(), signal.SIGTERM)
+    time.sleep(LAST_SECONDS)
+    os._exit(1)
+
+
+def main() -> None:
+    """Run the module that the command line names, in this process."""
+    if sys.platform != "win32":
+        notify_of_end(signal.SIGKILL)  # the server asks for a gentler signal when it has started
+    threading.Thread(target=_follow, name="parent", daemon=True).start()
+    sys.path.insert(0, str(Path.cwd()))  # as `python -m` does
+    del sys.argv[0]
+    runpy.run_module(sys.argv[0], run_name="__main__", alter_sys=True)
+
+
+if __name__ == "__main__":
+    main()

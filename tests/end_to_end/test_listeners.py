@@ -1,0 +1,99 @@
+"""What a server listens on: its own port, and what an option asks for. Nobody commands it."""
+
+import shutil
+import stat
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import httpx
+import psutil
+import pytest
+from circus.client import CircusClient
+from circus.exc import CallError
+from faulty_networks import write_sound
+from live_server import Server, serving, temporary_home
+
+WORKERS = "BENTOML_CONFIG_OPTIONS"
+
+
+def listeners(server: Server) -> set[tuple[str, str]]:
+    """Every socket of its processes that others can reach: its kind, and its address."""
+    found = set()
+    for process in (psutil.Process(server.process.pid), *server.workers()):
+        for link in process.net_connections("inet"):
+            if link.status in (psutil.CONN_LISTEN, psutil.CONN_NONE):  # the latter are UDP's
+                found.add((link.type.name, f"{link.laddr.ip}:{link.laddr.port}"))
+        for link in process.net_connections("unix"):
+            if link.laddr:  # one without a name belongs to a pair
+                found.add(("UNIX", str(link.laddr)))
+    return found
+
+
+@contextmanager
+def small(root: Path, repository: Path, *target: str, **settings: str) -> Iterator[Server]:
+    """A server of one small network."""
+    settings |= {"FITSERVE_DEVICE": "cpu", "FITSERVE_MODEL_REPOSITORY": str(repository)}
+    with temporary_home() as home, serving(home, root, *target, settings=settings) as server:
+        yield server
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_a_server_listens_on_its_port_alone_and_takes_no_commands(
+    root: Path, tmp_path: Path, workers: int
+) -> None:
+    write_sound(tmp_path, "sound")
+    with small(root, tmp_path, **{WORKERS: f"services.fitserve.workers={workers}"}) as server:
+        assert len(server.workers()) == workers
+        address = server.url.removeprefix("http://")
+        assert listeners(server) == {("SOCK_STREAM", address)}
+        client = CircusClient(endpoint=f"tcp://{address}", timeout=1)
+        with pytest.raises(CallError):
+            client.send_message("quit")
+        client.stop()
+        assert httpx.get(f"{server.url}/readyz").status_code == 200
+
+
+def test_reloading_listens_in_a_folder_that_nobody_else_can_enter(
+    root: Path, tmp_path: Path
+) -> None:
+    write_sound(tmp_path / "repository", "sound")
+    tree = tmp_path / "tree"
+    for name in ("service", "models/__init__.py", "bentofile.yaml", "README.md"):
+        if (root / name).is_dir():
+            shutil.copytree(root / name, tree / name)
+        else:
+            (tree / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(root / name, tree / name)
+    for file in (root / "models").glob("*.py"):
+        shutil.copy(file, tree / "models")
+    with temporary_home() as temporary:
+        settings = {"TMPDIR": str(temporary)}
+        with small(tree, tmp_path / "repository", ".", "--reload", **settings) as server:
+            (folder,) = temporary.glob("fitserve-admin-*")
+            assert stat.S_IMODE(folder.stat().st_mode) == 0o700
+            port = ("SOCK_STREAM", server.url.removeprefix("http://"))
+            sockets = {("UNIX", f"{folder}/{name}") for name in ("admin", "events")}
+            assert listeners(server) == {port, *sockets}
+            before = accepting(server)
+            with (tree / "service" / "settings.py").open("a") as stream:
+                stream.write("# changed\n")
+            deadline = time.monotonic() + 60
+            while not accepting(server) - before:
+                assert time.monotonic() < deadline, f"no new worker; {server.tail()}"
+                time.sleep(0.1)
+            assert "is started again" not in server.read_log(), "a reload counts as a death"
+        assert [left.name for left in temporary.iterdir()] == []
+
+
+def accepting(server: Server) -> set[psutil.Process]:
+    """The workers among its processes, some of which may just be ending."""
+    found = set()
+    for process in server.workers():
+        try:
+            if "--worker-id" in process.cmdline():
+                found.add(process)
+        except psutil.NoSuchProcess:
+            continue
+    return found

@@ -1,0 +1,124 @@
+"""The metrics of several servers of one user: none wipes, or shows, those of another."""
+
+import re
+import stat
+import subprocess
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+
+import httpx
+import psutil
+import pytest
+from faulty_networks import write_sound
+from live_server import BIN, Server, environment, serving, temporary_home
+from raw_client import message
+
+
+@pytest.fixture(scope="module")
+def settings(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """Those of every server here: one home, and one small network."""
+    home, repository = tmp_path_factory.mktemp("home"), tmp_path_factory.mktemp("models")
+    write_sound(repository, "sound")
+    return {
+        "BENTOML_HOME": str(home),
+        "FITSERVE_DEVICE": "cpu",
+        "FITSERVE_MODEL_REPOSITORY": str(repository),
+    }
+
+
+@contextmanager
+def started(root: Path, settings: Mapping[str, str]) -> Iterator[Server]:
+    with temporary_home() as log, serving(log, root, settings=settings) as server:
+        yield server
+
+
+def ask(server: Server, times: int) -> None:
+    body = message("sound", 3).partition(b"\r\n\r\n")[2]
+    for _ in range(times):
+        httpx.post(f"{server.url}/v2/models/sound/infer", content=body).raise_for_status()
+
+
+def told(server: Server) -> int:
+    """How many predictions it says that it has made."""
+    found = re.findall(
+        r'^fitserve_request_seconds_count\{.*model="sound".*\} (\S+)$',
+        httpx.get(f"{server.url}/metrics").text,
+        re.MULTILINE,
+    )
+    return round(sum(map(float, found)))
+
+
+def folders(place: Path) -> set[str]:
+    """The folders of metrics that are there."""
+    found = list(place.glob("fitserve-metrics-*"))
+    assert [stat.S_IMODE(folder.stat().st_mode) for folder in found] == [0o700] * len(found)
+    return {folder.name for folder in found}
+
+
+def test_each_server_counts_in_a_folder_of_its_own(
+    root: Path, tmp_path: Path, settings: dict[str, str]
+) -> None:
+    settings = {**settings, "TMPDIR": str(tmp_path)}
+    with started(root, settings) as first:
+        ask(first, 3)
+        ours = folders(tmp_path)
+        assert len(ours) == 1
+
+        port = first.url.rpartition(":")[2]
+        failed = subprocess.run(
+            [BIN / "bentoml", "serve", "--port", port],
+            cwd=root, env=environment(tmp_path, settings), capture_output=True, timeout=120,
+        )  # fmt: skip
+        assert failed.returncode != 0, "two servers have one port"
+        assert folders(tmp_path) == ours
+        assert told(first) == 3
+
+        with started(root, settings) as second:
+            ask(second, 2)
+            assert (told(first), told(second)) == (3, 2)
+            workers = second.workers()
+            left = folders(tmp_path) - ours
+            second.process.kill()
+            second.process.wait()
+            psutil.wait_procs(workers, 30)
+        assert folders(tmp_path) == ours | left
+        assert len(left) == 1
+
+        with started(root, settings) as third:
+            assert not folders(tmp_path) & left, "the leftover of a killed server stays"
+            assert ours < folders(tmp_path)
+            ask(third, 1)
+            assert (told(first), told(third)) == (3, 1)
+        assert folders(tmp_path) == ours
+    assert folders(tmp_path) == set()
+
+
+def test_the_folder_is_made_where_the_operator_says(
+    root: Path, tmp_path: Path, settings: dict[str, str]
+) -> None:
+    place = tmp_path / "metrics"
+    place.mkdir()
+    (place / "counter_1.db").write_bytes(b"another program's")
+    with started(root, {**settings, "PROMETHEUS_MULTIPROC_DIR": str(place)}) as server:
+        ask(server, 2)
+        assert told(server) == 2
+        assert len(folders(place)) == 1
+        deadline = time.monotonic() + 10
+        while not list(place.glob("*/*.db")):
+            assert time.monotonic() < deadline, "it counts elsewhere"
+            time.sleep(0.05)
+    assert [left.name for left in place.iterdir()] == ["counter_1.db"]
+    assert (place / "counter_1.db").read_bytes() == b"another program's"
+
+
+def test_where_no_folder_can_be_made_each_worker_counts_for_itself(
+    root: Path, settings: dict[str, str]
+) -> None:
+    with started(root, {**settings, "PROMETHEUS_MULTIPROC_DIR": "/dev/null/metrics"}) as server:
+        ask(server, 2)
+        assert told(server) == 2
+        log = server.read_log()
+        assert log.count("the metrics of each worker are its own: ") == 1
+        assert "Traceback" not in log

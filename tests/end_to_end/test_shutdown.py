@@ -1,0 +1,191 @@
+"""A server that is told to end does so in the stated time, whatever it is busy with."""
+
+import json
+import shutil
+import signal
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
+from pathlib import Path
+
+import httpx
+import psutil
+import pytest
+from faulty_networks import VICTIM, write_hanging, write_slow, write_sound
+from live_server import Server, serving, temporary_home
+from pictures import encoded, file_part
+from PIL import Image, ImageDraw
+from raw_client import message
+
+BOUND = 2  # seconds, where a test says one
+PATIENCE = 20  # seconds: far more than BOUND on a busy machine, far less than what holds it up
+PICTURES = 30
+ROWS = 60_000  # of an answer of 1 MB
+FOREVER = 10**11  # steps of a loop
+
+
+@contextmanager
+def server_of(root: Path, repository: Path, *target: str, **settings: str) -> Iterator[Server]:
+    """A server of these networks, of which it is not waited for that it serves."""
+    settings |= {"FITSERVE_DEVICE": "cpu", "FITSERVE_MODEL_REPOSITORY": str(repository)}
+    with (
+        temporary_home() as home,
+        serving(home, root, *target, until=None, settings=settings) as server,
+    ):
+        yield server
+
+
+def wait_for(condition: Callable[[], object], server: Server) -> None:
+    deadline = time.monotonic() + 60
+    while not condition():
+        assert server.process.poll() is None, f"it ended; {server.tail()}"
+        assert time.monotonic() < deadline, f"it does not come; {server.tail()}"
+        time.sleep(0.05)
+
+
+def wait_until_ready(server: Server) -> None:
+    def ready() -> bool:
+        with suppress(httpx.TransportError):
+            return httpx.get(f"{server.url}/readyz").status_code == 200
+        return False
+
+    wait_for(ready, server)
+
+
+def connect(server: Server, sent: bytes, buffer: int = 0) -> socket.socket:
+    """A connection on which this was sent; with a receive buffer of so many bytes."""
+    connection = socket.socket()
+    if buffer:
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, buffer)
+    connection.connect(("127.0.0.1", int(server.url.rpartition(":")[2])))
+    connection.sendall(sent)
+    return connection
+
+
+def check_end(server: Server, workers: list[psutil.Process], began: float) -> float:
+    """That it ends cleanly; how long that took, in seconds."""
+    server.check_end(workers)
+    seconds = time.monotonic() - began
+    assert seconds < PATIENCE, f"it took {seconds:.1f} s; {server.tail()}"
+    return seconds
+
+
+def large_message() -> bytes:
+    """A request whose answer is larger than what the kernel keeps for a client."""
+    rows = [value % 97 / 97 for value in range(ROWS)]
+    tensor = {"name": "x", "shape": [ROWS, 1], "datatype": "FP32", "data": rows}
+    body = json.dumps({"inputs": [tensor]}).encode()
+    head = "POST /v2/models/sound/infer HTTP/1.1\r\nHost: test\r\nContent-Length: "
+    return f"{head}{len(body)}\r\n\r\n".encode() + body
+
+
+def test_whatever_it_is_busy_with_it_ends_in_the_stated_time(
+    root: Path, shipped: Path, tmp_path: Path
+) -> None:
+    write_sound(tmp_path, "sound")
+    write_hanging(tmp_path, "hanging")
+    shutil.copytree(shipped / "mnist-mlp", tmp_path / "mnist-mlp")
+    picture = Image.new("L", (6000, 6000), 255)
+    ImageDraw.Draw(picture).line([(3000, 900), (3000, 5000)], fill=0, width=400)
+    file = file_part(encoded(picture))
+    answered: list[int] = []
+
+    def ask(server: Server) -> None:
+        with suppress(httpx.TransportError):
+            url, form = f"{server.url}/classify_image", {"model": "mnist-mlp"}
+            reply = httpx.post(url, files=[file], data=form, timeout=120)
+            answered.append(reply.status_code)
+
+    option = ("--timeout-graceful-shutdown", str(BOUND))
+    settings = {
+        "FITSERVE_GRACEFUL_SHUTDOWN_SECONDS": "500",  # the option outweighs it
+        "FITSERVE_MAX_QUEUE_ROWS": str(ROWS),
+        "FITSERVE_MAX_WAIT_SECONDS": "60",
+        "FITSERVE_BODY_TIMEOUT_SECONDS": "120",
+    }
+    with server_of(root, tmp_path, ".", *option, **settings) as server, ExitStack() as stack:
+        wait_until_ready(server)
+        upload = b"POST /v2/models/sound/infer HTTP/1.1\r\nHost: t\r\nContent-Length: 99\r\n\r\n{"
+        for sent, buffer in (
+            (message("hanging", VICTIM), 0),
+            (upload, 0),
+            (large_message() * 8, 4096),
+            (b"GET /livez HTTP/1.1\r\nHost: t\r\n\r\n", 0),  # and stays connected
+        ):
+            stack.enter_context(connect(server, sent, buffer))
+        threads = [threading.Thread(target=ask, args=(server,)) for _ in range(PICTURES)]
+        for thread in threads:
+            thread.start()
+        wait_for(lambda: answered, server)  # the first of them
+        workers, began = server.workers(), time.monotonic()
+        server.process.send_signal(signal.SIGTERM)
+        seconds = check_end(server, workers, began)
+        for thread in threads:
+            thread.join()
+        log = server.read_log()
+    print(f"{len(answered)} of {PICTURES} pictures were answered; it ended after {seconds:.1f} s")
+    assert set(answered) == {200}
+    lost = int(log.partition("requests that were lost: ")[2].split()[0])
+    assert lost >= PICTURES - len(answered) + 3, "a request, an upload, and an unread answer"
+
+
+def test_ctrl_c_once_more_ends_it_at_once(root: Path, tmp_path: Path) -> None:
+    write_hanging(tmp_path, "hanging")
+    with server_of(root, tmp_path) as server:
+        wait_until_ready(server)
+        with connect(server, message("hanging", VICTIM)):
+            (worker,) = server.workers()
+            wait_for(lambda: worker.cpu_percent(0.2) > 50, server)
+            server.process.send_signal(signal.SIGINT)
+            wait_for(lambda: "Ctrl-C ends it at once" in server.read_log(), server)
+            began = time.monotonic()
+            server.process.send_signal(signal.SIGINT)
+            check_end(server, [worker], began)
+            assert "requests that were lost: 1\n" in server.read_log()
+
+
+def test_a_worker_that_does_nothing_any_more_is_killed_soon_after(
+    root: Path, tmp_path: Path
+) -> None:
+    write_sound(tmp_path, "sound")
+    with server_of(root, tmp_path, FITSERVE_GRACEFUL_SHUTDOWN_SECONDS="1") as server:
+        wait_until_ready(server)
+        (worker,) = server.workers()
+        worker.suspend()
+        began = time.monotonic()
+        server.process.send_signal(signal.SIGTERM)
+        check_end(server, [worker], began)
+        assert f"worker {worker.pid} did not end in time, and was killed" in server.read_log()
+
+
+@pytest.mark.parametrize("end", ["SIGTERM", "kill -9 of the parent"])
+def test_it_ends_also_while_models_are_loaded(root: Path, tmp_path: Path, end: str) -> None:
+    write_slow(tmp_path, "slow", FOREVER)
+    with server_of(root, tmp_path) as server:
+        wait_for(lambda: "Running startup hook" in server.read_log(), server)
+        (worker,) = server.workers()
+        wait_for(lambda: worker.cpu_percent(0.2) > 50, server)
+        began = time.monotonic()
+        if end == "SIGTERM":
+            server.process.send_signal(signal.SIGTERM)
+            check_end(server, [worker], began)
+            assert "told to end before it served" in server.read_log()
+        else:
+            server.process.kill()
+            server.process.wait()
+            with suppress(psutil.NoSuchProcess):
+                worker.wait(PATIENCE)
+
+
+def test_a_worker_that_is_being_imported_ends_with_its_parent(root: Path, tmp_path: Path) -> None:
+    write_sound(tmp_path, "sound")
+    with server_of(root, tmp_path) as server:
+        wait_for(server.workers, server)
+        (worker,) = server.workers()
+        server.process.kill()
+        server.process.wait()
+        with suppress(psutil.NoSuchProcess):
+            worker.wait(PATIENCE)
+        assert "Service fitserve initialized" not in server.read_log()
