@@ -11,6 +11,8 @@ from functools import lru_cache
 
 from service.errors import BadInputError, NotImplementedHttpError, UnknownVersionError
 
+_URL = re.compile(rb"[a-z][a-z0-9+.-]*://([^/?#]*)", re.IGNORECASE)
+
 NO_REQUEST = "This is no request of HTTP/1.1 that can be read."
 
 Lines = Sequence[tuple[bytes, bytes]]
@@ -20,18 +22,19 @@ _HOST = re.compile(rb"(\[[0-9A-Za-z:.%~_-]+\]|[0-9A-Za-z._~%!$&'()*+,;=-]*)(:[0-
 
 
 def check_framing(
-    method: bytes, version: str, lines: Lines, headers: Mapping[bytes, bytes]
+    method: bytes, target: bytes, version: str, lines: Lines, headers: Mapping[bytes, bytes]
 ) -> None:
     """Refuse a request of which it is not certain where it ends, or for whom it is.
 
     Args:
         method: HTTP's.
+        target: what is asked for, mostly a path.
         version: HTTP's, such as "1.1".
         lines: the headers of the request, in the order in which they came.
         headers: the same by their names.
 
     Raises:
-        BadInputError: it is of no version, names no host or several, or has a transfer coding in
+        BadInputError: it is of no version, names no host or two, or has a transfer coding in
             HTTP/1.0.
         NotImplementedHttpError: its transfer coding is not chunked alone, or it asks for a tunnel.
         UnknownVersionError: it is of HTTP/2.
@@ -40,6 +43,8 @@ def check_framing(
         if version == "0.9":  # what the parser says where it finds none
             raise BadInputError(NO_REQUEST)
         raise UnknownVersionError(f"HTTP/{version} is not read here; send HTTP/1.1.")
+    if method == b"CONNECT":
+        raise NotImplementedHttpError("CONNECT asks for a proxy, which this server is not.")
     host, coding = headers.get(b"host"), headers.get(b"transfer-encoding")
     if len(lines) > len(headers):  # some came several times
         hosts = sum(name == b"host" for name, _ in lines)
@@ -51,6 +56,8 @@ def check_framing(
             raise BadInputError("Send the header Host, which HTTP/1.1 asks for.")
     elif not _is_host(host):
         raise BadInputError("The header Host must be a host, and perhaps a port.")
+    elif not target.startswith(b"/") and _host_of(target) not in (None, host.lower()):
+        raise BadInputError("The request's line and its header Host name two hosts; send one.")
     if coding:
         if version == "1.0":
             raise BadInputError("HTTP/1.0 has no Transfer-Encoding; send a Content-Length.")
@@ -59,8 +66,12 @@ def check_framing(
                 "The only Transfer-Encoding that is read is chunked; send a compressed body with "
                 "the header Content-Encoding."
             )
-    if method == b"CONNECT":
-        raise NotImplementedHttpError("CONNECT asks for a proxy, which this server is not.")
+
+
+def _host_of(target: bytes) -> bytes | None:
+    """The host and port that a whole URL names, in lower case; None where it is only a path."""
+    found = _URL.match(target)
+    return found[1].lower() if found else None
 
 
 @lru_cache(maxsize=256)  # a client names the same one again and again

@@ -16,7 +16,6 @@ from starlette.middleware.cors import CORSMiddleware
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from service.errors import (
-    BadInputError,
     NotImplementedHttpError,
     ServiceError,
     UnknownPathError,
@@ -142,8 +141,6 @@ class Front:
         return self._let_in
 
     def _check(self, scope: Scope, exchange: Exchange) -> None:
-        if sum(name == b"host" for name, _ in scope["headers"]) > 1:
-            raise BadInputError("The request has more than one Host header; send one.")
         server = scope.get("server")
         self._origins.check(exchange.headers, server[0] if server else None)
         if not exchange.path.isprintable():  # a router's `$` matches before a line's end too

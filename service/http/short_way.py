@@ -77,7 +77,9 @@ class ShortWay(Connection):
         """
         self._end_head()
         parser, headers = self.parser, dict(self.headers)
-        check_framing(parser.get_method(), parser.get_http_version(), self.headers, headers)
+        check_framing(
+            parser.get_method(), self.url, parser.get_http_version(), self.headers, headers
+        )
         if parser.should_upgrade():
             return  # it is parsed anew
         self._left = int(headers.get(b"content-length", 0))

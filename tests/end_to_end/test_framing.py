@@ -232,6 +232,7 @@ CHUNKED = b"%x\r\n%b\r\n0\r\n\r\n" % (len(JSON), JSON)
         ("HTTP/1.1", "Host: local host", 400, "must be a host"),
         ("HTTP/1.1", "Host: a@b/c", 400, "must be a host"),
         ("HTTP/1.0", "Host: a\r\nHost: b", 400, "once, not 2 times"),
+        ("HTTP/1.1", "Host: LOCALHOST:80\r\nHost:localhost", 400, "once, not 2 times"),
         ("HTTP/2.0", "Host: localhost", 505, "send HTTP/1.1"),
         ("HTTP/0.9", "Host: localhost", 400, "no request of HTTP/1.1"),
         ("HTTP/1.1", "Host: localhost\r\nTransfer-Encoding: gzip", 501, "is chunked"),
@@ -259,6 +260,26 @@ def test_what_leaves_room_for_doubt_is_refused_and_the_connection_closed(
     ((found, told),) = exchanged(networks, lines.encode() + b"\r\n" + body + LAST)
     assert found == status
     assert words in json.loads(told)["error"]
+
+
+@pytest.mark.parametrize(
+    ("target", "status"),
+    [
+        ("http://localhost/v2", 200),
+        ("HTTP://LOCALHOST/v2", 200),
+        ("http://evil.example/v2", 400),
+        ("http://localhost@evil.example/v2", 400),
+        ("http://localhost:99/v2", 400),
+        ("https://evil.example?/v2", 400),
+        ("*", 404),
+    ],
+)
+def test_the_request_s_line_names_the_host_that_the_header_names(
+    target: str, status: int, networks: Server
+) -> None:
+    sent = f"GET {target} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n"
+    ((found, _),) = exchanged(networks, sent.encode())
+    assert found == status
 
 
 @pytest.mark.parametrize("coding", ["chunked", "Chunked", "CHUNKED", " chunked ", ",chunked"])

@@ -277,14 +277,6 @@ async def test_nothing_of_a_request_is_kept(
     assert taken[1] - taken[0] < 30_000, taken  # 40 bytes of each request
 
 
-async def test_two_hosts_are_one_too_many() -> None:
-    front = front_of(Named("host"))
-    for hosts in (("localhost", "localhost"), ("evil", "localhost"), ("localhost", "evil")):
-        answer = await ask(front, "/", headers=[("Host", host) for host in hosts])
-        assert answer.status_code == 400
-        assert answer.json()["error"] == "The request has more than one Host header; send one."
-
-
 @pytest.mark.parametrize("kind", ["lifespan", "websocket"])
 async def test_what_is_no_request_is_the_host_s_and_not_counted(kind: str) -> None:
     async def receive() -> Message:
