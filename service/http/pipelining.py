@@ -132,6 +132,7 @@ class Pipelining(HttpToolsProtocol):
         """Take what has arrived."""
         if self._held or self._must_wait() or not self._holds_few_requests(data):
             self._held += data
+            self.flow.hold()
             self._parse_held()
         else:
             self._parse(data)
@@ -188,7 +189,6 @@ class Pipelining(HttpToolsProtocol):
         """Parse a piece of what came ahead, and the next one after others have had their turn."""
         self._parsing = None
         if self._must_wait():
-            self.flow.hold()
             self._watch_peer()
             return
         cut = self._held.find(END, PIECE_BYTES) + len(END)

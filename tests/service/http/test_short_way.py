@@ -68,6 +68,7 @@ class Wire(asyncio.Transport):
         super().__init__()
         self.written = b""
         self.closed = False
+        self.paused = False
 
     def write(self, data: Any) -> None:
         """Note what is sent."""
@@ -82,10 +83,12 @@ class Wire(asyncio.Transport):
         return self.closed
 
     def pause_reading(self) -> None:
-        """What is fed is fed."""
+        """Note that nothing more is to come."""
+        self.paused = True
 
     def resume_reading(self) -> None:
-        """What is fed is fed."""
+        """Note that more may come."""
+        self.paused = False
 
 
 def told(body: bytes, way: str) -> Reply:
@@ -206,6 +209,22 @@ def test_any_requests_in_any_pieces_are_answered_in_order(
         for number, _, body, _, _ in requests
     ]
     assert [(status, identity, body) for status, identity, _, body in found] == expected
+
+
+@pytest.mark.parametrize("path", ["/short", "/long"])
+def test_no_more_is_read_than_was_sent_ahead_of_answers(path: str) -> None:
+    async def run() -> int:
+        protocol, wire = connect()
+        flood = wire_of(7, path, b"abcd", chunked=False) * 1_000
+        reads = 0
+        while len(re.findall(rb"HTTP/1.1 ", wire.written)) < 3_000:
+            if not wire.paused:
+                protocol.data_received(flood)
+                reads += 1
+            await asyncio.sleep(0)
+        return reads
+
+    assert asyncio.run(run()) <= 4
 
 
 def test_a_head_that_came_before_is_not_parsed_again() -> None:
