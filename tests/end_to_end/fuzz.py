@@ -19,7 +19,7 @@ from pathlib import Path
 
 import httpx
 from live_server import Server, serving
-from nonsense import Case, make, valid
+from nonsense import KINDS, Case, make, valid
 
 PATIENCE = 15.0  # seconds; the server's own limits are below it
 CONNECTIONS = 16
@@ -158,7 +158,7 @@ def resident(server: Server) -> int:
     return max(process.memory_info().rss for process in server.workers())
 
 
-async def _run(server: Server, seed: int, numbers: Sequence[int]) -> Tally:
+async def _run(server: Server, seed: int, numbers: Sequence[int], kinds: Sequence[str]) -> Tally:
     host, port = server.url.removeprefix("http://").split(":")
     first = Line(host, int(port))
     right = []
@@ -174,7 +174,7 @@ async def _run(server: Server, seed: int, numbers: Sequence[int]) -> Tally:
     async def work() -> None:
         line = Line(host, int(port))
         for number in queue:
-            case = make(seed, number, right)
+            case = make(seed, number, right, kinds)
             try:
                 status, body = await asyncio.wait_for(line.ask(case), PATIENCE)
                 wrong = check(case, status, body)
@@ -203,14 +203,14 @@ async def _run(server: Server, seed: int, numbers: Sequence[int]) -> Tally:
     return tally
 
 
-def run(server: Server, seed: int, numbers: Sequence[int]) -> Tally:
-    """Ask the cases of these numbers.
+def run(server: Server, seed: int, numbers: Sequence[int], kinds: Sequence[str] = KINDS) -> Tally:
+    """Ask the cases of these numbers, of these kinds.
 
     Raises:
         FuzzError: the server did not stand one of them; says which.
     """
     try:
-        return asyncio.run(_run(server, seed, numbers))
+        return asyncio.run(_run(server, seed, numbers, kinds))
     except* FuzzError as errors:
         raise errors.exceptions[0] from None
 
@@ -232,14 +232,17 @@ def main() -> None:
     parser.add_argument("--cases", type=int, default=100_000)
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--only", type=int, help="ask this case alone, and show it")
+    parser.add_argument(
+        "--kinds", nargs="+", choices=sorted({*KINDS}), default=KINDS, help="which cases (all)"
+    )
     given = parser.parse_args()
     root = Path(__file__).resolve().parents[2]
     with tempfile.TemporaryDirectory(prefix="fs-") as home, serving(Path(home), root) as server:
         if given.only is not None:
-            print(make(given.seed, given.only))
-            print(run(server, given.seed, [given.only]))
+            print(make(given.seed, given.only, kinds=given.kinds))
+            print(run(server, given.seed, [given.only], given.kinds))
             return
-        tally = run(server, given.seed, range(given.cases))
+        tally = run(server, given.seed, range(given.cases), given.kinds)
         print(tally)
         if given.cases > WARM_UP:
             check_memory(tally)

@@ -327,10 +327,11 @@ MAKERS: dict[str, Callable[[random.Random], bytes]] = {
 }
 
 
-def make(seed: int, number: int, right: Sequence[bytes] = ()) -> Case:
-    """The case of this number; `right` are the answers to the valid requests."""
+def make(seed: int, number: int, right: Sequence[bytes] = (), kinds: Sequence[str] = KINDS) -> Case:
+    """The case of this number, of one of these kinds; `right` are the answers to valid requests."""
     chance = random.Random(f"{seed}/{number}")  # noqa: S311 - to be made again, not to be secret
-    kind = "upload" if chance.random() < UPLOADS else chance.choice(KINDS)
+    uploads = UPLOADS if kinds == KINDS else 0.0
+    kind = "upload" if chance.random() < uploads else chance.choice(kinds)
     sent = valid(number) if kind == "valid" else MAKERS[kind](chance)
     parts: tuple[bytes, ...] = (sent,)
     if chance.random() < 0.1:
