@@ -375,3 +375,41 @@ def test_a_client_that_ends_its_sending_in_a_request_is_hung_up_on(networks: Ser
     found = exchanged(networks, post("slow", 1) + post("slow", 2)[:-3], half_close=True)
     assert [json.loads(body)["id"] for _, body in found] == ["x=1"]
     assert exchanged(networks, post("slow", 2)[:-3], half_close=True) == []
+
+
+PICTURE = (Path(__file__).parents[2] / "docs" / "three.png").read_bytes()
+FORM = (
+    b'--b\r\nContent-Disposition: form-data; name="images"; filename="three.png"\r\n'
+    b"Content-Type: image/png\r\n\r\n%b\r\n--b--\r\n"
+)
+
+
+@pytest.mark.parametrize(
+    ("request_line", "kind", "body"),
+    [
+        ("POST /predict_curve", "application/json", b'{"x": [1]}'),
+        ("POST /classify_points", "application/json", b'{"points": [[0, 1]]}'),
+        ("POST /classify_image", "multipart/form-data; boundary=b", FORM % PICTURE),
+        ("GET /metrics", "text/plain", b""),
+        ("GET /models", "text/plain", b""),
+        ("GET /models/curve-tanh/report/fitted-curve.png", "text/plain", b""),
+        ("GET /readyz", "text/plain", b""),
+    ],
+)
+def test_every_endpoint_answers_a_client_that_ends_its_sending(
+    request_line: str, kind: str, body: bytes, server: Server
+) -> None:
+    head = (
+        f"{request_line} HTTP/1.1\r\nHost: localhost\r\n"
+        f"Content-Type: {kind}\r\nContent-Length: {len(body)}\r\n\r\n"
+    )
+    sent = head.encode() + body
+    for cut in (len(sent), len(sent) - 1, len(head)):
+        with connect(server) as connection:
+            for part in (sent[:cut], sent[cut:]):
+                connection.sendall(part)
+            connection.shutdown(socket.SHUT_WR)
+            received = b""
+            while more := connection.recv(65_536):
+                received += more
+        assert received.startswith(b"HTTP/1.1 200 "), received[:300]
