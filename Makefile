@@ -99,8 +99,10 @@ $(VENV)/.serve: requirements/serve.txt pyproject.toml | $(VENV)/.uv
 	$(UV) pip install -q --python $(BIN)/python --require-hashes -r requirements/serve.txt
 	@touch $@
 
+# Compiled, as the tests start some hundred processes, and where Python is told to keep no bytecode
+# each of them would compile the libraries anew.
 $(VENV)/.all: requirements/all.txt pyproject.toml | $(VENV)/.uv
-	$(UV) pip install -q --python $(BIN)/python --require-hashes -r requirements/all.txt
+	$(UV) pip install -q --compile-bytecode --python $(BIN)/python --require-hashes -r requirements/all.txt
 	@touch $@ $(VENV)/.serve
 
 # Other servers' clients, for the tests. perf_analyzer's wheels are for glibc 2.38 or later alone.
