@@ -15,6 +15,7 @@ from models.package import ModelPackage, PackageError
 from models.page import headline, render_page
 from models.repository import ModelRepository, RepositoryError
 from models.runtimes import brief, open_runtime
+from models.text import escaped
 
 INTERRUPTED = 130
 BROKEN_PIPE = 141
@@ -64,10 +65,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
             return _list(repository)
         return _verify(repository, options.names)
     except (AddError, PackageError, RepositoryError) as error:
-        sys.stderr.write(f"error: {error}\n")
+        sys.stderr.write(f"error: {escaped(str(error))}\n")
         return 1
     except ImportError as error:
         sys.stderr.write(f"error: {error.name} is not installed\n")
+        return 1
+    except (OSError, KeyboardInterrupt):
+        raise
+    except Exception as error:  # a file that is added may hold nearly anything
+        if options.command != "add":
+            raise
+        told = escaped(f"{type(error).__name__}: {brief(error)}")
+        sys.stderr.write(f"error: the network cannot be added ({told})\n")
         return 1
 
 
@@ -194,8 +203,9 @@ def _find(repository: ModelRepository, name: str) -> ModelPackage:
     return repository.get(base, version or None)
 
 
-def _say(line: str) -> None:
-    sys.stdout.write(line + "\n")
+def _say(text: str) -> None:
+    """Print it; what a terminal would take for a command is escaped."""
+    sys.stdout.write("\n".join(map(escaped, text.split("\n"))) + "\n")
 
 
 if __name__ == "__main__":

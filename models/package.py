@@ -23,22 +23,25 @@ import os
 import re
 import shutil
 import tempfile
-from collections.abc import Mapping
-from contextlib import suppress
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
+from io import BufferedReader
 from pathlib import Path
 from typing import Any, Self
 
 from pydantic import ValidationError
 
-from models.card import SCHEMA_VERSION, FileRecord, ModelCard
-from models.files import FileError, open_file, read_all, size_of
+from models.card import MODEL_FILES, SCHEMA_VERSION, FileRecord, ModelCard
+from models.files import FileError, open_file, read_all, size_of, unreadable
 from models.page import render_page
 
 CARD_FILE = "card.json"
 PAGE_FILE = "README.md"
 MAX_CARD_BYTES = 64 * 2**20
 """The largest card that is read, and the largest signature."""
+MAX_OTHER_BYTES = 64 * 2**20
+"""The largest file beside the network: a picture of the report, the page."""
 _SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
 _MAX_REASON = 1000  # characters: a card may hold a name of any length
 
@@ -117,6 +120,23 @@ class ModelPackage:
         Raises:
             PackageError: the card does not list the file, or it is missing, altered, or no file.
         """
+        with self._open(file) as stream:
+            content = read_all(stream, self.card.files[file].bytes)
+            self._compare(file, hashlib.sha256(content).hexdigest())
+        return content
+
+    def check(self, file: str) -> None:
+        """As `load`, for a file of any size: no more than a piece of it is held.
+
+        Raises:
+            PackageError: as `load` says.
+        """
+        with self._open(file) as stream:
+            self._compare(file, hashlib.file_digest(stream, "sha256").hexdigest())
+
+    @contextmanager
+    def _open(self, file: str) -> Iterator[BufferedReader]:
+        """The file, of the size that the card says; what is wrong with it is a PackageError."""
         record = self.card.files.get(file)
         if record is None:
             raise PackageError(self.label, file, "the card lists no such file")
@@ -125,14 +145,22 @@ class ModelPackage:
                 size = size_of(stream)
                 if size != record.bytes:
                     raise FileError(f"it holds {size:,} bytes where the card says {record.bytes:,}")
-                content = read_all(stream, record.bytes)
+                if size > MAX_OTHER_BYTES and file not in MODEL_FILES.values():
+                    raise FileError(
+                        f"it holds {size:,} bytes; a file beside the network may have "
+                        f"{MAX_OTHER_BYTES:,}"
+                    )
+                yield stream
         except FileError as error:
             raise PackageError(self.label, file, str(error)) from error
-        if hashlib.sha256(content).hexdigest() != record.sha256:
+        except OSError as error:
+            raise PackageError(self.label, file, unreadable(error)) from error
+
+    def _compare(self, file: str, digest: str) -> None:
+        if digest != self.card.files[file].sha256:
             raise PackageError(
                 self.label, file, "its SHA-256 is not the card's: the file was changed"
             )
-        return content
 
     def verify(self) -> None:
         """Check every file that the card lists.
@@ -143,7 +171,7 @@ class ModelPackage:
         if not self.card.runtimes:
             raise PackageError(self.label, CARD_FILE, "it lists neither model.onnx nor model.pt")
         for file in self.card.files:
-            self.load(file)
+            self.check(file)
 
 
 def write_package(root: Path, card: ModelCard, files: Mapping[str, bytes]) -> ModelPackage:

@@ -13,7 +13,7 @@ no file is read for the signature and again for its use.
 
 import hashlib
 import tempfile
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
 from models.files import FileError, names_inside, open_file, read_all
 from models.package import CARD_FILE, MAX_CARD_BYTES, ModelPackage, PackageError
@@ -54,8 +54,7 @@ def verify_signature(package: ModelPackage, public_key: Path) -> None:
         reason = "the signature is missing" if missing else str(error)
         raise PackageError(package.label, signature, reason) from error
     try:
-        signed, ignored = _signed_digests(content, _read_key(package, public_key))
-        _compare(package, signed, ignored)
+        _compare(package, _signed_digests(content, _read_key(package, public_key)))
     except (FileError, SignatureError) as error:
         reason = f"the signature is not good for this package ({error})"
         raise PackageError(package.label, signature, reason) from error
@@ -70,8 +69,8 @@ def _read_key(package: ModelPackage, path: Path) -> bytes:
         raise PackageError(package.label, None, reason) from error
 
 
-def _signed_digests(signature: bytes, key: bytes) -> tuple[dict[str, str], list[PurePosixPath]]:
-    """The SHA-256 of each file that was signed, by name, and the paths left out on purpose.
+def _signed_digests(signature: bytes, key: bytes) -> dict[str, str]:
+    """The SHA-256 of each file that was signed, by name.
 
     Raises:
         SignatureError: it is no signature of the key's owner, or lists something else.
@@ -100,12 +99,13 @@ def _signed_digests(signature: bytes, key: bytes) -> tuple[dict[str, str], list[
     algorithms = {resource.digest.algorithm for resource in listed}
     if serialization["method"] != "files" or algorithms != {"sha256"}:
         raise SignatureError("it is not over the SHA-256 of whole files: sign with the defaults")
-    ignored = [PurePosixPath(path) for path in serialization.get("ignore_paths", ())]
-    return {resource.identifier: resource.digest.digest_hex for resource in listed}, ignored
+    return {resource.identifier: resource.digest.digest_hex for resource in listed}
 
 
-def _compare(package: ModelPackage, signed: dict[str, str], ignored: list[PurePosixPath]) -> None:
+def _compare(package: ModelPackage, signed: dict[str, str]) -> None:
     """Compare what was signed with what is held, and with the names of what lies there.
+
+    The signing tool leaves out `.git` and the like. Here nothing may lie there that was not signed.
 
     Raises:
         FileError: the folder holds a link or a device, or cannot be read.
@@ -113,11 +113,7 @@ def _compare(package: ModelPackage, signed: dict[str, str], ignored: list[PurePo
     """
     held = {CARD_FILE: package.card_sha256}
     held |= {name: record.sha256 for name, record in package.card.files.items()}
-    there = {
-        name
-        for name in names_inside(package.path)
-        if name in held or not any(PurePosixPath(name).is_relative_to(path) for path in ignored)
-    }
+    there = names_inside(package.path)
     for added in sorted(there - signed.keys()):
         raise SignatureError(f"{added!r:.100} was added")
     for removed in sorted(signed.keys() - there):

@@ -11,9 +11,8 @@ import tempfile
 from contextlib import ExitStack
 from pathlib import Path
 
-from service.telemetry.counts_folder import ensure_temporary_folder
-
 _FOLDERS = ("bentos", "models", "envs", "tmp")  # that BentoML wants in its home
+_INTERRUPTED = 130
 
 
 def main() -> None:
@@ -22,13 +21,15 @@ def main() -> None:
     Raises:
         SystemExit: with what `bentoml serve` ends with; or no folder can be written to.
     """
+    from service.telemetry.counts_folder import ensure_temporary_folder
+
     ensure_temporary_folder()
     with ExitStack() as stack:
-        home = Path(os.environ.get("BENTOML_HOME") or Path("~/bentoml").expanduser())
         try:
+            home = Path(os.environ.get("BENTOML_HOME") or Path("~/bentoml").expanduser())
             for name in _FOLDERS:
                 (home / name).mkdir(parents=True, exist_ok=True)
-        except OSError as error:
+        except (OSError, RuntimeError) as error:  # this user may have no home at all
             other = stack.enter_context(tempfile.TemporaryDirectory(prefix="fitserve-home-"))
             os.environ["BENTOML_HOME"] = other
             sys.stderr.write(f"warning: BentoML's home cannot be used, and is {other}: {error}\n")
@@ -38,4 +39,7 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except KeyboardInterrupt:  # while it still imports what it needs
+        sys.exit(_INTERRUPTED)

@@ -11,6 +11,7 @@ from models.card import TensorSpec
 from models.package import ModelPackage, PackageError
 from models.repository import ModelRepository, RepositoryError
 from models.signature import verify_signature
+from models.text import escaped
 from service.errors import BadInputError, NotReadyError, UnknownModelError
 from service.paths import without_paths
 from service.placement import Placement, pick_device, place
@@ -91,7 +92,7 @@ class Catalog:
 
     def _refuse(self, name: str, reason: str, cause: Exception | None = None) -> None:
         """Note why a package does not serve: for callers without the paths of this machine."""
-        root = self._settings.model_repository
+        root, reason = self._settings.model_repository, escaped(reason)
         self._refused[name] = without_paths(reason, root)
         logger.error("refused: %s, in %s", reason, root / name, exc_info=cause)
 

@@ -7,6 +7,7 @@ names and version numbers. It is replaced whole, and one that cannot be read cou
 import hashlib
 import json
 import os
+import stat
 import tempfile
 from collections.abc import Mapping
 from contextlib import suppress
@@ -38,7 +39,7 @@ def older_versions(
     """
     highest: dict[str, int] = {}
     try:
-        file = file or default_file(repository)
+        file = (file or default_file(repository)).resolve()
         try:
             highest = read(file)
         except RecordError as error:
@@ -98,6 +99,14 @@ def read(file: Path) -> dict[str, int]:
     return content
 
 
+def is_replaceable(file: Path) -> bool:
+    """Whether a record may be put there: a device, a pipe or a folder is left as it is."""
+    try:
+        return stat.S_ISREG(os.lstat(file).st_mode)
+    except OSError:
+        return not os.path.lexists(file)
+
+
 def keep(file: Path, served: Mapping[str, int]) -> None:
     """Write what was served into the record, where it is higher than what stands there.
 
@@ -106,7 +115,9 @@ def keep(file: Path, served: Mapping[str, int]) -> None:
     """
     try:
         known = read(file)
-    except RecordError:
+    except RecordError as error:
+        if not is_replaceable(file):
+            raise RecordError(f"{error}; name another with FITSERVE_VERSIONS_FILE") from error
         known = {}
     highest = known | {name: max(known.get(name, 0), version) for name, version in served.items()}
     if highest == known:

@@ -79,8 +79,20 @@ class Supervisor(circus.Arbiter):
                 signal.signal(number, self._note_signal)
 
     def initialize(self) -> None:
-        """Listen, and make what the workers need; circus calls it before it starts them."""
-        super().initialize()
+        """Listen, and make what the workers need; circus calls it before it starts them.
+
+        Raises:
+            SystemExit: the address cannot be listened on.
+        """
+        try:
+            super().initialize()
+        except OSError as error:
+            socket = next(iter(self.sockets.values()))
+            raise SystemExit(
+                f"error: {socket.host}:{socket.port} cannot be listened on "
+                f"({error.strerror or error}); name another with --host and --port, or end the "
+                "program that has it"
+            ) from None
         try:
             self._counts = CountsFolder(place_of_folder())
         except OSError as error:

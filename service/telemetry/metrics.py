@@ -218,7 +218,7 @@ def exposition() -> bytes:
     """
     write_counts()
     registry = REGISTRY
-    if _folder is not None and all_are_shared():
+    if _folder is not None and Path(_folder).is_dir() and all_are_shared():
         _forget_the_dead(Path(_folder))
         registry = CollectorRegistry()
         MultiProcessCollector(registry, _folder)  # type: ignore[no-untyped-call]  # its constructor is untyped
