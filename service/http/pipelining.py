@@ -27,6 +27,9 @@ from service.http.peer import BegunTransport, was_reset
 PIECE_BYTES = 1024
 """Of requests that come ahead of answers, about so much is parsed at once: some dozens of them."""
 
+MAX_PIECES = 16
+"""So many pieces are parsed before other connections have their turn."""
+
 PEER_SECONDS = 0.1
 """A connection from which nothing is read while it waits for an answer is looked at so soon.
 
@@ -63,26 +66,38 @@ class Turn:
 
 
 class Flow(FlowControl):
-    """uvicorn's control of what is read, which may be told to keep reading paused."""
+    """uvicorn's control of what is read, with a second reason to read nothing."""
 
     def __init__(self, transport: Transport) -> None:
         super().__init__(transport)
-        self._held = False
+        self._held = False  # something that came is not parsed yet
+        self._paused = False  # uvicorn's own reason: a body that is large, a request ahead
 
     def hold(self) -> None:
-        """Read nothing until `release`, whoever asks for more of a body."""
+        """Read nothing until `release`."""
         self._held = True
-        self.pause_reading()
+        self._apply()
 
     def release(self) -> None:
-        """Read on."""
+        """Read on, unless uvicorn has paused reading."""
         self._held = False
-        self.resume_reading()
+        self._apply()
+
+    def pause_reading(self) -> None:
+        """Read nothing until `resume_reading`."""
+        self._paused = True
+        self._apply()
 
     def resume_reading(self) -> None:
         """Read on, unless reading is held."""
-        if not self._held:
-            super().resume_reading()
+        self._paused = False
+        self._apply()
+
+    def _apply(self) -> None:
+        paused = self._held or self._paused
+        if paused != self.read_paused:
+            self.read_paused = paused
+            (self._transport.pause_reading if paused else self._transport.resume_reading)()
 
 
 class Pipelining(HttpToolsProtocol):
@@ -122,7 +137,10 @@ class Pipelining(HttpToolsProtocol):
                 handle.cancel()
 
     def eof_received(self) -> bool:  # type: ignore[override]  # uvicorn's always closes
-        """The client has ended its sending: whether the connection stays, for an answer."""
+        """The client has ended its sending: whether the connection stays, for an answer.
+
+        With TLS it cannot: the event loop closes it.
+        """
         self._ended = self.scheme == "http" and (self._must_wait() or bool(self._held))
         if self._ended:
             self._watch_peer()
@@ -152,10 +170,8 @@ class Pipelining(HttpToolsProtocol):
         return self.cycle is not None and not self.cycle.response_complete
 
     def _must_wait(self) -> bool:
-        """Whether what comes next is not a part of the request that is being answered."""
-        return self._is_answering() and (
-            self._between or bool(self.pipeline) or self._refusal is not None
-        )
+        """Whether the request that is being answered has come whole: what comes next is ahead."""
+        return self._is_answering() and (self._between or self._reading is not self._answering)
 
     def _parse(self, data: bytes) -> None:
         self._unused += len(data)
@@ -172,6 +188,8 @@ class Pipelining(HttpToolsProtocol):
         except HttpParserError:
             self._refuse_unreadable()
         self._look_at_rest()
+        if self.flow.read_paused and self._must_wait():
+            self._watch_peer()
 
     def _parse_without_upgrade(self, rest: bytes) -> None:
         """Parse a request anew that offers to upgrade the connection: its body is still to come.
@@ -186,11 +204,20 @@ class Pipelining(HttpToolsProtocol):
         self._parse(head + rest)
 
     def _parse_held(self) -> None:
-        """Parse a piece of what came ahead, and the next one after others have had their turn."""
+        """Parse what came ahead, a piece after another, until a request is being answered."""
         self._parsing = None
-        if self._must_wait():
-            self._watch_peer()
-            return
+        for _ in range(MAX_PIECES):
+            if self._must_wait():
+                self._watch_peer()
+                return
+            if self.transport.is_closing():
+                self._held.clear()
+            if not self._held:
+                break
+            self._parse(self._next_piece())
+        self._go_on()
+
+    def _next_piece(self) -> bytes:
         cut = self._held.find(END, PIECE_BYTES) + len(END)
         if self._left > 0:
             cut = self._left
@@ -198,8 +225,7 @@ class Pipelining(HttpToolsProtocol):
             cut = len(self._held)
         piece = bytes(self._held[:cut])
         del self._held[:cut]
-        self._parse(piece)
-        self._go_on()
+        return piece
 
     def _go_on(self) -> None:
         """After an answer or a piece: parse what came ahead, or read on."""
@@ -208,7 +234,7 @@ class Pipelining(HttpToolsProtocol):
                 self._parsing = self.loop.call_soon(self._parse_held)
         elif self._ended and not self._must_wait():
             self.transport.close()
-        elif self.flow.read_paused and not self.pipeline and self._refusal is None:
+        elif self._refusal is None:
             self.flow.release()
 
     def on_response_complete(self) -> None:
@@ -216,6 +242,8 @@ class Pipelining(HttpToolsProtocol):
         self.server_state.total_requests += 1
         if self.transport.is_closing():
             return
+        if self.flow.read_paused and len(self.pipeline) < 2:
+            self.flow.resume_reading()
         if self.pipeline:
             self._start_asgi_task(*self.pipeline.pop())
         elif self._refusal is not None:
@@ -233,7 +261,9 @@ class Pipelining(HttpToolsProtocol):
         """Answer what is no request, behind what came before it, and close the connection."""
         if self.transport.is_closing() or self._refusal is not None:
             return
-        if self._is_answering() and (self._between or self._reading is not self._answering):
+        if self._must_wait():
+            if self.pipeline and self.pipeline[0][0] is self._reading:
+                self.pipeline.popleft()  # it is this request that is refused, not whole as it is
             self._refusal = error
             self._held.clear()
             self.flow.hold()
@@ -259,12 +289,12 @@ class Pipelining(HttpToolsProtocol):
 
     def _watch_peer(self) -> None:
         """Look at the client now and then: nothing is read that would tell of its end."""
-        if self._look is None and self.scheme == "http":  # TLS tells of an end in its own way
+        if self._look is None:
             self._look = self.loop.call_later(PEER_SECONDS, self._look_at_peer, 1)
 
     def _look_at_peer(self, times: int) -> None:
         self._look = None
-        if self.transport.is_closing() or not self._is_answering():
+        if self.transport.is_closing() or not self._must_wait():
             return
         if was_reset(self.transport):
             self.transport.abort()

@@ -4,6 +4,7 @@ import json
 import re
 import shutil
 import socket
+import struct
 import subprocess
 import time
 from collections.abc import Callable, Iterator
@@ -322,7 +323,7 @@ def test_requests_ahead_of_a_slow_one_hold_little_and_end_with_their_client(
     networks: Server,
 ) -> None:
     (worker,) = [one for one in networks.workers() if "--worker-id" in one.cmdline()]
-    metrics(networks)
+    counted = cancelled(networks)
     before = worker.memory_info().rss
     ahead = b"GET /v2 HTTP/1.1\r\nHost: localhost\r\n\r\n" * 7_000  # 300 kB
     with ExitStack() as stack:
@@ -334,7 +335,25 @@ def test_requests_ahead_of_a_slow_one_hold_little_and_end_with_their_client(
         assert worker.memory_info().rss - before < 40 * 2**20, "a client's 300 kB take megabytes"
         assert "x=1" in exchanged(networks, post("sound", 1), LAST)[0][1]
     wait_until(lambda: waiting_rows(networks, "slow") == 0)
-    assert 'reason="cancelled"} 40' in metrics(networks)
+    wait_until(lambda: cancelled(networks) >= counted + 40)
+
+
+@pytest.mark.parametrize("behind", [b"", LAST, post("slow", 1), post("slow", 1)[:-5]])
+def test_whoever_hangs_up_is_not_computed_for(behind: bytes, networks: Server) -> None:
+    counted = cancelled(networks)
+    for reset in (False, True):
+        with connect(networks) as client:
+            client.sendall(many_rows("slow", 4_000) + behind)
+            wait_until(lambda: waiting_rows(networks, "slow") > 0)
+            if reset:
+                client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        wait_until(lambda: waiting_rows(networks, "slow") == 0)
+    wait_until(lambda: cancelled(networks) >= counted + 2)
+
+
+def cancelled(server: Server) -> int:
+    found = re.findall(r'fitserve_failures_total{.*reason="cancelled"} (\d+)', metrics(server))
+    return sum(map(int, found))
 
 
 def test_requests_ahead_are_all_answered_in_their_order(networks: Server) -> None:

@@ -134,6 +134,9 @@ def wire_of(number: int, path: str, body: bytes, chunked: bool, offers: bool = F
     return f"{head}Content-Length: {len(body)}\r\n\r\n".encode() + body
 
 
+CHUNKED = b"POST /long HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n"
+
+
 def answers(written: bytes) -> list[tuple[int, bytes, str, bytes]]:
     """Status, id, way and body of each answer."""
     found = []
@@ -225,6 +228,71 @@ def test_no_more_is_read_than_was_sent_ahead_of_answers(path: str) -> None:
         return reads
 
     assert asyncio.run(run()) <= 4
+
+
+def test_a_body_in_chunks_is_read_no_faster_than_it_is_taken() -> None:
+    async def run() -> tuple[int, int]:
+        protocol, wire = connect()
+        taken = asyncio.Event()
+
+        async def slow(scope: Scope, receive: Receive, send: Send) -> None:
+            await taken.wait()
+            await host(scope, receive, send)
+
+        protocol.app = slow
+        protocol.data_received(CHUNKED)
+        reads = {False: 0, True: 0}
+        for turn in range(400):
+            if turn == 200:
+                taken.set()
+            if not wire.paused:
+                reads[taken.is_set()] += 1
+                protocol.data_received(b"8000\r\n" + b"\r\n" * 0x4000 + b"\r\n")
+            await asyncio.sleep(0)
+        return reads[False], reads[True]
+
+    before, after = asyncio.run(run())
+    assert before <= 4 < 10 < after
+
+
+def test_a_body_that_breaks_behind_a_request_is_refused_behind_its_answer() -> None:
+    async def run() -> bytes:
+        protocol, wire = connect()
+        first = wire_of(7, "/long", b"abc", chunked=False)
+        protocol.data_received(first + CHUNKED + b"5\r\nabcdeXX\r\n")
+        for _ in range(40):
+            await asyncio.sleep(0)
+        assert wire.closed
+        return wire.written
+
+    assert re.findall(rb"HTTP/1.1 (\d+)", asyncio.run(run())) == [b"200", b"400"]
+
+
+def test_a_request_whose_body_is_arriving_is_not_probed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Or its refusal would begin with a byte too many."""
+    monkeypatch.setattr(pipelining, "PEER_SECONDS", 0.01)
+    replies: list[Callable[[], None]] = []
+
+    def later(exchange: Exchange, _: bytes, reply: Callable[[Reply], None]) -> Callable[[], None]:
+        replies.append(lambda: reply(Reply(exchange, b"late")))
+        return lambda: None
+
+    async def run() -> bytes:
+        protocol, wire = connect()
+        ShortWay.front._typed = {"/short": later}
+        protocol.data_received(wire_of(7, "/short", b"abc", chunked=False))
+        protocol.data_received(CHUNKED + b"1\r\na")
+        await asyncio.sleep(0.05)
+        assert wire.written.startswith(b"H"), "the first client was not probed"
+        replies[0]()
+        await asyncio.sleep(0.05)
+        protocol.data_received(b"XX\r\n")
+        await asyncio.sleep(0.01)
+        return wire.written
+
+    written = asyncio.run(run())
+    assert re.findall(rb"HTTP/1.1 (\d+)", written) == [b"200", b"400"]
+    assert b"HHTTP" not in written
 
 
 def test_a_head_that_came_before_is_not_parsed_again() -> None:
