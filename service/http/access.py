@@ -28,6 +28,9 @@ from service.telemetry.logs import logger
 HEALTH = frozenset({"/livez", "/readyz", "/healthz", "/v2/health/live", "/v2/health/ready"})
 METRICS = frozenset({"/metrics"})
 
+LEAST_RATE = 1e-6
+"""Requests a second: one in eleven days."""
+
 _LOOK_SECONDS = 1.0  # how often the file is looked at, where requests come
 _MOST_BYTES = 2**20  # of the file
 
@@ -47,7 +50,7 @@ def read_keys(text: str) -> list[ApiKey]:
         ValueError: a line is none, or there is no key at all; says which line, and never what
             stands in it.
     """
-    keys: list[ApiKey] = []
+    keys: dict[str, ApiKey] = {}
     for number, line in enumerate(text.splitlines(), 1):
         name, *rest = line.partition("#")[0].split() or [""]
         if not name:
@@ -56,17 +59,17 @@ def read_keys(text: str) -> list[ApiKey]:
             digest, rate = bytes.fromhex(rest[0]), float(rest[1]) if rest[1:] else math.inf
         except (IndexError, ValueError):
             digest, rate = b"", 0.0
-        if len(digest) != 32 or not rate > 0 or len(rest) > 2 or not name.isprintable():
+        if len(digest) != 32 or not rate >= LEAST_RATE or len(rest) > 2 or not name.isprintable():
             raise ValueError(
                 f"line {number} must be a name, the SHA-256 of a key in hexadecimal, "
-                "and perhaps a rate above 0, in requests a second"
+                f"and perhaps a rate, in requests a second, of {LEAST_RATE:f} at the least"
             )
-        if name in {key.name for key in keys}:
+        if name in keys:
             raise ValueError(f"line {number} has the name of an earlier one")
-        keys.append(ApiKey(name, digest, rate))
+        keys[name] = ApiKey(name, digest, rate)
     if not keys:
         raise ValueError("there is no key in it")
-    return keys
+    return list(keys.values())
 
 
 def _content_of(path: Path) -> str:
@@ -130,7 +133,7 @@ class Access:
         )
         self._keys: list[ApiKey] = []
         self._allowances: dict[str, _Allowance] = {}
-        self._content: str | None = None  # of the file, when it was last of use
+        self._content: str | None = None  # of the file, when it was last read
         self._trouble = ""  # with it, as it was last logged
         self._looked = time.monotonic()
         if self._path is not None:
@@ -149,9 +152,7 @@ class Access:
             RateLimitError: its key has sent too many.
             UnknownPathError: the path is switched off.
         """
-        exposure = self._exposures.get(exchange.path, "key")
-        if exposure == "off":
-            raise UnknownPathError(f"There is nothing at {exchange.path!r}.")
+        exposure = self.require_exposed(exchange.path)
         if self._path is None or exposure == "open":
             return
         self._renew(self._path)
@@ -165,6 +166,17 @@ class Access:
                     f"wait {wait:.2g} s.",
                     wait,
                 )
+
+    def require_exposed(self, path: str) -> Exposure:
+        """How a path is exposed.
+
+        Raises:
+            UnknownPathError: it is switched off.
+        """
+        exposure = self._exposures.get(path, "key")
+        if exposure == "off":
+            raise UnknownPathError(f"There is nothing at {path!r}.")
+        return exposure
 
     def _find(self, headers: dict[bytes, bytes]) -> ApiKey:
         scheme, _, bearer = headers.get(b"authorization", b"").partition(b" ")
@@ -201,8 +213,8 @@ class Access:
         content = _content_of(path)
         if content == self._content:
             return False
+        self._content = content  # also where it is no good: it need not be found out again
         self._keys = read_keys(content)
-        self._content = content
         kept = self._allowances
         self._allowances = {
             key.name: old
@@ -229,7 +241,7 @@ def main() -> None:
     try:
         (_,) = read_keys(line)
     except ValueError:
-        parser.error("a name has no spaces and no '#', and a rate is above 0")
+        parser.error(f"a name has no spaces and no '#', and a rate is {LEAST_RATE:f} or more")
     print(f"the key, shown this once:       {key}\nits line in the file of the keys: {line}")  # noqa: T201
 
 

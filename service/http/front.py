@@ -25,6 +25,7 @@ from service.http.access import Access
 from service.http.departures import Departures
 from service.http.endpoint import Responder, error_response
 from service.http.exchange import Exchange, begin, current
+from service.http.json_errors import JsonErrors
 from service.http.origins import OriginPolicy
 from service.open_inference.routes import PREFIX, OpenInference
 from service.settings import Settings
@@ -98,13 +99,14 @@ class Front:
         self._let_in: ASGIApp = self._guarded
         self._cross_origin = bool(settings.cors_origins)
         if self._cross_origin:
-            self._let_in = CORSMiddleware(
+            cors = CORSMiddleware(
                 self._guarded,
                 allow_origins=settings.cors_origins,
                 allow_methods=("GET", "POST"),
                 allow_headers=("*",),
                 expose_headers=("X-Request-Id", "Inference-Header-Content-Length"),
             )
+            self._let_in = JsonErrors(cors)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Handle one connection."""
@@ -143,6 +145,7 @@ class Front:
     def _check(self, scope: Scope, exchange: Exchange) -> None:
         server = scope.get("server")
         self._origins.check(exchange.headers, server[0] if server else None)
+        self._access.require_exposed(exchange.path)  # for a preflight request too
         if not exchange.path.isprintable():  # a router's `$` matches before a line's end too
             raise UnknownPathError(f"There is nothing at {exchange.path[:100]!r}.")
 

@@ -1,6 +1,7 @@
 """The metrics of several servers of one user: none wipes, or shows, those of another."""
 
 import re
+import shutil
 import stat
 import subprocess
 import time
@@ -122,3 +123,16 @@ def test_where_no_folder_can_be_made_each_worker_counts_for_itself(
         log = server.read_log()
         assert log.count("the metrics of each worker are its own: ") == 1
         assert "Traceback" not in log
+
+
+def test_metrics_are_told_also_where_their_folder_was_removed(
+    root: Path, settings: dict[str, str], tmp_path: Path
+) -> None:
+    placed = settings | {"PROMETHEUS_MULTIPROC_DIR": str(tmp_path)}
+    with started(root, placed) as server:
+        ask(server, 3)
+        (folder,) = tmp_path.iterdir()
+        shutil.rmtree(folder)
+        ask(server, 2)
+        assert "fitserve_request_seconds_count" in httpx.get(f"{server.url}/metrics").text
+        assert "Traceback" not in server.read_log()

@@ -9,6 +9,7 @@ import shutil
 import signal
 import socket
 import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -675,6 +676,24 @@ def test_a_setting_that_cannot_be_used_keeps_the_server_from_starting(root: Path
     assert done.returncode != 0
     assert "error: FITSERVE_MAX_BATCH_ROWS is 'many'" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_a_port_that_is_taken_is_one_sentence(root: Path, server: Server) -> None:
+    port = server.url.rpartition(":")[2]
+    with temporary_home() as home:
+        done = subprocess.run(
+            [sys.executable, "-m", "service", "--port", port],
+            cwd=root,
+            env=environment(home, {}),
+            capture_output=True,
+            text=True,
+            timeout=120,
+            check=False,
+        )
+    assert done.returncode == 1
+    assert f"error: 127.0.0.1:{port} cannot be listened on (Address already in use)" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert httpx.get(f"{server.url}/readyz").status_code == 200
 
 
 # Callers who go away.

@@ -8,6 +8,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pytest
+from onnx import helper
 from small_packages import Bend, bend_onnx, edit_card, seeded, snapshot
 
 from models.package import ModelPackage
@@ -64,6 +65,35 @@ def test_what_the_terminal_cannot_show_is_escaped(
     code, out, error = run(repository.root, "show", "blot", **settings)
     assert (code, error) == (0, "")
     assert shown in out
+
+
+def test_what_a_terminal_would_take_for_a_command_is_escaped(
+    repository: ModelRepository, blot: ModelPackage
+) -> None:
+    name = "\x1b]0;title\x07\x1b[2J\nforged line"
+    edit_card(blot, lambda card: card.update(summary=name))
+    edit_card(blot, lambda card: card["inputs"][0].update(name=name))
+    for command in ("list", "show", "verify"):
+        _, out, error = run(repository.root, command, *(["blot"] if command == "show" else []))
+        assert "\x1b" not in out + error, command
+        assert "\x07" not in out + error, command
+
+
+@pytest.mark.parametrize("shape", [(10**6, 10**6), (2**40, 2**40), (0,)])
+def test_a_network_that_cannot_be_tried_is_one_sentence(
+    shape: tuple[int, ...], tmp_path: Path
+) -> None:
+    values = [helper.make_tensor_value_info(n, 1, ["rows", *shape]) for n in ("x", "y")]
+    nodes = [helper.make_node("Identity", ["x"], ["y"])]
+    graph = helper.make_graph(nodes, "wide", values[:1], values[1:])
+    opsets = [helper.make_opsetid("", 18)]
+    model = helper.make_model(graph, opset_imports=opsets, ir_version=10)
+    file = tmp_path / "wide.onnx"
+    file.write_bytes(model.SerializeToString())
+    code, _, error = run(tmp_path, "add", "wide", "--onnx", file)
+    assert code == 1
+    assert error.startswith("error: ")
+    assert error.count("\n") == 1
 
 
 def test_who_stops_reading_ends_the_command_without_a_traceback(written: Path) -> None:

@@ -1,14 +1,17 @@
 """A package is read whole or refused by name, and written whole or not at all."""
 
 import errno
+import hashlib
 import json
 import os
 import subprocess
 import sys
 import threading
+import tracemalloc
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -117,6 +120,32 @@ def test_a_file_that_is_not_as_it_was_written_is_refused_by_name(
 def test_a_file_that_the_card_does_not_list_is_never_loaded(file: str, blot: ModelPackage) -> None:
     with refused("blot/1", file, "the card lists no such file"):
         blot.load(file)
+
+
+def _list_file(name: str, record: dict[str, Any], card: CardJson) -> None:
+    card["files"][name] = record
+
+
+def test_a_file_beside_the_network_has_a_bound_and_none_is_held_whole_to_be_checked(
+    blot: ModelPackage,
+) -> None:
+    large = 100 * 2**20
+    for name, verdict in (("model.pt", None), ("report/big.png", "may have 67,108,864")):
+        with (blot.path / name).open("wb") as stream:
+            stream.truncate(large)
+        with (blot.path / name).open("rb") as stream:
+            digest = hashlib.file_digest(stream, "sha256").hexdigest()
+        record = {"sha256": digest, "bytes": large}
+        edit_card(blot, partial(_list_file, name, record))
+        package = ModelPackage.read(blot.path)
+        tracemalloc.start()
+        if verdict is None:
+            package.verify()
+        else:
+            with pytest.raises(PackageError, match=verdict):
+                package.verify()
+        assert tracemalloc.get_traced_memory()[1] < 10 * 2**20
+        tracemalloc.stop()
 
 
 def test_a_package_without_a_model_file_is_refused(blot: ModelPackage) -> None:

@@ -56,6 +56,17 @@ def test_a_record_that_is_a_pipe_is_not_waited_for(tmp_path: Path, logged: Logge
     os.mkfifo(file)
     assert older_versions({"a": 2}, file, tmp_path) == {}
     assert "it is a pipe" in warnings(logged)[0]
+    assert "name another with FITSERVE_VERSIONS_FILE" in warnings(logged)[1]
+    assert file.is_fifo(), "a record was put in its place"
+
+
+def test_a_record_behind_a_link_is_kept_there(tmp_path: Path, logged: Logged) -> None:
+    kept, link = tmp_path / "volume" / "versions.json", tmp_path / "versions.json"
+    kept.parent.mkdir()
+    link.symlink_to(kept)
+    older_versions({"a": 2}, link, tmp_path)
+    assert link.is_symlink()
+    assert (read(kept), warnings(logged)) == ({"a": 2}, [])
 
 
 def test_a_record_that_cannot_be_kept_is_said_and_stops_nothing(

@@ -247,14 +247,16 @@ def test_a_signature_of_another_kind_than_whole_files_is_refused(
         verify_signature(package, public)
 
 
-def test_what_the_signer_left_out_may_lie_there_unless_the_card_lists_it(
-    copied: tuple[ModelPackage, Path],
+@pytest.mark.parametrize("name", [".git/HEAD", ".git", ".gitignore", ".gitattributes", ".github/x"])
+def test_what_the_signing_tool_leaves_out_may_not_be_added_either(
+    name: str, copied: tuple[ModelPackage, Path]
 ) -> None:
-    """Git's own files: the signer's tool leaves them out and says so in the signature."""
     package, public = copied
-    (package.path / ".git").mkdir()
-    (package.path / ".git" / "HEAD").touch()
     verify_signature(package, public)
+    (package.path / name).parent.mkdir(exist_ok=True)
+    (package.path / name).touch()
+    with not_good(f"'{name}' was added"):
+        verify_signature(package, public)
 
 
 @pytest.mark.parametrize(

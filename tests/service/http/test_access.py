@@ -4,6 +4,7 @@ import hashlib
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -198,6 +199,33 @@ def test_a_file_that_is_of_use_again_as_it_was_is_told_of_when_it_goes_bad_again
         clock[0] += 1.5
         door.admit(exchange(x_api_key="secret"))
     assert caplog.text.count("there is no key in it") == 2
+
+
+def test_a_large_file_is_read_in_a_moment_and_a_bad_one_once(
+    tmp_path: Path, clock: list[float], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lines = [f"name{number} {digest(str(number))}" for number in range(10_000)]
+
+    def seconds(count: int) -> float:
+        begun = time.process_time()
+        read_keys("\n".join(lines[:count]))
+        return time.process_time() - begun
+
+    assert seconds(10_000) < 50 * min(seconds(1_000) for _ in range(5)), "the square of the lines"
+    read: list[str] = []
+    monkeypatch.setattr(access, "read_keys", lambda text: read.append(text) or read_keys(text))
+    let_in = access_to(tmp_path, *lines)
+    (tmp_path / "keys").write_text("\n".join([*lines, "bad"]))
+    for _ in range(3):
+        clock[0] += 2.0
+        let_in.admit(exchange(x_api_key="3"))
+    assert len(read) == 2
+
+
+def test_a_rate_that_no_clock_can_tell_is_refused() -> None:
+    for rate in ("1e-320", "1e-7", "nan", "-1", "0"):
+        with pytest.raises(ValueError, match=r"a rate, in requests a second, of 0\.000001"):
+            read_keys(f"ann {digest('k')} {rate}")
 
 
 def test_a_file_is_compared_by_its_content(tmp_path: Path, clock: list[float]) -> None:

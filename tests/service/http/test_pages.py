@@ -264,7 +264,7 @@ def test_every_reference_leads_somewhere(specification: dict[str, Any]) -> None:
 def test_every_typed_endpoint_says_how_it_fails(specification: dict[str, Any]) -> None:
     for api in FitServe.apis.values():
         responses = specification["paths"][api.route]["post"]["responses"]
-        refused = ["400", "401", "404", "408", "413", "415", "429", "431"]
+        refused = ["400", "401", "403", "404", "408", "413", "415", "421", "429", "431"]
         assert list(responses) == ["200", *refused, "500", "501", "503", "504", "505"]
         for status, response in responses.items():
             assert response["description"]
