@@ -316,7 +316,7 @@ QUESTIONS = {
 }
 
 def ask():
-    with TestClient(FitServe.to_asgi()) as client:
+    with TestClient(FitServe.to_asgi(), base_url="http://localhost") as client:
         answers = {path: client.post(path, json=q) for path, q in QUESTIONS.items()}
         answers |= {path: client.get(path) for path in ("/readyz", "/models")}
     return {path: [answer.status_code, answer.text] for path, answer in answers.items()}
