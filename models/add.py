@@ -21,6 +21,7 @@ from models.card import (
     TensorSpec,
     is_package_name,
 )
+from models.differences import relative_difference, tolerated
 from models.foreign import (
     MAX_ONNX_BYTES,
     AddError,
@@ -186,15 +187,19 @@ def _answers(graph: ForeignGraph, samples: Samples) -> Arrays:
                 f"{graph.file}: the shape of the output {name} differs from row to row: "
                 "leave it out, or pad it to one shape"
             )
-        same = np.allclose(
-            array, answers[0][name], rtol=RELATIVE_TOLERANCE, atol=ABSOLUTE_TOLERANCE
-        )
-        if not same:
+        if not _same(array, answers[0][name]):
             raise AddError(
                 f"{graph.file}: the output {name} differs when the same row is computed again: "
                 "export the network in evaluation mode, without dropout or random numbers"
             )
     return {name: np.concatenate([answer[name] for answer in answers]) for name in again}
+
+
+def _same(found: NDArray[Any], wanted: NDArray[Any]) -> bool:
+    if wanted.dtype.kind != "f":
+        return np.array_equal(found, wanted)
+    allowed = tolerated(RELATIVE_TOLERANCE, wanted.dtype)
+    return bool(relative_difference(found, wanted).max() <= allowed)
 
 
 def _run(graph: ForeignGraph, samples: Samples, rows: Arrays) -> Arrays:
@@ -301,12 +306,8 @@ def _are_probabilities(answers: NDArray[Any]) -> bool:
     return bool(within and np.allclose(sums, 1, atol=1e-3))
 
 
-def _is_probabilities(spec: TensorSpec) -> bool:
-    return (spec.minimum, spec.maximum) == (0, 1)
-
-
 def _tells_classes(spec: TensorSpec) -> bool:
-    return spec.labels is not None or _is_probabilities(spec)
+    return spec.labels is not None or spec.is_probabilities
 
 
 def _example(
@@ -394,7 +395,7 @@ def _prove(
         candidate,
         samples.rows,
         runtime=candidate.name,
-        classification=bool(floats) and all(map(_is_probabilities, floats)),
+        classification=bool(floats) and all(spec.is_probabilities for spec in floats),
         batch_sizes=sizes,
         reference_batch=samples.fixed_batch or 1,
     )
