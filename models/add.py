@@ -21,6 +21,7 @@ from models.card import (
     TensorSpec,
     is_package_name,
 )
+from models.differences import relative_difference, tolerated
 from models.foreign import (
     MAX_ONNX_BYTES,
     AddError,
@@ -41,8 +42,13 @@ from models.parity import (
 from models.repository import ModelRepository
 from models.runtimes import Arrays, DeclaredTensor, Runtime, brief
 from models.samples import Samples, given_samples, random_samples, read_arrays
+from models.varied_rows import computable, varied_rows
 
 EXAMPLE_TOLERANCE = 1e-3
+LARGEST_BATCH = 256
+"""The rows of the largest batch that is served, unless a setting says otherwise."""
+REPEATED = 8
+"""Of the rows, so many are computed twice: dropout may leave one as it was."""
 LARGE_ROW = 10_000
 """Of rows with so many numbers the example holds one, of smaller ones two."""
 
@@ -179,22 +185,26 @@ def _answers(graph: ForeignGraph, samples: Samples) -> Arrays:
                 "export it with the batch as the first dimension of every output"
             )
     answers = [_run(graph, samples, part) for part in parts]
-    again = graph.network(parts[0])
-    for name, array in again.items():
+    repeated = [graph.network(part) for part in parts[:REPEATED]]
+    for name in repeated[0]:
         if len({answer[name].shape for answer in answers}) > 1:
             raise AddError(
                 f"{graph.file}: the shape of the output {name} differs from row to row: "
                 "leave it out, or pad it to one shape"
             )
-        same = np.allclose(
-            array, answers[0][name], rtol=RELATIVE_TOLERANCE, atol=ABSOLUTE_TOLERANCE
-        )
-        if not same:
+        if not all(map(_same, (one[name] for one in repeated), (one[name] for one in answers))):
             raise AddError(
                 f"{graph.file}: the output {name} differs when the same row is computed again: "
                 "export the network in evaluation mode, without dropout or random numbers"
             )
-    return {name: np.concatenate([answer[name] for answer in answers]) for name in again}
+    return {name: np.concatenate([answer[name] for answer in answers]) for name in repeated[0]}
+
+
+def _same(found: NDArray[Any], wanted: NDArray[Any]) -> bool:
+    if wanted.dtype.kind != "f":
+        return np.array_equal(found, wanted)
+    allowed = tolerated(RELATIVE_TOLERANCE, wanted.dtype)
+    return bool(relative_difference(found, wanted).max() <= allowed)
 
 
 def _run(graph: ForeignGraph, samples: Samples, rows: Arrays) -> Arrays:
@@ -301,12 +311,8 @@ def _are_probabilities(answers: NDArray[Any]) -> bool:
     return bool(within and np.allclose(sums, 1, atol=1e-3))
 
 
-def _is_probabilities(spec: TensorSpec) -> bool:
-    return (spec.minimum, spec.maximum) == (0, 1)
-
-
 def _tells_classes(spec: TensorSpec) -> bool:
-    return spec.labels is not None or _is_probabilities(spec)
+    return spec.labels is not None or spec.is_probabilities
 
 
 def _example(
@@ -351,7 +357,13 @@ def _prove_rows(
 ) -> tuple[ParityRecord, ...]:
     """The proof that a row's answer does not depend on its neighbours, or on when it is asked."""
     try:
-        return (_prove(graph.network, graph.network, samples, outputs),)
+        record = _prove(graph.network, graph.network, samples, outputs)
+        if samples.fixed_batch is None:
+            count = LARGEST_BATCH if samples.row_size < LARGE_ROW else BATCH_SIZES[-1]
+            varied = computable(graph.network, varied_rows(samples.rows, count))
+            if len(next(iter(varied.values()))) > 1:
+                _prove(graph.network, graph.network, Samples(varied, False, None), outputs, count)
+        return (record,)
     except ParityError as error:
         raise AddError(
             f"{graph.file}: the answer to a row depends on the rows beside it ({error}): "
@@ -385,16 +397,22 @@ def _prove_equal(
 
 
 def _prove(
-    reference: Runtime, candidate: Runtime, samples: Samples, outputs: Sequence[TensorSpec]
+    reference: Runtime,
+    candidate: Runtime,
+    samples: Samples,
+    outputs: Sequence[TensorSpec],
+    largest: int = BATCH_SIZES[-1],
 ) -> ParityRecord:
     floats = [spec for spec in outputs if spec.dtype.kind == "f"]
-    sizes = sorted({samples.fixed_batch or min(size, samples.count) for size in BATCH_SIZES})
+    sizes = sorted(
+        {samples.fixed_batch or min(size, samples.count) for size in (*BATCH_SIZES, largest)}
+    )
     return prove(
         reference,
         candidate,
         samples.rows,
         runtime=candidate.name,
-        classification=bool(floats) and all(map(_is_probabilities, floats)),
+        classification=bool(floats) and all(spec.is_probabilities for spec in floats),
         batch_sizes=sizes,
         reference_batch=samples.fixed_batch or 1,
     )

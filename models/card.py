@@ -136,6 +136,11 @@ class TensorSpec:
                 return False
         return 0 not in shape[1:]
 
+    @property
+    def is_probabilities(self) -> bool:
+        """Whether the range that is stated is that of probabilities."""
+        return (self.minimum, self.maximum) == (0, 1)
+
     def expects(self, values: NDArray[Any]) -> bool:
         """Whether all values lie in the range that is stated; not where none is."""
         if self.minimum is None or self.maximum is None:
@@ -264,7 +269,8 @@ class RecordedTensor(_Part):
 class Example(_Part):
     """One recorded prediction of the network itself; every load of a file must reproduce it.
 
-    `tolerance` bounds |difference| / max(1, |recorded value|) for each output element.
+    `tolerance` bounds the difference of each output element, relative to the magnitude of its
+    column (`models.differences`); whole numbers and truth values are the same.
     """
 
     inputs: dict[str, RecordedTensor]

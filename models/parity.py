@@ -7,13 +7,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from models.card import ParityRecord, RuntimeName
+from models.differences import relative_difference, tolerated
 from models.runtimes import Arrays
 
 BATCH_SIZES = (1, 7, 64)
 ABSOLUTE_TOLERANCE = 1e-5
-"""For probabilities: the largest |difference|."""
+"""For probabilities: the largest |difference| over the largest probability."""
 RELATIVE_TOLERANCE = 1e-4
-"""For regression outputs: the largest |difference| / max(1, |value|)."""
+"""For other numbers: the largest |difference| over the magnitude of the column, or of the row."""
 
 
 class ParityError(Exception):
@@ -41,9 +42,9 @@ def prove(
         candidate: the exported file in its runtime.
         samples: inputs by name, all with the same number of rows.
         runtime: the candidate's name, for the record.
-        classification: whether outputs are probabilities (absolute tolerance, and the same
-            class for every sample) or numbers (relative tolerance). Whole numbers and truth
-            values must be the same either way.
+        classification: whether outputs are probabilities (one tolerance for all, and the same
+            class for every sample) or numbers (relative to the magnitude of each column). Whole
+            numbers and truth values must be the same either way.
         batch_sizes: sizes in which the candidate is asked.
         reference_batch: size in which the reference is asked. More than 1 is for files that can
             compute no other: that shows equality, and nothing of a row's neighbours.
@@ -72,11 +73,11 @@ def prove(
                         f"{where}: sample {int(np.argmin(equal))} has another whole number"
                     )
                 continue
+            measured = relative_difference(found, wanted, probabilities=classification)
             difference = np.abs(found.astype(np.float64) - wanted)
-            difference[np.isnan(difference)] = np.inf
-            scaled = difference / np.maximum(1.0, np.abs(wanted.astype(np.float64)))
-            measured = difference if classification else scaled
-            tolerance = ABSOLUTE_TOLERANCE if classification else RELATIVE_TOLERANCE
+            tolerance = tolerated(
+                ABSOLUTE_TOLERANCE if classification else RELATIVE_TOLERANCE, wanted.dtype
+            )
             worst = int(np.unravel_index(np.argmax(measured), measured.shape)[0])
             if measured.max() > tolerance:
                 raise ParityError(
@@ -88,7 +89,7 @@ def prove(
                 if not same.all():
                     raise ParityError(f"{where}: sample {int(np.argmin(same))} has another class")
             absolute = max(absolute, float(difference.max()))
-            relative = max(relative, float(scaled.max()))
+            relative = max(relative, float(measured.max()))
     kind = "absolute" if classification else "relative"
     return ParityRecord(
         runtime=runtime,

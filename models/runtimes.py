@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from models.card import MODEL_FILES, Datatype, Example, ModelCard, RuntimeName, TensorSpec
+from models.differences import relative_difference, tolerated
 from models.package import ModelPackage, PackageError
 
 Arrays = Mapping[str, NDArray[Any]]
@@ -287,12 +288,16 @@ def recall(runtime: Runtime, example: Example, outputs: Sequence[TensorSpec]) ->
                 f"{spec.name} of the recorded prediction is {found.dtype} {list(found.shape)}; "
                 f"the card says {recorded.dtype} {list(recorded.shape)}"
             )
-        scale = np.maximum(1.0, np.abs(recorded.astype(np.float64)))
-        difference = np.abs(found.astype(np.float64) - recorded) / scale
-        if not np.all(difference <= example.tolerance):  # so that NaN is a difference too
+        if recorded.dtype.kind != "f":
+            if not np.array_equal(found, recorded):
+                return f"{spec.name} is another whole number than the recorded prediction's"
+            continue
+        difference = relative_difference(found, recorded, probabilities=spec.is_probabilities)
+        tolerance = tolerated(example.tolerance, recorded.dtype)
+        if difference.max() > tolerance:
             return (
-                f"{spec.name} differs from the recorded prediction by {np.max(difference):.2g}, "
-                f"more than {example.tolerance:g}"
+                f"{spec.name} differs from the recorded prediction by {difference.max():.2g}, "
+                f"more than {tolerance:g}"
             )
     return None
 

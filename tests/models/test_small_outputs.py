@@ -1,0 +1,122 @@
+"""What is wrong is found however small the outputs are, and what is right is added at any size."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from foreign_networks import scripted
+from numpy.typing import NDArray
+from onnx import TensorProto as T
+from onnx import helper
+from small_packages import Bend, bend_onnx, onnx_file, reseal, seeded
+from torch import Tensor, nn
+
+from models.add import add
+from models.foreign import AddError
+from models.package import PackageError
+from models.repository import ModelRepository
+from models.runtimes import open_runtime
+
+SMALL = [1e-6, 1e-12]
+
+
+def network(nodes: list[Any], kind: int = T.FLOAT, **constants: NDArray[Any]) -> bytes:
+    """A graph of `x` and `y`, [N, 4] each."""
+    return onnx_file(nodes, [("x", kind, ["batch", 4])], [("y", kind, ["batch", 4])], **constants)
+
+
+def scaled(nodes: list[Any], scale: float, **constants: NDArray[Any]) -> bytes:
+    """The same, where the nodes give `z`, and `y` is so many times as much."""
+    last = helper.make_node("Mul", ["z", "scale"], ["y"])
+    return network([*nodes, last], scale=np.full(4, scale, np.float32), **constants)
+
+
+def added(tmp_path: Path, content: bytes, **options: Any) -> ModelRepository:
+    file = tmp_path / "model.onnx"
+    file.write_bytes(content)
+    root = tmp_path / "repository"
+    add(root, "net", file, **options)
+    return ModelRepository(root)
+
+
+@pytest.mark.parametrize("scale", SMALL)
+def test_small_rows_that_depend_on_each_other_are_found(scale: float, tmp_path: Path) -> None:
+    mean = helper.make_node("ReduceMean", ["x", "first"], ["mean"], keepdims=1)
+    centred = helper.make_node("Sub", ["x", "mean"], ["z"])
+    content = scaled([mean, centred], scale, first=np.array([0], np.int64))
+    with pytest.raises(AddError, match="the answer to a row depends on the rows beside it"):
+        added(tmp_path, content)
+
+
+@pytest.mark.parametrize("scale", SMALL)
+def test_small_outputs_of_dropout_in_training_mode_are_found(scale: float, tmp_path: Path) -> None:
+    dropout = helper.make_node("Dropout", ["x", "half", "training"], ["z"])
+    content = scaled([dropout], scale, half=np.array(0.5, np.float32), training=np.array(True))
+    with pytest.raises(AddError, match="differs when the same row is computed again"):
+        added(tmp_path, content)
+
+
+class _Small(nn.Module):
+    """A `Bend` whose outputs are small."""
+
+    def __init__(self, scale: float, other: float = 1.0) -> None:
+        super().__init__()
+        self.bend = seeded(Bend)
+        self.scale = scale
+        self.other = other
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.bend(x * self.other) * self.scale
+
+
+def _small_bend(scale: float) -> bytes:
+    """The ONNX file of a `_Small`."""
+    bend = seeded(Bend)
+    bend.last.bias.data *= scale
+    return bend_onnx(bend, scale=scale)
+
+
+@pytest.mark.parametrize("scale", [1.0, *SMALL])
+def test_a_torchscript_file_of_another_network_is_found(scale: float, tmp_path: Path) -> None:
+    module = tmp_path / "module.pt"
+    module.write_bytes(scripted(_Small(scale, other=1.1)))
+    with pytest.raises(AddError, match="its answers are not those of"):
+        added(tmp_path, _small_bend(scale), torchscript=module)
+    module.write_bytes(scripted(_Small(scale)))
+    package = added(tmp_path, _small_bend(scale), torchscript=module).get("net")
+    open_runtime(package, "torchscript")
+    resealed = reseal(package, "model.pt", scripted(_Small(scale, other=1.1)))
+    with pytest.raises(PackageError, match="y differs from the recorded prediction"):
+        open_runtime(resealed, "torchscript")
+
+
+@pytest.mark.parametrize(
+    "columns", [[1e6] * 4, [1e-6] * 4, [1e-12] * 4, [0] * 4, [1e6, 1, 1e-6, 0]]
+)
+def test_a_right_network_is_added_whatever_the_magnitude_of_its_outputs(
+    columns: list[float], tmp_path: Path
+) -> None:
+    weights = np.random.default_rng(1).normal(size=(4, 4)) * columns
+    product = helper.make_node("MatMul", ["x", "w"], ["y"])
+    package = added(tmp_path, network([product], w=weights.astype(np.float32))).get("net")
+    open_runtime(package, "onnx")
+
+
+@pytest.mark.parametrize("value", [1e-9, 7.0])
+def test_a_right_network_whose_output_is_constant_is_added(value: float, tmp_path: Path) -> None:
+    nodes = [
+        helper.make_node("Mul", ["x", "none"], ["zero"]),
+        helper.make_node("Add", ["zero", "value"], ["y"]),
+    ]
+    constants = {"none": np.zeros(4, np.float32), "value": np.full(4, value, np.float32)}
+    open_runtime(added(tmp_path, network(nodes, **constants)).get("net"), "onnx")
+
+
+def test_a_right_network_in_half_precision_is_added(tmp_path: Path) -> None:
+    weights = np.random.default_rng(1).normal(size=(4, 4)).astype(np.float16)
+    nodes = [
+        helper.make_node("MatMul", ["x", "w"], ["z"]),
+        helper.make_node("Tanh", ["z"], ["y"]),
+    ]
+    open_runtime(added(tmp_path, network(nodes, T.FLOAT16, w=weights)).get("net"), "onnx")
