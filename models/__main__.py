@@ -1,4 +1,7 @@
-"""The command line of the model repository: `python -m models list | show | verify | add`."""
+"""The command line of the model repository, `python -m models`.
+
+list | show | verify | add | remove | restore
+"""
 
 import argparse
 import io
@@ -54,6 +57,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         if options.command == "add":
             return _add(repository, options)
+        if options.command in ("remove", "restore"):
+            return _move(repository, options)
         if options.command == "show":
             card = _find(repository, options.name).card
             _say(card.model_dump_json(indent=1) if options.json else render_page(card).rstrip())
@@ -82,7 +87,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog="python -m models", description="List, show, verify and add model packages."
+        prog="python -m models", description="List, show, verify, add and remove model packages."
     )
     _repository_option(parser, Path("models"))
     commands = parser.add_subparsers(dest="command", required=True)
@@ -94,6 +99,14 @@ def _parser() -> argparse.ArgumentParser:
         "verify", help="check digests and graphs, and repeat the recorded predictions"
     )
     verify.add_argument("names", nargs="*", metavar="NAME", help="packages (default: all)")
+    for command, meaning in (
+        ("remove", "move a version aside; the one before serves after the next start"),
+        ("restore", "bring a version back that was moved aside"),
+    ):
+        moved = commands.add_parser(command, help=meaning)
+        moved.add_argument("name", metavar="NAME", help="of the package")
+        moved.add_argument("version", metavar="VERSION", help="a whole number, as in NAME/VERSION")
+        _repository_option(moved, argparse.SUPPRESS)
 
     added = commands.add_parser(
         "add",
@@ -147,6 +160,20 @@ def _add(repository: ModelRepository, options: argparse.Namespace) -> int:
     for kind, specs in (("in ", package.card.inputs), ("out", package.card.outputs)):
         for spec in specs:
             _say(f"  {kind}  {spec.name}  {spec.describe()}")
+    return 0
+
+
+def _move(repository: ModelRepository, options: argparse.Namespace) -> int:
+    label = f"{options.name}/{options.version}"
+    if options.command == "remove":
+        repository.remove(options.name, options.version)
+        done = f"moved {label} aside"
+    else:
+        repository.restore(options.name, options.version)
+        done = f"brought {label} back"
+    versions = repository.versions(options.name)
+    serves = f"{options.name}/{versions[-1]}" if versions else f"no version of {options.name}"
+    _say(f"{done}; {serves} serves after the next start of the service")
     return 0
 
 

@@ -1,11 +1,13 @@
 """The model repository: the packages under one folder, by name and version.
 
 A package is `<root>/<name>/<version>/`, with a whole number as version. Other folders are not
-looked at, so the repository may share its folder with other things. The repository and its packages
-may be links. A package whose folder cannot be read is one that gives an error, and the others are
+looked at, so the repository may share its folder with other things. A version that was removed is
+`<root>/<name>/<version>.removed`, with its signature beside it. The repository and its packages may
+be links. A package whose folder cannot be read is one that gives an error, and the others are
 as they are.
 """
 
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +15,8 @@ from pathlib import Path
 from models.card import PackageName, PackageVersion, is_package_name, is_package_version
 from models.files import unreadable
 from models.package import ModelPackage, PackageError
+
+REMOVED = ".removed"
 
 
 class RepositoryError(Exception):
@@ -47,21 +51,47 @@ class ModelRepository:
         Raises:
             PackageError: no package may have this name, or its folder cannot be read.
         """
-        try:
-            found = [
-                entry.name
-                for entry in self._folder(name).iterdir()
-                if is_package_version(entry.name) and _may_be_folder(entry)
-            ]
-        except (FileNotFoundError, NotADirectoryError):
-            return []
-        except OSError as error:
-            raise PackageError(name, None, f"its folder: {unreadable(error)}") from error
+        found = [
+            entry.name
+            for entry in self._entries(name)
+            if is_package_version(entry.name) and _may_be_folder(entry)
+        ]
         return sorted(found, key=int)
 
     def next_version(self, name: str) -> PackageVersion:
-        """The version that a new package of this name takes."""
-        return str(int((self.versions(name) or ["0"])[-1]) + 1)
+        """The version that a new package of this name takes: no removed one's, which may return."""
+        taken = [*self.versions(name), *self.removed(name)]
+        return str(max(map(int, taken), default=0) + 1)
+
+    def removed(self, name: str) -> list[PackageVersion]:
+        """The versions of `name` that were moved aside, oldest first.
+
+        Raises:
+            PackageError: no package may have this name, or its folder cannot be read.
+        """
+        entries = (entry.name for entry in self._entries(name))
+        found = [entry.removesuffix(REMOVED) for entry in entries if entry.endswith(REMOVED)]
+        return sorted(filter(is_package_version, found), key=int)
+
+    def remove(self, name: str, version: str) -> None:
+        """Move a version aside, so that the one before it serves after the next start.
+
+        Raises:
+            PackageError: there is no such version, one was removed already, or the folder cannot
+                be written.
+        """
+        self._require(name, version, self.versions(name), "there is no such package")
+        self._move(name, version, "", REMOVED)
+
+    def restore(self, name: str, version: str) -> None:
+        """Bring a version back that was moved aside.
+
+        Raises:
+            PackageError: no such version was removed, one stands in its place, or the folder
+                cannot be written.
+        """
+        self._require(name, version, self.removed(name), "no such version was removed")
+        self._move(name, version, REMOVED, "")
 
     def get(self, name: str, version: str | None = None) -> ModelPackage:
         """Read the package `name`, in the newest version where none is given.
@@ -102,6 +132,42 @@ class ModelRepository:
             return bool(self.versions(name))
         except PackageError:
             return True
+
+    def _entries(self, name: str) -> list[Path]:
+        try:
+            return list(self._folder(name).iterdir())
+        except (FileNotFoundError, NotADirectoryError):
+            return []
+        except OSError as error:
+            raise PackageError(name, None, f"its folder: {unreadable(error)}") from error
+
+    def _require(self, name: str, version: str, there: list[str], otherwise: str) -> None:
+        if version not in there:
+            found = ", ".join(there) or "none"
+            raise PackageError(f"{name}/{version}", None, f"{otherwise}; there are: {found}")
+
+    def _move(self, name: str, version: str, now: str, then: str) -> None:
+        """Give a version and its signature another ending; the version last, as it is what serves.
+
+        Within their folder: a link stays right, and no file system is left.
+        """
+        folder, label = self._folder(name), f"{name}/{version}"
+        if os.path.lexists(folder / f"{version}{then}"):
+            raise PackageError(label, None, f"{version}{then} stands in its place: move that away")
+        signature, moved = folder / f"{version}{now}.sig", folder / f"{version}{then}.sig"
+        signed = os.path.lexists(signature)
+        try:
+            if signed:
+                signature.rename(moved)
+            try:
+                (folder / f"{version}{now}").rename(folder / f"{version}{then}")
+            except OSError:
+                if signed:
+                    moved.rename(signature)
+                raise
+        except OSError as error:
+            reason = error.strerror or type(error).__name__
+            raise PackageError(label, None, f"it cannot be moved ({reason})") from error
 
     def _folder(self, name: str) -> Path:
         if not is_package_name(name):

@@ -30,6 +30,7 @@ from service.open_inference.routes import OpenInference
 from service.outputs import Curve, DigitPrediction, Digits, Pictures, Points
 from service.predictor import Predictor
 from service.pulse import Pulse
+from service.rounding import seven_digits
 from service.settings import VERSION, current_settings
 from service.telemetry.logs import logger, set_up_log
 from service.telemetry.tracing import otlp_exporter
@@ -153,7 +154,7 @@ class FitServe:
         return {
             "model": predictor.card.name,
             "version": predictor.card.version,
-            "y": _rounded(y[:, 0]),
+            "y": seven_digits(y[:, 0]),
         }
 
     @bentoml.api(input_spec=PointsInput)
@@ -206,7 +207,9 @@ async def _digits(predictor: Predictor, images: NDArray[np.uint8]) -> list[Digit
 async def _classes(predictor: Predictor, inputs: Arrays) -> list[tuple[int, list[float]]]:
     """The most probable class of each row, and the probabilities of all classes."""
     probabilities = await _finite(predictor, inputs, "probabilities")
-    return list(zip(probabilities.argmax(axis=1).tolist(), _rounded(probabilities), strict=True))
+    return list(
+        zip(probabilities.argmax(axis=1).tolist(), seven_digits(probabilities), strict=True)
+    )
 
 
 async def _finite(predictor: Predictor, inputs: Arrays, output: str) -> NDArray[np.float32]:
@@ -224,9 +227,3 @@ async def _finite(predictor: Predictor, inputs: Arrays, output: str) -> NDArray[
     if not np.isfinite(values).all():
         raise not_finite(predictor.card, inputs, output)
     return values
-
-
-def _rounded(values: NDArray[np.float32]) -> list[Any]:
-    """Single precision has seven digits; the double that JSON would show has noise beyond them."""
-    rounded: list[Any] = values.astype(np.float64).round(7).tolist()
-    return rounded

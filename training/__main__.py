@@ -16,8 +16,9 @@ from models.page import headline
 from models.parity import ParityError
 from models.repository import ModelRepository
 from training.datasets import DataError, Dataset, DatasetName, load
+from training.evaluation import NotFiniteError
 from training.export import ExportError, check_repository, export
-from training.fitting import fit_recipe
+from training.fitting import Fitted, fit_recipe
 from training.hyperparameters import (
     CnnHyperparameters,
     ColumnHyperparameters,
@@ -26,7 +27,10 @@ from training.hyperparameters import (
     MlpHyperparameters,
 )
 from training.loop import DeviceError, DivergedError, pick_device
+from training.publishing import PublishError, check_data, check_result, write_checkpoint
 from training.recipes import RECIPES, Recipe, Setting
+
+INTERRUPTED = 130
 
 app = typer.Typer(
     help="Fit, evaluate, export and prove the networks.",
@@ -111,10 +115,22 @@ def fit_recipes(
     repository: Annotated[Path, typer.Option(help="where packages are written")] = Path("models"),
     device: Annotated[str | None, typer.Option(help="cpu, cuda or cuda:N")] = None,
     threads: Annotated[int | None, typer.Option(min=1, help="CPU threads")] = None,
+    replace: Annotated[
+        bool,
+        typer.Option("--replace", help="publish also what is worse, or trained on other data"),
+    ] = False,
+    keep_interrupted: Annotated[
+        bool, typer.Option("--keep-interrupted", help="publish also a fit that Ctrl-C cut short")
+    ] = False,
     **values: Any,
 ) -> None:
-    """Fit, evaluate, export and prove recipes; write each as the next version of its package."""
+    """Fit, evaluate, export and prove recipes; write each as the next version of its package.
+
+    A network that is worse than the newest version is not written without --replace, one that
+    Ctrl-C cut short not without --keep-interrupted; its weights are kept as a checkpoint.
+    """
     chosen = {name: value for name, value in values.items() if value not in (None, [])}
+    code = 0
     try:
         recipes = _recipes(list(RECIPES) if every else names or [])
         settings = {recipe.name: recipe.settings(setting).override(chosen) for recipe in recipes}
@@ -123,6 +139,8 @@ def fit_recipes(
         sources = {name: load(name, data_dir) for name in {data or r.data for r in recipes}}
         for recipe in recipes:
             _require_same_kind(recipe, sources[data or recipe.data])
+            if not replace:
+                check_data(recipe, sources[data or recipe.data], repository)
         if threads:
             torch.set_num_threads(threads)
         for recipe in recipes:
@@ -135,16 +153,39 @@ def fit_recipes(
                 compare=compare,
                 device=where,
             )
-            package = export(fitted, repository)
-            console.print(f"[bold]{package.label}[/bold] {headline(package.card)}: {package.path}")
+            code = max(code, _publish(fitted, repository, replace, keep_interrupted))
             if fitted.interrupted:
                 break
     except (
-        DataError, DeviceError, DivergedError, ExportError, HyperparameterError, PackageError,
-        ParityError, RecipeError,
+        DataError, DeviceError, DivergedError, ExportError, HyperparameterError, NotFiniteError,
+        PackageError, ParityError, PublishError, RecipeError,
     ) as error:  # fmt: skip
         typer.echo(f"error: {error}", err=True)
         raise typer.Exit(1) from error
+    if code:
+        raise typer.Exit(code)
+
+
+def _publish(fitted: Fitted, repository: Path, replace: bool, keep_interrupted: bool) -> int:
+    """Write the package, or a checkpoint where it may not be published; the exit code for it."""
+    code = INTERRUPTED if fitted.interrupted else 0
+    try:
+        if fitted.interrupted and not keep_interrupted:
+            raise PublishError(
+                f"{fitted.recipe.name}: interrupted, no package is written "
+                "(--keep-interrupted writes one)"
+            )
+        check_result(fitted, repository, replace=replace)
+    except PublishError as error:
+        try:
+            kept = f"its weights are in {write_checkpoint(fitted, repository)}"
+        except OSError as failure:
+            kept = f"its weights could not be kept ({failure.strerror})"
+        typer.echo(f"error: {error}; {kept}", err=True)
+        return code or 1
+    package = export(fitted, repository)
+    console.print(f"[bold]{package.label}[/bold] {headline(package.card)}: {package.path}")
+    return code
 
 
 class RecipeError(ValueError):

@@ -21,6 +21,10 @@ from training.loop import predict
 CALIBRATION_BINS = 15
 
 
+class NotFiniteError(RuntimeError):
+    """A network whose outputs are not finite: there are no figures of it."""
+
+
 def evaluate(
     network: nn.Module, data: Dataset, split: Split, name: str, *, references: bool = False
 ) -> Evaluation:
@@ -33,8 +37,16 @@ def evaluate(
         name: what the card calls the split.
         references: also give what a network is measured against: for columns, the best straight
             line fitted on the training split, and for a known curve the noise floor.
+
+    Raises:
+        NotFiniteError: an output is infinite or no number.
     """
     outputs = predict(network, split.inputs).cpu()
+    if not outputs.isfinite().all():
+        raise NotFiniteError(
+            f"the network's outputs are not finite on {data.name}, {name}: "
+            "lower --lr, or set --clip-norm"
+        )
     if data.labels:
         evaluation = classification(outputs, split.targets.cpu(), data.labels)
     else:

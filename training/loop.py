@@ -26,6 +26,10 @@ from training.hyperparameters import Hyperparameters, ImageHyperparameters
 
 EVALUATION_ROWS = 2_048
 STATISTICS_ROWS = 8_192
+INTERRUPTED = (
+    "interrupted: training ends here, and the best weights so far are evaluated and kept; "
+    "Ctrl-C again stops at once and keeps nothing"
+)
 
 
 class DeviceError(ValueError):
@@ -95,7 +99,8 @@ def fit(
     It comes back with the weights of its last epoch, or of the best one by the validation split:
     as `keep` says, and always the best where the fit stopped early.
 
-    Ctrl-C ends the epoch and keeps the best weights so far; a second Ctrl-C stops at once.
+    Ctrl-C ends the epoch and keeps the best weights so far, and says so; a second Ctrl-C stops at
+    once.
 
     Args:
         network: takes the data's inputs; gives logits [N, classes], or values [N, 1].
@@ -160,6 +165,7 @@ def fit(
                     averaged.update_parameters(network)
                 found.append(loss.detach())
                 if interrupted():
+                    shown.interrupted()
                     break
             losses = torch.stack(found)  # read once an epoch: a GPU never waits
             wrong = (~losses.isfinite()).nonzero()
@@ -183,6 +189,8 @@ def fit(
             ):
                 history.kept, kept_weights = epoch, copy.deepcopy(chosen.state_dict())
             history.interrupted = interrupted()
+            if history.interrupted:
+                shown.interrupted()
             stale = number - history.kept.epoch
             if history.interrupted or (settings.patience and stale >= settings.patience):
                 break
@@ -306,6 +314,7 @@ class _Progress:
         self._epochs = epochs
         self._lines = wanted and not terminal
         self._bars = wanted and terminal
+        self._said_interrupted = False
         self._outer = tqdm(total=epochs, unit="epoch", disable=not self._bars)
 
     def __enter__(self) -> "_Progress":
@@ -318,6 +327,12 @@ class _Progress:
         if not self._bars:
             return iter(range(count))
         return iter(tqdm(range(count), unit="batch", leave=False))
+
+    def interrupted(self) -> None:
+        """Say once what the Ctrl-C does that ended the epoch."""
+        if not self._said_interrupted and (self._lines or self._bars):
+            self._outer.write(INTERRUPTED, file=sys.stderr)
+        self._said_interrupted = True
 
     def epoch(self, epoch: Epoch, classification: bool) -> None:
         name = "accuracy" if classification else "error"

@@ -2,6 +2,7 @@
 
 import errno
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -12,6 +13,7 @@ from pathlib import Path
 from typing import IO, Any
 
 import pytest
+import torch
 from torchvision.datasets import MNIST
 from typer.testing import CliRunner, Result
 
@@ -19,7 +21,7 @@ import training.__main__ as command_line
 import training.export
 from models.package import ModelPackage, PackageError
 from models.repository import ModelRepository
-from training.datasets import Dataset
+from training.datasets import Dataset, load
 from training.fitting import Fitted
 from training.recipes import RECIPES
 
@@ -316,9 +318,10 @@ def test_after_ctrl_c_no_further_recipe_is_begun(
     monkeypatch.setattr(command_line, "fit_recipe", pressed)
     monkeypatch.setattr(command_line, "export", export)
     result = run(
-        "fit", "curve-linear", "moons-linear", "--epochs", "1000000", "--repository", str(tmp_path)
-    )
-    assert result.exit_code == 0, result.output
+        "fit", "curve-linear", "moons-linear", "--epochs", "1000000", "--keep-interrupted",
+        "--repository", str(tmp_path),
+    )  # fmt: skip
+    assert result.exit_code == 130, result.output
     assert names == written == ["curve-linear"]
 
 
@@ -360,6 +363,78 @@ def test_a_package_that_cannot_be_written_is_one_sentence(
     assert result.output.splitlines()[-1] == f"error: {sentence.format(root=tmp_path)}"
 
 
+# What is published over an earlier version.
+
+
+def test_a_worse_fit_is_refused_with_both_figures_and_written_with_replace(
+    two_packages: tuple[Path, Result], tmp_path: Path
+) -> None:
+    root = tmp_path / "models"
+    shutil.copytree(two_packages[0] / "curve-linear", root / "curve-linear")
+    metrics = ModelRepository(root).get("curve-linear").card.evaluations[0].metrics
+    worse = ["fit", "curve-linear", *QUICK, "--epochs", "1", "--lr", "1e-6"]
+    result = run(*worse, "--repository", str(root))
+    assert result.exit_code == 1
+    last = result.output.splitlines()[-1]
+    assert last.startswith("error: curve-linear: mse ")
+    assert f"is worse than the {metrics['mse']:.6g} of curve-linear/1" in last
+    assert "--replace" in last
+    assert ModelRepository(root).versions("curve-linear") == ["1"]
+    assert (root / ".checkpoints" / "curve-linear.pt").is_file()
+
+    result = run(*worse, "--replace", "--repository", str(root))
+    assert result.exit_code == 0, result.output
+    assert ModelRepository(root).versions("curve-linear") == ["1", "2"]
+
+    better = run("fit", "curve-linear", *QUICK, "--epochs", "3", "--repository", str(root))
+    assert better.exit_code == 0, better.output
+    assert ModelRepository(root).versions("curve-linear") == ["1", "2", "3"]
+
+
+def test_a_refused_fit_does_not_keep_the_next_recipe_from_being_fitted(
+    two_packages: tuple[Path, Result], tmp_path: Path
+) -> None:
+    root = tmp_path / "models"
+    shutil.copytree(two_packages[0] / "curve-linear", root / "curve-linear")
+    result = run(
+        "fit", "curve-linear", "moons-linear", *QUICK, "--epochs", "1", "--lr", "1e-6",
+        "--repository", str(root),
+    )  # fmt: skip
+    assert result.exit_code == 1
+    assert ModelRepository(root).versions("curve-linear") == ["1"]
+    assert ModelRepository(root).versions("moons-linear") == ["1"]
+
+
+def test_other_data_is_refused_before_any_work_and_written_with_replace(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    small = ["mnist-mlp", "--data", "digits", *QUICK, "--epochs", "1", "--hidden", "4"]
+    shutil.copytree(ROOT / "models" / "mnist-mlp", tmp_path / "mnist-mlp")
+    with monkeypatch.context() as patched:
+        patched.setattr(command_line, "fit_recipe", begun)
+        result = run("fit", *small, "--repository", str(tmp_path))
+    assert result.exit_code == 1
+    (line,) = result.output.splitlines()
+    assert line.startswith("error: mnist-mlp/1 was trained on mnist (SHA-256 ")
+    assert "99.46% of 10,000 test samples right" in line
+    assert "digits (SHA-256 " in line
+    assert "--replace" in line
+    assert ModelRepository(tmp_path).versions("mnist-mlp") == ["1"]
+    result = run("fit", *small, "--replace", "--repository", str(tmp_path))
+    assert result.exit_code == 0, result.output
+    assert ModelRepository(tmp_path).versions("mnist-mlp") == ["1", "2"]
+
+
+def test_an_absurd_result_is_never_written(tmp_path: Path) -> None:
+    result = run(
+        "fit", "curve-linear", *QUICK, "--replace", "--keep-interrupted", "--epochs", "1",
+        "--lr", "1e6", "--repository", str(tmp_path),
+    )  # fmt: skip
+    assert result.exit_code == 1
+    assert "is over ten times that of answering the mean" in result.output
+    assert ModelRepository(tmp_path).names() == []
+
+
 # As a real process.
 
 
@@ -378,12 +453,14 @@ def test_a_mistake_in_a_real_process_is_one_line_and_no_traceback() -> None:
 
 
 @contextmanager
-def fitting(repository: Path) -> Iterator[tuple[subprocess.Popen[str], Callable[[str], str]]]:
+def fitting(
+    repository: Path, *more: str
+) -> Iterator[tuple[subprocess.Popen[str], Callable[[str], str]]]:
     """A process that fits for far too long; and a way to wait for a line with some words."""
     process = subprocess.Popen(
         command(
             "fit", "curve-tanh", "moons-tanh", "--epochs", "40000", "--batch-size", "240",
-            "--threads", "1", "--repository", str(repository),
+            "--threads", "1", "--repository", str(repository), *more,
         ),
         cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
     )  # fmt: skip
@@ -408,32 +485,50 @@ def fitting(repository: Path) -> Iterator[tuple[subprocess.Popen[str], Callable[
         process.communicate()
 
 
-def test_ctrl_c_during_a_fit_writes_a_package_of_the_best_weights_and_a_second_one_aborts(
+def test_ctrl_c_during_a_fit_keeps_the_best_weights_and_a_second_one_keeps_nothing(
     tmp_path: Path,
 ) -> None:
     # A shell's background job ignores Ctrl-C, and its children would too.
     signal.signal(signal.SIGINT, signal.default_int_handler)
-    with fitting(tmp_path / "one") as (one, said_by_one), fitting(tmp_path / "two") as (two, said):
-        for wait_for in (said_by_one, said):
+    with (
+        fitting(tmp_path / "one") as (one, said_by_one),
+        fitting(tmp_path / "two", "--keep-interrupted") as (two, said),
+        fitting(tmp_path / "kept", "--keep-interrupted") as (kept, said_by_kept),
+    ):
+        for wait_for in (said_by_one, said, said_by_kept):
             wait_for("epoch 2000/40000: ")
-        one.send_signal(signal.SIGINT)
-        two.send_signal(signal.SIGINT)
+        for process in (one, two, kept):
+            process.send_signal(signal.SIGINT)
         said("on the test split, mse ")
         while two.poll() is None:  # it exports now; torch may swallow one Ctrl-C, as may anybody
             two.send_signal(signal.SIGINT)
             with suppress(subprocess.TimeoutExpired):
                 two.wait(timeout=0.2)
         _, rest = two.communicate(timeout=100)
-        assert two.returncode != 0
+        assert two.returncode in (130, -signal.SIGINT)  # a shell calls both 130
         assert "Traceback" not in rest
         assert not list(tmp_path.glob("two/**/*.*"))
 
+        said_by_one("Ctrl-C again stops at once")
+        last = said_by_one("error: curve-tanh: interrupted, no package is written")
+        assert "moons-tanh" not in last
         shown, rest = one.communicate(timeout=100)
-        assert one.returncode == 0, rest
+        assert (one.returncode, shown, rest) == (130, "", "")
+
+        shown, rest = kept.communicate(timeout=100)
+        assert kept.returncode == 130, rest
         assert shown.startswith("curve-tanh/1 ")
         assert "moons-tanh" not in rest
-    package = ModelRepository(tmp_path / "one").get("curve-tanh")
+    assert ModelRepository(tmp_path / "one").names() == []
+    checkpoint = torch.load(tmp_path / "one/.checkpoints/curve-tanh.pt", weights_only=True)
+    assert checkpoint["recipe"] == "curve-tanh"
+    assert 1 <= checkpoint["epoch"] < 40_000
+    recipe = RECIPES["curve-tanh"]
+    network = recipe.build(recipe.default.override({}), load("curve", Path("data")))
+    network.load_state_dict(checkpoint["weights"])
+
+    package = ModelRepository(tmp_path / "kept").get("curve-tanh")
     package.verify()
     assert package.card.fit is not None
     assert 1 <= package.card.fit.kept_epoch <= package.card.fit.epochs < 40_000
-    assert ModelRepository(tmp_path / "one").names() == ["curve-tanh"]
+    assert ModelRepository(tmp_path / "kept").names() == ["curve-tanh"]

@@ -1,0 +1,99 @@
+"""`models remove` and `restore`: the way back to an earlier version, and forward again."""
+
+import shutil
+from pathlib import Path
+
+import pytest
+
+from models.__main__ import main
+from models.repository import ModelRepository
+
+SHIPPED = Path(__file__).parents[2] / "models"
+
+
+@pytest.fixture
+def two(tmp_path: Path) -> ModelRepository:
+    """A repository with versions 1 and 2 of one package, of which the second is signed."""
+    for version in ("1", "2"):
+        shutil.copytree(SHIPPED / "curve-tanh" / "1", tmp_path / "curve-tanh" / version)
+    (tmp_path / "curve-tanh" / "2.sig").write_text("signed")
+    return ModelRepository(tmp_path)
+
+
+def run(repository: ModelRepository, *arguments: str) -> int:
+    return main([*arguments, "--repository", str(repository.root)])
+
+
+def test_a_removed_version_makes_room_for_the_one_before_and_comes_back_whole(
+    two: ModelRepository, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = sorted(path.relative_to(two.root) for path in two.root.rglob("*"))
+    assert run(two, "remove", "curve-tanh", "2") == 0
+    assert "curve-tanh/1 serves after the next start" in capsys.readouterr().out
+    assert two.versions("curve-tanh") == ["1"]
+    assert two.removed("curve-tanh") == ["2"]
+    assert two.get("curve-tanh").path.name == "1"
+    assert two.next_version("curve-tanh") == "3"  # the second one may come back
+    assert not (two.root / "curve-tanh" / "2.sig").exists()
+
+    assert run(two, "restore", "curve-tanh", "2") == 0
+    assert "curve-tanh/2 serves after the next start" in capsys.readouterr().out
+    assert sorted(path.relative_to(two.root) for path in two.root.rglob("*")) == before
+
+
+def test_the_last_version_can_be_removed_and_restored(
+    two: ModelRepository, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(two, "remove", "curve-tanh", "1") == run(two, "remove", "curve-tanh", "2") == 0
+    assert "no version of curve-tanh serves after the next start" in capsys.readouterr().out
+    assert two.names() == []
+    assert run(two, "restore", "curve-tanh", "1") == 0
+    assert two.names() == ["curve-tanh"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("remove", "curve-tanh", "3"), "there is no such package; there are: 1, 2"),
+        (("remove", "nothing", "1"), "there is no such package; there are: none"),
+        (("remove", "../curve-tanh", "1"), "no slash and no dot"),
+        (("remove", "curve-tanh", "../1"), "there is no such package; there are: 1, 2"),
+        (("restore", "curve-tanh", "1"), "no such version was removed; there are: none"),
+    ],
+)
+def test_what_cannot_be_moved_is_one_sentence(
+    arguments: tuple[str, ...], said: str, two: ModelRepository, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(two, *arguments) == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("error: package ")
+    assert said in line
+
+
+def test_nothing_is_moved_onto_what_is_there(
+    two: ModelRepository, capsys: pytest.CaptureFixture[str]
+) -> None:
+    two.remove("curve-tanh", "2")
+    shutil.copytree(two.root / "curve-tanh" / "1", two.root / "curve-tanh" / "2")
+    for command in ("remove", "restore"):
+        assert run(two, command, "curve-tanh", "2") == 1
+        assert "stands in its place" in capsys.readouterr().err
+    assert two.versions("curve-tanh") == ["1", "2"]
+    assert two.removed("curve-tanh") == ["2"]
+
+
+def test_where_the_version_cannot_be_moved_its_signature_stays(
+    two: ModelRepository, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rename = Path.rename
+
+    def refuse(path: Path, target: Path) -> Path:
+        if path.name == "2":
+            raise PermissionError(13, "Permission denied")
+        return rename(path, target)
+
+    monkeypatch.setattr(Path, "rename", refuse)
+    assert run(two, "remove", "curve-tanh", "2") == 1
+    assert "it cannot be moved (Permission denied)" in capsys.readouterr().err
+    assert (two.root / "curve-tanh" / "2.sig").is_file()
+    assert two.versions("curve-tanh") == ["1", "2"]
