@@ -207,9 +207,9 @@ async def _digits(predictor: Predictor, images: NDArray[np.uint8]) -> list[Digit
 async def _classes(predictor: Predictor, inputs: Arrays) -> list[tuple[int, list[float]]]:
     """The most probable class of each row, and the probabilities of all classes."""
     probabilities = await _finite(predictor, inputs, "probabilities")
-    return list(
-        zip(probabilities.argmax(axis=1).tolist(), seven_digits(probabilities), strict=True)
-    )
+    # Not seven digits of each: what is below a ten-millionth is as good as impossible.
+    shown = probabilities.astype(np.float64).round(7).tolist()
+    return list(zip(probabilities.argmax(axis=1).tolist(), shown, strict=True))
 
 
 async def _finite(predictor: Predictor, inputs: Arrays, output: str) -> NDArray[np.float32]:

@@ -31,7 +31,14 @@ def test_ordinary_values_powers_of_ten_zeros_and_the_extremes(size: int) -> None
     assert seven_digits(values) == decimals(values.tolist())
 
 
-@pytest.mark.parametrize("rows", [0, 2, 40])
-def test_rows_stay_rows(rows: int) -> None:
-    values = np.full((rows, 3), 0.1, np.float32)
-    assert seven_digits(values) == [[0.1] * 3] * rows
+def test_no_value_is_no_value() -> None:
+    assert seven_digits(np.zeros(0, np.float32)) == []
+
+
+def test_ordinary_values_are_rounded_as_the_rare_ones_are() -> None:
+    drawn = np.random.default_rng(1)
+    values = (drawn.standard_normal(50_000) * 10 ** drawn.uniform(-14, 6, 50_000)).astype(
+        np.float32
+    )
+    values[::100] = 0
+    assert seven_digits(values) == decimals(values.tolist())
