@@ -77,7 +77,7 @@ def large_message() -> bytes:
     rows = [value % 97 / 97 for value in range(ROWS)]
     tensor = {"name": "x", "shape": [ROWS, 1], "datatype": "FP32", "data": rows}
     body = json.dumps({"inputs": [tensor]}).encode()
-    head = "POST /v2/models/sound/infer HTTP/1.1\r\nHost: test\r\nContent-Length: "
+    head = "POST /v2/models/sound/infer HTTP/1.1\r\nHost: localhost\r\nContent-Length: "
     return f"{head}{len(body)}\r\n\r\n".encode() + body
 
 
@@ -107,12 +107,12 @@ def test_whatever_it_is_busy_with_it_ends_in_the_stated_time(
     }
     with server_of(root, tmp_path, ".", *option, **settings) as server, ExitStack() as stack:
         wait_until_ready(server)
-        upload = b"POST /v2/models/sound/infer HTTP/1.1\r\nHost: t\r\nContent-Length: 99\r\n\r\n{"
+        upload = b"POST /v2/models/sound/infer HTTP/1.1\r\nHost: localhost\r\nContent-Length: 99\r\n\r\n{"
         for sent, buffer in (
             (message("hanging", VICTIM), 0),
             (upload, 0),
             (large_message() * 8, 4096),
-            (b"GET /livez HTTP/1.1\r\nHost: t\r\n\r\n", 0),  # and stays connected
+            (b"GET /livez HTTP/1.1\r\nHost: localhost\r\n\r\n", 0),  # and stays connected
         ):
             stack.enter_context(connect(server, sent, buffer))
         threads = [threading.Thread(target=ask, args=(server,)) for _ in range(PICTURES)]
