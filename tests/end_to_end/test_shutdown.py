@@ -107,7 +107,8 @@ def test_whatever_it_is_busy_with_it_ends_in_the_stated_time(
     }
     with server_of(root, tmp_path, ".", *option, **settings) as server, ExitStack() as stack:
         wait_until_ready(server)
-        upload = b"POST /v2/models/sound/infer HTTP/1.1\r\nHost: localhost\r\nContent-Length: 99\r\n\r\n{"
+        head = b"POST /v2/models/sound/infer HTTP/1.1\r\nHost: localhost\r\n"
+        upload = head + b"Content-Length: 99\r\n\r\n{"
         for sent, buffer in (
             (message("hanging", VICTIM), 0),
             (upload, 0),
@@ -118,8 +119,15 @@ def test_whatever_it_is_busy_with_it_ends_in_the_stated_time(
         threads = [threading.Thread(target=ask, args=(server,)) for _ in range(PICTURES)]
         for thread in threads:
             thread.start()
-        wait_for(lambda: answered, server)  # the first of them
-        workers, began = server.workers(), time.monotonic()
+        workers = server.workers()
+
+        def all_have_come() -> bool:
+            links = [link for one in workers for link in one.net_connections()]
+            there = sum(link.status == "ESTABLISHED" for link in links)
+            return bool(answered) and there + len(answered) >= PICTURES + 4
+
+        wait_for(all_have_come, server)
+        began = time.monotonic()
         server.process.send_signal(signal.SIGTERM)
         seconds = check_end(server, workers, began)
         for thread in threads:
