@@ -121,7 +121,7 @@ def test_every_hyperparameter_set_on_the_command_line_arrives_at_the_fit(
     few_digits: Dataset, moons: Dataset, kind: type[Hyperparameters], data: st.DataObject
 ) -> None:
     values = data.draw(overrides(kind))
-    arguments = ["fit", RECIPE_OF[kind]]
+    arguments = ["fit", RECIPE_OF[kind], "--replace"]
     for name, value in values.items():
         option = "--" + name.replace("_", "-")
         if isinstance(value, bool):
