@@ -126,6 +126,7 @@ def test_head_is_answered_where_it_is_named(ask: Asked, pattern: str) -> None:
 
 
 def test_no_path_is_remembered_that_is_longer_than_those_of_models() -> None:
+    routes._known.cache_clear()
     for number in range(routes._known.cache_info().maxsize or 0):
         routes.split(f"/v2/models/{'x' * 60_000}{number}/infer")
     assert routes._known.cache_info().currsize < 100
