@@ -47,8 +47,8 @@ def read_keys(text: str) -> list[ApiKey]:
     """The keys in a file.
 
     Raises:
-        ValueError: a line is none, or there is no key at all; says which line, and never what
-            stands in it.
+        ValueError: a line is malformed, which is reported by its number and never by its content;
+            or there is no key at all.
     """
     keys: dict[str, ApiKey] = {}
     for number, line in enumerate(text.splitlines(), 1):

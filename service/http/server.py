@@ -51,7 +51,7 @@ def stop_seconds(option: float | None) -> float:
 
 
 class Server(uvicorn.Server):
-    """uvicorn's server, with more arrivals and a gentle end of bounded length."""
+    """uvicorn's server: it accepts more under load, and its end is gentle and bounded in time."""
 
     def __init__(self, config: uvicorn.Config) -> None:
         super().__init__(config)
