@@ -15,7 +15,6 @@ from models.card import (
     MODEL_FILES,
     Example,
     ModelCard,
-    ParityRecord,
     RecordedTensor,
     Task,
     TensorSpec,
@@ -26,27 +25,19 @@ from models.foreign import (
     MAX_ONNX_BYTES,
     AddError,
     ForeignGraph,
-    datatype_of,
     open_graph,
     open_module,
     read_file,
 )
 from models.package import ModelPackage, require_writable, write_package
-from models.parity import (
-    ABSOLUTE_TOLERANCE,
-    BATCH_SIZES,
-    RELATIVE_TOLERANCE,
-    ParityError,
-    prove,
-)
+from models.parity import BATCH_SIZES, RELATIVE_TOLERANCE
+from models.proofs import prove_equal, prove_rows
 from models.repository import ModelRepository
-from models.runtimes import Arrays, DeclaredTensor, Runtime, brief
+from models.runtimes import Arrays, brief
 from models.samples import Samples, given_samples, random_samples, read_arrays
-from models.varied_rows import computable, varied_rows
+from models.specs import input_specs, output_specs
 
 EXAMPLE_TOLERANCE = 1e-3
-LARGEST_BATCH = 256
-"""The rows of the largest batch that is served, unless a setting says otherwise."""
 REPEATED = 8
 """Of the rows, so many are computed twice: dropout may leave one as it was."""
 LARGE_ROW = 10_000
@@ -100,12 +91,12 @@ def add(
     graph = open_graph(_shown(onnx), files[MODEL_FILES["onnx"]])
     if sample:
         arrays = read_arrays(sample)
-        inputs = _input_specs(graph, arrays)
+        inputs = input_specs(graph, arrays)
         samples = given_samples(sample, arrays, inputs, graph.fixed_batch)
     else:
-        inputs = _input_specs(graph)
+        inputs = input_specs(graph)
         samples = random_samples(inputs, graph.fixed_batch)
-    outputs = _output_specs(graph, _answers(graph, samples), inputs, labels)
+    outputs = output_specs(graph, _answers(graph, samples), inputs, labels)
     card = ModelCard(
         name=name,
         version=ModelRepository(root).next_version(name),
@@ -123,11 +114,11 @@ def add(
             f"{graph.file}: {mismatch}, since that is what it computes: "
             "export it with the shapes that it computes"
         )
-    parity = _prove_rows(graph, samples, outputs)
+    parity = prove_rows(graph, samples, outputs)
     if torchscript:
         files[MODEL_FILES["torchscript"]] = read_file(torchscript)
         module = open_module(_shown(torchscript), files[MODEL_FILES["torchscript"]], card)
-        parity = _prove_equal(graph, _shown(torchscript), module, samples, outputs)
+        parity = prove_equal(graph, _shown(torchscript), module, samples, outputs)
     try:
         return write_package(root, card.model_copy(update={"parity": parity}), files)
     except OSError as error:
@@ -223,94 +214,6 @@ def _run(graph: ForeignGraph, samples: Samples, rows: Arrays) -> Arrays:
     return answer
 
 
-# What the card says.
-
-
-def _input_specs(
-    graph: ForeignGraph, arrays: dict[str, NDArray[Any]] | None = None
-) -> tuple[TensorSpec, ...]:
-    """The inputs that the graph states; where it states no shape, that of the given rows."""
-    declared = graph.network.inputs
-    names = [tensor.name for tensor in declared]
-    if arrays is not None and set(arrays) != set(names):
-        raise AddError(
-            f"the sample holds {', '.join(arrays) or 'nothing'}, and {graph.file} takes "
-            f"{', '.join(names)}: give one array for each input, under its name"
-        )
-    specs = []
-    for tensor in declared:
-        shape = tensor.shape or (arrays or {}).get(tensor.name, np.empty(())).shape
-        if not shape:
-            raise AddError(
-                f"{graph.file}: the graph states no shape for the input {tensor.name}: export it "
-                "with one, whose first dimension is the batch, or give rows with --sample FILE.npz"
-            )
-        inner = (size if isinstance(size, int) else -1 for size in shape[1:])
-        specs.append(
-            TensorSpec(
-                name=tensor.name,
-                datatype=datatype_of(graph.file, "input", tensor),
-                shape=(graph.fixed_batch or -1, *inner),
-                meaning="not stated",
-            )
-        )
-    return tuple(specs)
-
-
-def _output_specs(
-    graph: ForeignGraph,
-    answers: Arrays,
-    inputs: Sequence[TensorSpec],
-    labels: Sequence[str],
-) -> tuple[TensorSpec, ...]:
-    free = any(-1 in spec.shape[1:] for spec in inputs)
-    outputs = tuple(
-        _output_spec(graph, tensor, answers[tensor.name], free, labels)
-        for tensor in graph.network.outputs
-    )
-    if labels and not any(spec.labels for spec in outputs):
-        found = ", ".join(f"{spec.name} {spec.describe()}" for spec in outputs)
-        raise AddError(
-            f"{graph.file}: {len(labels)} labels fit no output ({found}): "
-            "give one --label for each column of the output that tells the classes"
-        )
-    return outputs
-
-
-def _output_spec(
-    graph: ForeignGraph,
-    tensor: DeclaredTensor,
-    answers: NDArray[Any],
-    free: bool,
-    labels: Sequence[str],
-) -> TensorSpec:
-    """What running showed. Where an input has a free dimension, those of the output stay free."""
-    found = answers.shape
-    stated = tensor.shape[1:] if len(tensor.shape) == len(found) else (None,) * (len(found) - 1)
-    inner = (
-        -1 if free and not isinstance(said, int) else size
-        for said, size in zip(stated, found[1:], strict=True)
-    )
-    columns = answers.shape[-1] if answers.ndim > 1 and answers.dtype.kind == "f" else 0
-    probabilities = columns > 1 and _are_probabilities(answers)
-    return TensorSpec(
-        name=tensor.name,
-        datatype=datatype_of(graph.file, "output", tensor),
-        shape=(graph.fixed_batch or -1, *inner),
-        meaning="of each class; a row sums to 1" if probabilities else "not stated",
-        minimum=0 if probabilities else None,
-        maximum=1 if probabilities else None,
-        labels=tuple(labels) if labels and columns == len(labels) else None,
-    )
-
-
-def _are_probabilities(answers: NDArray[Any]) -> bool:
-    """Whether the last dimension holds numbers from 0 to 1 that sum to 1."""
-    sums = answers.astype(np.float64).sum(axis=-1)
-    within = answers.min() >= 0 and answers.max() <= 1 + ABSOLUTE_TOLERANCE
-    return bool(within and np.allclose(sums, 1, atol=1e-3))
-
-
 def _tells_classes(spec: TensorSpec) -> bool:
     return spec.labels is not None or spec.is_probabilities
 
@@ -347,72 +250,3 @@ def _limits(inputs: Sequence[TensorSpec], samples: Samples) -> tuple[str, ...]:
         if -1 in spec.shape[1:]
     ]
     return tuple(limits)
-
-
-# The proofs.
-
-
-def _prove_rows(
-    graph: ForeignGraph, samples: Samples, outputs: Sequence[TensorSpec]
-) -> tuple[ParityRecord, ...]:
-    """The proof that a row's answer does not depend on its neighbours, or on when it is asked."""
-    try:
-        record = _prove(graph.network, graph.network, samples, outputs)
-        if samples.fixed_batch is None:
-            count = LARGEST_BATCH if samples.row_size < LARGE_ROW else BATCH_SIZES[-1]
-            varied = computable(graph.network, varied_rows(samples.rows, count))
-            if len(next(iter(varied.values()))) > 1:
-                _prove(graph.network, graph.network, Samples(varied, False, None), outputs, count)
-        return (record,)
-    except ParityError as error:
-        raise AddError(
-            f"{graph.file}: the answer to a row depends on the rows beside it ({error}): "
-            "export the network in evaluation mode, and such that each row is computed for itself"
-        ) from error
-
-
-def _prove_equal(
-    graph: ForeignGraph,
-    file: str,
-    module: Runtime,
-    samples: Samples,
-    outputs: Sequence[TensorSpec],
-) -> tuple[ParityRecord, ...]:
-    """The proofs of each file against the other."""
-    try:
-        return (
-            _prove(module, graph.network, samples, outputs),
-            _prove(graph.network, module, samples, outputs),
-        )
-    except ParityError as error:
-        raise AddError(
-            f"{file}: its answers are not those of {graph.file} ({error}): "
-            "export both from one network, in evaluation mode"
-        ) from error
-    except Exception as error:
-        raise AddError(
-            f"{file}: it fails on what {graph.file} computes ({brief(error)}): "
-            "export both from one network, with the same outputs in the same order"
-        ) from error
-
-
-def _prove(
-    reference: Runtime,
-    candidate: Runtime,
-    samples: Samples,
-    outputs: Sequence[TensorSpec],
-    largest: int = BATCH_SIZES[-1],
-) -> ParityRecord:
-    floats = [spec for spec in outputs if spec.dtype.kind == "f"]
-    sizes = sorted(
-        {samples.fixed_batch or min(size, samples.count) for size in (*BATCH_SIZES, largest)}
-    )
-    return prove(
-        reference,
-        candidate,
-        samples.rows,
-        runtime=candidate.name,
-        classification=bool(floats) and all(spec.is_probabilities for spec in floats),
-        batch_sizes=sizes,
-        reference_batch=samples.fixed_batch or 1,
-    )

@@ -196,6 +196,8 @@ def test_one_sided_drawing_stays_in_the_picture(page: Page) -> None:
 
 
 def test_huge_scribble_does_not_hold_the_page_up(page: Page) -> None:
-    took = [page.evaluate(SCRIBBLE, 10_000)["milliseconds"] for _ in range(3)]
-    assert min(took) < 50
+    def fastest(points: int) -> float:
+        return min(page.evaluate(SCRIBBLE, points)["milliseconds"] for _ in range(3))
+
+    assert fastest(20_000) < 30 * fastest(2_000)  # ten times as many, not a hundred
     assert page.evaluate(SCRIBBLE, 200_000)["inked"]  # more than a call takes arguments
