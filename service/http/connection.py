@@ -63,6 +63,7 @@ class Connection(Pipelining):
         if len(self.connections) > self._most:  # all of this worker's
             told = f"There are {self._most:,} connections, as many as may be. Try again later."
             self._refuse(TooManyConnectionsError(told))
+            self.transport.close()  # or those that are refused would be too many too
         else:
             self._head_begun = True
             self._await_head(self._head_seconds)
@@ -76,7 +77,9 @@ class Connection(Pipelining):
     def shutdown(self) -> None:
         """Close after the request in progress, or after one more that may be on its way."""
         self._leaving = True
-        if self.cycle is None or self.cycle.response_complete:
+        if self._lingering is not None:
+            self.transport.close()
+        elif self.cycle is None or self.cycle.response_complete:
             self.loop.call_later(LAST_SECONDS, super().shutdown)
         else:
             super().shutdown()
@@ -89,7 +92,7 @@ class Connection(Pipelining):
             not self._silent
             and not self._head_begun
             and not self._is_answering()
-            and not self.transport.is_closing()
+            and not self._is_closing()
         ):  # there is a part of a head, or a rest of the last request
             self._head_begun = True
             self._await_head(self._head_seconds)
@@ -138,8 +141,7 @@ class Connection(Pipelining):
         if self._unused:
             told = f"The head of the request did not arrive within {self._head_seconds:g} seconds."
             self._refuse(HeadTimeoutError(told))
-        else:  # nobody asks
-            self.transport.close()
+        self.transport.close()  # also where nobody asks
 
     def _too_large(self) -> ServiceError:
         return HeadTooLargeError(
@@ -151,7 +153,7 @@ class Connection(Pipelining):
         response = error_response(error, exchange)
         exchange.status = response.status_code
         turn = Turn(self.transport)
-        turn.keep_alive = False
+        turn.keep_alive = self._between = False  # what comes next is no request
         self._write(turn, response)
         self.front.end(exchange)
 
@@ -169,5 +171,6 @@ class Connection(Pipelining):
         turn.transport.write(b"".join((line, self._common[1], reply.lines, last, reply.body)))
         turn.response_complete = True
         if not turn.keep_alive:
-            self.transport.close()
+            self._due = math.inf
+            self._close(self.loop.time())
         self.on_response_complete()

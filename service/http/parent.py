@@ -6,8 +6,9 @@ run: so the tie holds from the first moment, also while BentoML, the libraries a
 loaded.
 
 On Linux the kernel tells a worker of its parent's end; elsewhere, and beside it, a thread looks. A
-worker that serves may then answer what it can for `LAST_SECONDS`; one that does not serve yet ends
-at once. Nothing of the service is imported here, since this runs before everything else.
+worker that serves may then answer what it can for `LAST_SECONDS`, or for `STALLED_SECONDS` where a
+library lets no Python run; one that does not serve yet ends at once. Nothing of the service is
+imported here, since this runs before everything else.
 """
 
 import ctypes
@@ -25,6 +26,8 @@ PARENT = "FITSERVE_PARENT"
 LOOK_SECONDS = 0.25
 LAST_SECONDS = 1.25
 """How long a worker may go on without its parent; with the look before it, less than 2 s."""
+STALLED_SECONDS = int(signal.SIGHUP) if sys.platform != "win32" else 1
+"""How long it may go on where Python does not run; it is the number of a signal, as said below."""
 
 _PR_SET_PDEATHSIG = 1
 
@@ -39,16 +42,28 @@ def is_gone() -> bool:
     return is_worker() and os.getppid() != int(os.environ[PARENT])
 
 
-def notify_of_end(number: int) -> None:
-    """Have the kernel send this process a signal when its parent ends; on Linux alone."""
+def end_at_once() -> None:
+    """Have the kernel kill this process when its parent ends; on Linux alone."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+
+
+def end_soon() -> None:
+    """Let this process go on for a short time when its parent ends."""
     if sys.platform == "linux" and is_worker():
-        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, number)
+        # A signal's handler is called with its number, and `alarm` takes seconds: so SIGHUP, which
+        # is 1, has the kernel end this process one second later. No Python is needed for it.
+        libc = ctypes.CDLL(None)
+        libc.signal(signal.SIGHUP, libc.alarm)
+        libc.prctl(_PR_SET_PDEATHSIG, signal.SIGHUP)
 
 
 def _follow() -> None:
     """End this process soon after its parent, whatever it is doing."""
     while not is_gone():
         time.sleep(LOOK_SECONDS)
+    if sys.platform != "win32":
+        signal.setitimer(signal.ITIMER_REAL, LAST_SECONDS)  # in place of what `end_soon` set
     os.kill(os.getpid(), signal.SIGTERM)
     time.sleep(LAST_SECONDS)
     os._exit(1)
@@ -56,8 +71,7 @@ def _follow() -> None:
 
 def main() -> None:
     """Run the module that the command line names, in this process."""
-    if sys.platform != "win32":
-        notify_of_end(signal.SIGKILL)  # the server asks for a gentler signal when it has started
+    end_at_once()  # the server asks for some time when it has started
     threading.Thread(target=_follow, name="parent", daemon=True).start()
     sys.path.insert(0, str(Path.cwd()))  # as `python -m` does
     del sys.argv[0]

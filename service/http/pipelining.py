@@ -22,7 +22,9 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from service.errors import BadInputError, ServiceError
 from service.http.framing import NO_REQUEST, without_upgrade
+from service.http.lingering import Lingering
 from service.http.peer import BegunTransport, was_reset
+from service.settings import current_settings
 
 PIECE_BYTES = 1024
 """Of requests that come ahead of answers, about so much is parsed at once: some dozens of them."""
@@ -117,6 +119,8 @@ class Pipelining(HttpToolsProtocol):
         self._refusal: ServiceError | None = None  # to be told once what came before is answered
         self._ended = False  # the client has ended its sending
         self._look: TimerHandle | None = None  # at the client
+        self._body_seconds = current_settings().body_timeout_seconds
+        self._lingering: Lingering | None = None  # nothing that comes is read any more
 
     def connection_made(self, transport: Transport) -> None:  # type: ignore[override]  # as uvicorn's
         """Serve a connection."""
@@ -135,6 +139,11 @@ class Pipelining(HttpToolsProtocol):
         for handle in (self._look, self._parsing):
             if handle is not None:
                 handle.cancel()
+        if self._lingering is not None:
+            self._lingering.cancel()
+        for cycle in (self.cycle, self._reading, answering):
+            if cycle is not None:
+                cycle.transport = self.transport  # or it holds this, which the collector then frees
 
     def eof_received(self) -> bool:  # type: ignore[override]  # uvicorn's always closes
         """The client has ended its sending: whether the connection stays, for an answer.
@@ -148,12 +157,35 @@ class Pipelining(HttpToolsProtocol):
 
     def data_received(self, data: bytes) -> None:
         """Take what has arrived."""
-        if self._held or self._must_wait() or not self._holds_few_requests(data):
+        if self._lingering is not None:
+            self._lingering.drop()
+        elif self._held or self._must_wait() or not self._holds_few_requests(data):
             self._held += data
             self.flow.hold()
             self._parse_held()
         else:
             self._parse(data)
+
+    def _close(self, begun: float) -> None:
+        """Close the connection; a client in the midst of a request may send the rest of it.
+
+        Args:
+            begun: the loop's time from which it has the time that a body may take.
+        """
+        due = begun + self._body_seconds
+        is_whole = self._between and not self._held
+        if is_whole or due <= self.loop.time() or not self.transport.can_write_eof():
+            self.transport.close()
+        elif not self._is_closing():
+            self._between = False
+            self._held.clear()
+            self._lingering = Lingering(self.transport, due)
+            self.flow.release()
+            self.flow.resume_reading()
+
+    def _is_closing(self) -> bool:
+        """Whether nothing more is read, or answered, on this connection."""
+        return self._lingering is not None or self.transport.is_closing()
 
     def _holds_few_requests(self, data: bytes) -> bool:
         """Whether what came may be parsed at once."""
@@ -210,7 +242,7 @@ class Pipelining(HttpToolsProtocol):
             if self._must_wait():
                 self._watch_peer()
                 return
-            if self.transport.is_closing():
+            if self._is_closing():
                 self._held.clear()
             if not self._held:
                 break
@@ -240,7 +272,7 @@ class Pipelining(HttpToolsProtocol):
     def on_response_complete(self) -> None:
         """Begin the request that waits behind this one, refuse it, or await the next."""
         self.server_state.total_requests += 1
-        if self.transport.is_closing():
+        if self._is_closing():
             return
         if self.flow.read_paused and len(self.pipeline) < 2:
             self.flow.resume_reading()
@@ -259,7 +291,7 @@ class Pipelining(HttpToolsProtocol):
 
     def _refuse(self, error: ServiceError) -> None:
         """Answer what is no request, behind what came before it, and close the connection."""
-        if self.transport.is_closing() or self._refusal is not None:
+        if self._is_closing() or self._refusal is not None:
             return
         if self._must_wait():
             if self.pipeline and self.pipeline[0][0] is self._reading:
@@ -294,7 +326,7 @@ class Pipelining(HttpToolsProtocol):
 
     def _look_at_peer(self, times: int) -> None:
         self._look = None
-        if self.transport.is_closing() or not self._must_wait():
+        if self._is_closing() or not self._must_wait():
             return
         if was_reset(self.transport):
             self.transport.abort()
@@ -302,7 +334,7 @@ class Pipelining(HttpToolsProtocol):
         cycle = self._answering
         if times & (times - 1) == 0 and not cycle.response_started:  # ever more seldom
             if not isinstance(cycle.transport, BegunTransport):
-                cycle.transport = BegunTransport(self.transport)
+                cycle.transport = BegunTransport(cycle.transport)
             cycle.transport.probe()
         seconds = min(PEER_SECONDS * (times + 1), 1.0)
         self._look = self.loop.call_later(seconds, self._look_at_peer, times + 1)

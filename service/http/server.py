@@ -13,7 +13,6 @@ and the threads that compute.
 
 import asyncio
 import os
-import signal
 import socket
 import sys
 import threading
@@ -67,7 +66,7 @@ class Server(uvicorn.Server):
         if sys.platform != "win32":  # an event loop cannot watch a socket there
             protocol, tls = self._protocol_factory(), self.config.ssl
             self._arrivals += [Arrivals(shared, protocol, tls) for shared in sockets or []]
-        parent.notify_of_end(signal.SIGTERM)
+        parent.end_soon()
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """Begin the end, or hasten it; uvicorn calls it on SIGTERM and SIGINT."""

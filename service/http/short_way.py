@@ -9,6 +9,7 @@ A client sends the same head again and again. One that took the short way is kno
 is not parsed again.
 """
 
+from functools import partial
 from typing import Any
 
 from service.http.connection import Connection
@@ -16,6 +17,7 @@ from service.http.endpoint import Reply, Responder, error_response
 from service.http.exchange import begin
 from service.http.framing import check_framing
 from service.http.front import CLIENT_CLOSED_REQUEST, KnownHead
+from service.http.lingering import LingeringTransport
 from service.http.pipelining import END, Turn
 from service.settings import current_settings
 
@@ -59,7 +61,7 @@ class ShortWay(Connection):
         """What has not arrived whole goes the long way."""
         if self._short is None:
             super()._look_at_rest()
-        elif not self.transport.is_closing():
+        elif not self._is_closing():
             self._take_long_way()
 
     def on_message_begin(self) -> None:
@@ -177,6 +179,11 @@ class ShortWay(Connection):
         self.headers.extend(headers)
         super().on_headers_complete()
         self._reading = self.cycle
+        cycle: Any = self.cycle
+        if cycle is not None:
+            cycle.transport = LingeringTransport(
+                self.transport, partial(self._close, self.loop.time())
+            )
         if self._leaving and self.cycle is not None:
             self.cycle.keep_alive = False
         self.headers = []  # for what follows a body in chunks

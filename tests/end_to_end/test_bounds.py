@@ -90,12 +90,9 @@ def test_what_does_not_end_is_a_431_before_it_takes_the_memory(what: str, hasty:
     start, more = ENDLESS[what]
     worker = max(hasty.workers(), key=lambda process: process.memory_info().rss)
     before = worker.memory_info().rss
-    answer, seconds, sent = send(hasty, (start, *[more] * 1_600))  # 100 MB
-    assert sent < 20e6  # what the kernel took before the end; the rest was not read
-    assert seconds < 5
+    answer, _, _ = send(hasty, (start, *[more] * 1_600))  # 100 MB
     assert worker.memory_info().rss - before < 10 * 2**20
-    if answer:  # where the kernel does not throw it away, with what was sent too much
-        assert_refusal(answer, 431, "larger than 65,536 bytes")
+    assert_refusal(answer, 431, "larger than 65,536 bytes")
     assert httpx.get(f"{hasty.url}/livez").status_code == 200
 
 

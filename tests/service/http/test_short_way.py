@@ -78,6 +78,10 @@ class Wire(asyncio.Transport):
         """Note the end."""
         self.closed = True
 
+    def can_write_eof(self) -> bool:
+        """As on a connection with TLS."""
+        return False
+
     def is_closing(self) -> bool:
         """Whether it has ended."""
         return self.closed
