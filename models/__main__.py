@@ -160,6 +160,8 @@ def _add(repository: ModelRepository, options: argparse.Namespace) -> int:
     for kind, specs in (("in ", package.card.inputs), ("out", package.card.outputs)):
         for spec in specs:
             _say(f"  {kind}  {spec.name}  {spec.describe()}")
+    if package.card.batching == "none":
+        _say(f"  batching: none. {package.card.limits[-1]}")
     return 0
 
 
@@ -184,7 +186,9 @@ def _list(repository: ModelRepository) -> int:
         if isinstance(package, PackageError):
             _say(f"{label:{width}}  refused: {package}")
         else:
-            _say(f"{label:{width}}  {headline(package.card)}")
+            alone = "; each request alone (batching: none)"
+            told = "" if package.card.batching == "rows" else alone
+            _say(f"{label:{width}}  {headline(package.card)}{told}")
     return 1 if any(isinstance(package, PackageError) for package in entries.values()) else 0
 
 

@@ -15,6 +15,7 @@ from models.card import (
     MODEL_FILES,
     Example,
     ModelCard,
+    ParityRecord,
     RecordedTensor,
     Task,
     TensorSpec,
@@ -29,6 +30,7 @@ from models.foreign import (
     open_module,
     read_file,
 )
+from models.free_sizes import other_sizes
 from models.package import ModelPackage, require_writable, write_package
 from models.parity import BATCH_SIZES, RELATIVE_TOLERANCE
 from models.proofs import prove_equal, prove_rows
@@ -96,6 +98,7 @@ def add(
     else:
         inputs = input_specs(graph)
         samples = random_samples(inputs, graph.fixed_batch)
+    others = other_sizes(graph.network, graph.network.inputs, samples.rows, graph.fixed_batch or 1)
     outputs = output_specs(graph, _answers(graph, samples), inputs, labels)
     card = ModelCard(
         name=name,
@@ -106,7 +109,7 @@ def add(
         outputs=outputs,
         example=_example(graph, samples, inputs, outputs),
         intended_use=intended_use or "Not stated.",
-        limits=_limits(inputs, samples),
+        limits=_limits(inputs, samples, others),
     )
     mismatch = graph.network.mismatch(card)
     if mismatch:
@@ -114,11 +117,19 @@ def add(
             f"{graph.file}: {mismatch}, since that is what it computes: "
             "export it with the shapes that it computes"
         )
-    parity = prove_rows(graph, samples, outputs)
+    content = files[MODEL_FILES["onnx"]]
+    record, mixing = prove_rows(graph, content, samples, others, outputs)
+    parity: tuple[ParityRecord, ...] = (record,)
+    if mixing:
+        card = card.model_copy(
+            update={"batching": "none", "limits": (*card.limits, _served_alone(mixing))}
+        )
     if torchscript:
         files[MODEL_FILES["torchscript"]] = read_file(torchscript)
         module = open_module(_shown(torchscript), files[MODEL_FILES["torchscript"]], card)
-        parity = prove_equal(graph, _shown(torchscript), module, samples, outputs)
+        parity = prove_equal(
+            graph, _shown(torchscript), module, samples, others, outputs, whole=mixing is not None
+        )
     try:
         return write_package(root, card.model_copy(update={"parity": parity}), files)
     except OSError as error:
@@ -240,13 +251,22 @@ def _origin(graph: ForeignGraph) -> str:
     return f"Added from {graph.file}" + (f", which {producer} wrote." if producer else ".")
 
 
-def _limits(inputs: Sequence[TensorSpec], samples: Samples) -> tuple[str, ...]:
+def _served_alone(mixing: str) -> str:
+    return (
+        "Each request is computed alone, as it came, since it is not proved that a row's answer "
+        f"does not depend on the rows beside it: {mixing}."
+    )
+
+
+def _limits(
+    inputs: Sequence[TensorSpec], samples: Samples, others: Sequence[Arrays]
+) -> tuple[str, ...]:
     limits = ["How it was fitted and how good it is are not known here."]
     if not samples.real:
         limits.append("Its example and its proof rest on random numbers, not on real data.")
-    limits += [
-        f"Of {spec.name}, only rows of {list(samples.rows[spec.name].shape[1:])} were tried."
-        for spec in inputs
-        if -1 in spec.shape[1:]
-    ]
+    for spec in inputs:
+        if -1 in spec.shape[1:]:
+            shapes = [rows[spec.name].shape[1:] for rows in (samples.rows, *others)]
+            tried = ", ".join(str(list(shape)) for shape in dict.fromkeys(shapes))
+            limits.append(f"Of {spec.name}, only rows of {tried} were tried.")
     return tuple(limits)

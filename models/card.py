@@ -40,6 +40,9 @@ NUMPY_DTYPES: Mapping[Datatype, np.dtype[np.generic]] = {
 Task = Literal["classification", "regression", "other"]
 """What a network is for: a class, a number, or what is neither or not known, as an embedding."""
 
+Batching = Literal["rows", "none"]
+"""What may be computed together: any rows, or no request with others, and none in parts."""
+
 RuntimeName = Literal["onnx", "torchscript"]
 MODEL_FILES: Mapping[RuntimeName, str] = {"onnx": "model.onnx", "torchscript": "model.pt"}
 """The file of a package that each runtime loads."""
@@ -279,7 +282,11 @@ class Example(_Part):
 
 
 class ModelCard(_Part):
-    """Everything that a package says of its network."""
+    """Everything that a package says of its network.
+
+    `batching` is `none` where a row's answer is not proved to be the same whatever rows are beside
+    it; `limits` says why.
+    """
 
     schema_version: Literal[1] = SCHEMA_VERSION
     name: PackageName
@@ -288,6 +295,7 @@ class ModelCard(_Part):
     task: Task
     inputs: tuple[TensorSpec, ...] = Field(min_length=1)
     outputs: tuple[TensorSpec, ...] = Field(min_length=1)
+    batching: Batching = "rows"
     fit: FitRecord | None = None
     evaluations: tuple[Evaluation, ...] = ()
     seeds: tuple[SeedFigures, ...] = ()

@@ -29,7 +29,7 @@ def prove(
     runtime: RuntimeName,
     classification: bool,
     batch_sizes: Sequence[int] = BATCH_SIZES,
-    reference_batch: int = 1,
+    reference_batch: int | None = 1,
 ) -> ParityRecord:
     """Prove that `candidate` equals `reference` on `samples`, at each batch size.
 
@@ -46,17 +46,19 @@ def prove(
             class for every sample) or numbers (relative to the magnitude of each column). Whole
             numbers and truth values must be the same either way.
         batch_sizes: sizes in which the candidate is asked.
-        reference_batch: size in which the reference is asked. More than 1 is for files that can
-            compute no other: that shows equality, and nothing of a row's neighbours.
+        reference_batch: size in which the reference is asked; None for the same as the candidate.
+            More than 1 shows equality, and nothing of a row's neighbours.
 
     Raises:
         ParityError: a difference above the tolerance, another class or whole number, or another
             shape or dtype.
     """
     rows = len(next(iter(samples.values())))
-    expected = _in_batches(reference, samples, rows, reference_batch)
+    expected: Arrays = {}
     absolute = relative = 0.0
     for size in batch_sizes:
+        if reference_batch is None or not expected:
+            expected = _in_batches(reference, samples, rows, reference_batch or size)
         answered = _in_batches(candidate, samples, rows, size)
         for name, wanted in expected.items():
             found = answered[name]

@@ -242,4 +242,5 @@ def _placed(predictor: Predictor) -> str:
         f"{name} " + ", ".join(f"{value * 1e3:.2f} ms for {rows}" for rows, value in taken.items())
         for name, taken in seconds.items()
     )
-    return f"{predictor.package.label} with {runtime.name} on {runtime.device} ({timings})"
+    alone = "" if predictor.card.batching == "rows" else ", each request alone (batching: none)"
+    return f"{predictor.package.label} with {runtime.name} on {runtime.device}{alone} ({timings})"

@@ -67,6 +67,7 @@ class Predictor:
             ahead_seconds=AHEAD_SECONDS,
             inline_rows=self._inline_rows,
             inline_compute=placement.small,
+            whole=package.card.batching == "none",
             name=package.card.name,
             on_batch=self._count,
         )

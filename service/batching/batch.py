@@ -76,7 +76,11 @@ class Timings(NamedTuple):
 
 
 def run_batch(
-    batch: Sequence[Part], compute: Callable[[Arrays], Arrays], name: str
+    batch: Sequence[Part],
+    compute: Callable[[Arrays], Arrays],
+    name: str,
+    *,
+    whole: bool = False,
 ) -> tuple[list[Arrays | ServiceError], Timings]:
     """One outcome for each part of the batch; where `compute` raises, of each half on its own.
 
@@ -87,6 +91,7 @@ def run_batch(
         batch: the parts, of one or more rows each.
         compute: maps a batch's inputs to its outputs, row by row.
         name: of the model, for the errors.
+        whole: whether a part stays as it is, also where it is too large for the memory.
     """
     started = time.monotonic()
     try:
@@ -98,7 +103,7 @@ def run_batch(
                 *_again(batch[:middle], compute, name),
                 *_again(batch[middle:], compute, name),
             ]
-        elif _is_out_of_memory(error) and count_rows(batch) > 1:
+        elif _is_out_of_memory(error) and count_rows(batch) > 1 and not whole:
             outcomes = [_in_halves(batch[0], compute, name)]
         else:
             outcomes = [fault(name, error)]

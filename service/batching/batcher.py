@@ -3,7 +3,8 @@
 It promises, and `tests/service/batching/` tries to break:
 
 - Rows are counted, not requests. A batch never has more than `max_batch_rows`; a larger request
-  is split and its answer joined again. First come, first served, row by row.
+  is split and its answer joined again. First come, first served, row by row. Of a model whose rows
+  depend on each other, each request is a batch as it came.
 - An idle batcher computes what one turn of the event loop brought, a busy one gathers while it
   computes. Nobody waits for company unless `max_delay` asks for it; many who together can be
   computed on the event loop do not even wait for the end of the turn.
@@ -95,6 +96,8 @@ class MicroBatcher:
         inline_compute: does so, where it is not to be `compute`.
         enough_requests: where so many fill a batch of `inline_rows`, it does not wait for the end
             of the turn.
+        whole: whether each request is one batch, however many rows it has: for a model whose
+            answer to a row depends on the rows beside it. Nothing waits for company then.
         name: of the model, for the errors and the thread.
         on_batch: told of each batch, on the event loop, after its callers are answered.
 
@@ -115,6 +118,7 @@ class MicroBatcher:
         inline_rows: int = 0,
         inline_compute: Callable[[Arrays], Arrays] | None = None,
         enough_requests: int = ENOUGH_REQUESTS,
+        whole: bool = False,
         name: str,
         on_batch: Callable[[BatchReport], None] | None = None,
     ) -> None:
@@ -125,7 +129,8 @@ class MicroBatcher:
             )
         self._max_batch_rows = max_batch_rows
         self._max_queue_rows = max_queue_rows
-        self._max_delay = max_delay
+        self._max_delay = 0.0 if whole else max_delay
+        self._whole = whole
         self._max_wait = max_wait
         self._inline_rows = inline_rows
         self._enough_requests = enough_requests
@@ -134,13 +139,13 @@ class MicroBatcher:
         self._on_batch = on_batch
 
         self._loop = asyncio.get_running_loop()
-        self._queue = RequestQueue(self._refuse_late)
+        self._queue = RequestQueue(self._refuse_late, whole=whole)
         self._pace = full_seconds  # of a full batch, the last ones counting most
         self._release: asyncio.Handle | None = None  # the planned dispatch of an idle batcher
         self._handing_out = False  # while callers are told, and perhaps ask again at once
         self._closing = False
-        run = partial(run_batch, compute=compute, name=name)
-        self._run_inline = partial(run_batch, compute=inline_compute or compute, name=name)
+        run = partial(run_batch, compute=compute, name=name, whole=whole)
+        self._run_inline = partial(run, compute=inline_compute or compute)
         self._worker = Worker(run, self._finish, f"batcher-{name}")
 
     @property
@@ -168,8 +173,9 @@ class MicroBatcher:
                 f"Model {self._name} has {self._queue.rows} rows waiting and room for "
                 f"{self._max_queue_rows}. Try again later."
             )
-        if batches := self._queue.rows // self._max_batch_rows:  # one may wait, however slow
-            wait = (batches + self._worker.batches) * self._pace
+        waiting = len(self._queue) if self._whole else self._queue.rows // self._max_batch_rows
+        if waiting:  # one batch may wait, however slow
+            wait = (waiting + self._worker.batches) * self._pace
             if wait > self._max_wait:
                 raise QueueFullError(
                     f"Model {self._name} has {self._queue.rows} rows waiting, which take "
@@ -336,7 +342,7 @@ class MicroBatcher:
         self._handing_out = True
         batch, outcomes, timings, started = computed
         rows, seconds, now = count_rows(batch), sum(timings), time.monotonic()
-        if rows == self._max_batch_rows:
+        if self._whole or rows == self._max_batch_rows:
             self._pace += 0.25 * (seconds - self._pace)
         waits, answered_rows, answered_seconds = [], 0, 0.0
         for (request, start, stop), outcome in zip(batch, outcomes, strict=True):

@@ -21,10 +21,14 @@ class RequestQueue:
 
     Args:
         expired: told of the requests that were late when the alarm went off. They have left.
+        whole: whether a batch is one request with all its rows.
     """
 
-    def __init__(self, expired: Callable[[Sequence[Request]], None]) -> None:
+    def __init__(
+        self, expired: Callable[[Sequence[Request]], None], *, whole: bool = False
+    ) -> None:
         self._expired = expired
+        self._whole = whole
         self._loop = asyncio.get_running_loop()
         self._requests: deque[Request] = deque()
         self._alarm: asyncio.Handle | None = None  # one timer, for the earliest deadline
@@ -46,7 +50,8 @@ class RequestQueue:
     def take(self, room: int) -> tuple[list[Part], list[Request]]:
         """The next batch, of at most so many rows, and the requests that are too late for it.
 
-        A suspect rides alone. Of a request that has no room, the rest waits on.
+        A suspect rides alone. Of a request that has no room, the rest waits on; one that is to stay
+        whole has room.
         """
         batch: list[Part] = []
         late: list[Request] = []
@@ -60,7 +65,7 @@ class RequestQueue:
             if request.suspect and batch:
                 break
             start, stop = request.rows - request.waiting, request.rows
-            if request.waiting > room:
+            if request.waiting > room and not self._whole:
                 stop = start + room
             else:
                 requests.popleft()
@@ -68,7 +73,7 @@ class RequestQueue:
             request.waiting = request.rows - stop
             self.rows -= stop - start
             room -= stop - start
-            if request.suspect:
+            if request.suspect or self._whole:
                 break
         return batch, late
 

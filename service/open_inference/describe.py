@@ -73,8 +73,17 @@ def configuration(predictor: Predictor) -> dict[str, Any]:
         "input": [_configured(spec, batches=batches) for spec in card.inputs],
         "output": [_configured(spec, batches=batches) for spec in card.outputs],
         "instance_group": [{**kind, "gpus": [int(gpu)]} if gpu else kind],
-        **({"dynamic_batching": predictor.batching} if batches else {}),
+        **_batching(predictor),
     }
+
+
+def _batching(predictor: Predictor) -> dict[str, Any]:
+    """What is computed together: any rows, whole batches, or each request alone."""
+    if predictor.card.fixed_batch is not None:
+        return {}
+    if predictor.card.batching == "none":
+        return {"parameters": {"batching": {"string_value": "none"}}}
+    return {"dynamic_batching": predictor.batching}
 
 
 def statistics(*predictors: Predictor) -> dict[str, Any]:

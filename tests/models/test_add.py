@@ -209,7 +209,8 @@ def test_free_dimensions_beside_the_batch_stay_free(add: Add, root: Path) -> Non
     assert package.card.inputs[0].shape == (-1, 3, -1, -1)
     assert package.card.outputs[0].shape == (-1, 3, -1, -1)
     assert package.card.outputs[1].shape[0] == -1
-    assert "Of x, only rows of [3, 32, 32] were tried." in package.card.limits
+    tried = "[3, 32, 32], [3, 1, 1], [3, 33, 33], [3, 64, 64], [3, 1, 32], [3, 33, 32], "
+    assert any(f"Of x, only rows of {tried}" in limit for limit in package.card.limits)
     image = np.ones((2, 3, 5, 7), np.float32)
     assert open_runtime(package, "onnx")({"x": image})["y"].shape == (2, 3, 5, 7)
 
@@ -371,17 +372,6 @@ REFUSED: dict[str, tuple[bytes, str]] = {
         graph([node("Identity", "x", gives="z"), node("Identity", "z")],
               outputs=[tensor("y", shape=[1, 4])]),
         r"y is FP32 \[1, 4\] in the graph; the card says FP32 \[-1, 4\], since that is what",
-    ),
-    "rows that depend on each other": (
-        graph([node("ReduceMax", "x", "axes", gives="m", keepdims=1), node("Sub", "x", "m")],
-              axes=FIRST),
-        "the answer to a row depends on the rows beside it (.*): export the network in evaluation",
-    ),
-    "whole numbers that depend on each other": (
-        graph([node("ArgMax", "x", gives="m", axis=0), node("Cast", "x", gives="z", to=T.INT64),
-               node("Add", "z", "m")],
-              outputs=[tensor("y", T.INT64)]),
-        "the answer to a row depends on the rows beside it (.* has another whole number)",
     ),
     "random numbers": (
         graph([node("RandomNormalLike", "x")]),

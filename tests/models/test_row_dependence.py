@@ -1,74 +1,158 @@
-"""Rows that depend on each other are found, also where the given rows do not show it."""
+"""Rows that depend on each other are found, also where the given rows do not show it.
 
+Such a network is added, and each request to it is computed alone.
+"""
+
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import pytest
-from numpy.typing import NDArray
+import torch
+from mixing_networks import APART, MIXED, Network, write
 from onnx import TensorProto as T
 from onnx import helper
+from onnxruntime.quantization import QuantType, quantize_dynamic
 from small_packages import onnx_file
 
 from models.add import add
+from models.card import ModelCard
 from models.foreign import AddError
+from models.graph import FEW, MORE
+from models.row_mixing import row_mixing
 
 node = helper.make_node
 
 
-def added(tmp_path: Path, nodes: list[Any], rows: Any, **constants: NDArray[Any]) -> None:
-    """Add a graph of `x` and `y`, [N, 4] each, with these rows as its sample."""
-    file, sample = tmp_path / "model.onnx", tmp_path / "sample.npz"
-    values: Any = ("batch", 4)
-    x, y = ("x", T.FLOAT, list(values)), ("y", T.FLOAT, list(values))
-    file.write_bytes(onnx_file(nodes, [x], [y], **constants))
+def added(tmp_path: Path, file: Path, rows: Any, torchscript: Path | None = None) -> ModelCard:
+    sample = tmp_path / "sample.npz"
     np.savez(sample, x=rows)
-    add(tmp_path / "repository", "net", file, sample=sample)
+    repository = tmp_path / "repository"
+    return add(repository, "net", file, sample=sample, torchscript=torchscript).card
 
 
 EQUAL = [np.ones((8, 4), np.float32), np.zeros((2, 4), np.float32)]
 
 
 @pytest.mark.parametrize("rows", EQUAL, ids=["ones", "zeros"])
-def test_one_quantization_scale_for_the_whole_batch_is_found(rows: Any, tmp_path: Path) -> None:
-    quantize = node("DynamicQuantizeLinear", ["x"], ["q", "scale", "zero"])
-    back = node("DequantizeLinear", ["q", "scale", "zero"], ["y"])
-    with pytest.raises(AddError, match="depends on the rows beside it"):
-        added(tmp_path, [quantize, back], rows)
+@pytest.mark.parametrize("name", MIXED)
+def test_what_mixes_rows_is_named_and_computed_alone(name: str, rows: Any, tmp_path: Path) -> None:
+    network = MIXED[name]
+    card = added(tmp_path, write(tmp_path, network), rows)
+    assert card.batching == "none"
+    assert network.named in card.limits[-1]
+    assert "computed alone" in card.limits[-1]
 
 
 @pytest.mark.parametrize("rows", EQUAL, ids=["ones", "zeros"])
-def test_a_scale_that_depends_on_the_largest_of_the_batch_is_found(
+@pytest.mark.parametrize("name", APART)
+def test_rows_that_are_computed_for_themselves_are_proved(
+    name: str, rows: Any, tmp_path: Path
+) -> None:
+    card = added(tmp_path, write(tmp_path, APART[name]), rows)
+    assert card.batching == "rows", card.limits
+
+
+@pytest.mark.parametrize("rows", EQUAL, ids=["ones", "zeros"])
+def test_a_network_that_was_quantized_dynamically_is_computed_alone(
     rows: Any, tmp_path: Path
 ) -> None:
-    nodes = [
-        node("ReduceMax", ["x"], ["largest"], keepdims=0),
-        node("Greater", ["largest", "one"], ["is_large"]),
-        node("Div", ["x", "white"], ["small"]),
-        node("Where", ["is_large", "small", "x"], ["y"]),
-    ]
-    constants = {"one": np.array(1, np.float32), "white": np.array(255, np.float32)}
-    with pytest.raises(AddError, match="depends on the rows beside it"):
-        added(tmp_path, nodes, rows, **constants)
+    weights = np.random.default_rng(0).normal(size=(4, 4)).astype(np.float32)
+    nodes = [node("MatMul", ["x", "w"], ["h"]), node("Relu", ["h"], ["y"])]
+    whole = write(tmp_path, Network(nodes, {"w": weights}))
+    quantize_dynamic(whole, tmp_path / "int8.onnx", weight_type=QuantType.QInt8)
+    card = added(tmp_path, tmp_path / "int8.onnx", rows)
+    assert card.batching == "none"
+    assert "DynamicQuantizeLinear" in card.limits[-1]
 
 
-def test_a_lag_beyond_the_given_rows_is_found(tmp_path: Path) -> None:
-    nodes = [
-        node("Slice", ["padded", "start", "end", "start"], ["lagged"]),
-        node("Add", ["x", "lagged"], ["y"]),
-    ]
-    pads = np.array([168, 0, 0, 0], np.int64)
-    pad, shape = node("Pad", ["x", "pads"], ["padded"]), node("Shape", ["x"], ["end"], end=1)
-    constants = {"pads": pads, "start": np.array([0], np.int64)}
-    nodes[0] = node("Slice", ["padded", "start", "end"], ["lagged"])
-    with pytest.raises(AddError, match="depends on the rows beside it"):
-        added(tmp_path, [pad, shape, *nodes], np.ones((2, 4), np.float32), **constants)
+def test_a_recurrent_network_that_takes_rows_for_time_is_found(tmp_path: Path) -> None:
+    """Without `batch_first=True`, a popular mistake: right for one row, wrong in a batch."""
 
+    class Wrong(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.network = torch.nn.GRU(4, 4)
 
-@pytest.mark.parametrize("rows", EQUAL, ids=["ones", "zeros"])
-def test_rows_that_are_computed_for_themselves_are_proved(rows: Any, tmp_path: Path) -> None:
-    added(tmp_path, [node("Softmax", ["x"], ["y"], axis=1)], rows)
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            answer: torch.Tensor = self.network(x.unsqueeze(1))[0].squeeze(1)
+            return answer
+
+    torch.manual_seed(0)
+    batch = torch.export.Dim("batch", min=1, max=4096)
+    program = torch.onnx.export(
+        Wrong().eval(), (torch.ones(2, 4),), dynamo=True, input_names=["x"],
+        dynamic_shapes=({0: batch},), verbose=False,
+    )  # fmt: skip
+    assert program is not None
+    program.save(tmp_path / "gru.onnx")
+    card = added(tmp_path, tmp_path / "gru.onnx", np.ones((3, 4), np.float32))
+    assert card.batching == "none"
+    assert "takes rows for steps in time" in card.limits[-1]
 
 
 def test_a_varied_row_that_the_network_cannot_compute_says_nothing(tmp_path: Path) -> None:
-    added(tmp_path, [node("Log", ["x"], ["y"])], np.ones((3, 4), np.float32))
+    file = write(tmp_path, Network([node("Log", ["x"], ["y"])]))
+    assert added(tmp_path, file, np.ones((3, 4), np.float32)).batching == "rows"
+
+
+def test_random_numbers_are_refused(tmp_path: Path) -> None:
+    nodes = [node("RandomNormalLike", ["x"], ["r"]), node("Add", ["x", "r"], ["y"])]
+    with pytest.raises(AddError, match="differs when the same row is computed again"):
+        added(tmp_path, write(tmp_path, Network(nodes)), np.ones((3, 4), np.float32))
+
+
+def shaped(*dimensions: int | str) -> Sequence[int | str]:
+    return list(dimensions)
+
+
+def test_the_rows_are_followed_through_attention(tmp_path: Path) -> None:
+    """Reshapes, transposes and two products of rows with rows."""
+    layer = torch.nn.TransformerEncoderLayer(8, 2, 16, batch_first=True).eval()
+    batch = torch.export.Dim("batch", min=1, max=4096)
+    program = torch.onnx.export(
+        layer, (torch.ones(2, 5, 8),), dynamo=True, input_names=["x"],
+        dynamic_shapes=({0: batch},), verbose=False,
+    )  # fmt: skip
+    assert program is not None
+    program.save(tmp_path / "layer.onnx")
+    content = (tmp_path / "layer.onnx").read_bytes()
+    few, more = ({"x": np.ones((count, 5, 8), np.float32)} for count in (FEW, MORE))
+    assert row_mixing(content, few, more) is None
+
+
+def test_every_shipped_network_keeps_its_rows_apart(root: Path) -> None:
+    files = sorted(root.glob("models/*/*/model.onnx"))
+    assert files
+    for file in files:
+        (stated,) = onnx.load(file).graph.input
+        shape = [one.dim_value for one in stated.type.tensor_type.shape.dim][1:]
+        dtype = helper.tensor_dtype_to_np_dtype(stated.type.tensor_type.elem_type)
+        few, more = ({stated.name: np.ones((count, *shape), dtype)} for count in (FEW, MORE))
+        assert row_mixing(file.read_bytes(), few, more) is None, file
+
+
+def test_a_function_inside_the_file_is_followed_into(tmp_path: Path) -> None:
+    inner = [node("ReduceMax", ["a"], ["m"], keepdims=0), node("Sub", ["a", "m"], ["b"])]
+    opset = helper.make_opsetid("", 17)
+    function = helper.make_function("own", "Centre", ["a"], ["b"], inner, [opset])
+    x = helper.make_tensor_value_info("x", T.FLOAT, shaped("batch", 4))
+    y = helper.make_tensor_value_info("y", T.FLOAT, shaped("batch", 4))
+    graph = helper.make_graph([node("Centre", ["x"], ["y"], domain="own")], "g", [x], [y])
+    imports = [opset, helper.make_opsetid("own", 1)]
+    model = helper.make_model(graph, functions=[function], opset_imports=imports, ir_version=9)
+    few, more = ({"x": np.ones((count, 4), np.float32)} for count in (FEW, MORE))
+    found = row_mixing(model.SerializeToString(), few, more)
+    assert found is not None
+    assert "reduces over the rows" in found
+
+
+def test_what_cannot_be_followed_is_not_taken_for_independent(tmp_path: Path) -> None:
+    file = onnx_file([node("Relu", ["x"], ["y"])], [("x", T.FLOAT, shaped(4, 4))],
+                     [("y", T.FLOAT, shaped(4, 4))])  # fmt: skip
+    few, more = ({"x": np.ones((count, 4), np.float32)} for count in (FEW, MORE))
+    found = row_mixing(file, few, more)
+    assert found is not None
+    assert "cannot be followed" in found

@@ -1,0 +1,74 @@
+"""Rows at other sizes of the dimensions that a graph leaves free.
+
+A network may be right at the one length that it was tried on, and at no other: a module that was
+traced at that length is.
+"""
+
+from collections.abc import Hashable, Iterator, Mapping, Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from models.runtimes import Arrays, DeclaredTensor, Runtime
+
+
+def other_sizes(
+    network: Runtime, inputs: Sequence[DeclaredTensor], rows: Arrays, batch: int = 1
+) -> list[dict[str, NDArray[np.generic]]]:
+    """The rows at size 1, and at a larger one, of all free dimensions and of each.
+
+    Args:
+        network: computes the first rows of each, or it is left out.
+        inputs: as the graph declares them; dimensions of one name have one size.
+        rows: inputs by name, at least `batch` rows of each.
+        batch: how many rows the network computes at a time.
+
+    Returns:
+        Inputs by name, as many rows as were given. Empty where no dimension is free.
+    """
+    found = []
+    for sizes in _sizes(_free(inputs, rows)):
+        resized = {tensor.name: _resized(tensor, rows[tensor.name], sizes) for tensor in inputs}
+        try:
+            network({name: array[:batch] for name, array in resized.items()})
+        except Exception:  # noqa: BLE001, S112 - this size is none that the network takes
+            continue
+        found.append(resized)
+    return found
+
+
+def _free(inputs: Sequence[DeclaredTensor], rows: Arrays) -> dict[Hashable, int]:
+    """The size of each free dimension of the rows."""
+    return {
+        _key(tensor, axis): rows[tensor.name].shape[axis]
+        for tensor in inputs
+        for axis, size in enumerate(tensor.shape)
+        if axis > 0 and not isinstance(size, int)
+    }
+
+
+def _key(tensor: DeclaredTensor, axis: int) -> Hashable:
+    return tensor.shape[axis] or (tensor.name, axis)
+
+
+def _sizes(free: Mapping[Hashable, int]) -> Iterator[dict[Hashable, int]]:
+    """The sizes to try."""
+    groups: list[tuple[Hashable, ...]] = [tuple(free)] if free else []
+    if len(free) > 1:
+        groups += [(key,) for key in free]
+    for keys in groups:
+        for change in (lambda _: 1, lambda size: size + 1, lambda size: 2 * size):
+            sizes = {**free, **{key: change(free[key]) for key in keys}}
+            if sizes != free:
+                yield sizes
+
+
+def _resized(
+    tensor: DeclaredTensor, array: NDArray[np.generic], sizes: Mapping[Hashable, int]
+) -> NDArray[np.generic]:
+    """The array with its free dimensions cut, or continued from their beginning."""
+    for axis, stated in enumerate(tensor.shape):
+        if axis > 0 and not isinstance(stated, int):
+            places = np.arange(sizes[_key(tensor, axis)]) % array.shape[axis]
+            array = np.take(array, places, axis=axis)
+    return array

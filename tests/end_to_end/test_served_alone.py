@@ -1,0 +1,101 @@
+"""Networks whose rows depend on each other answer many callers as they answer one."""
+
+import json
+import subprocess
+import sys
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import httpx
+import numpy as np
+import onnxruntime
+import pytest
+from live_server import Server, serving, temporary_home
+from mixing_networks import MIXED, write
+from numpy.typing import NDArray
+
+from models.add import add
+
+CALLERS = 8
+REQUESTS = 12  # of each caller
+NAMES = {f"net-{number}": name for number, name in enumerate(MIXED)}
+
+Rows = NDArray[np.float32]
+
+
+@pytest.fixture(scope="module")
+def repository(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("mixing")
+    for name, shown in NAMES.items():
+        place = folder / name
+        place.mkdir()
+        file = write(place, MIXED[shown])
+        np.savez(place / "sample.npz", x=np.ones((8, 4), np.float32))
+        add(folder / "repository", name, file, sample=place / "sample.npz")
+    return folder / "repository"
+
+
+@pytest.fixture(scope="module")
+def server(root: Path, repository: Path) -> Iterator[Server]:
+    settings = {"FITSERVE_MODEL_REPOSITORY": str(repository), "FITSERVE_DEVICE": "cpu"}
+    with temporary_home() as home, serving(home, root, settings=settings) as started:
+        yield started
+
+
+@pytest.mark.parametrize("name", NAMES, ids=NAMES.get)
+def test_each_request_is_answered_as_the_network_alone_answers_it(
+    name: str, server: Server, repository: Path
+) -> None:
+    network = onnxruntime.InferenceSession(str(repository / name / "1" / "model.onnx"))
+    random = np.random.default_rng(3)
+    requests = [
+        (random.normal(size=(random.integers(1, 6), 4)) * 4.0 ** random.integers(-3, 5)).astype(
+            np.float32
+        )
+        for _ in range(CALLERS * REQUESTS)
+    ]
+
+    with ThreadPoolExecutor(CALLERS) as callers, httpx.Client(timeout=60) as client:
+        answers = list(callers.map(lambda rows: ask(client, server, name, rows), requests))
+    for rows, found in zip(requests, answers, strict=True):
+        (wanted,) = network.run(None, {"x": rows})
+        np.testing.assert_allclose(found, wanted, rtol=1e-4, atol=1e-5 * np.abs(wanted).max())
+
+
+def ask(client: httpx.Client, server: Server, name: str, rows: Rows) -> Rows:
+    tensor = {"name": "x", "datatype": "FP32", "shape": rows.shape, "data": rows.ravel().tolist()}
+    answer = client.post(f"{server.url}/v2/models/{name}/infer", json={"inputs": [tensor]})
+    assert answer.status_code == 200, answer.text
+    (output,) = answer.json()["outputs"]
+    return np.array(output["data"], np.float32).reshape(output["shape"])
+
+
+def test_a_request_of_a_thousand_rows_is_one_compute(server: Server, repository: Path) -> None:
+    (name,) = (name for name, shown in NAMES.items() if shown == "the batch's mean")
+    rows = np.random.default_rng(4).normal(size=(1_000, 4)).astype(np.float32)
+    with httpx.Client(timeout=60) as client:
+        before = executions(client, server, name)
+        found = ask(client, server, name, rows)
+        assert executions(client, server, name) == before + 1
+    np.testing.assert_allclose(found, rows - rows.mean(axis=0), atol=1e-5)
+
+
+def executions(client: httpx.Client, server: Server, name: str) -> int:
+    stats = client.get(f"{server.url}/v2/models/{name}/stats").json()["model_stats"][0]
+    return int(stats["execution_count"])
+
+
+def test_it_is_said_wherever_a_user_looks(server: Server, repository: Path, root: Path) -> None:
+    name = "net-0"
+    config = httpx.get(f"{server.url}/v2/models/{name}/config").json()
+    assert "dynamic_batching" not in config
+    assert config["parameters"]["batching"] == {"string_value": "none"}
+    assert f"{name}/1 with onnx on cpu, each request alone (batching: none)" in server.read_log()
+    card = json.loads((repository / name / "1" / "card.json").read_text(encoding="utf-8"))
+    assert card["batching"] == "none"
+    listed = subprocess.run(
+        [sys.executable, "-m", "models", "--repository", str(repository), "list"],
+        cwd=root, check=True, capture_output=True, text=True,
+    )  # fmt: skip
+    assert listed.stdout.count("each request alone (batching: none)") == len(NAMES)

@@ -1,0 +1,289 @@
+"""Networks of `x` and `y`, FP32 [N, 4] each: some mix the rows of a batch, others look so."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+from onnx import TensorProto as T
+from onnx import helper, numpy_helper
+
+node = helper.make_node
+
+
+@dataclass(frozen=True)
+class Network:
+    """A graph; `named` is what must stand in the reason where it mixes rows."""
+
+    nodes: Sequence[Any]
+    constants: Mapping[str, NDArray[Any]] = field(default_factory=dict)
+    named: str = ""
+
+
+def write(folder: Path, network: Network) -> Path:
+    """Write the network's file into a folder."""
+    tensors = [helper.make_tensor_value_info(name, T.FLOAT, ["batch", 4]) for name in "xy"]
+    constants = [numpy_helper.from_array(array, name) for name, array in network.constants.items()]
+    graph = helper.make_graph(network.nodes, "g", tensors[:1], tensors[1:], constants)
+    opsets = [helper.make_opsetid("", 20)]
+    path = folder / "network.onnx"
+    onnx.save(helper.make_model(graph, opset_imports=opsets, ir_version=10), path)
+    return path
+
+
+def whole(*numbers: int) -> NDArray[np.int64]:
+    """Whole numbers, as shapes, axes and places are given."""
+    return np.array(numbers, np.int64)
+
+
+def one(value: float) -> NDArray[np.float32]:
+    """A single number."""
+    return np.array(value, np.float32)
+
+
+def _branches() -> Sequence[Any]:
+    """Scale up the whole batch where its least confident row is below a half."""
+    y = helper.make_tensor_value_info
+    small = helper.make_graph([node("Mul", ["x", "two"], ["small"])], "small", [],
+                              [y("small", T.FLOAT, None)])  # fmt: skip
+    same = helper.make_graph([node("Identity", ["x"], ["same"])], "same", [],
+                             [y("same", T.FLOAT, None)])  # fmt: skip
+    return [
+        node("ReduceMax", ["x", "columns"], ["confidence"], keepdims=0),
+        node("ReduceMin", ["confidence"], ["least"], keepdims=0),
+        node("Less", ["least", "half"], ["is_low"]),
+        node("If", ["is_low"], ["y"], then_branch=small, else_branch=same),
+    ]
+
+
+MIXED: Mapping[str, Network] = {
+    "one quantization scale": Network(
+        [
+            node("DynamicQuantizeLinear", ["x"], ["q", "scale", "zero"]),
+            node("DequantizeLinear", ["q", "scale", "zero"], ["y"]),
+        ],
+        named="DynamicQuantizeLinear",
+    ),
+    "a scale by the largest of the batch": Network(
+        [
+            node("ReduceMax", ["x"], ["largest"], keepdims=0),
+            node("Greater", ["largest", "one"], ["is_large"]),
+            node("Div", ["x", "white"], ["small"]),
+            node("Where", ["is_large", "small", "x"], ["y"]),
+        ],
+        {"one": one(1), "white": one(255)},
+        named="ReduceMax",
+    ),
+    "a branch on the least confidence": Network(
+        _branches(), {"half": one(0.5), "two": one(2), "columns": whole(1)}, named="ReduceMin"
+    ),
+    "a lag": Network(
+        [
+            node("Pad", ["x", "pads"], ["padded"]),
+            node("Shape", ["x"], ["end"], end=1),
+            node("Slice", ["padded", "start", "end"], ["lagged"]),
+            node("Add", ["x", "lagged"], ["y"]),
+        ],
+        {"pads": whole(168, 0, 0, 0), "start": whole(0)},
+        named="Pad",
+    ),
+    "the batch's mean": Network(
+        [node("ReduceMean", ["x", "axis"], ["mean"]), node("Sub", ["x", "mean"], ["y"])],
+        {"axis": whole(0)},
+        named="ReduceMean",
+    ),
+    "a softmax over the rows": Network([node("Softmax", ["x"], ["y"], axis=0)], named="Softmax"),
+    "a running sum": Network(
+        [node("CumSum", ["x", "axis"], ["y"])], {"axis": whole(0)}, named="CumSum"
+    ),
+    "the rows sorted": Network(
+        [
+            node("Shape", ["x"], ["count"], end=1),
+            node("TopK", ["x", "count"], ["y", "places"], axis=0),
+        ],
+        named="TopK",
+    ),
+    "the first row beside each": Network(
+        [node("Gather", ["x", "first"], ["top"], axis=0), node("Add", ["x", "top"], ["y"])],
+        {"first": whole(0)},
+        named="Gather",
+    ),
+    "the last row beside each": Network(
+        [
+            node("Slice", ["x", "start", "end"], ["last"]),
+            node("Add", ["x", "last"], ["y"]),
+        ],
+        {"start": whole(-1), "end": whole(2**31 - 1)},
+        named="Slice",
+    ),
+    "the rows backwards": Network(
+        [
+            node("Slice", ["x", "start", "end", "axis", "step"], ["turned"]),
+            node("Add", ["x", "turned"], ["y"]),
+        ],
+        {"start": whole(-1), "end": whole(-(2**31)), "axis": whole(0), "step": whole(-1)},
+        named="Slice",
+    ),
+    "more than three rows cut": Network(
+        [
+            node("Slice", ["x", "start", "end"], ["few"]),
+            node("ReduceSum", ["few", "axis"], ["sum"]),
+            node("Add", ["x", "sum"], ["y"]),
+        ],
+        {"start": whole(0), "end": whole(1000), "axis": whole(0)},
+        named="Slice",
+    ),
+    "the number of rows": Network(
+        [
+            node("Shape", ["x"], ["count"], end=1),
+            node("Cast", ["count"], ["number"], to=T.FLOAT),
+            node("Div", ["x", "number"], ["y"]),
+        ],
+        named="Div",
+    ),
+    "a special number of rows": Network(
+        [
+            node("Shape", ["x"], ["count"], end=1),
+            node("Equal", ["count", "special"], ["is_special"]),
+            node("Cast", ["is_special"], ["number"], to=T.FLOAT),
+            node("Add", ["x", "number"], ["y"]),
+        ],
+        {"special": whole(193)},
+        named="Add",
+    ),
+    "the place in the batch": Network(
+        [
+            node("Shape", ["x"], ["counts"], end=1),
+            node("Squeeze", ["counts"], ["count"]),
+            node("Range", ["zero", "count", "step"], ["places"]),
+            node("Cast", ["places"], ["numbers"], to=T.FLOAT),
+            node("Unsqueeze", ["numbers", "axis"], ["column"]),
+            node("Add", ["x", "column"], ["y"]),
+        ],
+        {"zero": np.array(0, np.int64), "step": np.array(1, np.int64), "axis": whole(1)},
+        named="Add",
+    ),
+    "a product with the other rows": Network(
+        [
+            node("Transpose", ["x"], ["turned"], perm=[1, 0]),
+            node("MatMul", ["turned", "x"], ["products"]),
+            node("MatMul", ["x", "products"], ["y"]),
+        ],
+        named="MatMul",
+    ),
+    "attention over the rows": Network(
+        [
+            node("Transpose", ["x"], ["turned"], perm=[1, 0]),
+            node("MatMul", ["x", "turned"], ["scores"]),
+            node("Softmax", ["scores"], ["weights"], axis=1),
+            node("MatMul", ["weights", "x"], ["y"]),
+        ],
+        named="MatMul",
+    ),
+    "the numbers of a row apart": Network(
+        [
+            node("Reshape", ["x", "turned"], ["columns"]),
+            node("ReduceMean", ["columns", "axis"], ["mean"]),
+            node("Sub", ["columns", "mean"], ["less"]),
+            node("Reshape", ["less", "back"], ["y"]),
+        ],
+        {"back": whole(-1, 4), "turned": whole(-1, 2), "axis": whole(0)},
+        named="ReduceMean",
+    ),
+    "rows taken for columns": Network(
+        [
+            node("Reshape", ["x", "turned"], ["columns"]),
+            node("Transpose", ["columns"], ["back"], perm=[1, 0]),
+            node("Add", ["x", "back"], ["y"]),
+        ],
+        {"turned": whole(4, -1)},
+        named="Reshape",
+    ),
+    "an operator that is not known here": Network(
+        [
+            node("Unique", ["x"], ["values", "f", "places", "c"], sorted=1),
+            node("Shape", ["x"], ["shape"]),
+            node("Gather", ["values", "places"], ["flat"]),
+            node("Reshape", ["flat", "shape"], ["y"]),
+        ],
+        named="Unique",
+    ),
+}  # fmt: skip
+"""What mixes rows, of which most show it on some rows alone."""
+
+
+APART: Mapping[str, Network] = {
+    "a softmax of each row": Network([node("Softmax", ["x"], ["y"], axis=1)]),
+    "the row's mean": Network(
+        [
+            node("ReduceMean", ["x", "axis"], ["mean"], keepdims=0),
+            node("Unsqueeze", ["mean", "axis"], ["column"]),
+            node("Sub", ["x", "column"], ["y"]),
+        ],
+        {"axis": whole(1)},
+    ),
+    "the rows last": Network(
+        [
+            node("Transpose", ["x"], ["turned"], perm=[1, 0]),
+            node("ReduceMax", ["turned", "axis"], ["largest"]),
+            node("Sub", ["turned", "largest"], ["less"]),
+            node("Transpose", ["less"], ["y"], perm=[1, 0]),
+        ],
+        {"axis": whole(0)},
+    ),
+    "a shape that was asked for": Network(
+        [
+            node("Reshape", ["x", "split"], ["pairs"]),
+            node("ReduceSum", ["pairs", "axis"], ["sums"]),
+            node("Expand", ["sums", "pairs_shape"], ["wide"]),
+            node("Shape", ["x"], ["shape"]),
+            node("Reshape", ["wide", "shape"], ["y"]),
+        ],
+        {"split": whole(-1, 2, 2), "axis": whole(1), "pairs_shape": whole(1, 2, 1)},
+    ),
+    "one value for each row": Network(
+        [
+            node("Shape", ["x"], ["count"], end=1),
+            node("Concat", ["count", "width"], ["shape"], axis=0),
+            node("ConstantOfShape", ["shape"], ["zeros"]),
+            node("Max", ["x", "zeros"], ["y"]),
+        ],
+        {"width": whole(4)},
+    ),
+    "a token before each row": Network(
+        [
+            node("Shape", ["x"], ["count"], end=1),
+            node("Concat", ["count", "width"], ["shape"], axis=0),
+            node("Expand", ["token", "shape"], ["tokens"]),
+            node("Concat", ["tokens", "x"], ["longer"], axis=1),
+            node("Slice", ["longer", "start", "end", "axis"], ["y"]),
+        ],
+        {"width": whole(1), "token": np.ones((1, 1), np.float32), "start": whole(0),
+         "end": whole(4), "axis": whole(1)},
+    ),
+    "all rows of a slice": Network(
+        [
+            node("Shape", ["x"], ["count"], end=1),
+            node("Slice", ["x", "start", "count"], ["y"]),
+        ],
+        {"start": whole(0)},
+    ),
+    "the number of columns": Network(
+        [
+            node("Shape", ["x"], ["count"], start=1),
+            node("Cast", ["count"], ["number"], to=T.FLOAT),
+            node("Div", ["x", "number"], ["y"]),
+        ]
+    ),
+    "an embedding": Network(
+        [
+            node("ArgMax", ["x"], ["place"], axis=1, keepdims=0),
+            node("Gather", ["table", "place"], ["y"], axis=0),
+        ],
+        {"table": np.arange(16, dtype=np.float32).reshape(4, 4)},
+    ),
+}  # fmt: skip
+"""What computes each row for itself, by operators that might not."""
