@@ -37,6 +37,7 @@ from models.proofs import prove_equal, prove_rows
 from models.repository import ModelRepository
 from models.runtimes import Arrays, brief
 from models.samples import Samples, given_samples, random_samples, read_arrays
+from models.script_mixing import script_mixing
 from models.specs import input_specs, output_specs
 
 EXAMPLE_TOLERANCE = 1e-3
@@ -117,19 +118,18 @@ def add(
             f"{graph.file}: {mismatch}, since that is what it computes: "
             "export it with the shapes that it computes"
         )
-    content = files[MODEL_FILES["onnx"]]
-    record, mixing = prove_rows(graph, content, samples, others, outputs)
+    record, mixing = prove_rows(graph, files[MODEL_FILES["onnx"]], samples, others, outputs)
     parity: tuple[ParityRecord, ...] = (record,)
-    if mixing:
-        card = card.model_copy(
-            update={"batching": "none", "limits": (*card.limits, _served_alone(mixing))}
-        )
     if torchscript:
         files[MODEL_FILES["torchscript"]] = read_file(torchscript)
         module = open_module(_shown(torchscript), files[MODEL_FILES["torchscript"]], card)
+        mixing = mixing or script_mixing(module.graph)
         parity = prove_equal(
             graph, _shown(torchscript), module, samples, others, outputs, whole=mixing is not None
         )
+    if mixing:
+        limits = (*card.limits, _served_alone(mixing))
+        card = card.model_copy(update={"batching": "none", "limits": limits})
     try:
         return write_package(root, card.model_copy(update={"parity": parity}), files)
     except OSError as error:

@@ -10,7 +10,6 @@ from models.files import FileError, open_file, read_all
 from models.runtimes import (
     DeclaredTensor,
     OnnxRuntime,
-    Runtime,
     TorchScriptRuntime,
     brief,
 )
@@ -84,7 +83,7 @@ def open_graph(file: str, content: bytes) -> ForeignGraph:
     return ForeignGraph(file, network, _fixed_batch(file, network.inputs))
 
 
-def open_module(file: str, content: bytes, card: ModelCard) -> Runtime:
+def open_module(file: str, content: bytes, card: ModelCard) -> TorchScriptRuntime:
     """Open a TorchScript file. Loading it runs the code in it.
 
     Raises:

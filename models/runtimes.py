@@ -209,6 +209,11 @@ class TorchScriptRuntime:
             for kind in ("prim::Loop", "prim::If")
         )
 
+    @property
+    def graph(self) -> Any:
+        """The module's code, as a `torch.Graph`."""
+        return self._module.graph
+
     def __call__(self, inputs: Arrays) -> dict[str, NDArray[Any]]:
         """Compute the outputs of one batch."""
         torch = self._torch
