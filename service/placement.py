@@ -10,8 +10,9 @@ from typing import Literal, NamedTuple
 import numpy as np
 
 from models.card import MODEL_FILES, Example, RuntimeName
+from models.devices import DeviceError
 from models.package import ModelPackage, PackageError
-from models.runtimes import Arrays, DeviceError, Runtime, open_runtime
+from models.runtimes import Arrays, Runtime, open_runtime
 from service.telemetry.logs import logger
 
 _LIBRARIES: Mapping[RuntimeName, str] = {"onnx": "onnxruntime", "torchscript": "torch"}

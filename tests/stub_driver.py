@@ -1,7 +1,7 @@
 """A stand-in for the NVIDIA driver's library: it lets CUDA's libraries load where there is no GPU.
 
-What it says is what a machine without a device says, or one whose driver is older than the CUDA of
-the wheels: it computes nothing.
+It says what a machine without a device says, or one whose driver is older than the CUDA of the
+wheels. It computes nothing.
 """
 
 import re
@@ -11,16 +11,16 @@ from pathlib import Path
 
 import pytest
 
-NO_DEVICE = 100  # CUDA_ERROR_NO_DEVICE, what every call of it returns
+NO_DEVICE = 100  # CUDA_ERROR_NO_DEVICE, what every other call of it returns
 
 
-def write_stub_driver(folder: Path, *linked: Path, version: int | None = None) -> Path:
+def write_stub_driver(folder: Path, *linked: Path, version: int = 13_020) -> Path:
     """Compile `libcuda.so.1`, with every function of the driver that some libraries link.
 
     Args:
         folder: where it is written; to be named in `LD_LIBRARY_PATH`.
         linked: the libraries.
-        version: the CUDA that it says it supports, as 12020 for 12.2; None for no answer.
+        version: the CUDA that it says it supports, as 12020 for 12.2.
 
     Returns:
         `folder`. The test skips where there is no C compiler.
@@ -34,9 +34,8 @@ def write_stub_driver(folder: Path, *linked: Path, version: int | None = None) -
     ).stdout  # fmt: skip
     names = set(re.findall(r" U (cu[A-Z]\w*)", listed)) - {"cuInit", "cuDriverGetVersion"}
     code = [f"int {name}(void) {{ return {NO_DEVICE}; }}" for name in sorted(names)]
-    code.append(f"int cuInit(unsigned flags) {{ return {0 if version else NO_DEVICE}; }}")
-    if version is not None:
-        code.append(f"int cuDriverGetVersion(int *found) {{ *found = {version}; return 0; }}")
+    code.append(f"int cuInit(unsigned flags) {{ return {NO_DEVICE}; }}")
+    code.append(f"int cuDriverGetVersion(int *found) {{ *found = {version}; return 0; }}")
     folder.mkdir(parents=True, exist_ok=True)
     source = folder / "driver.c"
     source.write_text("\n".join(code))

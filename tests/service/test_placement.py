@@ -16,8 +16,8 @@ import pytest
 from tiny import answer, write_tiny
 
 from models.card import RuntimeName
+from models.devices import DeviceError
 from models.package import PackageError
-from models.runtimes import DeviceError
 from service import placement
 from service.placement import Placement, pick_device, place
 
