@@ -28,6 +28,10 @@ class Settings(BaseSettings):
         pattern=r"^(auto|cpu|cuda:\d+)$",
         description="auto takes this worker's GPU where there is one, else the CPU",
     )
+    require_device: bool = Field(
+        False,
+        description="whether it is not ready while a model has a runtime that cannot use its GPU",
+    )
     threads: int = Field(
         0, ge=0, description="CPU threads for one batch; 0 takes this worker's share of the cores"
     )

@@ -4,15 +4,19 @@ import importlib.util
 import json
 import logging
 import os
+import re
 import subprocess
 import sys
 import time
+import weakref
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
+from fake_cuda import fake_torch_cuda
 from tiny import answer, write_tiny
 
 from models.card import RuntimeName
@@ -31,8 +35,7 @@ def without(monkeypatch: pytest.MonkeyPatch, *missing: str) -> None:
 
 
 def with_gpus(monkeypatch: pytest.MonkeyPatch, count: int) -> None:
-    monkeypatch.setattr("torch.cuda.is_available", lambda: count > 0)
-    monkeypatch.setattr("torch.cuda.device_count", lambda: count)
+    fake_torch_cuda(monkeypatch, [(9, 0)] * count)
 
 
 # Devices.
@@ -67,6 +70,43 @@ def test_without_torch_the_device_is_the_cpu(monkeypatch: pytest.MonkeyPatch) ->
     with_gpus(monkeypatch, 2)
     without(monkeypatch, "torch")
     assert pick_device("auto", 1) == "cpu"
+
+
+@pytest.mark.parametrize(
+    ("capabilities", "driver", "device", "said"),
+    [
+        ([(9, 0)], (12, 2), "cpu", r"on the CPU: .* supports CUDA 12\.2, and torch .* 13\.0"),
+        ([(5, 2)], (13, 2), "cpu", r"on the CPU: .* compute capability 5\.2, and torch .* has"),
+        ([], (13, 2), "cpu", "on the CPU: torch .* finds no CUDA device"),
+        ([(5, 2), (9, 0)], (13, 2), "cuda:1", r"on the others: cuda:0 \(Card 0\) has .* 5\.2"),
+        ([], None, "cpu", None),
+        ([(9, 0)], (13, 2), "cuda:0", None),
+    ],
+)
+def test_auto_says_why_it_does_not_take_a_gpu_where_there_is_a_driver(
+    capabilities: list[tuple[int, int]],
+    driver: tuple[int, int] | None,
+    device: str,
+    said: str | None,
+    monkeypatch: pytest.MonkeyPatch,
+    logged: Callable[[], list[logging.LogRecord]],
+) -> None:
+    fake_torch_cuda(monkeypatch, capabilities, driver=driver)
+    assert pick_device("auto", 1) == device
+    warnings = [record.getMessage() for record in logged()]
+    assert len(warnings) == (said is not None)
+    if said is not None:
+        assert re.search(f"models compute {said}", warnings[0])
+
+
+def test_auto_says_that_a_gpu_needs_torch(
+    monkeypatch: pytest.MonkeyPatch, logged: Callable[[], list[logging.LogRecord]]
+) -> None:
+    with_gpus(monkeypatch, 1)
+    without(monkeypatch, "torch")
+    assert pick_device("auto", 1) == "cpu"
+    (warning,) = logged()
+    assert "torch is not installed" in warning.getMessage()
 
 
 # Runtimes.
@@ -117,8 +157,29 @@ def test_a_slow_network_is_not_run_again_and_again_before_it_serves(
     monkeypatch.setattr(placement, "open_runtime", lambda *arguments: slow)
     package = write_tiny(tmp_path, "line", runtimes=("onnx",))
     placed = place(package, "onnx", "cpu", threads=1, max_batch_rows=1)
-    assert slow.batches == [1, 1]
+    assert slow.batches == [1, 1, 1]
     assert placed.seconds["onnx"][1] >= 0.6
+
+
+@pytest.mark.parametrize("slow_runs", [1, 2])
+def test_runs_that_compile_are_not_taken_for_the_pace(
+    slow_runs: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By a clock of its own: the first run takes 2 s, perhaps the second 5 s, the others 1 ms."""
+    now = [0.0]
+
+    class Compiling(Paced):
+        def __call__(self, inputs: Mapping[str, Any]) -> dict[str, Any]:
+            runs = self.batches.count(len(inputs["x"]))
+            now[0] += (2.0, 5.0)[runs] if runs < slow_runs else 0.001
+            return super().__call__(inputs)
+
+    monkeypatch.setattr(placement, "time", SimpleNamespace(monotonic=lambda: now[0]))
+    runtime = Compiling("onnx", "cpu", 0)
+    monkeypatch.setattr(placement, "open_runtime", lambda *arguments: runtime)
+    package = write_tiny(tmp_path, "line", runtimes=("onnx",))
+    placed = place(package, "onnx", "cpu", threads=1, max_batch_rows=64)
+    assert placed.seconds["onnx"] == pytest.approx(dict.fromkeys((1, 16, 64), 0.001))
 
 
 @pytest.mark.parametrize("runtime", ["onnx", "torchscript"])
@@ -207,6 +268,7 @@ def test_a_runtime_that_cannot_use_the_device_leaves_the_model_to_the_other(
     placed = place(package, "auto", "cuda:0", threads=1, max_batch_rows=1)
     assert placed.runtime.name != unfit
     assert list(placed.seconds) == [placed.runtime.name]
+    assert placed.unused == {unfit: "its CUDA did not load"}
     (warning,) = logged()
     assert warning.levelno == logging.WARNING
     assert warning.getMessage() == f"line/1 is served without {unfit}: its CUDA did not load"
@@ -223,6 +285,125 @@ def test_a_device_that_no_runtime_can_use_is_a_clear_error(
     monkeypatch.setattr(placement, "open_runtime", refuse)
     with pytest.raises(PackageError, match=r"^package line/1: .*its CUDA did not load"):
         place(write_tiny(tmp_path, "line"), "auto", "cuda:0", threads=1, max_batch_rows=1)
+
+
+# Memory.
+
+
+class Bounded(Paced):
+    """A runtime whose device has memory for so many rows."""
+
+    def __init__(self, name: RuntimeName, device: str, most: int) -> None:
+        super().__init__(name, device, 0)
+        self._most = most
+
+    def __call__(self, inputs: Mapping[str, Any]) -> dict[str, Any]:
+        """Compute the line, if it is short enough."""
+        if len(inputs["x"]) > self._most:
+            raise MemoryError(f"{self.device} has too little memory")
+        return super().__call__(inputs)
+
+
+def with_memory(
+    monkeypatch: pytest.MonkeyPatch, **most: int
+) -> dict[RuntimeName, "weakref.ref[Bounded]"]:
+    """Have each runtime hold so many rows. On a GPU, none is opened while another is there."""
+    opened: dict[RuntimeName, weakref.ref[Bounded]] = {}
+
+    def open_bounded(package: Any, name: RuntimeName, device: str, threads: int) -> Bounded:
+        assert device == "cpu" or not any(other() for other in opened.values())
+        runtime = Bounded(name, device, most[name])
+        opened[name] = weakref.ref(runtime)
+        return runtime
+
+    monkeypatch.setattr(placement, "open_runtime", open_bounded)
+    return opened
+
+
+@pytest.mark.parametrize("device", ["cpu", "cuda:0"])
+@pytest.mark.parametrize(
+    ("most", "timed"), [(256, [1, 16, 256]), (255, [1, 16, 128]), (20, [1, 16]), (5, [1, 4])]
+)
+def test_batches_are_as_large_as_memory_holds(
+    device: str, most: int, timed: list[int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with_memory(monkeypatch, onnx=most)
+    package = write_tiny(tmp_path, "line", runtimes=("onnx",))
+    placed = place(package, "auto", device, threads=1, max_batch_rows=256)
+    assert list(placed.seconds["onnx"]) == timed
+    assert placed.most_rows == timed[-1]
+    assert not placed.unused
+
+
+@pytest.mark.parametrize("device", ["cpu", "cuda:0"])
+@pytest.mark.parametrize(("small", "large"), [("onnx", "torchscript"), ("torchscript", "onnx")])
+def test_a_runtime_for_which_memory_is_too_small_leaves_the_model_to_the_other(
+    device: str,
+    small: RuntimeName,
+    large: RuntimeName,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    with_memory(monkeypatch, **{small: 0, large: 64})
+    package = write_tiny(tmp_path, "line")
+    placed = place(package, "auto", device, threads=1, max_batch_rows=64)
+    assert placed.runtime.name == large
+    assert placed.unused == {small: f"{device} has too little memory"}
+    del placed
+    with pytest.raises(PackageError, match="has too little memory"):
+        place(package, small, device, threads=1, max_batch_rows=64)
+
+
+@pytest.mark.parametrize("first", ["onnx", "torchscript"])
+def test_the_runtimes_are_opened_one_after_the_other_on_a_gpu(
+    first: RuntimeName, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And whichever is the faster is there in the end, warm at every size."""
+    opened = with_memory(monkeypatch, onnx=64, torchscript=64)
+    monkeypatch.setattr(
+        placement, "_seconds", lambda runtime, example, rows: runtime({"x": np.zeros((rows, 1))})
+        and (1.0 if runtime.name == first else 2.0),
+    )  # fmt: skip
+    placed = place(write_tiny(tmp_path, "line"), "auto", "cuda:0", threads=1, max_batch_rows=64)
+    assert placed.runtime.name == first
+    assert placed.runtime is opened[first]()
+    assert placed.runtime.batches == [1, 16, 64]
+    assert set(placed.seconds) == {"onnx", "torchscript"}
+
+
+def test_runtimes_are_compared_at_the_batch_sizes_that_both_hold(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with_memory(monkeypatch, onnx=16, torchscript=256)
+    monkeypatch.setattr(
+        placement, "_seconds", lambda runtime, example, rows: runtime({"x": np.zeros((rows, 1))})
+        and (0.01 if runtime.name == "onnx" else 0.001),
+    )  # fmt: skip
+    placed = place(write_tiny(tmp_path, "line"), "auto", "cpu", threads=1, max_batch_rows=256)
+    assert placed.runtime.name == "torchscript"
+
+
+@pytest.mark.parametrize("device", ["cpu", "cuda:0"])
+def test_a_network_that_fails_on_a_large_batch_is_at_fault_on_a_cpu_alone(
+    device: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Failing(Paced):
+        def __call__(self, inputs: Mapping[str, Any]) -> dict[str, Any]:
+            if self.name == "onnx" and len(inputs["x"]) > 1:
+                raise ValueError("too many blocks")
+            return super().__call__(inputs)
+
+    monkeypatch.setattr(
+        placement, "open_runtime", lambda package, name, device, threads: Failing(name, device, 0)
+    )
+    package = write_tiny(tmp_path, "line")
+    if device == "cpu":
+        with pytest.raises(ValueError, match="too many blocks"):
+            place(package, "auto", device, threads=1, max_batch_rows=16)
+    else:
+        placed = place(package, "auto", device, threads=1, max_batch_rows=16)
+        said = "cuda:0 fails on a batch of 16 rows (too many blocks)"
+        assert placed.unused == {"onnx": said}
 
 
 @pytest.mark.parametrize("runtime", ["onnx", "torchscript"])
