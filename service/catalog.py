@@ -131,6 +131,11 @@ class Catalog:
         return self._open and bool(self._predictors) and not (self._unfit or self.lost)
 
     @property
+    def alive(self) -> bool:
+        """Whether this process can go on serving; where it cannot, it is to be started anew."""
+        return not self.lost and not any(predictor.stuck for predictor in self)
+
+    @property
     def refused(self) -> Mapping[str, str]:
         """Why each package that does not serve was refused."""
         return self._refused
@@ -169,9 +174,11 @@ class Catalog:
         """The model of that name.
 
         Raises:
-            NotReadyError: loading is not over, or the package was refused.
+            NotReadyError: loading is not over, the package was refused, or the GPU is lost.
             UnknownModelError: there is no such model.
         """
+        if self.lost:
+            raise NotReadyError("The GPU does not answer; try again in a few seconds.")
         if name in self._predictors:
             return self._predictors[name]
         if not self._open:
