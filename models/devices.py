@@ -122,11 +122,15 @@ def _lacking_kernels(index: int) -> str:
 
     major, minor = torch.cuda.get_device_capability(index)
     kernels = torch.cuda.get_arch_list()
-    # Machine code (sm) runs on cards of the same major version, PTX (compute) on all later ones.
+    # Machine code (sm) runs on cards of the same major version, and with an `a` of the same minor
+    # one; PTX (compute) runs on all later cards.
     for kernel in kernels:
         kind, _, digits = kernel.rstrip("af").partition("_")
         made_for = int(digits[:-1]), int(digits[-1])
-        if made_for <= (major, minor) and (kind == "compute" or made_for[0] == major):
+        if made_for == (major, minor):
+            return ""
+        later = made_for < (major, minor) and not kernel.endswith("a")
+        if later and (kind == "compute" or made_for[0] == major):
             return ""
     return (
         f"cuda:{index} ({torch.cuda.get_device_name(index)}) has compute capability "

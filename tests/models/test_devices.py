@@ -18,6 +18,7 @@ from stub_driver import write_stub_driver
 from models import onnx_library, runtimes
 from models.card import MODEL_FILES, RuntimeName
 from models.devices import DeviceError, driver_problem, is_out_of_memory, torch_devices
+from models.differences import relative_difference, tolerated
 from models.package import ModelPackage, PackageError
 from models.runtimes import open_runtime
 
@@ -136,6 +137,60 @@ def _opened_sessions(
     return opened
 
 
+def test_torch_sums_in_single_precision_on_a_gpu(
+    bend: ModelPackage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    precise = (
+        (torch.backends.cudnn, "allow_tf32"),
+        (torch.backends.cuda.matmul, "allow_tf32"),
+        (torch.backends.cuda.matmul, "allow_fp16_reduced_precision_reduction"),
+        (torch.backends.cuda.matmul, "allow_bf16_reduced_precision_reduction"),
+    )
+    before = [getattr(where, name) for where, name in precise]
+    monkeypatch.setattr(runtimes, "torch_problem", lambda device: "")
+    monkeypatch.setattr(torch.jit, "load", lambda content, map_location: torch.nn.Identity())
+    try:
+        for where, name in precise:
+            setattr(where, name, True)
+        with pytest.raises(AttributeError):  # an Identity is no scripted module
+            runtimes.TorchScriptRuntime(b"", "cuda:0", outputs=["y"])
+        assert [getattr(where, name) for where, name in precise] == [False] * 4
+    finally:
+        for (where, name), value in zip(precise, before, strict=True):
+            setattr(where, name, value)
+
+
+def sums(x: Any, weights: Any, kind: str) -> Any:
+    """FP16 x @ weights in eight blocks, which are added in single or in half precision."""
+    partial = [
+        x[:, block::8].astype(np.float32) @ weights[block::8].astype(np.float32)
+        for block in range(8)
+    ]
+    total = partial[0] if kind == "single" else partial[0].astype(np.float16)
+    for more in partial[1:]:
+        total = (total + more).astype(total.dtype)
+    return total.astype(np.float16)
+
+
+@pytest.mark.parametrize("width", [64, 256])
+@pytest.mark.parametrize("depth", [1, 4, 12])
+def test_fp16_passes_in_whatever_order_a_gpu_adds_in_single_precision(
+    width: int, depth: int
+) -> None:
+    """Sums of blocks in half precision, which torch makes by default, differ by twice as much."""
+    random = np.random.default_rng(0)
+    wanted = single = half = random.normal(size=(16, width)).astype(np.float16)
+    for layer in range(depth):
+        weights = (random.normal(size=(width, width)) * 1.4 / width**0.5).astype(np.float16)
+        exact = (wanted.astype(np.float32) @ weights.astype(np.float32)).astype(np.float16)
+        found = (exact, sums(single, weights, "single"), sums(half, weights, "half"))
+        least = 0 if layer < depth - 1 else -np.inf  # the last layer has no ReLU
+        wanted, single, half = (np.maximum(rows, np.float16(least)) for rows in found)
+    difference = relative_difference(single, wanted).max()
+    assert difference < tolerated(1e-3, wanted.dtype)
+    assert relative_difference(half, wanted).max() > 2 * difference
+
+
 # Whose fault it is.
 
 
@@ -193,6 +248,7 @@ def test_a_driver_is_old_where_a_library_needs_a_later_cuda(
         ((7, 5), True),
         ((8, 9), False),  # the machine code of 7.5 is none for 8.x
         ((9, 0), True),
+        ((9, 1), False),  # 9.0a is for 9.0 alone
         ((10, 0), True),
         ((12, 1), True),  # by the PTX of 10.0
     ],
