@@ -6,8 +6,6 @@ loop nor the end of the process waits for it.
 
 import threading
 import time
-from collections.abc import Callable
-from importlib.util import find_spec
 
 from models.runtimes import brief
 from service.telemetry.logs import logger
@@ -42,9 +40,6 @@ class GpuWatch:
 
     def start(self) -> None:
         """Begin to ask. Without torch, nothing is asked."""
-        if find_spec("torch") is None:
-            logger.warning("%s is not watched: that needs torch", self.device)
-            return
         threading.Thread(target=self._ask, name=f"watch {self.device}", daemon=True).start()
 
     def stop(self) -> None:
@@ -52,19 +47,17 @@ class GpuWatch:
         self._stopped.set()
 
     def _ask(self) -> None:
-        ask = _memory_reader()  # to import torch may take longer than a GPU may
+        try:
+            from torch.cuda import mem_get_info  # it may take longer than a GPU may
+        except Exception as error:  # noqa: BLE001 - whatever it is, there is no torch to ask with
+            logger.warning("%s is not watched, which needs torch: %s", self.device, error)
+            return
         while not self._stopped.wait(ASK_SECONDS):
             self._asked = time.monotonic()
             try:
-                self.memory = ask(self.device)
+                self.memory = mem_get_info(self.device)
             except Exception as error:  # noqa: BLE001 - whatever it is, the GPU does not answer
                 self._fault = brief(error) or type(error).__name__
             else:
                 self._fault = ""
             self._asked = None
-
-
-def _memory_reader() -> Callable[[str], tuple[int, int]]:
-    import torch
-
-    return torch.cuda.mem_get_info

@@ -39,7 +39,7 @@ class Settings(BaseSettings):
         300.0, gt=0, description="a package that takes longer to load is refused"
     )
     max_batch_rows: int = Field(
-        256, ge=1, description="rows that are computed at once, as far as time allows"
+        256, ge=1, description="rows that are computed at once, as far as time and memory allow"
     )
     max_queue_rows: int = Field(
         16_384, ge=1, description="rows that may wait, for each model; more are refused with 503"

@@ -197,30 +197,30 @@ def test_a_gpu_that_hangs_holds_one_thread_that_nobody_waits_for(
     assert lost.getMessage().endswith("cuda:0: it has not answered for 0.2 s")
 
 
+# A module stands in for torch, whose import takes seconds.
 GPU_PROGRAM = """
-    import asyncio, sys, threading, time, types
+    import asyncio, sys, time, types
     from pathlib import Path
-    sys.path[:0] = ["tests/service", "tests/models", "tests"]
-    from gated import Gated
-    from tiny import write_tiny
-    import torch
+    from faulty_networks import write_sound
     from service import gpu_watch, pulse
     from service.catalog import Catalog
     from service.placement import Placement
     from service.predictor import Predictor
     from service.settings import Settings
 
+    torch = sys.modules["torch"] = types.ModuleType("torch")
+    torch.cuda = sys.modules["torch.cuda"] = types.ModuleType("torch.cuda")
     gpu_watch.ASK_SECONDS, gpu_watch.ANSWER_SECONDS, pulse.LOST_SECONDS = 0.1, 0.5, 0.5
     {fault}
 
     async def run():
-        runtime = Gated()
-        runtime.device = "cuda:0"
-        catalog = Catalog(Settings())
-        package = write_tiny(Path(sys.argv[1]), "line", runtimes=("onnx",))
-        catalog._predictors["line"] = Predictor(package, Placement(runtime, {{}}), Settings())
-        pulse_ = pulse.Pulse(catalog, Settings(max_compute_seconds=1))
-        pulse_.start()
+        settings = Settings(max_compute_seconds=1)
+        gpu = types.SimpleNamespace(name="onnx", device="cuda:0", steady=True)
+        catalog = Catalog(settings)
+        package = write_sound(Path(sys.argv[1]), "line")
+        catalog._predictors["line"] = Predictor(package, Placement(gpu, {{}}), settings)
+        watched = pulse.Pulse(catalog, settings)
+        watched.start()
         {then}
         print("ends", flush=True)
 
@@ -228,9 +228,7 @@ GPU_PROGRAM = """
 """
 HANG = "torch.cuda.mem_get_info = lambda device: time.sleep(600)"
 FAIL = "torch.cuda.mem_get_info = lambda device: 1 / 0"
-NO_TORCH = (
-    "gpu_watch.find_spec = lambda name: None; sys.modules['torch'] = None; pulse._STILL_SECONDS = 2"
-)
+NO_TORCH = "sys.modules['torch'] = sys.modules['torch.cuda'] = None; pulse._STILL_SECONDS = 2"
 
 
 @pytest.mark.parametrize(
@@ -238,8 +236,13 @@ NO_TORCH = (
     [
         (FAIL, "await asyncio.sleep(60)", 70, "stays away: cuda:0: division by zero"),
         (HANG, "await asyncio.sleep(60)", 70, "stays away: cuda:0: it has not answered for 0.5 s"),
-        (HANG, "await asyncio.sleep(0.5); pulse_.stop()", 0, ""),
-        (NO_TORCH, "await asyncio.sleep(5); assert catalog.alive", 0, "is not watched: that needs"),
+        (HANG, "await asyncio.sleep(0.5); watched.stop()", 0, ""),
+        (
+            NO_TORCH,
+            "await asyncio.sleep(5); assert catalog.alive",
+            0,
+            "is not watched, which needs torch",
+        ),
     ],
     ids=["fails", "hangs", "hangs at the end", "no torch"],
 )
@@ -249,7 +252,8 @@ def test_a_process_whose_gpu_stays_away_ends_and_no_other_does(
     ended = subprocess.run(
         [sys.executable, "-c", textwrap.dedent(GPU_PROGRAM).format(fault=fault, then=then),
          str(tmp_path)],
-        cwd=root, env=os.environ, capture_output=True, text=True, timeout=50,
+        cwd=root, env={**os.environ, "PYTHONPATH": f"{root}:{root / 'tests'}"},
+        capture_output=True, text=True, timeout=50,
     )  # fmt: skip
     assert (ended.stdout, ended.returncode) == ("" if status else "ends\n", status), ended.stderr
     assert said in ended.stderr
