@@ -15,6 +15,7 @@ answers are held against the CPU's. Exit status 2 where there is no CUDA device.
 
 import argparse
 import io
+import os
 import statistics
 import sys
 import time
@@ -22,6 +23,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from itertools import cycle, islice
 
+import httpx
 import numpy as np
 import onnxruntime
 import torch
@@ -31,9 +33,10 @@ from torch import Tensor
 from benchmarks.serving.load import LoadError, check_tools, wrk
 from benchmarks.serving.machine import machine
 from benchmarks.serving.processes import running
-from benchmarks.serving.servers import FITSERVE
+from benchmarks.serving.servers import FITSERVE, Server
 from benchmarks.serving.work import Images, images, v2_binary
 from models.card import RuntimeName
+from models.onnx_library import load_cuda
 from models.repository import ModelRepository
 from models.runtimes import OnnxRuntime, Runtime, open_runtime
 from service.settings import ROOT
@@ -80,10 +83,12 @@ def torch_graph(batch: Tensor) -> Compute:
 def onnx_compute(batch: Tensor, **options: str) -> Compute:
     """ONNX Runtime, bound to the memory of its input and output."""
     stream = torch.cuda.current_stream()
-    onnxruntime.preload_dlls()
+    load_cuda(DEVICE)
     cuda = {"device_id": "0", "use_tf32": "0", "user_compute_stream": str(stream.cuda_stream)}
     session = onnxruntime.InferenceSession(
-        PACKAGE.load("model.onnx"), providers=[("CUDAExecutionProvider", cuda | options)]
+        PACKAGE.load("model.onnx"),
+        providers=[("CUDAExecutionProvider", cuda | options)],
+        enable_fallback=0,  # it would go on on the CPU, and be measured there
     )
     answers = torch.empty((len(batch), 10), device=batch.device)
     binding = session.io_binding()
@@ -230,18 +235,37 @@ def show(title: str, samples: Mapping[str, Mapping[int, Sequence[float]]]) -> No
         print(f"| {name} | {' | '.join(cells)} |", flush=True)
 
 
+def on_gpu(name: RuntimeName) -> Server:
+    """The service with one runtime on the GPU, which the others' servers do not see."""
+    settings = {
+        "FITSERVE_DEVICE": DEVICE,
+        "FITSERVE_RUNTIME": name,
+        "CUDA_VISIBLE_DEVICES": os.environ.get("CUDA_VISIBLE_DEVICES", "0"),
+    }
+    return replace(FITSERVE, settings={**FITSERVE.settings, **settings})
+
+
+def check_placement(url: str, name: RuntimeName) -> None:
+    """Hold what the service says of itself against what is to be measured.
+
+    Raises:
+        LoadError: it computes elsewhere.
+    """
+    serving = httpx.get(f"{url}/models/{PACKAGE.card.name}", timeout=30).json()["serving"]
+    found = (serving["runtime"], serving["device"])
+    if found != (name, DEVICE):
+        raise LoadError(f"the service computes with {' on '.join(found)}, not {name} on {DEVICE}")
+
+
 def end_to_end(sizes: Sequence[int], rounds: int, seconds: float) -> None:
     """The service on the GPU, asked over HTTP with binary tensors from 4 connections."""
     path = f"/v2/models/{PACKAGE.card.name}/infer"
     found: dict[str, dict[int, list[float]]] = {}
     for name in PREPARED:
-        server = replace(
-            FITSERVE,
-            settings={**FITSERVE.settings, "FITSERVE_DEVICE": DEVICE, "FITSERVE_RUNTIME": name},
-        )
         by_size = found.setdefault(f"{name}, the service", {size: [] for size in sizes})
         for _ in range(rounds):
-            with running(server) as up:
+            with running(on_gpu(name)) as up:
+                check_placement(up.url, name)
                 for size in sizes:
                     form = v2_binary(size)
                     bodies = [form.body(images(size))]

@@ -10,6 +10,7 @@ one need not have the other.
 
 import io
 import os
+import re
 import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple, Protocol
@@ -18,7 +19,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from models.card import MODEL_FILES, Datatype, Example, ModelCard, RuntimeName, TensorSpec
+from models.devices import DeviceError, is_out_of_memory, torch_problem
 from models.differences import relative_difference, tolerated
+from models.onnx_library import cuda_failure, load_cuda, load_onnxruntime
 from models.package import ModelPackage, PackageError
 
 Arrays = Mapping[str, NDArray[Any]]
@@ -39,6 +42,9 @@ _ONNX_DATATYPES: Mapping[str, Datatype] = {
     "tensor(double)": "FP64",
 }
 
+_CUDA = "CUDAExecutionProvider"
+_CUDA_FAILURE = re.compile(r"CU[A-Z]+ failure \d+: [^;]+")  # the machine's name follows
+
 # The operators of ONNX that hold graphs, as an operator stands in a file: field 4, its length, its
 # name. Bytes of a weight may look like one; then a steady network counts as unsteady, no more.
 _CONTROL_FLOW = (b"\x22\x04Loop", b"\x22\x02If", b"\x22\x04Scan", b"\x22\x0bSequenceMap")
@@ -53,12 +59,13 @@ class Runtime(Protocol):
     """Whether any input of one shape takes as long: there are no loops and no branches in it."""
 
     def __call__(self, inputs: Arrays) -> dict[str, NDArray[Any]]:
-        """Compute the outputs of one batch; inputs have the card's names, dtypes and shapes."""
+        """Compute the outputs of one batch; inputs have the card's names, dtypes and shapes.
+
+        Raises:
+            MemoryError: the device has too little memory for the batch.
+            Exception: whatever else the network or its runtime fails with.
+        """
         ...
-
-
-class DeviceError(RuntimeError):
-    """A runtime that cannot use a device on this machine: nothing is wrong with the package."""
 
 
 class DeclaredTensor(NamedTuple):
@@ -97,15 +104,18 @@ class OnnxRuntime:
         content: the ONNX file.
         device: where to compute. On a GPU, TF32 stays off so that answers equal the CPU's.
         threads: threads for one batch; 0 leaves the choice to ONNX Runtime.
+
+    Attributes:
+        device: where it computes: `cpu` on a GPU too, where no operator of it computes on CUDA.
+
+    Raises:
+        DeviceError: ONNX Runtime cannot use the device.
     """
 
     name: RuntimeName = "onnx"
 
     def __init__(self, content: bytes, device: str = "cpu", threads: int = 0) -> None:
-        # Unless it is told before it is loaded, it reports what it runs to its makers.
-        os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
-        import onnxruntime
-
+        onnxruntime = load_onnxruntime()
         self.device = device
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = threads
@@ -119,12 +129,25 @@ class OnnxRuntime:
         )
         providers: list[Any] = ["CPUExecutionProvider"]
         if device != "cpu":
-            onnxruntime.preload_dlls()  # CUDA and cuDNN come with torch's wheels
-            cuda = {"device_id": device.removeprefix("cuda:"), "use_tf32": "0"}
-            providers.insert(0, ("CUDAExecutionProvider", cuda))
-        self._session = onnxruntime.InferenceSession(content, options, providers=providers)
-        if device != "cpu" and "CUDAExecutionProvider" not in self._session.get_providers():
-            raise DeviceError(f"ONNX Runtime cannot compute on {device}: its CUDA did not load")
+            load_cuda(device)
+            cuda = {
+                "device_id": device.removeprefix("cuda:"),
+                "use_tf32": "0",
+                # Each batch size is a shape of its own, and the default searches at each new one.
+                "cudnn_conv_algo_search": "HEURISTIC",
+            }
+            providers.insert(0, (_CUDA, cuda))
+            options.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
+        # By itself it would go on on the CPU after a failure on the GPU, and say nothing.
+        self._session = onnxruntime.InferenceSession(
+            content, options, providers=providers, enable_fallback=0
+        )
+        if device != "cpu":
+            if _CUDA not in self._session.get_providers():
+                raise cuda_failure(device)
+            assigned = self._session.get_provider_graph_assignment_info()
+            if not any(part.ep_name == _CUDA for part in assigned):
+                self.device = "cpu"
         self.steady = not any(node in content for node in _CONTROL_FLOW)
         self.inputs = _declared(self._session.get_inputs())
         self.outputs = _declared(self._session.get_outputs())
@@ -141,8 +164,12 @@ class OnnxRuntime:
         return str(self._session.get_modelmeta().producer_name)
 
     def __call__(self, inputs: Arrays) -> dict[str, NDArray[Any]]:
-        """Compute the outputs of one batch."""
-        answers = self._session.run(self._names, dict(inputs))
+        """Compute the outputs of one batch, as `Runtime` says."""
+        try:
+            answers = self._session.run(self._names, dict(inputs))
+        except Exception as error:
+            _raise_memory_error(error, self.device)
+            raise
         return dict(zip(self._names, answers, strict=True))
 
     def mismatch(self, card: ModelCard) -> str | None:
@@ -191,10 +218,13 @@ class TorchScriptRuntime:
         if threads:
             torch.set_num_threads(threads)
         if device != "cpu":
-            if not torch.cuda.is_available():
-                raise DeviceError(f"torch cannot compute on {device}: it finds no CUDA device")
+            if problem := torch_problem(device):
+                raise DeviceError(f"torch cannot compute on {device}: {problem}")
             torch.backends.cudnn.allow_tf32 = False
             torch.backends.cuda.matmul.allow_tf32 = False
+            # Nor sums in half precision: a CPU has none.
+            torch.backends.cuda.matmul.allow_fp16_reduced_precision_reduction = False
+            torch.backends.cuda.matmul.allow_bf16_reduced_precision_reduction = False
         self.device = device
         self._torch = torch
         self._outputs = tuple(outputs)
@@ -215,7 +245,14 @@ class TorchScriptRuntime:
         return self._module.graph
 
     def __call__(self, inputs: Arrays) -> dict[str, NDArray[Any]]:
-        """Compute the outputs of one batch."""
+        """Compute the outputs of one batch, as `Runtime` says."""
+        try:
+            return self._compute(inputs)
+        except Exception as error:
+            _raise_memory_error(error, self.device)
+            raise
+
+    def _compute(self, inputs: Arrays) -> dict[str, NDArray[Any]]:
         torch = self._torch
         with torch.inference_mode():  # it holds for this thread only, so it is entered here
             # torch takes no array that is read-only or runs backwards: those are copied.
@@ -245,6 +282,11 @@ class TorchScriptRuntime:
         return None
 
 
+def _raise_memory_error(error: Exception, device: str) -> None:
+    if is_out_of_memory(error):
+        raise MemoryError(f"{device} has too little memory ({brief(error)})") from error
+
+
 def open_runtime(
     package: ModelPackage, name: RuntimeName, device: str = "cpu", threads: int = 0
 ) -> Runtime:
@@ -257,10 +299,21 @@ def open_runtime(
         threads: threads for one batch; 0 leaves the choice to the runtime.
 
     Raises:
-        DeviceError: the runtime cannot use the device on this machine.
+        DeviceError: the runtime cannot use the device on this machine, or what fails there is right
+            on the CPU.
         PackageError: the file is missing, altered, or not loadable; the graph does not fit the
             card; or the first prediction is not the recorded one.
     """
+    try:
+        return _opened(package, name, device, threads)
+    except PackageError as error:
+        if device == "cpu":
+            raise
+        _opened(package, name, "cpu", threads)  # if it fails here too, it is the file's fault
+        raise DeviceError(f"{device} fails where the CPU does not: {error.reason}") from error
+
+
+def _opened(package: ModelPackage, name: RuntimeName, device: str, threads: int) -> Runtime:
     card, file = package.card, MODEL_FILES[name]
     content = package.load(file)
     runtime: OnnxRuntime | TorchScriptRuntime
@@ -308,6 +361,13 @@ def recall(runtime: Runtime, example: Example, outputs: Sequence[TensorSpec]) ->
 
 
 def brief(error: Exception) -> str:
-    """The message on one line; of a TorchScript traceback, the last line, which is the reason."""
-    lines = str(error).strip().splitlines()
-    return " ".join(line.strip() for line in (lines[-1:] if "Traceback" in str(error) else lines))
+    """The message on one line.
+
+    Of a TorchScript traceback it is the last line, which is the reason. Of a failure of CUDA in
+    ONNX Runtime it is what failed, without this machine's name and the place in the source.
+    """
+    text = str(error).strip()
+    if failed := _CUDA_FAILURE.search(text):
+        return failed[0].strip()
+    lines = text.splitlines()
+    return " ".join(line.strip() for line in (lines[-1:] if "Traceback" in text else lines))

@@ -8,6 +8,7 @@ from concurrent.futures import Future
 from typing import Any, ParamSpec, TypeVar
 
 from models.card import TensorSpec
+from models.devices import DeviceError
 from models.package import ModelPackage, PackageError
 from models.repository import ModelRepository, RepositoryError
 from models.signature import verify_signature
@@ -37,6 +38,9 @@ class Catalog:
         self._refused: dict[str, str] = {}
         self._notices: Mapping[str, str] = {}
         self._open = False
+        self._unfit: list[str] = []  # the models that cannot use the device in each runtime
+        self.lost = ""
+        """Why nothing can be computed for now: the GPU does not answer. Empty where it does."""
 
     async def open(self, worker_index: int = 1) -> None:
         """Load every package. Files and networks are read off the event loop.
@@ -62,6 +66,8 @@ class Catalog:
                 )
                 seconds = time.monotonic() - started
             except PackageError as error:
+                if isinstance(error.__cause__, DeviceError):
+                    self._unfit.append(name)
                 self._refuse(name, str(error))
                 continue
             except TimeoutError:
@@ -73,9 +79,18 @@ class Catalog:
                 self._refuse(name, reason, error)
                 continue
             self._predictors[name] = Predictor(package, placement, settings, seconds)
+            if placement.unused or device == "cpu":
+                self._unfit.append(name)
             logger.info("serving %s", _placed(self._predictors[name]))
         if not self._predictors:
             logger.error("there is no model to serve in %s", settings.model_repository)
+        if not settings.require_device:
+            self._unfit.clear()
+        elif self._unfit:
+            logger.error(
+                "not ready, as FITSERVE_REQUIRE_DEVICE is set: no GPU for some runtime of %s",
+                ", ".join(self._unfit),
+            )
         if settings.package_key is not None:
             self._notices = await self._older_versions(settings)
         self._open = True
@@ -112,8 +127,13 @@ class Catalog:
 
     @property
     def ready(self) -> bool:
-        """Whether loading is over and at least one model serves."""
-        return self._open and bool(self._predictors)
+        """Whether loading is over, a model serves, and the device is there and used as required."""
+        return self._open and bool(self._predictors) and not (self._unfit or self.lost)
+
+    @property
+    def alive(self) -> bool:
+        """Whether this process can go on serving; where it cannot, it is to be started anew."""
+        return not self.lost and not any(predictor.stuck for predictor in self)
 
     @property
     def refused(self) -> Mapping[str, str]:
@@ -128,7 +148,8 @@ class Catalog:
     def describe(self, predictor: Predictor) -> dict[str, Any]:
         """A model's card, with how it is served here: runtime, device, timings in seconds.
 
-        `notice` says that an older version was put back; else it is not there.
+        `unused` says why a runtime of the package cannot use the device, and `notice` that an older
+        version was put back; else neither is there.
         """
         runtime, seconds = predictor.placement[:2]
         serving: dict[str, Any] = {
@@ -139,6 +160,8 @@ class Catalog:
                 for name, timings in seconds.items()
             },
         }
+        if unused := predictor.placement.unused:
+            serving["unused"] = {name: without_paths(why) for name, why in unused.items()}
         if notice := self._notices.get(predictor.card.name):
             serving["notice"] = notice
         return {**predictor.card.model_dump(mode="json"), "serving": serving}
@@ -151,9 +174,11 @@ class Catalog:
         """The model of that name.
 
         Raises:
-            NotReadyError: loading is not over, or the package was refused.
+            NotReadyError: loading is not over, the package was refused, or the GPU is lost.
             UnknownModelError: there is no such model.
         """
+        if self.lost:
+            raise NotReadyError("The GPU does not answer; try again in a few seconds.")
         if name in self._predictors:
             return self._predictors[name]
         if not self._open:

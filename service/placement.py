@@ -3,15 +3,18 @@
 import math
 import statistics
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from importlib.util import find_spec
+from types import MappingProxyType
 from typing import Literal, NamedTuple
 
 import numpy as np
 
+from models import devices
 from models.card import MODEL_FILES, Example, RuntimeName
+from models.devices import DeviceError
 from models.package import ModelPackage, PackageError
-from models.runtimes import Arrays, DeviceError, Runtime, open_runtime
+from models.runtimes import Arrays, Runtime, brief, open_runtime
 from service.telemetry.logs import logger
 
 _LIBRARIES: Mapping[RuntimeName, str] = {"onnx": "onnxruntime", "torchscript": "torch"}
@@ -25,13 +28,20 @@ class Placement(NamedTuple):
 
     `seconds` holds, for each runtime tried, the median seconds of a batch by its rows. `small` is
     the same network on one thread, and `small_seconds` are its own: of a batch that takes so short
-    that it stays on the event loop, waking other threads takes longer than they save.
+    that it stays on the event loop, waking other threads takes longer than they save. `unused` are
+    the runtimes of the package that cannot use the device, and why.
     """
 
     runtime: Runtime
     seconds: Mapping[RuntimeName, Mapping[int, float]]
     small: Runtime | None = None
     small_seconds: Mapping[int, float] | None = None
+    unused: Mapping[RuntimeName, str] = MappingProxyType({})
+
+    @property
+    def most_rows(self) -> int | None:
+        """The largest batch that was computed, which memory holds; None where none was timed."""
+        return max(self._seconds, default=None)
 
     def rows_within(self, seconds: float) -> int:
         """The rows that a small batch on the CPU may have to be computed in so many seconds.
@@ -79,12 +89,15 @@ def pick_device(setting: str, worker_index: int) -> str:
     """
     if setting != "auto":
         return setting
-    if find_spec("torch") is None:  # CUDA's libraries come with torch
-        return "cpu"
-    import torch
-
-    count = torch.cuda.device_count() if torch.cuda.is_available() else 0
-    return f"cuda:{(worker_index - 1) % count}" if count else "cpu"
+    usable: list[str] = []
+    if find_spec("torch") is None:
+        problem = "torch is not installed, which brings CUDA's libraries"
+    else:
+        usable, problem = devices.torch_devices()
+    if problem and devices.driver_cuda() is not None:  # without a driver nobody expects a GPU
+        where = "on the others" if usable else "on the CPU"
+        logger.warning("FITSERVE_DEVICE=auto: models compute %s: %s", where, problem)
+    return usable[(worker_index - 1) % len(usable)] if usable else "cpu"
 
 
 def place(
@@ -99,8 +112,9 @@ def place(
     """Open `package` on `device`, proved and warmed up at several batch sizes.
 
     With `auto`, every runtime that the package and the machine have is timed, and the one that is
-    faster over the batch sizes (geometric mean) is taken. Where it computes a batch in less than
-    `inline_seconds`, it is opened once more, for small batches.
+    faster over the batch sizes (geometric mean) is taken. A runtime that cannot use the device is
+    left out, and so are batches that its memory does not hold. Where the runtime computes a batch
+    in less than `inline_seconds`, it is opened once more, for small batches.
 
     Raises:
         PackageError: the package cannot be served as asked, with the reason.
@@ -120,23 +134,40 @@ def place(
     fixed = package.card.fixed_batch
     sizes = [fixed] if fixed else sorted({1, min(16, max_batch_rows), max_batch_rows})
     opened: dict[RuntimeName, Runtime] = {}
+    seconds: dict[RuntimeName, dict[int, float]] = {}
+    unused: dict[RuntimeName, str] = {}
+
+    def open_and_time(name: RuntimeName) -> None:
+        if device != "cpu":  # the memory of a GPU may not hold two
+            opened.clear()
+            devices.free_memory()
+        found = open_runtime(package, name, device, threads)
+        seconds[name] = _timed(found, package.card.example, sizes)
+        opened[name] = found
+
     for name in candidates:
         try:
-            opened[name] = open_runtime(package, name, device, threads)
+            open_and_time(name)
         except DeviceError as error:
-            if name == candidates[-1] and not opened:
+            if name == candidates[-1] and not seconds:
                 raise PackageError(package.label, MODEL_FILES[name], str(error)) from error
-            logger.warning("%s is served without %s: %s", package.label, name, error)
-    seconds = {
-        name: {rows: _seconds(candidate, package.card.example, rows) for rows in sizes}
-        for name, candidate in opened.items()
-    }
-    fastest = min(opened, key=lambda name: math.prod(seconds[name].values()))
-    placement = Placement(opened[fastest], seconds)
+            unused[name] = str(error)  # not the error, which holds the runtime and its memory
+            logger.warning("%s is served without %s: %s", package.label, name, unused[name])
+    common = set.intersection(*map(set, seconds.values()))  # memory may hold more in one of them
+    fastest = min(seconds, key=lambda name: math.prod(seconds[name][rows] for rows in common))
+    if fastest not in opened:
+        try:
+            open_and_time(fastest)
+        except DeviceError as error:
+            raise PackageError(package.label, MODEL_FILES[fastest], str(error)) from error
+    placement = Placement(opened[fastest], seconds, unused=unused)
+    if placement.most_rows != sizes[-1]:
+        told = "%s: batches of at most %s rows, since the memory of %s holds no more"
+        logger.warning(told, package.label, placement.most_rows, device)
     # Torch's threads are those of the whole process.
     if fastest != "onnx" or threads == 1 or not placement.rows_within(inline_seconds):
         return placement
-    small = open_runtime(package, fastest, device, threads=1)
+    small = open_runtime(package, fastest, placement.runtime.device, threads=1)
     timed: dict[int, float] = {}
     # Up to the first that takes too long: a session keeps the memory of its largest batch.
     for rows in [fixed] if fixed else sorted({min(size, max_batch_rows) for size in _SMALL}):
@@ -146,17 +177,60 @@ def place(
     return placement._replace(small=small, small_seconds=timed)
 
 
+def _timed(runtime: Runtime, example: Example, sizes: Sequence[int]) -> dict[int, float]:
+    """The seconds of batches by their rows, up to the largest that the memory holds.
+
+    Args:
+        runtime: an opened runtime, which is warm afterwards.
+        example: the rows that batches are made of.
+        sizes: the rows of the batches, in rising order; smaller ones are tried where the memory
+            does not hold one, but none that is smaller than the first.
+
+    Raises:
+        DeviceError: the memory does not hold the first; or the network fails on a GPU.
+    """
+    seconds: dict[int, float] = {}
+    for size in sizes:
+        rows, least = size, max(seconds, default=sizes[0] - 1) + 1
+        while rows >= least and rows not in seconds:
+            try:
+                seconds[rows] = _seconds(runtime, example, rows)
+            except MemoryError as error:
+                if rows == sizes[0]:
+                    raise DeviceError(str(error)) from error
+                rows //= 2
+            except Exception as error:
+                if runtime.device == "cpu":
+                    raise
+                failed = f"{runtime.device} fails on a batch of {rows} rows ({brief(error)})"
+                raise DeviceError(failed) from error
+        if rows < size:
+            break
+    return seconds
+
+
 def _seconds(runtime: Runtime, example: Example, rows: int) -> float:
-    """Warm `runtime` up with a batch of so many rows, and time it: the median, in seconds."""
+    """Warm `runtime` up with a batch of so many rows, and time it: the median, in seconds.
+
+    A first run compiles and looks for the fastest kernels, and so may the second: runs are made
+    until two of them agree.
+    """
     inputs: Arrays = {
         name: np.resize(array := tensor.array(), (rows, *array.shape[1:]))
         for name, tensor in example.inputs.items()
     }
-    timings = []
-    for _ in range(1 + _REPEATS):
+
+    def run() -> float:
         started = time.monotonic()
         runtime(inputs)
-        timings.append(time.monotonic() - started)
-        if sum(timings) > _ENOUGH_SECONDS:
+        return time.monotonic() - started
+
+    before = run()  # it is never counted
+    timings: list[float] = []
+    for _ in range(_REPEATS):
+        timings.append(run())
+        agree = before / 2 < timings[-1] < before * 2
+        if agree and sum(timings) > _ENOUGH_SECONDS:
             break
-    return statistics.median(timings[1:] or timings)
+        before = timings[-1]
+    return statistics.median(timings)

@@ -48,7 +48,7 @@ class Predictor:
         """What the package says of its network."""
         self.placement = placement
         self.statistics = ModelStatistics()
-        most = settings.max_batch_rows
+        most = min(settings.max_batch_rows, placement.most_rows or settings.max_batch_rows)
         in_time = placement.rows_in(settings.max_wait_seconds / BATCHES_IN_A_WAIT, otherwise=most)
         self.max_batch_rows = package.card.fixed_batch or min(most, max(in_time, 1))
         self._name, self._version = self.card.name, self.card.version

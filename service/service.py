@@ -104,12 +104,12 @@ class FitServe:
         self.decoder.shutdown(wait=False, cancel_futures=True)
 
     async def __is_ready__(self) -> bool:
-        """Whether `/readyz` answers 200: at least one model is verified, warm and served."""
+        """Whether `/readyz` answers 200: a model is verified, warm and served; no GPU is lost."""
         return self.catalog.ready
 
     async def __is_alive__(self) -> bool:
         """Whether `/livez` answers 200; if it does not, only a restart helps."""
-        return self.pulse.alive
+        return self.catalog.alive
 
     @bentoml.api(input_spec=DigitsInput)
     @typed

@@ -28,6 +28,10 @@ class Settings(BaseSettings):
         pattern=r"^(auto|cpu|cuda:\d+)$",
         description="auto takes this worker's GPU where there is one, else the CPU",
     )
+    require_device: bool = Field(
+        False,
+        description="whether it is not ready while a model has a runtime that cannot use its GPU",
+    )
     threads: int = Field(
         0, ge=0, description="CPU threads for one batch; 0 takes this worker's share of the cores"
     )
@@ -35,7 +39,7 @@ class Settings(BaseSettings):
         300.0, gt=0, description="a package that takes longer to load is refused"
     )
     max_batch_rows: int = Field(
-        256, ge=1, description="rows that are computed at once, as far as time allows"
+        256, ge=1, description="rows that are computed at once, as far as time and memory allow"
     )
     max_queue_rows: int = Field(
         16_384, ge=1, description="rows that may wait, for each model; more are refused with 503"

@@ -89,7 +89,8 @@ def run_batch(
 
     Args:
         batch: the parts, of one or more rows each.
-        compute: maps a batch's inputs to its outputs, row by row.
+        compute: maps a batch's inputs to its outputs, row by row; raises MemoryError where the
+            batch is too large for the memory.
         name: of the model, for the errors.
         whole: whether a part stays as it is, also where it is too large for the memory.
     """
@@ -103,7 +104,7 @@ def run_batch(
                 *_again(batch[:middle], compute, name),
                 *_again(batch[middle:], compute, name),
             ]
-        elif _is_out_of_memory(error) and count_rows(batch) > 1 and not whole:
+        elif isinstance(error, MemoryError) and count_rows(batch) > 1 and not whole:
             outcomes = [_in_halves(batch[0], compute, name)]
         else:
             outcomes = [fault(name, error)]
@@ -135,14 +136,6 @@ def _in_halves(part: Part, compute: Callable[[Arrays], Arrays], name: str) -> Ar
         return joined(halves)
     except Exception as mismatch:  # noqa: BLE001 - the model's outputs may be anything
         return fault(name, mismatch)
-
-
-def _is_out_of_memory(error: BaseException) -> bool:
-    """Torch, ONNX Runtime and Python each have a type of their own for it; the words are common."""
-    told = str(error).lower()
-    return isinstance(error, MemoryError) or any(
-        words in told for words in ("out of memory", "failed to allocate", "alloc_failed")
-    )
 
 
 def _attempt(

@@ -61,7 +61,9 @@ async def _server(call: Call) -> Reply:
 
 
 async def _live(call: Call) -> Reply:
-    """Whether the process answers."""
+    """Whether the process can go on serving, as `/livez` says too."""
+    if not call.catalog.alive:
+        raise NotReadyError("This process has to be started anew.")
     return json_response({"live": True})
 
 

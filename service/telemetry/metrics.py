@@ -88,6 +88,11 @@ _info = Gauge(
     "fitserve_model_info", "1 for each model that serves: what it is, and on what.",
     ("model", "version", "runtime", "device", "digest"), multiprocess_mode="livemax",
 )  # fmt: skip
+_unused = Gauge(
+    "fitserve_model_unused_runtimes",
+    "Runtimes of a model that cannot use the device; `GET /models/{name}` says why.",
+    ("model",), multiprocess_mode="livemax",
+)  # fmt: skip
 _load = Gauge(
     "fitserve_model_load_seconds", "From a package on the disk to a warm model.",
     ("model",), multiprocess_mode="livemax",
@@ -175,6 +180,7 @@ def show_model(card: ModelCard, placement: Placement, load_seconds: float) -> No
     digest = card.files[MODEL_FILES[runtime.name]].sha256 if runtime.name in card.runtimes else ""
     _info.labels(model, card.version, runtime.name, runtime.device, digest).set(1)
     _load.labels(model).set(load_seconds)
+    _unused.labels(model).set(len(placement.unused))
     for record in card.parity:
         if record.runtime == runtime.name:
             _parity.labels(model).set(record.largest_absolute_difference)

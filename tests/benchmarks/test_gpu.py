@@ -1,15 +1,20 @@
 """The benchmark of the GPU: what of it can be tried without one; and, where there is one, a run."""
 
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
+import httpx
 import numpy as np
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from benchmarks.gpu import check, main, show, staged
+from benchmarks.gpu import check, check_placement, main, on_gpu, show, staged
+from benchmarks.serving.load import LoadError
+from benchmarks.serving.processes import marked, running
+from benchmarks.serving.servers import FITSERVE
 
 
 class FakeStage:
@@ -80,6 +85,36 @@ def test_a_table_has_a_row_for_each_way_with_its_median_and_its_spread(
         "| --- | --- | --- |",
         "| onnx, pinned | 2 (1 to 3) | 10 (10 to 10) |",
     ]
+
+
+@pytest.mark.parametrize(("mine", "seen"), [(None, "0"), ("MIG-12-34", "MIG-12-34")])
+def test_the_service_sees_the_gpu_and_other_servers_do_not(
+    mine: str | None, seen: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    if mine is not None:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", mine)
+    for server, wanted in ((on_gpu("onnx"), seen), (FITSERVE, "")):
+        page = "{bin}/python -m http.server --bind 127.0.0.1 {port}"  # it has the same environment
+        with running(replace(server, command=page, ready="/")) as up:
+            (process,) = marked(up.mark)
+            assert process.environ()["CUDA_VISIBLE_DEVICES"] == wanted
+
+
+@pytest.mark.parametrize(
+    ("runtime", "device", "fits"),
+    [("onnx", "cuda:0", True), ("onnx", "cpu", False), ("torchscript", "cuda:0", False)],
+)
+def test_a_service_that_computes_elsewhere_is_not_measured(
+    runtime: str, device: str, fits: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    card = {"serving": {"runtime": runtime, "device": device}}
+    monkeypatch.setattr("httpx.get", lambda *_, **__: httpx.Response(200, json=card))
+    if fits:
+        check_placement("http://localhost", "onnx")
+    else:
+        with pytest.raises(LoadError, match=f"computes with {runtime} on {device}, not onnx on"):
+            check_placement("http://localhost", "onnx")
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")

@@ -317,6 +317,7 @@ def test_a_gpu_pod_has_one_gpu_and_one_worker_and_rolls_without_a_spare_one() ->
     assert container("gpu")["resources"]["limits"]["nvidia.com/gpu"] == 1
     assert environment("gpu")["BENTOML_CONFIG_OPTIONS"] == "services.fitserve.workers=1"
     assert environment("gpu")["FITSERVE_DEVICE"] == "cuda:0"
+    assert environment("gpu")["FITSERVE_REQUIRE_DEVICE"] == "true"
     assert one("gpu", "Deployment")["spec"]["strategy"]["rollingUpdate"]["maxSurge"] == 0
 
 

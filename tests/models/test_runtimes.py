@@ -19,9 +19,10 @@ from small_packages import Bend, Kit, bend_onnx, edit_card, onnx_file, reseal, s
 from torch import Tensor, nn
 
 from models.card import MODEL_FILES, RuntimeName
+from models.devices import DeviceError
 from models.package import ModelPackage, PackageError
 from models.repository import ModelRepository
-from models.runtimes import DeviceError, open_runtime
+from models.runtimes import open_runtime
 
 RUNTIMES: tuple[RuntimeName, ...] = ("onnx", "torchscript")
 REPOSITORY_ROOT = Path(__file__).parents[2]

@@ -4,20 +4,23 @@ import importlib.util
 import json
 import logging
 import os
+import re
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
+from fake_cuda import fake_torch_cuda
+from paced import Paced
 from tiny import answer, write_tiny
 
 from models.card import RuntimeName
+from models.devices import DeviceError
 from models.package import PackageError
-from models.runtimes import DeviceError
 from service import placement
 from service.placement import Placement, pick_device, place
 
@@ -31,8 +34,7 @@ def without(monkeypatch: pytest.MonkeyPatch, *missing: str) -> None:
 
 
 def with_gpus(monkeypatch: pytest.MonkeyPatch, count: int) -> None:
-    monkeypatch.setattr("torch.cuda.is_available", lambda: count > 0)
-    monkeypatch.setattr("torch.cuda.device_count", lambda: count)
+    fake_torch_cuda(monkeypatch, [(9, 0)] * count)
 
 
 # Devices.
@@ -69,24 +71,44 @@ def test_without_torch_the_device_is_the_cpu(monkeypatch: pytest.MonkeyPatch) ->
     assert pick_device("auto", 1) == "cpu"
 
 
+@pytest.mark.parametrize(
+    ("capabilities", "driver", "device", "said"),
+    [
+        ([(9, 0)], (12, 2), "cpu", r"on the CPU: .* supports CUDA 12\.2, and torch .* 13\.0"),
+        ([(5, 2)], (13, 2), "cpu", r"on the CPU: .* compute capability 5\.2, and torch .* has"),
+        ([], (13, 2), "cpu", "on the CPU: torch .* finds no CUDA device"),
+        ([(5, 2), (9, 0)], (13, 2), "cuda:1", r"on the others: cuda:0 \(Card 0\) has .* 5\.2"),
+        ([], None, "cpu", None),
+        ([(9, 0)], (13, 2), "cuda:0", None),
+    ],
+)
+def test_auto_says_why_it_does_not_take_a_gpu_where_there_is_a_driver(
+    capabilities: list[tuple[int, int]],
+    driver: tuple[int, int] | None,
+    device: str,
+    said: str | None,
+    monkeypatch: pytest.MonkeyPatch,
+    logged: Callable[[], list[logging.LogRecord]],
+) -> None:
+    fake_torch_cuda(monkeypatch, capabilities, driver=driver)
+    assert pick_device("auto", 1) == device
+    warnings = [record.getMessage() for record in logged()]
+    assert len(warnings) == (said is not None)
+    if said is not None:
+        assert re.search(f"models compute {said}", warnings[0])
+
+
+def test_auto_says_that_a_gpu_needs_torch(
+    monkeypatch: pytest.MonkeyPatch, logged: Callable[[], list[logging.LogRecord]]
+) -> None:
+    with_gpus(monkeypatch, 1)
+    without(monkeypatch, "torch")
+    assert pick_device("auto", 1) == "cpu"
+    (warning,) = logged()
+    assert "torch is not installed" in warning.getMessage()
+
+
 # Runtimes.
-
-
-class Paced:
-    """A runtime that takes its time."""
-
-    def __init__(self, name: RuntimeName, device: str, seconds: float) -> None:
-        self.name = name
-        self.device = device
-        self.batches: list[int] = []
-        self._seconds = seconds
-        self.steady = True
-
-    def __call__(self, inputs: Mapping[str, Any]) -> dict[str, Any]:
-        """Compute the line."""
-        self.batches.append(len(inputs["x"]))
-        time.sleep(self._seconds)
-        return {"y": answer("x", inputs["x"])}
 
 
 @pytest.mark.parametrize("slow", ["onnx", "torchscript"])
@@ -117,8 +139,29 @@ def test_a_slow_network_is_not_run_again_and_again_before_it_serves(
     monkeypatch.setattr(placement, "open_runtime", lambda *arguments: slow)
     package = write_tiny(tmp_path, "line", runtimes=("onnx",))
     placed = place(package, "onnx", "cpu", threads=1, max_batch_rows=1)
-    assert slow.batches == [1, 1]
+    assert slow.batches == [1, 1, 1]
     assert placed.seconds["onnx"][1] >= 0.6
+
+
+@pytest.mark.parametrize("slow_runs", [1, 2])
+def test_runs_that_compile_are_not_taken_for_the_pace(
+    slow_runs: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By a clock of its own: the first run takes 2 s, perhaps the second 5 s, the others 1 ms."""
+    now = [0.0]
+
+    class Compiling(Paced):
+        def __call__(self, inputs: Mapping[str, Any]) -> dict[str, Any]:
+            runs = self.batches.count(len(inputs["x"]))
+            now[0] += (2.0, 5.0)[runs] if runs < slow_runs else 0.001
+            return super().__call__(inputs)
+
+    monkeypatch.setattr(placement, "time", SimpleNamespace(monotonic=lambda: now[0]))
+    runtime = Compiling("onnx", "cpu", 0)
+    monkeypatch.setattr(placement, "open_runtime", lambda *arguments: runtime)
+    package = write_tiny(tmp_path, "line", runtimes=("onnx",))
+    placed = place(package, "onnx", "cpu", threads=1, max_batch_rows=64)
+    assert placed.seconds["onnx"] == pytest.approx(dict.fromkeys((1, 16, 64), 0.001))
 
 
 @pytest.mark.parametrize("runtime", ["onnx", "torchscript"])
@@ -207,6 +250,7 @@ def test_a_runtime_that_cannot_use_the_device_leaves_the_model_to_the_other(
     placed = place(package, "auto", "cuda:0", threads=1, max_batch_rows=1)
     assert placed.runtime.name != unfit
     assert list(placed.seconds) == [placed.runtime.name]
+    assert placed.unused == {unfit: "its CUDA did not load"}
     (warning,) = logged()
     assert warning.levelno == logging.WARNING
     assert warning.getMessage() == f"line/1 is served without {unfit}: its CUDA did not load"

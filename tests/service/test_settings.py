@@ -12,6 +12,7 @@ SET = {
     "model_repository": ("/srv/models", Path("/srv/models")),
     "runtime": ("onnx", "onnx"),
     "device": ("cuda:3", "cuda:3"),
+    "require_device": ("true", True),
     "threads": ("2", 2),
     "max_load_seconds": ("2.5", 2.5),
     "max_batch_rows": ("512", 512),

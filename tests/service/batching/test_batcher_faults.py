@@ -175,23 +175,14 @@ async def test_one_guilty_among_many_costs_two_computes_for_each_doubling() -> N
     assert len(model.batches) == 1 + 2 * 6
 
 
-@pytest.mark.parametrize(
-    "error",
-    [
-        MemoryError(),
-        RuntimeError("CUDA out of memory. Tried to allocate 2.00 GiB"),
-        OSError("BFCArena: Failed to allocate memory"),
-    ],
-    ids=["python", "torch", "onnx"],
-)
 @on_a_loop
-async def test_a_batch_too_large_for_the_memory_is_computed_in_halves(error: Exception) -> None:
+async def test_a_batch_too_large_for_the_memory_is_computed_in_halves() -> None:
     sizes: list[int] = []
 
     def compute(inputs: Arrays) -> Arrays:
         sizes.append(len(inputs["id"]))
         if len(inputs["id"]) > 3:
-            raise error
+            raise MemoryError
         return answers_to(inputs["id"])
 
     async with batching(compute, max_batch_rows=16) as batcher:

@@ -1,0 +1,344 @@
+"""CUDA devices without one: what a driver, a card and a full memory make of opening a network."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnxruntime
+import pytest
+import torch
+from fake_cuda import fake_onnx_cuda, fake_torch_cuda
+from onnxruntime.capi import onnxruntime_pybind11_state
+from stub_driver import write_stub_driver
+
+from models import onnx_library, runtimes
+from models.card import MODEL_FILES, RuntimeName
+from models.devices import DeviceError, driver_problem, is_out_of_memory, torch_devices
+from models.differences import relative_difference, tolerated
+from models.package import ModelPackage, PackageError
+from models.runtimes import open_runtime
+
+PROVIDER = Path(onnxruntime.__file__).parent / "capi" / "libonnxruntime_providers_cuda.so"
+ROWS = {"x": np.zeros((4, 1), np.float32)}
+
+needs_cuda_wheels = pytest.mark.skipif(
+    not PROVIDER.is_file(), reason="the ONNX Runtime that is installed here has no CUDA"
+)
+
+
+def fail_with(runtime: Any, error: Exception) -> None:
+    """Have every compute of an opened runtime fail so."""
+
+    def fail(*_: Any) -> None:
+        raise error
+
+    class Failing:
+        run = fail
+
+        def __init__(self, session: Any) -> None:
+            self._session = session
+
+        def __getattr__(self, name: str) -> Any:
+            return getattr(self._session, name)
+
+    if runtime.name == "onnx":  # below ONNX Runtime's Python, which knows another way
+        runtime._session._sess = Failing(runtime._session._sess)
+    else:
+        runtime._module = fail
+
+
+# Memory.
+
+MESSAGES = [
+    "CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has a total capacity of 39.39 GiB",
+    "CUDA failure 2: out of memory ; GPU=0 ; hostname=a ; expr=cudaMalloc((void**)&p, size);",
+    "CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`",
+    "CUDNN_STATUS_ALLOC_FAILED",
+    "cuDNN error: CUDNN_STATUS_INTERNAL_ERROR_DEVICE_ALLOCATION_FAILED",
+    "GET was unable to find an engine to execute this computation",
+    "BFCArena::AllocateRawInternal Failed to allocate memory for requested buffer of size 4096",
+    "Available memory of 128 is smaller than requested bytes of 4096",
+    "std::bad_alloc",
+    "bad allocation",
+    "cudaErrorMemoryAllocation",
+    "CUDA_ERROR_OUT_OF_MEMORY",
+    "[enforce fail at alloc_cpu.cpp:118] DefaultCPUAllocator: not enough memory: you tried to "
+    "allocate 4096 bytes.",
+    "DefaultCPUAllocator: can't allocate memory: you tried to allocate 4096 bytes.",
+    "mmap failed: Cannot allocate memory",
+]
+
+
+@pytest.mark.parametrize("runtime", ["onnx", "torchscript"])
+@pytest.mark.parametrize("message", MESSAGES)
+def test_a_batch_that_memory_does_not_hold_is_a_memory_error_in_whatever_words(
+    message: str, runtime: RuntimeName, bend: ModelPackage
+) -> None:
+    opened = open_runtime(bend, runtime)
+    cause = RuntimeError(message)
+    fail_with(opened, cause)
+    with pytest.raises(MemoryError, match=r"^cpu has too little memory") as caught:
+        opened(ROWS)
+    assert caught.value.__cause__ is cause
+
+
+@pytest.mark.parametrize(
+    "message", ["CUDA error: device-side assert triggered", "index 50 is out of bounds", ""]
+)
+def test_other_failures_stay_what_they_are(message: str, bend: ModelPackage) -> None:
+    assert not is_out_of_memory(RuntimeError(message))
+    for runtime in bend.card.runtimes:
+        opened = open_runtime(bend, runtime)
+        fail_with(opened, RuntimeError(message))
+        with pytest.raises(RuntimeError) as caught:
+            opened(ROWS)
+        assert not isinstance(caught.value, MemoryError)
+
+
+# No silent fallback.
+
+
+def test_a_compute_that_fails_on_the_device_is_never_repeated_on_the_cpu(
+    bend: ModelPackage,
+) -> None:
+    opened = open_runtime(bend, "onnx")
+    fail_with(opened, onnxruntime_pybind11_state.EPFail("CUDA failure 700: an illegal access"))
+    with pytest.raises(onnxruntime_pybind11_state.EPFail):
+        opened(ROWS)
+
+
+@pytest.mark.parametrize(("provider", "device"), [("CUDA", "cuda:0"), ("CPU", "cpu")])
+def test_a_graph_without_an_operator_for_the_gpu_says_that_it_computes_on_the_cpu(
+    provider: str, device: str, bend: ModelPackage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fake_onnx_cuda(monkeypatch, computes_on=f"{provider}ExecutionProvider")
+    assert open_runtime(bend, "onnx", "cuda:0").device == device
+
+
+def test_cuda_is_asked_for_as_precise_as_a_cpu_and_without_a_search_for_each_batch_size(
+    bend: ModelPackage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (session,) = _opened_sessions(bend, monkeypatch, "cuda:1")
+    options = session.cuda["CUDAExecutionProvider"]
+    assert options["device_id"] == "1"
+    assert options["use_tf32"] == "0"
+    assert options["cudnn_conv_algo_search"] == "HEURISTIC"
+
+
+def _opened_sessions(
+    package: ModelPackage, monkeypatch: pytest.MonkeyPatch, device: str
+) -> list[Any]:
+    opened = fake_onnx_cuda(monkeypatch)
+    open_runtime(package, "onnx", device)
+    return opened
+
+
+def test_torch_sums_in_single_precision_on_a_gpu(
+    bend: ModelPackage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    precise = (
+        (torch.backends.cudnn, "allow_tf32"),
+        (torch.backends.cuda.matmul, "allow_tf32"),
+        (torch.backends.cuda.matmul, "allow_fp16_reduced_precision_reduction"),
+        (torch.backends.cuda.matmul, "allow_bf16_reduced_precision_reduction"),
+    )
+    before = [getattr(where, name) for where, name in precise]
+    monkeypatch.setattr(runtimes, "torch_problem", lambda device: "")
+    monkeypatch.setattr(torch.jit, "load", lambda content, map_location: torch.nn.Identity())
+    try:
+        for where, name in precise:
+            setattr(where, name, True)
+        with pytest.raises(AttributeError):  # an Identity is no scripted module
+            runtimes.TorchScriptRuntime(b"", "cuda:0", outputs=["y"])
+        assert [getattr(where, name) for where, name in precise] == [False] * 4
+    finally:
+        for (where, name), value in zip(precise, before, strict=True):
+            setattr(where, name, value)
+
+
+def sums(x: Any, weights: Any, kind: str) -> Any:
+    """FP16 x @ weights in eight blocks, which are added in single or in half precision."""
+    partial = [
+        x[:, block::8].astype(np.float32) @ weights[block::8].astype(np.float32)
+        for block in range(8)
+    ]
+    total = partial[0] if kind == "single" else partial[0].astype(np.float16)
+    for more in partial[1:]:
+        total = (total + more).astype(total.dtype)
+    return total.astype(np.float16)
+
+
+@pytest.mark.parametrize("width", [64, 256])
+@pytest.mark.parametrize("depth", [1, 4, 12])
+def test_fp16_passes_in_whatever_order_a_gpu_adds_in_single_precision(
+    width: int, depth: int
+) -> None:
+    """Sums of blocks in half precision, which torch makes by default, differ by twice as much."""
+    random = np.random.default_rng(0)
+    wanted = single = half = random.normal(size=(16, width)).astype(np.float16)
+    for layer in range(depth):
+        weights = (random.normal(size=(width, width)) * 1.4 / width**0.5).astype(np.float16)
+        exact = (wanted.astype(np.float32) @ weights.astype(np.float32)).astype(np.float16)
+        found = (exact, sums(single, weights, "single"), sums(half, weights, "half"))
+        least = 0 if layer < depth - 1 else -np.inf  # the last layer has no ReLU
+        wanted, single, half = (np.maximum(rows, np.float16(least)) for rows in found)
+    difference = relative_difference(single, wanted).max()
+    assert difference < tolerated(1e-3, wanted.dtype)
+    assert relative_difference(half, wanted).max() > 2 * difference
+
+
+# Whose fault it is.
+
+
+def test_what_fails_on_the_gpu_and_not_on_the_cpu_is_not_the_package_s_fault(
+    bend: ModelPackage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lost = "[ONNXRuntimeError] : 6 : CUDA failure 209: no kernel image ; GPU=0 ; hostname=secret ; "
+    fake_onnx_cuda(monkeypatch, lambda rows: RuntimeError(lost))
+    with pytest.raises(DeviceError) as caught:
+        open_runtime(bend, "onnx", "cuda:0")
+    said = "the recorded prediction fails on cuda:0 (CUDA failure 209: no kernel image)"
+    assert str(caught.value) == f"cuda:0 fails where the CPU does not: {said}"
+    assert isinstance(caught.value.__cause__, PackageError)
+
+
+def test_what_fails_on_both_is_the_package_s_fault(
+    bend: ModelPackage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fake_onnx_cuda(monkeypatch)
+    (bend.path / MODEL_FILES["onnx"]).unlink()
+    with pytest.raises(PackageError, match="No such file"):
+        open_runtime(bend, "onnx", "cuda:0")
+
+
+# Drivers and cards.
+
+
+@pytest.mark.parametrize(
+    ("driver", "cuda", "problem"),
+    [
+        ((13, 0), "13.2", ""),  # minor versions of one CUDA need no newer driver
+        ((14, 1), "13.2", ""),
+        ((0, 0), "13.2", ""),  # it does not say: whoever computes will
+        ((12, 8), "13.2", "the NVIDIA driver supports CUDA 12.8, and net 1.0 needs CUDA 13.0"),
+        (None, "13.2", "this machine has no NVIDIA driver"),
+        ((13, 0), None, "net 1.0 is built without CUDA"),
+    ],
+)
+def test_a_driver_is_old_where_a_library_needs_a_later_cuda(
+    driver: tuple[int, int] | None,
+    cuda: str | None,
+    problem: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    fake_torch_cuda(monkeypatch, [], driver=driver)
+    told = driver_problem("net 1.0", cuda)
+    assert told.startswith(problem)
+    assert bool(told) == bool(problem)
+
+
+@pytest.mark.parametrize(
+    ("capability", "fits"),
+    [
+        ((7, 0), False),
+        ((7, 5), True),
+        ((8, 9), False),  # the machine code of 7.5 is none for 8.x
+        ((9, 0), True),
+        ((9, 1), False),  # 9.0a is for 9.0 alone
+        ((10, 0), True),
+        ((12, 1), True),  # by the PTX of 10.0
+    ],
+)
+def test_a_card_is_used_where_torch_has_kernels_for_it(
+    capability: tuple[int, int], fits: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fake_torch_cuda(monkeypatch, [(9, 0), capability])
+    usable, reason = torch_devices()
+    assert usable == (["cuda:0", "cuda:1"] if fits else ["cuda:0"])
+    major, minor = capability
+    said = f"cuda:1 (Card 1) has compute capability {major}.{minor}, and torch {torch.__version__}"
+    assert reason == ("" if fits else f"{said} has kernels for sm_75, sm_90a, compute_100 alone")
+
+
+@pytest.mark.parametrize(
+    ("capabilities", "driver", "reason"),
+    [
+        ([(9, 0)], None, "this machine has no NVIDIA driver"),
+        ([(9, 0)], (12, 2), "the NVIDIA driver supports CUDA 12.2, and torch .* needs CUDA 13.0"),
+        ([(5, 2)], (13, 2), r"\(Card 0\) has compute capability 5.2, and torch .* has kernels for"),
+    ],
+)
+def test_a_device_that_torch_cannot_use_is_a_device_error_with_both_versions(
+    capabilities: list[tuple[int, int]],
+    driver: tuple[int, int] | None,
+    reason: str,
+    bend: ModelPackage,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    fake_torch_cuda(monkeypatch, capabilities, driver=driver)
+    with pytest.raises(DeviceError, match=f"^torch cannot compute on cuda:0: .*{reason}"):
+        open_runtime(bend, "torchscript", "cuda:0")
+
+
+# With a stub in the driver's place, CUDA's own libraries say it.
+
+OPEN = """
+import json, sys
+from pathlib import Path
+from models.devices import DeviceError, torch_devices
+from models.repository import ModelRepository
+from models.runtimes import open_runtime
+
+package = ModelRepository(Path(sys.argv[1])).get("bend")
+told = {}
+for name in ("onnx", "torchscript"):
+    try:
+        open_runtime(package, name, "cuda:0")
+    except DeviceError as error:
+        told[name] = str(error)
+print(json.dumps({**told, "auto": torch_devices()}))
+"""
+
+
+@needs_cuda_wheels
+@pytest.mark.parametrize(
+    ("version", "onnx", "torchscript"),
+    [
+        (13_020, "CUDA failure 100: no CUDA-capable device is detected", "finds no CUDA device"),
+        (12_020, "driver supports CUDA 12.2, and ONNX Runtime", "driver supports CUDA 12.2, and"),
+    ],
+    ids=["no device", "an old driver"],
+)
+def test_what_cuda_says_is_the_reason_and_nothing_else_is_printed(
+    version: int, onnx: str, torchscript: str, root: Path, written: Path, tmp_path: Path
+) -> None:
+    torch_libraries = (Path(torch.__file__).parent / "lib").glob("*.so")
+    driver = write_stub_driver(tmp_path, PROVIDER, *torch_libraries, version=version)
+    done = subprocess.run(
+        [sys.executable, "-c", OPEN, str(written)],
+        cwd=root, env={**os.environ, "LD_LIBRARY_PATH": str(driver)},
+        capture_output=True, text=True, timeout=120, check=False,
+    )  # fmt: skip
+    assert done.stderr == ""
+    told = json.loads(done.stdout)
+    assert onnx in told["onnx"]
+    assert "hostname" not in told["onnx"]
+    assert torchscript in told["torchscript"]
+    assert told["auto"][0] == []
+    assert torchscript in told["auto"][1]
+
+
+@needs_cuda_wheels
+@pytest.mark.skipif(torch.cuda.is_available(), reason="here its CUDA loads")
+def test_why_onnx_runtime_s_cuda_does_not_load_is_said_and_chained(
+    bend: ModelPackage, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(onnx_library, "driver_problem", lambda library, cuda: "")
+    with pytest.raises(DeviceError, match=r"did not load .*libcuda\.so\.1: cannot open") as caught:
+        runtimes.OnnxRuntime(bend.load(MODEL_FILES["onnx"]), "cuda:0")
+    assert isinstance(caught.value.__cause__, OSError)
+    assert capfd.readouterr() == ("", "")
