@@ -18,7 +18,8 @@ from service.batching.batch import Arrays
 from service.errors import BadInputError
 from service.finite import not_finite
 from service.http.endpoint import may_hold_booleans, parse_json
-from service.open_inference.tensors import check_shape, classes, from_bytes, from_json, to_bytes
+from service.open_inference.classification import classified
+from service.open_inference.tensors import check_shape, from_bytes, from_json, to_bytes
 
 
 class RequestedOutput(NamedTuple):
@@ -84,7 +85,7 @@ def encode(card: ModelCard, request: InferRequest, outputs: Arrays) -> Encoded:
         outputs: every output of the card.
 
     Raises:
-        ServiceError: JSON was asked for, and cannot hold the answer.
+        ServiceError: JSON was asked for, and cannot hold the answer; or classes of no values were.
     """
     entries, tensors = [], []
     for spec, binary, top in request.outputs:
@@ -92,9 +93,8 @@ def encode(card: ModelCard, request: InferRequest, outputs: Arrays) -> Encoded:
         entry: dict[str, Any] = {"name": spec.name, "datatype": spec.datatype, "shape": array.shape}
         data: Any
         if top:
-            found = classes(array, spec.labels, top)
-            entry |= {"datatype": "BYTES", "shape": (len(found), len(found[0]))}
-            data = [text for row in found for text in row]
+            shape, data = classified(spec, array, top)
+            entry |= {"datatype": "BYTES", "shape": shape}
         elif binary:
             data = array
         elif spec.datatype == "FP16":

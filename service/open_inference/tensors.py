@@ -1,4 +1,4 @@
-"""One tensor of a message ↔ one array: from JSON values, from bytes, to bytes, to classes.
+"""One tensor of a message ↔ one array: from JSON values, from bytes, to bytes.
 
 Nothing here allocates more than a small multiple of what it is given: a shape is compared with the
 data that came before an array is made of it.
@@ -96,26 +96,6 @@ def from_bytes(
         raise BadInputError(f"Tensor {spec.name!r} is BOOL: its bytes must be 0 or 1.")
     # A header of any length may stand before the numbers, and runtimes want them aligned.
     return np.require(found, requirements="A").reshape(shape)
-
-
-def classes(values: NDArray[Any], labels: Sequence[str] | None, top: int) -> list[list[str]]:
-    """The `top` largest values of each row, largest first, each as `value:index` or with its label.
-
-    Args:
-        values: [rows, …]; what stands behind the first axis counts as one row of classes.
-        labels: of the classes, where they have some.
-        top: how many, at least 1; a row with fewer gives all.
-    """
-    rows = values.reshape(len(values), -1)
-    order = np.argsort(-rows.astype(np.float64), axis=1, kind="stable")[:, :top]
-    return [
-        [
-            f"{float(row[index]):f}:{index}"
-            + (f":{labels[index]}" if labels and index < len(labels) else "")
-            for index in indices.tolist()
-        ]
-        for row, indices in zip(rows, order, strict=True)
-    ]
 
 
 def to_bytes(texts: Sequence[str]) -> bytes:

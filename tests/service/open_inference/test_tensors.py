@@ -1,6 +1,5 @@
 """One tensor ↔ one array: what passes, and what neither the shape nor the datatype allows."""
 
-import itertools
 from typing import Any
 
 import numpy as np
@@ -12,7 +11,7 @@ from infer_messages import IN_JSON, property_test
 
 from models.card import NUMPY_DTYPES, Datatype, TensorSpec
 from service.errors import BadInputError
-from service.open_inference.tensors import check_shape, classes, from_bytes, from_json, to_bytes
+from service.open_inference.tensors import check_shape, from_bytes, from_json, to_bytes
 
 WHOLE = [name for name in NUMPY_DTYPES if NUMPY_DTYPES[name].kind in "iu"]
 
@@ -113,32 +112,6 @@ def test_no_rows_are_no_values() -> None:
 def test_binary_numbers_are_little_endian_and_row_major() -> None:
     found = from_bytes(spec_of("UINT16", -1, 2), (2, 2), b"-\1\0\2\0\0\1\0\2-", 1)
     assert found.tolist() == [[1, 2], [256, 512]]
-
-
-@property_test
-@given(
-    arrays_of.arrays(
-        st.sampled_from([np.float32, np.float64, np.int8, np.uint64, np.bool_]),
-        st.tuples(st.integers(1, 4), st.integers(1, 5)),
-        elements={"allow_nan": False},
-    ),
-    st.integers(1, 7),
-    st.integers(0, 5),
-)
-def test_classes_are_in_falling_order_and_equal_values_in_theirs(
-    array: Any, top: int, labelled: int
-) -> None:
-    labels = "abcde"[:labelled]
-    for row, found in zip(array, classes(array, tuple(labels), top), strict=True):
-        assert len(found) == min(top, len(row))
-        indices = [int(text.split(":")[1]) for text in found]
-        ranked = [float(row[index]) for index in indices]
-        for (left, i), (right, j) in itertools.pairwise(zip(ranked, indices, strict=True)):
-            assert left > right or (left == right and i < j)
-        others = set(range(len(row))) - set(indices)
-        assert all(float(row[other]) <= ranked[-1] for other in others)
-        for text, index in zip(found, indices, strict=True):
-            assert text.split(":")[2:] == list(labels[index : index + 1])
 
 
 @property_test
