@@ -199,7 +199,7 @@ def _same(found: NDArray[Any], wanted: NDArray[Any]) -> bool:
     if wanted.dtype.kind != "f":
         return np.array_equal(found, wanted)
     allowed = tolerated(RELATIVE_TOLERANCE, wanted.dtype)
-    return bool(relative_difference(found, wanted).max() <= allowed)
+    return bool(relative_difference(found, wanted).max(initial=0.0) <= allowed)
 
 
 def _run(graph: ForeignGraph, samples: Samples, rows: Arrays) -> Arrays:

@@ -97,7 +97,7 @@ def _output_spec(
         for said, size in zip(stated, found[1:], strict=True)
     )
     columns = answers.shape[-1] if answers.ndim > 1 and answers.dtype.kind == "f" else 0
-    probabilities = columns > 1 and _are_probabilities(answers)
+    probabilities = columns > 1 and answers.size > 0 and _are_probabilities(answers)
     return TensorSpec(
         name=tensor.name,
         datatype=datatype_of(graph.file, "output", tensor),

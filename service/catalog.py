@@ -163,7 +163,7 @@ class Catalog:
                 f"Model {name!r} was refused when the service started; see its log."
             )
         raise UnknownModelError(
-            f"There is no model {name[:100]!r}; there are: {', '.join(self._predictors) or 'none'}."
+            f"Request for unknown model: {name[:100]!r} is not found; GET /models has the others."
         )
 
     def taking(self, name: str, wanted: TensorSpec) -> Predictor:

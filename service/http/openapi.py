@@ -119,10 +119,20 @@ def _protocol() -> dict[str, Any]:
                 "200": _success(_ANSWER),
                 **_failures(ServiceError),
             }
+        elif pattern == "/repository/index":
+            operation["requestBody"] = {"content": {"application/json": {"schema": _INDEX}}}
+            operation["responses"] |= _failures(ServiceError)
         paths[PREFIX + pattern] = {method.lower(): operation}
     return paths
 
 
+_INDEX = {
+    "type": "object",
+    "properties": {
+        "ready": {"type": "boolean", "description": "whether only models that are ready are told"}
+    },
+    "example": {"ready": True},
+}
 _INFER = {
     "type": "object",
     "required": ["inputs"],

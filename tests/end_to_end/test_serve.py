@@ -480,7 +480,7 @@ def test_an_unknown_model_is_a_404_everywhere(
         ),
     ]
     for response in responses:
-        assert_error(response, 404, "There is no model 'lenet'; there are: curve-linear, ")
+        assert_error(response, 404, "Request for unknown model: 'lenet' is not found; ")
 
 
 def test_every_example_in_the_openapi_description_works_when_pasted(client: httpx.Client) -> None:
@@ -624,7 +624,9 @@ def test_without_a_package_the_service_lives_and_is_never_ready(root: Path, tmp_
             time.sleep(0.2)
         assert client.get("/livez").status_code == 200
         assert client.get("/models").json() == {"models": [], "refused": {}}
-        assert_error(client.post("/predict_curve", json={"x": [1]}), 404, "there are: none")
+        assert_error(
+            client.post("/predict_curve", json={"x": [1]}), 404, "GET /models has the others"
+        )
         assert client.get("/readyz").status_code == 503
         assert f"there is no model to serve in {tmp_path}" in server.read_log()
 
