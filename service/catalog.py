@@ -5,13 +5,14 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future
-from typing import Any, ParamSpec, TypeVar
+from typing import ParamSpec, TypeVar
 
 from models.card import TensorSpec
 from models.package import ModelPackage, PackageError
 from models.repository import ModelRepository, RepositoryError
 from models.signature import verify_signature
 from models.text import escaped
+from service.descriptions import Description, describe
 from service.errors import BadInputError, NotReadyError, UnknownModelError
 from service.paths import without_paths
 from service.placement import Placement, pick_device, place
@@ -34,6 +35,7 @@ class Catalog:
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
         self._predictors: dict[str, Predictor] = {}
+        self._descriptions: dict[str, Description] = {}
         self._refused: dict[str, str] = {}
         self._notices: Mapping[str, str] = {}
         self._open = False
@@ -57,7 +59,7 @@ class Catalog:
         for name in await self._names(repository):
             try:
                 started = time.monotonic()
-                package, placement = await _in_time(
+                package, placement, description = await _in_time(
                     patience, _load, repository, name, device, settings
                 )
                 seconds = time.monotonic() - started
@@ -72,12 +74,16 @@ class Catalog:
                 reason = f"package {name}: it cannot be served ({kind}; see the service's log)"
                 self._refuse(name, reason, error)
                 continue
+            self._descriptions[name] = description
             self._predictors[name] = Predictor(package, placement, settings, seconds)
             logger.info("serving %s", _placed(self._predictors[name]))
         if not self._predictors:
             logger.error("there is no model to serve in %s", settings.model_repository)
         if settings.package_key is not None:
             self._notices = await self._older_versions(settings)
+            for name, notice in self._notices.items():
+                card, placement = self[name].card, self[name].placement
+                self._descriptions[name] = describe(card, placement, notice)
         self._open = True
 
     async def _names(self, repository: ModelRepository) -> list[str]:
@@ -125,23 +131,14 @@ class Catalog:
         """What is to be known of packages that serve: that an older version was put back."""
         return self._notices
 
-    def describe(self, predictor: Predictor) -> dict[str, Any]:
-        """A model's card, with how it is served here: runtime, device, timings in seconds.
+    def description(self, name: str) -> Description:
+        """What is told of the model of that name.
 
-        `notice` says that an older version was put back; else it is not there.
+        Raises:
+            NotReadyError: as for `[name]`.
+            UnknownModelError: as for `[name]`.
         """
-        runtime, seconds = predictor.placement[:2]
-        serving: dict[str, Any] = {
-            "runtime": runtime.name,
-            "device": runtime.device,
-            "seconds_by_batch_rows": {
-                name: {str(rows): value for rows, value in timings.items()}
-                for name, timings in seconds.items()
-            },
-        }
-        if notice := self._notices.get(predictor.card.name):
-            serving["notice"] = notice
-        return {**predictor.card.model_dump(mode="json"), "serving": serving}
+        return self._descriptions[self[name].card.name]
 
     def __iter__(self) -> Iterator[Predictor]:
         """The models that serve, by name."""
@@ -186,7 +183,7 @@ class Catalog:
 
 def _load(
     repository: ModelRepository, name: str, device: str, settings: Settings
-) -> tuple[ModelPackage, Placement]:
+) -> tuple[ModelPackage, Placement, Description]:
     """The newest package of that name, with every file checked, proved and warm."""
     package = repository.get(name)
     if settings.package_key is not None:
@@ -200,7 +197,7 @@ def _load(
         max_batch_rows=settings.max_batch_rows,
         inline_seconds=settings.inline_seconds,
     )
-    return package, placement
+    return package, placement, describe(package.card, placement)
 
 
 async def _in_time(

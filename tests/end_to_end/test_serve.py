@@ -453,18 +453,25 @@ def test_an_answer_carries_the_request_s_id(client: httpx.Client) -> None:
 # What the service says of itself.
 
 
-def test_models_are_the_cards_of_all_shipped_packages(
+def test_models_are_all_shipped_packages_in_brief_and_a_model_its_card(
     client: httpx.Client, repository: ModelRepository
 ) -> None:
     content = client.get("/models").json()
     assert content["refused"] == {}
     cards = {model["name"]: model for model in content["models"]}
     assert set(cards) == set(repository.names()) >= {*CURVES, *MOONS, *DIGITS}
-    for name, card in cards.items():
-        assert client.get(f"/models/{name}").json() == card
+    for name, brief in cards.items():
+        card = client.get(f"/models/{name}").json()
         serving = card.pop("serving")
         assert serving["runtime"] in ("onnx", "torchscript")
         assert card == json.loads(repository.get(name).card.model_dump_json())
+        assert brief.pop("serving")["runtime"] == serving["runtime"]
+        for told, whole in zip(brief.pop("evaluations"), card["evaluations"], strict=True):
+            assert told == {key: whole[key] for key in ("data", "split", "samples", "metrics")}
+        for spec in (*card["inputs"], *card["outputs"]):
+            spec.pop("labels")
+        assert brief == {key: card[key] for key in brief}
+        assert len(json.dumps(brief)) < 3_000
 
 
 def test_an_unknown_model_is_a_404_everywhere(

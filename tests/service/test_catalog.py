@@ -462,7 +462,7 @@ def test_a_description_is_the_card_with_how_it_is_served(tmp_path: Path) -> None
     package = write_tiny(tmp_path, "line")
 
     async def test(catalog: Catalog) -> None:
-        described = json.loads(json.dumps(catalog.describe(catalog["line"])))
+        described = json.loads(catalog.description("line").full)
         served = described.pop("serving")
         assert described == package.card.model_dump(mode="json")
         assert served["runtime"] in ("onnx", "torchscript")

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 import httpx
 import pytest
+from pydantic import BaseModel
 from starlette.applications import Starlette
 from starlette.routing import Route
 from tiny import write_tiny
@@ -78,23 +79,45 @@ def specification(pages: Pages) -> dict[str, Any]:
     return found
 
 
-def test_models_gives_the_cards_and_why_others_were_refused(pages: Pages) -> None:
+def test_models_gives_each_in_brief_and_why_others_were_refused(pages: Pages) -> None:
     response = pages.get("/models")
     assert response.status_code == 200
     content = response.json()
     assert list(content) == ["models", "refused"]
     (model,) = content["models"]
-    serving = model.pop("serving")
-    assert model == json.loads(pages.package.card.model_dump_json())
-    assert serving["runtime"] == "onnx"
+    card = json.loads(pages.package.card.model_dump_json())
+    brief = ("name", "version", "summary", "task", "inputs", "outputs", "evaluations", "serving")
+    assert tuple(model) == brief
+    for key in ("name", "version", "summary", "task"):
+        assert model[key] == card[key]
+    for side in ("inputs", "outputs"):
+        for spec in card[side]:
+            spec.pop("labels")
+        assert model[side] == card[side]
+    assert model["serving"] == {"runtime": "onnx", "device": "cpu"}
     assert list(content["refused"]) == ["broken"]
     assert "model.onnx: it holds 0 bytes" in content["refused"]["broken"]
 
 
-def test_a_model_s_page_is_its_entry_among_all(pages: Pages) -> None:
+def test_a_model_s_page_is_its_whole_card_and_how_it_is_served(pages: Pages) -> None:
     response = pages.get("/models/line")
     assert response.status_code == 200
-    assert response.json() == pages.get("/models").json()["models"][0]
+    assert response.headers["content-type"] == "application/json"
+    content = response.json()
+    serving = content.pop("serving")
+    assert content == json.loads(pages.package.card.model_dump_json())
+    assert (serving["runtime"], serving["device"]) == ("onnx", "cpu")
+    assert set(serving["seconds_by_batch_rows"]["onnx"]) == {"1", "4"}
+
+
+def test_what_is_told_of_a_model_is_made_once(
+    pages: Pages, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A card may be megabytes, and the event loop stands still while it is written."""
+    before = [pages.get(path).content for path in ("/models", "/models/line")]
+    for name in ("model_dump", "model_dump_json"):
+        monkeypatch.delattr(BaseModel, name)
+    assert [pages.get(path).content for path in ("/models", "/models/line")] == before
 
 
 @pytest.mark.parametrize("name", ["lines", "Line", "line%2F1", "%00", "é"])
