@@ -31,6 +31,7 @@ from models.foreign import (
     read_file,
 )
 from models.free_sizes import other_sizes
+from models.labels import require_agreement
 from models.package import ModelPackage, require_writable, write_package
 from models.parity import BATCH_SIZES, RELATIVE_TOLERANCE
 from models.proofs import prove_equal, prove_rows
@@ -69,7 +70,8 @@ def add(
             and its results in the order of the graph's outputs. Loading it runs the code in it.
         sample: an .npz file with two or more rows of every input, under its name; else rows are
             random.
-        labels: the classes, for every floating-point output with as many columns.
+        labels: the classes, for every output with as many columns: those of floating-point numbers,
+            or, where none has as many, of whole numbers.
         task: by default `classification` where an output has labels or is probabilities, else
             `other`.
         summary: of the card.
@@ -100,7 +102,9 @@ def add(
         inputs = input_specs(graph)
         samples = random_samples(inputs, graph.fixed_batch)
     others = other_sizes(graph.network, graph.network.inputs, samples.rows, graph.fixed_batch or 1)
-    outputs = output_specs(graph, _answers(graph, samples), inputs, labels)
+    answers = _answers(graph, samples)
+    outputs = output_specs(graph, answers, inputs, labels)
+    require_agreement(graph.file, answers, outputs)
     card = ModelCard(
         name=name,
         version=ModelRepository(root).next_version(name),
@@ -206,7 +210,7 @@ def _same(found: NDArray[Any], wanted: NDArray[Any]) -> bool:
     if wanted.dtype.kind != "f":
         return np.array_equal(found, wanted)
     allowed = tolerated(RELATIVE_TOLERANCE, wanted.dtype)
-    return bool(relative_difference(found, wanted).max() <= allowed)
+    return bool(relative_difference(found, wanted).max(initial=0.0) <= allowed)
 
 
 def _run(graph: ForeignGraph, samples: Samples, rows: Arrays) -> Arrays:

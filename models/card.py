@@ -130,14 +130,14 @@ class TensorSpec:
         return f"{self.datatype} {list(self.shape)}"
 
     def takes(self, shape: Sequence[object]) -> bool:
-        """Whether a tensor of this shape is one of these; only its first dimension may be 0."""
+        """Whether a tensor of this shape is one of these; a dimension of any size may be 0."""
         if len(shape) != len(self.shape):
             return False
         for size, found in zip(self.shape, shape, strict=True):  # `all` takes twice as long
             # By its type: to Python, 1.0 and true are 1.
             if type(found) is not int or not 0 <= found < 2**31 or size not in (found, -1):
                 return False
-        return 0 not in shape[1:]
+        return True
 
     @property
     def is_probabilities(self) -> bool:

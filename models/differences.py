@@ -29,6 +29,8 @@ def relative_difference(
     Returns:
         In the shape of `wanted`; infinite where `found` is NaN, or differs where all is 0.
     """
+    if not wanted.size:
+        return np.zeros(wanted.shape)
     expected = wanted.astype(np.float64)
     difference = np.abs(found.astype(np.float64) - expected)
     difference[np.isnan(difference)] = np.inf

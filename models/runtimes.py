@@ -352,7 +352,7 @@ def recall(runtime: Runtime, example: Example, outputs: Sequence[TensorSpec]) ->
             continue
         difference = relative_difference(found, recorded, probabilities=spec.is_probabilities)
         tolerance = tolerated(example.tolerance, recorded.dtype)
-        if difference.max() > tolerance:
+        if difference.max(initial=0.0) > tolerance:
             return (
                 f"{spec.name} differs from the recorded prediction by {difference.max():.2g}, "
                 f"more than {tolerance:g}"

@@ -59,14 +59,18 @@ def output_specs(
         graph: whose outputs they are.
         answers: by output name, to all samples.
         inputs: of the graph.
-        labels: the classes, for every floating-point output with as many columns.
+        labels: the classes, for every output with as many columns: those of floating-point numbers,
+            or, where none has as many, of whole numbers, as quantized networks give.
 
     Raises:
         AddError: an output is of a datatype that is not served, or the labels fit none.
     """
     free = any(-1 in spec.shape[1:] for spec in inputs)
+    labelled = _labelled(answers, len(labels)) if labels else ()
     outputs = tuple(
-        _output_spec(graph, tensor, answers[tensor.name], free, labels)
+        _output_spec(
+            graph, tensor, answers[tensor.name], free, labels if tensor.name in labelled else ()
+        )
         for tensor in graph.network.outputs
     )
     if labels and not any(spec.labels for spec in outputs):
@@ -85,7 +89,7 @@ def _output_spec(
     free: bool,
     labels: Sequence[str],
 ) -> TensorSpec:
-    """What running showed. Where an input has a free dimension, those of the output stay free."""
+    """What running showed, and its labels. Where an input has a free dimension, it stays free."""
     found = answers.shape
     stated = tensor.shape[1:] if len(tensor.shape) == len(found) else (None,) * (len(found) - 1)
     inner = (
@@ -93,7 +97,7 @@ def _output_spec(
         for said, size in zip(stated, found[1:], strict=True)
     )
     columns = answers.shape[-1] if answers.ndim > 1 and answers.dtype.kind == "f" else 0
-    probabilities = columns > 1 and _are_probabilities(answers)
+    probabilities = columns > 1 and answers.size > 0 and _are_probabilities(answers)
     return TensorSpec(
         name=tensor.name,
         datatype=datatype_of(graph.file, "output", tensor),
@@ -101,8 +105,21 @@ def _output_spec(
         meaning="of each class; a row sums to 1" if probabilities else "not stated",
         minimum=0 if probabilities else None,
         maximum=1 if probabilities else None,
-        labels=tuple(labels) if labels and columns == len(labels) else None,
+        labels=tuple(labels) or None,
     )
+
+
+def _labelled(answers: Arrays, count: int) -> set[str]:
+    """The outputs whose last dimension are so many classes."""
+    for kinds in ("f", "iu"):
+        found = {
+            name
+            for name, array in answers.items()
+            if array.ndim > 1 and array.dtype.kind in kinds and array.shape[-1] == count
+        }
+        if found:
+            return found
+    return set()
 
 
 def _are_probabilities(answers: NDArray[Any]) -> bool:

@@ -27,6 +27,9 @@ def varied_rows(rows: Arrays, count: int) -> dict[str, NDArray[np.generic]]:
     varied: dict[str, NDArray[np.generic]] = {}
     for name, array in rows.items():
         floats = array.dtype.kind == "f"
+        if not array.size:
+            varied[name] = np.empty((count, *array.shape[1:]), array.dtype)
+            continue
         shape, least, largest = array.shape[1:], array.min(), array.max()
         many = array[given].copy()
         for index, kind in enumerate(kinds):

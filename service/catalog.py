@@ -5,7 +5,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future
-from typing import Any, ParamSpec, TypeVar
+from typing import ParamSpec, TypeVar
 
 from models.card import TensorSpec
 from models.devices import DeviceError
@@ -13,6 +13,7 @@ from models.package import ModelPackage, PackageError
 from models.repository import ModelRepository, RepositoryError
 from models.signature import verify_signature
 from models.text import escaped
+from service.descriptions import Description, describe
 from service.errors import BadInputError, NotReadyError, UnknownModelError
 from service.paths import without_paths
 from service.placement import Placement, pick_device, place
@@ -35,6 +36,7 @@ class Catalog:
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
         self._predictors: dict[str, Predictor] = {}
+        self._descriptions: dict[str, Description] = {}
         self._refused: dict[str, str] = {}
         self._notices: Mapping[str, str] = {}
         self._open = False
@@ -61,7 +63,7 @@ class Catalog:
         for name in await self._names(repository):
             try:
                 started = time.monotonic()
-                package, placement = await _in_time(
+                package, placement, description = await _in_time(
                     patience, _load, repository, name, device, settings
                 )
                 seconds = time.monotonic() - started
@@ -78,6 +80,7 @@ class Catalog:
                 reason = f"package {name}: it cannot be served ({kind}; see the service's log)"
                 self._refuse(name, reason, error)
                 continue
+            self._descriptions[name] = description
             self._predictors[name] = Predictor(package, placement, settings, seconds)
             if placement.unused or device == "cpu":
                 self._unfit.append(name)
@@ -93,6 +96,9 @@ class Catalog:
             )
         if settings.package_key is not None:
             self._notices = await self._older_versions(settings)
+            for name, notice in self._notices.items():
+                card, placement = self[name].card, self[name].placement
+                self._descriptions[name] = describe(card, placement, notice)
         self._open = True
 
     async def _names(self, repository: ModelRepository) -> list[str]:
@@ -145,26 +151,14 @@ class Catalog:
         """What is to be known of packages that serve: that an older version was put back."""
         return self._notices
 
-    def describe(self, predictor: Predictor) -> dict[str, Any]:
-        """A model's card, with how it is served here: runtime, device, timings in seconds.
+    def description(self, name: str) -> Description:
+        """What is told of the model of that name.
 
-        `unused` says why a runtime of the package cannot use the device, and `notice` that an older
-        version was put back; else neither is there.
+        Raises:
+            NotReadyError: as for `[name]`.
+            UnknownModelError: as for `[name]`.
         """
-        runtime, seconds = predictor.placement[:2]
-        serving: dict[str, Any] = {
-            "runtime": runtime.name,
-            "device": runtime.device,
-            "seconds_by_batch_rows": {
-                name: {str(rows): value for rows, value in timings.items()}
-                for name, timings in seconds.items()
-            },
-        }
-        if unused := predictor.placement.unused:
-            serving["unused"] = {name: without_paths(why) for name, why in unused.items()}
-        if notice := self._notices.get(predictor.card.name):
-            serving["notice"] = notice
-        return {**predictor.card.model_dump(mode="json"), "serving": serving}
+        return self._descriptions[self[name].card.name]
 
     def __iter__(self) -> Iterator[Predictor]:
         """The models that serve, by name."""
@@ -188,7 +182,7 @@ class Catalog:
                 f"Model {name!r} was refused when the service started; see its log."
             )
         raise UnknownModelError(
-            f"There is no model {name[:100]!r}; there are: {', '.join(self._predictors) or 'none'}."
+            f"Request for unknown model: {name[:100]!r} is not found; GET /models has the others."
         )
 
     def taking(self, name: str, wanted: TensorSpec) -> Predictor:
@@ -211,7 +205,7 @@ class Catalog:
 
 def _load(
     repository: ModelRepository, name: str, device: str, settings: Settings
-) -> tuple[ModelPackage, Placement]:
+) -> tuple[ModelPackage, Placement, Description]:
     """The newest package of that name, with every file checked, proved and warm."""
     package = repository.get(name)
     if settings.package_key is not None:
@@ -225,7 +219,7 @@ def _load(
         max_batch_rows=settings.max_batch_rows,
         inline_seconds=settings.inline_seconds,
     )
-    return package, placement
+    return package, placement, describe(package.card, placement)
 
 
 async def _in_time(

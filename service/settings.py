@@ -91,6 +91,11 @@ class Settings(BaseSettings):
     body_timeout_seconds: float = Field(
         30.0, gt=0, description="how long a body may take to arrive"
     )
+    compress_from_bytes: int = Field(
+        16 * 2**10, ge=0,
+        description="an answer that is so large is compressed where Accept-Encoding asks for it; "
+        "0 compresses none",
+    )  # fmt: skip
     max_image_pixels: int = Field(40_000_000, ge=1, description="the largest uploaded picture")
     api_keys_file: Path | None = Field(
         None, description="the keys that are let in; without it everybody is, and only from here"

@@ -6,15 +6,18 @@ with the request's id, and tells the caller nothing but that id.
 
 import asyncio
 import functools
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any
 
 import orjson
 from starlette.requests import Request
 from starlette.responses import Response
+from starlette.types import Receive, Scope, Send
 
 from service.errors import BadInputError, ServiceError
+from service.http.compression import asked_coding, compressed
 from service.http.exchange import Exchange, current
+from service.settings import current_settings
 from service.telemetry.logs import logger
 
 Responder = Callable[[Exchange, bytes, Callable[["Reply"], None]], Callable[[], None]]
@@ -56,6 +59,31 @@ class Reply(Response):
         """The headers as they are sent."""
         for header in headers:
             self.lines += b"%b: %b\r\n" % header
+
+    def coding(self, headers: Mapping[bytes, bytes]) -> bytes | None:
+        """In which coding a request with these headers wants it; None where it stays as it is."""
+        least = current_settings().compress_from_bytes
+        return asked_coding(headers) if 0 < least <= len(self.body) else None
+
+    def take_compressed(self, body: bytes, coding: bytes) -> None:
+        """Send `body`, its own in this coding, where that is shorter."""
+        if len(body) >= len(self.body):
+            return
+        more = [(b"content-encoding", coding), (b"vary", b"accept-encoding")]
+        length = b"content-length: %d\r\n"
+        lines = b"".join(b"%b: %b\r\n" % header for header in more)
+        self.lines = self.lines.replace(length % len(self.body), length % len(body) + lines, 1)
+        if "raw_headers" in self.__dict__:  # it has been read, and others may have added to it
+            kept = [header for header in self.raw_headers if header[0] != b"content-length"]
+            self.raw_headers = [*kept, (b"content-length", b"%d" % len(body)), *more]
+        self.body = body
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Send it, compressed where the request asks for that."""
+        coding = self.coding(dict(scope["headers"])) if scope["method"] != "HEAD" else None
+        if coding is not None:
+            self.take_compressed(await compressed(bytes(self.body), coding), coding)
+        await super().__call__(scope, receive, send)
 
     @functools.cached_property
     def raw_headers(self) -> list[tuple[bytes, bytes]]:  # type: ignore[override]  # as an attribute, it can be set

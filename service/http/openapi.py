@@ -67,7 +67,7 @@ def openapi_of(service: Any, name: str, version: str) -> dict[str, Any]:
         },
         "/models": {
             "get": _operation(
-                "The cards of all models that serve, and why others were refused; `serving.notice` "
+                "All models that serve, in brief, and why others were refused; `serving.notice` "
                 "says of one that an older version was put back.",
                 {
                     "models": {"type": "array", "items": {"type": "object"}},
@@ -77,7 +77,9 @@ def openapi_of(service: Any, name: str, version: str) -> dict[str, Any]:
         },
         "/models/{name}": {
             "get": _operation(
-                "The card of one model, and how it is served.", {}, _parameter("name", "mnist-cnn")
+                "The whole card of one model, and how it is served.",
+                {},
+                _parameter("name", "mnist-cnn"),
             )
         },
         "/models/{name}/report/{file}": {
@@ -119,10 +121,20 @@ def _protocol() -> dict[str, Any]:
                 "200": _success(_ANSWER),
                 **_failures(ServiceError),
             }
+        elif pattern == "/repository/index":
+            operation["requestBody"] = {"content": {"application/json": {"schema": _INDEX}}}
+            operation["responses"] |= _failures(ServiceError)
         paths[PREFIX + pattern] = {method.lower(): operation}
     return paths
 
 
+_INDEX = {
+    "type": "object",
+    "properties": {
+        "ready": {"type": "boolean", "description": "whether only models that are ready are told"}
+    },
+    "example": {"ready": True},
+}
 _INFER = {
     "type": "object",
     "required": ["inputs"],

@@ -3,6 +3,7 @@
 import asyncio
 import re
 
+import orjson
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import Response
@@ -11,7 +12,8 @@ from starlette.routing import Route
 from models.package import PackageError
 from service.catalog import Catalog
 from service.errors import ServiceError, UnknownPathError
-from service.http.endpoint import json_response, plain
+from service.http.endpoint import Reply, json_response, plain
+from service.http.exchange import current
 from service.http.playground import Playground, to_keep
 from service.telemetry import metrics
 
@@ -34,17 +36,14 @@ def create_pages() -> Starlette:
 
 async def _models(request: Request) -> Response:
     catalog: Catalog = request.app.state.catalog
-    return json_response(
-        {
-            "models": [catalog.describe(predictor) for predictor in catalog],
-            "refused": catalog.refused,
-        }
-    )
+    models = b",".join(catalog.description(predictor.card.name).summary for predictor in catalog)
+    refused = orjson.dumps(catalog.refused)
+    return Reply(current(), b'{"models":[%b],"refused":%b}' % (models, refused))
 
 
 async def _model(request: Request) -> Response:
     catalog: Catalog = request.app.state.catalog
-    return json_response(catalog.describe(catalog[request.path_params["name"]]))
+    return Reply(current(), catalog.description(request.path_params["name"]).full)
 
 
 async def _picture(request: Request) -> Response:

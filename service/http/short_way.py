@@ -9,9 +9,12 @@ A client sends the same head again and again. One that took the short way is kno
 is not parsed again.
 """
 
+import math
+from asyncio import Future
 from functools import partial
 from typing import Any
 
+from service.http.compression import compressed
 from service.http.connection import Connection
 from service.http.endpoint import Reply, Responder, error_response
 from service.http.exchange import begin
@@ -39,6 +42,7 @@ class ShortWay(Connection):
         self._header_count = 0  # what comes beyond follows a body in chunks, and is none
         self._body = b""
         self._largest = current_settings().max_body_bytes
+        self._compress_from: float = current_settings().compress_from_bytes or math.inf
 
     def data_received(self, data: bytes) -> None:
         """Take what has arrived: mostly one request, whose head is known."""
@@ -149,7 +153,23 @@ class ShortWay(Connection):
         self.cycle = turn  # type: ignore[assignment]  # it has what the protocol asks of a cycle
         exchange = begin("POST", path, headers)
 
+        packing: Future[bytes] | None = None
+
         def answer(reply: Reply) -> None:
+            nonlocal packing
+            coding = reply.coding(headers) if len(reply.body) >= self._compress_from else None
+            if coding is None:
+                finish(reply)
+                return
+            packing = compressed(bytes(reply.body), coding)
+            packing.add_done_callback(partial(unpack, reply, coding))
+
+        def unpack(reply: Reply, coding: bytes, packed: Future[bytes]) -> None:
+            if not packed.cancelled():
+                reply.take_compressed(packed.result(), coding)
+                finish(reply)
+
+        def finish(reply: Reply) -> None:
             turn.give_up = None
             exchange.status = reply.status_code
             if not self.transport.is_closing():
@@ -166,6 +186,8 @@ class ShortWay(Connection):
         def leave() -> None:
             turn.give_up = None
             give_up()
+            if packing is not None:
+                packing.cancel()
             exchange.status = CLIENT_CLOSED_REQUEST
             self.front.end(exchange)
 

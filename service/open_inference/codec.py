@@ -18,7 +18,8 @@ from service.batching.batch import Arrays
 from service.errors import BadInputError
 from service.finite import not_finite
 from service.http.endpoint import may_hold_booleans, parse_json
-from service.open_inference.tensors import check_shape, classes, from_bytes, from_json, to_bytes
+from service.open_inference.classification import classified
+from service.open_inference.tensors import check_shape, from_bytes, from_json, to_bytes
 
 
 class RequestedOutput(NamedTuple):
@@ -84,7 +85,7 @@ def encode(card: ModelCard, request: InferRequest, outputs: Arrays) -> Encoded:
         outputs: every output of the card.
 
     Raises:
-        ServiceError: JSON was asked for, and cannot hold the answer.
+        ServiceError: JSON was asked for, and cannot hold the answer; or classes of no values were.
     """
     entries, tensors = [], []
     for spec, binary, top in request.outputs:
@@ -92,9 +93,8 @@ def encode(card: ModelCard, request: InferRequest, outputs: Arrays) -> Encoded:
         entry: dict[str, Any] = {"name": spec.name, "datatype": spec.datatype, "shape": array.shape}
         data: Any
         if top:
-            found = classes(array, spec.labels, top)
-            entry |= {"datatype": "BYTES", "shape": (len(found), len(found[0]))}
-            data = [text for row in found for text in row]
+            shape, data = classified(spec, array, top)
+            entry |= {"datatype": "BYTES", "shape": shape}
         elif binary:
             data = array
         elif spec.datatype == "FP16":
@@ -128,23 +128,28 @@ def _header_size(value: bytes, body_size: int) -> int:
 
 
 def _raw(card: ModelCard, body: bytes | bytearray) -> InferRequest:
-    """A body that is one row of the model's only input; the outputs come back as binary."""
+    """A body that is the model's only input; the outputs come back as binary.
+
+    It is one row, or the whole batch of a network that computes no other.
+    """
     spec = card.inputs[0]
-    if len(card.inputs) != 1 or spec.shape[0] not in (-1, 1) or spec.shape[1:].count(-1) > 1:
+    if len(card.inputs) != 1 or spec.shape[1:].count(-1) > 1:
         raise BadInputError(
-            "A request without a JSON header is for models with one input, one row and one other "
-            "variable dimension at most; send one with a header."
+            "A request without a JSON header is for models with one input and one variable "
+            "dimension beside the rows at most; send one with a header."
         )
-    known = spec.dtype.itemsize
+    rows = card.fixed_batch or 1
+    known = spec.dtype.itemsize * rows
     for dimension in spec.shape[1:]:
         known *= dimension if dimension != -1 else 1
     variable, rest = divmod(len(body), known) if -1 in spec.shape[1:] else (1, len(body) - known)
     if rest or not variable:
         raise BadInputError(
-            f"The body has {len(body):,} bytes; one row of {spec.name!r} "
-            f"({spec.describe()}) takes {known:,}."
+            f"The body has {len(body):,} bytes; "
+            f"{'one row' if rows == 1 else f'the {rows} rows'} of {spec.name!r} "
+            f"({spec.describe()}) {'takes' if rows == 1 else 'take'} {known:,}."
         )
-    shape = (1, *(variable if dimension == -1 else dimension for dimension in spec.shape[1:]))
+    shape = (rows, *(variable if dimension == -1 else dimension for dimension in spec.shape[1:]))
     outputs = [RequestedOutput(output, binary=True) for output in card.outputs]
     return InferRequest(None, {spec.name: from_bytes(spec, shape, body, 0)}, outputs, None)
 
@@ -244,6 +249,11 @@ def _parameters(content: Mapping[str, Any], whose: str) -> Mapping[str, Any]:
     for name in parameters:
         if name.startswith("triton_"):
             raise BadInputError(f"{whose} has the parameter {brief(name)}: that prefix is taken.")
+        if name == "shared_memory_region":
+            raise BadInputError(
+                f"{whose} names a shared_memory_region: there is none here, so send the data in "
+                "the request, and ask for it in the answer."
+            )
     return parameters
 
 

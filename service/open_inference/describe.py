@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from models.card import RuntimeName, TensorSpec
+from models.card import MODEL_FILES, RuntimeName, TensorSpec
 from service.catalog import Catalog
 from service.predictor import Predictor
 from service.settings import VERSION
@@ -17,6 +17,11 @@ EXTENSIONS = (
 )
 
 _PLATFORMS: dict[RuntimeName, str] = {"onnx": "onnx_onnxv1", "torchscript": "pytorch_torchscript"}
+"""As the protocol names them."""
+_TRITON_PLATFORMS: dict[RuntimeName, str] = {
+    "onnx": "onnxruntime_onnx",
+    "torchscript": "pytorch_libtorch",
+}
 _BACKENDS: dict[RuntimeName, str] = {"onnx": "onnxruntime", "torchscript": "pytorch"}
 
 
@@ -25,8 +30,13 @@ def server() -> dict[str, Any]:
     return {"name": "fitserve", "version": VERSION, "extensions": EXTENSIONS}
 
 
-def index(catalog: Catalog) -> list[dict[str, str]]:
-    """Every package of the repository: ready, or not and why; of one put back, that it is so."""
+def index(catalog: Catalog, *, ready_only: bool = False) -> list[dict[str, str]]:
+    """Every package of the repository: ready, or not and why; of one put back, that it is so.
+
+    Args:
+        catalog: the models.
+        ready_only: leave out those that do not serve.
+    """
     ready = [
         {
             "name": predictor.card.name,
@@ -40,7 +50,7 @@ def index(catalog: Catalog) -> list[dict[str, str]]:
         {"name": name, "version": "", "state": "UNAVAILABLE", "reason": reason}
         for name, reason in catalog.refused.items()
     ]
-    return [*ready, *refused]
+    return ready if ready_only else [*ready, *refused]
 
 
 def metadata(predictor: Predictor) -> dict[str, Any]:
@@ -56,23 +66,37 @@ def metadata(predictor: Predictor) -> dict[str, Any]:
 
 
 def configuration(predictor: Predictor) -> dict[str, Any]:
-    """The model's configuration, in the words of Triton's `ModelConfig`.
+    """The model's configuration, in the words of Triton's `ModelConfig`, as Triton writes it.
 
-    A network whose graph is fixed to one batch has `max_batch_size` 0, and whole shapes as `dims`.
+    What it says of is there, so `optimization` and what else has no meaning here is left out. A
+    network whose graph is fixed to one batch has `max_batch_size` 0, and whole shapes as `dims`.
     """
     card, runtime = predictor.card, predictor.placement.runtime
     batches = card.fixed_batch is None
     gpu = runtime.device.partition(":")[2]
-    kind = {"name": card.name, "count": 1, "kind": "KIND_GPU" if gpu else "KIND_CPU"}
     return {
         "name": card.name,
-        "platform": _PLATFORMS[runtime.name],
+        "platform": _TRITON_PLATFORMS[runtime.name],
         "backend": _BACKENDS[runtime.name],
         "version_policy": {"latest": {"num_versions": 1}},
         "max_batch_size": predictor.max_batch_rows if batches else 0,
-        "input": [_configured(spec, batches=batches) for spec in card.inputs],
-        "output": [_configured(spec, batches=batches) for spec in card.outputs],
-        "instance_group": [{**kind, "gpus": [int(gpu)]} if gpu else kind],
+        "input": [
+            {**_configured(spec, batches=batches), "format": "FORMAT_NONE", "optional": False}
+            for spec in card.inputs
+        ],
+        "output": [
+            {**_configured(spec, batches=batches), "label_filename": _label_file(spec)}
+            for spec in card.outputs
+        ],
+        "instance_group": [
+            {
+                "name": card.name,
+                "kind": "KIND_GPU" if gpu else "KIND_CPU",
+                "count": 1,
+                "gpus": [int(gpu)] if gpu else [],
+            }
+        ],
+        "default_model_filename": MODEL_FILES[runtime.name],
         **_batching(predictor),
     }
 
@@ -106,3 +130,8 @@ def _configured(spec: TensorSpec, *, batches: bool) -> dict[str, Any]:
         "data_type": f"TYPE_{spec.datatype}",
         "dims": spec.shape[1:] if batches else spec.shape,
     }
+
+
+def _label_file(spec: TensorSpec) -> str:
+    """A name, where Triton has the file with the labels: clients read whether there are some."""
+    return f"{spec.name}_labels.txt" if spec.labels else ""

@@ -10,6 +10,7 @@ from service.batching.batch import Answer
 from service.callbacks import called_back
 from service.catalog import Catalog
 from service.errors import (
+    BadInputError,
     MethodNotAllowedError,
     NotReadyError,
     ServiceError,
@@ -17,7 +18,7 @@ from service.errors import (
     UnknownPathError,
 )
 from service.http.body import read_body
-from service.http.endpoint import Reply, Responder, error_response, json_response
+from service.http.endpoint import Reply, Responder, error_response, json_response, parse_json
 from service.http.exchange import Exchange, current
 from service.open_inference import describe
 from service.open_inference.codec import decode, encode
@@ -68,9 +69,14 @@ async def _live(call: Call) -> Reply:
 
 
 async def _ready(call: Call) -> Reply:
-    """Whether at least one model serves."""
+    """Whether all models serve. `/readyz` says whether one does."""
     if not call.catalog.ready:
         raise NotReadyError("No model is ready.")
+    if refused := len(call.catalog.refused):
+        raise NotReadyError(
+            f"{refused} of the models {'is' if refused == 1 else 'are'} not ready; "
+            "POST /v2/repository/index tells why."
+        )
     return json_response({"ready": True, "live": True})
 
 
@@ -80,9 +86,12 @@ async def _models(call: Call) -> Reply:
 
 
 async def _index(call: Call) -> Reply:
-    """Every package of the repository, ready or not, and why not."""
-    await call.read()
-    return json_response(describe.index(call.catalog))
+    """Every package of the repository, and why one is not ready; or those that are ready alone."""
+    body = await call.read()
+    ready = parse_json(body).get("ready", False) if body else False
+    if not isinstance(ready, bool):
+        raise BadInputError("The request's 'ready' must be true or false.")
+    return json_response(describe.index(call.catalog, ready_only=ready))
 
 
 async def _statistics_of_all(call: Call) -> Reply:
@@ -218,7 +227,8 @@ def _find(catalog: Catalog, exchange: Exchange, model: str, version: str) -> Pre
     exchange.model = predictor.card.name
     if version and version != predictor.card.version:
         raise UnknownModelError(
-            f"Model {model!r} is served in version {predictor.card.version} alone."
+            f"Request for unknown model: {model!r} version {version[:20]} is not found; "
+            f"version {predictor.card.version} is the one that serves."
         )
     return predictor
 

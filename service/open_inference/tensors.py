@@ -1,4 +1,7 @@
-"""One tensor of a message ↔ one array: from JSON values, from bytes, to bytes, to classes.
+"""One tensor of a message ↔ one array: from JSON values, from bytes, to bytes.
+
+Some clients know no whole numbers and no truth values: the reference client of the protocol's
+working group writes every element as a float. What is exact is taken, what is not is refused.
 
 Nothing here allocates more than a small multiple of what it is given: a shape is compared with the
 data that came before an array is made of it.
@@ -24,6 +27,9 @@ _TYPECODES: dict[Datatype, str] = {
     "FP32": "f", "FP64": "d",
 }  # fmt: skip
 
+_EXACT = 2**53
+"""Up to here a float holds every whole number."""
+
 
 def check_shape(spec: TensorSpec, shape: Any) -> tuple[int, ...]:
     """The shape that a message gives a tensor, if it is one of those that the model takes.
@@ -48,6 +54,8 @@ def from_json(spec: TensorSpec, shape: tuple[int, ...], data: Any, *, booleans: 
         data: what the message holds.
         booleans: whether there may be a `true` or `false` among the values.
 
+    Whole numbers may be written as floats (`2.0`), and truth values as 0 and 1.
+
     Raises:
         BadInputError: too few or too many values, or one that the datatype cannot hold.
     """
@@ -55,8 +63,10 @@ def from_json(spec: TensorSpec, shape: tuple[int, ...], data: Any, *, booleans: 
     if spec.datatype == "FP16":
         raise BadInputError(f"Tensor {spec.name!r} is FP16: send it as binary data.")
     if spec.datatype == "BOOL":
-        if not set(map(type, values)) <= {bool}:
-            raise BadInputError(f"Tensor {spec.name!r} must hold true and false alone.")
+        if not (set(map(type, values)) <= {bool, int, float} and set(values) <= {0, 1}):
+            raise BadInputError(
+                f"Tensor {spec.name!r} is BOOL: it must hold true and false, or 1 and 0."
+            )
         return np.array(values, np.bool_).reshape(shape)
     # To Python, true is 1.
     if booleans and bool in set(map(type, values)):
@@ -67,6 +77,8 @@ def from_json(spec: TensorSpec, shape: tuple[int, ...], data: Any, *, booleans: 
         else:
             buffer = array(_TYPECODES[spec.datatype], values)
     except (TypeError, ValueError, OverflowError) as error:
+        if spec.dtype.kind in "iu" and float in set(map(type, values)) <= {int, float}:
+            return from_json(spec, shape, _whole(spec, values), booleans=False)
         raise BadInputError(
             f"Tensor {spec.name!r} holds a value that is no {spec.datatype}: {error}."
         ) from error
@@ -98,26 +110,6 @@ def from_bytes(
     return np.require(found, requirements="A").reshape(shape)
 
 
-def classes(values: NDArray[Any], labels: Sequence[str] | None, top: int) -> list[list[str]]:
-    """The `top` largest values of each row, largest first, each as `value:index` or with its label.
-
-    Args:
-        values: [rows, …]; what stands behind the first axis counts as one row of classes.
-        labels: of the classes, where they have some.
-        top: how many, at least 1; a row with fewer gives all.
-    """
-    rows = values.reshape(len(values), -1)
-    order = np.argsort(-rows.astype(np.float64), axis=1, kind="stable")[:, :top]
-    return [
-        [
-            f"{float(row[index]):f}:{index}"
-            + (f":{labels[index]}" if labels and index < len(labels) else "")
-            for index in indices.tolist()
-        ]
-        for row, indices in zip(rows, order, strict=True)
-    ]
-
-
 def to_bytes(texts: Sequence[str]) -> bytes:
     """A BYTES tensor: each text as its length, in four bytes, and its UTF-8."""
     encoded = [text.encode() for text in texts]
@@ -140,6 +132,21 @@ def _flat(spec: TensorSpec, shape: tuple[int, ...], data: Any) -> list[Any]:
         raise _mismatch(spec, shape)
     values: list[Any] = data
     return values
+
+
+def _whole(spec: TensorSpec, values: list[int | float]) -> list[int]:
+    """The values as whole numbers, where each is one.
+
+    Raises:
+        BadInputError: one is not, or is so large that its last digits were lost as a float.
+    """
+    for value in values:
+        if isinstance(value, float) and not (value.is_integer() and abs(value) <= _EXACT):
+            raise BadInputError(
+                f"Tensor {spec.name!r} holds a value that is no {spec.datatype}: {value!r}"
+                + (", a float of too many digits." if abs(value) > _EXACT else ".")
+            )
+    return list(map(int, values))
 
 
 def _mismatch(spec: TensorSpec, shape: tuple[int, ...]) -> BadInputError:

@@ -114,7 +114,7 @@ async function lookForServer() {
   while (away) {
     await new Promise((resolve) => setTimeout(resolve, AGAIN_SECONDS * 1000));
     try {
-      const { status } = await fetch("v2/health/ready", { cache: "no-store" });
+      const { status } = await fetch("readyz", { cache: "no-store" });
       away = status === 502 || status === 503 || status === 504;
     } catch {
       continue;

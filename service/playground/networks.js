@@ -44,7 +44,7 @@ function tellRefused(refused) {
 }
 
 /** Show the network that the address names; else the one shown last, or the first. */
-function show() {
+async function show() {
   const [hash, named] = location.hash.split("/");
   if (hash !== HASH || !models.length) return;
   const known = (name) => models.find((card) => card.name === name);
@@ -62,7 +62,13 @@ function show() {
   }
   if (card.name === shown) return;
   shown = card.name;
-  part("network").replaceChildren(...described(card));
+  try {
+    const whole = await getJson(`models/${card.name}`);
+    if (shown === card.name) part("network").replaceChildren(...described(whole));
+  } catch (error) {
+    if (shown === card.name) shown = ""; // so that it is asked for again
+    part("network-trouble").textContent = reason(error);
+  }
 }
 
 /** The one figure that says how good a network is. */

@@ -138,13 +138,21 @@ function step(before, after, model) {
 /* The burst */
 
 async function burst() {
-  const card = models.find(({ name }) => name === part("burst-network").value);
   const [button, progress] = [part("burst"), part("burst-progress")];
   part("burst-trouble").textContent = part("burst-said").textContent = "";
   part("burst-result").replaceChildren();
   progress.value = 0;
   progress.hidden = false;
   button.disabled = true;
+  let card;
+  try {
+    card = await getJson(`models/${part("burst-network").value}`); // it has the example
+  } catch (error) {
+    part("burst-trouble").textContent = reason(error);
+    progress.hidden = true;
+    button.disabled = false;
+    return;
+  }
   const before = await batchesOf(card.name);
   const result = await send(card, () => (progress.value += 1));
   await new Promise((resolve) => setTimeout(resolve, COUNTED_SECONDS * 1000));

@@ -58,7 +58,9 @@ const load = () =>
       getJson("models"),
       getJson("playground/examples.json"),
     ]);
-    cards = models.filter(readsPoints);
+    cards = await Promise.all(
+      models.filter(readsPoints).map(({ name }) => getJson(`models/${name}`)), // with the labels
+    );
     training = moons;
     const select = part("point-network");
     const options = cards.map(({ name }) => [name, name]);

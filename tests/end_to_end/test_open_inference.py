@@ -77,18 +77,19 @@ def test_every_model_describes_itself(
         assert metadata == {"name": name, "versions": [card.version], **told}
         assert client.get(f"{path}/ready").json() == {"name": name, "ready": True}
         config = client.get(f"{path}/config").json()
-        assert (config["name"], config["platform"]) == (name, platform)
+        platforms = {"onnx_onnxv1": "onnxruntime_onnx", "pytorch_torchscript": "pytorch_libtorch"}
+        assert (config["name"], config["platform"]) == (name, platforms[platform])
         assert config["max_batch_size"] >= 1
         assert isinstance(config["dynamic_batching"], dict)
         for side, found in (("input", card.inputs), ("output", card.outputs)):
-            assert config[side] == [
-                {
-                    "name": spec.name,
-                    "data_type": f"TYPE_{spec.datatype}",
-                    "dims": list(spec.shape[1:]),  # the batch is max_batch_size
-                }
-                for spec in found
-            ]
+            for entry, spec in zip(config[side], found, strict=True):
+                assert entry["name"] == spec.name
+                assert entry["data_type"] == f"TYPE_{spec.datatype}"
+                assert entry["dims"] == list(spec.shape[1:])  # the batch is max_batch_size
+                if side == "input":
+                    assert entry["format"] == "FORMAT_NONE"
+                else:
+                    assert bool(entry["label_filename"]) is bool(spec.labels)
 
 
 def test_the_index_of_the_repository_names_every_model(
@@ -162,8 +163,8 @@ def test_the_statistics_grow_by_what_was_sent(path: str, client: httpx.Client) -
 @pytest.mark.parametrize(
     ("model", "words"),
     [
-        ("lenet", "There is no model 'lenet'"),
-        ("lenet/versions/1", "There is no model 'lenet'"),
+        ("lenet", "Request for unknown model: 'lenet' is not found; "),
+        ("lenet/versions/1", "Request for unknown model: 'lenet' is not found; "),
         (f"{CURVE}/versions/2", ""),
         (f"{CURVE}/versions/latest", ""),
         (f"{CURVE}/versions/01", ""),

@@ -453,18 +453,25 @@ def test_an_answer_carries_the_request_s_id(client: httpx.Client) -> None:
 # What the service says of itself.
 
 
-def test_models_are_the_cards_of_all_shipped_packages(
+def test_models_are_all_shipped_packages_in_brief_and_a_model_its_card(
     client: httpx.Client, repository: ModelRepository
 ) -> None:
     content = client.get("/models").json()
     assert content["refused"] == {}
     cards = {model["name"]: model for model in content["models"]}
     assert set(cards) == set(repository.names()) >= {*CURVES, *MOONS, *DIGITS}
-    for name, card in cards.items():
-        assert client.get(f"/models/{name}").json() == card
+    for name, brief in cards.items():
+        card = client.get(f"/models/{name}").json()
         serving = card.pop("serving")
         assert serving["runtime"] in ("onnx", "torchscript")
         assert card == json.loads(repository.get(name).card.model_dump_json())
+        assert brief.pop("serving")["runtime"] == serving["runtime"]
+        for told, whole in zip(brief.pop("evaluations"), card["evaluations"], strict=True):
+            assert told == {key: whole[key] for key in ("data", "split", "samples", "metrics")}
+        for spec in (*card["inputs"], *card["outputs"]):
+            spec.pop("labels")
+        assert brief == {key: card[key] for key in brief}
+        assert len(json.dumps(brief)) < 3_000
 
 
 def test_an_unknown_model_is_a_404_everywhere(
@@ -480,7 +487,7 @@ def test_an_unknown_model_is_a_404_everywhere(
         ),
     ]
     for response in responses:
-        assert_error(response, 404, "There is no model 'lenet'; there are: curve-linear, ")
+        assert_error(response, 404, "Request for unknown model: 'lenet' is not found; ")
 
 
 def test_every_example_in_the_openapi_description_works_when_pasted(client: httpx.Client) -> None:
@@ -624,7 +631,9 @@ def test_without_a_package_the_service_lives_and_is_never_ready(root: Path, tmp_
             time.sleep(0.2)
         assert client.get("/livez").status_code == 200
         assert client.get("/models").json() == {"models": [], "refused": {}}
-        assert_error(client.post("/predict_curve", json={"x": [1]}), 404, "there are: none")
+        assert_error(
+            client.post("/predict_curve", json={"x": [1]}), 404, "GET /models has the others"
+        )
         assert client.get("/readyz").status_code == 503
         assert f"there is no model to serve in {tmp_path}" in server.read_log()
 

@@ -247,7 +247,7 @@ def test_without_a_model_the_service_is_never_ready(
         assert not catalog.ready
         assert names(catalog) == []
         assert any(f"no model to serve in {root}" in record.getMessage() for record in logged())
-        with pytest.raises(UnknownModelError, match=r"no model 'line'; there are: none\."):
+        with pytest.raises(UnknownModelError, match=r"unknown model: 'line' is not found"):
             catalog["line"]
 
     serving(root, test)
@@ -344,7 +344,9 @@ def test_an_unknown_model_is_told_which_there_are(tmp_path: Path) -> None:
     async def test(catalog: Catalog) -> None:
         with pytest.raises(UnknownModelError) as unknown:
             catalog["lines"]
-        assert str(unknown.value) == "There is no model 'lines'; there are: line, sides."
+        assert str(unknown.value) == (
+            "Request for unknown model: 'lines' is not found; GET /models has the others."
+        )
         for name in ("", "line/1", "../line", "LINE", "line\n", "x" * 10_000):
             with pytest.raises(UnknownModelError) as unknown:
                 catalog.taking(name, X)
@@ -460,7 +462,7 @@ def test_a_description_is_the_card_with_how_it_is_served(tmp_path: Path) -> None
     package = write_tiny(tmp_path, "line")
 
     async def test(catalog: Catalog) -> None:
-        described = json.loads(json.dumps(catalog.describe(catalog["line"])))
+        described = json.loads(catalog.description("line").full)
         served = described.pop("serving")
         assert described == package.card.model_dump(mode="json")
         assert served["runtime"] in ("onnx", "torchscript")

@@ -350,6 +350,7 @@ for name in sys.argv[1].split(","):
 from starlette.testclient import TestClient
 from service.service import FitServe
 
+MODELS = ("/models/mnist-cnn", "/models/curve-tanh", "/models/moons-tanh")
 QUESTIONS = {
     "/classify_digits": {"images": [[0] * 784]},
     "/predict_curve": {"x": [1, 2]},
@@ -362,7 +363,7 @@ QUESTIONS = {
 def ask():
     with TestClient(FitServe.to_asgi(), base_url="http://localhost") as client:
         answers = {path: client.post(path, json=q) for path, q in QUESTIONS.items()}
-        answers |= {path: client.get(path) for path in ("/readyz", "/models")}
+        answers |= {path: client.get(path) for path in ("/readyz", "/models", *MODELS)}
     return {path: [answer.status_code, answer.text] for path, answer in answers.items()}
 
 print("\\n" + json.dumps(ask()))
@@ -393,5 +394,7 @@ def test_onnx_runtime_alone_serves_without_torch_or_any_training_library(
     models = json.loads(answers["/models"][1])
     assert models["refused"] == {}
     for model in models["models"]:
+        assert model["serving"] == {"runtime": "onnx", "device": "cpu"}
+        model = json.loads(answers[f"/models/{model['name']}"][1])
         assert model["serving"]["runtime"] == "onnx"
         assert list(model["serving"]["seconds_by_batch_rows"]) == ["onnx"]

@@ -39,6 +39,7 @@ SET = {
     "max_body_bytes": ("1000", 1000),
     "max_bodies_bytes": ("100000000", 100_000_000),
     "body_timeout_seconds": ("2.5", 2.5),
+    "compress_from_bytes": ("0", 0),
     "max_image_pixels": ("1000", 1000),
     "access_log": ("0.5", 0.5),
     "traces": ("0.01", 0.01),

@@ -292,9 +292,9 @@ def test_an_older_version_that_is_put_back_serves_and_is_told(
         {"name": "line", "version": "2", "state": "READY", "reason": notice},
         {"name": "other", "version": "1", "state": "READY", "reason": ""},
     ]
-    line, other = (catalog.describe(predictor)["serving"] for predictor in catalog)
-    assert line["notice"] == notice
-    assert "notice" not in other
+    for line, other in zip(catalog.description("line"), catalog.description("other"), strict=True):
+        assert json.loads(line)["serving"]["notice"] == notice
+        assert "notice" not in json.loads(other)["serving"]
     assert f"package line: {notice}" in [record.getMessage() for record in logged()]
 
 

@@ -60,7 +60,7 @@ async def main() -> None:
         try:
             await client.infer(base, request(first, binary=True), model_name="lenet")
         except httpx.HTTPStatusError as error:
-            assert str(error).startswith("There is no model 'lenet'"), error
+            assert str(error).startswith("Request for unknown model: 'lenet' is not found"), error
             assert error.response.status_code == 404, error
         else:
             raise AssertionError("a model that is not there has answered")

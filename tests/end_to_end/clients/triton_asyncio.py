@@ -48,7 +48,7 @@ async def refused(client: InferenceServerClient, question: Question) -> None:
     try:
         await client.infer("lenet", inputs(question, binary=True))
     except InferenceServerException as error:
-        assert error.message().startswith("There is no model 'lenet'"), error
+        assert error.message().startswith("Request for unknown model: 'lenet' is not found"), error
         assert "404" in str(error.status()), error
     else:
         raise AssertionError("a model that is not there has answered")

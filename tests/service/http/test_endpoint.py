@@ -38,8 +38,8 @@ from service.errors import (
     UnknownVersionError,
     UnsupportedMediaError,
 )
-from service.http.endpoint import json_response, plain, typed
-from service.http.exchange import begin
+from service.http.endpoint import Reply, json_response, plain, typed
+from service.http.exchange import Exchange, begin
 
 Logged = Callable[[], list[logging.LogRecord]]
 
@@ -281,3 +281,21 @@ def test_an_application_of_plain_handlers_answers_every_failure_as_json() -> Non
     assert response.headers["x-request-id"] == "call-7"
     assert response.headers["content-type"] == "application/json"
     assert INTERNALS not in response.text
+
+
+def test_a_body_is_taken_compressed_where_that_is_shorter() -> None:
+    reply = Reply(Exchange("7", "GET", "/"), b"x" * 100, b"text/plain")
+    reply.take_compressed(b"y" * 100, b"gzip")
+    assert reply.body == b"x" * 100
+    assert b"content-encoding" not in reply.lines
+    reply.raw_headers.append((b"x-mine", b"1"))
+    reply.take_compressed(b"y" * 99, b"gzip")
+    assert reply.body == b"y" * 99
+    changed = [b"content-length: 99", b"content-encoding: gzip", b"vary: accept-encoding"]
+    for line in changed:
+        assert reply.lines.count(line + b"\r\n") == 1
+    assert b"content-length: 100" not in reply.lines
+    sent = [b": ".join(header) for header in reply.raw_headers]
+    assert sorted(sent) == sorted(
+        [*changed, b"content-type: text/plain", b"x-request-id: 7", b"x-mine: 1"]
+    )

@@ -442,6 +442,45 @@ def test_a_request_whose_caller_goes_away_is_given_up_and_counted_as_that() -> N
     assert (given_up, statuses) == (["7"], [499])
 
 
+@pytest.mark.parametrize("leaves", [False, True])
+def test_an_answer_that_is_being_compressed_is_sent_once_or_to_nobody(
+    leaves: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    packing: list[asyncio.Future[bytes]] = []
+    statuses: list[int] = []
+
+    def compressed(_: bytes, coding: bytes) -> asyncio.Future[bytes]:
+        assert coding == b"gzip"
+        packing.append(asyncio.get_running_loop().create_future())
+        return packing[-1]
+
+    monkeypatch.setattr(short_way, "compressed", compressed)
+    request = wire_of(7, "/short", bytes(16_384), chunked=False)
+    request = request.replace(b"Host:", b"Accept-Encoding: gzip\r\nHost:")
+
+    async def run() -> bytes:
+        protocol, wire = connect()
+        ShortWay.front.end = lambda exchange: statuses.append(exchange.status)  # type: ignore[method-assign]
+        protocol.data_received(request)
+        await asyncio.sleep(0)
+        assert (wire.written, statuses) == (b"", [])
+        if leaves:
+            protocol.connection_lost(None)
+            assert packing[0].cancelled()
+        else:
+            packing[0].set_result(b"packed")
+        await asyncio.sleep(0)
+        return wire.written
+
+    written = asyncio.run(run())
+    if leaves:
+        assert (written, statuses) == (b"", [499])
+    else:
+        assert written.endswith(b"\r\n\r\npacked")
+        assert b"\r\ncontent-length: 6\r\ncontent-encoding: gzip\r\nvary: " in written
+        assert statuses == [400]  # what this endpoint answers to a body of even length
+
+
 def test_a_connection_is_closed_when_nobody_has_asked_for_long_enough_and_not_before() -> None:
     replies: list[Callable[[], None]] = []
 

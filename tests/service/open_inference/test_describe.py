@@ -72,13 +72,22 @@ def test_a_configuration_has_the_batch_apart_and_the_limits_in_microseconds() ->
         describe.configuration, max_batch_rows=8, max_delay_seconds=0.002, timeout_seconds=1.5
     )
     assert said["max_batch_size"] == 8
-    assert said["input"] == [{"name": "x", "data_type": "TYPE_FP32", "dims": (1,)}]
-    assert said["output"] == [
-        {"name": "y", "data_type": "TYPE_FP32", "dims": (1,)},
-        {"name": "s", "data_type": "TYPE_INT64", "dims": ()},
+    assert said["input"] == [
+        {
+            "name": "x",
+            "data_type": "TYPE_FP32",
+            "dims": (1,),
+            "format": "FORMAT_NONE",
+            "optional": False,
+        }
     ]
-    assert (said["platform"], said["backend"]) == ("onnx_onnxv1", "onnxruntime")
-    assert said["instance_group"] == [{"name": "tiny", "count": 1, "kind": "KIND_CPU"}]
+    assert said["output"] == [
+        {"name": "y", "data_type": "TYPE_FP32", "dims": (1,), "label_filename": ""},
+        {"name": "s", "data_type": "TYPE_INT64", "dims": (), "label_filename": ""},
+    ]
+    assert (said["platform"], said["backend"]) == ("onnxruntime_onnx", "onnxruntime")
+    assert said["default_model_filename"] == "model.onnx"
+    assert said["instance_group"] == [{"name": "tiny", "count": 1, "kind": "KIND_CPU", "gpus": []}]
     assert said["dynamic_batching"]["max_queue_delay_microseconds"] == 2000
     policy = said["dynamic_batching"]["default_queue_policy"]
     assert policy["default_timeout_microseconds"] == 1_500_000
@@ -87,8 +96,16 @@ def test_a_configuration_has_the_batch_apart_and_the_limits_in_microseconds() ->
 def test_a_graph_that_is_fixed_to_one_batch_has_whole_shapes_and_no_batching() -> None:
     said = told(describe.configuration, FIXED)
     assert said["max_batch_size"] == 0
-    assert said["input"] == [{"name": "x", "data_type": "TYPE_FP32", "dims": (4, 1)}]
+    assert said["input"][0]["dims"] == said["output"][0]["dims"] == (4, 1)
     assert "dynamic_batching" not in said
+
+
+def test_a_configuration_says_which_outputs_have_labels() -> None:
+    card = card_of(
+        {"x": ("FP32", (-1, 1))}, {"p": ("FP32", (-1, 2)), "y": ("FP32", (-1, 1))}, ("a", "b")
+    )
+    said = told(describe.configuration, card)
+    assert [entry["label_filename"] for entry in said["output"]] == ["p_labels.txt", ""]
 
 
 @pytest.mark.parametrize(("device", "gpu"), [("cuda:0", 0), ("cuda:3", 3)])
@@ -105,6 +122,7 @@ def test_the_index_has_the_ready_and_the_refused_with_the_reason(tmp_path: Path)
         catalog = Catalog(Settings(model_repository=tmp_path, device="cpu", max_batch_rows=4))
         await catalog.open()
         try:
+            assert describe.index(catalog, ready_only=True) == describe.index(catalog)[:1]
             return describe.index(catalog)
         finally:
             await catalog.close()

@@ -3,7 +3,9 @@
 import asyncio
 import gzip
 import json
+import re
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import httpx
@@ -96,7 +98,7 @@ def test_every_address_answers_and_is_counted_by_its_pattern(ask: Asked, pattern
     method, _ = ROUTES[pattern]
     body = LINE if pattern.endswith("/infer") else b""
     told = ask(method, "/v2" + pattern.replace("{model}", "line"), body)
-    assert told.answer.status_code == 200
+    assert told.answer.status_code == (503 if pattern == "/health/ready" else 200)  # one is refused
     assert told.answer.headers["content-type"] == "application/json"
     assert told.exchange.endpoint == "/v2" + pattern
     assert told.exchange.model == ("line" if "{model}" in pattern else "")
@@ -121,7 +123,8 @@ def test_another_method_is_refused_with_the_one_that_there_is(
 def test_head_is_answered_where_it_is_named(ask: Asked, pattern: str) -> None:
     told = ask("HEAD", "/v2" + pattern.replace("{model}", "line"))
     allowed = ROUTES[pattern][0] == "GET"
-    assert told.answer.status_code == (200 if allowed else 405)
+    ready = 503 if pattern == "/health/ready" else 200  # one model was refused
+    assert told.answer.status_code == (ready if allowed else 405)
     assert allowed or told.answer.headers["allow"] == "POST"
 
 
@@ -142,21 +145,24 @@ def test_a_version_may_be_named_where_it_is_the_one_that_serves(ask: Asked, rest
         assert named.answer.json() == plain.answer.json()
     told = ask(method, f"/v2/models/line/versions/1{rest}", LINE)
     assert told.answer.status_code == 404
-    assert told.error == "Model 'line' is served in version 2 alone."
+    assert told.error == (
+        "Request for unknown model: 'line' version 1 is not found; "
+        "version 2 is the one that serves."
+    )
 
 
 @pytest.mark.parametrize(
     ("path", "status", "sentence", "model"),
     [
-        ("/v2/models/lines", 404, "There is no model 'lines'; there are: ", ""),
+        ("/v2/models/lines", 404, "Request for unknown model: 'lines' is not found; GET", ""),
         ("/v2/models/li%2Fne", 404, "There is nothing at '/v2/models/li/ne' in the protocol.", ""),
-        ("/v2/models/%00/ready", 404, "There is no model '\\x00'; there are: ", ""),
-        ("/v2/models//ready", 404, "There is no model ''; there are: ", ""),
+        ("/v2/models/%00/ready", 404, "Request for unknown model: '\\x00' is not found", ""),
+        ("/v2/models//ready", 404, "Request for unknown model: '' is not found; ", ""),
         ("/v2/models/broken", 503, "Model 'broken' was refused when the service started;", ""),
         ("/v2/models/line/unload", 404, "There is nothing at '/v2/models/line/unload' in", ""),
         ("/v2/models/line/versions", 404, "There is nothing at '/v2/models/line/versions' in", ""),
         ("/v2/health", 404, "There is nothing at '/v2/health' in the protocol.", ""),
-        ("/v2/models/line/versions/9", 404, "Model 'line' is served in version 2 alone.", "line"),
+        ("/v2/models/line/versions/9", 404, "Request for unknown model: 'line' version 9", "line"),
         ("/v2/{model}", 404, "There is nothing at '/v2/{model}' in the protocol.", ""),
     ],
 )
@@ -183,6 +189,46 @@ def test_any_path_is_split_into_text(path: str) -> None:
     assert pattern == "" or pattern in path.replace(model, "{model}") or pattern not in ROUTES
     assert model in path
     assert version in path
+
+
+def test_the_server_is_ready_where_all_of_its_models_are(tmp_path: Path, ask: Asked) -> None:
+    told = ask("GET", "/v2/health/ready")
+    assert told.answer.status_code == 503
+    assert told.error == "1 of the models is not ready; POST /v2/repository/index tells why."
+    write_tiny(tmp_path, "line", runtimes=("onnx",))
+    whole = Asked(Catalog(Settings(model_repository=tmp_path, device="cpu", max_batch_rows=4)))
+    whole.runner.run(whole.protocol.catalog.open())
+    try:
+        told = whole("GET", "/v2/health/ready")
+        assert (told.answer.status_code, told.answer.json()["ready"]) == (200, True)
+    finally:
+        whole.runner.run(whole.protocol.catalog.close())
+        whole.runner.close()
+
+
+@pytest.mark.parametrize(
+    ("body", "refused"),
+    [(b"", True), ({}, True), ({"ready": False}, True), ({"ready": True}, False), ({"x": 1}, True)],
+)
+def test_the_index_has_the_refused_unless_only_the_ready_are_asked_for(
+    ask: Asked, body: Any, refused: bool
+) -> None:
+    told = ask("POST", "/v2/repository/index", body)
+    assert told.answer.status_code == 200
+    states = {entry["name"]: entry["state"] for entry in told.answer.json()}
+    ready = {"line": "READY", "stats": "READY"}
+    assert states == (ready | {"broken": "UNAVAILABLE"} if refused else ready)
+
+
+@pytest.mark.parametrize(
+    "body",
+    [b"nonsense", b"null", [], "x", {"ready": 1}, {"ready": "true"}, {"ready": None}],
+    ids=str,
+)
+def test_another_request_for_the_index_is_a_400(ask: Asked, body: Any) -> None:
+    told = ask("POST", "/v2/repository/index", body)
+    assert told.answer.status_code == 400
+    assert re.match(r"The (body|request's 'ready') ", told.error)
 
 
 def test_a_json_request_is_answered_in_json(ask: Asked) -> None:
