@@ -16,6 +16,7 @@ from models.card import Task
 from models.foreign import AddError
 from models.package import ModelPackage, PackageError
 from models.page import headline, render_page
+from models.ranges import parse_range
 from models.repository import ModelRepository, RepositoryError
 from models.runtimes import brief, open_runtime
 from models.text import escaped
@@ -124,6 +125,12 @@ def _parser() -> argparse.ArgumentParser:
         help="two or more rows of every input, by name (default: random numbers)",
     )  # fmt: skip
     added.add_argument(
+        "--range", action="append", type=parse_range, default=[], metavar="INPUT=LOW:HIGH",
+        dest="ranges",
+        help="the values that an input takes, as tokens=0:49, or x=0: without an upper end; "
+        "requests with others are refused",
+    )  # fmt: skip
+    added.add_argument(
         "--label", nargs="+", action="extend", default=[], metavar="CLASS", dest="labels",
         help="the classes, in the order of the output's columns",
     )  # fmt: skip
@@ -152,6 +159,7 @@ def _add(repository: ModelRepository, options: argparse.Namespace) -> int:
         torchscript=options.torchscript,
         sample=options.sample,
         labels=options.labels,
+        ranges=options.ranges,
         task=options.task,
         summary=options.summary,
         intended_use=options.intended_use,
@@ -159,7 +167,8 @@ def _add(repository: ModelRepository, options: argparse.Namespace) -> int:
     _say(f"wrote {package.path}: {package.card.task}, {', '.join(package.card.runtimes)}")
     for kind, specs in (("in ", package.card.inputs), ("out", package.card.outputs)):
         for spec in specs:
-            _say(f"  {kind}  {spec.name}  {spec.describe()}")
+            values = f", {spec.range}" if spec.enforced else ""
+            _say(f"  {kind}  {spec.name}  {spec.describe()}{values}")
     return 0
 
 

@@ -32,6 +32,7 @@ from models.foreign import (
 from models.package import ModelPackage, require_writable, write_package
 from models.parity import BATCH_SIZES, RELATIVE_TOLERANCE
 from models.proofs import prove_equal, prove_rows
+from models.ranges import InputRange, with_ranges
 from models.repository import ModelRepository
 from models.runtimes import Arrays, brief
 from models.samples import Samples, given_samples, random_samples, read_arrays
@@ -52,6 +53,7 @@ def add(
     torchscript: Path | None = None,
     sample: Path | None = None,
     labels: Sequence[str] = (),
+    ranges: Sequence[InputRange] = (),
     task: Task | None = None,
     summary: str | None = None,
     intended_use: str | None = None,
@@ -67,6 +69,7 @@ def add(
         sample: an .npz file with two or more rows of every input, under its name; else rows are
             random.
         labels: the classes, for every floating-point output with as many columns.
+        ranges: of the inputs whose values must lie in one; random rows are drawn from it.
         task: by default `classification` where an output has labels or is probabilities, else
             `other`.
         summary: of the card.
@@ -91,10 +94,10 @@ def add(
     graph = open_graph(_shown(onnx), files[MODEL_FILES["onnx"]])
     if sample:
         arrays = read_arrays(sample)
-        inputs = input_specs(graph, arrays)
+        inputs = with_ranges(input_specs(graph, arrays), ranges)
         samples = given_samples(sample, arrays, inputs, graph.fixed_batch)
     else:
-        inputs = input_specs(graph)
+        inputs = with_ranges(input_specs(graph), ranges)
         samples = random_samples(inputs, graph.fixed_batch)
     outputs = output_specs(graph, _answers(graph, samples), inputs, labels)
     card = ModelCard(
@@ -209,7 +212,11 @@ def _run(graph: ForeignGraph, samples: Samples, rows: Arrays) -> Arrays:
         if samples.real:
             tried, advice = "the sample", "give rows that it can compute"
         else:
-            tried, advice = "random numbers", "give real rows with --sample FILE.npz"
+            tried = "random numbers"
+            advice = (
+                "give real rows with --sample FILE.npz, or the values that it takes with "
+                "--range INPUT=LOW:HIGH"
+            )
         raise AddError(f"{graph.file}: it fails on {tried} ({brief(error)}): {advice}") from error
     return answer
 

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from models.card import TensorSpec
 from models.files import FileError, open_file, unreadable
 from models.foreign import AddError
+from models.ranges import check_samples, whole_numbers
 from models.runtimes import Arrays
 
 RANDOM_ROWS = 64
@@ -59,19 +60,39 @@ def random_samples(inputs: Sequence[TensorSpec], fixed_batch: int | None) -> Sam
 
     Floating-point numbers come from a standard normal distribution, in sixteenths: they are exact
     in every datatype, and short in the card. Whole numbers are 0 to 255, or to the datatype's end.
+    Where a range is stated, numbers are drawn evenly from it; of one that is open on a side, from
+    256 numbers at the end that is stated.
     """
     random = np.random.default_rng(0)
     count = RANDOM_ROWS if fixed_batch is None else -(-RANDOM_ROWS // fixed_batch) * fixed_batch
     rows = {}
     for spec in inputs:
         shape = (count, *(FREE_SIZE if size == -1 else size for size in spec.shape[1:]))
-        if spec.dtype.kind == "f":
-            numbers: NDArray[Any] = np.round(random.normal(size=shape) * 16) / 16
-        else:
-            largest = {"BOOL": 1, "INT8": 127}.get(spec.datatype, 255)
-            numbers = random.integers(0, largest, shape, endpoint=True)
-        rows[spec.name] = numbers.astype(spec.dtype)
+        rows[spec.name] = _random_values(random, spec, shape)
     return Samples(rows, False, fixed_batch)
+
+
+def _random_values(
+    random: np.random.Generator, spec: TensorSpec, shape: Sequence[int]
+) -> NDArray[Any]:
+    floats = spec.dtype.kind == "f"
+    if not spec.enforced:
+        if floats:
+            return (np.round(random.normal(size=shape) * 16) / 16).astype(spec.dtype)
+        largest = {"BOOL": 1, "INT8": 127}.get(spec.datatype, 255)
+        return random.integers(0, largest, shape, endpoint=True).astype(spec.dtype)
+    low, high = spec.minimum, spec.maximum
+    if low is None:
+        low = (high or 0) - 255
+    if high is None:
+        high = low + 255
+    if floats:
+        return random.uniform(low, high, shape).astype(spec.dtype).clip(low, high)
+    least, largest = whole_numbers(spec)
+    numbers = random.integers(
+        max(int(low), least), min(int(high), largest), shape, np.dtype(spec.dtype), endpoint=True
+    )
+    return numbers.astype(spec.dtype)
 
 
 def read_arrays(path: Path) -> dict[str, NDArray[Any]]:
@@ -116,6 +137,7 @@ def given_samples(
         if not np.isfinite(array).all():
             raise AddError(f"{path}: {spec.name} holds infinity or NaN: give finite numbers")
         rows[spec.name] = array.astype(spec.dtype)
+    check_samples(rows, inputs, str(path))
     counts = {len(array) for array in rows.values()}
     if len(counts) > 1 or min(counts) < 2:
         found = ", ".join(f"{len(array)} rows of {name}" for name, array in rows.items())

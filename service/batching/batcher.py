@@ -28,6 +28,7 @@ from typing import NamedTuple, TypeVar
 from service.batching.batch import (
     Answer,
     Arrays,
+    Judge,
     Request,
     Timings,
     count_rows,
@@ -95,6 +96,8 @@ class MicroBatcher:
         inline_compute: does so, where it is not to be `compute`.
         enough_requests: where so many fill a batch of `inline_rows`, it does not wait for the end
             of the turn.
+        judge: whose fault it is that a request fails alone, asked where `compute` failed; without
+            it the model is at fault.
         name: of the model, for the errors and the thread.
         on_batch: told of each batch, on the event loop, after its callers are answered.
 
@@ -115,6 +118,7 @@ class MicroBatcher:
         inline_rows: int = 0,
         inline_compute: Callable[[Arrays], Arrays] | None = None,
         enough_requests: int = ENOUGH_REQUESTS,
+        judge: Judge | None = None,
         name: str,
         on_batch: Callable[[BatchReport], None] | None = None,
     ) -> None:
@@ -139,8 +143,8 @@ class MicroBatcher:
         self._release: asyncio.Handle | None = None  # the planned dispatch of an idle batcher
         self._handing_out = False  # while callers are told, and perhaps ask again at once
         self._closing = False
-        run = partial(run_batch, compute=compute, name=name)
-        self._run_inline = partial(run_batch, compute=inline_compute or compute, name=name)
+        run = partial(run_batch, compute=compute, name=name, judge=judge)
+        self._run_inline = partial(run, compute=inline_compute or compute)
         self._worker = Worker(run, self._finish, f"batcher-{name}")
 
     @property
@@ -215,6 +219,7 @@ class MicroBatcher:
         - DeadlineExceededError: Its deadline passed before all its rows were in compute.
         - ModelFaultError: The model raised, hung or gave a wrong number of rows for its rows alone;
           the cause says which.
+        - What `judge` gives, where it finds that another error fits better.
 
         Raises:
             NotReadyError: The batcher is closing.

@@ -265,7 +265,7 @@ def test_a_sample_is_what_the_proof_and_the_example_rest_on(
     code, said = add(embedding())
     assert code == 1
     assert said.startswith("error: model.onnx: it fails on random numbers (")
-    assert said.endswith("): give real rows with --sample FILE.npz\n")
+    assert "): give real rows with --sample FILE.npz, or " in said
     assert not root.exists()
 
     sample = tmp_path / "sample.npz"
