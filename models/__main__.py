@@ -11,6 +11,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import get_args
 
+import numpy as np
+
 from models.add import add
 from models.card import Task
 from models.foreign import AddError
@@ -57,7 +59,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     repository = ModelRepository(options.repository)
     try:
         if options.command == "add":
-            return _add(repository, options)
+            with np.errstate(all="ignore"):  # what is no number is told as such
+                return _add(repository, options)
         if options.command in ("remove", "restore"):
             return _move(repository, options)
         if options.command == "show":
@@ -75,6 +78,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 1
     except ImportError as error:
         sys.stderr.write(f"error: {error.name} is not installed\n")
+        return 1
+    except MemoryError:
+        sys.stderr.write(
+            "error: its rows do not fit into the memory: give two small ones with --sample "
+            "FILE.npz, or export the network with smaller shapes\n"
+        )
         return 1
     except (OSError, KeyboardInterrupt):
         raise

@@ -115,7 +115,9 @@ def add(
     if mismatch:
         raise AddError(
             f"{graph.file}: {mismatch}, since that is what it computes: "
-            "export it with the shapes that it computes"
+            "clear the shapes that the graph states for its outputs, with "
+            f"m = onnx.load({graph.file!r}); [o.type.tensor_type.ClearField('shape') for o in "
+            f"m.graph.output]; onnx.save(m, {graph.file!r})"
         )
     parity = prove_rows(graph, samples, outputs)
     if torchscript:
@@ -161,6 +163,7 @@ def _answers(graph: ForeignGraph, samples: Samples) -> Arrays:
     """
     parts = samples.smallest
     batch, size = _run(graph, samples, parts[0]), graph.fixed_batch
+    alone = batch
     if size is None:
         size = BATCH_SIZES[1]
         try:
@@ -177,6 +180,17 @@ def _answers(graph: ForeignGraph, samples: Samples) -> Arrays:
             raise AddError(
                 f"{graph.file}: the output {name} is {list(array.shape)} for a batch of {size}: "
                 "export it with the batch as the first dimension of every output"
+            )
+        if 0 in array.shape:
+            raise AddError(
+                f"{graph.file}: the output {name} is {list(array.shape[1:])} for each row, which "
+                "holds no number: export it without"
+            )
+        if graph.fixed_batch is None and alone[name].shape != (1, *array.shape[1:]):
+            raise AddError(
+                f"{graph.file}: the output {name} is {list(alone[name].shape)} for one row and "
+                f"{list(array.shape)} for {size}: export it with the batch as the first dimension "
+                "of every output, also where that is 1"
             )
     answers = [_run(graph, samples, part) for part in parts]
     repeated = [graph.network(part) for part in parts[:REPEATED]]

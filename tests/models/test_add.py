@@ -352,7 +352,7 @@ REFUSED: dict[str, tuple[bytes, str]] = {
     ),
     "an input without a shape": (
         graph([node("Relu", "x")], [tensor("x", shape=None)], [tensor("y", shape=None)]),
-        "the graph states no shape for the input x: export it with one, .* or give rows with",
+        "the graph states no shape for the input x, or that of .* or give rows with --sample FILE",
     ),
     "an output without a batch": (
         graph([node("ReduceSum", "x", "axes", keepdims=0)], outputs=[tensor("y", shape=[4])],
@@ -490,7 +490,10 @@ def test_the_maps_of_scikit_learn_are_refused_with_the_option_that_leaves_them_o
     model = LogisticRegression().fit(rows, rows[:, 0] > 0)
     code, said = add(to_onnx(model, rows[:1]).SerializeToString())
     assert code == 1
-    assert said.endswith("export tensors alone (in skl2onnx with options={'zipmap': False})\n")
+    assert said.endswith(
+        "export tensors alone (in skl2onnx with options={'zipmap': False}, in onnxmltools with "
+        "zipmap=False)\n"
+    )
 
 
 def test_weights_in_a_file_beside_the_graph_are_refused_wherever_they_lie(

@@ -104,8 +104,11 @@ def test_a_sample_outside_the_range_is_refused(
 
 @pytest.mark.parametrize(
     "text",
-    "tokens tokens= tokens=3 =0:3 tokens=: tokens=a:3 x=3:0 x=nan: x=0:inf x=0:1:2".split(),
-)
+    [
+        "tokens", "tokens=", "tokens=3", "=0:3", "tokens=:", "tokens=a:3", "x=3:0", "x=nan:",
+        "x=0:inf", "x=0:1:2",
+    ],
+)  # fmt: skip
 def test_what_is_no_range_is_told_with_an_example(
     text: str, file: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
