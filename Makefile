@@ -16,7 +16,7 @@ UV := $(BIN)/uv
 export BENTOML_DO_NOT_TRACK ?= True
 
 .DEFAULT_GOAL := help
-.PHONY: help serve test train image bench bench-gpu bench-training fuzz lint audit format lock clean
+.PHONY: help serve test dev train image bench bench-gpu bench-training fuzz lint audit format lock clean
 
 help: ## show this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -28,6 +28,8 @@ serve: $(VENV)/.serve ## serve the packages in models/ on http://HOST:PORT
 
 test: $(VENV)/.all $(VENV)/.clients ## run the whole test suite
 	$(BIN)/python -m pytest
+
+dev: $(VENV)/.all $(VENV)/.clients ## install what training, the tests and the README's examples need
 
 train: $(VENV)/.all ## fit, prove and write packages (RECIPES="mnist-mlp ..."; default all)
 	$(BIN)/python -m training fit $(RECIPES)

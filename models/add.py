@@ -35,6 +35,7 @@ from models.labels import require_agreement
 from models.package import ModelPackage, require_writable, write_package
 from models.parity import BATCH_SIZES, RELATIVE_TOLERANCE
 from models.proofs import prove_equal, prove_rows
+from models.ranges import InputRange, with_ranges
 from models.repository import ModelRepository
 from models.runtimes import Arrays, brief
 from models.samples import Samples, given_samples, random_samples, read_arrays
@@ -56,6 +57,7 @@ def add(
     torchscript: Path | None = None,
     sample: Path | None = None,
     labels: Sequence[str] = (),
+    ranges: Sequence[InputRange] = (),
     task: Task | None = None,
     summary: str | None = None,
     intended_use: str | None = None,
@@ -72,6 +74,7 @@ def add(
             random.
         labels: the classes, for every output with as many columns: those of floating-point numbers,
             or, where none has as many, of whole numbers.
+        ranges: of the inputs whose values must lie in one; random rows are drawn from it.
         task: by default `classification` where an output has labels or is probabilities, else
             `other`.
         summary: of the card.
@@ -96,10 +99,10 @@ def add(
     graph = open_graph(_shown(onnx), files[MODEL_FILES["onnx"]])
     if sample:
         arrays = read_arrays(sample)
-        inputs = input_specs(graph, arrays)
+        inputs = with_ranges(input_specs(graph, arrays), ranges)
         samples = given_samples(sample, arrays, inputs, graph.fixed_batch)
     else:
-        inputs = input_specs(graph)
+        inputs = with_ranges(input_specs(graph), ranges)
         samples = random_samples(inputs, graph.fixed_batch)
     others = other_sizes(graph.network, graph.network.inputs, samples.rows, graph.fixed_batch or 1)
     answers = _answers(graph, samples)
@@ -120,7 +123,9 @@ def add(
     if mismatch:
         raise AddError(
             f"{graph.file}: {mismatch}, since that is what it computes: "
-            "export it with the shapes that it computes"
+            "clear the shapes that the graph states for its outputs, with "
+            f"m = onnx.load({graph.file!r}); [o.type.tensor_type.ClearField('shape') for o in "
+            f"m.graph.output]; onnx.save(m, {graph.file!r})"
         )
     record, mixing = prove_rows(graph, files[MODEL_FILES["onnx"]], samples, others, outputs)
     parity: tuple[ParityRecord, ...] = (record,)
@@ -173,6 +178,7 @@ def _answers(graph: ForeignGraph, samples: Samples) -> Arrays:
     """
     parts = samples.smallest
     batch, size = _run(graph, samples, parts[0]), graph.fixed_batch
+    alone = batch
     if size is None:
         size = BATCH_SIZES[1]
         try:
@@ -189,6 +195,17 @@ def _answers(graph: ForeignGraph, samples: Samples) -> Arrays:
             raise AddError(
                 f"{graph.file}: the output {name} is {list(array.shape)} for a batch of {size}: "
                 "export it with the batch as the first dimension of every output"
+            )
+        if 0 in array.shape:
+            raise AddError(
+                f"{graph.file}: the output {name} is {list(array.shape[1:])} for each row, which "
+                "holds no number: export it without"
+            )
+        if graph.fixed_batch is None and alone[name].shape != (1, *array.shape[1:]):
+            raise AddError(
+                f"{graph.file}: the output {name} is {list(alone[name].shape)} for one row and "
+                f"{list(array.shape)} for {size}: export it with the batch as the first dimension "
+                "of every output, also where that is 1"
             )
     answers = [_run(graph, samples, part) for part in parts]
     repeated = [graph.network(part) for part in parts[:REPEATED]]
@@ -224,7 +241,11 @@ def _run(graph: ForeignGraph, samples: Samples, rows: Arrays) -> Arrays:
         if samples.real:
             tried, advice = "the sample", "give rows that it can compute"
         else:
-            tried, advice = "random numbers", "give real rows with --sample FILE.npz"
+            tried = "random numbers"
+            advice = (
+                "give real rows with --sample FILE.npz, or the values that it takes with "
+                "--range INPUT=LOW:HIGH"
+            )
         raise AddError(f"{graph.file}: it fails on {tried} ({brief(error)}): {advice}") from error
     return answer
 

@@ -108,8 +108,11 @@ class _Part(BaseModel):
 class TensorSpec:
     """One input or output. The first dimension of `shape` is the batch; -1 means any size.
 
-    `labels` name the classes, which are the last dimension. A dataclass, of which every request
-    reads some fields: those of a pydantic model take several times as long to read.
+    `minimum` and `maximum` say which values are usual; with `enforced`, others are refused before
+    they are computed. `labels` name the classes, which are the last dimension.
+
+    A dataclass, of which every request reads some fields: those of a pydantic model take several
+    times as long to read.
     """
 
     name: str
@@ -119,6 +122,7 @@ class TensorSpec:
     minimum: float | None = None
     maximum: float | None = None
     labels: tuple[str, ...] | None = None
+    enforced: bool = False
 
     @property
     def dtype(self) -> np.dtype[np.generic]:
@@ -144,11 +148,37 @@ class TensorSpec:
         """Whether the range that is stated is that of probabilities."""
         return (self.minimum, self.maximum) == (0, 1)
 
+    @property
+    def range(self) -> str:
+        """The range as words, as `0 to 49` or `from 0`; empty where none is stated."""
+        if self.minimum is not None and self.maximum is not None:
+            return f"{_number(self.minimum)} to {_number(self.maximum)}"
+        if self.minimum is not None:
+            return f"from {_number(self.minimum)}"
+        return "" if self.maximum is None else f"up to {_number(self.maximum)}"
+
+    def first_outside(self, values: NDArray[Any]) -> np.generic | None:
+        """The first value outside the range that is stated, NaN included; None where there is none.
+
+        A bound that is not stated bounds nothing.
+        """
+        low = -np.inf if self.minimum is None else self.minimum
+        high = np.inf if self.maximum is None else self.maximum
+        if not values.size or (values.min() >= low and values.max() <= high):
+            return None
+        outside: NDArray[np.generic] = values[~((values >= low) & (values <= high))]
+        return outside[0] if outside.size else None
+
     def expects(self, values: NDArray[Any]) -> bool:
         """Whether all values lie in the range that is stated; not where none is."""
         if self.minimum is None or self.maximum is None:
             return False
         return bool(((values >= self.minimum) & (values <= self.maximum)).all())
+
+
+def _number(value: float) -> str:
+    """A bound with all of its digits, and no `.0`."""
+    return repr(int(value)) if value.is_integer() and abs(value) < 1e15 else repr(value)
 
 
 class Splits(_Part):

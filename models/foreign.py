@@ -1,11 +1,13 @@
 """Files that were not exported here: opened where they can be served, refused where they cannot."""
 
+import re
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from models.card import NUMPY_DTYPES, Datatype, ModelCard
+from models.file_kinds import other_kind
 from models.files import FileError, open_file, read_all
 from models.runtimes import (
     DeclaredTensor,
@@ -60,16 +62,9 @@ def open_graph(file: str, content: bytes) -> ForeignGraph:
     except ImportError:
         raise
     except Exception as error:
-        if "External data" in str(error):
-            raise AddError(
-                f"{file}: its weights are in another file: put them into this one, with "
-                f"onnx.save(onnx.load({file!r}), 'whole.onnx'), or with external_data=False in "
-                "torch.onnx.export"
-            ) from error
-        raise AddError(
-            f"{file}: ONNX Runtime cannot load it ({brief(error)}): "
-            "export it anew, with ONNX's own operators alone"
-        ) from error
+        raise AddError(f"{file}: {_unloadable(file, content, error)}") from error
+    if not network.outputs:
+        raise AddError(f"{file}: it gives no output: export it with the outputs that are asked for")
     if not network.inputs:
         raise AddError(f"{file}: it takes no input: export it with the inputs that it is to answer")
     if network.defaults:
@@ -80,6 +75,8 @@ def open_graph(file: str, content: bytes) -> ForeignGraph:
     for kind, tensors in (("input", network.inputs), ("output", network.outputs)):
         for tensor in tensors:
             datatype_of(file, kind, tensor)
+            _require_size(file, kind, tensor)
+        _require_names(file, kind, tensors)
     return ForeignGraph(file, network, _fixed_batch(file, network.inputs))
 
 
@@ -94,9 +91,9 @@ def open_module(file: str, content: bytes, card: ModelCard) -> TorchScriptRuntim
     except ImportError:
         raise
     except Exception as error:
-        raise AddError(
-            f"{file}: torch cannot load it ({brief(error)}): save it with torch.jit.save"
-        ) from error
+        kind = other_kind(file, content)
+        told = kind or f"torch cannot load it ({brief(error)}): save it with torch.jit.save"
+        raise AddError(f"{file}: {told}") from error
     mismatch = module.mismatch(card)
     if mismatch:
         raise AddError(
@@ -125,10 +122,57 @@ def datatype_of(file: str, kind: str, tensor: DeclaredTensor) -> Datatype:
     elif tensor.type.startswith("tensor"):
         advice = f"export it with one of {', '.join(NUMPY_DTYPES)}"
     else:
-        advice = "export tensors alone (in skl2onnx with options={'zipmap': False})"
+        advice = (
+            "export tensors alone (in skl2onnx with options={'zipmap': False}, in onnxmltools with "
+            "zipmap=False)"
+        )
     raise AddError(
         f"{file}: the {kind} {tensor.name} is {tensor.type}, which is not served: {advice}"
     )
+
+
+def _unloadable(file: str, content: bytes, error: Exception) -> str:
+    """Why ONNX Runtime does not load the file, and what helps."""
+    told = brief(error)
+    if "External data" in told:
+        return (
+            "its weights are in another file: put them into this one, with "
+            f"onnx.save(onnx.load({file!r}), 'whole.onnx'), or with external_data=False in "
+            "torch.onnx.export"
+        )
+    if kind := other_kind(file, content):
+        return kind
+    if found := re.search(r"IR version: (\d+), max supported IR version: (\d+)", told):
+        return (
+            f"its IR version is {found[1]}, and ONNX Runtime reads those up to {found[2]}: lower "
+            f"it with m = onnx.load({file!r}); m.ir_version = {found[2]}; onnx.save(m, {file!r})"
+        )
+    if found := re.search(r"Opset (\d+) is .*?support for domain (\S+) is till opset (\d+)", told):
+        return (
+            f"its operators are of opset {found[1]} of {found[2]}, and ONNX Runtime reads opsets "
+            f"up to {found[3]}: export it with that one (opset_version in torch.onnx.export, "
+            "target_opset in skl2onnx)"
+        )
+    if "construct locale" in told:
+        return (
+            "it works on text, which is not served: turn text into numbers before the graph, and "
+            "export what follows"
+        )
+    return f"ONNX Runtime cannot load it ({told}): export it anew, with ONNX's own operators alone"
+
+
+def _require_size(file: str, kind: str, tensor: DeclaredTensor) -> None:
+    if 0 in tensor.shape:
+        raise AddError(
+            f"{file}: the {kind} {tensor.name} is {list(tensor.shape)}, which holds no number: "
+            "export it without"
+        )
+
+
+def _require_names(file: str, kind: str, tensors: Sequence[DeclaredTensor]) -> None:
+    names = [tensor.name for tensor in tensors]
+    if twice := [name for name in names if names.count(name) > 1]:
+        raise AddError(f"{file}: it has two {kind}s {twice[0]}: export it with a name for each")
 
 
 def _fixed_batch(file: str, inputs: Sequence[DeclaredTensor]) -> int | None:

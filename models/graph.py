@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from models.foreign import AddError
+from models.onnx_library import load_onnxruntime
 from models.runtimes import Arrays
 
 if TYPE_CHECKING:
@@ -151,8 +152,8 @@ def _computed(
     model: "onnx.ModelProto", nodes: Iterable[Node], few: Arrays, more: Arrays
 ) -> dict[str, Value]:
     import onnx
-    import onnxruntime
 
+    onnxruntime = load_onnxruntime()
     stated = {one.name for one in model.graph.output}
     names = [name for node in nodes for name in node.outputs if name]
     model.graph.output.extend(

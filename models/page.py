@@ -48,11 +48,7 @@ def _number(value: float) -> str:
 
 
 def _range(spec: TensorSpec) -> str:
-    if spec.minimum is not None and spec.maximum is not None:
-        return f"{spec.minimum:g} to {spec.maximum:g}"
-    if spec.minimum is not None:
-        return f"from {spec.minimum:g}"
-    return "" if spec.maximum is None else f"up to {spec.maximum:g}"
+    return f"{spec.range}; others are refused" if spec.enforced else spec.range
 
 
 def _signature(card: ModelCard) -> str:

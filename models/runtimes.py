@@ -12,7 +12,7 @@ import io
 import os
 import re
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
@@ -336,9 +336,27 @@ def _opened(package: ModelPackage, name: RuntimeName, device: str, threads: int)
 def recall(runtime: Runtime, example: Example, outputs: Sequence[TensorSpec]) -> str | None:
     """Repeat the recorded prediction; say how the answer differs, or None where it does not."""
     try:
-        answer = runtime({name: tensor.array() for name, tensor in example.inputs.items()})
+        answer = _answer_to(example, runtime)
     except Exception as error:  # noqa: BLE001 - whatever it is, the file is refused by name
         return f"the recorded prediction fails on {runtime.device} ({brief(error)})"
+    return _mismatch(answer, example, outputs)
+
+
+def example_mismatch(
+    compute: Callable[[Arrays], Arrays], example: Example, outputs: Sequence[TensorSpec]
+) -> str | None:
+    """As `recall`, of whatever computes as a runtime does."""
+    try:
+        return _mismatch(_answer_to(example, compute), example, outputs)
+    except Exception as error:  # noqa: BLE001 - whatever it is, the example was not computed
+        return f"the recorded prediction fails ({brief(error)})"
+
+
+def _answer_to(example: Example, compute: Callable[[Arrays], Arrays]) -> Arrays:
+    return compute({name: tensor.array() for name, tensor in example.inputs.items()})
+
+
+def _mismatch(answer: Arrays, example: Example, outputs: Sequence[TensorSpec]) -> str | None:
     for spec in outputs:
         found, recorded = answer[spec.name], example.outputs[spec.name].array()
         if found.shape != recorded.shape or found.dtype != recorded.dtype:

@@ -1,5 +1,6 @@
 """The rows that a network of unknown origin is tried on: those that are given, or random ones."""
 
+import math
 import zipfile
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -12,11 +13,16 @@ from numpy.typing import NDArray
 from models.card import TensorSpec
 from models.files import FileError, open_file, unreadable
 from models.foreign import AddError
+from models.ranges import check_samples, whole_numbers
 from models.runtimes import Arrays
 
 RANDOM_ROWS = 64
 FREE_SIZE = 32
 """The size of random rows in a dimension that may have any."""
+LARGEST_ROW = 2**16
+"""Numbers in a random row, as far as the sizes of free dimensions decide it."""
+MOST_NUMBERS = 2**26
+"""Numbers in all random rows together, as far as two rows allow."""
 
 
 @dataclass(frozen=True)
@@ -59,19 +65,56 @@ def random_samples(inputs: Sequence[TensorSpec], fixed_batch: int | None) -> Sam
 
     Floating-point numbers come from a standard normal distribution, in sixteenths: they are exact
     in every datatype, and short in the card. Whole numbers are 0 to 255, or to the datatype's end.
+    Where a range is stated, numbers are drawn evenly from it; of one that is open on a side, from
+    256 numbers at the end that is stated. Of large rows there are fewer.
     """
     random = np.random.default_rng(0)
-    count = RANDOM_ROWS if fixed_batch is None else -(-RANDOM_ROWS // fixed_batch) * fixed_batch
+    free = _free_size(inputs)
+    row = sum(_count(spec, free) for spec in inputs)
+    wanted = min(max(MOST_NUMBERS // row, 2), RANDOM_ROWS)
+    count = wanted if fixed_batch is None else -(-wanted // fixed_batch) * fixed_batch
     rows = {}
     for spec in inputs:
-        shape = (count, *(FREE_SIZE if size == -1 else size for size in spec.shape[1:]))
-        if spec.dtype.kind == "f":
-            numbers: NDArray[Any] = np.round(random.normal(size=shape) * 16) / 16
-        else:
-            largest = {"BOOL": 1, "INT8": 127}.get(spec.datatype, 255)
-            numbers = random.integers(0, largest, shape, endpoint=True)
-        rows[spec.name] = numbers.astype(spec.dtype)
+        shape = (count, *(free if size == -1 else size for size in spec.shape[1:]))
+        rows[spec.name] = _random_values(random, spec, shape)
     return Samples(rows, False, fixed_batch)
+
+
+def _free_size(inputs: Sequence[TensorSpec]) -> int:
+    """The size of free dimensions: `FREE_SIZE`, or less, so that several make no huge row."""
+    size = FREE_SIZE
+    while size > 2 and sum(_count(spec, size) for spec in inputs) > LARGEST_ROW:
+        size //= 2
+    return size
+
+
+def _count(spec: TensorSpec, free: int) -> int:
+    """How many numbers a row holds whose free dimensions have this size."""
+    return math.prod(free if size == -1 else size for size in spec.shape[1:])
+
+
+def _random_values(
+    random: np.random.Generator, spec: TensorSpec, shape: Sequence[int]
+) -> NDArray[Any]:
+    floats = spec.dtype.kind == "f"
+    if not spec.enforced:
+        if floats:
+            return (np.round(random.normal(size=shape) * 16) / 16).astype(spec.dtype)
+        largest = {"BOOL": 1, "INT8": 127}.get(spec.datatype, 255)
+        return random.integers(0, largest, shape, endpoint=True).astype(spec.dtype)
+    low, high = spec.minimum, spec.maximum
+    if low is None:
+        low = (high or 0) - 255
+    if high is None:
+        high = low + 255
+    if floats:
+        share = random.uniform(size=shape)  # high - low may be infinite
+        return (low * (1 - share) + high * share).astype(spec.dtype).clip(low, high)
+    least, largest = whole_numbers(spec)
+    numbers = random.integers(
+        max(int(low), least), min(int(high), largest), shape, np.dtype(spec.dtype), endpoint=True
+    )
+    return numbers.astype(spec.dtype)
 
 
 def read_arrays(path: Path) -> dict[str, NDArray[Any]]:
@@ -115,7 +158,8 @@ def given_samples(
             )
         if not np.isfinite(array).all():
             raise AddError(f"{path}: {spec.name} holds infinity or NaN: give finite numbers")
-        rows[spec.name] = array.astype(spec.dtype)
+        rows[spec.name] = _converted(path, spec, array)
+    check_samples(rows, inputs, str(path))
     counts = {len(array) for array in rows.values()}
     if len(counts) > 1 or min(counts) < 2:
         found = ", ".join(f"{len(array)} rows of {name}" for name, array in rows.items())
@@ -126,3 +170,13 @@ def given_samples(
             f"time: give a multiple of {fixed_batch} rows"
         )
     return Samples(rows, True, fixed_batch)
+
+
+def _converted(path: Path, spec: TensorSpec, array: NDArray[Any]) -> NDArray[Any]:
+    with np.errstate(over="ignore"):
+        found = array.astype(spec.dtype)
+    if not np.isfinite(found).all() or (array.dtype.kind in "iu" and (found != array).any()):
+        raise AddError(
+            f"{path}: {spec.name} holds a number that is no {spec.datatype}: give smaller numbers"
+        )
+    return found

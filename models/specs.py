@@ -32,8 +32,10 @@ def input_specs(
         shape = tensor.shape or (arrays or {}).get(tensor.name, np.empty(())).shape
         if not shape:
             raise AddError(
-                f"{graph.file}: the graph states no shape for the input {tensor.name}: export it "
-                "with one, whose first dimension is the batch, or give rows with --sample FILE.npz"
+                f"{graph.file}: the graph states no shape for the input {tensor.name}, or that of "
+                "a single value: make a single value a constant, or an input of shape [batch, 1]; "
+                "else export it with its shape, whose first dimension is the batch, or give rows "
+                "with --sample FILE.npz"
             )
         inner = (size if isinstance(size, int) else -1 for size in shape[1:])
         specs.append(
@@ -77,7 +79,8 @@ def output_specs(
         found = ", ".join(f"{spec.name} {spec.describe()}" for spec in outputs)
         raise AddError(
             f"{graph.file}: {len(labels)} labels fit no output ({found}): "
-            "give one --label for each column of the output that tells the classes"
+            "give one --label for each column of the output that tells the classes, whose number "
+            "the graph must state"
         )
     return outputs
 
@@ -92,10 +95,10 @@ def _output_spec(
     """What running showed, and its labels. Where an input has a free dimension, it stays free."""
     found = answers.shape
     stated = tensor.shape[1:] if len(tensor.shape) == len(found) else (None,) * (len(found) - 1)
-    inner = (
+    inner = [
         -1 if free and not isinstance(said, int) else size
         for said, size in zip(stated, found[1:], strict=True)
-    )
+    ]
     columns = answers.shape[-1] if answers.ndim > 1 and answers.dtype.kind == "f" else 0
     probabilities = columns > 1 and answers.size > 0 and _are_probabilities(answers)
     return TensorSpec(
@@ -105,7 +108,7 @@ def _output_spec(
         meaning="of each class; a row sums to 1" if probabilities else "not stated",
         minimum=0 if probabilities else None,
         maximum=1 if probabilities else None,
-        labels=tuple(labels) or None,
+        labels=tuple(labels) if labels and inner[-1] != -1 else None,
     )
 
 

@@ -3,9 +3,14 @@
 import re
 from pathlib import Path
 
-# Absolute ones, of two or more parts; not the slashes of `N/A`, of a URL, or of a relative path.
-_POSIX = re.compile(r"(?<![\w.:/\\-])(?:/[^\s/'\"()\[\]<>:,;]+)+/([^\s/'\"()\[\]<>:,;]+)")
-_WINDOWS = re.compile(r"(?<!\w)[A-Za-z]:\\(?:[^\s\\'\"<>:,;]+\\)*([^\s\\'\"<>:,;]*)")
+# In the order in which they are looked for. What stands in quotes may hold spaces. An absolute path
+# begins where no word, dot or slash does, so that `N/A`, `1/2`, `./x` and addresses are none.
+_QUOTED = re.compile(r"""(['"`])((?:file:)?(?:[A-Za-z]:)?[\\/][^'"`\n]*)\1""")
+_ADDRESS = r"(?P<kept>\b(?!file:)[A-Za-z][\w+.-]+://[^\s'\"<>]*)"
+_PART = r"[^\s\\/'\"`()\[\]<>:,;]+"
+_WINDOWS = rf"(?<!\w)[A-Za-z]:[\\/]+(?:{_PART}[\\/]+)*(?P<windows>{_PART})?[\\/]*"
+_POSIX = rf"(?:\bfile:(?://localhost)?)?(?<![\w./\\])[\\/]+(?:{_PART}[\\/]+)*(?P<posix>{_PART})/*"
+_PATH = re.compile(f"{_ADDRESS}|{_WINDOWS}|{_POSIX}")
 
 
 def without_paths(text: str, *known: Path) -> str:
@@ -18,4 +23,14 @@ def without_paths(text: str, *known: Path) -> str:
     for folder in known:
         for path in {str(folder.absolute()), str(folder.resolve())}:
             text = text.replace(f"{path}/", "").replace(path, folder.name)
-    return _WINDOWS.sub(r"\1", _POSIX.sub(r"\1", text))
+    return _PATH.sub(_last_part, _QUOTED.sub(_quoted, text))
+
+
+def _quoted(found: re.Match[str]) -> str:
+    quote, path = found.groups()
+    last = re.split(r"[\\/]", path.rstrip("\\/"))[-1]
+    return f"{quote}{last}{quote}"
+
+
+def _last_part(found: re.Match[str]) -> str:
+    return found["kept"] or found["windows"] or found["posix"] or ""

@@ -2,9 +2,11 @@
 
 import time
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 from models.package import ModelPackage
+from service.bad_values import check_ranges, judge
 from service.batching.batch import Answer, Arrays
 from service.batching.batcher import BatchReport, MicroBatcher
 from service.busy_polling import BusyPolling
@@ -52,6 +54,7 @@ class Predictor:
         in_time = placement.rows_in(settings.max_wait_seconds / BATCHES_IN_A_WAIT, otherwise=most)
         self.max_batch_rows = package.card.fixed_batch or min(most, max(in_time, 1))
         self._name, self._version = self.card.name, self.card.version
+        self._ranged = tuple(spec for spec in self.card.inputs if spec.enforced)
         self._settings = settings
         self._metrics = ModelMetrics(package.card.name)
         show_model(package.card, placement, load_seconds)
@@ -68,6 +71,7 @@ class Predictor:
             inline_rows=self._inline_rows,
             inline_compute=placement.small,
             whole=package.card.batching == "none",
+            judge=partial(judge, self.card),
             name=package.card.name,
             on_batch=self._count,
         )
@@ -125,6 +129,7 @@ class Predictor:
             What gives the request up, for a caller that goes away: `done` is not called then.
 
         Raises:
+            BadInputError: a value is outside the range that the card asks for.
             ServiceError: as `MicroBatcher.enqueue` says.
         """
         batcher, statistics = self._batcher, self.statistics
@@ -150,6 +155,8 @@ class Predictor:
                 batcher.withdraw(request)
 
         try:
+            if self._ranged:
+                check_ranges(self.card, self._ranged, inputs)
             request = batcher.enqueue(inputs, finish, timeout=allowed)
         except ServiceError:
             statistics.failed(time.monotonic() - started)
@@ -161,7 +168,7 @@ class Predictor:
         """What `begin` gives for the current exchange, for a caller that can wait for it.
 
         Raises:
-            ServiceError: as `MicroBatcher.enqueue` says, or what it gave in place of an answer.
+            ServiceError: as `begin` says, or what it gave in place of an answer.
         """
         exchange = current()
         answer: Answer | ServiceError = await called_back(

@@ -64,6 +64,14 @@ class Part(NamedTuple):
         return request.inputs if whole else _cut(request.inputs, start, stop)
 
 
+Judge = Callable[[Callable[[Arrays], Arrays], Exception], ServiceError]
+"""What to tell the caller whose rows, computed alone by this function, made it raise this error."""
+
+
+class RowCountError(ValueError):
+    """The model gave another number of rows than it was given."""
+
+
 class Timings(NamedTuple):
     """Where a batch's time went, in seconds: gathering its rows, the model, handing out answers.
 
@@ -80,6 +88,7 @@ def run_batch(
     compute: Callable[[Arrays], Arrays],
     name: str,
     *,
+    judge: Judge | None = None,
     whole: bool = False,
 ) -> tuple[list[Arrays | ServiceError], Timings]:
     """One outcome for each part of the batch; where `compute` raises, of each half on its own.
@@ -92,6 +101,8 @@ def run_batch(
         compute: maps a batch's inputs to its outputs, row by row; raises MemoryError where the
             batch is too large for the memory.
         name: of the model, for the errors.
+        judge: asked about a part that fails alone, unless memory is short or the number of rows is
+            wrong; without it the model is at fault.
         whole: whether a part stays as it is, also where it is too large for the memory.
     """
     started = time.monotonic()
@@ -101,34 +112,58 @@ def run_batch(
         if len(batch) > 1:
             middle = len(batch) // 2
             outcomes = [
-                *_again(batch[:middle], compute, name),
-                *_again(batch[middle:], compute, name),
+                *_again(batch[:middle], compute, name, judge),
+                *_again(batch[middle:], compute, name, judge),
             ]
         elif isinstance(error, MemoryError) and count_rows(batch) > 1 and not whole:
-            outcomes = [_in_halves(batch[0], compute, name)]
+            outcomes = [_in_halves(batch[0], compute, name, judge)]
         else:
-            outcomes = [fault(name, error)]
+            outcomes = [_blame(error, compute, name, judge)]
     return outcomes, Timings(0.0, time.monotonic() - started, 0.0)
 
 
+def _blame(
+    error: BaseException,
+    compute: Callable[[Arrays], Arrays],
+    name: str,
+    judge: Judge | None,
+) -> ServiceError:
+    """What to tell the caller whose part fails alone."""
+    if (
+        judge is None
+        or not isinstance(error, Exception)
+        or isinstance(error, (RowCountError, MemoryError))
+    ):
+        return fault(name, error)
+    try:
+        return judge(compute, error)
+    except Exception as mistake:  # noqa: BLE001 - whatever it is, somebody awaits an answer
+        return fault(name, mistake)
+
+
 def _again(
-    batch: Sequence[Part], compute: Callable[[Arrays], Arrays], name: str
+    batch: Sequence[Part],
+    compute: Callable[[Arrays], Arrays],
+    name: str,
+    judge: Judge | None,
 ) -> list[Arrays | ServiceError]:
     """The outcomes of a part of a batch that failed; what nobody waits for is not computed."""
     now = time.monotonic()
     # Asked once: a caller may leave while the others are computed, on the event loop's thread.
     wanted = [not part.request.is_over(now) for part in batch]
     again = [part for part, is_wanted in zip(batch, wanted, strict=True) if is_wanted]
-    found = iter(run_batch(again, compute, name)[0] if again else ())
+    found = iter(run_batch(again, compute, name, judge=judge)[0] if again else ())
     return [next(found) if is_wanted else too_late(name) for is_wanted in wanted]
 
 
-def _in_halves(part: Part, compute: Callable[[Arrays], Arrays], name: str) -> Arrays | ServiceError:
+def _in_halves(
+    part: Part, compute: Callable[[Arrays], Arrays], name: str, judge: Judge | None
+) -> Arrays | ServiceError:
     """The outcome of one part whose rows are too many for the device's memory."""
     middle = (part.start + part.stop) // 2
     halves: list[Arrays] = []
     for half in (part._replace(stop=middle), part._replace(start=middle)):
-        (outcome,), _ = run_batch([half], compute, name)
+        (outcome,), _ = run_batch([half], compute, name, judge=judge)
         if isinstance(outcome, ServiceError):
             return outcome
         halves.append(outcome)
@@ -149,7 +184,7 @@ def _attempt(
     rows = len(next(iter(inputs.values())))
     for name, array in outputs.items():
         if len(array) != rows:
-            raise ValueError(f"output {name!r} has {len(array)} rows for {rows} of input")
+            raise RowCountError(f"output {name!r} has {len(array)} rows for {rows} of input")
     pieces: list[Arrays | ServiceError] = []
     end = 0
     for _, start, stop in batch:

@@ -29,6 +29,7 @@ from typing import NamedTuple, TypeVar
 from service.batching.batch import (
     Answer,
     Arrays,
+    Judge,
     Request,
     Timings,
     count_rows,
@@ -98,6 +99,8 @@ class MicroBatcher:
             of the turn.
         whole: whether each request is one batch, however many rows it has: for a model whose
             answer to a row depends on the rows beside it. Nothing waits for company then.
+        judge: whose fault it is that a request fails alone, asked where `compute` failed; without
+            it the model is at fault.
         name: of the model, for the errors and the thread.
         on_batch: told of each batch, on the event loop, after its callers are answered.
 
@@ -119,6 +122,7 @@ class MicroBatcher:
         inline_compute: Callable[[Arrays], Arrays] | None = None,
         enough_requests: int = ENOUGH_REQUESTS,
         whole: bool = False,
+        judge: Judge | None = None,
         name: str,
         on_batch: Callable[[BatchReport], None] | None = None,
     ) -> None:
@@ -144,7 +148,7 @@ class MicroBatcher:
         self._release: asyncio.Handle | None = None  # the planned dispatch of an idle batcher
         self._handing_out = False  # while callers are told, and perhaps ask again at once
         self._closing = False
-        run = partial(run_batch, compute=compute, name=name, whole=whole)
+        run = partial(run_batch, compute=compute, name=name, judge=judge, whole=whole)
         self._run_inline = partial(run, compute=inline_compute or compute)
         self._worker = Worker(run, self._finish, f"batcher-{name}")
 
@@ -221,6 +225,7 @@ class MicroBatcher:
         - DeadlineExceededError: Its deadline passed before all its rows were in compute.
         - ModelFaultError: The model raised, hung or gave a wrong number of rows for its rows alone;
           the cause says which.
+        - What `judge` gives, where it finds that another error fits better.
 
         Raises:
             NotReadyError: The batcher is closing.

@@ -207,7 +207,6 @@ def beside_the_innocent(server: Server, model: str, **more: object) -> tuple[Rep
 @pytest.mark.parametrize(
     ("model", "told"),
     [
-        ("raising", "out of data bounds"),
         ("miscounting", "has 0 rows for 1 of input"),
         ("undefined", "infinity or NaN"),
         ("hanging", f"did not end within {PATIENCE:g} seconds"),  # the last: it goes on computing
@@ -227,6 +226,17 @@ def test_a_network_that_fails_for_one_fails_that_one_alone(
     if model == "hanging":
         assert reply.seconds < 5 * PATIENCE, f"it was given up after {reply.seconds:.1f} s"
         assert httpx.get(f"{faulty.url}/livez").status_code == 200
+
+
+def test_what_a_network_cannot_take_is_its_caller_s_fault(faulty: Server) -> None:
+    reply, tally = beside_the_innocent(faulty, "raising")
+    assert reply.status == 400
+    assert json.loads(reply.body)["error"] == (
+        "Model 'raising' cannot compute this request: indices element out of data bounds, idx=1 "
+        "must be within the inclusive range [-1,0]."
+    )
+    assert (tally.right, tally.lost, tally.other) == (tally.sent, [], {})
+    assert "request raising failed" not in faulty.read_log()
 
 
 def test_nan_for_an_input_without_limits_is_its_caller_s(faulty: Server) -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from small_packages import Bend, bend_onnx, edit_card, reseal, seeded
 
-import models.__main__
+import models.command_line
 from models.__main__ import main
 from models.card import MODEL_FILES, ModelCard, RuntimeName
 from models.package import ModelPackage
@@ -188,7 +188,7 @@ def test_verify_goes_on_whatever_a_runtime_raises(
             raise MemoryError("no more\nmemory")
         return open_runtime(package, runtime)
 
-    monkeypatch.setattr(models.__main__, "open_runtime", fails)
+    monkeypatch.setattr(models.command_line, "open_runtime", fails)
     assert run("verify") == (
         1,
         [

@@ -118,7 +118,7 @@ def test_an_output_on_a_full_disk_is_one_sentence(written: Path) -> None:
 
 def test_an_interrupt_ends_the_command_without_a_traceback(written: Path) -> None:
     code = (
-        "import os, signal, sys, models.__main__ as command\n"
+        "import os, signal, sys, models.command_line as command\n"
         "listing = command._list\n"
         "def interrupted(repository):\n"
         "    listing(repository)\n"

@@ -14,8 +14,8 @@ from tiny import write_tiny
 from models.card import RuntimeName
 from models.package import ModelPackage
 from service.errors import (
+    BadInputError,
     DeadlineExceededError,
-    ModelFaultError,
     NotReadyError,
     QueueFullError,
 )
@@ -150,7 +150,7 @@ def test_a_request_that_the_model_cannot_bear_fails_alone(package: ModelPackage)
         await asyncio.sleep(0)
         runtime.gate.set()
         found: list[Any] = await asyncio.gather(*asked, return_exceptions=True)
-        assert isinstance(found[2], ModelFaultError)
+        assert isinstance(found[2], BadInputError)
         assert isinstance(found[2].__cause__, RuntimeError)
         assert [float(found[n][0]) for n in (0, 1, 3)] == [1, 3, 5]
 

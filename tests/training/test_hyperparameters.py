@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from pydantic import TypeAdapter
 from typer.testing import CliRunner
 
-import training.__main__ as command_line
+import training.command_line as command_line
 from models.card import FitRecord
 from training.datasets import Dataset
 from training.hyperparameters import (

@@ -17,7 +17,7 @@ import torch
 from torchvision.datasets import MNIST
 from typer.testing import CliRunner, Result
 
-import training.__main__ as command_line
+import training.command_line as command_line
 import training.export
 from models.package import ModelPackage, PackageError
 from models.repository import ModelRepository

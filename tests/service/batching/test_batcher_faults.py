@@ -12,6 +12,7 @@ import pytest
 from batchers import (
     GOOD,
     LIMIT,
+    MISCOUNT,
     POISON,
     Model,
     answers_to,
@@ -26,10 +27,10 @@ from batchers import (
     until,
 )
 
-from service.batching.batch import Part, Request, run_batch
+from service.batching.batch import Answer, Judge, Part, Request, run_batch
 from service.batching.batcher import Arrays, MicroBatcher
 from service.batching.worker import Worker
-from service.errors import ModelFaultError, ServiceError
+from service.errors import BadInputError, ModelFaultError, ServiceError
 
 # Models that fail
 
@@ -63,6 +64,61 @@ async def test_a_batch_of_one_request_that_fails_is_not_repeated_and_shows_no_in
             await batcher.submit(rows(1, mark=POISON))
     assert model.batches == [[1]]
     assert "secret" not in str(caught.value)
+
+
+def blaming(asked: list[Exception]) -> Judge:
+    """A judge that notes what it is asked, and finds it to be the caller's fault."""
+
+    def judge(compute: Callable[[Arrays], Arrays], error: Exception) -> ServiceError:
+        asked.append(error)
+        assert_answers(Answer(compute(rows(7)), 0.0, 0.0, 1), 7)
+        return BadInputError("yours")
+
+    return judge
+
+
+@pytest.mark.parametrize("inline_rows", [0, 4])
+@on_a_loop
+async def test_a_judge_says_whose_fault_it_is_that_a_request_fails_alone(inline_rows: int) -> None:
+    model, asked = Model(), list[Exception]()
+    async with batching(model, judge=blaming(asked), inline_rows=inline_rows) as batcher:
+        before, guilty, after = await started(
+            batcher.submit(rows(1)), batcher.submit(rows(2, mark=POISON)), batcher.submit(rows(3))
+        )
+        assert_answers(await before, 1)
+        assert_answers(await after, 3)
+        with pytest.raises(BadInputError, match="yours"):
+            await guilty
+    assert asked == [model.fault]
+    assert model.batches == [[1, 2, 3], [1], [2, 3], [2], [7], [3]]
+
+
+@pytest.mark.parametrize(
+    ("fault", "mark"),
+    [(MemoryError(), POISON), (RuntimeError("CUDA out of memory"), POISON),
+     (KeyboardInterrupt(), POISON), (None, MISCOUNT)],
+    ids=repr,
+)  # fmt: skip
+@on_a_loop
+async def test_a_judge_is_not_asked_where_it_is_never_the_caller(
+    fault: BaseException | None, mark: int
+) -> None:
+    asked = list[Exception]()
+    async with batching(Model(fault), judge=blaming(asked)) as batcher:
+        with pytest.raises(ModelFaultError):
+            await batcher.submit(rows(1, mark=mark))
+    assert asked == []
+
+
+@on_a_loop
+async def test_a_judge_that_fails_leaves_nobody_waiting() -> None:
+    def judge(compute: object, error: Exception) -> ServiceError:
+        raise LookupError("no verdict")
+
+    async with batching(Model(), judge=judge) as batcher:
+        with pytest.raises(ModelFaultError) as caught:
+            await batcher.submit(rows(1, mark=POISON))
+    assert isinstance(caught.value.__cause__, LookupError)
 
 
 @on_a_loop

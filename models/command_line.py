@@ -1,0 +1,257 @@
+"""The commands of the model repository, `python -m models`.
+
+list | show | verify | add | remove | restore
+"""
+
+import argparse
+import io
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import get_args
+
+import numpy as np
+
+from models.add import add
+from models.card import Task
+from models.foreign import AddError
+from models.interrupts import INTERRUPTED
+from models.package import ModelPackage, PackageError
+from models.page import headline, render_page
+from models.ranges import parse_range
+from models.repository import ModelRepository, RepositoryError
+from models.runtimes import brief, open_runtime
+from models.text import escaped
+
+BROKEN_PIPE = 141
+
+
+def program() -> int:
+    """Run the command of this process: `main`, 130 after Ctrl-C, 141 where nobody reads on."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # what the terminal cannot show is escaped
+            stream.reconfigure(errors="backslashreplace")
+    try:
+        code = main()
+        sys.stdout.flush()
+    except KeyboardInterrupt:
+        code = INTERRUPTED
+    except BrokenPipeError:
+        code = BROKEN_PIPE
+    except OSError as error:
+        sys.stderr.write(f"error: the output cannot be written ({error.strerror})\n")
+        code = 1
+    else:
+        return code
+    with Path(os.devnull).open("w") as nowhere:  # Python writes what is left when it ends
+        os.dup2(nowhere.fileno(), 1)
+    return code
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command; 0 where all is well, 1 where a package is not, 2 for a wrong call.
+
+    Raises:
+        OSError: standard output cannot be written.
+    """
+    options = _parser().parse_args(arguments)
+    repository = ModelRepository(options.repository)
+    try:
+        if options.command == "add":
+            with np.errstate(all="ignore"):  # what is no number is told as such
+                return _add(repository, options)
+        if options.command in ("remove", "restore"):
+            return _move(repository, options)
+        if options.command == "show":
+            card = _find(repository, options.name).card
+            _say(card.model_dump_json(indent=1) if options.json else render_page(card).rstrip())
+            return 0
+        if not repository.names():
+            sys.stderr.write(f"error: there is no package in {repository.root}\n")
+            return 1
+        if options.command == "list":
+            return _list(repository)
+        return _verify(repository, options.names)
+    except (AddError, PackageError, RepositoryError) as error:
+        sys.stderr.write(f"error: {escaped(str(error))}\n")
+        return 1
+    except ImportError as error:
+        sys.stderr.write(f"error: {error.name} is not installed\n")
+        return 1
+    except MemoryError:
+        sys.stderr.write(
+            "error: its rows do not fit into the memory: give two small ones with --sample "
+            "FILE.npz, or export the network with smaller shapes\n"
+        )
+        return 1
+    except (OSError, KeyboardInterrupt):
+        raise
+    except Exception as error:  # a file that is added may hold nearly anything
+        if options.command != "add":
+            raise
+        told = escaped(f"{type(error).__name__}: {brief(error)}")
+        sys.stderr.write(f"error: the network cannot be added ({told})\n")
+        return 1
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m models", description="List, show, verify, add and remove model packages."
+    )
+    _repository_option(parser, Path("models"))
+    commands = parser.add_subparsers(dest="command", required=True)
+    commands.add_parser("list", help="one line for each package")
+    show = commands.add_parser("show", help="a package's card, as a page")
+    show.add_argument("name", help="NAME or NAME/VERSION")
+    show.add_argument("--json", action="store_true", help="the card itself")
+    verify = commands.add_parser(
+        "verify", help="check digests and graphs, and repeat the recorded predictions"
+    )
+    verify.add_argument("names", nargs="*", metavar="NAME", help="packages (default: all)")
+    for command, meaning in (
+        ("remove", "move a version aside; the one before serves after the next start"),
+        ("restore", "bring a version back that was moved aside"),
+    ):
+        moved = commands.add_parser(command, help=meaning)
+        moved.add_argument("name", metavar="NAME", help="of the package")
+        moved.add_argument("version", metavar="VERSION", help="a whole number, as in NAME/VERSION")
+        _repository_option(moved, argparse.SUPPRESS)
+
+    added = commands.add_parser(
+        "add",
+        help="make a package from an ONNX file of any origin",
+        usage="python -m models add NAME --onnx FILE [options]",
+    )
+    added.add_argument("name", metavar="NAME", help="of the package; it gets the next version")
+    added.add_argument("--onnx", type=Path, metavar="FILE", required=True, help="the network")
+    added.add_argument(
+        "--torchscript", type=Path, metavar="FILE",
+        help="the same network, proved equal; loading it runs the code in it",
+    )  # fmt: skip
+    added.add_argument(
+        "--sample", type=Path, metavar="FILE.npz",
+        help="two or more rows of every input, by name (default: random numbers)",
+    )  # fmt: skip
+    added.add_argument(
+        "--range", action="append", type=parse_range, default=[], metavar="INPUT=LOW:HIGH",
+        dest="ranges",
+        help="the values that an input takes, as tokens=0:49, or x=0: without an upper end; "
+        "requests with others are refused",
+    )  # fmt: skip
+    added.add_argument(
+        "--label", nargs="+", action="extend", default=[], metavar="CLASS", dest="labels",
+        help="the classes, in the order of the output's columns",
+    )  # fmt: skip
+    added.add_argument(
+        "--task", choices=get_args(Task),
+        help="default: classification with labels or probabilities, else other",
+    )  # fmt: skip
+    added.add_argument("--summary", metavar="TEXT", help="what it is, in a sentence")
+    added.add_argument("--intended-use", metavar="TEXT", help="what it is for, in a sentence")
+    _repository_option(added, argparse.SUPPRESS)  # so that it may stand on either side
+    return parser
+
+
+def _repository_option(parser: argparse.ArgumentParser, default: Path | str) -> None:
+    parser.add_argument(
+        "--repository", type=Path, default=default, metavar="DIR",
+        help="the folder (default: models)",
+    )  # fmt: skip
+
+
+def _add(repository: ModelRepository, options: argparse.Namespace) -> int:
+    package = add(
+        repository.root,
+        options.name,
+        options.onnx,
+        torchscript=options.torchscript,
+        sample=options.sample,
+        labels=options.labels,
+        ranges=options.ranges,
+        task=options.task,
+        summary=options.summary,
+        intended_use=options.intended_use,
+    )
+    _say(f"wrote {package.path}: {package.card.task}, {', '.join(package.card.runtimes)}")
+    for kind, specs in (("in ", package.card.inputs), ("out", package.card.outputs)):
+        for spec in specs:
+            values = f", {spec.range}" if spec.enforced else ""
+            _say(f"  {kind}  {spec.name}  {spec.describe()}{values}")
+    if package.card.batching == "none":
+        _say(f"  batching: none. {package.card.limits[-1]}")
+    return 0
+
+
+def _move(repository: ModelRepository, options: argparse.Namespace) -> int:
+    label = f"{options.name}/{options.version}"
+    if options.command == "remove":
+        repository.remove(options.name, options.version)
+        done = f"moved {label} aside"
+    else:
+        repository.restore(options.name, options.version)
+        done = f"brought {label} back"
+    versions = repository.versions(options.name)
+    serves = f"{options.name}/{versions[-1]}" if versions else f"no version of {options.name}"
+    _say(f"{done}; {serves} serves after the next start of the service")
+    return 0
+
+
+def _list(repository: ModelRepository) -> int:
+    entries = dict(repository)
+    width = max(map(len, entries), default=0)
+    for label, package in entries.items():
+        if isinstance(package, PackageError):
+            _say(f"{label:{width}}  refused: {package}")
+        else:
+            alone = "; each request alone (batching: none)"
+            told = "" if package.card.batching == "rows" else alone
+            _say(f"{label:{width}}  {headline(package.card)}{told}")
+    return 1 if any(isinstance(package, PackageError) for package in entries.values()) else 0
+
+
+def _verify(repository: ModelRepository, names: Sequence[str]) -> int:
+    entries = _named(repository, names) if names else dict(repository)
+    wrong = 0
+    for label, package in entries.items():
+        try:
+            if isinstance(package, PackageError):
+                raise package
+            package.verify()
+            for runtime in package.card.runtimes:
+                open_runtime(package, runtime)
+        except PackageError as error:
+            wrong += 1
+            _say(f"refused  {error}")
+        except ImportError as error:
+            wrong += 1
+            _say(f"untried  {label}: {error.name} is not installed")
+        except Exception as error:  # noqa: BLE001 - whatever it is, the others are verified
+            wrong += 1
+            _say(f"refused  package {label}: it cannot be verified ({brief(error)})")
+        else:
+            _say(f"right    {package.label}: {', '.join(package.card.runtimes)}")
+    return 1 if wrong else 0
+
+
+def _named(
+    repository: ModelRepository, names: Sequence[str]
+) -> dict[str, ModelPackage | PackageError]:
+    """The packages of these names; one that is broken or missing is an error beside the others."""
+    entries: dict[str, ModelPackage | PackageError] = {}
+    for name in names:
+        try:
+            entries[name] = _find(repository, name)
+        except PackageError as error:
+            entries[name] = error
+    return entries
+
+
+def _find(repository: ModelRepository, name: str) -> ModelPackage:
+    base, _, version = name.partition("/")
+    return repository.get(base, version or None)
+
+
+def _say(text: str) -> None:
+    """Print it; what a terminal would take for a command is escaped."""
+    sys.stdout.write("\n".join(map(escaped, text.split("\n"))) + "\n")

@@ -1,0 +1,100 @@
+"""The ranges that the inputs of an added network must keep, as `--range` gives them."""
+
+import math
+from argparse import ArgumentTypeError
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import NamedTuple
+
+import numpy as np
+
+from models.card import TensorSpec
+from models.foreign import AddError
+from models.runtimes import Arrays
+
+
+class InputRange(NamedTuple):
+    """The values that an input takes, both ends included; an end that is None is open."""
+
+    name: str
+    low: float | None
+    high: float | None
+
+
+def whole_numbers(spec: TensorSpec) -> tuple[int, int]:
+    """The least and the largest number of an input of whole numbers, or of truth values."""
+    if spec.dtype.kind == "b":
+        return 0, 1
+    bits = 8 * spec.dtype.itemsize
+    return (0, 2**bits - 1) if spec.dtype.kind == "u" else (-(2 ** (bits - 1)), 2 ** (bits - 1) - 1)
+
+
+def parse_range(text: str) -> InputRange:
+    """`tokens=0:49`, `x=0:` or `x=:1.5` as a range.
+
+    Raises:
+        ArgumentTypeError: the text is none of these.
+    """
+    name, _, ends = text.rpartition("=")
+    low, colon, high = ends.partition(":")
+    try:
+        found = InputRange(name, float(low) if low else None, float(high) if high else None)
+    except ValueError:
+        found = InputRange("", None, None)
+    ends_given = [end for end in found[1:] if end is not None]
+    if not (name and colon and ends_given and all(map(math.isfinite, ends_given))):
+        raise ArgumentTypeError(f"{text!r} must be INPUT=LOW:HIGH, as tokens=0:49")
+    if ends_given != sorted(ends_given):
+        raise ArgumentTypeError(f"{text!r} must have its lower end first")
+    return found
+
+
+def with_ranges(
+    inputs: Sequence[TensorSpec], ranges: Sequence[InputRange]
+) -> tuple[TensorSpec, ...]:
+    """The inputs with the ranges that they must keep.
+
+    Raises:
+        AddError: a range names no input, or one twice, or its input cannot hold it.
+    """
+    given = {found.name: found for found in ranges}
+    names = ", ".join(spec.name for spec in inputs)
+    if len(given) < len(ranges):
+        raise AddError("--range names an input twice: give each input one range")
+    if unknown := set(given) - {spec.name for spec in inputs}:
+        raise AddError(f"--range names {min(unknown)!r}: the inputs are {names}")
+    return tuple(_ranged(spec, given.get(spec.name)) for spec in inputs)
+
+
+def check_samples(rows: Arrays, inputs: Sequence[TensorSpec], source: str) -> None:
+    """Check that rows keep the ranges of their inputs.
+
+    Raises:
+        AddError: a value of `source` is outside.
+    """
+    for spec in inputs:
+        if spec.enforced and (value := spec.first_outside(rows[spec.name])) is not None:
+            raise AddError(
+                f"{source}: {spec.name} holds {value!s}, and --range says {spec.range}: "
+                "give rows within the range, or a wider range"
+            )
+
+
+def _ranged(spec: TensorSpec, found: InputRange | None) -> TensorSpec:
+    if found is None:
+        return spec
+    for end in found[1:]:
+        if end is not None and not _holds(spec, end):
+            raise AddError(
+                f"--range gives {spec.name} the end {end:g}, which is no {spec.datatype}: "
+                "give numbers that the input can hold"
+            )
+    return replace(spec, minimum=found.low, maximum=found.high, enforced=True)
+
+
+def _holds(spec: TensorSpec, end: float) -> bool:
+    if spec.dtype.kind == "f":
+        with np.errstate(over="ignore"):
+            return bool(np.isfinite(np.array(end).astype(spec.dtype)))
+    low, high = whole_numbers(spec)
+    return end.is_integer() and low <= end <= high

@@ -1,0 +1,119 @@
+"""`models add --range`: the values that an input takes are in the card, and rows keep them."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from onnx import TensorProto as T
+from onnx import helper
+from small_packages import onnx_file
+
+from models.__main__ import main
+from models.repository import ModelRepository
+
+TABLE = np.arange(12, dtype=np.float32).reshape(4, 3)
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    """A table of four rows, and a number beside it."""
+    path = tmp_path / "net.onnx"
+    path.write_bytes(
+        onnx_file(
+            [
+                helper.make_node("Gather", ["table", "tokens"], ["rows"]),
+                helper.make_node("Add", ["rows", "x"], ["y"]),
+            ],
+            [("tokens", T.INT64, ["batch"]), ("x", T.FLOAT, ["batch", 1])],
+            [("y", T.FLOAT, ["batch", 3])],
+            table=TABLE,
+        )
+    )
+    return path
+
+
+def add(file: Path, capsys: pytest.CaptureFixture[str], *options: str) -> tuple[int, str]:
+    """Add it: the exit code, and what is said."""
+    root = file.parent / "repository"
+    code = main(["add", "net", "--onnx", str(file), "--repository", str(root), *options])
+    said = capsys.readouterr()
+    return code, said.err if code else said.out
+
+
+def test_random_rows_are_drawn_from_the_range_and_the_card_keeps_it(
+    file: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    code, said = add(file, capsys)
+    assert code == 1
+    assert said.startswith("error: net.onnx: it fails on random numbers (")
+    assert said.endswith(
+        "): give real rows with --sample FILE.npz, or the values that it takes with "
+        "--range INPUT=LOW:HIGH\n"
+    )
+    code, said = add(file, capsys, "--range", "tokens=0:3", "--range", "x=-0.5:")
+    assert code == 0, said
+    assert said.splitlines()[1:3] == [
+        "  in   tokens  INT64 [-1], 0 to 3",
+        "  in   x  FP32 [-1, 1], from -0.5",
+    ]
+    card = ModelRepository(file.parent / "repository").get("net").card
+    tokens, x = card.inputs
+    assert (tokens.minimum, tokens.maximum, tokens.enforced) == (0, 3, True)
+    assert (x.minimum, x.maximum, x.enforced) == (-0.5, None, True)
+    assert not any(spec.enforced for spec in card.outputs)
+    for spec in card.inputs:
+        assert spec.first_outside(card.example.inputs[spec.name].array()) is None
+
+
+@pytest.mark.parametrize(
+    ("ranges", "told"),
+    [
+        (("words=0:3",), "--range names 'words': the inputs are tokens, x"),
+        (("x=0:3", "x=0:4"), "--range names an input twice: give each input one range"),
+        (
+            ("tokens=0:0.5",),
+            "--range gives tokens the end 0.5, which is no INT64: give numbers that the input can "
+            "hold",
+        ),
+        (
+            ("x=0:1e39",),
+            "--range gives x the end 1e+39, which is no FP32: give numbers that the input can hold",
+        ),
+    ],
+)
+def test_a_range_that_no_input_can_keep_is_refused(
+    ranges: tuple[str, ...], told: str, file: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    options = [word for text in ranges for word in ("--range", text)]
+    assert add(file, capsys, *options) == (1, f"error: {told}\n")
+
+
+def test_a_sample_outside_the_range_is_refused(
+    file: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    sample = file.parent / "rows.npz"
+    np.savez(sample, tokens=[0, 3], x=np.ones((2, 1), np.float32))
+    code, said = add(file, capsys, "--sample", str(sample), "--range", "tokens=0:2")
+    assert (code, said) == (
+        1,
+        f"error: {sample}: tokens holds 3, and --range says 0 to 2: give rows within the range, "
+        "or a wider range\n",
+    )
+    assert add(file, capsys, "--sample", str(sample), "--range", "tokens=0:3")[0] == 0
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "tokens", "tokens=", "tokens=3", "=0:3", "tokens=:", "tokens=a:3", "x=3:0", "x=nan:",
+        "x=0:inf", "x=0:1:2",
+    ],
+)  # fmt: skip
+def test_what_is_no_range_is_told_with_an_example(
+    text: str, file: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as ended:
+        add(file, capsys, "--range", text)
+    assert ended.value.code == 2
+    said = capsys.readouterr().err
+    assert f"argument --range: {text!r} must " in said
