@@ -58,7 +58,7 @@ const load = () =>
       getJson("models"),
       getJson("playground/examples.json"),
     ]);
-    cards = models.filter(readsPoints);
+    cards = models.filter(takes);
     training = moons;
     const select = part("point-network");
     const options = cards.map(({ name }) => [name, name]);
@@ -79,7 +79,7 @@ async function attempt(task) {
 }
 
 /** Whether a card's network takes points of the plane, and gives two probabilities. */
-function readsPoints({ inputs, outputs }) {
+export function takes({ inputs, outputs }) {
   const [input] = inputs;
   return (
     inputs.length === 1 &&
