@@ -31,6 +31,7 @@ from models.foreign import (
     read_file,
 )
 from models.free_sizes import other_sizes
+from models.indices import index_ranges
 from models.labels import require_agreement
 from models.package import ModelPackage, require_writable, write_package
 from models.parity import BATCH_SIZES, RELATIVE_TOLERANCE
@@ -74,7 +75,8 @@ def add(
             random.
         labels: the classes, for every output with as many columns: those of floating-point numbers,
             or, where none has as many, of whole numbers.
-        ranges: of the inputs whose values must lie in one; random rows are drawn from it.
+        ranges: of the inputs whose values must lie in one; random rows are drawn from it. By
+            default, an input of places in a constant table takes those that it has.
         task: by default `classification` where an output has labels or is probabilities, else
             `other`.
         summary: of the card.
@@ -97,6 +99,9 @@ def add(
         raise AddError(_unwritable(root, error)) from error
     files = {MODEL_FILES["onnx"]: read_file(onnx, MAX_ONNX_BYTES)}
     graph = open_graph(_shown(onnx), files[MODEL_FILES["onnx"]])
+    given = {one.name for one in ranges}
+    places = [one for one in index_ranges(files[MODEL_FILES["onnx"]]) if one.name not in given]
+    ranges = [*ranges, *places]
     if sample:
         arrays = read_arrays(sample)
         inputs = with_ranges(input_specs(graph, arrays), ranges)

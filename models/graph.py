@@ -76,6 +76,23 @@ class ObservedGraph:
     """The version of ONNX's own operators."""
 
 
+def parse(content: bytes) -> "onnx.ModelProto":
+    """The file, with the functions in it put where they are called.
+
+    Raises:
+        AddError: the package `onnx` is not installed.
+    """
+    try:
+        import onnx
+        import onnx.inliner
+    except ImportError as error:
+        raise AddError(
+            f"reading the graph needs the package onnx ({error}): install it with pip install onnx"
+        ) from error
+    model = onnx.load_model_from_string(content)
+    return onnx.inliner.inline_local_functions(model) if model.functions else model
+
+
 def observe(content: bytes, few: Arrays, more: Arrays) -> ObservedGraph:
     """Compute every value of a graph.
 
@@ -89,21 +106,16 @@ def observe(content: bytes, few: Arrays, more: Arrays) -> ObservedGraph:
         UnreadableGraphError: the graph cannot be computed so.
     """
     try:
+        model = parse(content)
         import onnx
-        import onnx.inliner
-    except ImportError as error:
-        raise AddError(
-            f"reading the graph needs the package onnx ({error}): install it with pip install onnx"
-        ) from error
-    try:
-        model = onnx.load_model_from_string(content)
-        if model.functions:
-            model = onnx.inliner.inline_local_functions(model)
+
         constants = {one.name: onnx.numpy_helper.to_array(one) for one in model.graph.initializer}
         inputs = tuple(one.name for one in model.graph.input if one.name not in constants)
         outputs = tuple(one.name for one in model.graph.output)
         nodes = tuple(_node(node) for node in model.graph.node)
         values = _computed(model, nodes, few, more)
+    except AddError:
+        raise
     except Exception as error:
         reason = str(error).strip().partition("\n")[0]
         raise UnreadableGraphError(reason or type(error).__name__) from error

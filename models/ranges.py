@@ -75,8 +75,8 @@ def check_samples(rows: Arrays, inputs: Sequence[TensorSpec], source: str) -> No
     for spec in inputs:
         if spec.enforced and (value := spec.first_outside(rows[spec.name])) is not None:
             raise AddError(
-                f"{source}: {spec.name} holds {value!s}, and --range says {spec.range}: "
-                "give rows within the range, or a wider range"
+                f"{source}: {spec.name} holds {value!s}, and its range is {spec.range}: "
+                f"give rows within the range, or a wider one with --range {spec.name}=LOW:HIGH"
             )
 
 

@@ -16,7 +16,7 @@ from models.package import PackageError
 from models.page import headline
 from models.parity import ParityError
 from models.repository import ModelRepository
-from training.datasets import DataError, Dataset, DatasetName, load
+from training.datasets import DOWNLOADS, DataError, Dataset, DatasetName, load
 from training.evaluation import NotFiniteError
 from training.export import ExportError, check_repository, export
 from training.fitting import Fitted, fit_recipe
@@ -71,9 +71,11 @@ def _with_hyperparameters(command: Callable[..., None]) -> Callable[..., None]:
         kind: Any = field.annotation
         if isinstance(kind, types.UnionType):  # X | None: left out is None already
             kind = get_args(kind)[0]
+        description = field.description
         if get_origin(kind) is tuple:
-            kind = list[int]
-        option = typer.Option(help=field.description, rich_help_panel="Hyperparameters")
+            kind = list[str]
+            description = f"{description}: as 64,32, or one at a time"
+        option = typer.Option(help=description, rich_help_panel="Hyperparameters")
         options.append(
             inspect.Parameter(
                 name,
@@ -110,7 +112,7 @@ def fit_recipes(
     ] = None,
     data_dir: Annotated[
         Path, typer.Option(envvar="FITSERVE_DATA_DIR", help="where MNIST lies or goes")
-    ] = Path("data"),
+    ] = DOWNLOADS,
     repository: Annotated[Path, typer.Option(help="where packages are written")] = Path("models"),
     device: Annotated[str | None, typer.Option(help="cpu, cuda or cuda:N")] = None,
     threads: Annotated[int | None, typer.Option(min=1, help="CPU threads")] = None,
@@ -128,7 +130,11 @@ def fit_recipes(
     A network that is worse than the newest version is not written without --replace, one that
     Ctrl-C cut short not without --keep-interrupted; its weights are kept as a checkpoint.
     """
-    chosen = {name: value for name, value in values.items() if value not in (None, [])}
+    chosen = {
+        name: _numbers(value) if isinstance(value, list) else value
+        for name, value in values.items()
+        if value not in (None, [])
+    }
     code = 0
     try:
         recipes = _recipes(list(RECIPES) if every else names or [])
@@ -185,6 +191,17 @@ def _publish(fitted: Fitted, repository: Path, replace: bool, keep_interrupted: 
     package = export(fitted, repository)
     console.print(f"[bold]{package.label}[/bold] {headline(package.card)}: {package.path}")
     return code
+
+
+def _numbers(texts: list[str]) -> list[int | str]:
+    """Whole numbers, of which a text may hold several with commas; what is none stays as it is."""
+    found: list[int | str] = []
+    for text in ",".join(texts).split(","):
+        try:
+            found.append(int(text))
+        except ValueError:
+            found.append(text)
+    return found
 
 
 class RecipeError(ValueError):

@@ -83,11 +83,15 @@ class Dataset:
         )
 
 
+DOWNLOADS = Path("data")
+"""The folder that is made for what is downloaded; another one must be there."""
+
+
 def load(name: DatasetName, data_dir: Path) -> Dataset:
     """The data set `name`; `data_dir` is where MNIST lies, or is downloaded to.
 
     Raises:
-        DataError: MNIST is not there and cannot be downloaded.
+        DataError: MNIST is not there and cannot be downloaded, or the folder is not there.
     """
     if name == "mnist":
         return mnist(data_dir)
@@ -98,6 +102,11 @@ def mnist(data_dir: Path) -> Dataset:
     """MNIST: 55,000 training, 5,000 validation and 10,000 test images, uint8 [N, 28, 28]."""
     from torchvision.datasets import MNIST
 
+    if data_dir != DOWNLOADS and not data_dir.is_dir():
+        raise DataError(
+            f"there is no folder {data_dir}: name the one that holds MNIST/raw with --data-dir or "
+            "FITSERVE_DATA_DIR, or make it, and MNIST is downloaded into it"
+        )
     parts = []
     for train in (True, False):
         try:

@@ -46,7 +46,7 @@ async function load() {
       getJson("models"),
       getJson("playground/examples.json"),
     ]);
-    const cards = models.filter(drawsCurve);
+    const cards = models.filter(takes);
     layGrid(cards);
     training = curve;
     const answers = await Promise.allSettled(
@@ -83,7 +83,7 @@ async function load() {
 }
 
 /** Whether a card's network takes one number x, and gives one number y. */
-function drawsCurve({ inputs, outputs }) {
+export function takes({ inputs, outputs }) {
   const [input] = inputs;
   return (
     inputs.length === 1 &&

@@ -32,7 +32,7 @@ async function load() {
       getJson("models"),
       getJson("playground/examples.json"),
     ]);
-    cards = Object.fromEntries(models.filter(readsDigits).map((card) => [card.name, card]));
+    cards = Object.fromEntries(models.filter(takes).map((card) => [card.name, card]));
     const options = Object.keys(cards).map((name) => [name, name]);
     fill(part("digit-network"), options, part("digit-network").value || RIVALS[0]);
     fill(part("digit-beside"), [["", "no other"], ...options]);
@@ -45,7 +45,7 @@ async function load() {
 }
 
 /** Whether a card's network takes MNIST's pixels, and gives ten probabilities. */
-function readsDigits({ inputs, outputs }) {
+export function takes({ inputs, outputs }) {
   const [input] = inputs;
   const output = outputs.find(({ name }) => name === "probabilities");
   return (

@@ -7,7 +7,10 @@ import * as networks from "./networks.js";
 import * as now from "./now.js";
 import * as points from "./points.js";
 
-/** Each has `start(panel)`, called once, which may give `show()` and `hide()`. */
+/**
+ * Each has `start(panel)`, called once, which may give `show()` and `hide()`, and perhaps
+ * `takes(card)`: whether it is for such a network.
+ */
 const MODULES = { digits, curves, points, networks, now };
 const tabs = [...document.querySelectorAll("[role=tab]")];
 const started = {};
@@ -15,6 +18,7 @@ let shown = null;
 
 function show(name, focus = false) {
   if (!(name in MODULES)) name = "digits";
+  if (document.getElementById(`tab-${name}`).hidden) name = "networks";
   for (const tab of tabs) {
     const chosen = tab.id === `tab-${name}`;
     tab.setAttribute("aria-selected", chosen);
@@ -43,16 +47,27 @@ function showAddressed(focus = false) {
 }
 
 function step(event) {
-  const index = tabs.indexOf(event.currentTarget);
-  const steps = { ArrowRight: index + 1, ArrowLeft: index - 1, Home: 0, End: tabs.length - 1, " ": index };
+  const offered = tabs.filter((tab) => !tab.hidden);
+  const index = offered.indexOf(event.currentTarget);
+  const steps = { ArrowRight: index + 1, ArrowLeft: index - 1, Home: 0, End: offered.length - 1, " ": index };
   if (!(event.key in steps)) return;
   event.preventDefault();
-  go(tabs[(steps[event.key] + tabs.length) % tabs.length]);
+  go(offered[(steps[event.key] + offered.length) % offered.length]);
+}
+
+/** Leave out the tabs for which no network is served. */
+function offer(models) {
+  for (const tab of tabs) {
+    const { takes } = MODULES[tab.getAttribute("aria-controls")];
+    tab.hidden = Boolean(takes) && !models.some(takes);
+  }
+  showAddressed();
 }
 
 async function greet() {
   try {
     const { models } = await getJson("models");
+    offer(models);
     const version = (await getJson("v2")).version;
     document.getElementById("serving").textContent =
       `Version ${version}, serving ${models.length} trained networks.`;

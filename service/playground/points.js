@@ -59,7 +59,7 @@ const load = () =>
       getJson("playground/examples.json"),
     ]);
     cards = await Promise.all(
-      models.filter(readsPoints).map(({ name }) => getJson(`models/${name}`)), // with the labels
+      models.filter(takes).map(({ name }) => getJson(`models/${name}`)), // with the labels
     );
     training = moons;
     const select = part("point-network");
@@ -81,7 +81,7 @@ async function attempt(task) {
 }
 
 /** Whether a card's network takes points of the plane, and gives two probabilities. */
-function readsPoints({ inputs, outputs }) {
+export function takes({ inputs, outputs }) {
   const [input] = inputs;
   return (
     inputs.length === 1 &&

@@ -57,6 +57,24 @@ def added(root: Path, shipped: Path, tmp_path_factory: pytest.TempPathFactory) -
         yield server
 
 
+def test_tabs_for_which_no_network_is_served_are_left_out(visitor: Visitor, added: Server) -> None:
+    page = visitor.open(added.url)
+    tabs = page.get_by_role("tab")
+    expect(tabs).to_have_text(["Networks", "Now"])  # those that are hidden have no role
+    expect(page.get_by_role("tabpanel", name="Networks")).to_be_visible()
+    tabs.first.focus()
+    page.keyboard.press("ArrowLeft")
+    expect(page.get_by_role("tab", name="Now")).to_be_focused()
+    page.goto(f"{added.url}/#points")
+    expect(page.get_by_role("tabpanel", name="Networks")).to_be_visible()
+
+
+def test_each_tab_is_offered_where_a_network_is_for_it(visitor: Visitor, server: Server) -> None:
+    page = visitor.open(server.url)
+    expect(page.locator("#serving")).to_contain_text("trained networks.")
+    expect(page.get_by_role("tab")).to_have_text(["Digits", "Curves", "Points", "Networks", "Now"])
+
+
 def chosen(page: Page, name: str) -> Locator:
     """The card of a network, chosen from the list."""
     page.locator("#network-list").get_by_role("link", name=re.compile(rf"^{name}\b")).click()

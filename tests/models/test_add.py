@@ -251,11 +251,12 @@ def test_every_kind_of_number_may_go_in_and_out(
 
 
 def embedding() -> bytes:
-    """A row of a table of five, by its index."""
+    """A row of a table of five, by its index less one."""
     return graph(
-        [node("Gather", "table", "x")],
+        [node("Sub", "x", "one", gives="place"), node("Gather", "table", "place")],
         [tensor("x", T.INT64, ["batch", 2])],
         [tensor("y", shape=["batch", 2, 3])],
+        one=np.array(1, np.int64),
         table=np.arange(15, dtype=np.float32).reshape(5, 3),
     )
 
@@ -270,11 +271,11 @@ def test_a_sample_is_what_the_proof_and_the_example_rest_on(
     assert not root.exists()
 
     sample = tmp_path / "sample.npz"
-    np.savez(sample, x=np.array([[4, 1], [0, 2], [3, 3]]))
+    np.savez(sample, x=np.array([[5, 2], [1, 3], [4, 4]]))
     code, said = add(embedding(), "--sample", str(sample))
     assert code == 0, said
     card = ModelRepository(root).get("net").card
-    assert card.example.inputs["x"].array().tolist() == [[4, 1], [0, 2]]
+    assert card.example.inputs["x"].array().tolist() == [[5, 2], [1, 3]]
     assert (card.parity[0].samples, card.parity[0].batch_sizes) == (3, (1, 3))
     assert not any("random" in limit for limit in card.limits)
 

@@ -109,7 +109,7 @@ def test_fit_writes_a_package_with_the_figures_of_both_settings_and_needs_no_dat
 def test_the_command_line_s_hyperparameters_stand_in_the_card(tmp_path: Path) -> None:
     package = fitted(
         tmp_path, "mnist-mlp", "--data", "digits", *QUICK, "--epochs", "2", "--lr", "0.004",
-        "--batch-size", "48", "--hidden", "8", "--hidden", "4", "--dropout", "0.25",
+        "--batch-size", "48", "--hidden", "8,4", "--dropout", "0.25",
         "--weight-decay", "0.01", "--seed", "11", "--schedule", "cosine", "--averaging", "0",
     )  # fmt: skip
     fit = package.card.fit
@@ -221,6 +221,10 @@ def begun(*_: object, **__: object) -> None:
         (["curve-linear", "--lr", "-1"], "--lr -1.0: input should be greater than 0"),
         (["curve-linear", "--lr", "nan"], "--lr nan: input should be a finite number"),
         (["curve-mlp", "--hidden", "0"], "--hidden 0: "),
+        (["curve-mlp", "--hidden", "10,0"], "--hidden 0: "),
+        (["curve-mlp", "--hidden", "10,x"], "--hidden 'x': input should be a valid integer"),
+        (["curve-mlp", "--hidden", "10 10"], "--hidden '10 10': input should be a valid integer"),
+        (["mnist-mlp", "--data-dir", "/no/such"], "there is no folder /no/such: name the one that"),
         (["mnist-cnn", "--hidden", "4"], "--hidden does not belong to this recipe, which has"),
         (["curve-linear", "--dropout", "0.5"], "--dropout does not belong to this recipe"),
         (["mnist-cnn", "--channels", "4"], "--channels [4]: too few values"),
