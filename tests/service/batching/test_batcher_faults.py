@@ -95,7 +95,7 @@ async def test_a_judge_says_whose_fault_it_is_that_a_request_fails_alone(inline_
 
 @pytest.mark.parametrize(
     ("fault", "mark"),
-    [(MemoryError(), POISON), (RuntimeError("CUDA out of memory"), POISON),
+    [(MemoryError(), POISON), (MemoryError("CUDA out of memory"), POISON),
      (KeyboardInterrupt(), POISON), (None, MISCOUNT)],
     ids=repr,
 )  # fmt: skip
