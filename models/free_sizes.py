@@ -5,11 +5,15 @@ traced at that length is.
 """
 
 from collections.abc import Hashable, Iterator, Mapping, Sequence
+from contextlib import suppress
 
 import numpy as np
 from numpy.typing import NDArray
 
 from models.runtimes import Arrays, DeclaredTensor, Runtime
+
+TOGETHER = 64
+"""So many rows are tried where one fails."""
 
 
 def other_sizes(
@@ -35,6 +39,28 @@ def other_sizes(
             continue
         found.append(resized)
     return found
+
+
+def answered_together(
+    network: Runtime, inputs: Sequence[DeclaredTensor], rows: Arrays
+) -> str | None:
+    """That the network fails on a row of some size and answers several; None where it does not.
+
+    It takes the numbers of all rows for one sequence then, and shares them out anew.
+    """
+    for sizes in _sizes(_free(inputs, rows)):
+        batch = {}
+        for tensor in inputs:
+            resized = _resized(tensor, rows[tensor.name], sizes)
+            batch[tensor.name] = np.resize(resized, (TOGETHER, *resized.shape[1:]))
+        try:
+            network({name: array[:1] for name, array in batch.items()})
+        except Exception:  # noqa: BLE001 - it does not take one row of this size
+            with suppress(Exception):
+                network(batch)
+                shapes = ", ".join(str(list(array.shape)) for array in batch.values())
+                return f"it fails on one row and answers {shapes}"
+    return None
 
 
 def _free(inputs: Sequence[DeclaredTensor], rows: Arrays) -> dict[Hashable, int]:

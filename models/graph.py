@@ -1,10 +1,10 @@
 """An ONNX graph as it computes: its nodes in order, and what each value in it is for some rows.
 
-A graph states few of its shapes. So every value in it is made an output, and computed for two
+A graph states few of its shapes. So every value in it is made an output, and computed for three
 numbers of rows: what a graph does with its rows can then be read off the shapes.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -18,8 +18,11 @@ from models.runtimes import Arrays
 if TYPE_CHECKING:
     import onnx
 
-FEW, MORE = 2, 3
+COUNTS = (1, 2, 3)
 """The numbers of rows that are computed."""
+MORE = COUNTS[-1]
+OWN_DOMAINS = ("", "ai.onnx")
+KNOWN_DOMAINS = (*OWN_DOMAINS, "ai.onnx.ml", "com.microsoft")
 SMALL = 1_000
 """A value of so many numbers at most is kept."""
 
@@ -32,13 +35,13 @@ class UnreadableGraphError(Exception):
 
 @dataclass(frozen=True)
 class Value:
-    """What one value of a graph was, for `FEW` rows and for `MORE`."""
+    """What one value of a graph was, for each of `COUNTS` rows."""
 
-    shapes: tuple[Shape, Shape]
+    shapes: tuple[Shape, ...]
     same: bool
-    """Whether both were equal."""
-    arrays: tuple[NDArray[Any], NDArray[Any]] | None
-    """For both, where it is small."""
+    """Whether it was the same for all."""
+    arrays: tuple[NDArray[Any], ...] | None
+    """For each, where it is small."""
     level: frozenset[int] = frozenset()
     """The axes along which all numbers are the same, for `MORE` rows."""
 
@@ -54,6 +57,7 @@ class Node:
         outputs: the values that it gives, "" for one that nobody asks for.
         attributes: as Python's values; tensors as arrays.
         inner: the values that the graphs inside it may take, where it has some.
+        inner_kinds: the kinds of the nodes inside them.
     """
 
     kind: str
@@ -62,6 +66,7 @@ class Node:
     outputs: tuple[str, ...]
     attributes: Mapping[str, Any]
     inner: frozenset[str] | None
+    inner_kinds: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True)
@@ -74,6 +79,8 @@ class ObservedGraph:
     values: Mapping[str, Value]
     opset: int
     """The version of ONNX's own operators."""
+    is_free: bool
+    """Whether an input has another dimension than the rows that may have any size."""
 
 
 def parse(content: bytes) -> "onnx.ModelProto":
@@ -81,6 +88,7 @@ def parse(content: bytes) -> "onnx.ModelProto":
 
     Raises:
         AddError: the package `onnx` is not installed.
+        UnreadableGraphError: a function in it has the name of an operator.
     """
     try:
         import onnx
@@ -90,44 +98,62 @@ def parse(content: bytes) -> "onnx.ModelProto":
             f"reading the graph needs the package onnx ({error}): install it with pip install onnx"
         ) from error
     model = onnx.load_model_from_string(content)
+    for function in model.functions:
+        if function.domain in KNOWN_DOMAINS:  # the runtime may compute its own of that name
+            raise UnreadableGraphError(f"it defines {function.name}, which is an operator already")
     return onnx.inliner.inline_local_functions(model) if model.functions else model
 
 
-def observe(content: bytes, few: Arrays, more: Arrays) -> ObservedGraph:
+def observe(content: bytes, batches: Sequence[Arrays]) -> ObservedGraph:
     """Compute every value of a graph.
 
     Args:
         content: the ONNX file, which ONNX Runtime loads.
-        few: `FEW` rows of every input.
-        more: `MORE` rows of every input.
+        batches: `COUNTS` rows of every input.
 
     Raises:
         AddError: the package `onnx` is not installed.
-        UnreadableGraphError: the graph cannot be computed so.
+        UnreadableGraphError: the graph cannot be computed so, or may be read in two ways.
     """
     try:
         model = parse(content)
         import onnx
 
+        _require_one_meaning(model)
         constants = {one.name: onnx.numpy_helper.to_array(one) for one in model.graph.initializer}
         inputs = tuple(one.name for one in model.graph.input if one.name not in constants)
         outputs = tuple(one.name for one in model.graph.output)
         nodes = tuple(_node(node) for node in model.graph.node)
-        values = _computed(model, nodes, few, more)
-    except AddError:
+        values = _computed(model, nodes, batches)
+    except (AddError, UnreadableGraphError):
         raise
     except Exception as error:
         reason = str(error).strip().partition("\n")[0]
         raise UnreadableGraphError(reason or type(error).__name__) from error
-    values |= {name: _value(array, array) for name, array in constants.items()}
-    versions = [one.version for one in model.opset_import if one.domain in ("", "ai.onnx")]
-    return ObservedGraph(inputs, outputs, nodes, values, max(versions, default=1))
+    values |= {name: _value([array] * len(COUNTS)) for name, array in constants.items()}
+    opset = next((one.version for one in model.opset_import if one.domain in OWN_DOMAINS), 1)
+    is_free = any(
+        not dimension.HasField("dim_value")
+        for one in model.graph.input
+        if one.name in inputs
+        for dimension in one.type.tensor_type.shape.dim[1:]
+    )
+    return ObservedGraph(inputs, outputs, nodes, values, opset, is_free)
+
+
+def _require_one_meaning(model: "onnx.ModelProto") -> None:
+    """Check that the runtime cannot read the file in another way than the one that is read here."""
+    domains = ["" if one.domain in OWN_DOMAINS else one.domain for one in model.opset_import]
+    if len(set(domains)) < len(domains):
+        raise UnreadableGraphError("it states the version of its operators twice")
+    if model.graph.sparse_initializer:
+        raise UnreadableGraphError("it has sparse constants")
 
 
 def _node(node: "onnx.NodeProto") -> Node:
     import onnx
 
-    own = node.domain in ("", "ai.onnx")
+    own = node.domain in OWN_DOMAINS
     graphs = list(_inner_graphs(node))
     attributes = {
         one.name: onnx.helper.get_attribute_value(one)
@@ -141,6 +167,7 @@ def _node(node: "onnx.NodeProto") -> Node:
         outputs=tuple(node.output),
         attributes=attributes,
         inner=frozenset(_taken(graphs)) if graphs else None,
+        inner_kinds=frozenset(_kinds(graphs)),
     )
 
 
@@ -160,8 +187,15 @@ def _taken(graphs: Iterable["onnx.GraphProto"]) -> Iterable[str]:
             yield from _taken(_inner_graphs(node))
 
 
+def _kinds(graphs: Iterable["onnx.GraphProto"]) -> Iterable[str]:
+    for graph in graphs:
+        for node in graph.node:
+            yield node.op_type
+            yield from _kinds(_inner_graphs(node))
+
+
 def _computed(
-    model: "onnx.ModelProto", nodes: Iterable[Node], few: Arrays, more: Arrays
+    model: "onnx.ModelProto", nodes: Iterable[Node], batches: Sequence[Arrays]
 ) -> dict[str, Value]:
     import onnx
 
@@ -177,26 +211,26 @@ def _computed(
     session = onnxruntime.InferenceSession(
         model.SerializeToString(), options, providers=["CPUExecutionProvider"]
     )
-    at_few, at_more = (session.run(names, dict(rows)) for rows in (few, more))
-    found = dict(zip(names, zip(at_few, at_more, strict=True), strict=True))
-    found |= {name: (few[name], more[name]) for name in more}
+    computed = [session.run(names, dict(rows)) for rows in batches]
+    found = dict(zip(names, zip(*computed, strict=True), strict=True))
+    found |= {name: tuple(rows[name] for rows in batches) for name in batches[0]}
     return {
-        name: _value(*both)
-        for name, both in found.items()
-        if all(isinstance(one, np.ndarray) for one in both)
+        name: _value(arrays)
+        for name, arrays in found.items()
+        if all(isinstance(one, np.ndarray) for one in arrays)
     }
 
 
-def _value(few: NDArray[Any], more: NDArray[Any]) -> Value:
-    same = few is more or (few.shape == more.shape and _equal(few, more))
+def _value(arrays: Sequence[NDArray[Any]]) -> Value:
+    first, last = arrays[0], arrays[-1]
+    same = all(one is first or _equal(one, first) for one in arrays)
+    varies = first.shape != last.shape
     level = frozenset(
-        axis
-        for axis in range(more.ndim)
-        if few.shape != more.shape and _equal(more, np.roll(more, 1, axis))
+        axis for axis in range(last.ndim) if varies and _equal(last, np.roll(last, 1, axis))
     )
-    arrays = (few, more) if more.size <= SMALL else None
-    return Value((few.shape, more.shape), same, arrays, level)
+    kept = tuple(arrays) if last.size <= SMALL else None
+    return Value(tuple(one.shape for one in arrays), same, kept, level)
 
 
 def _equal(one: NDArray[Any], other: NDArray[Any]) -> bool:
-    return np.array_equal(one, other, equal_nan=one.dtype.kind in "fc")
+    return one.shape == other.shape and np.array_equal(one, other, equal_nan=one.dtype.kind in "fc")

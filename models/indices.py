@@ -7,7 +7,7 @@ token; and a place beyond the end fails only once it is computed.
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING
 
-from models.graph import parse
+from models.graph import UnreadableGraphError, parse
 from models.ranges import InputRange
 
 if TYPE_CHECKING:
@@ -26,7 +26,10 @@ def index_ranges(content: bytes) -> list[InputRange]:
     Raises:
         AddError: the package `onnx` is not installed.
     """
-    graph = parse(content).graph
+    try:
+        graph = parse(content).graph
+    except UnreadableGraphError:
+        return []
     tables = {one.name: tuple(one.dims) for one in graph.initializer}
     inputs = {one.name: one.name for one in graph.input if one.name not in tables}
     sizes: dict[str, int] = {}

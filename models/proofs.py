@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 from models.card import ParityRecord, TensorSpec
 from models.foreign import AddError, ForeignGraph
-from models.graph import FEW, MORE
+from models.free_sizes import answered_together
 from models.parity import BATCH_SIZES, ParityError, prove
 from models.row_mixing import row_mixing
 from models.runtimes import Arrays, Runtime, brief
@@ -56,13 +56,20 @@ def prove_rows(
     """
     mixing = None
     if samples.fixed_batch is None:
+        for rows in (samples.rows, *others):
+            mixing = mixing or row_mixing(content, rows)
+        mixing = mixing or answered_together(graph.network, graph.network.inputs, samples.rows)
         try:
-            mixing = row_mixing(content, samples.resized(FEW), samples.resized(MORE))
             record = _prove(graph.network, graph.network, samples, outputs)
-            for tried in _further(graph, samples, others):
+            for tried in _further(graph.network, graph.network, samples, others):
                 _prove(graph.network, graph.network, tried, outputs, tried.count)
         except ParityError as error:
             mixing = mixing or str(error)
+        except Exception as error:
+            raise AddError(
+                f"{graph.file}: it computes each row and fails on several ({brief(error)}): export "
+                "it with a dynamic batch, or with the batch size that it can compute in its shapes"
+            ) from error
         if mixing is None:
             return RowsProof(record, None)
     try:
@@ -103,7 +110,7 @@ def prove_equal(
             _prove(module, graph.network, samples, outputs, whole=whole),
             _prove(graph.network, module, samples, outputs, whole=whole),
         )
-        for tried in _further(graph, samples, others):
+        for tried in _further(graph.network, module, samples, others):
             _prove(graph.network, module, tried, outputs, tried.count, whole=whole)
     except ParityError as error:
         raise AddError(
@@ -120,14 +127,18 @@ def prove_equal(
     return records
 
 
-def _further(graph: ForeignGraph, samples: Samples, others: Sequence[Arrays]) -> Iterator[Samples]:
-    """Rows unlike the samples, and at other sizes, that the network computes."""
+def _further(
+    network: Runtime, other: Runtime, samples: Samples, others: Sequence[Arrays]
+) -> Iterator[Samples]:
+    """Rows unlike the samples, and at other sizes, that both compute, each row alone."""
     if samples.fixed_batch is not None:
         yield from (Samples(rows, False, samples.fixed_batch) for rows in others)
         return
     count = LARGEST_BATCH if samples.row_size < LARGE_ROW else BATCH_SIZES[-1]
     for rows, most in ((samples.rows, count), *((rows, ROWS_OF_OTHER_SIZES) for rows in others)):
-        varied = computable(graph.network, varied_rows(rows, most))
+        varied = computable(network, varied_rows(rows, most, samples.signed))
+        if other is not network:
+            varied = computable(other, varied)
         if len(next(iter(varied.values()))) > 1:
             yield Samples(varied, False, None)
 

@@ -97,4 +97,4 @@ def _holds(spec: TensorSpec, end: float) -> bool:
         with np.errstate(over="ignore"):
             return bool(np.isfinite(np.array(end).astype(spec.dtype)))
     low, high = whole_numbers(spec)
-    return end.is_integer() and low <= end <= high
+    return float(end).is_integer() and low <= end <= high

@@ -7,73 +7,38 @@ with the size of the batch, or that is not known here. So a graph in which none 
 each row for itself; one in which some is may do so too.
 """
 
-import math
-from collections.abc import Callable, Mapping, Set
-from typing import NamedTuple
+from collections.abc import Set
 
 import numpy as np
 
-from models.graph import FEW, MORE, Node, ObservedGraph, UnreadableGraphError, Value, observe
+from models.graph import (
+    COUNTS,
+    MORE,
+    Node,
+    ObservedGraph,
+    UnreadableGraphError,
+    Value,
+    observe,
+)
+from models.row_rules import RESHAPING, RULES, Call, MixesError, Rows, batch_axis
 from models.runtimes import Arrays
 
 RANDOM = {"Bernoulli", "Multinomial", "RandomNormal", "RandomNormalLike", "RandomUniform",
           "RandomUniformLike"}  # fmt: skip
-ELEMENTWISE = {
-    "Abs", "Acos", "Acosh", "Add", "And", "Asin", "Asinh", "Atan", "Atanh", "BitShift",
-    "BitwiseAnd", "BitwiseNot", "BitwiseOr", "BitwiseXor", "Cast", "CastLike", "Ceil", "Celu",
-    "Clip", "Cos", "Cosh", "DequantizeLinear", "Div", "Elu", "Equal", "Erf", "Exp", "Expand",
-    "Floor", "Gelu", "Greater", "GreaterOrEqual", "HardSigmoid", "HardSwish", "Identity", "IsInf",
-    "IsNaN", "LeakyRelu", "Less", "LessOrEqual", "Log", "Max", "Mean", "Min", "Mish", "Mod", "Mul",
-    "Neg", "Not", "Or", "PRelu", "Pow", "QuantizeLinear", "Reciprocal", "Relu", "Round", "Selu",
-    "Shrink", "Sigmoid", "Sign", "Sin", "Sinh", "Softplus", "Softsign", "Sqrt", "Sub", "Sum",
-    "Swish", "Tan", "Tanh", "ThresholdedRelu", "Where", "Xor",
-    "ai.onnx.ml.Binarizer", "ai.onnx.ml.LabelEncoder", "com.microsoft.BiasGelu",
-    "com.microsoft.FastGelu", "com.microsoft.Gelu", "com.microsoft.QLinearAdd",
-    "com.microsoft.QLinearLeakyRelu", "com.microsoft.QLinearMul", "com.microsoft.QLinearSigmoid",
-    "com.microsoft.QuickGelu", "com.microsoft.QuantizeLinear", "com.microsoft.DequantizeLinear",
-}  # fmt: skip
-FIRST_AXIS = {
-    "AffineGrid", "Attention", "AveragePool", "BatchNormalization", "Col2Im", "Conv",
-    "ConvInteger", "ConvTranspose", "DeformConv", "DepthToSpace", "GlobalAveragePool",
-    "GlobalLpPool", "GlobalMaxPool", "GridSample", "GroupNormalization", "InstanceNormalization",
-    "LRN", "LpPool", "MaxPool", "QLinearConv", "Resize", "RotaryEmbedding", "SpaceToDepth",
-    "Upsample",
-    "ai.onnx.ml.FeatureVectorizer", "ai.onnx.ml.Imputer", "ai.onnx.ml.LinearClassifier",
-    "ai.onnx.ml.LinearRegressor", "ai.onnx.ml.Normalizer", "ai.onnx.ml.OneHotEncoder",
-    "ai.onnx.ml.SVMClassifier", "ai.onnx.ml.SVMRegressor", "ai.onnx.ml.Scaler",
-    "ai.onnx.ml.TreeEnsemble", "ai.onnx.ml.TreeEnsembleClassifier",
-    "ai.onnx.ml.TreeEnsembleRegressor", "com.microsoft.QLinearAveragePool",
-    "com.microsoft.QLinearGlobalAveragePool",
-}  # fmt: skip
-"""The first axis of what they take is that of the rows, and stays the first."""
-RESHAPING = {"Flatten", "Reshape", "Squeeze", "Unsqueeze"}
 MOVING = RESHAPING | {"Cast", "Concat", "Gather", "Identity", "Slice", "Split", "Transpose"}
 """What they give are numbers that they were given."""
+_WHOLE = (6, 7)
+"""ONNX's numbers of the types INT32 and INT64, which hold any size as it is."""
 SHAPES_FROM = {"Expand": 1, "Pad": 1, "Reshape": 1, "Resize": 1, "Slice": 1, "Tile": 1}
 """The input from which on an operator takes sizes, which the size of the batch may be one of."""
-ENDLESS = 2**31 - 1
-"""Where a slice ends so far out, it ends with the last row, however many there are."""
 
 
-class Rows(NamedTuple):
-    """Where the rows are in a value: along one axis, whose size is `outer` x rows x `inner`."""
-
-    axis: int
-    outer: int = 1
-    inner: int = 1
-
-
-class _MixesError(Exception):
-    """A node mixes rows, or is not known not to; the message continues a sentence."""
-
-
-def row_mixing(content: bytes, few: Arrays, more: Arrays) -> str | None:
+def row_mixing(content: bytes, rows: Arrays) -> str | None:
     """Name the first operator that mixes rows, or is not known not to; None where none does.
 
     Args:
         content: the ONNX file, which ONNX Runtime loads.
-        few: `graph.FEW` rows of every input.
-        more: `graph.MORE` rows of every input.
+        rows: of every input, at least one; the graph is computed for the first ones of them.
 
     Returns:
         A clause such as "ReduceMax (node_max) reduces over the rows".
@@ -81,16 +46,22 @@ def row_mixing(content: bytes, few: Arrays, more: Arrays) -> str | None:
     Raises:
         AddError: the package `onnx` is not installed.
     """
+    batches = [
+        {name: np.resize(array, (count, *array.shape[1:])) for name, array in rows.items()}
+        for count in COUNTS
+    ]
     try:
-        graph = observe(content, few, more)
+        graph = observe(content, batches)
     except UnreadableGraphError as error:
         return f"its graph cannot be followed ({error})"
     follower = _Follower(graph)
     for node in graph.nodes:
         try:
             follower.follow(node)
-        except _MixesError as found:
+        except MixesError as found:
             return f"{node.kind} ({node.name}) {found}"
+        except (ArithmeticError, LookupError, TypeError, ValueError):
+            return f"{node.kind} ({node.name}) cannot be followed"
     for name in graph.outputs:
         if follower.rows.get(name) != Rows(0):
             return f"the output {name} does not hold one row for each row"
@@ -107,456 +78,132 @@ class _Follower:
         self._sized: set[str] = set()
         """The values that hold no rows, and depend on how many there are."""
         self._sizes: set[str] = set()
-        """Of these, the values that hold sizes as they are, with which nothing was computed."""
+        """Of these, the values that hold sizes as they are, or so many times as much."""
+        self._lengths: set[str] = set()
+        """The values that hold no rows, and may depend on another free dimension."""
+        self._is_free = graph.is_free
 
     def follow(self, node: Node) -> None:
         """Find out where the rows are in what a node gives.
 
         Raises:
-            _MixesError: it is not certain that it computes each row for itself.
+            MixesError: it is not certain that it computes each row for itself.
         """
-        if node.kind in RANDOM:
-            raise _MixesError("draws random numbers")
+        if node.kind in RANDOM or node.inner_kinds & {*RANDOM, "Dropout"}:
+            raise MixesError("draws random numbers")
         taken = {*node.inputs, *(node.inner or ())}
         with_rows = [name for name in taken if name in self.rows]
         if not with_rows or node.kind in ("Shape", "Size"):
             self._follow_sizes(node, taken)
             return
         if node.inner is not None:
-            raise _MixesError("computes what depends on its values, and is not followed")
+            raise MixesError("computes what depends on its values, and is not followed")
         most = SHAPES_FROM.get(node.kind, len(node.inputs))
         if any(name in self._sized for name in node.inputs[:most]):
-            raise _MixesError("computes with the number of rows")
+            raise MixesError("computes with the number of rows")
+        if any(name in self._sized - self._sizes for name in node.inputs[most:]):
+            raise MixesError("takes a size that is computed from the number of rows")
         if any(name in self.rows for name in node.inputs[most:]):
-            raise _MixesError("takes a size from a row")
-        rule = _RULES.get(node.kind)
+            raise MixesError("takes a size from a row")
+        rule = RULES.get(node.kind)
         if rule is None:
-            raise _MixesError("is not known to compute each row for itself")
+            raise MixesError("is not known to compute each row for itself")
         structure = rule(
-            _Call(node, self._opset, self._values, self.rows, self._sized, self._sizes)
+            Call(
+                node,
+                self._opset,
+                self._values,
+                self.rows,
+                self._sized,
+                self._sizes,
+                self._lengths,
+            )
         )
         for name in filter(None, node.outputs):
             self.rows[name] = self._found(name, structure)
 
     def _follow_sizes(self, node: Node, taken: set[str]) -> None:
-        """What a node gives that takes no row."""
+        """What a node gives that takes no row, or the shape of one."""
+        if node.kind == "Dropout" and len(node.inputs) > 2:
+            raise MixesError("may draw random numbers")
+        asks = node.kind in ("Shape", "Size")
         sized = self._sized & taken
+        is_long = (asks and self._is_free) or bool(self._lengths & taken)
         for name in filter(None, node.outputs):
             value = self._value(name)
-            if node.kind in ("Shape", "Size"):
+            if is_long:
+                self._lengths.add(name)
+            if asks and sized <= self._sizes:
+                if not value.same:
+                    self._sized.add(name)
+                    if not sized:
+                        self._sizes.add(name)
+            elif not sized or self._is_settled(node, sized):
+                if not value.same:
+                    self._sized.add(name)
+            elif self._keeps_sizes(node, sized):
                 if not value.same:
                     self._sized.add(name)
                     self._sizes.add(name)
-            elif not sized:
-                continue  # it is the same for any number of rows
-            elif node.kind in MOVING and sized <= self._sizes and sized <= {*node.inputs[:1]}:
-                if not value.same:
-                    self._sized.add(name)
-                    self._sizes.add(name)
-            elif node.kind == "Concat" and sized <= self._sizes:
-                self._sized.add(name)
-                self._sizes.add(name)
             elif (rows := self._repeated(node, value)) is not None:
                 self.rows[name] = rows
             else:
                 self._sized.add(name)
 
+    def _keeps_sizes(self, node: Node, sized: Set[str]) -> bool:
+        """Whether a node gives sizes as they are, or so many times as much, for any number."""
+        if not sized <= self._sizes:
+            return False
+        if node.kind == "Cast":
+            return node.attributes.get("to") in _WHOLE
+        if node.kind == "Mul":
+            return len(sized) == 1 and node.inputs[0] != node.inputs[1]
+        if node.kind == "Div":
+            return node.inputs[1] not in sized and self._divides(*node.inputs)
+        if node.kind == "Where":
+            return node.inputs[0] not in sized
+        return node.kind == "Concat" or (node.kind in MOVING and sized <= {*node.inputs[:1]})
+
+    def _divides(self, size: str, by: str) -> bool:
+        """Whether a size, and so every multiple of it, is divided without a rest."""
+        found = [value.arrays for value in (self._value(size), self._value(by))]
+        numbers, divisors = (None if arrays is None else arrays[0] for arrays in found)
+        if numbers is None or divisors is None or not np.all(divisors):
+            return False
+        return not np.any(numbers % divisors)
+
+    def _is_settled(self, node: Node, sized: Set[str]) -> bool:
+        """Whether it compares sizes with negative numbers: no number of rows makes a difference."""
+        if node.kind != "Equal" or len(sized) != 1 or not sized <= self._sizes:
+            return False
+        (size,) = sized
+        other = node.inputs[0] if node.inputs[1] == size else node.inputs[1]
+        sizes, others = self._value(size).arrays, self._value(other).arrays
+        if sizes is None or others is None:
+            return False
+        return bool(np.all((sizes[0] == sizes[-1]) | (others[0] < 0)))
+
     def _repeated(self, node: Node, value: Value) -> Rows | None:
         """Where the rows are in what holds something constant once for each row."""
         if node.kind not in ("ConstantOfShape", "Expand", "Tile"):
             return None
-        if node.kind != "ConstantOfShape" and node.inputs[0] in self._sized:
+        *constant, shape = node.inputs
+        if shape not in self._sizes or self._sized & {*constant}:
             return None
-        axis = _batch_axis(value)
+        axis = batch_axis(value)
         if axis is None or axis not in value.level:
             return None
-        return Rows(axis, 1, value.shapes[1][axis] // MORE)
+        return Rows(axis, 1, value.shapes[-1][axis] // MORE)
 
     def _found(self, name: str, structure: tuple[int, int]) -> Rows:
         """Where the rows are in a value that has some, with this order along its axis."""
         value = self._value(name)
-        axis, (outer, inner) = _batch_axis(value), structure
-        if axis is None or value.shapes[1][axis] != outer * MORE * inner:
-            raise _MixesError(f"gives {list(value.shapes[1])} for {MORE} rows")
+        axis, (outer, inner) = batch_axis(value), structure
+        if axis is None or value.shapes[-1][axis] != outer * MORE * inner:
+            raise MixesError(f"gives {list(value.shapes[-1])} for {MORE} rows")
         return Rows(axis, outer, inner)
 
     def _value(self, name: str) -> Value:
         if name not in self._values:
-            raise _MixesError("gives what is no tensor")
+            raise MixesError("gives what is no tensor")
         return self._values[name]
-
-
-def _batch_axis(value: Value) -> int | None:
-    """The one axis whose size goes with the number of rows."""
-    few, more = value.shapes
-    if len(few) != len(more):
-        return None
-    axes = [axis for axis, sizes in enumerate(zip(few, more, strict=True)) if sizes[0] != sizes[1]]
-    if len(axes) != 1 or few[axes[0]] * MORE != more[axes[0]] * FEW:
-        return None
-    return axes[0]
-
-
-class _Call:
-    """A node with what is known of what it takes."""
-
-    def __init__(
-        self,
-        node: Node,
-        opset: int,
-        values: Mapping[str, Value],
-        rows: Mapping[str, Rows],
-        sized: Set[str],
-        sizes: Set[str],
-    ) -> None:
-        self.node = node
-        self.opset = opset
-        self._values = values
-        self._rows = rows
-        self._sized = sized
-        self._sizes = sizes
-
-    def rows(self, index: int) -> Rows | None:
-        """Where the rows are in an input; None where it has none, or is left out."""
-        return self._rows.get(self._name(index))
-
-    def shape(self, index: int) -> tuple[int, ...]:
-        """The shape of an input, for `MORE` rows."""
-        return self._values[self.node.inputs[index]].shapes[1]
-
-    def output(self) -> Value:
-        """The first output."""
-        return self._values[self.node.outputs[0]]
-
-    def has(self, index: int) -> bool:
-        """Whether an input is given."""
-        return bool(self._name(index))
-
-    def numbers(self, index: int, attribute: str = "") -> list[int] | None:
-        """The whole numbers in an input, or in an attribute; None where they are not known."""
-        if attribute in self.node.attributes:
-            return [int(one) for one in np.ravel(self.node.attributes[attribute])]
-        name = self._name(index)
-        if not name or name in self._rows or name in self._sized:
-            return None
-        return self._kept(name, 1)
-
-    def are_sizes(self, index: int, at: int, axis: int) -> bool:
-        """Whether number `at` of an input is the size of input 0 along an axis, as it is."""
-        name, shapes = self._name(index), self._values[self.node.inputs[0]].shapes
-        if name not in self._sizes:
-            return False
-        kept = [self._kept(name, which) for which in (0, 1)]
-        return all(
-            numbers is not None and numbers[at] == shape[axis]
-            for numbers, shape in zip(kept, shapes, strict=True)
-        )
-
-    def _kept(self, name: str, which: int) -> list[int] | None:
-        value = self._values.get(name)
-        if value is None or value.arrays is None:
-            return None
-        return [int(one) for one in np.ravel(value.arrays[which])]
-
-    def number(self, attribute: str, otherwise: int) -> int:
-        """A whole number that is an attribute."""
-        return int(self.node.attributes.get(attribute, otherwise))
-
-    def alone(self, index: int = 0) -> Rows:
-        """Where the rows are in the one input that has some, and which is to be this one."""
-        others = [one for one in range(len(self.node.inputs)) if one != index and self.rows(one)]
-        if others or (found := self.rows(index)) is None:
-            raise _MixesError("takes rows where they are not expected")
-        return found
-
-    def axes(self, listed: list[int] | None, index: int = 0) -> set[int]:
-        """Some axes of an input, counted from the front."""
-        rank = len(self.shape(index))
-        return {axis % rank for axis in (range(rank) if listed is None else listed)}
-
-    def _name(self, index: int) -> str:
-        return self.node.inputs[index] if index < len(self.node.inputs) else ""
-
-
-Structure = tuple[int, int]
-Rule = Callable[[_Call], Structure]
-"""What the order of rows along the batch axis of each output is; raises where they are mixed."""
-
-
-def _elementwise(call: _Call) -> Structure:
-    places = {
-        (rows.axis - len(call.shape(index)), rows.outer, rows.inner)
-        for index in range(len(call.node.inputs))
-        if (rows := call.rows(index)) is not None
-    }
-    if len(places) != 1:
-        raise _MixesError("combines each row with others")
-    ((_, outer, inner),) = places
-    return outer, inner
-
-
-def _first_axis(call: _Call) -> Structure:
-    found = [call.rows(index) for index in range(len(call.node.inputs))]
-    places = {rows for rows in found if rows is not None}
-    if len(places) != 1 or found[0] is None or found[0].axis != 0 or len(call.shape(0)) < 2:
-        raise _MixesError("takes the rows for something else")
-    if call.number("training_mode", 0):
-        raise _MixesError("normalizes by the rows of the batch, as in training")
-    if call.node.kind == "MaxPool" and any(call.node.outputs[1:]):
-        raise _MixesError("gives positions in the whole batch")
-    return found[0][1:]
-
-
-def _within(axes: Callable[[_Call], set[int]], does: str) -> Rule:
-    """The rule of an operator that computes along some axes of its first input."""
-
-    def rule(call: _Call) -> Structure:
-        rows = call.alone()
-        if rows.axis in axes(call):
-            raise _MixesError(does)
-        return rows[1:]
-
-    return rule
-
-
-def _reduced(call: _Call) -> set[int]:
-    listed = call.numbers(1, "axes")
-    if call.has(1) and listed is None:
-        raise _MixesError("reduces over axes that are not known")
-    if not listed and call.number("noop_with_empty_axes", 0):
-        return set()
-    return call.axes(listed or None)
-
-
-def _one_axis(otherwise: int) -> Callable[[_Call], set[int]]:
-    return lambda call: call.axes([call.number("axis", otherwise)])
-
-
-def _from_axis(call: _Call) -> set[int]:
-    first = call.number("axis", -1) % len(call.shape(0))
-    return set(range(first, len(call.shape(0))))
-
-
-def _softmax(call: _Call) -> set[int]:
-    if call.opset >= 13:
-        return call.axes([call.number("axis", -1)])
-    return set(range(call.number("axis", 1) % len(call.shape(0)), len(call.shape(0))))
-
-
-def _summed(call: _Call) -> set[int]:
-    return call.axes(call.numbers(1))
-
-
-def _last_two(call: _Call) -> set[int]:
-    return call.axes([-1, -2])
-
-
-def _last(call: _Call) -> set[int]:
-    return call.axes([-1])
-
-
-def _mean_variance(call: _Call) -> set[int]:
-    return call.axes(call.numbers(99, "axes") or [0, 2, 3])
-
-
-def _matmul(second: int) -> Rule:
-    """The rule of a product of input 0 and of input `second`, along the last axis and the row."""
-
-    def rule(call: _Call) -> Structure:
-        places = set()
-        for index in (0, second):
-            rows, rank = call.rows(index), len(call.shape(index))
-            if rows is None:
-                continue
-            if rows.axis == (rank - 1 if index == 0 else max(rank - 2, 0)):
-                raise _MixesError("sums over the rows")
-            places.add((rows.axis - rank, *rows[1:]))
-        others = set(range(len(call.node.inputs))) - {0, second}
-        if len(places) != 1 or any(call.rows(index) for index in others):
-            raise _MixesError("combines each row with others")
-        ((_, outer, inner),) = places
-        return outer, inner
-
-    return rule
-
-
-def _gemm(call: _Call) -> Structure:
-    rows = call.rows(0)
-    if rows is None or call.rows(1) is not None:
-        raise _MixesError("combines each row with others")
-    if rows.axis == (0 if call.number("transA", 0) else 1):
-        raise _MixesError("sums over the rows")
-    added = call.rows(2)
-    if added is not None and (added.axis - len(call.shape(2)), *added[1:]) != (-2, *rows[1:]):
-        raise _MixesError("combines each row with others")
-    return rows[1:]
-
-
-def _gather(call: _Call) -> Structure:
-    data, indices = call.rows(0), call.rows(1)
-    if data is not None and data.axis in call.axes([call.number("axis", 0)]):
-        raise _MixesError("picks some of the rows")
-    if data is not None and indices is not None:
-        raise _MixesError("combines each row with others")
-    found = data or indices
-    return (1, 1) if found is None else found[1:]
-
-
-def _gather_elements(call: _Call) -> Structure:
-    data = call.rows(0)
-    if data is None or any(call.rows(index) != data for index in range(1, len(call.node.inputs))):
-        raise _MixesError("picks some of the rows")
-    if data.axis in call.axes([call.number("axis", 0)]):
-        raise _MixesError("picks from other rows")
-    return data[1:]
-
-
-def _gather_nd(call: _Call) -> Structure:
-    data, indices = call.rows(0), call.rows(1)
-    if indices is None or indices.axis == len(call.shape(1)) - 1:
-        raise _MixesError("picks some of the rows")
-    if data is not None and (data != indices or data.axis >= call.number("batch_dims", 0)):
-        raise _MixesError("picks from other rows")
-    return indices[1:]
-
-
-def _concat(call: _Call) -> Structure:
-    axis = call.axes([call.number("axis", 1)])
-    places = {call.rows(index) for index in range(len(call.node.inputs))}
-    (first, *others) = places
-    if others or first is None:
-        raise _MixesError("puts rows beside others")
-    if first.axis in axis:
-        raise _MixesError("puts rows behind each other")
-    return first[1:]
-
-
-def _slice(call: _Call) -> Structure:
-    rows, rank = call.alone(), len(call.shape(0))
-    starts, ends = call.numbers(1, "starts"), call.numbers(2, "ends")
-    axes, steps = call.numbers(3, "axes"), call.numbers(4)
-    if starts is None or (call.has(3) and axes is None) or (call.has(4) and steps is None):
-        raise _MixesError("picks rows that are not known before")
-    places = [axis % rank for axis in (range(len(starts)) if axes is None else axes)]
-    if rows.axis in places:
-        at = places.index(rows.axis)
-        ends_last = call.are_sizes(2, at, rows.axis) if ends is None else ends[at] >= ENDLESS
-        if starts[at] != 0 or (steps and steps[at] != 1) or not ends_last:
-            raise _MixesError("picks some of the rows")
-    return rows[1:]
-
-
-def _pad(call: _Call) -> Structure:
-    rows = call.alone()
-    pads, axes = call.numbers(1, "pads"), call.numbers(3)
-    if pads is None or (call.has(3) and axes is None):
-        raise _MixesError("pads by what is not known before")
-    rank = len(call.shape(0))
-    padded = [axis % rank for axis in (range(rank) if axes is None else axes)]
-    width = {axis: (pads[i], pads[i + len(padded)]) for i, axis in enumerate(padded)}
-    if width.get(rows.axis, (0, 0)) != (0, 0):
-        raise _MixesError("puts other rows before or behind the rows")
-    return rows[1:]
-
-
-def _reshape(call: _Call) -> Structure:
-    """The same numbers in the same order: so what stands before a row must stay before it."""
-    rows, axis, found = call.alone(), _batch_axis(call.output()), call.output().shapes[1]
-    before = math.prod(call.shape(0)[: rows.axis]) * rows.outer
-    if axis is not None:
-        outer, rest = divmod(before, math.prod(found[:axis]))
-        if not rest and outer and not found[axis] % (outer * MORE):
-            return outer, found[axis] // (outer * MORE)
-    raise _MixesError("shares a row out among several")
-
-
-def _tile(call: _Call) -> Structure:
-    rows, repeats = call.alone(), call.numbers(1)
-    if repeats is None or repeats[rows.axis] != 1:
-        raise _MixesError("repeats the rows")
-    return rows[1:]
-
-
-def _recurrent(call: _Call) -> Structure:
-    layout = call.number("layout", 0)
-    expected = {0: 1 - layout, 4: 0, 5: 1 - layout, 6: 1 - layout}
-    for index in range(len(call.node.inputs)):
-        rows = call.rows(index)
-        if rows is not None and rows != Rows(expected.get(index, -1)):
-            raise _MixesError("takes rows for steps in time")
-    return 1, 1
-
-
-def _einsum(call: _Call) -> Structure:
-    equation = call.node.attributes["equation"].decode().replace(" ", "")
-    terms, arrow, result = equation.partition("->")
-    if not arrow or "." in equation:
-        raise _MixesError("is not known to compute each row for itself")
-    letters = {
-        (term[rows.axis], *rows[1:])
-        for index, term in enumerate(terms.split(","))
-        if (rows := call.rows(index)) is not None
-    }
-    if len(letters) != 1 or (found := letters.pop())[0] not in result:
-        raise _MixesError("sums over the rows")
-    return found[1], found[2]
-
-
-def _dropout(call: _Call) -> Structure:
-    if call.has(2) and call.numbers(2) != [0]:
-        raise _MixesError("draws random numbers")
-    return call.alone()[1:]
-
-
-def _dynamically_quantized(_: _Call) -> Structure:
-    raise _MixesError("scales all rows of a batch by their least and largest number")
-
-
-_RULES: Mapping[str, Rule] = {
-    **dict.fromkeys(ELEMENTWISE, _elementwise),
-    **dict.fromkeys(FIRST_AXIS, _first_axis),
-    **dict.fromkeys(RESHAPING, _reshape),
-    **dict.fromkeys(
-        [f"Reduce{what}" for what in ("L1", "L2", "LogSum", "LogSumExp", "Max", "Mean", "Min",
-                                      "Prod", "Sum", "SumSquare")],
-        _within(_reduced, "reduces over the rows"),
-    ),
-    **dict.fromkeys(["ArgMax", "ArgMin"], _within(_one_axis(0), "compares the rows")),
-    **dict.fromkeys(["Hardmax", "LogSoftmax", "Softmax"], _within(_softmax, "compares the rows")),
-    **dict.fromkeys(
-        ["LayerNormalization", "RMSNormalization", "SimplifiedLayerNormalization"],
-        _within(_from_axis, "normalizes over the rows"),
-    ),
-    "LpNormalization": _within(_one_axis(-1), "normalizes over the rows"),
-    "MeanVarianceNormalization": _within(_mean_variance, "normalizes over the rows"),
-    "CumSum": _within(_summed, "sums over the rows"),
-    "TopK": _within(_one_axis(-1), "sorts the rows"),
-    "Split": _within(_one_axis(0), "parts the rows"),
-    "Trilu": _within(_last_two, "takes the rows for something else"),
-    "Det": _within(_last_two, "takes the rows for something else"),
-    "OneHot": _within(lambda _: set(), ""),
-    "Transpose": _within(lambda _: set(), ""),
-    "ai.onnx.ml.ArrayFeatureExtractor": _within(_last, "picks some of the rows"),
-    "MatMul": _matmul(1),
-    "MatMulInteger": _matmul(1),
-    "QLinearMatMul": _matmul(3),
-    "com.microsoft.MatMulIntegerToFloat": _matmul(1),
-    "com.microsoft.MatMulNBits": _matmul(1),
-    "Gemm": _gemm,
-    "Gather": _gather,
-    "GatherElements": _gather_elements,
-    "ScatterElements": _gather_elements,
-    "GatherND": _gather_nd,
-    "Concat": _concat,
-    "Slice": _slice,
-    "Pad": _pad,
-    "Tile": _tile,
-    **dict.fromkeys(["GRU", "LSTM", "RNN"], _recurrent),
-    "Einsum": _einsum,
-    "Dropout": _dropout,
-    **dict.fromkeys(
-        ["DynamicQuantizeLinear", "com.microsoft.DynamicQuantizeLSTM",
-         "com.microsoft.DynamicQuantizeMatMul"],
-        _dynamically_quantized,
-    ),
-}  # fmt: skip

@@ -33,6 +33,8 @@ class Samples:
     real: bool
     """Whether somebody gave them; else they are random."""
     fixed_batch: int | None
+    signed: frozenset[str] = frozenset()
+    """The inputs of whole numbers that may be negative, though the rows may hold none."""
 
     @property
     def count(self) -> int:
@@ -77,7 +79,7 @@ def random_samples(inputs: Sequence[TensorSpec], fixed_batch: int | None) -> Sam
     for spec in inputs:
         shape = (count, *(free if size == -1 else size for size in spec.shape[1:]))
         rows[spec.name] = _random_values(random, spec, shape)
-    return Samples(rows, False, fixed_batch)
+    return Samples(rows, False, fixed_batch, _signed(inputs))
 
 
 def _free_size(inputs: Sequence[TensorSpec]) -> int:
@@ -169,7 +171,7 @@ def given_samples(
             f"{path}: it holds {min(counts)} rows, and the network computes {fixed_batch} at a "
             f"time: give a multiple of {fixed_batch} rows"
         )
-    return Samples(rows, True, fixed_batch)
+    return Samples(rows, True, fixed_batch, _signed(inputs))
 
 
 def _converted(path: Path, spec: TensorSpec, array: NDArray[Any]) -> NDArray[Any]:
@@ -180,3 +182,9 @@ def _converted(path: Path, spec: TensorSpec, array: NDArray[Any]) -> NDArray[Any
             f"{path}: {spec.name} holds a number that is no {spec.datatype}: give smaller numbers"
         )
     return found
+
+
+def _signed(inputs: Sequence[TensorSpec]) -> frozenset[str]:
+    return frozenset(
+        spec.name for spec in inputs if spec.dtype.kind == "i" and spec.minimum is None
+    )

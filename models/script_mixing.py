@@ -6,7 +6,7 @@ tried; what is looked for here is what rows that are tried need not show: number
 of a tensor, reductions over all of it or over its first axis, and one scale for the whole batch.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 NUMBERS = {
@@ -16,24 +16,27 @@ NUMBERS = {
 }  # fmt: skip
 """They make a number of Python's out of a tensor: a branch may depend on it."""
 RANDOM = {
-    "aten::bernoulli", "aten::multinomial", "aten::normal", "aten::rand", "aten::rand_like",
-    "aten::randint", "aten::randint_like", "aten::randn", "aten::randn_like", "aten::randperm",
+    "aten::bernoulli", "aten::exponential", "aten::log_normal", "aten::multinomial",
+    "aten::normal", "aten::rand", "aten::rand_like", "aten::randint", "aten::randint_like",
+    "aten::randn", "aten::randn_like", "aten::random", "aten::randperm", "aten::uniform",
 }  # fmt: skip
 DYNAMIC = {
-    "aten::choose_qparams_optimized", "aten::quantize_per_tensor_dynamic", "aten::quantized_gru",
-    "aten::quantized_lstm", "quantized::linear_dynamic", "quantized::linear_dynamic_fp16",
-    "quantized::linear_relu_dynamic", "quantized::make_quantized_cell_params_dynamic",
+    "aten::choose_qparams_optimized", "aten::quantize_per_tensor_dynamic",
+    "aten::quantized_gru", "aten::quantized_lstm", "quantized::linear_dynamic",
+    "quantized::linear_dynamic_fp16", "quantized::linear_relu_dynamic",
+    "quantized::make_quantized_cell_params_dynamic",
 }  # fmt: skip
 REDUCING = {
-    "aten::all", "aten::amax", "aten::amin", "aten::any", "aten::argmax", "aten::argmin",
-    "aten::argsort", "aten::cumprod", "aten::cumsum", "aten::flip", "aten::kthvalue",
-    "aten::linalg_norm", "aten::linalg_vector_norm", "aten::log_softmax", "aten::logcumsumexp",
-    "aten::logsumexp", "aten::max", "aten::mean", "aten::median", "aten::min", "aten::mode",
-    "aten::nansum", "aten::norm", "aten::prod", "aten::quantile", "aten::roll", "aten::softmax",
-    "aten::sort", "aten::std", "aten::std_mean", "aten::sum", "aten::topk",
+    "aten::all", "aten::amax", "aten::amin", "aten::aminmax", "aten::any", "aten::argmax",
+    "aten::argmin", "aten::argsort", "aten::cummax", "aten::cummin", "aten::cumprod",
+    "aten::cumsum", "aten::flip", "aten::kthvalue", "aten::linalg_norm",
+    "aten::linalg_vector_norm", "aten::log_softmax", "aten::logcumsumexp", "aten::logsumexp",
+    "aten::max", "aten::mean", "aten::median", "aten::min", "aten::mode", "aten::nansum",
+    "aten::norm", "aten::prod", "aten::quantile", "aten::roll", "aten::softmax", "aten::sort",
+    "aten::special_logsumexp", "aten::std", "aten::std_mean", "aten::sum", "aten::topk",
     "aten::unique_consecutive", "aten::unique_dim", "aten::var", "aten::var_mean",
 }  # fmt: skip
-PICKING = {"aten::cat", "aten::index_select", "aten::narrow", "aten::select"}
+PICKING = {"aten::cat", "aten::index_select", "aten::narrow", "aten::select", "aten::slice"}
 PERMUTING = {
     "aten::T", "aten::movedim", "aten::numpy_T", "aten::permute", "aten::swapaxes", "aten::t",
     "aten::transpose", "aten::unbind",
@@ -53,7 +56,10 @@ def script_mixing(graph: Any) -> str | None:
         A clause such as "aten::max reduces the whole batch".
     """
     nodes = list(_nodes(graph))
-    rows_first = not any(node.kind() in PERMUTING for node in nodes)
+    rows_first = not any(
+        node.kind() in PERMUTING and next(node.inputs()).node().kind() != "prim::Constant"
+        for node in nodes
+    )
     for node in nodes:
         found = _found(node, rows_first)
         if found is not None:
@@ -70,7 +76,7 @@ def _nodes(block: Any) -> Iterator[Any]:
 
 def _found(node: Any, rows_first: bool) -> str | None:
     kind, inputs = node.kind(), list(node.inputs())
-    if kind in RANDOM:
+    if kind.removesuffix("_") in RANDOM:
         return "draws random numbers"
     if kind in DYNAMIC:
         return "scales all rows of a batch by their least and largest number"
@@ -94,7 +100,15 @@ def _over(node: Any, inputs: Sequence[Any], rows_first: bool) -> str | None:
     places = given if isinstance(given, list) else [given]
     if not places:
         return "reduces the whole batch"
+    if node.kind() == "aten::slice" and _is_whole(named):
+        return None
     return "works along the first axis" if rows_first and 0 in places else None
+
+
+def _is_whole(named: Mapping[str, Any]) -> bool:
+    """Whether a slice leaves nothing out."""
+    start, end, step = (named[name].toIValue() for name in ("start", "end", "step"))
+    return start in (0, None) and (end is None or end >= 2**31 - 1) and step == 1
 
 
 def _arguments(node: Any) -> list[str]:

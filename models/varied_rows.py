@@ -1,5 +1,7 @@
 """Rows unlike the given ones, on which neighbours that matter show."""
 
+from collections.abc import Collection
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -9,16 +11,19 @@ KINDS = 6
 """As given, scaled, mixed of several rows, drawn anew, extremes alone, the row before again."""
 
 
-def varied_rows(rows: Arrays, count: int) -> dict[str, NDArray[np.generic]]:
+def varied_rows(
+    rows: Arrays, count: int, signed: Collection[str] = ()
+) -> dict[str, NDArray[np.generic]]:
     """So many rows, the same on every call, within or about the range of the given ones.
 
     Args:
         rows: inputs by name, of numbers or truth values, all with as many rows.
         count: of the rows to give.
+        signed: the inputs of whole numbers of which some rows are to be negative.
 
     Returns:
-        Inputs by name. Whole numbers stay between the least and the largest given; others are at
-        most eight times as large as the given ones.
+        Inputs by name. Whole numbers stay between the least and the largest given, or between these
+        with another sign; others are at most eight times as large as the given ones.
     """
     random = np.random.default_rng(1)
     kinds = random.integers(0, KINDS, count)
@@ -43,8 +48,14 @@ def varied_rows(rows: Arrays, count: int) -> dict[str, NDArray[np.generic]]:
                 many[index] = (random.normal(size=shape) * magnitude / 2).astype(array.dtype)
             elif kind in (1, 3):
                 many[index] = random.integers(least, largest, shape, array.dtype, endpoint=True)
+                if kind == 1 and name in signed:
+                    many[index] = -many[index]
             elif kind == 4:
-                many[index] = np.where(random.integers(0, 2, shape) == 1, largest, least)
+                high = random.integers(0, 2, shape) == 1
+                many[index] = np.where(high, largest, least)
+                if floats:  # not the same number twice, or what sorts them may choose
+                    some = random.uniform(0, 1e-3, shape) * (float(largest) - float(least))
+                    many[index] += np.where(high, -some, some).astype(array.dtype)
             elif kind == KINDS - 1 and index:
                 many[index] = many[index - 1]
         varied[name] = many

@@ -28,7 +28,7 @@ def write(folder: Path, network: Network) -> Path:
     tensors = [helper.make_tensor_value_info(name, T.FLOAT, ["batch", 4]) for name in "xy"]
     constants = [numpy_helper.from_array(array, name) for name, array in network.constants.items()]
     graph = helper.make_graph(network.nodes, "g", tensors[:1], tensors[1:], constants)
-    opsets = [helper.make_opsetid("", 20)]
+    opsets = [helper.make_opsetid("", 20), helper.make_opsetid("ai.onnx.ml", 3)]
     path = folder / "network.onnx"
     onnx.save(helper.make_model(graph, opset_imports=opsets, ir_version=10), path)
     return path
@@ -56,6 +56,21 @@ def _branches() -> Sequence[Any]:
         node("ReduceMin", ["confidence"], ["least"], keepdims=0),
         node("Less", ["least", "half"], ["is_low"]),
         node("If", ["is_low"], ["y"], then_branch=small, else_branch=same),
+    ]
+
+
+def _random_branch() -> Sequence[Any]:
+    """Noise on the whole batch, in a branch that is never taken."""
+    y = helper.make_tensor_value_info
+    noisy = helper.make_graph(
+        [node("RandomUniform", [], ["r"], shape=[1]), node("Add", ["x", "r"], ["noisy"])],
+        "noisy", [], [y("noisy", T.FLOAT, None)],
+    )  # fmt: skip
+    same = helper.make_graph([node("Identity", ["x"], ["same"])], "same", [],
+                             [y("same", T.FLOAT, None)])  # fmt: skip
+    return [
+        node("Greater", ["small", "far"], ["never"]),
+        node("If", ["never"], ["y"], then_branch=noisy, else_branch=same),
     ]
 
 
@@ -202,6 +217,60 @@ MIXED: Mapping[str, Network] = {
         {"turned": whole(4, -1)},
         named="Reshape",
     ),
+    "a special number of rows, as a shape": Network(
+        [
+            node("Shape", ["x"], ["count"], end=1),
+            node("Equal", ["count", "special"], ["is_special"]),
+            node("Cast", ["is_special"], ["hidden"], to=T.INT64),
+            node("ConstantOfShape", ["hidden"], ["none"]),
+            node("Shape", ["none"], ["again"]),
+            node("Cast", ["again"], ["number"], to=T.FLOAT),
+            node("Add", ["x", "number"], ["y"]),
+        ],
+        {"special": whole(193)},
+        named="Add",
+    ),
+    "a special number of rows, as a size": Network(
+        [
+            node("Shape", ["x"], ["count"], end=1),
+            node("Min", ["count", "special"], ["at_most"]),
+            node("Slice", ["x", "start", "at_most"], ["cut"]),
+            node("ReduceSum", ["cut", "axis"], ["sum"]),
+            node("Add", ["x", "sum"], ["y"]),
+        ],
+        {"special": whole(100), "start": whole(0), "axis": whole(0)},
+        named="Slice",
+    ),
+    "a little enlarged": Network(
+        [node("Resize", ["x", "", "scales"], ["y"], mode="linear")],
+        {"scales": np.array([1.003, 1], np.float32)},
+        named="Resize",
+    ),
+    "a single row that loses its axis": Network(
+        [
+            node("Squeeze", ["x"], ["squeezed"]),
+            node("Softmax", ["squeezed"], ["weights"], axis=-1),
+            node("Shape", ["x"], ["shape"]),
+            node("Reshape", ["weights", "shape"], ["y"]),
+        ],
+        named="Squeeze",
+    ),
+    "random numbers in a branch": Network(
+        _random_branch(), {"far": one(1e6), "small": one(1e-9)}, named="If"
+    ),
+    "a size through numbers that do not hold it": Network(
+        [
+            node("Shape", ["x"], ["count"], end=1),
+            node("Cast", ["count"], ["rough"], to=T.FLOAT16),
+            node("Cast", ["rough"], ["end"], to=T.INT64),
+            node("Slice", ["x", "start", "end"], ["cut"]),
+            node("ReduceSum", ["cut", "axis"], ["sum"]),
+            node("Mul", ["sum", "nothing"], ["none"]),
+            node("Add", ["x", "none"], ["y"]),
+        ],
+        {"start": whole(0), "axis": whole(0), "nothing": one(0)},
+        named="Slice",
+    ),
     "an operator that is not known here": Network(
         [
             node("Unique", ["x"], ["values", "f", "places", "c"], sorted=1),
@@ -277,6 +346,43 @@ APART: Mapping[str, Network] = {
             node("Cast", ["count"], ["number"], to=T.FLOAT),
             node("Div", ["x", "number"], ["y"]),
         ]
+    ),
+    "a token expanded as the older exporter of torch does": Network(
+        [
+            node("Shape", ["x"], ["count"], end=1),
+            node("Concat", ["count", "same"], ["asked"], axis=0),
+            node("Equal", ["asked", "minus"], ["is_same"]),
+            node("Where", ["is_same", "ones", "asked"], ["shape"]),
+            node("Expand", ["token", "shape"], ["tokens"]),
+            node("Add", ["x", "tokens"], ["y"]),
+        ],
+        {"same": whole(-1), "minus": whole(-1, -1), "ones": whole(1, 1),
+         "token": np.ones((1, 4), np.float32)},
+    ),
+    "windows of a row": Network(
+        [
+            node("Shape", ["x"], ["count"], end=1),
+            node("Reshape", ["x", "pairs"], ["windows"]),
+            node("Softmax", ["windows"], ["weights"], axis=-1),
+            node("Shape", ["weights"], ["twice"], end=1),
+            node("Div", ["twice", "two"], ["once"]),
+            node("Concat", ["once", "width"], ["shape"], axis=0),
+            node("Reshape", ["weights", "shape"], ["y"]),
+        ],
+        {"pairs": whole(-1, 2), "two": whole(2), "width": whole(4)},
+    ),
+    "the same size": Network(
+        [node("Resize", ["x", "", "scales"], ["y"], mode="linear")],
+        {"scales": np.ones(2, np.float32)},
+    ),
+    "columns of constant classes": Network(
+        [
+            node("ArgMax", ["x"], ["place"], axis=1, keepdims=0),
+            node("ArrayFeatureExtractor", ["classes", "place"], ["label"], domain="ai.onnx.ml"),
+            node("Transpose", ["label"], ["column"], perm=[1, 0]),
+            node("Add", ["x", "column"], ["y"]),
+        ],
+        {"classes": np.arange(4, dtype=np.float32)[None]},
     ),
     "an embedding": Network(
         [

@@ -67,6 +67,44 @@ def test_rows_that_depend_on_each_other_at_another_length_are_found(tmp_path: Pa
     assert card.batching == "none"
 
 
+def test_axes_that_depend_on_the_length_are_found(tmp_path: Path) -> None:
+    """At 48 it reduces over the rows."""
+    nodes = [
+        node("Shape", ["x"], ["length"], start=1, end=2),
+        node("Equal", ["length", "special"], ["is_special"]),
+        node("Cast", ["is_special"], ["off"], to=T.INT64),
+        node("Sub", ["one", "off"], ["axis"]),
+        node("ReduceMax", ["x", "axis"], ["largest"]),
+        node("Sub", ["x", "largest"], ["y"]),
+    ]
+    shape: Any = ["batch", "length"]
+    constants = {"special": np.array([48]), "one": np.array([1])}
+    file = tmp_path / "axes.onnx"
+    file.write_bytes(
+        onnx_file(nodes, [("x", T.FLOAT, shape)], [("y", T.FLOAT, shape)], **constants)
+    )
+    assert add(tmp_path / "repository", "net", file).card.batching == "none"
+
+
+def test_windows_across_rows_are_found(tmp_path: Path) -> None:
+    """One row of 48 numbers makes no windows of 32, and two rows make three."""
+    nodes = [
+        node("Reshape", ["x", "windows"], ["parts"]),
+        node("Softmax", ["parts"], ["weights"], axis=-1),
+        node("Shape", ["x"], ["shape"]),
+        node("Reshape", ["weights", "shape"], ["y"]),
+    ]
+    shape: Any = ["batch", "length"]
+    file = tmp_path / "windows.onnx"
+    content = onnx_file(
+        nodes, [("x", T.FLOAT, shape)], [("y", T.FLOAT, shape)], windows=np.array([-1, 32])
+    )
+    file.write_bytes(content)
+    card = add(tmp_path / "repository", "net", file).card
+    assert card.batching == "none"
+    assert "it fails on one row and answers [64, " in card.limits[-1]
+
+
 def test_dimensions_of_one_name_have_one_size(tmp_path: Path) -> None:
     shapes: Any = ["batch", "length"]
     content = onnx_file(

@@ -20,7 +20,6 @@ from small_packages import onnx_file
 from models.add import add
 from models.card import ModelCard
 from models.foreign import AddError
-from models.graph import FEW, MORE
 from models.row_mixing import row_mixing
 
 node = helper.make_node
@@ -119,8 +118,8 @@ def test_the_rows_are_followed_through_attention(tmp_path: Path) -> None:
     assert program is not None
     program.save(tmp_path / "layer.onnx")
     content = (tmp_path / "layer.onnx").read_bytes()
-    few, more = ({"x": np.ones((count, 5, 8), np.float32)} for count in (FEW, MORE))
-    assert row_mixing(content, few, more) is None
+    rows = {"x": np.ones((1, 5, 8), np.float32)}
+    assert row_mixing(content, rows) is None
 
 
 def test_every_shipped_network_keeps_its_rows_apart(root: Path) -> None:
@@ -130,8 +129,8 @@ def test_every_shipped_network_keeps_its_rows_apart(root: Path) -> None:
         (stated,) = onnx.load(file).graph.input
         shape = [one.dim_value for one in stated.type.tensor_type.shape.dim][1:]
         dtype = helper.tensor_dtype_to_np_dtype(stated.type.tensor_type.elem_type)
-        few, more = ({stated.name: np.ones((count, *shape), dtype)} for count in (FEW, MORE))
-        assert row_mixing(file.read_bytes(), few, more) is None, file
+        rows = {stated.name: np.ones((1, *shape), dtype)}
+        assert row_mixing(file.read_bytes(), rows) is None, file
 
 
 def test_a_function_inside_the_file_is_followed_into(tmp_path: Path) -> None:
@@ -143,16 +142,42 @@ def test_a_function_inside_the_file_is_followed_into(tmp_path: Path) -> None:
     graph = helper.make_graph([node("Centre", ["x"], ["y"], domain="own")], "g", [x], [y])
     imports = [opset, helper.make_opsetid("own", 1)]
     model = helper.make_model(graph, functions=[function], opset_imports=imports, ir_version=9)
-    few, more = ({"x": np.ones((count, 4), np.float32)} for count in (FEW, MORE))
-    found = row_mixing(model.SerializeToString(), few, more)
+    rows = {"x": np.ones((1, 4), np.float32)}
+    found = row_mixing(model.SerializeToString(), rows)
     assert found is not None
     assert "reduces over the rows" in found
+
+
+def test_a_function_that_has_the_name_of_an_operator_is_not_followed() -> None:
+    """The runtime computes its own of that name, and not the function."""
+    opset = helper.make_opsetid("", 17)
+    function = helper.make_function(
+        "", "Hardmax", ["a"], ["b"], [node("Identity", ["a"], ["b"])], [opset]
+    )
+    x = helper.make_tensor_value_info("x", T.FLOAT, shaped("batch", 4))
+    y = helper.make_tensor_value_info("y", T.FLOAT, shaped("batch", 4))
+    graph = helper.make_graph([node("Hardmax", ["x"], ["y"], axis=0)], "g", [x], [y])
+    model = helper.make_model(graph, functions=[function], opset_imports=[opset], ir_version=9)
+    found = row_mixing(model.SerializeToString(), {"x": np.ones((1, 4), np.float32)})
+    assert found is not None
+    assert "it defines Hardmax" in found
+
+
+def test_a_file_that_states_two_versions_of_its_operators_is_not_followed() -> None:
+    x = helper.make_tensor_value_info("x", T.FLOAT, shaped("batch", 4))
+    y = helper.make_tensor_value_info("y", T.FLOAT, shaped("batch", 4))
+    graph = helper.make_graph([node("Softmax", ["x"], ["y"], axis=1)], "g", [x], [y])
+    versions = [helper.make_opsetid("", 13), helper.make_opsetid("ai.onnx", 11)]
+    model = helper.make_model(graph, opset_imports=versions, ir_version=8)
+    found = row_mixing(model.SerializeToString(), {"x": np.ones((1, 4), np.float32)})
+    assert found is not None
+    assert "twice" in found
 
 
 def test_what_cannot_be_followed_is_not_taken_for_independent(tmp_path: Path) -> None:
     file = onnx_file([node("Relu", ["x"], ["y"])], [("x", T.FLOAT, shaped(4, 4))],
                      [("y", T.FLOAT, shaped(4, 4))])  # fmt: skip
-    few, more = ({"x": np.ones((count, 4), np.float32)} for count in (FEW, MORE))
-    found = row_mixing(file, few, more)
+    rows = {"x": np.ones((1, 4), np.float32)}
+    found = row_mixing(file, rows)
     assert found is not None
     assert "cannot be followed" in found

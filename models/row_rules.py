@@ -1,0 +1,500 @@
+"""What each operator does with the rows of a batch: whether it is known to leave them apart.
+
+A rule is asked about a node that takes rows. It says how they are ordered along the batch axis of
+what the node gives, or raises where they are mixed, or may be.
+"""
+
+import math
+from collections.abc import Callable, Mapping, Set
+from typing import NamedTuple
+
+import numpy as np
+
+from models.graph import COUNTS, MORE, Node, Value
+
+ELEMENTWISE = {
+    "Abs", "Acos", "Acosh", "Add", "And", "Asin", "Asinh", "Atan", "Atanh", "BitShift",
+    "BitwiseAnd", "BitwiseNot", "BitwiseOr", "BitwiseXor", "Cast", "CastLike", "Ceil", "Celu",
+    "Clip", "Cos", "Cosh", "DequantizeLinear", "Div", "Elu", "Equal", "Erf", "Exp", "Expand",
+    "Floor", "Gelu", "Greater", "GreaterOrEqual", "HardSigmoid", "HardSwish", "Identity", "IsInf",
+    "IsNaN", "LeakyRelu", "Less", "LessOrEqual", "Log", "Max", "Mean", "Min", "Mish", "Mod", "Mul",
+    "Neg", "Not", "Or", "PRelu", "Pow", "QuantizeLinear", "Reciprocal", "Relu", "Round", "Selu",
+    "Shrink", "Sigmoid", "Sign", "Sin", "Sinh", "Softplus", "Softsign", "Sqrt", "Sub", "Sum",
+    "Swish", "Tan", "Tanh", "ThresholdedRelu", "Where", "Xor",
+    "ai.onnx.ml.Binarizer", "ai.onnx.ml.LabelEncoder", "com.microsoft.BiasGelu",
+    "com.microsoft.FastGelu", "com.microsoft.Gelu", "com.microsoft.QLinearAdd",
+    "com.microsoft.QLinearLeakyRelu", "com.microsoft.QLinearMul", "com.microsoft.QLinearSigmoid",
+    "com.microsoft.QuickGelu", "com.microsoft.QuantizeLinear", "com.microsoft.DequantizeLinear",
+}  # fmt: skip
+FIRST_AXIS = {
+    "AffineGrid", "Attention", "AveragePool", "BatchNormalization", "Col2Im", "Conv",
+    "ConvInteger", "ConvTranspose", "DeformConv", "DepthToSpace", "GlobalAveragePool",
+    "GlobalLpPool", "GlobalMaxPool", "GridSample", "GroupNormalization", "InstanceNormalization",
+    "LRN", "LpPool", "MaxPool", "QLinearConv", "RotaryEmbedding", "SpaceToDepth",
+    "ai.onnx.ml.FeatureVectorizer", "ai.onnx.ml.Imputer", "ai.onnx.ml.LinearClassifier",
+    "ai.onnx.ml.LinearRegressor", "ai.onnx.ml.Normalizer", "ai.onnx.ml.OneHotEncoder",
+    "ai.onnx.ml.SVMClassifier", "ai.onnx.ml.SVMRegressor", "ai.onnx.ml.Scaler",
+    "ai.onnx.ml.TreeEnsemble", "ai.onnx.ml.TreeEnsembleClassifier",
+    "ai.onnx.ml.TreeEnsembleRegressor", "com.microsoft.FusedConv",
+    "com.microsoft.QLinearAveragePool",
+    "com.microsoft.QLinearGlobalAveragePool",
+}  # fmt: skip
+"""The first axis of what they take is that of the rows, and stays the first."""
+RESHAPING = {"Flatten", "Reshape", "Squeeze", "Unsqueeze"}
+ENDLESS = 2**31 - 1
+"""Where a slice ends so far out, it ends with the last row, however many there are."""
+
+
+class Rows(NamedTuple):
+    """Where the rows are in a value: along one axis, whose size is `outer` x rows x `inner`."""
+
+    axis: int
+    outer: int = 1
+    inner: int = 1
+
+
+class MixesError(Exception):
+    """A node mixes rows, or is not known not to; the message continues a sentence."""
+
+
+def batch_axis(value: Value) -> int | None:
+    """The one axis whose size goes with the number of rows."""
+    first = value.shapes[0]
+    if any(len(shape) != len(first) for shape in value.shapes):
+        return None
+    axes = [axis for axis, sizes in enumerate(zip(*value.shapes, strict=True)) if len({*sizes}) > 1]
+    if len(axes) != 1:
+        return None
+    (axis,) = axes
+    linear = all(
+        shape[axis] == first[axis] * count
+        for shape, count in zip(value.shapes, COUNTS, strict=True)
+    )
+    return axis if linear else None
+
+
+class Call:
+    """A node with what is known of what it takes."""
+
+    def __init__(
+        self,
+        node: Node,
+        opset: int,
+        values: Mapping[str, Value],
+        rows: Mapping[str, Rows],
+        sized: Set[str],
+        sizes: Set[str],
+        lengths: Set[str],
+    ) -> None:
+        self.node = node
+        self.opset = opset
+        self._values = values
+        self._rows = rows
+        self._sized = sized
+        self._sizes = sizes
+        self._lengths = lengths
+
+    def rows(self, index: int) -> Rows | None:
+        """Where the rows are in an input; None where it has none, or is left out."""
+        return self._rows.get(self._name(index))
+
+    def shape(self, index: int) -> tuple[int, ...]:
+        """The shape of an input, for `MORE` rows."""
+        return self._values[self.node.inputs[index]].shapes[-1]
+
+    def output(self) -> Value:
+        """The first output."""
+        return self._values[self.node.outputs[0]]
+
+    def has(self, index: int) -> bool:
+        """Whether an input is given."""
+        return bool(self._name(index))
+
+    def numbers(self, index: int, attribute: str = "") -> list[int] | None:
+        """The whole numbers in an input, or in an attribute; None where they are not known."""
+        if attribute in self.node.attributes:
+            return [int(one) for one in np.ravel(self.node.attributes[attribute])]
+        name = self._name(index)
+        if not name or name in self._rows or name in self._sized or name in self._lengths:
+            return None
+        return self._kept(name, -1)
+
+    def are_sizes(self, index: int, at: int, axis: int) -> bool:
+        """Whether number `at` of an input is the size of input 0 along an axis, as it is."""
+        name = self._name(index)
+        return name in self._sizes and all(
+            (numbers := self._kept(name, which)) is not None and numbers[at] == shape[axis]
+            for which, shape in enumerate(self._values[self.node.inputs[0]].shapes)
+        )
+
+    def is_constant(self, index: int, at: int) -> bool:
+        """Whether number `at` of an input does not depend on the number of rows."""
+        name = self._name(index)
+        if name not in self._sized:
+            return True
+        kept = [self._kept(name, which) for which in range(len(COUNTS))]
+        return name in self._sizes and len({None if one is None else one[at] for one in kept}) == 1
+
+    def _kept(self, name: str, which: int) -> list[int] | None:
+        value = self._values.get(name)
+        if value is None or value.arrays is None:
+            return None
+        return [int(one) for one in np.ravel(value.arrays[which])]
+
+    def ratios(self, index: int) -> list[float] | None:
+        """The numbers in an input, or in the attribute `scales`; None where they are not known."""
+        if "scales" in self.node.attributes:
+            return [float(one) for one in self.node.attributes["scales"]]
+        name = self._name(index)
+        value = self._values.get(name)
+        if value is None or name in self._sized | self._lengths or name in self._rows:
+            return None
+        kept = value.arrays
+        return [float(one) for one in np.ravel(kept[-1])] if kept and kept[-1].size else None
+
+    def number(self, attribute: str, otherwise: int) -> int:
+        """A whole number that is an attribute."""
+        return int(self.node.attributes.get(attribute, otherwise))
+
+    def alone(self, index: int = 0) -> Rows:
+        """Where the rows are in the one input that has some, and which is to be this one."""
+        others = [one for one in range(len(self.node.inputs)) if one != index and self.rows(one)]
+        if others or (found := self.rows(index)) is None:
+            raise MixesError("takes rows where they are not expected")
+        return found
+
+    def axes(self, listed: list[int] | None, index: int = 0) -> set[int]:
+        """Some axes of an input, counted from the front."""
+        rank = len(self.shape(index))
+        return {axis % rank for axis in (range(rank) if listed is None else listed)}
+
+    def _name(self, index: int) -> str:
+        return self.node.inputs[index] if index < len(self.node.inputs) else ""
+
+
+Structure = tuple[int, int]
+Rule = Callable[[Call], Structure]
+"""What the order of rows along the batch axis of each output is; raises where they are mixed."""
+
+
+def _elementwise(call: Call) -> Structure:
+    places = {
+        (rows.axis - len(call.shape(index)), rows.outer, rows.inner)
+        for index in range(len(call.node.inputs))
+        if (rows := call.rows(index)) is not None
+    }
+    if len(places) != 1:
+        raise MixesError("combines each row with others")
+    ((_, outer, inner),) = places
+    return outer, inner
+
+
+def _first_axis(call: Call) -> Structure:
+    found = [call.rows(index) for index in range(len(call.node.inputs))]
+    places = {rows for rows in found if rows is not None}
+    if len(places) != 1 or found[0] is None or found[0].axis != 0 or len(call.shape(0)) < 2:
+        raise MixesError("takes the rows for something else")
+    if call.number("training_mode", 0):
+        raise MixesError("normalizes by the rows of the batch, as in training")
+    if call.node.kind == "MaxPool" and any(call.node.outputs[1:]):
+        raise MixesError("gives positions in the whole batch")
+    return found[0][1:]
+
+
+def _within(axes: Callable[[Call], set[int]], does: str) -> Rule:
+    """The rule of an operator that computes along some axes of its first input."""
+
+    def rule(call: Call) -> Structure:
+        rows = call.alone()
+        if rows.axis in axes(call):
+            raise MixesError(does)
+        return rows[1:]
+
+    return rule
+
+
+def _reduced(call: Call) -> set[int]:
+    listed = call.numbers(1, "axes")
+    if call.has(1) and listed is None:
+        raise MixesError("reduces over axes that are not known")
+    if not listed and call.number("noop_with_empty_axes", 0):
+        return set()
+    return call.axes(listed or None)
+
+
+def _one_axis(otherwise: int) -> Callable[[Call], set[int]]:
+    return lambda call: call.axes([call.number("axis", otherwise)])
+
+
+def _from_axis(call: Call) -> set[int]:
+    first = call.number("axis", -1) % len(call.shape(0))
+    return set(range(first, len(call.shape(0))))
+
+
+def _softmax(call: Call) -> set[int]:
+    if call.opset >= 13:
+        return call.axes([call.number("axis", -1)])
+    return set(range(call.number("axis", 1) % len(call.shape(0)), len(call.shape(0))))
+
+
+def _summed(call: Call) -> set[int]:
+    return call.axes(call.numbers(1))
+
+
+def _last_two(call: Call) -> set[int]:
+    return call.axes([-1, -2])
+
+
+def _mean_variance(call: Call) -> set[int]:
+    return call.axes(call.numbers(99, "axes") or [0, 2, 3])
+
+
+def _matmul(second: int) -> Rule:
+    """The rule of a product of input 0 and of input `second`, along the last axis and the row."""
+
+    def rule(call: Call) -> Structure:
+        places = set()
+        for index in (0, second):
+            rows, rank = call.rows(index), len(call.shape(index))
+            if rows is None:
+                continue
+            if rows.axis == (rank - 1 if index == 0 else max(rank - 2, 0)):
+                raise MixesError("sums over the rows")
+            places.add((rows.axis - rank, *rows[1:]))
+        others = set(range(len(call.node.inputs))) - {0, second}
+        if len(places) != 1 or any(call.rows(index) for index in others):
+            raise MixesError("combines each row with others")
+        ((_, outer, inner),) = places
+        return outer, inner
+
+    return rule
+
+
+def _gemm(call: Call) -> Structure:
+    rows = call.rows(0)
+    if rows is None or call.rows(1) is not None:
+        raise MixesError("combines each row with others")
+    if rows.axis == (0 if call.number("transA", 0) else 1):
+        raise MixesError("sums over the rows")
+    added = call.rows(2)
+    if added is not None and (added.axis - len(call.shape(2)), *added[1:]) != (-2, *rows[1:]):
+        raise MixesError("combines each row with others")
+    return rows[1:]
+
+
+def _gather(call: Call) -> Structure:
+    data, indices = call.rows(0), call.rows(1)
+    if data is not None and data.axis in call.axes([call.number("axis", 0)]):
+        raise MixesError("picks some of the rows")
+    if data is not None and indices is not None:
+        raise MixesError("combines each row with others")
+    found = data or indices
+    return (1, 1) if found is None else found[1:]
+
+
+def _gather_elements(call: Call) -> Structure:
+    data = call.rows(0)
+    if data is None or any(call.rows(index) != data for index in range(1, len(call.node.inputs))):
+        raise MixesError("picks some of the rows")
+    if data.axis in call.axes([call.number("axis", 0)]):
+        raise MixesError("picks from other rows")
+    return data[1:]
+
+
+def _gather_nd(call: Call) -> Structure:
+    data, indices, first = call.rows(0), call.rows(1), call.number("batch_dims", 0)
+    if indices is None and data is not None and data.axis >= first + call.shape(1)[-1]:
+        return data[1:]
+    if indices is None or indices.axis == len(call.shape(1)) - 1:
+        raise MixesError("picks some of the rows")
+    if data is not None and (data != indices or data.axis >= first):
+        raise MixesError("picks from other rows")
+    return indices[1:]
+
+
+def _concat(call: Call) -> Structure:
+    axis = call.axes([call.number("axis", 1)])
+    places = {call.rows(index) for index in range(len(call.node.inputs))}
+    (first, *others) = places
+    if others or first is None:
+        raise MixesError("puts rows beside others")
+    if first.axis in axis:
+        raise MixesError("puts rows behind each other")
+    return first[1:]
+
+
+def _slice(call: Call) -> Structure:
+    rows, rank = call.alone(), len(call.shape(0))
+    starts, ends = call.numbers(1, "starts"), call.numbers(2, "ends")
+    axes, steps = call.numbers(3, "axes"), call.numbers(4)
+    if starts is None or (call.has(3) and axes is None) or (call.has(4) and steps is None):
+        raise MixesError("picks rows that are not known before")
+    places = [axis % rank for axis in (range(len(starts)) if axes is None else axes)]
+    for at, place in enumerate(places):
+        if place != rows.axis:
+            if not call.is_constant(2, at):
+                raise MixesError("takes as many numbers of a row as there are rows")
+            continue
+        ends_last = call.are_sizes(2, at, place) if ends is None else ends[at] >= ENDLESS
+        if starts[at] != 0 or (steps and steps[at] != 1) or not ends_last:
+            raise MixesError("picks some of the rows")
+    return rows[1:]
+
+
+def _pad(call: Call) -> Structure:
+    rows = call.alone()
+    pads, axes = call.numbers(1, "pads"), call.numbers(3)
+    if pads is None or (call.has(3) and axes is None):
+        raise MixesError("pads by what is not known before")
+    rank = len(call.shape(0))
+    padded = [axis % rank for axis in (range(rank) if axes is None else axes)]
+    width = {axis: (pads[i], pads[i + len(padded)]) for i, axis in enumerate(padded)}
+    if width.get(rows.axis, (0, 0)) != (0, 0):
+        raise MixesError("puts other rows before or behind the rows")
+    return rows[1:]
+
+
+def _reshape(call: Call) -> Structure:
+    """The same numbers in the same order: so what stands before a row must stay before it."""
+    rows, axis, found = call.alone(), batch_axis(call.output()), call.output().shapes[-1]
+    before = math.prod(call.shape(0)[: rows.axis]) * rows.outer
+    if axis is not None and before and math.prod(found[:axis]):
+        outer, rest = divmod(before, math.prod(found[:axis]))
+        if not rest and outer and not found[axis] % (outer * MORE):
+            return outer, found[axis] // (outer * MORE)
+    raise MixesError("shares a row out among several")
+
+
+def _resize(call: Call) -> Structure:
+    """What enlarges pictures: it may enlarge the batch too, by a little."""
+    rows = call.alone()
+    upsample = call.node.kind == "Upsample" or call.opset < 11
+    mode = call.node.attributes.get("coordinate_transformation_mode", b"")
+    given = call.node.attributes.get("axes")
+    axes = (
+        [*range(len(call.shape(0)))]
+        if given is None
+        else [axis % len(call.shape(0)) for axis in given]
+    )
+    if mode == b"tf_crop_and_resize" or rows.axis not in axes:
+        if rows.axis in axes:
+            raise MixesError("may take a part of the rows")
+        return rows[1:]
+    at = axes.index(rows.axis)
+    scales = call.ratios(1 if upsample else 2)
+    same_size = call.has(3) and call.are_sizes(3, at, rows.axis)
+    if not same_size and (scales is None or scales[at] != 1):
+        raise MixesError("enlarges the rows together")
+    return rows[1:]
+
+
+def _features(call: Call) -> Structure:
+    """What picks columns: constant ones of each row, or of a constant one for each row."""
+    data, places = call.rows(0), call.rows(1)
+    if (data is None) == (places is None):
+        raise MixesError("combines each row with others")
+    if data is not None and data.axis == len(call.shape(0)) - 1:
+        raise MixesError("picks some of the rows")
+    return (data or places or Rows(0))[1:]
+
+
+def _quantized_gemm(call: Call) -> Structure:
+    rows = call.alone()
+    if rows.axis == (0 if call.number("transA", 0) else 1):
+        raise MixesError("sums over the rows")
+    return rows[1:]
+
+
+def _tile(call: Call) -> Structure:
+    rows, repeats = call.alone(), call.numbers(1)
+    if repeats is None or repeats[rows.axis] != 1:
+        raise MixesError("repeats the rows")
+    return rows[1:]
+
+
+def _recurrent(call: Call) -> Structure:
+    layout = call.number("layout", 0)
+    expected = {0: 1 - layout, 4: 0, 5: 1 - layout, 6: 1 - layout}
+    for index in range(len(call.node.inputs)):
+        rows = call.rows(index)
+        if rows is not None and rows != Rows(expected.get(index, -1)):
+            raise MixesError("takes rows for steps in time")
+    return 1, 1
+
+
+def _einsum(call: Call) -> Structure:
+    equation = call.node.attributes["equation"].decode().replace(" ", "")
+    terms, arrow, result = equation.partition("->")
+    if not arrow or "." in equation:
+        raise MixesError("is not known to compute each row for itself")
+    letters = {
+        (term[rows.axis], *rows[1:])
+        for index, term in enumerate(terms.split(","))
+        if (rows := call.rows(index)) is not None
+    }
+    if len(letters) != 1 or (found := letters.pop())[0] not in result:
+        raise MixesError("sums over the rows")
+    return found[1], found[2]
+
+
+def _dropout(call: Call) -> Structure:
+    if call.has(2) and call.numbers(2) != [0]:
+        raise MixesError("draws random numbers")
+    return call.alone()[1:]
+
+
+def _dynamically_quantized(_: Call) -> Structure:
+    raise MixesError("scales all rows of a batch by their least and largest number")
+
+
+RULES: Mapping[str, Rule] = {
+    **dict.fromkeys(ELEMENTWISE, _elementwise),
+    **dict.fromkeys(FIRST_AXIS, _first_axis),
+    **dict.fromkeys(RESHAPING, _reshape),
+    **dict.fromkeys(
+        [f"Reduce{what}" for what in ("L1", "L2", "LogSum", "LogSumExp", "Max", "Mean", "Min",
+                                      "Prod", "Sum", "SumSquare")],
+        _within(_reduced, "reduces over the rows"),
+    ),
+    **dict.fromkeys(["ArgMax", "ArgMin"], _within(_one_axis(0), "compares the rows")),
+    **dict.fromkeys(["Hardmax", "LogSoftmax", "Softmax"], _within(_softmax, "compares the rows")),
+    **dict.fromkeys(
+        ["LayerNormalization", "RMSNormalization", "SimplifiedLayerNormalization"],
+        _within(_from_axis, "normalizes over the rows"),
+    ),
+    "LpNormalization": _within(_one_axis(-1), "normalizes over the rows"),
+    "MeanVarianceNormalization": _within(_mean_variance, "normalizes over the rows"),
+    "CumSum": _within(_summed, "sums over the rows"),
+    "TopK": _within(_one_axis(-1), "sorts the rows"),
+    "Split": _within(_one_axis(0), "parts the rows"),
+    "Trilu": _within(_last_two, "takes the rows for something else"),
+    "Det": _within(_last_two, "takes the rows for something else"),
+    "OneHot": _within(lambda _: set(), ""),
+    "Transpose": _within(lambda _: set(), ""),
+    "ai.onnx.ml.ArrayFeatureExtractor": _features,
+    **dict.fromkeys(["Resize", "Upsample"], _resize),
+    "com.microsoft.QGemm": _quantized_gemm,
+    "com.microsoft.QLinearSoftmax": _within(_one_axis(-1), "compares the rows"),
+    "MatMul": _matmul(1),
+    "MatMulInteger": _matmul(1),
+    "QLinearMatMul": _matmul(3),
+    "com.microsoft.MatMulIntegerToFloat": _matmul(1),
+    "com.microsoft.MatMulNBits": _matmul(1),
+    "Gemm": _gemm,
+    "Gather": _gather,
+    "GatherElements": _gather_elements,
+    "ScatterElements": _gather_elements,
+    "GatherND": _gather_nd,
+    "Concat": _concat,
+    "Slice": _slice,
+    "Pad": _pad,
+    "Tile": _tile,
+    **dict.fromkeys(["GRU", "LSTM", "RNN"], _recurrent),
+    "Einsum": _einsum,
+    "Dropout": _dropout,
+    **dict.fromkeys(
+        ["DynamicQuantizeLinear", "com.microsoft.DynamicQuantizeLSTM",
+         "com.microsoft.DynamicQuantizeMatMul"],
+        _dynamically_quantized,
+    ),
+}  # fmt: skip
