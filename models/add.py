@@ -201,7 +201,7 @@ def _answers(graph: ForeignGraph, samples: Samples) -> Arrays:
                 f"{graph.file}: the output {name} is {list(array.shape)} for a batch of {size}: "
                 "export it with the batch as the first dimension of every output"
             )
-        if 0 in array.shape:
+        if 0 in array.shape and all(rows.size for rows in samples.rows.values()):
             raise AddError(
                 f"{graph.file}: the output {name} is {list(array.shape[1:])} for each row, which "
                 "holds no number: export it without"

@@ -95,6 +95,10 @@ def _resized(
     """The array with its free dimensions cut, or continued from their beginning."""
     for axis, stated in enumerate(tensor.shape):
         if axis > 0 and not isinstance(stated, int):
-            places = np.arange(sizes[_key(tensor, axis)]) % array.shape[axis]
-            array = np.take(array, places, axis=axis)
+            size = sizes[_key(tensor, axis)]
+            if not array.shape[axis]:  # nothing to continue
+                shape = (*array.shape[:axis], size, *array.shape[axis + 1 :])
+                array = np.zeros(shape, array.dtype)
+            else:
+                array = np.take(array, np.arange(size) % array.shape[axis], axis=axis)
     return array

@@ -1,6 +1,7 @@
 """A runtime that the package has and the device does not use: it is said, and may be required."""
 
 import asyncio
+import json
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
@@ -43,7 +44,7 @@ def test_it_is_a_warning_a_metric_and_a_line_of_the_model(
     both: Path, logged: Callable[[], list[Any]]
 ) -> None:
     async def test(catalog: Catalog) -> None:
-        serving = catalog.describe(catalog["line"])["serving"]
+        serving = json.loads(catalog.description("line").full)["serving"]
         assert (serving["runtime"], serving["device"]) == ("onnx", "cuda:0")
         assert serving["unused"]["torchscript"].startswith(WHY)
         assert 'fitserve_model_unused_runtimes{model="line"} 1.0' in exposition().decode()
@@ -87,7 +88,7 @@ def test_what_is_required_and_there_is_ready(both: Path) -> None:
 
     async def test(catalog: Catalog) -> None:
         assert catalog.refused.keys() == {"broken"}
-        assert "unused" not in catalog.describe(catalog["line"])["serving"]
+        assert "unused" not in json.loads(catalog.description("line").full)["serving"]
         assert 'fitserve_model_unused_runtimes{model="line"} 0.0' in exposition().decode()
         assert catalog.ready
 
