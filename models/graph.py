@@ -143,9 +143,12 @@ def observe(content: bytes, batches: Sequence[Arrays]) -> ObservedGraph:
 
 def _require_one_meaning(model: "onnx.ModelProto") -> None:
     """Check that the runtime cannot read the file in another way than the one that is read here."""
-    domains = ["" if one.domain in OWN_DOMAINS else one.domain for one in model.opset_import]
-    if len(set(domains)) < len(domains):
-        raise UnreadableGraphError("it states the version of its operators twice")
+    stated: dict[str, set[int]] = {}
+    for one in model.opset_import:
+        domain = "" if one.domain in OWN_DOMAINS else one.domain
+        stated.setdefault(domain, set()).add(one.version)
+    if any(len(versions) > 1 for versions in stated.values()):
+        raise UnreadableGraphError("it states two versions of its operators")
     if model.graph.sparse_initializer:
         raise UnreadableGraphError("it has sparse constants")
 
