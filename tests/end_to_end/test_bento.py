@@ -74,7 +74,7 @@ def test_it_asks_for_the_libraries_of_the_service_alone(bento: Path, root: Path)
     assert wanted == pinned(root / "requirements/serve.txt")
     names = {line.partition("==")[0].lower() for line in wanted}
     assert names >= {"bentoml", "torch", "onnxruntime-gpu", "pillow", "orjson"}
-    assert not names & {"torchvision", "scikit-learn", "matplotlib", "seaborn", "onnx", "pytest"}
+    assert not names & {"torchvision", "scikit-learn", "matplotlib", "seaborn", "pytest"}
 
 
 def test_it_serves_from_anywhere_with_its_own_packages(
