@@ -4,7 +4,7 @@ A network may be right at the one length that it was tried on, and at no other: 
 traced at that length is.
 """
 
-from collections.abc import Hashable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from contextlib import suppress
 
 import numpy as np
@@ -12,8 +12,16 @@ from numpy.typing import NDArray
 
 from models.runtimes import Arrays, DeclaredTensor, Runtime
 
-TOGETHER = 64
-"""So many rows are tried where one fails."""
+TOGETHER = 840, 60
+"""So many rows are tried where one fails, a multiple of many numbers; and of large rows so many."""
+MOST_NUMBERS = 10**7
+
+_CHANGES: Sequence[Callable[[int], int]] = (
+    lambda _: 1,
+    lambda size: size + 1,
+    lambda size: 3 * size // 2,
+    lambda size: 2 * size,
+)
 
 
 def other_sizes(
@@ -52,7 +60,8 @@ def answered_together(
         batch = {}
         for tensor in inputs:
             resized = _resized(tensor, rows[tensor.name], sizes)
-            batch[tensor.name] = np.resize(resized, (TOGETHER, *resized.shape[1:]))
+            count = TOGETHER[resized[:1].size * TOGETHER[0] > MOST_NUMBERS]
+            batch[tensor.name] = np.resize(resized, (count, *resized.shape[1:]))
         try:
             network({name: array[:1] for name, array in batch.items()})
         except Exception:  # noqa: BLE001 - it does not take one row of this size
@@ -69,12 +78,18 @@ def _free(inputs: Sequence[DeclaredTensor], rows: Arrays) -> dict[Hashable, int]
         _key(tensor, axis): rows[tensor.name].shape[axis]
         for tensor in inputs
         for axis, size in enumerate(tensor.shape)
-        if axis > 0 and not isinstance(size, int)
+        if axis > 0 and is_free(size)
     }
 
 
+def is_free(size: int | str | None) -> bool:
+    """Whether a dimension that a graph declares so may have any size; some write -1 for it."""
+    return not isinstance(size, int) or size < 0
+
+
 def _key(tensor: DeclaredTensor, axis: int) -> Hashable:
-    return tensor.shape[axis] or (tensor.name, axis)
+    size = tensor.shape[axis]
+    return size if isinstance(size, str) and size else (tensor.name, axis)
 
 
 def _sizes(free: Mapping[Hashable, int]) -> Iterator[dict[Hashable, int]]:
@@ -83,7 +98,7 @@ def _sizes(free: Mapping[Hashable, int]) -> Iterator[dict[Hashable, int]]:
     if len(free) > 1:
         groups += [(key,) for key in free]
     for keys in groups:
-        for change in (lambda _: 1, lambda size: size + 1, lambda size: 2 * size):
+        for change in _CHANGES:
             sizes = {**free, **{key: change(free[key]) for key in keys}}
             if sizes != free:
                 yield sizes
@@ -94,7 +109,7 @@ def _resized(
 ) -> NDArray[np.generic]:
     """The array with its free dimensions cut, or continued from their beginning."""
     for axis, stated in enumerate(tensor.shape):
-        if axis > 0 and not isinstance(stated, int):
+        if axis > 0 and is_free(stated):
             size = sizes[_key(tensor, axis)]
             if not array.shape[axis]:  # nothing to continue
                 shape = (*array.shape[:axis], size, *array.shape[axis + 1 :])

@@ -133,7 +133,7 @@ def observe(content: bytes, batches: Sequence[Arrays]) -> ObservedGraph:
     values |= {name: _value([array] * len(COUNTS)) for name, array in constants.items()}
     opset = next((one.version for one in model.opset_import if one.domain in OWN_DOMAINS), 1)
     is_free = any(
-        not dimension.HasField("dim_value")
+        not dimension.HasField("dim_value") or dimension.dim_value < 0
         for one in model.graph.input
         if one.name in inputs
         for dimension in one.type.tensor_type.shape.dim[1:]
@@ -149,6 +149,9 @@ def _require_one_meaning(model: "onnx.ModelProto") -> None:
         stated.setdefault(domain, set()).add(one.version)
     if any(len(versions) > 1 for versions in stated.values()):
         raise UnreadableGraphError("it states two versions of its operators")
+    functions = {(one.domain, one.name) for one in model.functions}
+    if any((node.domain, node.op_type) in functions for node in model.graph.node):
+        raise UnreadableGraphError("a function in it has another version of the operators")
     if model.graph.sparse_initializer:
         raise UnreadableGraphError("it has sparse constants")
 

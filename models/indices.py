@@ -13,8 +13,11 @@ from models.ranges import InputRange
 if TYPE_CHECKING:
     import onnx
 
-MOVING = {"Cast", "Flatten", "Identity", "Reshape", "Squeeze", "Transpose", "Unsqueeze"}
-"""They give the numbers that they take first."""
+MOVING = {
+    "Cast", "Concat", "Flatten", "Identity", "Reshape", "Slice", "Squeeze", "Transpose",
+    "Unsqueeze",
+}  # fmt: skip
+"""They give the numbers that they take, beside others perhaps."""
 
 
 def index_ranges(content: bytes) -> list[InputRange]:
@@ -31,7 +34,7 @@ def index_ranges(content: bytes) -> list[InputRange]:
     except UnreadableGraphError:
         return []
     tables = {one.name: tuple(one.dims) for one in graph.initializer}
-    inputs = {one.name: one.name for one in graph.input if one.name not in tables}
+    inputs = {one.name: {one.name} for one in graph.input if one.name not in tables}
     sizes: dict[str, int] = {}
     for name, size in _looked_up(graph.node, tables, inputs):
         sizes[name] = min(size, sizes.get(name, size))
@@ -41,12 +44,13 @@ def index_ranges(content: bytes) -> list[InputRange]:
 def _looked_up(
     nodes: Iterable["onnx.NodeProto"],
     tables: Mapping[str, tuple[int, ...]],
-    inputs: dict[str, str],
+    inputs: dict[str, set[str]],
 ) -> Iterable[tuple[str, int]]:
-    """An input, and the size of a table that it is looked up in; `inputs` by the value's name."""
+    """An input, and the size of a table that it is looked up in; `inputs` by value."""
     for node in nodes:
-        if node.op_type in MOVING and node.input[0] in inputs:
-            inputs[node.output[0]] = inputs[node.input[0]]
-        elif node.op_type == "Gather" and node.input[1] in inputs and node.input[0] in tables:
+        if node.op_type in MOVING:
+            inputs[node.output[0]] = set().union(*(inputs.get(one, set()) for one in node.input))
+        elif node.op_type == "Gather" and node.input[0] in tables:
             axis = next((one.i for one in node.attribute if one.name == "axis"), 0)
-            yield inputs[node.input[1]], tables[node.input[0]][axis]
+            for name in inputs.get(node.input[1], set()):
+                yield name, tables[node.input[0]][axis]

@@ -27,8 +27,10 @@ RANDOM = {"Bernoulli", "Multinomial", "RandomNormal", "RandomNormalLike", "Rando
           "RandomUniformLike"}  # fmt: skip
 MOVING = RESHAPING | {"Cast", "Concat", "Gather", "Identity", "Slice", "Split", "Transpose"}
 """What they give are numbers that they were given."""
-_WHOLE = (6, 7)
-"""ONNX's numbers of the types INT32 and INT64, which hold any size as it is."""
+_INT64 = 7
+"""ONNX's number of the type, which holds any size as it is."""
+_MOST = 2**31
+"""Of a size that is as large for three rows, no number of rows makes one that INT64 cannot hold."""
 SHAPES_FROM = {"Expand": 1, "Pad": 1, "Reshape": 1, "Resize": 1, "Slice": 1, "Tile": 1}
 """The input from which on an operator takes sizes, which the size of the batch may be one of."""
 
@@ -81,7 +83,11 @@ class _Follower:
         """Of these, the values that hold sizes as they are, or so many times as much."""
         self._lengths: set[str] = set()
         """The values that hold no rows, and may depend on another free dimension."""
+        self._plain_lengths: set[str] = set()
+        """Of these, the values that hold lengths as they are, or so many times as much."""
         self._is_free = graph.is_free
+        self._later = {name for node in graph.nodes for name in node.outputs if name}
+        """What the nodes that were not followed yet give."""
 
     def follow(self, node: Node) -> None:
         """Find out where the rows are in what a node gives.
@@ -92,6 +98,9 @@ class _Follower:
         if node.kind in RANDOM or node.inner_kinds & {*RANDOM, "Dropout"}:
             raise MixesError("draws random numbers")
         taken = {*node.inputs, *(node.inner or ())}
+        if taken & self._later:
+            raise MixesError("stands before what it takes")
+        self._later.difference_update(node.outputs)
         with_rows = [name for name in taken if name in self.rows]
         if not with_rows or node.kind in ("Shape", "Size"):
             self._follow_sizes(node, taken)
@@ -103,6 +112,10 @@ class _Follower:
             raise MixesError("computes with the number of rows")
         if any(name in self._sized - self._sizes for name in node.inputs[most:]):
             raise MixesError("takes a size that is computed from the number of rows")
+        if node.kind in ("Expand", "Reshape", "Slice") and self._computed_lengths & {
+            *node.inputs[most:]
+        }:
+            raise MixesError("takes a size that is computed from another size")
         if any(name in self.rows for name in node.inputs[most:]):
             raise MixesError("takes a size from a row")
         rule = RULES.get(node.kind)
@@ -117,6 +130,7 @@ class _Follower:
                 self._sized,
                 self._sizes,
                 self._lengths,
+                self._is_free,
             )
         )
         for name in filter(None, node.outputs):
@@ -133,6 +147,8 @@ class _Follower:
             value = self._value(name)
             if is_long:
                 self._lengths.add(name)
+                if self._keeps_lengths(node, taken):
+                    self._plain_lengths.add(name)
             if asks and sized <= self._sizes:
                 if not value.same:
                     self._sized.add(name)
@@ -150,19 +166,35 @@ class _Follower:
             else:
                 self._sized.add(name)
 
+    @property
+    def _computed_lengths(self) -> set[str]:
+        return self._lengths - self._plain_lengths
+
+    def _keeps_lengths(self, node: Node, taken: Set[str]) -> bool:
+        """Whether a node gives lengths as they are, or so many times as much."""
+        lengths = self._lengths & taken
+        if node.kind in ("Shape", "Size"):
+            return not self._computed_lengths & taken
+        if not lengths <= self._plain_lengths:
+            return False
+        moves = node.kind in MOVING and not lengths & {*node.inputs[1:]}
+        return moves or node.kind in ("Concat", "Mul")
+
     def _keeps_sizes(self, node: Node, sized: Set[str]) -> bool:
         """Whether a node gives sizes as they are, or so many times as much, for any number."""
-        if not sized <= self._sizes:
+        if not sized <= self._sizes or self._computed_lengths & {*node.inputs}:
             return False
         if node.kind == "Cast":
-            return node.attributes.get("to") in _WHOLE
+            return node.attributes.get("to") == _INT64
         if node.kind == "Mul":
-            return len(sized) == 1 and node.inputs[0] != node.inputs[1]
+            value = self._value(node.outputs[0]).arrays
+            small = value is not None and bool(np.all(np.abs(value[-1]) < _MOST))
+            return small and len(sized) == 1 and node.inputs[0] != node.inputs[1]
         if node.kind == "Div":
             return node.inputs[1] not in sized and self._divides(*node.inputs)
         if node.kind == "Where":
             return node.inputs[0] not in sized
-        return node.kind == "Concat" or (node.kind in MOVING and sized <= {*node.inputs[:1]})
+        return node.kind == "Concat" or (node.kind in MOVING and not sized & {*node.inputs[1:]})
 
     def _divides(self, size: str, by: str) -> bool:
         """Whether a size, and so every multiple of it, is divided without a rest."""
@@ -173,15 +205,15 @@ class _Follower:
         return not np.any(numbers % divisors)
 
     def _is_settled(self, node: Node, sized: Set[str]) -> bool:
-        """Whether it compares sizes with negative numbers: no number of rows makes a difference."""
+        """Whether it compares sizes, which are not negative, with negative numbers."""
         if node.kind != "Equal" or len(sized) != 1 or not sized <= self._sizes:
             return False
         (size,) = sized
         other = node.inputs[0] if node.inputs[1] == size else node.inputs[1]
         sizes, others = self._value(size).arrays, self._value(other).arrays
-        if sizes is None or others is None:
+        if sizes is None or others is None or other in self._lengths:
             return False
-        return bool(np.all((sizes[0] == sizes[-1]) | (others[0] < 0)))
+        return bool(np.all((sizes[0] == sizes[-1]) | ((others[0] < 0) & (sizes[0] >= 0))))
 
     def _repeated(self, node: Node, value: Value) -> Rows | None:
         """Where the rows are in what holds something constant once for each row."""

@@ -30,7 +30,7 @@ FIRST_AXIS = {
     "AffineGrid", "Attention", "AveragePool", "BatchNormalization", "Col2Im", "Conv",
     "ConvInteger", "ConvTranspose", "DeformConv", "DepthToSpace", "GlobalAveragePool",
     "GlobalLpPool", "GlobalMaxPool", "GridSample", "GroupNormalization", "InstanceNormalization",
-    "LRN", "LpPool", "MaxPool", "QLinearConv", "RotaryEmbedding", "SpaceToDepth",
+    "LRN", "LpPool", "MaxPool", "QLinearConv", "SpaceToDepth",
     "ai.onnx.ml.FeatureVectorizer", "ai.onnx.ml.Imputer", "ai.onnx.ml.LinearClassifier",
     "ai.onnx.ml.LinearRegressor", "ai.onnx.ml.Normalizer", "ai.onnx.ml.OneHotEncoder",
     "ai.onnx.ml.SVMClassifier", "ai.onnx.ml.SVMRegressor", "ai.onnx.ml.Scaler",
@@ -85,6 +85,7 @@ class Call:
         sized: Set[str],
         sizes: Set[str],
         lengths: Set[str],
+        is_free: bool,
     ) -> None:
         self.node = node
         self.opset = opset
@@ -93,6 +94,7 @@ class Call:
         self._sized = sized
         self._sizes = sizes
         self._lengths = lengths
+        self.is_free = is_free
 
     def rows(self, index: int) -> Rows | None:
         """Where the rows are in an input; None where it has none, or is left out."""
@@ -356,6 +358,8 @@ def _pad(call: Call) -> Structure:
 
 def _reshape(call: Call) -> Structure:
     """The same numbers in the same order: so what stands before a row must stay before it."""
+    if call.node.kind == "Squeeze" and call.is_free and call.numbers(1, "axes") is None:
+        raise MixesError("drops an axis that may be that of the rows")
     rows, axis, found = call.alone(), batch_axis(call.output()), call.output().shapes[-1]
     before = math.prod(call.shape(0)[: rows.axis]) * rows.outer
     if axis is not None and before and math.prod(found[:axis]):
@@ -376,6 +380,8 @@ def _resize(call: Call) -> Structure:
         if given is None
         else [axis % len(call.shape(0)) for axis in given]
     )
+    if call.node.attributes.get("keep_aspect_ratio_policy", b"stretch") != b"stretch":
+        raise MixesError("may enlarge the rows together")
     if mode == b"tf_crop_and_resize" or rows.axis not in axes:
         if rows.axis in axes:
             raise MixesError("may take a part of the rows")
@@ -386,6 +392,13 @@ def _resize(call: Call) -> Structure:
     if not same_size and (scales is None or scales[at] != 1):
         raise MixesError("enlarges the rows together")
     return rows[1:]
+
+
+def _rotary(call: Call) -> Structure:
+    """Tables of places are those of all rows, where each row says its places."""
+    if call.rows(3) is not None and (call.rows(1) is not None or call.rows(2) is not None):
+        raise MixesError("looks one row's places up in another's table")
+    return _first_axis(call)
 
 
 def _features(call: Call) -> Structure:
@@ -473,6 +486,7 @@ RULES: Mapping[str, Rule] = {
     "Transpose": _within(lambda _: set(), ""),
     "ai.onnx.ml.ArrayFeatureExtractor": _features,
     **dict.fromkeys(["Resize", "Upsample"], _resize),
+    "RotaryEmbedding": _rotary,
     "com.microsoft.QGemm": _quantized_gemm,
     "com.microsoft.QLinearSoftmax": _within(_one_axis(-1), "compares the rows"),
     "MatMul": _matmul(1),

@@ -191,7 +191,8 @@ def test_a_refused_package_is_a_503_and_the_others_are_served(narrow_client: htt
         response = client.post(path, json=points) if below == "/infer" else client.get(path)
         assert_refused(response, 503, "moons-linear")
         assert int(response.headers["retry-after"]) >= 1
-    assert client.get("/v2/health/ready").json()["ready"] is True
+    assert client.get("/v2/health/ready").status_code == 503  # which is of all models
+    assert client.get("/readyz").status_code == 200
     assert "moons-linear" not in client.get("/v2/models").json()["models"]
     index = {entry["name"]: entry for entry in client.post("/v2/repository/index").json()}
     assert index["moons-linear"]["state"] == "UNAVAILABLE"
