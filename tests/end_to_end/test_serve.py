@@ -208,7 +208,7 @@ def test_bentoml_s_client_is_told_what_to_change(server: Server) -> None:
     with bentoml.SyncHTTPClient(server.url) as client:
         with pytest.raises(bentoml.exceptions.InvalidArgument, match="must hold numbers"):
             client.predict_curve(x=["one"])
-        with pytest.raises(bentoml.exceptions.NotFound, match="no model 'curve-cosh'"):
+        with pytest.raises(bentoml.exceptions.NotFound, match="unknown model: 'curve-cosh'"):
             client.predict_curve(x=[1], model="curve-cosh")
 
 
@@ -510,9 +510,10 @@ def test_every_example_in_the_openapi_description_works_when_pasted(client: http
             response = client.post(filled, json=content["schema"]["example"])
             assert response.status_code == 200, response.text
             answered = operation["responses"]["200"]["content"]["application/json"]["schema"]
-            assert set(response.json()) == set(answered["properties"])
+            if path != "/v2/repository/index":  # which is a list
+                assert set(response.json()) == set(answered["properties"])
             pasted += 1
-    assert pasted == 4
+    assert pasted == 5
 
 
 def test_the_example_of_a_digit_is_a_one(client: httpx.Client) -> None:
