@@ -119,6 +119,7 @@ def test_an_output_on_a_full_disk_is_one_sentence(written: Path) -> None:
 def test_an_interrupt_ends_the_command_without_a_traceback(written: Path) -> None:
     code = (
         "import os, signal, sys, models.command_line as command\n"
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"  # or it may be ignored
         "listing = command._list\n"
         "def interrupted(repository):\n"
         "    listing(repository)\n"
