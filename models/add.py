@@ -35,7 +35,7 @@ from models.indices import index_ranges
 from models.labels import require_agreement
 from models.package import ModelPackage, require_writable, write_package
 from models.parity import BATCH_SIZES, RELATIVE_TOLERANCE
-from models.proofs import prove_equal, prove_rows
+from models.proofs import ROWS_OF_OTHER_SIZES, prove_equal, prove_rows
 from models.ranges import InputRange, with_ranges
 from models.repository import ModelRepository
 from models.runtimes import Arrays, brief
@@ -109,7 +109,8 @@ def add(
     else:
         inputs = with_ranges(input_specs(graph), ranges)
         samples = random_samples(inputs, graph.fixed_batch)
-    others = other_sizes(graph.network, graph.network.inputs, samples.rows, graph.fixed_batch or 1)
+    few = samples.resized(graph.fixed_batch or min(samples.count, ROWS_OF_OTHER_SIZES))
+    others = other_sizes(graph.network, graph.network.inputs, few, graph.fixed_batch or 1)
     answers = _answers(graph, samples)
     outputs = output_specs(graph, answers, inputs, labels)
     require_agreement(graph.file, answers, outputs)

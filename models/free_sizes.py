@@ -36,11 +36,14 @@ def other_sizes(
         batch: how many rows the network computes at a time.
 
     Returns:
-        Inputs by name, as many rows as were given. Empty where no dimension is free.
+        Inputs by name, as many rows as were given. Empty where no dimension is free, or all that
+        could be tried is too large.
     """
     found = []
     for sizes in _sizes(_free(inputs, rows)):
         resized = {tensor.name: _resized(tensor, rows[tensor.name], sizes) for tensor in inputs}
+        if sum(array.size for array in resized.values()) > MOST_NUMBERS:
+            continue  # of the largest rows, no larger ones are tried
         try:
             network({name: array[:batch] for name, array in resized.items()})
         except Exception:  # noqa: BLE001, S112 - this size is none that the network takes
