@@ -1,6 +1,7 @@
 """Ctrl-C while a command line still imports, and what it says where a library is missing."""
 
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -32,6 +33,8 @@ def run(program: str, folder: Path, library: str, code: str) -> tuple[int, str, 
         text=True,
         timeout=60,
         check=False,
+        # A suite that was started in the background ignores Ctrl-C, and so would this.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     return done.returncode, done.stdout, done.stderr
 
