@@ -131,17 +131,14 @@ class Pipelining(HttpToolsProtocol):
         """Drop what waits for an answer."""
         self.pipeline.clear()
         self._held.clear()
-        answering = self._answering
-        if answering is not self.cycle and not answering.response_complete:
-            answering.disconnected = True
-            answering.message_event.set()
+        self._drop_request()
         super().connection_lost(exc)
         for handle in (self._look, self._parsing):
             if handle is not None:
                 handle.cancel()
         if self._lingering is not None:
             self._lingering.cancel()
-        for cycle in (self.cycle, self._reading, answering):
+        for cycle in (self.cycle, self._reading, self._answering):
             if cycle is not None:
                 cycle.transport = self.transport  # or it holds this, which the collector then frees
 
@@ -179,9 +176,17 @@ class Pipelining(HttpToolsProtocol):
         elif not self._is_closing():
             self._between = False
             self._held.clear()
+            self._drop_request()
             self._lingering = Lingering(self.transport, due)
             self.flow.release()
             self.flow.resume_reading()
+
+    def _drop_request(self) -> None:
+        """Tell the request that is being answered that nobody waits for its answer."""
+        answering = self._answering
+        if answering is not None and not answering.response_complete and not answering.disconnected:
+            answering.disconnected = True
+            answering.message_event.set()
 
     def _is_closing(self) -> bool:
         """Whether nothing more is read, or answered, on this connection."""

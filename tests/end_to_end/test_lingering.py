@@ -13,7 +13,7 @@ from live_server import Server, serving, temporary_home
 
 MEGABYTE = 2**20
 LARGEST = MEGABYTE
-BODY_SECONDS = 3
+BODY_SECONDS = 1
 HEAD = b"%s %s HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
 SENT = 60 * MEGABYTE
 
@@ -102,6 +102,21 @@ def test_who_sends_without_end_is_hung_up_on_and_takes_no_memory(server: Server)
             sent += MEGABYTE
     assert time.monotonic() - begun >= BODY_SECONDS
     assert worker.memory_info().rss - before < 32 * MEGABYTE
+
+
+@pytest.mark.parametrize("path", [b"/predict_curve", b"/v2/models/curve-tanh/infer"])
+def test_a_request_that_breaks_in_its_body_is_answered_once(path: bytes, server: Server) -> None:
+    """What waits for the rest of the body is told that it does not come."""
+    with connect(server) as connection:
+        head = post(path, b"Transfer-Encoding: chunked\r\n\r\n")
+        connection.sendall(head + b"2\r\n{}\r\n")
+        time.sleep(0.2)  # it is being awaited
+        connection.sendall(b"no chunk\r\n")
+        connection.settimeout(2 * BODY_SECONDS)
+        answer = read_all(connection)
+        assert answer.count(b"\r\nx-request-id: ") == 1
+        time.sleep(BODY_SECONDS)
+    assert "Traceback" not in server.read_log()
 
 
 def test_who_is_silent_after_a_refusal_is_hung_up_on(server: Server) -> None:
