@@ -370,27 +370,20 @@ def _reshape(call: Call) -> Structure:
 
 
 def _resize(call: Call) -> Structure:
-    """What enlarges pictures: it may enlarge the batch too, by a little."""
-    rows = call.alone()
-    upsample = call.node.kind == "Upsample" or call.opset < 11
-    mode = call.node.attributes.get("coordinate_transformation_mode", b"")
-    given = call.node.attributes.get("axes")
-    axes = (
-        [*range(len(call.shape(0)))]
-        if given is None
-        else [axis % len(call.shape(0)) for axis in given]
-    )
-    if call.node.attributes.get("keep_aspect_ratio_policy", b"stretch") != b"stretch":
-        raise MixesError("may enlarge the rows together")
-    if mode == b"tf_crop_and_resize" or rows.axis not in axes:
-        if rows.axis in axes:
-            raise MixesError("may take a part of the rows")
+    """What resizes pictures may resize the batch too, by a little."""
+    rows, rank, attributes = call.alone(), len(call.shape(0)), call.node.attributes
+    axes = [axis % rank for axis in attributes.get("axes", range(rank))]
+    if attributes.get("keep_aspect_ratio_policy", b"stretch") != b"stretch":
+        raise MixesError("may resize the rows' axis")
+    if rows.axis not in axes:
         return rows[1:]
+    if attributes.get("coordinate_transformation_mode") == b"tf_crop_and_resize":
+        raise MixesError("may crop the rows' axis")
     at = axes.index(rows.axis)
-    scales = call.ratios(1 if upsample else 2)
-    same_size = call.has(3) and call.are_sizes(3, at, rows.axis)
-    if not same_size and (scales is None or scales[at] != 1):
-        raise MixesError("enlarges the rows together")
+    has_sizes = call.has(3) and call.are_sizes(3, at, rows.axis)
+    scales = call.ratios(1 if call.node.kind == "Upsample" or call.opset < 11 else 2)
+    if not has_sizes and (scales is None or scales[at] != 1):
+        raise MixesError("resizes the rows' axis")
     return rows[1:]
 
 

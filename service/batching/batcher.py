@@ -98,7 +98,7 @@ class MicroBatcher:
         enough_requests: where so many fill a batch of `inline_rows`, it does not wait for the end
             of the turn.
         whole: whether each request is one batch, however many rows it has: for a model whose
-            answer to a row depends on the rows beside it. Nothing waits for company then.
+            answer to a row depends on the rows beside it. `max_delay` does not apply then.
         judge: whose fault it is that a request fails alone, asked where `compute` failed; without
             it the model is at fault.
         name: of the model, for the errors and the thread.

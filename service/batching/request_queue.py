@@ -50,8 +50,8 @@ class RequestQueue:
     def take(self, room: int) -> tuple[list[Part], list[Request]]:
         """The next batch, of at most so many rows, and the requests that are too late for it.
 
-        A suspect rides alone. Of a request that has no room, the rest waits on; one that is to stay
-        whole has room.
+        A suspect rides alone. Of a request that has no room, the rest waits on. Where requests stay
+        whole, the batch is the next request, however many rows it has.
         """
         batch: list[Part] = []
         late: list[Request] = []

@@ -156,18 +156,22 @@ class ShortWay(Connection):
         packing: Future[bytes] | None = None
 
         def answer(reply: Reply) -> None:
-            nonlocal packing
             coding = reply.coding(headers) if len(reply.body) >= self._compress_from else None
             if coding is None:
                 finish(reply)
-                return
-            packing = compressed(bytes(reply.body), coding)
-            packing.add_done_callback(partial(unpack, reply, coding))
+            else:
+                compress(reply, coding)
 
-        def unpack(reply: Reply, coding: bytes, packed: Future[bytes]) -> None:
-            if not packed.cancelled():
-                reply.take_compressed(packed.result(), coding)
-                finish(reply)
+        def compress(reply: Reply, coding: bytes) -> None:
+            nonlocal packing
+
+            def unpack(packed: Future[bytes]) -> None:
+                if not packed.cancelled():
+                    reply.take_compressed(packed.result(), coding)
+                    finish(reply)
+
+            packing = compressed(bytes(reply.body), coding)
+            packing.add_done_callback(unpack)
 
         def finish(reply: Reply) -> None:
             turn.give_up = None
