@@ -1,4 +1,4 @@
-# The commands of the house. `make help` lists them.
+# The commands of the project. `make help` lists them.
 
 VENV ?= .venv
 HOST ?= 127.0.0.1
@@ -11,14 +11,18 @@ CASES ?= 100000
 SEED ?= 1
 
 BIN := $(VENV)/bin
-# uv keeps what it installed before; the home of BentoML's own files stays inside the checkout's venv.
 UV := $(BIN)/uv
+# The tests of a file run in one process, since they share its server. Files in order: by default,
+# those with the fewest tests come last, which are the longest.
+SIDE_BY_SIDE = --numprocesses logical --maxprocesses 4 --dist loadfile --no-loadscope-reorder
+# The command `fitserve`, which runs this checkout.
+INSTALL = $(UV) pip install -q --no-deps --python $(BIN)/python --editable .
 export BENTOML_DO_NOT_TRACK ?= True
 
 .DEFAULT_GOAL := help
-.PHONY: help serve test dev train image bench bench-gpu bench-training fuzz lint audit format lock clean
+.PHONY: help serve test test-fast check dev train image bench bench-neighbours bench-gpu bench-training fuzz lint audit format lock clean
 
-help: ## show this list
+help: ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
 	@echo
 	@echo "variables: VENV=$(VENV) HOST=$(HOST) PORT=$(PORT) PYTHON=$(PYTHON) RECIPES='$(RECIPES)' BENCH='$(BENCH)' FLAVOUR=$(FLAVOUR) CASES=$(CASES) SEED=$(SEED)"
@@ -27,51 +31,58 @@ serve: $(VENV)/.serve ## serve the packages in models/ on http://HOST:PORT
 	$(BIN)/python -m service --host $(HOST) --port $(PORT)
 
 test: $(VENV)/.all $(VENV)/.clients ## run the whole test suite
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest $(SIDE_BY_SIDE)
 
-dev: $(VENV)/.all $(VENV)/.clients ## install what training, the tests and the README's examples need
+test-fast: $(VENV)/.all ## run the tests that need no server, no browser and no other clients
+	$(BIN)/python -m pytest tests/models tests/service tests/training $(SIDE_BY_SIDE) -m "not slow"
 
-train: $(VENV)/.all ## fit, prove and write packages (RECIPES="mnist-mlp ..."; default all)
+check: $(VENV)/.all ## ruff, format, mypy and the import contracts
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+dev: $(VENV)/.all $(VENV)/.clients ## install the dependencies of training, the tests and the README's examples
+
+train: $(VENV)/.all ## train, check and write packages (RECIPES="mnist-mlp ..."; default all)
 	$(BIN)/python -m training fit $(RECIPES)
 
 image: $(VENV)/.all ## build the image fitserve:FLAVOUR, cpu or gpu (deploy/container/README.md)
 	VENV=$(VENV) deploy/container/build.sh $(FLAVOUR)
 
-bench: $(VENV)/.all ## measure the service and its peers (BENCH="--only throughput --rounds 1")
+bench: $(VENV)/.all ## measure the service and other servers (BENCH="--only throughput --rounds 1")
 	$(BIN)/python -m benchmarks.serving $(BENCH)
+
+bench-neighbours: $(VENV)/.all ## measure what one caller does to the waits of the others (BENCH="--quick")
+	$(BIN)/python -m benchmarks.neighbours $(BENCH)
 
 bench-gpu: $(VENV)/.all ## measure each way to a GPU, by batch size
 	$(BIN)/python -m benchmarks.gpu
 
-bench-training: $(VENV)/.all ## time one epoch against the plain tutorial loop
+bench-training: $(VENV)/.all ## compare the time of one epoch with the plain tutorial loop
 	$(BIN)/python -m benchmarks.training
 
-fuzz: $(VENV)/.all ## send nonsense to a server (CASES=1000000 SEED=1)
-	$(BIN)/python tests/end_to_end/fuzz.py --cases $(CASES) --seed $(SEED)
+fuzz: $(VENV)/.all ## send invalid requests to a server (CASES=1000000 SEED=1)
+	$(BIN)/python tests/support/fuzz.py --cases $(CASES) --seed $(SEED)
 
-lint: $(VENV)/.all ## ruff, mypy and the import contracts
-	$(BIN)/ruff check .
-	$(BIN)/ruff format --check .
-	$(BIN)/mypy
-	$(BIN)/lint-imports
-	@$(MAKE) --no-print-directory audit
+lint: check audit ## what `make check` does, and the known vulnerabilities of the lock
 
-# pip-audit asks PyPI for the advisories of each release in the lock; first we ask for those of one.
-audit: $(VENV)/.uv ## look the lock up among the known vulnerabilities
+# pip-audit requests the advisories of each release in the lock; a request for one release tests the access.
+audit: $(VENV)/.uv ## compare the lock with the known vulnerabilities
 	@if $(BIN)/python -c 'from urllib.request import urlopen; from json import load; \
 	  load(urlopen("https://pypi.org/pypi/pip/26.0/json", timeout=5))["vulnerabilities"]' 2>/dev/null; \
 	then $(UV) tool run -q pip-audit==2.10.0 --strict --disable-pip --require-hashes \
 	  -r requirements/all.txt; \
-	else echo "no index of advisories can be reached: the lock is not audited"; fi
+	else echo "no index of advisories is reachable: the lock is not audited"; fi
 
-format: $(VENV)/.all ## let ruff format the code
+format: $(VENV)/.all ## format the code with ruff
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
 LOCK := pip compile -q --universal --python-version 3.11 --no-annotate --no-header --no-emit-index-url
 
-# cpu.txt is serve-onnx with the small ONNX Runtime, in the version that the large one has.
-lock: $(VENV)/.uv ## resolve requirements/ anew from pyproject.toml, with the digest of each file
+# cpu.txt is serve-onnx with the small ONNX Runtime, in the version of the large one.
+lock: $(VENV)/.uv ## resolve requirements/ from pyproject.toml, with the digest of each file
 	$(UV) $(LOCK) --generate-hashes --all-extras pyproject.toml -o requirements/all.txt
 	$(UV) $(LOCK) --generate-hashes --extra serve -c requirements/all.txt pyproject.toml \
 	  -o requirements/serve.txt
@@ -86,7 +97,7 @@ lock: $(VENV)/.uv ## resolve requirements/ anew from pyproject.toml, with the di
 clean: ## remove the virtual environment and every cache
 	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache
 
-# Each install leaves a mark, so that a second run starts at once.
+# Each installation leaves a mark file, so that a second run skips it.
 
 $(VENV)/.uv:
 	@$(PYTHON) -c 'import sys; sys.exit(0 if (3, 11) <= sys.version_info[:2] <= (3, 13) else \
@@ -99,18 +110,20 @@ $(VENV)/.uv:
 
 $(VENV)/.serve: requirements/serve.txt pyproject.toml | $(VENV)/.uv
 	$(UV) pip install -q --python $(BIN)/python --require-hashes -r requirements/serve.txt
+	$(INSTALL)
 	@touch $@
 
-# Compiled, as the tests start some hundred processes, and where Python is told to keep no bytecode
-# each of them would compile the libraries anew.
+# The bytecode is compiled here: the tests start about a hundred processes, and with
+# PYTHONDONTWRITEBYTECODE each process would compile the libraries again.
 $(VENV)/.all: requirements/all.txt pyproject.toml | $(VENV)/.uv
 	$(UV) pip install -q --compile-bytecode --python $(BIN)/python --require-hashes -r requirements/all.txt
+	$(INSTALL)
 	@touch $@ $(VENV)/.serve
 
-# Other servers' clients, for the tests. perf_analyzer's wheels are for glibc 2.38 or later alone.
+# Clients of other servers, for the tests. perf_analyzer has wheels for glibc 2.38 or later only.
 $(VENV)/.clients: requirements/clients.txt | $(VENV)/.uv
 	$(UV) venv -q --allow-existing --python $(BIN)/python $(VENV)/clients
 	$(UV) pip install -q --python $(VENV)/clients/bin/python --require-hashes -r requirements/clients.txt
 	@$(UV) pip install -q --python $(VENV)/clients/bin/python perf-analyzer==2.60.0 2>/dev/null \
-	  || echo "perf_analyzer has no wheel for this machine: its tests will skip"
+	  || echo "perf_analyzer has no wheel for this machine: its tests skip"
 	@touch $@

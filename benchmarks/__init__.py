@@ -1,1 +1,1 @@
-"""The measurements that the README quotes, and the peers they are measured against."""
+"""The benchmarks: the measurements in the README, and the servers for comparison."""

@@ -1,16 +1,17 @@
-"""What each way to a GPU takes, by batch size: `python -m benchmarks.gpu`.
+"""Benchmark of the methods of inference on a GPU, by batch size: `python -m benchmarks.gpu`.
 
-Both runtimes compute `mnist-cnn` on the first CUDA device, from images in the host's memory to
-probabilities there:
+Both runtimes compute `mnist-cnn` on the first CUDA device, from images in host memory to
+probabilities in host memory:
 
-- `as served`: as the service calls them, with copies from and to pageable memory;
-- `pinned`: through pinned staging buffers, on a stream of their own;
-- `overlapped`: two of these in turn, so that one batch is copied while the other is computed;
-- `graph`: as `pinned`, the compute replayed as a CUDA graph;
-- `in process`: the compute alone, on images that lie on the device.
+- `as served`: as the service calls the runtime, with copies from and to pageable memory;
+- `pinned`: with pinned staging buffers, on a separate stream;
+- `overlapped`: two `pinned` stages alternately, so that one batch is copied while the other is
+  computed;
+- `graph`: as `pinned`, with the computation replayed as a CUDA graph;
+- `in process`: the computation alone, on images in device memory.
 
-Then the service answers the same images over HTTP. Every way takes its turn in each round, and its
-answers are held against the CPU's. Exit status 2 where there is no CUDA device.
+Then the service computes the same images over HTTP. Each round measures every method. The outputs
+of every method are compared with those of the CPU. The exit status is 2 without a CUDA device.
 """
 
 import argparse
@@ -32,82 +33,83 @@ from torch import Tensor
 
 from benchmarks.serving.load import LoadError, check_tools, wrk
 from benchmarks.serving.machine import machine
+from benchmarks.serving.payloads import Images, images, v2_binary
 from benchmarks.serving.processes import running
 from benchmarks.serving.servers import FITSERVE, Server
-from benchmarks.serving.work import Images, images, v2_binary
 from models.card import RuntimeName
+from models.loading import open_runtime
 from models.onnx_library import load_cuda
 from models.repository import ModelRepository
-from models.runtimes import OnnxRuntime, Runtime, open_runtime
+from models.runtimes import OnnxRuntime, Runtime
 from service.settings import ROOT
 
 PACKAGE = ModelRepository(ROOT / "models").get("mnist-cnn", "1")
 DEVICE = "cuda:0"
 SIZES = (1, 8, 64, 256, 1024)
 TOLERANCE = 1e-3
-"""The largest |difference| of a probability from the CPU's, as the tests have it."""
+"""The largest absolute difference from a probability of the CPU, as in the tests."""
 
 Probabilities = NDArray[np.float32]
 Compute = Callable[[], Tensor]
-"""Computes one batch, from and to memory of the device that stays where it is."""
+"""Computes one batch, from and to fixed device memory."""
 Prepare = Callable[[Tensor], Compute]
-"""Makes the compute of a batch that lies on the device, on the stream that is current."""
-Way = Callable[[Iterable[Images]], Iterator[Probabilities]]
-"""Answers batches of one size, in their order."""
+"""Returns the computation of a batch in device memory, on the current stream."""
+Method = Callable[[Iterable[Images]], Iterator[Probabilities]]
+"""Computes batches of one size, in order."""
 
 
 def torch_compute(batch: Tensor) -> Compute:
-    """TorchScript, one kernel launched after another."""
+    """Return the TorchScript module, with one launch for each kernel."""
     content = io.BytesIO(PACKAGE.load("model.pt"))
     module = torch.jit.freeze(torch.jit.load(content, map_location=DEVICE).eval())
     return lambda: module(batch)
 
 
 def torch_graph(batch: Tensor) -> Compute:
-    """TorchScript, captured once and replayed."""
+    """Return the TorchScript module, captured once as a CUDA graph and replayed."""
     compute = torch_compute(batch)
     for _ in range(5):  # the first runs profile and fuse
         compute()
     torch.cuda.synchronize()
     graph = torch.cuda.CUDAGraph()
     with torch.cuda.graph(graph, stream=torch.cuda.current_stream()):
-        answers = compute()
+        outputs = compute()
 
     def replay() -> Tensor:
         graph.replay()
-        return answers
+        return outputs
 
     return replay
 
 
 def onnx_compute(batch: Tensor, **options: str) -> Compute:
-    """ONNX Runtime, bound to the memory of its input and output."""
+    """Return an ONNX Runtime session, bound to the memory of its input and output."""
     stream = torch.cuda.current_stream()
     load_cuda(DEVICE)
     cuda = {"device_id": "0", "use_tf32": "0", "user_compute_stream": str(stream.cuda_stream)}
     session = onnxruntime.InferenceSession(
         PACKAGE.load("model.onnx"),
         providers=[("CUDAExecutionProvider", cuda | options)],
-        enable_fallback=0,  # it would go on on the CPU, and be measured there
+        enable_fallback=0,  # a fallback would measure the CPU
     )
-    answers = torch.empty((len(batch), 10), device=batch.device)
+    outputs = torch.empty((len(batch), 10), device=batch.device)
     binding = session.io_binding()
     binding.bind_input("image", "cuda", 0, np.uint8, tuple(batch.shape), batch.data_ptr())
     binding.bind_output(
-        "probabilities", "cuda", 0, np.float32, tuple(answers.shape), answers.data_ptr()
+        "probabilities", "cuda", 0, np.float32, tuple(outputs.shape), outputs.data_ptr()
     )
-    unwaited = onnxruntime.RunOptions()
-    unwaited.add_run_config_entry("disable_synchronize_execution_providers", "1")
+    unsynchronized = onnxruntime.RunOptions()
+    unsynchronized.add_run_config_entry("disable_synchronize_execution_providers", "1")
 
     def compute() -> Tensor:
-        session.run_with_iobinding(binding, unwaited)
-        return answers
+        session.run_with_iobinding(binding, unsynchronized)
+        return outputs
 
     return compute
 
 
 def onnx_graph(batch: Tensor) -> Compute:
-    """ONNX Runtime, which captures its first run and replays it."""
+    """Return an ONNX Runtime session that captures its first run and replays it."""
     return onnx_compute(batch, enable_cuda_graph="1")
 
 
@@ -118,113 +120,113 @@ PREPARED: Mapping[RuntimeName, tuple[Prepare, Prepare]] = {
 
 
 class Stage:
-    """Pinned buffers for one batch of `rows` images, and a stream of their own."""
+    """Pinned buffers for one batch of `rows` images, and a separate stream."""
 
     def __init__(self, prepare: Prepare, rows: int) -> None:
         self.stream = torch.cuda.Stream()
-        self._sent = torch.empty((rows, 28, 28), dtype=torch.uint8, pin_memory=True)
-        self._found = torch.empty((rows, 10), pin_memory=True)
+        self._host_input = torch.empty((rows, 28, 28), dtype=torch.uint8, pin_memory=True)
+        self._host_output = torch.empty((rows, 10), pin_memory=True)
         self._batch = torch.zeros((rows, 28, 28), dtype=torch.uint8, device=DEVICE)
         torch.cuda.synchronize()
         with torch.inference_mode(), torch.cuda.stream(self.stream):
             self._compute = prepare(self._batch)
 
     def begin(self, batch: Images) -> None:
-        """Have one batch computed."""
-        self._sent.numpy()[:] = batch
+        """Start the computation of a batch."""
+        self._host_input.numpy()[:] = batch
         with torch.inference_mode(), torch.cuda.stream(self.stream):
-            self._batch.copy_(self._sent, non_blocking=True)
-            self._found.copy_(self._compute(), non_blocking=True)
+            self._batch.copy_(self._host_input, non_blocking=True)
+            self._host_output.copy_(self._compute(), non_blocking=True)
 
     def end(self) -> Probabilities:
-        """Wait for its answer."""
+        """Wait for the result of the batch and return it."""
         self.stream.synchronize()
-        found: Probabilities = self._found.numpy().copy()
+        found: Probabilities = self._host_output.numpy().copy()
         return found
 
     def compute(self) -> None:
-        """Compute the batch that lies on the device once more, and wait."""
+        """Compute the batch in device memory again, and wait."""
         with torch.inference_mode(), torch.cuda.stream(self.stream):
             self._compute()
         self.stream.synchronize()
 
 
-def as_served(runtime: Runtime) -> Way:
-    """One batch after another, as the service has them computed."""
+def as_served(runtime: Runtime) -> Method:
+    """Return the sequential computation of the service."""
     return lambda batches: (runtime({"image": batch})["probabilities"] for batch in batches)
 
 
-def staged(stages: Sequence[Stage]) -> Way:
-    """The stages in turn: while one waits for its answer, the next has begun."""
+def staged(stages: Sequence[Stage]) -> Method:
+    """Return a computation that alternates between stages and starts the next before waiting."""
 
-    def answer(batches: Iterable[Images]) -> Iterator[Probabilities]:
-        begun: list[Stage] = []
+    def run(batches: Iterable[Images]) -> Iterator[Probabilities]:
+        started: list[Stage] = []
         for stage, batch in zip(cycle(stages), batches, strict=False):
-            if len(begun) == len(stages):
-                yield begun.pop(0).end()
+            if len(started) == len(stages):
+                yield started.pop(0).end()
             stage.begin(batch)
-            begun.append(stage)
-        yield from (stage.end() for stage in begun)
+            started.append(stage)
+        yield from (stage.end() for stage in started)
 
-    return answer
+    return run
 
 
-def alone(stage: Stage, batch: Images) -> Way:
-    """The compute of `batch`, which lies on the device, and no copies. It gives no answers."""
+def compute_only(stage: Stage, batch: Images) -> Method:
+    """Return the computation of `batch` in device memory, without copies and without outputs."""
     stage.begin(batch)
     stage.end()
 
-    def answer(batches: Iterable[Images]) -> Iterator[Probabilities]:
+    def run(batches: Iterable[Images]) -> Iterator[Probabilities]:
         for _ in batches:
             stage.compute()
             yield np.empty((0, 10), np.float32)
 
-    return answer
+    return run
 
 
-def ways(name: RuntimeName, rows: int) -> dict[str, Way]:
-    """Every way of one runtime, for batches of so many rows."""
+def methods(name: RuntimeName, rows: int) -> dict[str, Method]:
+    """Return the methods of a runtime, for batches of `rows` rows."""
     plain, graph = PREPARED[name]
     return {
         f"{name}, as served": as_served(open_runtime(PACKAGE, name, DEVICE)),
         f"{name}, pinned": staged([Stage(plain, rows)]),
         f"{name}, overlapped": staged([Stage(plain, rows), Stage(plain, rows)]),
         f"{name}, graph": staged([Stage(graph, rows)]),
-        f"{name}, in process": alone(Stage(plain, rows), images(rows)),
+        f"{name}, in process": compute_only(Stage(plain, rows), images(rows)),
     }
 
 
-def check(way: Way, batches: Sequence[Images], expected: Sequence[Probabilities]) -> float:
-    """The largest difference of the answers to `batches`, in turn, from those of the CPU."""
-    pairs = zip(way(batches), expected, strict=True)
+def check(method: Method, batches: Sequence[Images], expected: Sequence[Probabilities]) -> float:
+    """Return the largest difference between the outputs for `batches` and those of the CPU."""
+    pairs = zip(method(batches), expected, strict=True)
     return max((float(np.abs(a - b).max()) for a, b in pairs if len(a)), default=0.0)
 
 
-def measure(way: Way, batches: Sequence[Images], calls: int) -> tuple[float, float]:
-    """Milliseconds of one batch alone, the median; and images a second of many in a row."""
-    took = []
+def measure(method: Method, batches: Sequence[Images], calls: int) -> tuple[float, float]:
+    """Return the median milliseconds of a single batch, and images/s of consecutive batches."""
+    durations = []
     for batch in islice(cycle(batches), calls):
         started = time.perf_counter()
-        for _ in way([batch]):
+        for _ in method([batch]):
             pass
-        took.append(time.perf_counter() - started)
+        durations.append(time.perf_counter() - started)
     started = time.perf_counter()
-    count = sum(1 for _ in way(islice(cycle(batches), calls)))
+    count = sum(1 for _ in method(islice(cycle(batches), calls)))
     seconds = time.perf_counter() - started
-    return statistics.median(took) * 1e3, count * len(batches[0]) / seconds
+    return statistics.median(durations) * 1e3, count * len(batches[0]) / seconds
 
 
-def calls_within(way: Way, batch: Images, seconds: float) -> int:
-    """How many calls take about so long, at least 20."""
+def calls_within(method: Method, batch: Images, seconds: float) -> int:
+    """Return the number of calls that take about `seconds`, at least 20."""
     for _ in range(5):
-        list(way([batch]))
+        list(method([batch]))
     started = time.perf_counter()
-    list(way([batch]))
+    list(method([batch]))
     return max(20, round(seconds / (time.perf_counter() - started)))
 
 
 def show(title: str, samples: Mapping[str, Mapping[int, Sequence[float]]]) -> None:
-    """A table: a row for each way, a column for each batch size; medians and their spread."""
+    """Print medians and ranges, with a row for each method and a column for each batch size."""
     sizes = list(next(iter(samples.values())))
     print(f"\n### {title}\n\n|  | {' | '.join(map(str, sizes))} |\n| --- |{' --- |' * len(sizes)}")
     for name, by_size in samples.items():
@@ -236,7 +238,7 @@ def show(title: str, samples: Mapping[str, Mapping[int, Sequence[float]]]) -> No
 
 
 def on_gpu(name: RuntimeName) -> Server:
-    """The service with one runtime on the GPU, which the others' servers do not see."""
+    """Return the service with one runtime on the GPU, which is hidden from other servers."""
     settings = {
         "FITSERVE_DEVICE": DEVICE,
         "FITSERVE_RUNTIME": name,
@@ -246,10 +248,10 @@ def on_gpu(name: RuntimeName) -> Server:
 
 
 def check_placement(url: str, name: RuntimeName) -> None:
-    """Hold what the service says of itself against what is to be measured.
+    """Check that the service uses the runtime and the device to be measured.
 
     Raises:
-        LoadError: it computes elsewhere.
+        LoadError: the service uses another runtime or device.
     """
     serving = httpx.get(f"{url}/models/{PACKAGE.card.name}", timeout=30).json()["serving"]
     found = (serving["runtime"], serving["device"])
@@ -258,7 +260,7 @@ def check_placement(url: str, name: RuntimeName) -> None:
 
 
 def end_to_end(sizes: Sequence[int], rounds: int, seconds: float) -> None:
-    """The service on the GPU, asked over HTTP with binary tensors from 4 connections."""
+    """Measure the service on the GPU, over HTTP with binary tensors from 4 connections."""
     path = f"/v2/models/{PACKAGE.card.name}/infer"
     found: dict[str, dict[int, list[float]]] = {}
     for name in PREPARED:
@@ -267,9 +269,10 @@ def end_to_end(sizes: Sequence[int], rounds: int, seconds: float) -> None:
             with running(on_gpu(name)) as up:
                 check_placement(up.url, name)
                 for size in sizes:
-                    form = v2_binary(size)
-                    bodies = [form.body(images(size))]
-                    load = wrk(up.url + path, bodies, form.headers, connections=4, seconds=seconds)
+                    payload_format = v2_binary(size)
+                    bodies = [payload_format.body(images(size))]
+                    headers = payload_format.headers
+                    load = wrk(up.url + path, bodies, headers, connections=4, seconds=seconds)
                     if load.errors:
                         raise LoadError(f"the service answered with errors: {dict(load.errors)}")
                     by_size[size].append(load.requests_per_second * size)
@@ -277,12 +280,12 @@ def end_to_end(sizes: Sequence[int], rounds: int, seconds: float) -> None:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Measure and print."""
+    """Run the benchmark and print the tables."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.gpu", description=__doc__)
     parser.add_argument("--sizes", type=int, nargs="+", default=SIZES, help="rows of a batch")
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--seconds", type=float, default=0.5, help="of each measurement")
-    chosen = parser.parse_args(arguments)
+    parser.add_argument("--seconds", type=float, default=0.5, help="seconds of each measurement")
+    options = parser.parse_args(arguments)
     if not torch.cuda.is_available():
         print("There is no CUDA device on this machine.", file=sys.stderr)
         return 2
@@ -293,30 +296,30 @@ def main(arguments: Sequence[str] | None = None) -> int:
     network = OnnxRuntime(PACKAGE.load("model.onnx"))
     milliseconds: dict[str, dict[int, list[float]]] = {}
     per_second: dict[str, dict[int, list[float]]] = {}
-    for size in chosen.sizes:
+    for size in options.sizes:
         batches = [np.roll(images(size), shift, axis=2) for shift in range(4)]
         expected = [network({"image": batch})["probabilities"] for batch in batches]
-        every = {name: way for kind in PREPARED for name, way in ways(kind, size).items()}
+        every = {name: method for kind in PREPARED for name, method in methods(kind, size).items()}
         calls = {}
-        for name, way in every.items():
-            difference = check(way, batches, expected)
+        for name, method in every.items():
+            difference = check(method, batches, expected)
             if not difference <= TOLERANCE:
                 print(f"{name} differs by {difference:g} from the CPU", file=sys.stderr)
                 return 1
-            calls[name] = calls_within(way, batches[0], chosen.seconds / 2)
-        for _ in range(chosen.rounds):
-            for name, way in every.items():
-                alone_ms, many = measure(way, batches, calls[name])
-                milliseconds.setdefault(name, {}).setdefault(size, []).append(alone_ms)
-                per_second.setdefault(name, {}).setdefault(size, []).append(many)
+            calls[name] = calls_within(method, batches[0], options.seconds / 2)
+        for _ in range(options.rounds):
+            for name, method in every.items():
+                single_ms, images_per_second = measure(method, batches, calls[name])
+                milliseconds.setdefault(name, {}).setdefault(size, []).append(single_ms)
+                per_second.setdefault(name, {}).setdefault(size, []).append(images_per_second)
     show("Milliseconds of one batch, by its rows", milliseconds)
     show("Images a second, by the rows of a batch", per_second)
     try:
         check_tools(["wrk"])
     except LoadError as missing:
-        print(f"\nThe service was not asked. {missing}")
+        print(f"\nThe service was not measured. {missing}")
     else:
-        end_to_end(chosen.sizes, chosen.rounds, max(chosen.seconds, 1.0))
+        end_to_end(options.sizes, options.rounds, max(options.seconds, 1.0))
     return 0
 
 

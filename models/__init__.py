@@ -1,1 +1,1 @@
-"""Model packages: the one thing that training and serving have in common."""
+"""Model packages: the only code that training and serving share."""

@@ -1,4 +1,7 @@
-"""Starts the command line of the model repository, `python -m models`; Ctrl-C may come at once."""
+"""The start of `python -m models`, the command line of the model repository.
+
+Ctrl-C ends it with the right exit code even while it imports.
+"""
 
 import sys
 from collections.abc import Sequence
@@ -7,7 +10,7 @@ from models.interrupts import exit_on_interrupt
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """As `models.command_line.main`, which it imports."""
+    """Import `models.command_line.main` and call it."""
     from models.command_line import main as run
 
     return run(arguments)

@@ -1,10 +1,11 @@
-"""From an ONNX file of any origin to a package: read, run, proved, written.
+"""The conversion of an ONNX file of any origin to a package: read, run, check, write.
 
-What the graph does not state is seen by running it, on given rows or on random ones. What cannot
-be served is refused in one sentence that says what to change, and nothing is written.
+Properties that the graph does not state are found by running it on samples or random rows. A
+network that cannot be served is refused with one sentence of advice, and nothing is written.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from models.card import (
+    EXAMPLE_TOLERANCE,
     MODEL_FILES,
+    PACKAGE_NAME_RULE,
     Example,
     ModelCard,
     ParityRecord,
@@ -21,8 +24,14 @@ from models.card import (
     TensorSpec,
     is_package_name,
 )
-from models.differences import relative_difference, tolerated
-from models.foreign import (
+from models.crashes import crash
+from models.differences import HALF_PRECISION, relative_difference, tolerated
+from models.divisions import dangerous_division
+from models.empty_sizes import nonempty_dimensions
+from models.free_sizes import other_sizes
+from models.graph import load
+from models.half_precision import computes_in_half
+from models.importing import (
     MAX_ONNX_BYTES,
     AddError,
     ForeignGraph,
@@ -30,24 +39,22 @@ from models.foreign import (
     open_module,
     read_file,
 )
-from models.free_sizes import other_sizes
 from models.indices import index_ranges
 from models.labels import require_agreement
 from models.package import ModelPackage, require_writable, write_package
 from models.parity import BATCH_SIZES, RELATIVE_TOLERANCE
-from models.proofs import ROWS_OF_OTHER_SIZES, prove_equal, prove_rows
+from models.proofs import ROWS_OF_OTHER_SIZES, RowsProof, prove_equal, prove_rows
 from models.ranges import InputRange, with_ranges
 from models.repository import ModelRepository
-from models.runtimes import Arrays, brief
+from models.runtimes import Arrays, one_line
 from models.samples import Samples, given_samples, random_samples, read_arrays
-from models.script_mixing import script_mixing
+from models.script_mixing import OBSERVED, observed_mixing, script_mixing
 from models.specs import input_specs, output_specs
 
-EXAMPLE_TOLERANCE = 1e-3
 REPEATED = 8
-"""Of the rows, so many are computed twice: dropout may leave one as it was."""
+"""The number of rows that are computed twice: dropout may leave a single row unchanged."""
 LARGE_ROW = 10_000
-"""Of rows with so many numbers the example holds one, of smaller ones two."""
+"""The example has one row if it has at least this many values, else two rows."""
 
 
 def add(
@@ -68,30 +75,26 @@ def add(
     Args:
         root: the repository.
         name: of the package.
-        onnx: the ONNX file, its weights inside.
-        torchscript: the same network as TorchScript, its arguments named as the graph's inputs
-            and its results in the order of the graph's outputs. Loading it runs the code in it.
-        sample: an .npz file with two or more rows of every input, under its name; else rows are
-            random.
-        labels: the classes, for every output with as many columns: those of floating-point numbers,
-            or, where none has as many, of whole numbers.
-        ranges: of the inputs whose values must lie in one; random rows are drawn from it. By
-            default, an input of places in a constant table takes those that it has.
-        task: by default `classification` where an output has labels or is probabilities, else
+        onnx: the ONNX file, which contains its weights.
+        torchscript: the same network as TorchScript, with the names of the graph's inputs as
+            arguments and the results in the order of the graph's outputs. Loading runs its code.
+        sample: an .npz file with two or more rows of every input by name; random rows by default.
+        labels: the classes. They label every output of floating-point numbers with as many columns,
+            or else of whole numbers.
+        ranges: the valid ranges of inputs; random rows are within them. By default, the range of
+            an input that indexes a constant table is the range of the table's indices.
+        task: by default `classification` if an output has labels or is probabilities, else
             `other`.
-        summary: of the card.
-        intended_use: of the card.
+        summary: for the card.
+        intended_use: for the card.
 
     Raises:
-        AddError: a file cannot be read, served or proved, or none can be written; nothing was
-            written.
-        PackageError: the folder of the package cannot be read, or its version was taken meanwhile.
+        AddError: a file cannot be read or served, or fails a check, or the package cannot be
+            written. Nothing is written.
+        PackageError: the folder of the package is unreadable, or another process took its version.
     """
     if not is_package_name(name):
-        raise AddError(
-            f"the name {name!r} must be 1 to 100 letters, digits, '-' or '_', "
-            "and begin with a letter or digit"
-        )
+        raise AddError(f"the name {name!r} {PACKAGE_NAME_RULE}")
     _require_text({"--label": labels, "--summary": [summary], "--intended-use": [intended_use]})
     try:
         require_writable(root)
@@ -99,6 +102,16 @@ def add(
         raise AddError(_unwritable(root, error)) from error
     files = {MODEL_FILES["onnx"]: read_file(onnx, MAX_ONNX_BYTES)}
     graph = open_graph(_shown(onnx), files[MODEL_FILES["onnx"]])
+    model = load(files[MODEL_FILES["onnx"]])
+    if unsafe := crash(model):
+        raise AddError(f"{graph.file}: {unsafe}")
+    if division := dangerous_division(model):
+        raise AddError(
+            f"{graph.file}: {division} divides integers by a number that a request may make -1, "
+            "and the least integer divided by -1 ends the process of ONNX Runtime: divide by "
+            "another constant, or cast to FP64 before the division and back after it"
+        )
+    half = computes_in_half(files[MODEL_FILES["onnx"]])
     given = {one.name for one in ranges}
     places = [one for one in index_ranges(files[MODEL_FILES["onnx"]]) if one.name not in given]
     ranges = [*ranges, *places]
@@ -112,6 +125,10 @@ def add(
     few = samples.resized(graph.fixed_batch or min(samples.count, ROWS_OF_OTHER_SIZES))
     others = other_sizes(graph.network, graph.network.inputs, few, graph.fixed_batch or 1)
     answers = _answers(graph, samples)
+    nonempty = nonempty_dimensions(
+        files[MODEL_FILES["onnx"]], graph.network.inputs, samples.smallest[0]
+    )
+    inputs = tuple(replace(spec, nonempty=nonempty.get(spec.name, ())) for spec in inputs)
     outputs = output_specs(graph, answers, inputs, labels)
     require_agreement(graph.file, answers, outputs)
     card = ModelCard(
@@ -121,9 +138,9 @@ def add(
         task=task or ("classification" if any(map(_tells_classes, outputs)) else "other"),
         inputs=inputs,
         outputs=outputs,
-        example=_example(graph, samples, inputs, outputs),
+        example=_example(graph, samples, inputs, outputs, half=half),
         intended_use=intended_use or "Not stated.",
-        limits=_limits(inputs, samples, others),
+        limits=_limits(samples),
     )
     mismatch = graph.network.mismatch(card)
     if mismatch:
@@ -133,29 +150,31 @@ def add(
             f"m = onnx.load({graph.file!r}); [o.type.tensor_type.ClearField('shape') for o in "
             f"m.graph.output]; onnx.save(m, {graph.file!r})"
         )
-    record, mixing = prove_rows(graph, files[MODEL_FILES["onnx"]], samples, others, outputs)
-    parity: tuple[ParityRecord, ...] = (record,)
+    proof = prove_rows(graph, files[MODEL_FILES["onnx"]], samples, others, outputs, half=half)
+    parity: tuple[ParityRecord, ...] = (proof.record,)
     if torchscript:
         files[MODEL_FILES["torchscript"]] = read_file(torchscript)
         module = open_module(_shown(torchscript), files[MODEL_FILES["torchscript"]], card)
-        mixing = mixing or script_mixing(module.graph)
+        if mixing := script_mixing(module.graph):
+            proof = RowsProof(proof.record, proof.mixing or mixing)
         parity = prove_equal(
-            graph, _shown(torchscript), module, samples, others, outputs, whole=mixing is not None
-        )
-    if mixing:
-        limits = (*card.limits, _served_alone(mixing))
-        card = card.model_copy(update={"batching": "none", "limits": limits})
+            graph, _shown(torchscript), module, samples, others, outputs,
+            batched=proof.batched, half=half,
+        )  # fmt: skip
+        if not proof.mixing and samples.fixed_batch is None:
+            proof = proof._replace(mixing=observed_mixing(module, samples.resized(OBSERVED[-1])))
+    card = card.model_copy(update={"parity": parity, **_batching(card, proof)})
     try:
-        return write_package(root, card.model_copy(update={"parity": parity}), files)
+        return write_package(root, card, files)
     except OSError as error:
         raise AddError(_unwritable(root, error)) from error
 
 
 def _require_text(given: Mapping[str, Sequence[str | None]]) -> None:
-    """Check that what was typed can be written: bytes that are no UTF-8 arrive as half characters.
+    """Check that the texts are UTF-8: Python passes on other bytes as surrogates.
 
     Raises:
-        AddError: it cannot.
+        AddError: a text is not UTF-8.
     """
     for option, texts in given.items():
         for text in texts:
@@ -177,10 +196,11 @@ def _unwritable(root: Path, error: OSError) -> str:
 
 
 def _answers(graph: ForeignGraph, samples: Samples) -> Arrays:
-    """The answers to all rows, each computed alone if the network can.
+    """Return the outputs of all rows, each computed alone if the batch size is not fixed.
 
     Raises:
-        AddError: it is not row by row that the network computes, or not the same each time.
+        AddError: the network fails, its outputs are not one for each row, or they are not the same
+            each time.
     """
     parts = samples.smallest
     batch, size = _run(graph, samples, parts[0]), graph.fixed_batch
@@ -193,8 +213,9 @@ def _answers(graph: ForeignGraph, samples: Samples) -> Arrays:
             )
         except Exception as error:
             raise AddError(
-                f"{graph.file}: it computes one row and fails on {size} ({brief(error)}): export "
-                "it with a dynamic batch, or with the batch size that it can compute in its shapes"
+                f"{graph.file}: it computes one row and fails on {size} ({one_line(error)}): "
+                "export it with a dynamic batch, or with the batch size that it can compute in its "
+                "shapes"
             ) from error
     for name, array in batch.items():
         if array.ndim == 0 or len(array) != size:
@@ -237,12 +258,16 @@ def _same(found: NDArray[Any], wanted: NDArray[Any]) -> bool:
 
 
 def _run(graph: ForeignGraph, samples: Samples, rows: Arrays) -> Arrays:
-    """What the network answers to some of the samples; it must answer, with finite numbers."""
+    """Return the outputs of samples.
+
+    Raises:
+        AddError: the network fails, or an output is not finite.
+    """
     try:
         answer = graph.network(rows)
         for name, array in answer.items():
             if not np.isfinite(array).all():
-                raise ValueError(f"{name} is infinite or NaN")
+                raise ValueError(f"the output {name} is infinite or NaN")
     except Exception as error:
         if samples.real:
             tried, advice = "the sample", "give rows that it can compute"
@@ -252,7 +277,8 @@ def _run(graph: ForeignGraph, samples: Samples, rows: Arrays) -> Arrays:
                 "give real rows with --sample FILE.npz, or the values that it takes with "
                 "--range INPUT=LOW:HIGH"
             )
-        raise AddError(f"{graph.file}: it fails on {tried} ({brief(error)}): {advice}") from error
+        reason = f"it fails on {tried} ({one_line(error)})"
+        raise AddError(f"{graph.file}: {reason}: {advice}") from error
     return answer
 
 
@@ -265,6 +291,8 @@ def _example(
     samples: Samples,
     inputs: Sequence[TensorSpec],
     outputs: Sequence[TensorSpec],
+    *,
+    half: bool,
 ) -> Example:
     rows = samples.resized(graph.fixed_batch or (1 if samples.row_size >= LARGE_ROW else 2))
     answers = graph.network(rows)
@@ -273,7 +301,7 @@ def _example(
         outputs={
             spec.name: RecordedTensor.of(spec.datatype, answers[spec.name]) for spec in outputs
         },
-        tolerance=EXAMPLE_TOLERANCE,
+        tolerance=HALF_PRECISION if half else EXAMPLE_TOLERANCE,
     )
 
 
@@ -282,22 +310,38 @@ def _origin(graph: ForeignGraph) -> str:
     return f"Added from {graph.file}" + (f", which {producer} wrote." if producer else ".")
 
 
-def _served_alone(mixing: str) -> str:
-    return (
-        "Each request is computed alone, as it came, since it is not proved that a row's answer "
-        f"does not depend on the rows beside it: {mixing}."
-    )
+def _batching(card: ModelCard, proof: RowsProof) -> Mapping[str, Any]:
+    """Return the fields of the card that state what may be computed in one batch."""
+    if proof.mixing:
+        reason = (
+            "Each request is computed alone, as it came, since it is not proved that a row's "
+            f"answer does not depend on the rows beside it: {proof.mixing}."
+        )
+        return {"batching": "none", "limits": (*card.limits, reason)}
+    if not (proof.batched and card.has_free_dimensions):
+        return {}
+    limits = [*card.limits, *_batched(card.inputs, proof.batched)]
+    if proof.unbatched:
+        rows, reason = proof.unbatched[0]
+        shapes = ", ".join(f"{list(array.shape[1:])} of {name}" for name, array in rows.items())
+        limits.append(f"Rows of {shapes} are not batched: {reason}.")
+    shapes_of = [{name: array.shape[1:] for name, array in rows.items()} for rows in proof.batched]
+    return {"batched_shapes": tuple(shapes_of), "limits": tuple(limits)}
 
 
-def _limits(
-    inputs: Sequence[TensorSpec], samples: Samples, others: Sequence[Arrays]
-) -> tuple[str, ...]:
+def _batched(inputs: Sequence[TensorSpec], batched: Sequence[Arrays]) -> Iterable[str]:
+    for spec in inputs:
+        if -1 in spec.shape[1:]:
+            shapes = dict.fromkeys(rows[spec.name].shape[1:] for rows in batched)
+            proved = ", ".join(str(list(shape)) for shape in shapes)
+            yield (
+                f"Of {spec.name}, rows of {proved} are batched; a request with rows of other sizes "
+                "is computed alone."
+            )
+
+
+def _limits(samples: Samples) -> tuple[str, ...]:
     limits = ["How it was fitted and how good it is are not known here."]
     if not samples.real:
         limits.append("Its example and its proof rest on random numbers, not on real data.")
-    for spec in inputs:
-        if -1 in spec.shape[1:]:
-            shapes = [rows[spec.name].shape[1:] for rows in (samples.rows, *others)]
-            tried = ", ".join(str(list(shape)) for shape in dict.fromkeys(shapes))
-            limits.append(f"Of {spec.name}, only rows of {tried} were tried.")
     return tuple(limits)

@@ -1,8 +1,8 @@
-"""The model card: what a package says of its network, in one machine-readable form.
+"""The model card: the machine-readable description of a package's network.
 
-`ModelCard` is `card.json`. It says what goes in and comes out, how the network was fitted, how
-good it is, how its exported files were proved equal to it, and the digest of every file. Nothing
-in it is typed by hand: `training/` measures and writes it, `service/` reads it.
+`ModelCard` is the schema of `card.json`: the inputs and outputs, the training, the evaluation, the
+parity of the exported files with the network, and the digest of every file. No field is written by
+hand: `training/` and `models/add.py` measure and write the values, `service/` reads them.
 """
 
 import re
@@ -20,7 +20,7 @@ Datatype = Literal[
     "BOOL", "UINT8", "UINT16", "UINT32", "UINT64", "INT8", "INT16", "INT32", "INT64",
     "FP16", "FP32", "FP64",
 ]  # fmt: skip
-"""The Open Inference Protocol's names of the tensor datatypes that a package may use."""
+"""The tensor datatypes that a package may use, by their names in the Open Inference Protocol."""
 
 NUMPY_DTYPES: Mapping[Datatype, np.dtype[np.generic]] = {
     "BOOL": np.dtype(np.bool_),
@@ -38,32 +38,36 @@ NUMPY_DTYPES: Mapping[Datatype, np.dtype[np.generic]] = {
 }
 
 Task = Literal["classification", "regression", "other"]
-"""What a network is for: a class, a number, or what is neither or not known, as an embedding."""
+"""The purpose of a network: a class, a number, or another or unknown one, such as an embedding."""
 
 Batching = Literal["rows", "none"]
-"""What may be computed together: any rows, or no request with others, and none in parts."""
+"""Whether any rows may share a batch (`rows`), or each request is computed alone and whole."""
 
 RuntimeName = Literal["onnx", "torchscript"]
 MODEL_FILES: Mapping[RuntimeName, str] = {"onnx": "model.onnx", "torchscript": "model.pt"}
-"""The file of a package that each runtime loads."""
+"""The file in a package that each runtime loads."""
+
+
+PACKAGE_NAME_RULE = "must be 1 to 100 letters, digits, '-' or '_', and begin with a letter or digit"
+"""What a package's name must be, as the rest of a sentence."""
+EXAMPLE_TOLERANCE = 1e-3
+"""Of a recorded prediction: it must hold on every device, and a GPU adds in another order than a
+CPU."""
 
 
 def is_package_name(text: str) -> bool:
-    """Whether a package, and so its folder, may have this name."""
+    """Return whether a package, and so its folder, may have this name."""
     return re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_-]{0,99}", text) is not None
 
 
 def is_package_version(text: str) -> bool:
-    """Whether a package, and so its folder, may have this version."""
+    """Return whether a package, and so its folder, may have this version."""
     return re.fullmatch(r"[1-9][0-9]{0,8}", text) is not None
 
 
 def _safe_name(name: str) -> str:
     if not is_package_name(name):
-        raise ValueError(
-            f"the name {name!r} must be 1 to 100 letters, digits, '-' or '_', "
-            "and begin with a letter or digit"
-        )
+        raise ValueError(f"the name {name!r} {PACKAGE_NAME_RULE}")
     return name
 
 
@@ -96,9 +100,9 @@ _STRICT = ConfigDict(extra="forbid", allow_inf_nan=False)
 
 
 class _Part(BaseModel):
-    """A part of the card: immutable, strict about fields that it does not know, and finite.
+    """A part of the card. It is immutable, and refuses unknown fields and non-finite numbers.
 
-    JSON has no infinity and no NaN: a card that held one could be written and never read.
+    JSON has no infinity and no NaN, so a card with such a number could be written but not read.
     """
 
     model_config = ConfigDict(frozen=True, **_STRICT)
@@ -106,12 +110,13 @@ class _Part(BaseModel):
 
 @dataclass(frozen=True, slots=True, kw_only=True, config=_STRICT)
 class TensorSpec:
-    """One input or output. The first dimension of `shape` is the batch; -1 means any size.
+    """An input or output. The first dimension of `shape` is the batch; -1 means any size.
 
-    `minimum` and `maximum` say which values are usual; with `enforced`, others are refused before
-    they are computed. `labels` name the classes, which are the last dimension.
+    `minimum` and `maximum` are the range of the usual values. With `enforced`, other values are
+    refused before the computation. `labels` name the classes, the columns of the last dimension.
+    `nonempty` lists the axes of any size that must not have the size 0.
 
-    A dataclass, of which every request reads some fields: those of a pydantic model take several
+    A dataclass, since every request reads some fields: the fields of a pydantic model take several
     times as long to read.
     """
 
@@ -123,34 +128,35 @@ class TensorSpec:
     maximum: float | None = None
     labels: tuple[str, ...] | None = None
     enforced: bool = False
+    nonempty: tuple[int, ...] = ()
 
     @property
     def dtype(self) -> np.dtype[np.generic]:
         """The numpy dtype of the tensor."""
         return NUMPY_DTYPES[self.datatype]
 
-    def describe(self) -> str:
-        """Datatype and shape on one line, as `UINT8 [-1, 28, 28]`."""
+    def to_text(self) -> str:
+        """Return the datatype and shape, as `UINT8 [-1, 28, 28]`."""
         return f"{self.datatype} {list(self.shape)}"
 
     def takes(self, shape: Sequence[object]) -> bool:
-        """Whether a tensor of this shape is one of these; a dimension of any size may be 0."""
+        """Return whether a tensor may have this shape. An axis of any size may be 0 by default."""
         if len(shape) != len(self.shape):
             return False
         for size, found in zip(self.shape, shape, strict=True):  # `all` takes twice as long
-            # By its type: to Python, 1.0 and true are 1.
+            # The type is compared, since 1.0 and true equal 1 in Python.
             if type(found) is not int or not 0 <= found < 2**31 or size not in (found, -1):
                 return False
-        return True
+        return not self.nonempty or all(shape[axis] for axis in self.nonempty)
 
     @property
     def is_probabilities(self) -> bool:
-        """Whether the range that is stated is that of probabilities."""
+        """Whether the stated range is 0 to 1, that of probabilities."""
         return (self.minimum, self.maximum) == (0, 1)
 
     @property
     def range(self) -> str:
-        """The range as words, as `0 to 49` or `from 0`; empty where none is stated."""
+        """The stated range as text, as `0 to 49` or `from 0`; empty if none is stated."""
         if self.minimum is not None and self.maximum is not None:
             return f"{_number(self.minimum)} to {_number(self.maximum)}"
         if self.minimum is not None:
@@ -158,9 +164,9 @@ class TensorSpec:
         return "" if self.maximum is None else f"up to {_number(self.maximum)}"
 
     def first_outside(self, values: NDArray[Any]) -> np.generic | None:
-        """The first value outside the range that is stated, NaN included; None where there is none.
+        """Return the first value outside the stated range, or NaN; None if all values are inside.
 
-        A bound that is not stated bounds nothing.
+        A side without a stated bound is open.
         """
         low = -np.inf if self.minimum is None else self.minimum
         high = np.inf if self.maximum is None else self.maximum
@@ -170,19 +176,19 @@ class TensorSpec:
         return outside[0] if outside.size else None
 
     def expects(self, values: NDArray[Any]) -> bool:
-        """Whether all values lie in the range that is stated; not where none is."""
+        """Return whether all values lie in the stated range; False if a bound is not stated."""
         if self.minimum is None or self.maximum is None:
             return False
         return bool(((values >= self.minimum) & (values <= self.maximum)).all())
 
 
 def _number(value: float) -> str:
-    """A bound with all of its digits, and no `.0`."""
+    """Return a bound as text, with all digits and without `.0`."""
     return repr(int(value)) if value.is_integer() and abs(value) < 1e15 else repr(value)
 
 
 class Splits(_Part):
-    """How many samples each split holds."""
+    """The number of samples in each split."""
 
     train: int
     validation: int
@@ -190,7 +196,7 @@ class Splits(_Part):
 
 
 class DataRecord(_Part):
-    """The data that the network was fitted on; `sha256` is over every array of every split."""
+    """The training data. `sha256` is the digest of all arrays of all splits."""
 
     name: str
     summary: str
@@ -199,7 +205,7 @@ class DataRecord(_Part):
 
 
 class FitRecord(_Part):
-    """How the network was fitted."""
+    """The record of how the network was trained."""
 
     recipe: str
     setting: Literal["default", "tutorial"]
@@ -216,7 +222,7 @@ class FitRecord(_Part):
 
 
 class ClassReport(_Part):
-    """How one class fares. Precision, recall and F1 are in [0, 1]."""
+    """The metrics of one class. Precision, recall and F1 are in [0, 1]."""
 
     label: str
     precision: float
@@ -226,7 +232,7 @@ class ClassReport(_Part):
 
 
 class Evaluation(_Part):
-    """Figures on one split of one data set, with how many samples they rest on."""
+    """The metrics on one split of one data set, with its number of samples."""
 
     data: str
     split: str
@@ -238,7 +244,7 @@ class Evaluation(_Part):
 
 
 class SeedFigures(_Part):
-    """The test figures of one setting over several seeds."""
+    """The test metrics of one preset over several seeds."""
 
     setting: Literal["default", "tutorial"]
     metric: str
@@ -250,10 +256,10 @@ class SeedFigures(_Part):
 
 
 class ParityRecord(_Part):
-    """How far one exported file is from the network that it came from.
+    """The differences between the outputs of an exported file and those of its network.
 
-    `equal_answers` is the share of samples with the same class, or, for numbers, with a value
-    within the tolerance.
+    `equal_answers` is the share of samples with the same class or, for numbers, with values within
+    the tolerance.
     """
 
     runtime: RuntimeName
@@ -266,14 +272,14 @@ class ParityRecord(_Part):
 
 
 class FileRecord(_Part):
-    """Digest and size of one file of the package."""
+    """The digest and size of one file of the package."""
 
     sha256: str = Field(pattern=r"^[0-9a-f]{64}$")
     bytes: int = Field(ge=0)
 
 
 class RecordedTensor(_Part):
-    """The values of one tensor, row-major."""
+    """The values of one tensor, in row-major order."""
 
     datatype: Datatype
     shape: tuple[NonNegativeInt, ...]
@@ -281,11 +287,11 @@ class RecordedTensor(_Part):
 
     @classmethod
     def of(cls, datatype: Datatype, array: NDArray[Any]) -> Self:
-        """Record `array`, whose dtype is that of `datatype`."""
+        """Return the record of `array`, whose dtype is that of `datatype`."""
         return cls(datatype=datatype, shape=array.shape, data=tuple(array.ravel().tolist()))
 
     def array(self) -> NDArray[Any]:
-        """The values, in the recorded shape and datatype."""
+        """Return the values in the recorded shape and datatype."""
         return np.array(self.data, NUMPY_DTYPES[self.datatype]).reshape(self.shape)
 
     @model_validator(mode="after")
@@ -300,10 +306,10 @@ class RecordedTensor(_Part):
 
 
 class Example(_Part):
-    """One recorded prediction of the network itself; every load of a file must reproduce it.
+    """A recorded prediction of the network. Every runtime must reproduce it on loading.
 
-    `tolerance` bounds the difference of each output element, relative to the magnitude of its
-    column (`models.differences`); whole numbers and truth values are the same.
+    `tolerance` is the largest difference of each output element, relative to the magnitude of its
+    column (`models.differences`). Whole numbers and truth values must be equal.
     """
 
     inputs: dict[str, RecordedTensor]
@@ -312,10 +318,11 @@ class Example(_Part):
 
 
 class ModelCard(_Part):
-    """Everything that a package says of its network.
+    """The description of a package's network.
 
     `batching` is `none` where a row's answer is not proved to be the same whatever rows are beside
-    it; `limits` says why.
+    it; `limits` says why. Where inputs have free dimensions, it is proved for the
+    `batched_shapes` only: the shapes of the inputs by name, without the batch.
     """
 
     schema_version: Literal[1] = SCHEMA_VERSION
@@ -326,6 +333,7 @@ class ModelCard(_Part):
     inputs: tuple[TensorSpec, ...] = Field(min_length=1)
     outputs: tuple[TensorSpec, ...] = Field(min_length=1)
     batching: Batching = "rows"
+    batched_shapes: tuple[dict[str, tuple[NonNegativeInt, ...]], ...] = ()
     fit: FitRecord | None = None
     evaluations: tuple[Evaluation, ...] = ()
     seeds: tuple[SeedFigures, ...] = ()
@@ -337,39 +345,55 @@ class ModelCard(_Part):
 
     @property
     def runtimes(self) -> tuple[RuntimeName, ...]:
-        """The runtimes that the package has a file for."""
+        """The runtimes for which the package has a file."""
         return tuple(runtime for runtime, file in MODEL_FILES.items() if file in self.files)
 
     @property
     def fixed_batch(self) -> int | None:
-        """How many rows the files compute at a time; None where they take any number."""
+        """The number of rows that the files compute at a time; None for any number."""
         size = self.inputs[0].shape[0]
         return None if size == -1 else size
 
+    @property
+    def has_free_dimensions(self) -> bool:
+        """Whether a row of some input may have several shapes."""
+        return any(-1 in spec.shape[1:] for spec in self.inputs)
+
+    @model_validator(mode="after")
+    def _batched_shapes_fit(self) -> Self:
+        rows = self.fixed_batch or 1
+        for shapes in self.batched_shapes:
+            fit = shapes.keys() == {spec.name for spec in self.inputs} and all(
+                spec.takes((rows, *shapes[spec.name])) for spec in self.inputs
+            )
+            if not fit:
+                raise ValueError(f"the batched shapes {shapes} are none of the inputs")
+        return self
+
     @model_validator(mode="after")
     def _example_fits(self) -> Self:
-        """What a runtime repeats is the example: so the example must be as specified."""
+        """Check that the example, which every runtime repeats, fits the inputs and outputs."""
         for kind, specs, tensors in (
             ("inputs", self.inputs, self.example.inputs),
             ("outputs", self.outputs, self.example.outputs),
         ):
             if {spec.name for spec in specs} != set(tensors):
-                said = ", ".join(spec.name for spec in specs)
+                expected = ", ".join(spec.name for spec in specs)
                 raise ValueError(
-                    f"the example's {kind} are {', '.join(tensors)}; the card says {said}"
+                    f"the example's {kind} are {', '.join(tensors)}; the card says {expected}"
                 )
             for spec in specs:
                 tensor = tensors[spec.name]
                 if tensor.datatype != spec.datatype or not spec.takes(tensor.shape):
                     raise ValueError(
                         f"{spec.name} is {tensor.datatype} {list(tensor.shape)} in the example; "
-                        f"the card says {spec.describe()}"
+                        f"the card says {spec.to_text()}"
                     )
         return self
 
     @model_validator(mode="after")
     def _one_batch(self) -> Self:
-        """A row of every input makes a row of every output."""
+        """Check that all inputs and outputs have the same number of rows."""
         tensors = (*self.inputs, *self.outputs)
         if len({spec.shape[0] for spec in tensors}) > 1:
             found = ", ".join(f"{spec.shape[0]} of {spec.name}" for spec in tensors)

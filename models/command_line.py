@@ -1,4 +1,4 @@
-"""The commands of the model repository, `python -m models`.
+"""The commands of `python -m models`, the command line of the model repository.
 
 list | show | verify | add | remove | restore
 """
@@ -15,23 +15,35 @@ import numpy as np
 
 from models.add import add
 from models.card import Task
-from models.foreign import AddError
+from models.child_process import run_in_child
+from models.importing import AddError
 from models.interrupts import INTERRUPTED
+from models.loading import open_runtime
 from models.package import ModelPackage, PackageError
-from models.page import headline, render_page
 from models.ranges import parse_range
-from models.repository import ModelRepository, RepositoryError
-from models.runtimes import brief, open_runtime
+from models.readme import batching_note, headline, render_page
+from models.repository import ModelRepository, RepositoryError, default_repository
+from models.runtimes import one_line
 from models.text import escaped
 
 BROKEN_PIPE = 141
+COMPUTING = ("add", "verify")
+"""The commands that compute a network, which may end the process."""
 
 
 def program() -> int:
-    """Run the command of this process: `main`, 130 after Ctrl-C, 141 where nobody reads on."""
+    """Run the command of this process and return its exit code.
+
+    The code is that of `main`, 130 after Ctrl-C, or 141 if the output's reader has closed the pipe.
+    """
     for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):  # what the terminal cannot show is escaped
+        if isinstance(stream, io.TextIOWrapper):  # escape characters that the terminal lacks
             stream.reconfigure(errors="backslashreplace")
+    computes = any(word in COMPUTING for word in sys.argv[1:])
+    return run_in_child(_run) if computes else _run()
+
+
+def _run() -> int:
     try:
         code = main()
         sys.stdout.flush()
@@ -44,13 +56,16 @@ def program() -> int:
         code = 1
     else:
         return code
-    with Path(os.devnull).open("w") as nowhere:  # Python writes what is left when it ends
+    with Path(os.devnull).open("w") as nowhere:  # Python flushes its buffers when it exits
         os.dup2(nowhere.fileno(), 1)
     return code
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one command; 0 where all is well, 1 where a package is not, 2 for a wrong call.
+    """Run one command and return its exit code.
+
+    Returns:
+        0 for success, 1 if a package is missing or wrong. argparse exits with 2 on a wrong call.
 
     Raises:
         OSError: standard output cannot be written.
@@ -59,7 +74,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     repository = ModelRepository(options.repository)
     try:
         if options.command == "add":
-            with np.errstate(all="ignore"):  # what is no number is told as such
+            with np.errstate(all="ignore"):  # an AddError reports numbers that are not finite
                 return _add(repository, options)
         if options.command in ("remove", "restore"):
             return _move(repository, options)
@@ -87,21 +102,21 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 1
     except (OSError, KeyboardInterrupt):
         raise
-    except Exception as error:  # a file that is added may hold nearly anything
+    except Exception as error:  # an added file may fail in nearly any way
         if options.command != "add":
             raise
-        told = escaped(f"{type(error).__name__}: {brief(error)}")
-        sys.stderr.write(f"error: the network cannot be added ({told})\n")
+        reason = escaped(f"{type(error).__name__}: {one_line(error)}")
+        sys.stderr.write(f"error: the network cannot be added ({reason})\n")
         return 1
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog="python -m models", description="List, show, verify, add and remove model packages."
+        prog=_program_name(), description="List, show, verify, add and remove model packages."
     )
-    _repository_option(parser, Path("models"))
+    _repository_option(parser, default_repository())
     commands = parser.add_subparsers(dest="command", required=True)
-    commands.add_parser("list", help="one line for each package")
+    listed = commands.add_parser("list", help="one line for each package")
     show = commands.add_parser("show", help="a package's card, as a page")
     show.add_argument("name", help="NAME or NAME/VERSION")
     show.add_argument("--json", action="store_true", help="the card itself")
@@ -109,25 +124,29 @@ def _parser() -> argparse.ArgumentParser:
         "verify", help="check digests and graphs, and repeat the recorded predictions"
     )
     verify.add_argument("names", nargs="*", metavar="NAME", help="packages (default: all)")
-    for command, meaning in (
-        ("remove", "move a version aside; the one before serves after the next start"),
-        ("restore", "bring a version back that was moved aside"),
+    for command in (listed, show, verify):
+        _repository_option(command, argparse.SUPPRESS)  # the option may follow the command
+    for name, description in (
+        ("remove", "take a version out of service; the previous one serves after the next start"),
+        ("restore", "put a removed version back into service"),
     ):
-        moved = commands.add_parser(command, help=meaning)
-        moved.add_argument("name", metavar="NAME", help="of the package")
-        moved.add_argument("version", metavar="VERSION", help="a whole number, as in NAME/VERSION")
-        _repository_option(moved, argparse.SUPPRESS)
+        command = commands.add_parser(name, help=description)
+        command.add_argument("name", metavar="NAME", help="name of the package")
+        command.add_argument(
+            "version", metavar="VERSION", help="a whole number, as in NAME/VERSION"
+        )
+        _repository_option(command, argparse.SUPPRESS)
 
     added = commands.add_parser(
         "add",
         help="make a package from an ONNX file of any origin",
-        usage="python -m models add NAME --onnx FILE [options]",
+        usage=f"{_program_name()} add NAME --onnx FILE [options]",
     )
-    added.add_argument("name", metavar="NAME", help="of the package; it gets the next version")
+    added.add_argument("name", metavar="NAME", help="name of the package; it gets the next version")
     added.add_argument("--onnx", type=Path, metavar="FILE", required=True, help="the network")
     added.add_argument(
         "--torchscript", type=Path, metavar="FILE",
-        help="the same network, proved equal; loading it runs the code in it",
+        help="the same network as TorchScript, checked to be equal; loading it runs its code",
     )  # fmt: skip
     added.add_argument(
         "--sample", type=Path, metavar="FILE.npz",
@@ -137,7 +156,7 @@ def _parser() -> argparse.ArgumentParser:
         "--range", action="append", type=parse_range, default=[], metavar="INPUT=LOW:HIGH",
         dest="ranges",
         help="the values that an input takes, as tokens=0:49, or x=0: without an upper end; "
-        "requests with others are refused",
+        "requests with other values are refused",
     )  # fmt: skip
     added.add_argument(
         "--label", nargs="+", action="extend", default=[], metavar="CLASS", dest="labels",
@@ -147,17 +166,25 @@ def _parser() -> argparse.ArgumentParser:
         "--task", choices=get_args(Task),
         help="default: classification with labels or probabilities, else other",
     )  # fmt: skip
-    added.add_argument("--summary", metavar="TEXT", help="what it is, in a sentence")
-    added.add_argument("--intended-use", metavar="TEXT", help="what it is for, in a sentence")
-    _repository_option(added, argparse.SUPPRESS)  # so that it may stand on either side
+    added.add_argument("--summary", metavar="TEXT", help="what the network is, in a sentence")
+    added.add_argument("--intended-use", metavar="TEXT", help="its purpose, in a sentence")
+    _repository_option(added, argparse.SUPPRESS)
     return parser
 
 
 def _repository_option(parser: argparse.ArgumentParser, default: Path | str) -> None:
     parser.add_argument(
-        "--repository", type=Path, default=default, metavar="DIR",
-        help="the folder (default: models)",
-    )  # fmt: skip
+        "--repository",
+        type=Path,
+        default=default,
+        metavar="DIR",
+        help="the folder of the packages (default: FITSERVE_MODEL_REPOSITORY, or the shipped ones)",
+    )
+
+
+def _program_name() -> str:
+    """Return how the user called this program."""
+    return "fitserve" if Path(sys.argv[0]).stem == "fitserve" else "python -m models"
 
 
 def _add(repository: ModelRepository, options: argparse.Namespace) -> int:
@@ -177,9 +204,11 @@ def _add(repository: ModelRepository, options: argparse.Namespace) -> int:
     for kind, specs in (("in ", package.card.inputs), ("out", package.card.outputs)):
         for spec in specs:
             values = f", {spec.range}" if spec.enforced else ""
-            _say(f"  {kind}  {spec.name}  {spec.describe()}{values}")
+            _say(f"  {kind}  {spec.name}  {spec.to_text()}{values}")
     if package.card.batching == "none":
         _say(f"  batching: none. {package.card.limits[-1]}")
+    elif note := batching_note(package.card):
+        _say(f"  batching: {note}")
     return 0
 
 
@@ -187,10 +216,10 @@ def _move(repository: ModelRepository, options: argparse.Namespace) -> int:
     label = f"{options.name}/{options.version}"
     if options.command == "remove":
         repository.remove(options.name, options.version)
-        done = f"moved {label} aside"
+        done = f"removed {label}"
     else:
         repository.restore(options.name, options.version)
-        done = f"brought {label} back"
+        done = f"restored {label}"
     versions = repository.versions(options.name)
     serves = f"{options.name}/{versions[-1]}" if versions else f"no version of {options.name}"
     _say(f"{done}; {serves} serves after the next start of the service")
@@ -204,9 +233,8 @@ def _list(repository: ModelRepository) -> int:
         if isinstance(package, PackageError):
             _say(f"{label:{width}}  refused: {package}")
         else:
-            alone = "; each request alone (batching: none)"
-            told = "" if package.card.batching == "rows" else alone
-            _say(f"{label:{width}}  {headline(package.card)}{told}")
+            notes = filter(None, (headline(package.card), batching_note(package.card)))
+            _say(f"{label:{width}}  {'; '.join(notes)}")
     return 1 if any(isinstance(package, PackageError) for package in entries.values()) else 0
 
 
@@ -226,9 +254,9 @@ def _verify(repository: ModelRepository, names: Sequence[str]) -> int:
         except ImportError as error:
             wrong += 1
             _say(f"untried  {label}: {error.name} is not installed")
-        except Exception as error:  # noqa: BLE001 - whatever it is, the others are verified
+        except Exception as error:  # noqa: BLE001 - the other packages are still verified
             wrong += 1
-            _say(f"refused  package {label}: it cannot be verified ({brief(error)})")
+            _say(f"refused  package {label}: it cannot be verified ({one_line(error)})")
         else:
             _say(f"right    {package.label}: {', '.join(package.card.runtimes)}")
     return 1 if wrong else 0
@@ -237,7 +265,7 @@ def _verify(repository: ModelRepository, names: Sequence[str]) -> int:
 def _named(
     repository: ModelRepository, names: Sequence[str]
 ) -> dict[str, ModelPackage | PackageError]:
-    """The packages of these names; one that is broken or missing is an error beside the others."""
+    """Return the packages of these names, or the error of each that is broken or missing."""
     entries: dict[str, ModelPackage | PackageError] = {}
     for name in names:
         try:
@@ -253,5 +281,5 @@ def _find(repository: ModelRepository, name: str) -> ModelPackage:
 
 
 def _say(text: str) -> None:
-    """Print it; what a terminal would take for a command is escaped."""
+    """Print a text, with the control characters of the terminal escaped."""
     sys.stdout.write("\n".join(map(escaped, text.split("\n"))) + "\n")

@@ -1,7 +1,7 @@
-"""How far an output is from the one that is expected, relative to the output's own magnitude.
+"""The difference of an output from the expected output, relative to the output's magnitude.
 
-An output of 1e-6 that is wrong by 1e-6 is as wrong as an output of 1 that is wrong by 1. So a
-difference is divided by the magnitude of its column, or of its row where the row is larger.
+An output of 1e-6 that is wrong by 1e-6 is as wrong as an output of 1 that is wrong by 1. Each
+difference is therefore divided by the magnitude of its column, scaled up in rows of larger numbers.
 """
 
 from typing import Any
@@ -10,24 +10,29 @@ import numpy as np
 from numpy.typing import NDArray
 
 ROUNDING_STEPS = 8
-"""The steps of its datatype by which an honest output may differ, whatever the tolerance."""
+"""An output may always differ by this many rounding steps of its datatype."""
+HALF_PRECISION = ROUNDING_STEPS * float(np.finfo(np.float16).eps)
+"""The relative tolerance for networks whose layers round to half precision."""
+OUTLIERS = 8
+"""In half precision, one number may differ by this many times the tolerance."""
 FEW_ROWS = 8
-"""In fewer rows, a column that holds zeros alone does not tell its magnitude."""
+"""With fewer rows, the magnitude of a column of zeros is unknown."""
 
 
 def relative_difference(
     found: NDArray[Any], wanted: NDArray[Any], *, probabilities: bool = False
 ) -> NDArray[np.float64]:
-    """|found - wanted| over the magnitude of `wanted`, for each number of an output.
+    """Return |found - wanted| over the magnitude of `wanted`, for each number of an output.
 
     Args:
         found: numbers of any floating-point type.
-        wanted: the same shape, the rows first.
-        probabilities: whether the last dimension sums to 1: then the magnitude is that of the
-            whole output, which such a sum gives.
+        wanted: an array of the same shape, with the rows as the first dimension.
+        probabilities: whether the last dimension sums to 1. Then the magnitude is the largest
+            number of the whole output.
 
     Returns:
-        In the shape of `wanted`; infinite where `found` is NaN, or differs where all is 0.
+        An array of the shape of `wanted`. A number is infinite if `found` is NaN, or differs from a
+        `wanted` whose magnitude is 0.
     """
     if not wanted.size:
         return np.zeros(wanted.shape)
@@ -42,14 +47,46 @@ def relative_difference(
 
 
 def tolerated(tolerance: float, dtype: np.dtype[Any]) -> float:
-    """The relative difference that an output of this type may have, where `tolerance` is asked."""
+    """Return the tolerance for an output of this type: `tolerance`, or more for a coarse type."""
     return max(tolerance, ROUNDING_STEPS * float(np.finfo(dtype).eps))
 
 
-def _scales(magnitude: NDArray[np.float64]) -> NDArray[np.float64]:
-    """The magnitude that each number is measured by: that of its column, enlarged in large rows.
+def excess(
+    difference: NDArray[np.float64], tolerance: float, dtype: np.dtype[Any], *, same: bool = False
+) -> str:
+    """Return by how much an output exceeds the tolerance, as "by 0.02, more than 0.0078".
 
-    A row of numbers that are `n` times as large as usual has rounding errors that are so too.
+    If each layer rounds to half precision, the rounding errors of a deep network add up. Two
+    runtimes that round at different places then differ by many steps in a few numbers and by few
+    steps in most. The root mean square must therefore be within the tolerance, and each number
+    within `OUTLIERS` times the tolerance.
+
+    Args:
+        difference: the relative difference of each number.
+        tolerance: the requested tolerance.
+        dtype: the type of the output.
+        same: whether one runtime computed both outputs. Then each number must be within the
+            tolerance.
+
+    Returns:
+        An empty text if the output is within the tolerance.
+    """
+    allowed = tolerated(tolerance, dtype)
+    largest = float(difference.max(initial=0.0))
+    if largest <= allowed:
+        return ""
+    if same or allowed < HALF_PRECISION:
+        return f"by {largest:.3g}, more than {allowed:g}"
+    if largest > OUTLIERS * allowed:
+        return f"by {largest:.3g}, more than {OUTLIERS * allowed:g}"
+    usual = float(np.sqrt(np.mean(np.square(difference))))
+    return f"by {usual:.3g} in most numbers, more than {allowed:g}" if usual > allowed else ""
+
+
+def _scales(magnitude: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return the divisor of each number: the magnitude of its column, scaled up in large rows.
+
+    If the numbers of a row are `n` times as large as usual, its rounding errors are too.
     """
     columns = _column_magnitudes(magnitude)
     with np.errstate(divide="ignore", invalid="ignore"):
@@ -60,9 +97,10 @@ def _scales(magnitude: NDArray[np.float64]) -> NDArray[np.float64]:
 
 
 def _column_magnitudes(magnitude: NDArray[np.float64]) -> NDArray[np.float64]:
-    """The usual magnitude of each column, in a shape that broadcasts.
+    """Return the usual magnitude of each column, in a shape that broadcasts.
 
-    A column is one index of an inner dimension: of several, the one along which they differ most.
+    A column is one index of an inner dimension. Of several inner dimensions, the columns are those
+    of the dimension along which the magnitudes differ most.
     """
     usual = _usual(magnitude, tuple(range(magnitude.ndim)))
     if len(magnitude) < 2 or magnitude.ndim < 2:
@@ -72,19 +110,19 @@ def _column_magnitudes(magnitude: NDArray[np.float64]) -> NDArray[np.float64]:
             _usual(magnitude, tuple(other for other in range(magnitude.ndim) if other != axis))
             for axis in range(1, magnitude.ndim)
         ),
-        key=_spread,
+        key=_ratio,
     )
     return np.where(columns == 0, usual, columns) if len(magnitude) < FEW_ROWS else columns
 
 
-def _spread(columns: NDArray[np.float64]) -> float:
-    """The largest of some magnitudes over the smallest that is not 0."""
+def _ratio(columns: NDArray[np.float64]) -> float:
+    """Return the largest of some magnitudes over the smallest that is not 0."""
     some = columns[columns > 0]
     return float(some.max() / some.min()) if some.size else 0.0
 
 
 def _usual(magnitude: NDArray[np.float64], axes: tuple[int, ...]) -> NDArray[np.float64]:
-    """The median of what is not 0, over some axes; 0 where all is."""
+    """Return the median of the numbers that are not 0, over some axes; 0 if all are 0."""
     moved = np.moveaxis(magnitude, axes, range(len(axes)))
     flat = np.sort(moved.reshape(-1, *moved.shape[len(axes) :]), axis=0)
     zeros = (flat == 0).sum(axis=0)
@@ -94,6 +132,6 @@ def _usual(magnitude: NDArray[np.float64], axes: tuple[int, ...]) -> NDArray[np.
 
 
 def _indistinct(dtype: np.dtype[Any]) -> float:
-    """Below this, a type has so few numbers left that a device may take them for 0."""
+    """Return the bound below which a type has so few numbers that a device may round them to 0."""
     limits = np.finfo(dtype)
     return float(limits.tiny) if dtype.itemsize > 2 else 4 * float(limits.smallest_subnormal)

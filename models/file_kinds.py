@@ -1,4 +1,4 @@
-"""What a file is that is no ONNX, as its content tells, and how ONNX is made of it."""
+"""The detection of other file formats by content, with advice on how to convert to ONNX."""
 
 import io
 import zipfile
@@ -9,11 +9,14 @@ _ONNX_FROM_TORCH = "export that with torch.onnx.export"
 
 
 def other_kind(file: str, content: bytes) -> str | None:
-    """What the file is, and what to do, as the end of a sentence; None where that is not known.
+    """Return the format of the file and how to convert it, as the end of a sentence.
 
     Args:
-        file: its name.
-        content: its bytes.
+        file: the name of the file.
+        content: the bytes of the file.
+
+    Returns:
+        None if the format is unknown.
     """
     if content.startswith(b"PK\x03\x04"):
         return _archive(file, content)
@@ -23,6 +26,8 @@ def other_kind(file: str, content: bytes) -> str | None:
         return _keras(file)
     if content[8:10] == b'{"' and b'"dtype"' in content[:4096]:
         return f"it is weights alone: load them into their network, and {_ONNX_FROM_TORCH}"
+    if content[4:8] == b"ORTM":
+        return "it is ONNX Runtime's own format: give the ONNX file that it was made of"
     if content[4:8] == b"TFL3":
         return "it is TensorFlow Lite: make ONNX of it with tf2onnx"
     if content[:1] == b"\x80" and content[1:2] in (b"\x02", b"\x03", b"\x04", b"\x05"):

@@ -1,7 +1,7 @@
-"""Opens regular files only: no device, no pipe, no socket, and no link where none is allowed.
+"""Functions that open regular files only: no device, pipe or socket, and on request no link.
 
-A file is looked at before it is opened and again by its descriptor, so that nothing is read from
-what took its place in between, and its size is known before its first byte is read.
+The type of a file is checked by its path before it is opened, and again by its descriptor, in case
+the file was replaced in between. The size is known before the first byte is read.
 """
 
 import os
@@ -26,7 +26,7 @@ _KINDS = (
 
 
 class FileError(Exception):
-    """A file that is not read. The message is the reason, and names no path."""
+    """A file that cannot be read. The message is the reason, without the path."""
 
 
 def open_file(path: Path, *, inside: Path | None = None) -> BufferedReader:
@@ -34,10 +34,11 @@ def open_file(path: Path, *, inside: Path | None = None) -> BufferedReader:
 
     Args:
         path: the file.
-        inside: a folder that holds `path`; below it no link is followed, so the file is in it.
+        inside: a folder that holds `path`. No link below the folder is followed, so that the file
+            is really inside.
 
     Raises:
-        FileError: it is missing, unreadable, or no regular file.
+        FileError: the file is missing, unreadable, or not a regular file.
     """
     try:
         if inside is not None:
@@ -57,15 +58,15 @@ def open_file(path: Path, *, inside: Path | None = None) -> BufferedReader:
 
 
 def size_of(stream: BufferedReader) -> int:
-    """The size of an opened file, in bytes."""
+    """Return the size of an opened file, in bytes."""
     return os.fstat(stream.fileno()).st_size
 
 
 def read_all(stream: BufferedReader, largest: int) -> bytes:
-    """The content of an opened file.
+    """Return the content of an opened file.
 
     Raises:
-        FileError: it holds more than `largest` bytes, or cannot be read.
+        FileError: the file holds more than `largest` bytes, or cannot be read.
     """
     size = size_of(stream)
     if size > largest:
@@ -79,10 +80,10 @@ def read_all(stream: BufferedReader, largest: int) -> bytes:
 
 
 def names_inside(folder: Path) -> set[str]:
-    """The files anywhere in a folder, as paths relative to it with `/`. No link is followed.
+    """Return all files below a folder, as relative paths with `/`. No link is followed.
 
     Raises:
-        FileError: a folder cannot be read, or holds something else than files and folders.
+        FileError: a folder cannot be read, or holds anything but files and folders.
     """
 
     def stop(error: OSError) -> None:
@@ -105,7 +106,7 @@ def names_inside(folder: Path) -> set[str]:
 
 
 def unreadable(error: OSError) -> str:
-    """Why a file cannot be read, without the path that the error's own text holds."""
+    """Return why a file cannot be read, without the path that the error's message has."""
     return f"it cannot be read ({error.strerror or type(error).__name__})"
 
 

@@ -1,20 +1,27 @@
-"""Rows at other sizes of the dimensions that a graph leaves free.
+"""Rows with other sizes in the free dimensions of a graph.
 
-A network may be right at the one length that it was tried on, and at no other: a module that was
-traced at that length is.
+A network may compute correctly at the length of its samples only: for example, a module that was
+traced at that length.
 """
 
+import math
+import time
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
-from contextlib import suppress
 
 import numpy as np
 from numpy.typing import NDArray
 
 from models.runtimes import Arrays, DeclaredTensor, Runtime
 
-TOGETHER = 840, 60
-"""So many rows are tried where one fails, a multiple of many numbers; and of large rows so many."""
 MOST_NUMBERS = 10**7
+"""Rows with more values are not tested."""
+MOST_SECONDS = 20.0
+"""The total time for the row checks at sizes that are powers of two."""
+RUNS = 60
+"""The approximate number of rows that the check of one size computes."""
+SECONDS_OF_A_NUMBER = 2e-7
+"""The time to generate and compare one value."""
+POWERS = tuple(2**exponent for exponent in range(10))
 
 _CHANGES: Sequence[Callable[[int], int]] = (
     lambda _: 1,
@@ -27,94 +34,94 @@ _CHANGES: Sequence[Callable[[int], int]] = (
 def other_sizes(
     network: Runtime, inputs: Sequence[DeclaredTensor], rows: Arrays, batch: int = 1
 ) -> list[dict[str, NDArray[np.generic]]]:
-    """The rows at size 1, and at a larger one, of all free dimensions and of each.
+    """Return the rows with size 1 and larger sizes, in all free dimensions and in each one alone.
+
+    The sizes include powers of two, as far as the time for their check allows.
 
     Args:
-        network: computes the first rows of each, or it is left out.
-        inputs: as the graph declares them; dimensions of one name have one size.
+        network: sizes whose first rows it cannot compute are omitted.
+        inputs: the declared inputs; dimensions with the same name have the same size.
         rows: inputs by name, at least `batch` rows of each.
-        batch: how many rows the network computes at a time.
+        batch: the batch size of the network.
 
     Returns:
-        Inputs by name, as many rows as were given. Empty where no dimension is free, or all that
-        could be tried is too large.
+        Inputs by name for each size, with as many rows as `rows`. Empty if no dimension is free, or
+        if every size is too large.
     """
-    found = []
-    for sizes in _sizes(_free(inputs, rows)):
-        resized = {tensor.name: _resized(tensor, rows[tensor.name], sizes) for tensor in inputs}
-        if sum(array.size for array in resized.values()) > MOST_NUMBERS:
-            continue  # of the largest rows, no larger ones are tried
-        try:
-            network({name: array[:batch] for name, array in resized.items()})
-        except Exception:  # noqa: BLE001, S112 - this size is none that the network takes
+    free, found, left = free_dimensions(inputs, rows), [], MOST_SECONDS
+    tried = [free]
+    for sizes, is_power in _sizes(free):
+        if sizes in tried or left < 0:
             continue
-        found.append(resized)
+        tried.append(sizes)
+        if sum(_count(tensor, rows[tensor.name], sizes) for tensor in inputs) > MOST_NUMBERS:
+            continue
+        resized = {tensor.name: _resized(tensor, rows[tensor.name], sizes) for tensor in inputs}
+        started = time.monotonic()
+        try:
+            answer = network({name: array[:batch] for name, array in resized.items()})
+        except Exception:  # noqa: BLE001, S112 - the network does not accept this size
+            continue
+        if is_power:
+            numbers = sum(array[0].size for array in (*resized.values(), *answer.values()))
+            seconds = (time.monotonic() - started) / batch + SECONDS_OF_A_NUMBER * numbers
+            left -= RUNS * seconds
+        if left >= 0:
+            found.append(resized)
     return found
 
 
-def answered_together(
-    network: Runtime, inputs: Sequence[DeclaredTensor], rows: Arrays
-) -> str | None:
-    """That the network fails on a row of some size and answers several; None where it does not.
-
-    It takes the numbers of all rows for one sequence then, and shares them out anew.
-    """
-    for sizes in _sizes(_free(inputs, rows)):
-        batch = {}
-        for tensor in inputs:
-            resized = _resized(tensor, rows[tensor.name], sizes)
-            count = TOGETHER[resized[:1].size * TOGETHER[0] > MOST_NUMBERS]
-            batch[tensor.name] = np.resize(resized, (count, *resized.shape[1:]))
-        try:
-            network({name: array[:1] for name, array in batch.items()})
-        except Exception:  # noqa: BLE001 - it does not take one row of this size
-            with suppress(Exception):
-                network(batch)
-                shapes = ", ".join(str(list(array.shape)) for array in batch.values())
-                return f"it fails on one row and answers {shapes}"
-    return None
-
-
-def _free(inputs: Sequence[DeclaredTensor], rows: Arrays) -> dict[Hashable, int]:
-    """The size of each free dimension of the rows."""
+def free_dimensions(inputs: Sequence[DeclaredTensor], rows: Arrays) -> dict[Hashable, int]:
+    """Return the size of each free dimension of the rows."""
     return {
-        _key(tensor, axis): rows[tensor.name].shape[axis]
+        dimension_key(tensor, axis): rows[tensor.name].shape[axis]
         for tensor in inputs
         for axis, size in enumerate(tensor.shape)
-        if axis > 0 and is_free(size)
+        if axis > 0 and _is_free(size)
     }
 
 
-def is_free(size: int | str | None) -> bool:
-    """Whether a dimension that a graph declares so may have any size; some write -1 for it."""
+def _is_free(size: int | str | None) -> bool:
+    """Return whether a declared dimension may have any size; some exporters write -1 for it."""
     return not isinstance(size, int) or size < 0
 
 
-def _key(tensor: DeclaredTensor, axis: int) -> Hashable:
+def dimension_key(tensor: DeclaredTensor, axis: int) -> Hashable:
+    """Return the key that axes of the same size share: their name, or the axis itself."""
     size = tensor.shape[axis]
     return size if isinstance(size, str) and size else (tensor.name, axis)
 
 
-def _sizes(free: Mapping[Hashable, int]) -> Iterator[dict[Hashable, int]]:
-    """The sizes to try."""
+def _sizes(free: Mapping[Hashable, int]) -> Iterator[tuple[dict[Hashable, int], bool]]:
+    """Yield the sizes to test, and whether all of them are the same power of two."""
     groups: list[tuple[Hashable, ...]] = [tuple(free)] if free else []
     if len(free) > 1:
         groups += [(key,) for key in free]
     for keys in groups:
         for change in _CHANGES:
-            sizes = {**free, **{key: change(free[key]) for key in keys}}
-            if sizes != free:
-                yield sizes
+            yield {**free, **{key: change(free[key]) for key in keys}}, False
+    for power in POWERS if free else ():
+        yield dict.fromkeys(free, power), True
+
+
+def _count(
+    tensor: DeclaredTensor, array: NDArray[np.generic], sizes: Mapping[Hashable, int]
+) -> int:
+    """Return the number of values of the array at these sizes."""
+    return math.prod(
+        sizes.get(dimension_key(tensor, axis), size) if axis else size
+        for axis, size in enumerate(array.shape[: len(tensor.shape)])
+    )
 
 
 def _resized(
     tensor: DeclaredTensor, array: NDArray[np.generic], sizes: Mapping[Hashable, int]
 ) -> NDArray[np.generic]:
-    """The array with its free dimensions cut, or continued from their beginning."""
+    """Return the array with its free dimensions cut, or repeated from the start."""
     for axis, stated in enumerate(tensor.shape):
-        if axis > 0 and is_free(stated):
-            size = sizes[_key(tensor, axis)]
-            if not array.shape[axis]:  # nothing to continue
+        if axis > 0 and _is_free(stated):
+            size = sizes[dimension_key(tensor, axis)]
+            if not array.shape[axis]:  # nothing to repeat
                 shape = (*array.shape[:axis], size, *array.shape[axis + 1 :])
                 array = np.zeros(shape, array.dtype)
             else:

@@ -1,49 +1,55 @@
-"""An ONNX graph as it computes: its nodes in order, and what each value in it is for some rows.
+"""The nodes of an ONNX graph in order, and each of its values for batches of a few sizes.
 
-A graph states few of its shapes. So every value in it is made an output, and computed for three
-numbers of rows: what a graph does with its rows can then be read off the shapes.
+A graph states few of its shapes. Every value is therefore made an output and computed for three
+batch sizes: the shapes show what the graph does with the rows.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+import math
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from models.foreign import AddError
+from models.importing import AddError
 from models.onnx_library import load_onnxruntime
 from models.runtimes import Arrays
+from models.subnormals import FlushToZero
 
 if TYPE_CHECKING:
     import onnx
 
 COUNTS = (1, 2, 3)
-"""The numbers of rows that are computed."""
+"""The batch sizes, in rows."""
 MORE = COUNTS[-1]
+RANDOM = {"Bernoulli", "Multinomial", "RandomNormal", "RandomNormalLike", "RandomUniform",
+          "RandomUniformLike"}  # fmt: skip
 OWN_DOMAINS = ("", "ai.onnx")
 KNOWN_DOMAINS = (*OWN_DOMAINS, "ai.onnx.ml", "com.microsoft")
 SMALL = 1_000
-"""A value of so many numbers at most is kept."""
+"""Values with at most this many numbers are kept."""
 
 Shape = tuple[int, ...]
 
 
 class UnreadableGraphError(Exception):
-    """A graph that cannot be computed with every value as an output."""
+    """A graph that cannot be analyzed, or not computed with every value as an output."""
 
 
 @dataclass(frozen=True)
 class Value:
-    """What one value of a graph was, for each of `COUNTS` rows."""
+    """One value of a graph for each batch size in `COUNTS`."""
 
     shapes: tuple[Shape, ...]
+    dtype: np.dtype[Any]
     same: bool
-    """Whether it was the same for all."""
+    """Whether the value was the same for all batch sizes."""
     arrays: tuple[NDArray[Any], ...] | None
-    """For each, where it is small."""
+    """The value for each batch size, if it is small."""
     level: frozenset[int] = frozenset()
-    """The axes along which all numbers are the same, for `MORE` rows."""
+    """The axes along which all numbers are equal, for `MORE` rows."""
 
 
 @dataclass(frozen=True)
@@ -51,13 +57,12 @@ class Node:
     """One operator of a graph.
 
     Attributes:
-        kind: its name; with its domain before it, where that is not ONNX's own.
-        name: what the file calls it, or its first output.
-        inputs: the values that it takes, "" for one that is left out.
-        outputs: the values that it gives, "" for one that nobody asks for.
-        attributes: as Python's values; tensors as arrays.
-        inner: the values that the graphs inside it may take, where it has some.
-        inner_kinds: the kinds of the nodes inside them.
+        kind: the name of the operator, with its domain in front if that is not ONNX's own.
+        name: the name of the node, or else of its first output.
+        inputs: the names of the input values, "" for an omitted input.
+        outputs: the names of the output values, "" for an unused output.
+        attributes: as Python values; tensors as arrays.
+        inner: the values that the graphs inside the node may use.
     """
 
     kind: str
@@ -66,101 +71,196 @@ class Node:
     outputs: tuple[str, ...]
     attributes: Mapping[str, Any]
     inner: frozenset[str] | None
-    inner_kinds: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True)
 class ObservedGraph:
-    """A graph, and what was computed in it."""
+    """A graph and its computed values."""
 
     inputs: tuple[str, ...]
     outputs: tuple[str, ...]
     nodes: tuple[Node, ...]
     values: Mapping[str, Value]
     opset: int
-    """The version of ONNX's own operators."""
-    is_free: bool
-    """Whether an input has another dimension than the rows that may have any size."""
+    """The opset of ONNX's own operators."""
+    size: int = 0
+    """The size of all values without the constants for `MORE` rows, in bytes."""
+
+
+def load(content: bytes) -> "onnx.ModelProto":
+    """Return the parsed file.
+
+    Raises:
+        AddError: the package `onnx` is not installed.
+    """
+    try:
+        import onnx
+    except ImportError as error:
+        raise AddError(
+            f"reading the graph needs the package onnx ({error}): install it with pip install onnx"
+        ) from error
+    return onnx.load_model_from_string(content)
 
 
 def parse(content: bytes) -> "onnx.ModelProto":
-    """The file, with the functions in it put where they are called.
+    """Return the parsed file, with its functions inlined.
 
     Raises:
         AddError: the package `onnx` is not installed.
         UnreadableGraphError: a function in it has the name of an operator.
     """
-    try:
-        import onnx
-        import onnx.inliner
-    except ImportError as error:
-        raise AddError(
-            f"reading the graph needs the package onnx ({error}): install it with pip install onnx"
-        ) from error
-    model = onnx.load_model_from_string(content)
+    import onnx.inliner
+
+    model = load(content)
     for function in model.functions:
-        if function.domain in KNOWN_DOMAINS:  # the runtime may compute its own of that name
+        if function.domain in KNOWN_DOMAINS:  # ONNX Runtime may use its own operator of that name
             raise UnreadableGraphError(f"it defines {function.name}, which is an operator already")
     return onnx.inliner.inline_local_functions(model) if model.functions else model
 
 
-def observe(content: bytes, batches: Sequence[Arrays]) -> ObservedGraph:
-    """Compute every value of a graph.
+class Observer:
+    """Computes every value of a graph for rows of several sizes.
 
     Args:
         content: the ONNX file, which ONNX Runtime loads.
-        batches: `COUNTS` rows of every input.
 
     Raises:
         AddError: the package `onnx` is not installed.
-        UnreadableGraphError: the graph cannot be computed so, or may be read in two ways.
+        UnreadableGraphError: the graph cannot be computed in this way, or is ambiguous.
     """
-    try:
-        model = parse(content)
-        import onnx
 
-        _require_one_meaning(model)
-        constants = {one.name: onnx.numpy_helper.to_array(one) for one in model.graph.initializer}
-        inputs = tuple(one.name for one in model.graph.input if one.name not in constants)
-        outputs = tuple(one.name for one in model.graph.output)
-        nodes = tuple(_node(node) for node in model.graph.node)
-        values = _computed(model, nodes, batches)
+    def __init__(self, content: bytes) -> None:
+        with _readable():
+            model = parse(content)
+            import onnx
+
+            _require_one_meaning(model)
+            _require_determined(model.graph)
+            self._stated = _stated_shapes(model.graph)
+            self._constants = {
+                one.name: _value([onnx.numpy_helper.to_array(one)] * len(COUNTS))
+                for one in model.graph.initializer
+            }
+            self._inputs = tuple(
+                one.name for one in model.graph.input if one.name not in self._constants
+            )
+            self._outputs = tuple(one.name for one in model.graph.output)
+            self._nodes = tuple(_node(node) for node in model.graph.node)
+            own = (one.version for one in model.opset_import if one.domain in OWN_DOMAINS)
+            self._opset = next(own, 1)
+            self._names = [name for node in self._nodes for name in node.outputs if name]
+            self._session = open_session(model, self._names)
+
+    def observe(self, rows: Arrays) -> ObservedGraph:
+        """Compute every value for the first rows, repeated if there are too few.
+
+        Raises:
+            UnreadableGraphError: the graph cannot compute these rows.
+        """
+        batches = [
+            {name: np.resize(array, (count, *array.shape[1:])) for name, array in rows.items()}
+            for count in COUNTS
+        ]
+        with _readable(), FlushToZero():
+            computed = [self._session.run(self._names, batch) for batch in batches]
+        for outputs, batch in zip(computed, batches, strict=True):
+            _require_shapes(self._stated, dict(zip(self._names, outputs, strict=True)) | batch)
+        found = dict(zip(self._names, zip(*computed, strict=True), strict=True))
+        found |= {name: tuple(batch[name] for batch in batches) for name in rows}
+        values = {
+            name: _value(arrays)
+            for name, arrays in found.items()
+            if all(isinstance(one, np.ndarray) for one in arrays)
+        }
+        size = sum(math.prod(value.shapes[-1]) * value.dtype.itemsize for value in values.values())
+        values |= self._constants
+        return ObservedGraph(self._inputs, self._outputs, self._nodes, values, self._opset, size)
+
+
+@contextmanager
+def _readable() -> Iterator[None]:
+    """Raise `UnreadableGraphError` for every error in the block."""
+    try:
+        yield
     except (AddError, UnreadableGraphError):
         raise
     except Exception as error:
         reason = str(error).strip().partition("\n")[0]
         raise UnreadableGraphError(reason or type(error).__name__) from error
-    values |= {name: _value([array] * len(COUNTS)) for name, array in constants.items()}
-    opset = next((one.version for one in model.opset_import if one.domain in OWN_DOMAINS), 1)
-    is_free = any(
-        not dimension.HasField("dim_value") or dimension.dim_value < 0
-        for one in model.graph.input
-        if one.name in inputs
-        for dimension in one.type.tensor_type.shape.dim[1:]
-    )
-    return ObservedGraph(inputs, outputs, nodes, values, opset, is_free)
 
 
 def _require_one_meaning(model: "onnx.ModelProto") -> None:
-    """Check that the runtime cannot read the file in another way than the one that is read here."""
+    """Check that the file has the same meaning for ONNX Runtime and for this module."""
     stated: dict[str, set[int]] = {}
     for one in model.opset_import:
         domain = "" if one.domain in OWN_DOMAINS else one.domain
         stated.setdefault(domain, set()).add(one.version)
     if any(len(versions) > 1 for versions in stated.values()):
         raise UnreadableGraphError("it states two versions of its operators")
-    functions = {(one.domain, one.name) for one in model.functions}
-    if any((node.domain, node.op_type) in functions for node in model.graph.node):
+    if model.functions:  # others are inlined
         raise UnreadableGraphError("a function in it has another version of the operators")
     if model.graph.sparse_initializer:
         raise UnreadableGraphError("it has sparse constants")
+
+
+def _stated_shapes(graph: "onnx.GraphProto") -> list[tuple[str, list[int | str]]]:
+    """Return the shapes that the file states; ONNX Runtime relies on them when it optimizes.
+
+    Raises:
+        UnreadableGraphError: an inner graph states shapes, which cannot be checked.
+    """
+    for node in graph.node:
+        for inner in inner_graphs(node):
+            if any(one.type.tensor_type.shape.dim for one in (*inner.value_info, *inner.output)):
+                raise UnreadableGraphError("a graph inside it states shapes")
+            _stated_shapes(inner)
+    return [
+        (one.name, [_stated_size(size) for size in one.type.tensor_type.shape.dim])
+        for one in (*graph.value_info, *graph.input, *graph.output)
+        if one.type.tensor_type.HasField("shape")
+    ]
+
+
+def _stated_size(size: "onnx.TensorShapeProto.Dimension") -> int | str:
+    """Return a number, a name, or "" for any size; some exporters write -1 for it."""
+    return size.dim_value if size.HasField("dim_value") and size.dim_value >= 0 else size.dim_param
+
+
+def _require_shapes(stated: Sequence[tuple[str, list[int | str]]], found: Arrays) -> None:
+    """Check the stated shapes, and that dimensions with the same name have the same size."""
+    sizes: dict[str, int] = {}
+    for name, dimensions in stated:
+        array = found.get(name)
+        if not isinstance(array, np.ndarray):
+            continue
+        agree = array.ndim == len(dimensions) and all(
+            said == "" or size == (said if isinstance(said, int) else sizes.setdefault(said, size))
+            for said, size in zip(dimensions, array.shape, strict=True)
+        )
+        if not agree:
+            raise UnreadableGraphError(
+                f"it states {dimensions} for {name}, which is {list(array.shape)}"
+            )
+
+
+def _require_determined(graph: "onnx.GraphProto", *, is_inner: bool = False) -> None:
+    """Check that no node draws random numbers, and that inner graphs have no unknown nodes."""
+    for node in graph.node:
+        draws = node.op_type in RANDOM or (node.op_type == "Dropout" and len(node.input) > 2)
+        if draws and (is_inner or node.op_type in RANDOM):
+            name = next(filter(None, node.output), "")
+            raise UnreadableGraphError(f"{node.op_type} ({name}) draws random numbers")
+        if is_inner and node.domain not in OWN_DOMAINS:
+            raise UnreadableGraphError(f"{node.op_type} is inside a node, and not ONNX's own")
+        for inner in inner_graphs(node):
+            _require_determined(inner, is_inner=True)
 
 
 def _node(node: "onnx.NodeProto") -> Node:
     import onnx
 
     own = node.domain in OWN_DOMAINS
-    graphs = list(_inner_graphs(node))
+    graphs = list(inner_graphs(node))
     attributes = {
         one.name: onnx.helper.get_attribute_value(one)
         for one in node.attribute
@@ -173,11 +273,11 @@ def _node(node: "onnx.NodeProto") -> Node:
         outputs=tuple(node.output),
         attributes=attributes,
         inner=frozenset(_taken(graphs)) if graphs else None,
-        inner_kinds=frozenset(_kinds(graphs)),
     )
 
 
-def _inner_graphs(node: "onnx.NodeProto") -> Iterable["onnx.GraphProto"]:
+def inner_graphs(node: "onnx.NodeProto") -> Iterable["onnx.GraphProto"]:
+    """Return the graphs in the attributes of a node: loop bodies and branches."""
     for attribute in node.attribute:
         if attribute.HasField("g"):
             yield attribute.g
@@ -185,46 +285,31 @@ def _inner_graphs(node: "onnx.NodeProto") -> Iterable["onnx.GraphProto"]:
 
 
 def _taken(graphs: Iterable["onnx.GraphProto"]) -> Iterable[str]:
-    """Every name that the nodes of these graphs take, also from each other."""
+    """Return all names that the nodes of these graphs use."""
     for graph in graphs:
         yield from (one.name for one in graph.output)
         for node in graph.node:
             yield from node.input
-            yield from _taken(_inner_graphs(node))
+            yield from _taken(inner_graphs(node))
 
 
-def _kinds(graphs: Iterable["onnx.GraphProto"]) -> Iterable[str]:
-    for graph in graphs:
-        for node in graph.node:
-            yield node.op_type
-            yield from _kinds(_inner_graphs(node))
-
-
-def _computed(
-    model: "onnx.ModelProto", nodes: Iterable[Node], batches: Sequence[Arrays]
-) -> dict[str, Value]:
+def open_session(model: "onnx.ModelProto", names: Sequence[str]) -> Any:
+    """Return a session that computes the unoptimized graph and returns these values too."""
     import onnx
 
     onnxruntime = load_onnxruntime()
     stated = {one.name for one in model.graph.output}
-    names = [name for node in nodes for name in node.outputs if name]
     model.graph.output.extend(
         onnx.ValueInfoProto(name=name) for name in names if name not in stated
     )
     options = onnxruntime.SessionOptions()
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
     options.log_severity_level = 4
-    session = onnxruntime.InferenceSession(
-        model.SerializeToString(), options, providers=["CPUExecutionProvider"]
-    )
-    computed = [session.run(names, dict(rows)) for rows in batches]
-    found = dict(zip(names, zip(*computed, strict=True), strict=True))
-    found |= {name: tuple(rows[name] for rows in batches) for name in batches[0]}
-    return {
-        name: _value(arrays)
-        for name, arrays in found.items()
-        if all(isinstance(one, np.ndarray) for one in arrays)
-    }
+    options.add_session_config_entry("session.set_denormal_as_zero", "1")  # as `OnnxRuntime`
+    with FlushToZero():
+        return onnxruntime.InferenceSession(
+            model.SerializeToString(), options, providers=["CPUExecutionProvider"]
+        )
 
 
 def _value(arrays: Sequence[NDArray[Any]]) -> Value:
@@ -235,7 +320,7 @@ def _value(arrays: Sequence[NDArray[Any]]) -> Value:
         axis for axis in range(last.ndim) if varies and _equal(last, np.roll(last, 1, axis))
     )
     kept = tuple(arrays) if last.size <= SMALL else None
-    return Value(tuple(one.shape for one in arrays), same, kept, level)
+    return Value(tuple(one.shape for one in arrays), last.dtype, same, kept, level)
 
 
 def _equal(one: NDArray[Any], other: NDArray[Any]) -> bool:

@@ -1,7 +1,7 @@
-"""Which inputs of a graph are places in a table, as the tokens of an embedding, and its size.
+"""Inputs of a graph that are indices into a table, such as the tokens of an embedding.
 
-ONNX counts a negative place from the table's end, so a stray -1 is answered as if it were the last
-token; and a place beyond the end fails only once it is computed.
+ONNX counts a negative index from the table's end, so a stray -1 is computed as the last token. An
+index beyond the end fails only at run time.
 """
 
 from collections.abc import Iterable, Mapping
@@ -17,11 +17,11 @@ MOVING = {
     "Cast", "Concat", "Flatten", "Identity", "Reshape", "Slice", "Squeeze", "Transpose",
     "Unsqueeze",
 }  # fmt: skip
-"""They give the numbers that they take, beside others perhaps."""
+"""Operators whose output holds the numbers of their inputs."""
 
 
 def index_ranges(content: bytes) -> list[InputRange]:
-    """The range of each input that is looked up in a constant table, 0 to its last place.
+    """Return the range of each input that indexes a constant table: 0 to the last index.
 
     Args:
         content: the ONNX file.
@@ -46,7 +46,13 @@ def _looked_up(
     tables: Mapping[str, tuple[int, ...]],
     inputs: dict[str, set[str]],
 ) -> Iterable[tuple[str, int]]:
-    """An input, and the size of a table that it is looked up in; `inputs` by value."""
+    """Yield each input that indexes a table, with the table's size.
+
+    Args:
+        nodes: the operators of the graph, in order.
+        tables: the shapes of the constants by name.
+        inputs: by value name, the inputs whose numbers the value holds. It is extended.
+    """
     for node in nodes:
         if node.op_type in MOVING:
             inputs[node.output[0]] = set().union(*(inputs.get(one, set()) for one in node.input))

@@ -1,4 +1,4 @@
-"""Ctrl-C while a command line still imports what it needs: exit code 130, and no traceback."""
+"""Ctrl-C while a command line is still importing: exit code 130 without a traceback."""
 
 import os
 import signal
@@ -6,18 +6,18 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 INTERRUPTED = 130
-"""The exit code of a program that Ctrl-C ended, as a shell gives it."""
+"""The exit code that a shell reports for a program that Ctrl-C ended."""
 
 
 @contextmanager
 def exit_on_interrupt() -> Iterator[None]:
-    """Have Ctrl-C end the process at once while the block runs. For the main thread.
+    """End the process at once on Ctrl-C while the block runs. Use it in the main thread only.
 
-    Raised as KeyboardInterrupt it would not always arrive: a library in C that is being imported
-    loses it, and fails later in its own words.
+    A KeyboardInterrupt may get lost: a C library that is being imported may swallow it and fail
+    later with an error of its own.
     """
     before = signal.getsignal(signal.SIGINT)
-    if before is signal.default_int_handler:  # else it is ignored, as in the background of a shell
+    if before is signal.default_int_handler:  # a shell ignores SIGINT in background processes
         signal.signal(signal.SIGINT, lambda *_: os._exit(INTERRUPTED))
     try:
         yield

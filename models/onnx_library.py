@@ -1,4 +1,4 @@
-"""ONNX Runtime itself: imported so that it reports to nobody, and with its CUDA, or why without."""
+"""The import of ONNX Runtime, without telemetry, and of its CUDA libraries."""
 
 import contextlib
 import ctypes
@@ -8,49 +8,56 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from models.devices import DeviceError, driver_problem
+from models.devices import DeviceError, absence, driver_devices, driver_problem
 
 
 @cache
 def load_onnxruntime() -> Any:
-    """The module, which writes no lines of its own: what goes wrong is raised.
+    """Import and return ONNX Runtime. It logs nothing; errors are raised.
 
     Raises:
-        ImportError: it is not installed.
+        ImportError: ONNX Runtime is not installed.
     """
-    # Unless it is told before it is loaded, it reports what it runs to its makers.
+    # ONNX Runtime reads this variable on import. By default, it reports usage to its makers.
     os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
     import onnxruntime
 
-    onnxruntime.set_default_logger_severity(4)  # of all that belongs to no session
+    onnxruntime.set_default_logger_severity(4)  # the logger outside sessions
     return onnxruntime
 
 
 def load_cuda(device: str) -> None:
-    """Have the libraries loaded that ONNX Runtime needs on a GPU.
+    """Load the libraries that ONNX Runtime needs on a GPU.
 
     Raises:
-        DeviceError: the driver is missing or too old, or this ONNX Runtime has no CUDA.
+        DeviceError: the driver is missing or too old, the device does not exist, or this ONNX
+            Runtime is built without CUDA.
     """
     library = load_onnxruntime()
     has_cuda = "CUDAExecutionProvider" in library.get_available_providers()
     cuda = library.cuda_version if has_cuda else None
-    if problem := driver_problem(f"ONNX Runtime {library.__version__}", cuda):
+    problem = driver_problem(f"ONNX Runtime {library.__version__}", cuda)
+    if not problem and (count := driver_devices()) is not None:
+        problem = absence(device, count)
+    if problem:
         raise DeviceError(f"ONNX Runtime cannot compute on {device}: {problem}")
+    # By default, cuBLAS may add partial sums of FP16 in half precision. CPUs do not.
+    os.environ.setdefault("ORT_CUDA_GEMM_OPTIONS", "2")
     _preload()
 
 
 @cache
 def _preload() -> None:
-    """Load CUDA and cuDNN, which come with torch's wheels."""
-    with contextlib.redirect_stdout(io.StringIO()):  # what it prints, `cuda_failure` says again
+    """Load CUDA and cuDNN from the wheels that torch installs."""
+    with contextlib.redirect_stdout(io.StringIO()):  # `cuda_failure` reports the printed errors
         load_onnxruntime().preload_dlls()
 
 
 def cuda_failure(device: str) -> DeviceError:
-    """What to raise where a session is without CUDA though it was asked for; the cause is chained.
+    """Return the error for a session that was created without the requested CUDA.
 
-    ONNX Runtime writes the reason to its log alone, so what it tried to load is loaded once more.
+    ONNX Runtime writes the reason only to its log, so its CUDA library is loaded once more. The
+    error of that load is the cause.
     """
     library = "lib{}.so" if os.name == "posix" else "{}.dll"
     folder = Path(load_onnxruntime().__file__).parent / "capi"

@@ -1,20 +1,21 @@
-"""One model package: a folder that holds a network, its card, and the proof of both.
+"""A model package: a folder with a network, its card, and the digests of all files.
 
     models/mnist-cnn/1/
       card.json      the `ModelCard`
-      README.md      the same for people
-      model.onnx     the network, preprocessing included
-      model.pt       the same, as TorchScript
-      report/*.png   pictures of how it was fitted and how it does
+      README.md      the card as a page
+      model.onnx     the network, including its preprocessing
+      model.pt       the same network as TorchScript
+      report/*.png   plots of the training and the evaluation
 
-`ModelPackage.read` reads a card once, `load` hands out the very bytes that it compared with the
-digests of that card, `verify` does so for every file, and `write_package` makes a package, whole or
-not at all. What is wrong is a `PackageError` that names package and file.
+`ModelPackage.read` reads a card once. `load` returns the bytes of a file after comparing these same
+bytes with the card's digest. `verify` checks every file. `write_package` writes a package as a
+whole or not at all. Errors are `PackageError`s that name the package and the file.
 
-A package's folder may be a link, as may the folders above it. Below it no link is followed.
+The folder of a package, and the folders above, may be links. Links inside the folder are not
+followed.
 
-TorchScript files run code when they are loaded: load only bytes that `ModelPackage.load` gave,
-and serve only packages whose origin you trust.
+Loading a TorchScript file runs the code in it. Load only bytes that `ModelPackage.load` returned,
+and serve only packages from an origin that you trust.
 """
 
 import hashlib
@@ -34,23 +35,23 @@ from pydantic import ValidationError
 
 from models.card import MODEL_FILES, SCHEMA_VERSION, FileRecord, ModelCard
 from models.files import FileError, open_file, read_all, size_of, unreadable
-from models.page import render_page
+from models.readme import render_page
 
 CARD_FILE = "card.json"
 PAGE_FILE = "README.md"
 MAX_CARD_BYTES = 64 * 2**20
-"""The largest card that is read, and the largest signature."""
+"""The size limit of a card, and of a signature."""
 MAX_OTHER_BYTES = 64 * 2**20
-"""The largest file beside the network: a picture of the report, the page."""
+"""The size limit of other files than the networks: the plots, the page."""
 _SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
 _MAX_REASON = 1000  # characters: a card may hold a name of any length
 
 
 class PackageError(Exception):
-    """A package that cannot be trusted or read: says which, which file, and why.
+    """A package that cannot be trusted or read. The message names the package, file and reason.
 
-    `file` is relative to the package, and None where no file is at fault. No path of this machine
-    stands in the message, since callers of the service read it.
+    `file` is relative to the package, and None if no file is at fault. The message has no absolute
+    path, since clients of the service read it.
     """
 
     def __init__(self, package: str, file: str | None, reason: str) -> None:
@@ -65,9 +66,9 @@ class PackageError(Exception):
 
 @dataclass(frozen=True)
 class ModelPackage:
-    """A package on disk whose card has been read. Its files are checked when they are read.
+    """A package on disk whose card has been read. Its files are checked on reading.
 
-    `card_sha256` is the digest of the card's bytes as they were read, in hexadecimal.
+    `card_sha256` is the hexadecimal digest of the card's bytes at the time of reading.
     """
 
     path: Path
@@ -76,7 +77,7 @@ class ModelPackage:
 
     @property
     def label(self) -> str:
-        """Name and version, as `mnist-cnn/1`."""
+        """The name and version, as `mnist-cnn/1`."""
         return f"{self.card.name}/{self.card.version}"
 
     @classmethod
@@ -84,7 +85,8 @@ class ModelPackage:
         """Read the card of the package at `path`, whose last two parts are name and version.
 
         Raises:
-            PackageError: the card is missing, unreadable, of another schema, or not of this folder.
+            PackageError: the card is missing or unreadable, has another schema version, or belongs
+                to another folder.
         """
         label = f"{path.parent.name}/{path.name}"
         written = _read_card(path, label)
@@ -113,12 +115,13 @@ class ModelPackage:
         return cls(path, card, hashlib.sha256(written).hexdigest())
 
     def load(self, file: str) -> bytes:
-        """The content of `file`, checked against the size and SHA-256 in the card.
+        """Return the content of `file`, checked against the size and SHA-256 in the card.
 
         The size is compared before the file is read.
 
         Raises:
-            PackageError: the card does not list the file, or it is missing, altered, or no file.
+            PackageError: the card does not list the file, or the file is missing, altered, or not a
+                regular file.
         """
         with self._open(file) as stream:
             content = read_all(stream, self.card.files[file].bytes)
@@ -126,17 +129,17 @@ class ModelPackage:
         return content
 
     def check(self, file: str) -> None:
-        """As `load`, for a file of any size: no more than a piece of it is held.
+        """Check a file as `load` does, but read it in small chunks.
 
         Raises:
-            PackageError: as `load` says.
+            PackageError: as for `load`.
         """
         with self._open(file) as stream:
             self._compare(file, hashlib.file_digest(stream, "sha256").hexdigest())
 
     @contextmanager
     def _open(self, file: str) -> Iterator[BufferedReader]:
-        """The file, of the size that the card says; what is wrong with it is a PackageError."""
+        """Open a file of the size that the card states; raise its errors as PackageErrors."""
         record = self.card.files.get(file)
         if record is None:
             raise PackageError(self.label, file, "the card lists no such file")
@@ -166,7 +169,7 @@ class ModelPackage:
         """Check every file that the card lists.
 
         Raises:
-            PackageError: a file is missing, truncated or altered, or no file can be served.
+            PackageError: a file is missing, truncated or altered, or no file holds a network.
         """
         if not self.card.runtimes:
             raise PackageError(self.label, CARD_FILE, "it lists neither model.onnx nor model.pt")
@@ -175,14 +178,14 @@ class ModelPackage:
 
 
 def write_package(root: Path, card: ModelCard, files: Mapping[str, bytes]) -> ModelPackage:
-    """Write `card` and `files` as `root/<name>/<version>`, whole or not at all.
+    """Write `card` and `files` as `root/<name>/<version>`, as a whole or not at all.
 
-    The page is rendered and the digests are filled in here. The files are written into a hidden
-    folder under `root`, which takes the package's place only when all is on disk. Of several
-    writers of one version, one wins.
+    The function renders the page and fills in the digests. It writes the files into a hidden folder
+    under `root` and renames the folder after all files are on disk. If several processes write the
+    same version, one succeeds.
 
     Raises:
-        OSError: it cannot be written; what was written is removed.
+        OSError: the package cannot be written. Files written so far are removed.
         PackageError: the package exists already.
     """
     path, label = root / card.name / card.version, f"{card.name}/{card.version}"
@@ -208,10 +211,10 @@ def write_package(root: Path, card: ModelCard, files: Mapping[str, bytes]) -> Mo
                 stream.flush()
                 os.fsync(stream.fileno())
         path.parent.mkdir(exist_ok=True)
-        staging.rename(path)  # onto a package, which is a folder that is not empty, it fails
+        staging.rename(path)  # fails if `path` is a package, since that folder is not empty
     except BaseException as error:
         shutil.rmtree(staging, ignore_errors=True)
-        with suppress(OSError):  # it holds other versions, or was not made yet
+        with suppress(OSError):  # the folder holds other versions, or does not exist yet
             path.parent.rmdir()
         if isinstance(error, OSError) and path.exists():  # another writer was faster
             raise PackageError(label, None, "it exists already") from error
@@ -220,10 +223,10 @@ def write_package(root: Path, card: ModelCard, files: Mapping[str, bytes]) -> Mo
 
 
 def require_writable(root: Path) -> None:
-    """Check that packages can be written under `root`, before much work is done for one.
+    """Check that packages can be written under `root`, before the work that makes one.
 
     Raises:
-        OSError: they cannot.
+        OSError: packages cannot be written.
     """
     above = next(folder for folder in (root, *root.absolute().parents) if folder.exists())
     with tempfile.TemporaryDirectory(prefix=".writable-", dir=above):
@@ -241,7 +244,11 @@ def _read_card(path: Path, label: str) -> bytes:
 
 
 def _parse(card: bytes) -> Any:
-    """The JSON of a card, which every reader must understand alike: no NaN, no name twice."""
+    """Return the JSON of a card.
+
+    NaN, infinity, repeated names and half surrogate pairs are refused, since JSON parsers treat
+    them differently.
+    """
     try:
         text = card.decode("utf-8-sig")
     except UnicodeDecodeError as error:
@@ -260,7 +267,7 @@ def _unambiguous(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     if len(fields) < len(pairs):
         names = [name for name, _ in pairs]
         twice = next(name for name in names if names.count(name) > 1)
-        raise ValueError(f"the name {twice!r:.100} stands twice in one object")
+        raise ValueError(f"the name {twice!r:.100} is repeated in one object")
     return fields
 
 

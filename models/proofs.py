@@ -1,35 +1,38 @@
-"""The proofs of added files: each row is computed for itself, and both files compute the same."""
+"""The checks of added files: rows are independent, and both files compute the same outputs."""
 
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 from models.card import ParityRecord, TensorSpec
-from models.foreign import AddError, ForeignGraph
-from models.free_sizes import answered_together
-from models.parity import BATCH_SIZES, ParityError, prove
+from models.importing import AddError, ForeignGraph
+from models.parity import BATCH_SIZES, ParityError, check_parity
 from models.row_mixing import row_mixing
-from models.runtimes import Arrays, Runtime, brief
+from models.runtimes import Arrays, Runtime, one_line
 from models.samples import Samples
 from models.varied_rows import computable, varied_rows
 
 LARGEST_BATCH = 256
-"""The rows of the largest batch that is served, unless a setting says otherwise."""
+"""The largest batch of the service by default, in rows."""
 LARGE_ROW = 10_000
-"""Rows with so many numbers are proved at smaller batches, since those of 256 take too long."""
-ROWS_OF_OTHER_SIZES = 16
-"""So many rows of each other size are tried."""
+"""Rows with at least this many values are checked in smaller batches, to save time."""
+ROWS_OF_OTHER_SIZES = 8
+"""The number of rows that are checked at each other size."""
 
 
 class RowsProof(NamedTuple):
-    """What is known of the rows of a network.
+    """The result of the check that rows are independent.
 
     Attributes:
-        record: how far its answers were from those to the same rows, computed again.
-        mixing: why a row's answer may depend on the rows beside it; None where it does not.
+        record: the largest difference between two computations of the same rows.
+        mixing: why the result of a row may depend on other rows; None if it does not.
+        batched: the samples, and the rows of other sizes, for which rows are independent.
+        unbatched: the rows of other sizes for which this is not shown, and why.
     """
 
     record: ParityRecord
-    mixing: str | None
+    mixing: str | None = None
+    batched: Sequence[Arrays] = ()
+    unbatched: Sequence[tuple[Arrays, str]] = ()
 
 
 def prove_rows(
@@ -38,47 +41,72 @@ def prove_rows(
     samples: Samples,
     others: Sequence[Arrays],
     outputs: Sequence[TensorSpec],
+    *,
+    half: bool,
 ) -> RowsProof:
-    """The proof that a row's answer does not depend on its neighbours, or on when it is asked.
+    """Check that the result of a row depends neither on other rows nor on the time.
 
-    It is read off the graph, and tried on the samples and on rows unlike them. A network that
-    computes one size of batch alone is tried for whole batches: its batches are never mixed.
+    The graph is analyzed first (`row_mixing`). Then the samples and variations of them are computed
+    alone and in batches, at each size. A network with a fixed batch size is only checked for equal
+    results of equal batches, since its batches are never mixed.
 
     Args:
         graph: the network.
-        content: its file.
-        samples: the rows to try.
-        others: the same at other sizes (`free_sizes.other_sizes`).
-        outputs: of the network.
+        content: the bytes of its file.
+        samples: the rows to compute.
+        others: the samples at other sizes (`free_sizes.other_sizes`).
+        outputs: the specifications of the outputs.
+        half: whether the network computes in half precision.
 
     Raises:
-        AddError: the same rows get other answers when they are computed again.
+        AddError: a second computation of the same rows has other results.
     """
-    mixing = None
+    network, mixing = graph.network, None
     if samples.fixed_batch is None:
-        for rows in (samples.rows, *others):
-            mixing = mixing or row_mixing(content, rows)
-        mixing = mixing or answered_together(graph.network, graph.network.inputs, samples.rows)
+        mixing, *mixings = row_mixing(content, [samples.rows, *others])
         try:
-            record = _prove(graph.network, graph.network, samples, outputs)
-            for tried in _further(graph.network, graph.network, samples, others):
-                _prove(graph.network, graph.network, tried, outputs, tried.count)
+            record = _prove(network, network, samples, outputs, half=half)
+            for tried in _unlike(network, network, samples, samples.rows):
+                _prove(network, network, tried, outputs, tried.count, half=half)
         except ParityError as error:
             mixing = mixing or str(error)
         except Exception as error:
             raise AddError(
-                f"{graph.file}: it computes each row and fails on several ({brief(error)}): export "
-                "it with a dynamic batch, or with the batch size that it can compute in its shapes"
+                f"{graph.file}: it computes each row and fails on several ({one_line(error)}): "
+                "export it with a dynamic batch, or with the batch size that it can compute in its "
+                "shapes"
             ) from error
         if mixing is None:
-            return RowsProof(record, None)
+            batched, unbatched = [samples.rows], []
+            for rows, found in zip(others, mixings, strict=True):
+                reason = found or _difference(network, samples, rows, outputs, half=half)
+                if reason is None:
+                    batched.append(rows)
+                else:
+                    unbatched.append((rows, reason))
+            return RowsProof(record, None, batched, unbatched)
     try:
-        return RowsProof(_prove(graph.network, graph.network, samples, outputs, whole=True), mixing)
+        record = _prove(network, network, samples, outputs, whole=True, half=half)
     except ParityError as error:
         raise AddError(
             f"{graph.file}: the answer differs when the same rows are computed again ({error}): "
             "export the network in evaluation mode, without dropout or random numbers"
         ) from error
+    return RowsProof(record, mixing)
+
+
+def _difference(
+    network: Runtime, samples: Samples, rows: Arrays, outputs: Sequence[TensorSpec], *, half: bool
+) -> str | None:
+    """Return how the results of rows of another size depend on other rows; None if they do not."""
+    try:
+        for tried in _unlike(network, network, samples, rows):
+            _prove(network, network, tried, outputs, tried.count, half=half)
+    except ParityError as error:
+        return str(error)
+    except Exception as error:  # noqa: BLE001 - after any error, this size is not shown
+        return f"it computes each row and fails on several ({one_line(error)})"
+    return None
 
 
 def prove_equal(
@@ -89,29 +117,38 @@ def prove_equal(
     others: Sequence[Arrays],
     outputs: Sequence[TensorSpec],
     *,
-    whole: bool,
+    batched: Sequence[Arrays],
+    half: bool,
 ) -> tuple[ParityRecord, ...]:
-    """The proofs of each file against the other.
+    """Check each file against the other.
 
     Args:
         graph: the network as ONNX.
         file: the name of the TorchScript file, for errors.
         module: the network as TorchScript.
-        samples: the rows to try; others unlike them are tried too.
+        samples: the rows to compute, with variations of them.
         others: the samples at other sizes.
-        outputs: of both.
-        whole: whether the rows of a batch depend on each other.
+        outputs: the specifications of the outputs.
+        batched: those of the samples and others for which rows are independent.
+        half: whether the network computes in half precision.
 
     Raises:
         AddError: the files do not compute the same.
     """
+
+    def is_whole(rows: Arrays) -> bool:
+        return not any(rows is one for one in batched)
+
+    whole = is_whole(samples.rows)
     try:
         records = (
-            _prove(module, graph.network, samples, outputs, whole=whole),
-            _prove(graph.network, module, samples, outputs, whole=whole),
+            _prove(module, graph.network, samples, outputs, whole=whole, half=half),
+            _prove(graph.network, module, samples, outputs, whole=whole, half=half),
         )
-        for tried in _further(graph.network, module, samples, others):
-            _prove(graph.network, module, tried, outputs, tried.count, whole=whole)
+        for rows in (samples.rows, *others):
+            whole = is_whole(rows)
+            for tried in _unlike(graph.network, module, samples, rows):
+                _prove(graph.network, module, tried, outputs, tried.count, whole=whole, half=half)
     except ParityError as error:
         raise AddError(
             f"{file}: its answers are not those of {graph.file} ({error}): "
@@ -120,27 +157,27 @@ def prove_equal(
         ) from error
     except Exception as error:
         raise AddError(
-            f"{file}: it fails on what {graph.file} computes ({brief(error)}): "
+            f"{file}: it fails on what {graph.file} computes ({one_line(error)}): "
             "export both from one network, with the same outputs in the same order, for the same "
             "sizes"
         ) from error
     return records
 
 
-def _further(
-    network: Runtime, other: Runtime, samples: Samples, others: Sequence[Arrays]
-) -> Iterator[Samples]:
-    """Rows unlike the samples, and at other sizes, that both compute, each row alone."""
+def _unlike(network: Runtime, other: Runtime, samples: Samples, rows: Arrays) -> Iterator[Samples]:
+    """Yield variations of the rows that both networks compute; for a fixed batch, the rows."""
     if samples.fixed_batch is not None:
-        yield from (Samples(rows, False, samples.fixed_batch) for rows in others)
+        if rows is not samples.rows:
+            yield Samples(rows, False, samples.fixed_batch)
         return
-    count = LARGEST_BATCH if samples.row_size < LARGE_ROW else BATCH_SIZES[-1]
-    for rows, most in ((samples.rows, count), *((rows, ROWS_OF_OTHER_SIZES) for rows in others)):
-        varied = computable(network, varied_rows(rows, most, samples.signed))
-        if other is not network:
-            varied = computable(other, varied)
-        if len(next(iter(varied.values()))) > 1:
-            yield Samples(varied, False, None)
+    count = ROWS_OF_OTHER_SIZES
+    if rows is samples.rows:
+        count = LARGEST_BATCH if samples.row_size < LARGE_ROW else BATCH_SIZES[-1]
+    varied = computable(network, varied_rows(rows, count, samples.signed))
+    if other is not network:
+        varied = computable(other, varied)
+    if len(next(iter(varied.values()))) > 1:
+        yield Samples(varied, False, None)
 
 
 def _prove(
@@ -151,13 +188,14 @@ def _prove(
     largest: int = BATCH_SIZES[-1],
     *,
     whole: bool = False,
+    half: bool,
 ) -> ParityRecord:
-    """That the candidate's answers are the reference's; of single rows, unless `whole`."""
+    """Check the candidate against the reference, which computes single rows unless `whole`."""
     floats = [spec for spec in outputs if spec.dtype.kind == "f"]
     sizes = sorted(
         {samples.fixed_batch or min(size, samples.count) for size in (*BATCH_SIZES, largest)}
     )
-    return prove(
+    return check_parity(
         reference,
         candidate,
         samples.rows,
@@ -165,4 +203,5 @@ def _prove(
         classification=bool(floats) and all(spec.is_probabilities for spec in floats),
         batch_sizes=sizes,
         reference_batch=None if whole else 1,
+        half=half,
     )

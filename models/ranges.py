@@ -1,4 +1,4 @@
-"""The ranges that the inputs of an added network must keep, as `--range` gives them."""
+"""The ranges of an added network's inputs, as given by `--range`."""
 
 import math
 from argparse import ArgumentTypeError
@@ -9,12 +9,12 @@ from typing import NamedTuple
 import numpy as np
 
 from models.card import TensorSpec
-from models.foreign import AddError
+from models.importing import AddError
 from models.runtimes import Arrays
 
 
 class InputRange(NamedTuple):
-    """The values that an input takes, both ends included; an end that is None is open."""
+    """The values that an input takes, with both ends. A side whose end is None is open."""
 
     name: str
     low: float | None
@@ -22,7 +22,7 @@ class InputRange(NamedTuple):
 
 
 def whole_numbers(spec: TensorSpec) -> tuple[int, int]:
-    """The least and the largest number of an input of whole numbers, or of truth values."""
+    """Return the smallest and largest value of an input of whole numbers or truth values."""
     if spec.dtype.kind == "b":
         return 0, 1
     bits = 8 * spec.dtype.itemsize
@@ -30,10 +30,10 @@ def whole_numbers(spec: TensorSpec) -> tuple[int, int]:
 
 
 def parse_range(text: str) -> InputRange:
-    """`tokens=0:49`, `x=0:` or `x=:1.5` as a range.
+    """Parse a range such as `tokens=0:49`, `x=0:` or `x=:1.5`.
 
     Raises:
-        ArgumentTypeError: the text is none of these.
+        ArgumentTypeError: the text has another form.
     """
     name, _, ends = text.rpartition("=")
     low, colon, high = ends.partition(":")
@@ -52,10 +52,11 @@ def parse_range(text: str) -> InputRange:
 def with_ranges(
     inputs: Sequence[TensorSpec], ranges: Sequence[InputRange]
 ) -> tuple[TensorSpec, ...]:
-    """The inputs with the ranges that they must keep.
+    """Return the inputs with their ranges enforced.
 
     Raises:
-        AddError: a range names no input, or one twice, or its input cannot hold it.
+        AddError: a range names an unknown input, two ranges name the same input, or an end is not a
+            value of the input's datatype.
     """
     given = {found.name: found for found in ranges}
     names = ", ".join(spec.name for spec in inputs)
@@ -67,7 +68,7 @@ def with_ranges(
 
 
 def check_samples(rows: Arrays, inputs: Sequence[TensorSpec], source: str) -> None:
-    """Check that rows keep the ranges of their inputs.
+    """Check that rows are within the ranges of their inputs.
 
     Raises:
         AddError: a value of `source` is outside.

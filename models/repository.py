@@ -1,10 +1,10 @@
 """The model repository: the packages under one folder, by name and version.
 
-A package is `<root>/<name>/<version>/`, with a whole number as version. Other folders are not
-looked at, so the repository may share its folder with other things. A version that was removed is
-`<root>/<name>/<version>.removed`, with its signature beside it. The repository and its packages may
-be links. A package whose folder cannot be read is one that gives an error, and the others are
-as they are.
+A package is a folder `<root>/<name>/<version>/`; the version is a whole number. Other folders are
+ignored, so the repository's folder may hold other files. A removed version is the folder
+`<root>/<name>/<version>.removed`, and its signature is renamed in the same way. The repository and
+its packages may be links. A package whose folder cannot be read is reported as an error, without
+effect on the other packages.
 """
 
 import os
@@ -12,27 +12,41 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from models.card import PackageName, PackageVersion, is_package_name, is_package_version
+from models.card import (
+    PACKAGE_NAME_RULE,
+    PackageName,
+    PackageVersion,
+    is_package_name,
+    is_package_version,
+)
 from models.files import unreadable
 from models.package import ModelPackage, PackageError
 
 REMOVED = ".removed"
+SHIPPED = Path(__file__).resolve().parent
+"""The folder of the packages that fitserve ships."""
+
+
+def default_repository() -> Path:
+    """Return the repository of `FITSERVE_MODEL_REPOSITORY`; by default, the shipped one."""
+    return Path(os.environ.get("FITSERVE_MODEL_REPOSITORY") or SHIPPED)
 
 
 class RepositoryError(Exception):
-    """A repository whose folder cannot be read: says which, and why."""
+    """A repository whose folder cannot be read. The message names the folder and the reason."""
 
 
 @dataclass(frozen=True)
 class ModelRepository:
-    """The packages under `root`. Nothing is cached: every call reads the folder as it is."""
+    """The packages under `root`. Every call reads the folder; nothing is cached."""
 
     root: Path
 
     def names(self) -> list[PackageName]:
-        """The names that have at least one version, or a folder that cannot be read; sorted.
+        """Return the sorted names that have at least one version, or a folder that cannot be read.
 
-        None where there is no repository.
+        Returns:
+            An empty list if the repository does not exist.
 
         Raises:
             RepositoryError: the repository cannot be read.
@@ -46,10 +60,10 @@ class ModelRepository:
         return sorted(name for name in found if is_package_name(name) and self._is_there(name))
 
     def versions(self, name: str) -> list[PackageVersion]:
-        """The versions of `name`, oldest first; none where there is no such package.
+        """Return the versions of `name`, oldest first; an empty list if the package does not exist.
 
         Raises:
-            PackageError: no package may have this name, or its folder cannot be read.
+            PackageError: the name is not valid, or the package's folder cannot be read.
         """
         found = [
             entry.name
@@ -59,45 +73,45 @@ class ModelRepository:
         return sorted(found, key=int)
 
     def next_version(self, name: str) -> PackageVersion:
-        """The version that a new package of this name takes: no removed one's, which may return."""
+        """Return the version of a new package: above all versions, removed versions included."""
         taken = [*self.versions(name), *self.removed(name)]
         return str(max(map(int, taken), default=0) + 1)
 
     def removed(self, name: str) -> list[PackageVersion]:
-        """The versions of `name` that were moved aside, oldest first.
+        """Return the removed versions of `name`, oldest first.
 
         Raises:
-            PackageError: no package may have this name, or its folder cannot be read.
+            PackageError: the name is not valid, or the package's folder cannot be read.
         """
         entries = (entry.name for entry in self._entries(name))
         found = [entry.removesuffix(REMOVED) for entry in entries if entry.endswith(REMOVED)]
         return sorted(filter(is_package_version, found), key=int)
 
     def remove(self, name: str, version: str) -> None:
-        """Move a version aside, so that the one before it serves after the next start.
+        """Rename a version, so that the previous version serves after the next start.
 
         Raises:
-            PackageError: there is no such version, one was removed already, or the folder cannot
-                be written.
+            PackageError: the version does not exist, a version of this number was removed already,
+                or the folder cannot be written.
         """
         self._require(name, version, self.versions(name), "there is no such package")
         self._move(name, version, "", REMOVED)
 
     def restore(self, name: str, version: str) -> None:
-        """Bring a version back that was moved aside.
+        """Rename a removed version back.
 
         Raises:
-            PackageError: no such version was removed, one stands in its place, or the folder
-                cannot be written.
+            PackageError: no such version was removed, a version of this number exists, or the
+                folder cannot be written.
         """
         self._require(name, version, self.removed(name), "no such version was removed")
         self._move(name, version, REMOVED, "")
 
     def get(self, name: str, version: str | None = None) -> ModelPackage:
-        """Read the package `name`, in the newest version where none is given.
+        """Read the package `name`, by default in its newest version.
 
         Raises:
-            PackageError: there is no such package, or its card cannot be read.
+            PackageError: the package does not exist, or its card cannot be read.
             RepositoryError: the repository cannot be read.
         """
         versions = self.versions(name)
@@ -108,9 +122,9 @@ class ModelRepository:
         return ModelPackage.read(self._folder(name) / (version or versions[-1]))
 
     def __iter__(self) -> Iterator[tuple[str, ModelPackage | PackageError]]:
-        """Every `<name>/<version>` with its package, or with the error that its card gives.
+        """Yield every `<name>/<version>` with its package, or with the error of reading its card.
 
-        A name whose folder cannot be read stands without a version.
+        A name whose folder cannot be read is yielded without a version.
 
         Raises:
             RepositoryError: the repository cannot be read.
@@ -147,13 +161,14 @@ class ModelRepository:
             raise PackageError(f"{name}/{version}", None, f"{otherwise}; there are: {found}")
 
     def _move(self, name: str, version: str, now: str, then: str) -> None:
-        """Give a version and its signature another ending; the version last, as it is what serves.
+        """Change the suffix of a version and of its signature.
 
-        Within their folder: a link stays right, and no file system is left.
+        The version is renamed last, since its name decides whether it serves. Both stay in their
+        folder: links remain valid, and the file system stays the same.
         """
         folder, label = self._folder(name), f"{name}/{version}"
         if os.path.lexists(folder / f"{version}{then}"):
-            raise PackageError(label, None, f"{version}{then} stands in its place: move that away")
+            raise PackageError(label, None, f"{version}{then} exists already: move it away")
         signature, moved = folder / f"{version}{now}.sig", folder / f"{version}{then}.sig"
         signed = os.path.lexists(signature)
         try:
@@ -171,16 +186,15 @@ class ModelRepository:
 
     def _folder(self, name: str) -> Path:
         if not is_package_name(name):
-            raise PackageError(
-                name,
-                None,
-                "a package's name is letters, digits, '-' and '_', no slash and no dot",
-            )
+            raise PackageError(name, None, f"its name {PACKAGE_NAME_RULE}")
         return self.root / name
 
 
 def _may_be_folder(path: Path) -> bool:
-    """Whether it is a folder, also where only reading it will tell why it cannot be looked at."""
+    """Return whether the path is a folder; True if its type cannot be read.
+
+    Reading the package then reports the reason.
+    """
     try:
         return path.is_dir()
     except OSError:

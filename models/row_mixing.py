@@ -1,61 +1,80 @@
-"""Which operator of a graph mixes the rows of a batch: found by following the batch axis.
+"""The search of a graph for an operator that mixes the rows of a batch.
 
-The inputs' first axis counts rows. From node to node it is followed to the outputs, through
-operators that are known to compute along other axes alone. The first node that does something else
-is named: one that reduces, sorts, picks or joins rows, that draws random numbers, that computes
-with the size of the batch, or that is not known here. So a graph in which none is named computes
-each row for itself; one in which some is may do so too.
+The first axis of every input is the batch axis. It is followed from node to node to the outputs,
+through operators that are known to compute along other axes only. The first other node is reported:
+a node that reduces, sorts, selects or joins rows, draws random numbers, computes with the batch
+size, or is unknown. In a graph without such a node, rows are independent; in a graph with one they
+may be independent too.
 """
 
-from collections.abc import Set
+from collections.abc import Sequence, Set
 
 import numpy as np
 
-from models.graph import (
-    COUNTS,
-    MORE,
-    Node,
-    ObservedGraph,
-    UnreadableGraphError,
-    Value,
-    observe,
-)
+from models.graph import MORE, Node, ObservedGraph, Observer, UnreadableGraphError, Value
+from models.row_attributes import unknown_attribute
 from models.row_rules import RESHAPING, RULES, Call, MixesError, Rows, batch_axis
 from models.runtimes import Arrays
 
-RANDOM = {"Bernoulli", "Multinomial", "RandomNormal", "RandomNormalLike", "RandomUniform",
-          "RandomUniformLike"}  # fmt: skip
 MOVING = RESHAPING | {"Cast", "Concat", "Gather", "Identity", "Slice", "Split", "Transpose"}
-"""What they give are numbers that they were given."""
+"""Operators whose outputs are values of their inputs."""
 _INT64 = 7
-"""ONNX's number of the type, which holds any size as it is."""
+"""The code of INT64 in ONNX; it represents any size."""
 _MOST = 2**31
-"""Of a size that is as large for three rows, no number of rows makes one that INT64 cannot hold."""
-SHAPES_FROM = {"Expand": 1, "Pad": 1, "Reshape": 1, "Resize": 1, "Slice": 1, "Tile": 1}
-"""The input from which on an operator takes sizes, which the size of the batch may be one of."""
+"""A size below this for three rows fits into INT64 for any number of rows."""
+MOST_BYTES = 2**31
+"""The largest total size of all values for three rows, in bytes."""
+SIZES_AT = {"Expand": 1, "Reshape": 1, "Resize": 3, "Slice": 2}
+"""By operator: the input with sizes, one of which may be the batch size."""
 
 
-def row_mixing(content: bytes, rows: Arrays) -> str | None:
-    """Name the first operator that mixes rows, or is not known not to; None where none does.
+def row_mixing(content: bytes, sizes: Sequence[Arrays]) -> list[str | None]:
+    """Return the first operator that mixes rows, or may mix them, for each size.
 
     Args:
         content: the ONNX file, which ONNX Runtime loads.
-        rows: of every input, at least one; the graph is computed for the first ones of them.
+        sizes: for each size, at least one row of every input. Sizes after the first whose values
+            would need too much memory are not computed.
 
     Returns:
-        A clause such as "ReduceMax (node_max) reduces over the rows".
+        For each size, a clause such as "ReduceMax (node_max) reduces over the rows"; None if no
+        operator mixes rows.
 
     Raises:
         AddError: the package `onnx` is not installed.
     """
-    batches = [
-        {name: np.resize(array, (count, *array.shape[1:])) for name, array in rows.items()}
-        for count in COUNTS
-    ]
     try:
-        graph = observe(content, batches)
+        observer = Observer(content)
     except UnreadableGraphError as error:
-        return f"its graph cannot be followed ({error})"
+        return [_unreadable(error)] * len(sizes)
+    found: dict[int, str | None] = {}
+    computed = [(0, 0)]  # values in a row, and bytes of all values of the graph
+    for index in [0, *sorted(range(1, len(sizes)), key=lambda at: _row_size(sizes[at]))]:
+        numbers = _row_size(sizes[index])
+        smaller, size = max(one for one in computed if one[0] <= numbers)
+        if smaller and size * (numbers / smaller) ** 2 > MOST_BYTES:  # as attention
+            found[index] = "its values at this size take too much memory to be followed"
+            continue
+        try:
+            graph = observer.observe(sizes[index])
+        except UnreadableGraphError as error:
+            found[index] = _unreadable(error)
+            continue
+        computed.append((numbers, graph.size))
+        found[index] = mixing(graph)
+    return [found[index] for index in range(len(sizes))]
+
+
+def _row_size(rows: Arrays) -> int:
+    return sum(array[0].size for array in rows.values())
+
+
+def _unreadable(error: UnreadableGraphError) -> str:
+    return f"its graph cannot be followed ({error})"
+
+
+def mixing(graph: ObservedGraph) -> str | None:
+    """Return the first operator of a graph that mixes rows, and how; None if none does."""
     follower = _Follower(graph)
     for node in graph.nodes:
         try:
@@ -71,84 +90,63 @@ def row_mixing(content: bytes, rows: Arrays) -> str | None:
 
 
 class _Follower:
-    """Follows the rows from node to node."""
+    """Follows the batch axis from node to node."""
 
     def __init__(self, graph: ObservedGraph) -> None:
         self._values = graph.values
         self._opset = graph.opset
         self.rows: dict[str, Rows] = {name: Rows(0) for name in graph.inputs}
         self._sized: set[str] = set()
-        """The values that hold no rows, and depend on how many there are."""
+        """The values without rows that depend on the number of rows."""
         self._sizes: set[str] = set()
-        """Of these, the values that hold sizes as they are, or so many times as much."""
-        self._lengths: set[str] = set()
-        """The values that hold no rows, and may depend on another free dimension."""
-        self._plain_lengths: set[str] = set()
-        """Of these, the values that hold lengths as they are, or so many times as much."""
-        self._is_free = graph.is_free
+        """The subset of these values that are sizes, or multiples of sizes."""
         self._later = {name for node in graph.nodes for name in node.outputs if name}
-        """What the nodes that were not followed yet give."""
+        """The outputs of the nodes that are not followed yet."""
 
     def follow(self, node: Node) -> None:
-        """Find out where the rows are in what a node gives.
+        """Find the batch axis in the outputs of a node.
 
         Raises:
-            MixesError: it is not certain that it computes each row for itself.
+            MixesError: the node mixes rows, or may mix them.
         """
-        if node.kind in RANDOM or node.inner_kinds & {*RANDOM, "Dropout"}:
-            raise MixesError("draws random numbers")
         taken = {*node.inputs, *(node.inner or ())}
         if taken & self._later:
             raise MixesError("stands before what it takes")
         self._later.difference_update(node.outputs)
         with_rows = [name for name in taken if name in self.rows]
+        if "." in node.kind and node.kind not in RULES:
+            raise MixesError("is not known to compute each row for itself")
+        is_listed = "." in node.kind or (with_rows and node.kind in RULES)
+        if is_listed and (unknown := unknown_attribute(node)) is not None:
+            raise MixesError(f"is not known with this {unknown}")
         if not with_rows or node.kind in ("Shape", "Size"):
             self._follow_sizes(node, taken)
             return
         if node.inner is not None:
             raise MixesError("computes what depends on its values, and is not followed")
-        most = SHAPES_FROM.get(node.kind, len(node.inputs))
-        if any(name in self._sized for name in node.inputs[:most]):
-            raise MixesError("computes with the number of rows")
-        if any(name in self._sized - self._sizes for name in node.inputs[most:]):
-            raise MixesError("takes a size that is computed from the number of rows")
-        if node.kind in ("Expand", "Reshape", "Slice") and self._computed_lengths & {
-            *node.inputs[most:]
-        }:
-            raise MixesError("takes a size that is computed from another size")
-        if any(name in self.rows for name in node.inputs[most:]):
-            raise MixesError("takes a size from a row")
+        for index, name in enumerate(node.inputs):
+            if index == SIZES_AT.get(node.kind):
+                if name in self.rows:
+                    raise MixesError("takes a size from a row")
+                if name in self._sized - self._sizes:
+                    raise MixesError("takes a size that is computed from the number of rows")
+            elif name in self._sized:
+                raise MixesError("computes with the number of rows")
         rule = RULES.get(node.kind)
         if rule is None:
             raise MixesError("is not known to compute each row for itself")
-        structure = rule(
-            Call(
-                node,
-                self._opset,
-                self._values,
-                self.rows,
-                self._sized,
-                self._sizes,
-                self._lengths,
-                self._is_free,
-            )
-        )
+        structure = rule(Call(node, self._opset, self._values, self.rows, self._sized, self._sizes))
         for name in filter(None, node.outputs):
             self.rows[name] = self._found(name, structure)
 
     def _follow_sizes(self, node: Node, taken: set[str]) -> None:
-        """What a node gives that takes no row, or the shape of one."""
+        """Follow a node that takes no rows, or only their shape."""
         if node.kind == "Dropout" and len(node.inputs) > 2:
             raise MixesError("may draw random numbers")
         asks = node.kind in ("Shape", "Size")
         sized = self._sized & taken
-        is_long = (asks and self._is_free) or bool(self._lengths & taken)
         for name in filter(None, node.outputs):
             value = self._value(name)
-            if is_long:
-                self._lengths.add(name)
-                if self._keeps_lengths(node, taken):
-                    self._plain_lengths.add(name)
             if asks and sized <= self._sizes:
                 if not value.same:
                     self._sized.add(name)
@@ -166,23 +164,9 @@ class _Follower:
             else:
                 self._sized.add(name)
 
-    @property
-    def _computed_lengths(self) -> set[str]:
-        return self._lengths - self._plain_lengths
-
-    def _keeps_lengths(self, node: Node, taken: Set[str]) -> bool:
-        """Whether a node gives lengths as they are, or so many times as much."""
-        lengths = self._lengths & taken
-        if node.kind in ("Shape", "Size"):
-            return not self._computed_lengths & taken
-        if not lengths <= self._plain_lengths:
-            return False
-        moves = node.kind in MOVING and not lengths & {*node.inputs[1:]}
-        return moves or node.kind in ("Concat", "Mul")
-
     def _keeps_sizes(self, node: Node, sized: Set[str]) -> bool:
-        """Whether a node gives sizes as they are, or so many times as much, for any number."""
-        if not sized <= self._sizes or self._computed_lengths & {*node.inputs}:
+        """Return whether the outputs of a node are sizes or multiples of sizes, for any batch."""
+        if not sized <= self._sizes:
             return False
         if node.kind == "Cast":
             return node.attributes.get("to") == _INT64
@@ -197,7 +181,7 @@ class _Follower:
         return node.kind == "Concat" or (node.kind in MOVING and not sized & {*node.inputs[1:]})
 
     def _divides(self, size: str, by: str) -> bool:
-        """Whether a size, and so every multiple of it, is divided without a rest."""
+        """Return whether a size, and every multiple of it, is divided without a remainder."""
         found = [value.arrays for value in (self._value(size), self._value(by))]
         numbers, divisors = (None if arrays is None else arrays[0] for arrays in found)
         if numbers is None or divisors is None or not np.all(divisors):
@@ -205,18 +189,18 @@ class _Follower:
         return not np.any(numbers % divisors)
 
     def _is_settled(self, node: Node, sized: Set[str]) -> bool:
-        """Whether it compares sizes, which are not negative, with negative numbers."""
+        """Return whether a node compares sizes, which are not negative, with negative numbers."""
         if node.kind != "Equal" or len(sized) != 1 or not sized <= self._sizes:
             return False
         (size,) = sized
         other = node.inputs[0] if node.inputs[1] == size else node.inputs[1]
         sizes, others = self._value(size).arrays, self._value(other).arrays
-        if sizes is None or others is None or other in self._lengths:
+        if sizes is None or others is None:
             return False
         return bool(np.all((sizes[0] == sizes[-1]) | ((others[0] < 0) & (sizes[0] >= 0))))
 
     def _repeated(self, node: Node, value: Value) -> Rows | None:
-        """Where the rows are in what holds something constant once for each row."""
+        """Return the batch axis of a constant that is repeated for each row; else None."""
         if node.kind not in ("ConstantOfShape", "Expand", "Tile"):
             return None
         *constant, shape = node.inputs
@@ -228,7 +212,7 @@ class _Follower:
         return Rows(axis, 1, value.shapes[-1][axis] // MORE)
 
     def _found(self, name: str, structure: tuple[int, int]) -> Rows:
-        """Where the rows are in a value that has some, with this order along its axis."""
+        """Return the batch axis of a value whose rows have this order."""
         value = self._value(name)
         axis, (outer, inner) = batch_axis(value), structure
         if axis is None or value.shapes[-1][axis] != outer * MORE * inner:

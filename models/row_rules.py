@@ -1,12 +1,12 @@
-"""What each operator does with the rows of a batch: whether it is known to leave them apart.
+"""The rule of each operator: whether it keeps the rows of a batch apart.
 
-A rule is asked about a node that takes rows. It says how they are ordered along the batch axis of
-what the node gives, or raises where they are mixed, or may be.
+A rule checks a node that takes rows. It returns the order of the rows along the batch axis of the
+outputs, or raises `MixesError` if the node mixes rows or may mix them.
 """
 
 import math
 from collections.abc import Callable, Mapping, Set
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -14,23 +14,23 @@ from models.graph import COUNTS, MORE, Node, Value
 
 ELEMENTWISE = {
     "Abs", "Acos", "Acosh", "Add", "And", "Asin", "Asinh", "Atan", "Atanh", "BitShift",
-    "BitwiseAnd", "BitwiseNot", "BitwiseOr", "BitwiseXor", "Cast", "CastLike", "Ceil", "Celu",
+    "BitwiseAnd", "BitwiseNot", "BitwiseOr", "BitwiseXor", "Ceil", "Celu",
     "Clip", "Cos", "Cosh", "DequantizeLinear", "Div", "Elu", "Equal", "Erf", "Exp", "Expand",
     "Floor", "Gelu", "Greater", "GreaterOrEqual", "HardSigmoid", "HardSwish", "Identity", "IsInf",
     "IsNaN", "LeakyRelu", "Less", "LessOrEqual", "Log", "Max", "Mean", "Min", "Mish", "Mod", "Mul",
-    "Neg", "Not", "Or", "PRelu", "Pow", "QuantizeLinear", "Reciprocal", "Relu", "Round", "Selu",
+    "Neg", "Not", "Or", "PRelu", "Reciprocal", "Relu", "Round", "Selu",
     "Shrink", "Sigmoid", "Sign", "Sin", "Sinh", "Softplus", "Softsign", "Sqrt", "Sub", "Sum",
     "Swish", "Tan", "Tanh", "ThresholdedRelu", "Where", "Xor",
     "ai.onnx.ml.Binarizer", "ai.onnx.ml.LabelEncoder", "com.microsoft.BiasGelu",
-    "com.microsoft.FastGelu", "com.microsoft.Gelu", "com.microsoft.QLinearAdd",
+    "com.microsoft.FastGelu", "com.microsoft.Gelu",
     "com.microsoft.QLinearLeakyRelu", "com.microsoft.QLinearMul", "com.microsoft.QLinearSigmoid",
-    "com.microsoft.QuickGelu", "com.microsoft.QuantizeLinear", "com.microsoft.DequantizeLinear",
+    "com.microsoft.QuickGelu", "com.microsoft.DequantizeLinear",
 }  # fmt: skip
 FIRST_AXIS = {
     "AffineGrid", "Attention", "AveragePool", "BatchNormalization", "Col2Im", "Conv",
     "ConvInteger", "ConvTranspose", "DeformConv", "DepthToSpace", "GlobalAveragePool",
-    "GlobalLpPool", "GlobalMaxPool", "GridSample", "GroupNormalization", "InstanceNormalization",
-    "LRN", "LpPool", "MaxPool", "QLinearConv", "SpaceToDepth",
+    "GlobalMaxPool", "GridSample", "GroupNormalization", "InstanceNormalization",
+    "LRN", "MaxPool", "QLinearConv", "SpaceToDepth",
     "ai.onnx.ml.FeatureVectorizer", "ai.onnx.ml.Imputer", "ai.onnx.ml.LinearClassifier",
     "ai.onnx.ml.LinearRegressor", "ai.onnx.ml.Normalizer", "ai.onnx.ml.OneHotEncoder",
     "ai.onnx.ml.SVMClassifier", "ai.onnx.ml.SVMRegressor", "ai.onnx.ml.Scaler",
@@ -39,14 +39,14 @@ FIRST_AXIS = {
     "com.microsoft.QLinearAveragePool",
     "com.microsoft.QLinearGlobalAveragePool",
 }  # fmt: skip
-"""The first axis of what they take is that of the rows, and stays the first."""
+"""Operators whose inputs and outputs have the batch as the first axis."""
 RESHAPING = {"Flatten", "Reshape", "Squeeze", "Unsqueeze"}
 ENDLESS = 2**31 - 1
-"""Where a slice ends so far out, it ends with the last row, however many there are."""
+"""A slice with this end, or a larger one, contains all rows."""
 
 
 class Rows(NamedTuple):
-    """Where the rows are in a value: along one axis, whose size is `outer` x rows x `inner`."""
+    """The place of the rows in a value: an axis of the size `outer` x rows x `inner`."""
 
     axis: int
     outer: int = 1
@@ -54,11 +54,11 @@ class Rows(NamedTuple):
 
 
 class MixesError(Exception):
-    """A node mixes rows, or is not known not to; the message continues a sentence."""
+    """A node mixes rows, or may mix them. The message is the predicate of a sentence."""
 
 
 def batch_axis(value: Value) -> int | None:
-    """The one axis whose size goes with the number of rows."""
+    """Return the only axis whose size is proportional to the number of rows; None otherwise."""
     first = value.shapes[0]
     if any(len(shape) != len(first) for shape in value.shapes):
         return None
@@ -74,7 +74,7 @@ def batch_axis(value: Value) -> int | None:
 
 
 class Call:
-    """A node with what is known of what it takes."""
+    """A node and the known properties of its inputs."""
 
     def __init__(
         self,
@@ -84,8 +84,6 @@ class Call:
         rows: Mapping[str, Rows],
         sized: Set[str],
         sizes: Set[str],
-        lengths: Set[str],
-        is_free: bool,
     ) -> None:
         self.node = node
         self.opset = opset
@@ -93,36 +91,38 @@ class Call:
         self._rows = rows
         self._sized = sized
         self._sizes = sizes
-        self._lengths = lengths
-        self.is_free = is_free
 
     def rows(self, index: int) -> Rows | None:
-        """Where the rows are in an input; None where it has none, or is left out."""
+        """Return the place of the rows in an input; None if it has no rows or is omitted."""
         return self._rows.get(self._name(index))
 
     def shape(self, index: int) -> tuple[int, ...]:
-        """The shape of an input, for `MORE` rows."""
+        """Return the shape of an input for `MORE` rows."""
         return self._values[self.node.inputs[index]].shapes[-1]
 
+    def dtype(self, index: int) -> np.dtype[Any]:
+        """Return the type of an input."""
+        return self._values[self.node.inputs[index]].dtype
+
     def output(self) -> Value:
-        """The first output."""
+        """Return the first output."""
         return self._values[self.node.outputs[0]]
 
     def has(self, index: int) -> bool:
-        """Whether an input is given."""
+        """Return whether an input is present."""
         return bool(self._name(index))
 
     def numbers(self, index: int, attribute: str = "") -> list[int] | None:
-        """The whole numbers in an input, or in an attribute; None where they are not known."""
+        """Return the whole numbers of an input or attribute; None if they are unknown."""
         if attribute in self.node.attributes:
             return [int(one) for one in np.ravel(self.node.attributes[attribute])]
         name = self._name(index)
-        if not name or name in self._rows or name in self._sized or name in self._lengths:
+        if not name or name in self._rows or name in self._sized:
             return None
         return self._kept(name, -1)
 
     def are_sizes(self, index: int, at: int, axis: int) -> bool:
-        """Whether number `at` of an input is the size of input 0 along an axis, as it is."""
+        """Return whether number `at` of an input is the size of input 0 along an axis."""
         name = self._name(index)
         return name in self._sizes and all(
             (numbers := self._kept(name, which)) is not None and numbers[at] == shape[axis]
@@ -130,7 +130,7 @@ class Call:
         )
 
     def is_constant(self, index: int, at: int) -> bool:
-        """Whether number `at` of an input does not depend on the number of rows."""
+        """Return whether number `at` of an input is independent of the number of rows."""
         name = self._name(index)
         if name not in self._sized:
             return True
@@ -144,29 +144,29 @@ class Call:
         return [int(one) for one in np.ravel(value.arrays[which])]
 
     def ratios(self, index: int) -> list[float] | None:
-        """The numbers in an input, or in the attribute `scales`; None where they are not known."""
+        """Return the numbers of an input or of the attribute `scales`; None if they are unknown."""
         if "scales" in self.node.attributes:
             return [float(one) for one in self.node.attributes["scales"]]
         name = self._name(index)
         value = self._values.get(name)
-        if value is None or name in self._sized | self._lengths or name in self._rows:
+        if value is None or name in self._sized or name in self._rows:
             return None
         kept = value.arrays
         return [float(one) for one in np.ravel(kept[-1])] if kept and kept[-1].size else None
 
     def number(self, attribute: str, otherwise: int) -> int:
-        """A whole number that is an attribute."""
+        """Return an attribute that is a whole number."""
         return int(self.node.attributes.get(attribute, otherwise))
 
     def alone(self, index: int = 0) -> Rows:
-        """Where the rows are in the one input that has some, and which is to be this one."""
+        """Return the place of the rows in this input, which must be the only input with rows."""
         others = [one for one in range(len(self.node.inputs)) if one != index and self.rows(one)]
         if others or (found := self.rows(index)) is None:
             raise MixesError("takes rows where they are not expected")
         return found
 
     def axes(self, listed: list[int] | None, index: int = 0) -> set[int]:
-        """Some axes of an input, counted from the front."""
+        """Return axes of an input, counted from the front."""
         rank = len(self.shape(index))
         return {axis % rank for axis in (range(rank) if listed is None else listed)}
 
@@ -176,7 +176,7 @@ class Call:
 
 Structure = tuple[int, int]
 Rule = Callable[[Call], Structure]
-"""What the order of rows along the batch axis of each output is; raises where they are mixed."""
+"""Returns the order of the rows along the batch axis of each output, or raises `MixesError`."""
 
 
 def _elementwise(call: Call) -> Structure:
@@ -191,12 +191,39 @@ def _elementwise(call: Call) -> Structure:
     return outer, inner
 
 
+def _pow(call: Call) -> Structure:
+    """ONNX Runtime computes integer powers exactly if the shapes differ, and in FP64 otherwise.
+
+    A batch of one row with one value may have the shape of a constant exponent.
+    """
+    if call.output().dtype.kind in "iu":  # the type of the base
+        raise MixesError("computes integers in another way for one row than for several")
+    return _elementwise(call)
+
+
+def _cast(call: Call) -> Structure:
+    """ONNX Runtime casts to UINT32 by vectors, and the remaining values in another way.
+
+    It also merges consecutive casts, so the type of the input is not relevant.
+    """
+    if call.output().dtype == np.uint32:
+        raise MixesError("rounds numbers that are no UINT32 by their place in the batch")
+    return _elementwise(call)
+
+
+def _quantize(call: Call) -> Structure:
+    """Two 4-bit values share a byte, also two values of different rows."""
+    if call.output().dtype not in (np.int8, np.uint8, np.int16, np.uint16):
+        raise MixesError("gives numbers that are no INT8, UINT8, INT16 or UINT16")
+    return _elementwise(call)
+
+
 def _first_axis(call: Call) -> Structure:
     found = [call.rows(index) for index in range(len(call.node.inputs))]
     places = {rows for rows in found if rows is not None}
     if len(places) != 1 or found[0] is None or found[0].axis != 0 or len(call.shape(0)) < 2:
         raise MixesError("takes the rows for something else")
-    if call.number("training_mode", 0):
+    if call.node.kind == "BatchNormalization" and len(call.node.outputs) > 1:
         raise MixesError("normalizes by the rows of the batch, as in training")
     if call.node.kind == "MaxPool" and any(call.node.outputs[1:]):
         raise MixesError("gives positions in the whole batch")
@@ -204,7 +231,7 @@ def _first_axis(call: Call) -> Structure:
 
 
 def _within(axes: Callable[[Call], set[int]], does: str) -> Rule:
-    """The rule of an operator that computes along some axes of its first input."""
+    """Return the rule of an operator that computes along certain axes of its first input."""
 
     def rule(call: Call) -> Structure:
         rows = call.alone()
@@ -224,6 +251,14 @@ def _reduced(call: Call) -> set[int]:
     return call.axes(listed or None)
 
 
+def _extreme(call: Call) -> Structure:
+    """Check that the values are integers: a NaN may be skipped, depending on its place."""
+    found = _within(_reduced, "reduces over the rows")(call)
+    if call.dtype(0).kind not in "biu":
+        raise MixesError("finds another number beside a NaN by its place in the batch")
+    return found
+
+
 def _one_axis(otherwise: int) -> Callable[[Call], set[int]]:
     return lambda call: call.axes([call.number("axis", otherwise)])
 
@@ -239,6 +274,13 @@ def _softmax(call: Call) -> set[int]:
     return set(range(call.number("axis", 1) % len(call.shape(0)), len(call.shape(0))))
 
 
+def _log_softmax(call: Call) -> Structure:
+    """Its maximum in FP64 has the problem of `_extreme`."""
+    if call.dtype(0) == np.float64:
+        raise MixesError("finds another number beside a NaN by its place in the batch")
+    return _within(_softmax, "compares the rows")(call)
+
+
 def _summed(call: Call) -> set[int]:
     return call.axes(call.numbers(1))
 
@@ -247,12 +289,8 @@ def _last_two(call: Call) -> set[int]:
     return call.axes([-1, -2])
 
 
-def _mean_variance(call: Call) -> set[int]:
-    return call.axes(call.numbers(99, "axes") or [0, 2, 3])
-
-
 def _matmul(second: int) -> Rule:
-    """The rule of a product of input 0 and of input `second`, along the last axis and the row."""
+    """Return the rule of a matrix product of input 0 and input `second`."""
 
     def rule(call: Call) -> Structure:
         places = set()
@@ -304,13 +342,11 @@ def _gather_elements(call: Call) -> Structure:
 
 
 def _gather_nd(call: Call) -> Structure:
-    data, indices, first = call.rows(0), call.rows(1), call.number("batch_dims", 0)
-    if indices is None and data is not None and data.axis >= first + call.shape(1)[-1]:
+    data, indices = call.rows(0), call.rows(1)
+    if indices is None and data is not None and data.axis >= call.shape(1)[-1]:
         return data[1:]
-    if indices is None or indices.axis == len(call.shape(1)) - 1:
+    if indices is None or data is not None or indices.axis == len(call.shape(1)) - 1:
         raise MixesError("picks some of the rows")
-    if data is not None and (data != indices or data.axis >= first):
-        raise MixesError("picks from other rows")
     return indices[1:]
 
 
@@ -357,9 +393,7 @@ def _pad(call: Call) -> Structure:
 
 
 def _reshape(call: Call) -> Structure:
-    """The same numbers in the same order: so what stands before a row must stay before it."""
-    if call.node.kind == "Squeeze" and call.is_free and call.numbers(1, "axes") is None:
-        raise MixesError("drops an axis that may be that of the rows")
+    """Check that the number of values before each row stays the same."""
     rows, axis, found = call.alone(), batch_axis(call.output()), call.output().shapes[-1]
     before = math.prod(call.shape(0)[: rows.axis]) * rows.outer
     if axis is not None and before and math.prod(found[:axis]):
@@ -370,15 +404,21 @@ def _reshape(call: Call) -> Structure:
 
 
 def _resize(call: Call) -> Structure:
-    """What resizes pictures may resize the batch too, by a little."""
+    """Check that the batch axis is neither resized nor interpolated.
+
+    For values other than images and volumes, ONNX Runtime interpolates along all axes: an infinite
+    value in one row then makes values of other rows NaN.
+    """
     rows, rank, attributes = call.alone(), len(call.shape(0)), call.node.attributes
     axes = [axis % rank for axis in attributes.get("axes", range(rank))]
-    if attributes.get("keep_aspect_ratio_policy", b"stretch") != b"stretch":
-        raise MixesError("may resize the rows' axis")
+    mode = attributes.get("mode", b"nearest")
+    if mode == b"nearest":
+        if attributes.get("coordinate_transformation_mode") == b"align_corners":
+            raise MixesError("may round the places of rows")
+    elif rows.axis != 0 or rank not in ((4, 5) if mode == b"linear" else (4,)):
+        raise MixesError("interpolates between the rows")
     if rows.axis not in axes:
         return rows[1:]
-    if attributes.get("coordinate_transformation_mode") == b"tf_crop_and_resize":
-        raise MixesError("may crop the rows' axis")
     at = axes.index(rows.axis)
     has_sizes = call.has(3) and call.are_sizes(3, at, rows.axis)
     scales = call.ratios(1 if call.node.kind == "Upsample" or call.opset < 11 else 2)
@@ -388,14 +428,14 @@ def _resize(call: Call) -> Structure:
 
 
 def _rotary(call: Call) -> Structure:
-    """Tables of places are those of all rows, where each row says its places."""
+    """Check that the tables of positions are the same for all rows if each row has positions."""
     if call.rows(3) is not None and (call.rows(1) is not None or call.rows(2) is not None):
         raise MixesError("looks one row's places up in another's table")
     return _first_axis(call)
 
 
 def _features(call: Call) -> Structure:
-    """What picks columns: constant ones of each row, or of a constant one for each row."""
+    """Check that columns are selected from each row alone, or from a constant for each row."""
     data, places = call.rows(0), call.rows(1)
     if (data is None) == (places is None):
         raise MixesError("combines each row with others")
@@ -449,6 +489,10 @@ def _dropout(call: Call) -> Structure:
     return call.alone()[1:]
 
 
+def _quantized_sum(_: Call) -> Structure:
+    raise MixesError("rounds numbers that fill no vector of the processor in another way")
+
+
 def _dynamically_quantized(_: Call) -> Structure:
     raise MixesError("scales all rows of a batch by their least and largest number")
 
@@ -456,20 +500,24 @@ def _dynamically_quantized(_: Call) -> Structure:
 RULES: Mapping[str, Rule] = {
     **dict.fromkeys(ELEMENTWISE, _elementwise),
     **dict.fromkeys(FIRST_AXIS, _first_axis),
+    "Pow": _pow,
+    **dict.fromkeys(["Cast", "CastLike"], _cast),
+    **dict.fromkeys(["QuantizeLinear", "com.microsoft.QuantizeLinear"], _quantize),
     **dict.fromkeys(RESHAPING, _reshape),
     **dict.fromkeys(
-        [f"Reduce{what}" for what in ("L1", "L2", "LogSum", "LogSumExp", "Max", "Mean", "Min",
-                                      "Prod", "Sum", "SumSquare")],
+        [f"Reduce{what}" for what in ("L1", "L2", "LogSum", "LogSumExp", "Mean", "Prod", "Sum",
+                                      "SumSquare")],
         _within(_reduced, "reduces over the rows"),
     ),
+    **dict.fromkeys(["ReduceMax", "ReduceMin"], _extreme),
     **dict.fromkeys(["ArgMax", "ArgMin"], _within(_one_axis(0), "compares the rows")),
-    **dict.fromkeys(["Hardmax", "LogSoftmax", "Softmax"], _within(_softmax, "compares the rows")),
+    "LogSoftmax": _log_softmax,
+    "Softmax": _within(_softmax, "compares the rows"),
     **dict.fromkeys(
         ["LayerNormalization", "RMSNormalization", "SimplifiedLayerNormalization"],
         _within(_from_axis, "normalizes over the rows"),
     ),
     "LpNormalization": _within(_one_axis(-1), "normalizes over the rows"),
-    "MeanVarianceNormalization": _within(_mean_variance, "normalizes over the rows"),
     "CumSum": _within(_summed, "sums over the rows"),
     "TopK": _within(_one_axis(-1), "sorts the rows"),
     "Split": _within(_one_axis(0), "parts the rows"),
@@ -496,6 +544,7 @@ RULES: Mapping[str, Rule] = {
     "Slice": _slice,
     "Pad": _pad,
     "Tile": _tile,
+    "com.microsoft.QLinearAdd": _quantized_sum,
     **dict.fromkeys(["GRU", "LSTM", "RNN"], _recurrent),
     "Einsum": _einsum,
     "Dropout": _dropout,

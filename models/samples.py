@@ -1,4 +1,4 @@
-"""The rows that a network of unknown origin is tried on: those that are given, or random ones."""
+"""The sample rows for tests of a network of unknown origin: given rows or random rows."""
 
 import math
 import zipfile
@@ -12,43 +12,43 @@ from numpy.typing import NDArray
 
 from models.card import TensorSpec
 from models.files import FileError, open_file, unreadable
-from models.foreign import AddError
+from models.importing import AddError
 from models.ranges import check_samples, whole_numbers
 from models.runtimes import Arrays
 
 RANDOM_ROWS = 64
 FREE_SIZE = 32
-"""The size of random rows in a dimension that may have any."""
-LARGEST_ROW = 2**16
-"""Numbers in a random row, as far as the sizes of free dimensions decide it."""
-MOST_NUMBERS = 2**26
-"""Numbers in all random rows together, as far as two rows allow."""
+"""The size of free dimensions in random rows."""
+MAX_ROW_NUMBERS = 2**16
+"""The most numbers in a random row. Free dimensions are reduced, fixed dimensions are not."""
+MAX_NUMBERS = 2**26
+"""The most numbers in all random rows together, unless two rows already hold more."""
 
 
 @dataclass(frozen=True)
 class Samples:
-    """Two or more rows of every input; where the batch is fixed, whole batches."""
+    """Two or more rows of every input; whole batches if the batch size is fixed."""
 
     rows: Arrays
     real: bool
-    """Whether somebody gave them; else they are random."""
+    """Whether the rows were given; otherwise they are random."""
     fixed_batch: int | None
     signed: frozenset[str] = frozenset()
-    """The inputs of whole numbers that may be negative, though the rows may hold none."""
+    """The inputs of whole numbers that may be negative, even if no row has a negative number."""
 
     @property
     def count(self) -> int:
-        """How many rows there are of every input."""
+        """The number of rows of every input."""
         return len(next(iter(self.rows.values())))
 
     @property
     def row_size(self) -> int:
-        """How many numbers one row of all inputs holds."""
+        """The numbers in one row of all inputs."""
         return sum(array[0].size for array in self.rows.values())
 
     @property
     def smallest(self) -> list[Arrays]:
-        """All rows in the smallest batches that the network takes: each row alone, if it can."""
+        """All rows in the smallest batches that the network takes: single rows if possible."""
         size = self.fixed_batch or 1
         return [
             {name: array[start : start + size] for name, array in self.rows.items()}
@@ -56,24 +56,25 @@ class Samples:
         ]
 
     def resized(self, count: int) -> Arrays:
-        """So many rows: the first ones, and again from the first where there are too few."""
+        """Return `count` rows: the first rows, repeated from the start if there are too few."""
         return {
             name: np.resize(array, (count, *array.shape[1:])) for name, array in self.rows.items()
         }
 
 
 def random_samples(inputs: Sequence[TensorSpec], fixed_batch: int | None) -> Samples:
-    """Random rows, the same on every call.
+    """Return random rows, the same on every call.
 
-    Floating-point numbers come from a standard normal distribution, in sixteenths: they are exact
-    in every datatype, and short in the card. Whole numbers are 0 to 255, or to the datatype's end.
-    Where a range is stated, numbers are drawn evenly from it; of one that is open on a side, from
-    256 numbers at the end that is stated. Of large rows there are fewer.
+    Floating-point numbers have a standard normal distribution, rounded to sixteenths: such numbers
+    are exact in every datatype and short in the card. Whole numbers are 0 to 255, or to the
+    datatype's maximum. If an input has a range, its numbers are uniform in the range; if one side
+    is open, in an interval of length 255 at the stated end. The number of rows is lower if rows are
+    large.
     """
     random = np.random.default_rng(0)
     free = _free_size(inputs)
     row = sum(_count(spec, free) for spec in inputs)
-    wanted = min(max(MOST_NUMBERS // row, 2), RANDOM_ROWS)
+    wanted = min(max(MAX_NUMBERS // row, 2), RANDOM_ROWS)
     count = wanted if fixed_batch is None else -(-wanted // fixed_batch) * fixed_batch
     rows = {}
     for spec in inputs:
@@ -83,15 +84,15 @@ def random_samples(inputs: Sequence[TensorSpec], fixed_batch: int | None) -> Sam
 
 
 def _free_size(inputs: Sequence[TensorSpec]) -> int:
-    """The size of free dimensions: `FREE_SIZE`, or less, so that several make no huge row."""
+    """Return the size of free dimensions: `FREE_SIZE`, or less if several make a huge row."""
     size = FREE_SIZE
-    while size > 2 and sum(_count(spec, size) for spec in inputs) > LARGEST_ROW:
+    while size > 2 and sum(_count(spec, size) for spec in inputs) > MAX_ROW_NUMBERS:
         size //= 2
     return size
 
 
 def _count(spec: TensorSpec, free: int) -> int:
-    """How many numbers a row holds whose free dimensions have this size."""
+    """Return how many numbers a row holds if its free dimensions have this size."""
     return math.prod(free if size == -1 else size for size in spec.shape[1:])
 
 
@@ -120,10 +121,10 @@ def _random_values(
 
 
 def read_arrays(path: Path) -> dict[str, NDArray[Any]]:
-    """The arrays of an .npz file.
+    """Return the arrays of an .npz file.
 
     Raises:
-        AddError: it cannot be read, or is something else.
+        AddError: the file cannot be read, or has another format.
     """
     try:
         with open_file(path) as stream, np.load(stream, allow_pickle=False) as archive:
@@ -144,10 +145,10 @@ def given_samples(
     inputs: Sequence[TensorSpec],
     fixed_batch: int | None,
 ) -> Samples:
-    """The arrays as rows, in the datatypes of the inputs.
+    """Return the arrays as rows, in the datatypes of the inputs.
 
     Raises:
-        AddError: they are no rows of these inputs.
+        AddError: the arrays do not fit the inputs.
     """
     rows = {}
     for spec in inputs:
@@ -156,7 +157,7 @@ def given_samples(
         if not fits or not np.can_cast(array.dtype, spec.dtype, "same_kind"):
             raise AddError(
                 f"{path}: {spec.name} is {array.dtype} {list(array.shape)}, and the network takes "
-                f"{spec.describe()}: give rows of that shape, as {spec.dtype}"
+                f"{spec.to_text()}: give rows of that shape, as {spec.dtype}"
             )
         if not np.isfinite(array).all():
             raise AddError(f"{path}: {spec.name} holds infinity or NaN: give finite numbers")

@@ -1,14 +1,15 @@
-"""Who made a package: its signature, in `<version>.sig` beside its folder.
+"""The verification of a package's signature, `<version>.sig` next to the package's folder.
 
-It is OpenSSF's, over every file of the folder, with a key on an elliptic curve:
+The signature is that of OpenSSF Model Signing, over every file of the folder, with an elliptic
+curve key:
 
     model_signing sign key models/iris/1 --private_key key.pem --signature models/iris/1.sig
 
 https://github.com/sigstore/model-transparency
 
-A signature lists the digests of files. They are compared with what is held already: the card as it
-was read, and the digests in it, which `ModelPackage.load` compares with the bytes that it gives. So
-no file is read for the signature and again for its use.
+A signature lists the digests of files. They are compared with the digest of the card as it was
+read, and with the digests in the card, against which `ModelPackage.load` checks the bytes that it
+returns. No file is therefore read once for the signature and again for its use.
 """
 
 import hashlib
@@ -20,30 +21,32 @@ from models.package import CARD_FILE, MAX_CARD_BYTES, ModelPackage, PackageError
 
 
 class SignatureError(ValueError):
-    """A signature that is not good for a package. The message is the reason."""
+    """A signature that is not valid for a package. The message is the reason."""
 
 
 def require_signing() -> None:
-    """Check that signatures can be verified here.
+    """Check that the library that verifies signatures is installed.
 
     Raises:
         SystemExit: the library is not installed.
     """
     try:
-        import model_signing.verifying  # noqa: F401 - only whether it is there
+        import model_signing.verifying  # noqa: F401 - only checks that the import works
     except ImportError:
         raise SystemExit(
-            "error: FITSERVE_PACKAGE_KEY needs model-signing: pip install 'fitserve[sign]'"
+            "error: FITSERVE_PACKAGE_PUBLIC_KEY needs model-signing: pip install 'fitserve[sign]'"
         ) from None
 
 
 def verify_signature(package: ModelPackage, public_key: Path) -> None:
     """Check that the owner of `public_key`, a PEM file, signed this package as it was read.
 
-    The content of the files is not read here: what `package.load` gives is what was signed.
+    The content of the files is not read here: the bytes that `package.load` returns are those that
+    were signed.
 
     Raises:
-        PackageError: it is not signed, not with this key, or a file was changed, added or removed.
+        PackageError: the package is not signed, is signed with another key, or a file was changed,
+            added or removed.
     """
     signature = f"{package.path.name}.sig"
     try:
@@ -65,17 +68,17 @@ def _read_key(package: ModelPackage, path: Path) -> bytes:
         with open_file(path) as stream:
             return read_all(stream, MAX_CARD_BYTES)
     except FileError as error:
-        reason = f"there is no public key where FITSERVE_PACKAGE_KEY says: {error}"
+        reason = f"there is no public key where FITSERVE_PACKAGE_PUBLIC_KEY says: {error}"
         raise PackageError(package.label, None, reason) from error
 
 
 def _signed_digests(signature: bytes, key: bytes) -> dict[str, str]:
-    """The SHA-256 of each file that was signed, by name.
+    """Return the SHA-256 of each signed file, by name.
 
     Raises:
-        SignatureError: it is no signature of the key's owner, or lists something else.
+        SignatureError: the signature is not that of the key's owner, or lists other digests.
     """
-    # The verifier reads files alone, and hands out the list only below its public functions.
+    # The verifier accepts only files, and its public functions do not return the digests.
     from model_signing._signing.sign_ec_key import Verifier
     from model_signing._signing.sign_sigstore_pb import Signature
 
@@ -87,15 +90,15 @@ def _signed_digests(signature: bytes, key: bytes) -> dict[str, str]:
             verifier = Verifier(key_file)
         except Exception as error:
             raise SignatureError(
-                "FITSERVE_PACKAGE_KEY names no public key on an elliptic curve, as PEM"
+                "FITSERVE_PACKAGE_PUBLIC_KEY names no public key on an elliptic curve, as PEM"
             ) from error
         try:
             manifest = verifier.verify(Signature.read(signature_file))
             serialization = manifest.serialization_type
             listed = list(manifest.resource_descriptors())
         except Exception as error:
-            # The library lets through whatever its parsers and its cryptography raise.
-            raise SignatureError("it is none, or not of FITSERVE_PACKAGE_KEY") from error
+            # The library does not wrap the errors of its parsers and its cryptography.
+            raise SignatureError("it is none, or not of FITSERVE_PACKAGE_PUBLIC_KEY") from error
     algorithms = {resource.digest.algorithm for resource in listed}
     if serialization["method"] != "files" or algorithms != {"sha256"}:
         raise SignatureError("it is not over the SHA-256 of whole files: sign with the defaults")
@@ -103,9 +106,9 @@ def _signed_digests(signature: bytes, key: bytes) -> dict[str, str]:
 
 
 def _compare(package: ModelPackage, signed: dict[str, str]) -> None:
-    """Compare what was signed with what is held, and with the names of what lies there.
+    """Compare the signed digests with those of the card, and the signed names with the folder.
 
-    The signing tool leaves out `.git` and the like. Here nothing may lie there that was not signed.
+    The signing tool ignores `.git` and the like. Here, a file that was not signed is an error.
 
     Raises:
         FileError: the folder holds a link or a device, or cannot be read.
@@ -124,6 +127,6 @@ def _compare(package: ModelPackage, signed: dict[str, str]) -> None:
 
 
 def _digest(folder: Path, name: str) -> str:
-    """Of a file that was signed and is never served, as the card does not list it."""
+    """Return the digest of a signed file that the card does not list, and that is never served."""
     with open_file(folder / name, inside=folder) as stream:
         return hashlib.sha256(read_all(stream, MAX_CARD_BYTES)).hexdigest()

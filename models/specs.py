@@ -1,4 +1,4 @@
-"""The inputs and outputs of an added graph: what it states of them, and what running it showed."""
+"""The specifications of an added graph's inputs and outputs, as stated and as computed."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from models.card import TensorSpec
-from models.foreign import AddError, ForeignGraph, datatype_of
+from models.importing import AddError, ForeignGraph, datatype_of
 from models.parity import ABSOLUTE_TOLERANCE
 from models.runtimes import Arrays, DeclaredTensor
 
@@ -15,10 +15,10 @@ from models.runtimes import Arrays, DeclaredTensor
 def input_specs(
     graph: ForeignGraph, arrays: dict[str, NDArray[Any]] | None = None
 ) -> tuple[TensorSpec, ...]:
-    """The inputs that the graph states; where it states no shape, that of the given rows.
+    """Return the inputs that the graph states. Shapes that it does not state are those of the rows.
 
     Raises:
-        AddError: the rows are not those of the inputs, or no shape is known.
+        AddError: the names of the rows are not those of the inputs, or a shape is unknown.
     """
     declared = graph.network.inputs
     names = [tensor.name for tensor in declared]
@@ -51,32 +51,32 @@ def input_specs(
 
 def output_specs(
     graph: ForeignGraph,
-    answers: Arrays,
+    results: Arrays,
     inputs: Sequence[TensorSpec],
     labels: Sequence[str],
 ) -> tuple[TensorSpec, ...]:
-    """The outputs as they were answered.
+    """Return the outputs as they were computed.
 
     Args:
-        graph: whose outputs they are.
-        answers: by output name, to all samples.
-        inputs: of the graph.
-        labels: the classes, for every output with as many columns: those of floating-point numbers,
-            or, where none has as many, of whole numbers, as quantized networks give.
+        graph: the graph.
+        results: the outputs for all samples, by name.
+        inputs: the specifications of the inputs.
+        labels: the classes. They label every output of floating-point numbers with as many columns;
+            if there is none, every such output of whole numbers, as in quantized networks.
 
     Raises:
-        AddError: an output is of a datatype that is not served, or the labels fit none.
+        AddError: the datatype of an output cannot be served, or the labels fit no output.
     """
     free = any(-1 in spec.shape[1:] for spec in inputs)
-    labelled = _labelled(answers, len(labels)) if labels else ()
+    labelled = _labelled(results, len(labels)) if labels else ()
     outputs = tuple(
         _output_spec(
-            graph, tensor, answers[tensor.name], free, labels if tensor.name in labelled else ()
+            graph, tensor, results[tensor.name], free, labels if tensor.name in labelled else ()
         )
         for tensor in graph.network.outputs
     )
     if labels and not any(spec.labels for spec in outputs):
-        found = ", ".join(f"{spec.name} {spec.describe()}" for spec in outputs)
+        found = ", ".join(f"{spec.name} {spec.to_text()}" for spec in outputs)
         raise AddError(
             f"{graph.file}: {len(labels)} labels fit no output ({found}): "
             "give one --label for each column of the output that tells the classes, whose number "
@@ -88,19 +88,22 @@ def output_specs(
 def _output_spec(
     graph: ForeignGraph,
     tensor: DeclaredTensor,
-    answers: NDArray[Any],
+    results: NDArray[Any],
     free: bool,
     labels: Sequence[str],
 ) -> TensorSpec:
-    """What running showed, and its labels. Where an input has a free dimension, it stays free."""
-    found = answers.shape
+    """Return the specification of an output, with its computed shape and its labels.
+
+    A dimension that the graph does not state is free if an input has a free dimension.
+    """
+    found = results.shape
     stated = tensor.shape[1:] if len(tensor.shape) == len(found) else (None,) * (len(found) - 1)
     inner = [
-        -1 if free and not isinstance(said, int) else size
-        for said, size in zip(stated, found[1:], strict=True)
+        -1 if free and not isinstance(declared_size, int) else size
+        for declared_size, size in zip(stated, found[1:], strict=True)
     ]
-    columns = answers.shape[-1] if answers.ndim > 1 and answers.dtype.kind == "f" else 0
-    probabilities = columns > 1 and answers.size > 0 and _are_probabilities(answers)
+    columns = results.shape[-1] if results.ndim > 1 and results.dtype.kind == "f" else 0
+    probabilities = columns > 1 and results.size > 0 and _are_probabilities(results)
     return TensorSpec(
         name=tensor.name,
         datatype=datatype_of(graph.file, "output", tensor),
@@ -112,12 +115,12 @@ def _output_spec(
     )
 
 
-def _labelled(answers: Arrays, count: int) -> set[str]:
-    """The outputs whose last dimension are so many classes."""
+def _labelled(results: Arrays, count: int) -> set[str]:
+    """Return the outputs whose last dimension has `count` columns."""
     for kinds in ("f", "iu"):
         found = {
             name
-            for name, array in answers.items()
+            for name, array in results.items()
             if array.ndim > 1 and array.dtype.kind in kinds and array.shape[-1] == count
         }
         if found:
@@ -125,8 +128,8 @@ def _labelled(answers: Arrays, count: int) -> set[str]:
     return set()
 
 
-def _are_probabilities(answers: NDArray[Any]) -> bool:
-    """Whether the last dimension holds numbers from 0 to 1 that sum to 1."""
-    sums = answers.astype(np.float64).sum(axis=-1)
-    within = answers.min() >= 0 and answers.max() <= 1 + ABSOLUTE_TOLERANCE
+def _are_probabilities(results: NDArray[Any]) -> bool:
+    """Return whether the last dimension holds numbers from 0 to 1 that sum to 1."""
+    sums = results.astype(np.float64).sum(axis=-1)
+    within = results.min() >= 0 and results.max() <= 1 + ABSOLUTE_TOLERANCE
     return bool(within and np.allclose(sums, 1, atol=1e-3))

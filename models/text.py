@@ -1,8 +1,8 @@
-"""Text of unknown origin, made fit for a terminal and for one line of a log."""
+"""The escaping of text of unknown origin for terminals and log lines."""
 
 
 def escaped(text: str) -> str:
-    """The text, with an escape in place of each character that is not printable."""
+    """Return the text with each character that is not printable escaped."""
     if text.isprintable():
         return text
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)

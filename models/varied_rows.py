@@ -1,4 +1,4 @@
-"""Rows unlike the given ones, on which neighbours that matter show."""
+"""Variations of given rows, on which a dependence of rows on each other shows."""
 
 from collections.abc import Collection
 
@@ -8,22 +8,23 @@ from numpy.typing import NDArray
 from models.runtimes import Arrays, Runtime
 
 KINDS = 6
-"""As given, scaled, mixed of several rows, drawn anew, extremes alone, the row before again."""
+"""A given row; scaled; mixed from several rows; random; extremes only; the previous row again."""
 
 
 def varied_rows(
     rows: Arrays, count: int, signed: Collection[str] = ()
 ) -> dict[str, NDArray[np.generic]]:
-    """So many rows, the same on every call, within or about the range of the given ones.
+    """Return `count` rows within or near the range of the given rows, the same on every call.
 
     Args:
-        rows: inputs by name, of numbers or truth values, all with as many rows.
-        count: of the rows to give.
-        signed: the inputs of whole numbers of which some rows are to be negative.
+        rows: inputs by name, of numbers or truth values, all with the same number of rows.
+        count: the number of rows to return.
+        signed: the inputs of whole numbers for which some rows are to be negative.
 
     Returns:
-        Inputs by name. Whole numbers stay between the least and the largest given, or between these
-        with another sign; others are at most eight times as large as the given ones.
+        Inputs by name. Whole numbers stay between the smallest and largest given number, or between
+        these with the opposite sign. Other numbers are at most eight times as large as the given
+        numbers.
     """
     random = np.random.default_rng(1)
     kinds = random.integers(0, KINDS, count)
@@ -53,7 +54,7 @@ def varied_rows(
             elif kind == 4:
                 high = random.integers(0, 2, shape) == 1
                 many[index] = np.where(high, largest, least)
-                if floats:  # not the same number twice, or what sorts them may choose
+                if floats:  # no number twice, or an operator that sorts may choose the order
                     some = random.uniform(0, 1e-3, shape) * (float(largest) - float(least))
                     many[index] += np.where(high, -some, some).astype(array.dtype)
             elif kind == KINDS - 1 and index:
@@ -63,18 +64,18 @@ def varied_rows(
 
 
 def computable(network: Runtime, rows: Arrays) -> dict[str, NDArray[np.generic]]:
-    """Those of the rows to which the network, given each alone, answers like to the others.
+    """Return the rows that the network computes alone, with finite outputs of the usual shapes.
 
-    A row that nobody gave may be none that the network takes: that says nothing of the network.
+    A generated row may not be valid input. The failure of such a row says nothing of the network.
     """
     kept, usual = [], None
     for index in range(len(next(iter(rows.values())))):
         try:
-            answer = network({name: array[index : index + 1] for name, array in rows.items()})
-        except Exception:  # noqa: BLE001, S112 - whatever it is, this row is left out
+            outputs = network({name: array[index : index + 1] for name, array in rows.items()})
+        except Exception:  # noqa: BLE001, S112 - a row with any error is left out
             continue
-        shapes = {name: array.shape for name, array in answer.items()}
+        shapes = {name: array.shape for name, array in outputs.items()}
         usual = usual or shapes
-        if shapes == usual and all(np.isfinite(array).all() for array in answer.values()):
+        if shapes == usual and all(np.isfinite(array).all() for array in outputs.values()):
             kept.append(index)
     return {name: array[kept] for name, array in rows.items()}

@@ -1,1 +1,1 @@
-"""Loads the model packages and answers batched predictions over HTTP."""
+"""The service: it loads model packages and answers prediction requests over HTTP."""

@@ -1,17 +1,21 @@
-"""Starts `bentoml serve` with these options: `python -m service --port 3000`, as `make serve` does.
+"""The program `python -m service`: it runs `bentoml serve` for this service, from any folder.
 
-BentoML makes folders in its home before it reads anything of the service, and ends with a traceback
-where it cannot. The service keeps nothing there. So where the home, or the folder for temporary
-files, cannot be written to, another one is taken, and a line says so.
+Its options are those of `bentoml serve`, and `--repository DIR`. `make serve` calls it.
+
+BentoML creates folders in its home before it reads anything of the service, and ends with a
+traceback if it cannot. The service keeps nothing there. If the home, or the folder for temporary
+files, is not writable, another folder replaces it, and a warning names it.
 """
 
+import argparse
 import os
 import sys
 import tempfile
 from contextlib import ExitStack
 from pathlib import Path
 
-_FOLDERS = ("bentos", "models", "envs", "tmp")  # that BentoML wants in its home
+_SERVICE = "service.service:FitServe"
+_FOLDERS = ("bentos", "models", "envs", "tmp")  # that BentoML creates in its home
 _INTERRUPTED = 130
 
 
@@ -19,10 +23,15 @@ def main() -> None:
     """Serve until the end.
 
     Raises:
-        SystemExit: with what `bentoml serve` ends with; or no folder can be written to.
+        SystemExit: with the exit status of `bentoml serve`; or no folder is writable.
     """
-    from service.telemetry.counts_folder import ensure_temporary_folder
+    from service.telemetry.multiprocess_folder import ensure_temporary_folder
 
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    parser.add_argument("--repository", type=Path)
+    ours, options = parser.parse_known_args()
+    if ours.repository is not None:
+        os.environ["FITSERVE_MODEL_REPOSITORY"] = str(ours.repository.absolute())
     ensure_temporary_folder()
     with ExitStack() as stack:
         try:
@@ -32,14 +41,17 @@ def main() -> None:
         except (OSError, RuntimeError) as error:  # this user may have no home at all
             other = stack.enter_context(tempfile.TemporaryDirectory(prefix="fitserve-home-"))
             os.environ["BENTOML_HOME"] = other
-            sys.stderr.write(f"warning: BentoML's home cannot be used, and is {other}: {error}\n")
-        from bentoml_cli.cli import cli  # it is imported when its home is known
+            sys.stderr.write(
+                f"warning: BentoML's home directory cannot be used, {other} is used: {error}\n"
+            )
+        from bentoml_cli.cli import cli  # imported when its home is known
 
-        cli(["serve", *sys.argv[1:]], prog_name="bentoml")
+        root = str(Path(__file__).resolve().parent.parent)
+        cli(["serve", _SERVICE, "--working-dir", root, *options], prog_name="bentoml")
 
 
 if __name__ == "__main__":
     try:
         main()
-    except KeyboardInterrupt:  # while it still imports what it needs
+    except KeyboardInterrupt:  # during the imports
         sys.exit(_INTERRUPTED)

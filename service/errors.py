@@ -1,6 +1,6 @@
-"""Every way in which a request can fail, each with the HTTP status that it answers.
+"""The errors of requests, each with the HTTP status of its response.
 
-The message of an error is the sentence that the caller reads: it says what to change.
+The message of an error is a sentence for the caller that says what to change.
 """
 
 import math
@@ -8,26 +8,26 @@ from typing import ClassVar
 
 
 class ServiceError(Exception):
-    """A failure of the service's own, unless a subclass says otherwise.
+    """A failure of the service itself, unless a subclass says otherwise.
 
-    Its message goes to the caller as `{"error": message}`.
+    The response is `{"error": message}`.
     """
 
     status: ClassVar[int] = 500
     reason: ClassVar[str] = "fault"
-    """What the metrics call it."""
+    """The value of the metrics' label `reason`."""
     headers: tuple[tuple[str, str], ...] = ()
 
 
 class BadInputError(ServiceError):
-    """The request cannot be answered as it stands: wrong shape, type, range, field or encoding."""
+    """The request is invalid: wrong shape, type, range, field or encoding."""
 
     status = 400
     reason = "bad_input"
 
 
 class UnauthorizedError(ServiceError):
-    """The caller has not shown a key that is known."""
+    """The request has no known API key."""
 
     status = 401
     reason = "unauthorized"
@@ -35,21 +35,26 @@ class UnauthorizedError(ServiceError):
 
 
 class ForeignOriginError(ServiceError):
-    """A web page of an origin that may not call the service sent the request."""
+    """The request was sent by a web page of an origin that may not call the service."""
 
     status = 403
     reason = "foreign_origin"
 
 
 class MisdirectedRequestError(ServiceError):
-    """The request names a host that this service does not answer for."""
+    """The request names a host that this service does not serve."""
 
     status = 421
     reason = "misdirected"
 
 
 class RateLimitError(ServiceError):
-    """The caller's key has sent more than it may; `seconds` from now it may send again."""
+    """The API key has exceeded its rate.
+
+    Args:
+        message: for the caller.
+        seconds: the time until the next request is allowed.
+    """
 
     status = 429
     reason = "rate_limited"
@@ -67,21 +72,21 @@ class UnknownModelError(ServiceError):
 
 
 class UnknownPathError(ServiceError):
-    """There is nothing at this address."""
+    """The path does not exist."""
 
     status = 404
     reason = "unknown_path"
 
 
 class MethodNotAllowedError(ServiceError):
-    """There is something at this address, and it takes another method."""
+    """The path exists, but allows only other methods."""
 
     status = 405
     reason = "method"
 
     def __init__(self, method: str, *allowed: str) -> None:
-        told = f"{' and '.join(allowed)} {'is' if len(allowed) == 1 else 'are'}"
-        super().__init__(f"{method} is not allowed here; {told}.")
+        methods = f"{' and '.join(allowed)} {'is' if len(allowed) == 1 else 'are'}"
+        super().__init__(f"{method} is not allowed here; {methods}.")
         self.headers = (("Allow", ", ".join(allowed)),)
 
 
@@ -90,32 +95,32 @@ class BodyTimeoutError(ServiceError):
 
     status = 408
     reason = "body_timeout"
-    headers = (("Connection", "close"),)  # what else comes of the body has no reader
+    headers = (("Connection", "close"),)  # the rest of the body is not read
 
 
 class NotImplementedHttpError(ServiceError):
-    """The request asks for a part of HTTP that this server does not have."""
+    """The request uses a part of HTTP that the server does not implement."""
 
     status = 501
     reason = "not_implemented"
 
 
 class UnknownVersionError(ServiceError):
-    """The request is of a version of HTTP that this server does not read."""
+    """The HTTP version of the request is not supported."""
 
     status = 505
     reason = "http_version"
 
 
-class HeadTimeoutError(ServiceError):
-    """The request's line and headers did not arrive in time."""
+class HeaderTimeoutError(ServiceError):
+    """The request line and header fields did not arrive in time."""
 
     status = 408
     reason = "head_timeout"
 
 
-class HeadTooLargeError(ServiceError):
-    """The request's line and headers are larger than the service accepts."""
+class HeaderTooLargeError(ServiceError):
+    """The request line and header fields are larger than the service accepts."""
 
     status = 431
     reason = "head_too_large"
@@ -130,9 +135,11 @@ class BodyTooLargeError(ServiceError):
 
 
 class UnsupportedMediaError(ServiceError):
-    """The body's media type, its encoding, or a file's format is not one that the service reads.
+    """The media type, coding or file format of the body is not supported.
 
-    `accepted` is the header that names those that it reads: `Accept` or `Accept-Encoding`.
+    Args:
+        message: for the caller.
+        accepted: the header with the supported values: `Accept` or `Accept-Encoding`.
     """
 
     status = 415
@@ -144,22 +151,30 @@ class UnsupportedMediaError(ServiceError):
 
 
 class ModelFaultError(ServiceError):
-    """The model failed on this request: our fault, not the caller's."""
+    """The model failed on this request, and the request is not at fault."""
 
     status = 500
     reason = "model_fault"
 
 
 class QueueFullError(ServiceError):
-    """The model's queue is as long as it may be; nothing was computed, so retry."""
+    """The queue of the model is full. Nothing was computed, so the request can be retried.
+
+    Args:
+        message: for the caller.
+        seconds: the time until the queue is expected to have room.
+    """
 
     status = 503
     reason = "queue_full"
-    headers = (("Retry-After", "1"),)
+
+    def __init__(self, message: str, seconds: float = 0.0) -> None:
+        super().__init__(message)
+        self.headers = (("Retry-After", str(max(1, math.ceil(seconds)))),)
 
 
 class TooManyConnectionsError(ServiceError):
-    """As many connections are open as may be; nothing was read from this one, so retry."""
+    """Too many connections are open. Nothing was read, so the request can be retried."""
 
     status = 503
     reason = "connections"
@@ -167,7 +182,7 @@ class TooManyConnectionsError(ServiceError):
 
 
 class BodiesFullError(ServiceError):
-    """The bodies that are arriving take as much memory as they may together, so retry."""
+    """The bodies being received exceed their common memory limit. The request can be retried."""
 
     status = 503
     reason = "bodies_full"
@@ -175,7 +190,7 @@ class BodiesFullError(ServiceError):
 
 
 class NotReadyError(ServiceError):
-    """The model, or the whole service, is starting, was refused, or is shutting down."""
+    """The model or the service is starting, unavailable or shutting down."""
 
     status = 503
     reason = "not_ready"
@@ -183,7 +198,7 @@ class NotReadyError(ServiceError):
 
 
 class DeadlineExceededError(ServiceError):
-    """The request's deadline passed before its rows were computed."""
+    """The deadline of the request passed before its rows were computed."""
 
     status = 504
     reason = "deadline"

@@ -1,228 +1,217 @@
-"""The service: its endpoints, and its life from start-up to draining."""
+"""The BentoML service: its endpoints and life cycle."""
 
-import asyncio
 import gc
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable
 from functools import partial
-from typing import Any
+from typing import Any, TypeVar
 
 import bentoml
 import numpy as np
 from numpy.typing import NDArray
 
-from models.card import TensorSpec
+from models.interfaces import IMAGE, POINT, X
 from models.signature import require_signing
+from service.api.openapi import openapi_of
+from service.api.pages import create_pages
+from service.api.playground import paths
+from service.api.state import ServiceState
+from service.api.typed import responses
+from service.api.typed.images import mnist_pixels
+from service.api.typed.requests import CurveInput, DigitsInput, PicturesInput, PointsInput
+from service.api.typed.responses import Curve, Digits, Pictures, Points
+from service.api.v2.routes import OpenInference
 from service.batching.batch import Arrays
-from service.catalog import Catalog
 from service.errors import BadInputError
-from service.finite import not_finite
-from service.http.access import Access
-from service.http.endpoint import Responder, typed
-from service.http.front import Front
-from service.http.host import stand_before
-from service.http.json_errors import JsonErrors
-from service.http.openapi import openapi_of
-from service.http.pages import create_pages
-from service.http.supervisor import supervise
-from service.images import mnist_pixels
-from service.inputs import CurveInput, DigitsInput, PicturesInput, PointsInput
-from service.open_inference.routes import OpenInference
-from service.outputs import Curve, DigitPrediction, Digits, Pictures, Points
-from service.predictor import Predictor
-from service.pulse import Pulse
-from service.rounding import seven_digits
-from service.settings import VERSION, current_settings
+from service.http.app import App
+from service.http.auth import ApiKeyAuth
+from service.http.error_middleware import ErrorMiddleware
+from service.http.responses import Responder, typed
+from service.inference.bad_values import not_finite
+from service.inference.predictor import Predictor
+from service.inference.registry import ModelRegistry
+from service.inference.watchdog import Watchdog
+from service.json_body import Body
+from service.memory import return_large_blocks
+from service.processes.jobs import close_pool, run_job, start_pool, whole
+from service.settings import RENAMED_WARNINGS, VERSION, current_settings
 from service.telemetry.logs import logger, set_up_log
+from service.telemetry.request_context import current_request
 from service.telemetry.tracing import otlp_exporter
+from service.transport.bentoml_adapter import wrap_service
+from service.transport.rolling_restart import let_others_serve, report_loaded
+from service.transport.supervisor import supervise
 
-IMAGE = TensorSpec(name="image", datatype="UINT8", shape=(-1, 28, 28), meaning="pixels")
-X = TensorSpec(name="x", datatype="FP32", shape=(-1, 1), meaning="where")
-POINT = TensorSpec(name="point", datatype="FP32", shape=(-1, 2), meaning="coordinates")
-
-pages = create_pages()
-protocol = OpenInference()
-typed_responders: dict[str, Responder] = {}
+Response = TypeVar("Response")
 
 set_up_log(current_settings().log_format)
+
+JOB_MODULES = (
+    "service.api.typed.fields",
+    "service.api.typed.forms",
+    "service.api.typed.images",
+    "service.api.typed.responses",
+    "service.api.v2.codec",
+)
+"""The modules of the functions that run in other processes."""
+
+state = ServiceState(ModelRegistry(current_settings()))
+pages = create_pages(state)
 
 
 @bentoml.service(
     name="fitserve",
-    # The front counts and logs at a hundredth of the cost.
+    # The app counts and logs at a hundredth of the cost.
     metrics={"enabled": False},
-    # Who asks for no key is not to be asked by strangers. `--host` says otherwise.
+    # Without a key file, anyone who can reach the port may call the service, so it binds to
+    # loopback.
     http={"host": "127.0.0.1" if current_settings().api_keys_file is None else "0.0.0.0"},  # noqa: S104
     logging={"access": {"enabled": False}},
 )
 @bentoml.asgi_app(pages, path="/")
 class FitServe:
-    """Digits, curves and points, answered by trained networks.
+    """Digits, curves and points, predicted by trained networks.
 
-    The pixels of a digit, a picture of one, places on a curve, or points in the plane come in;
-    every model of the repository answers, many requests in one batch.
+    The inputs are pixels of a digit, pictures of one, x values of a curve, or points in the plane.
+    Every model of the repository serves, and requests are computed in batches.
     """
 
     @bentoml.on_deployment
     @staticmethod
     def check() -> None:
-        """Refuse a setting that cannot be used before any worker starts."""
+        """Refuse invalid settings before any worker starts."""
         settings = current_settings()
-        Access(settings)
+        for warning in RENAMED_WARNINGS:
+            logger.warning("%s", warning)
+        ApiKeyAuth(settings)
         if settings.api_keys_file is None:
             logger.warning(
-                "no FITSERVE_API_KEYS_FILE: whoever reaches this address is let in, which is from "
-                "this machine alone unless --host says otherwise"
+                "no FITSERVE_API_KEYS_FILE: anyone who can reach this address may call the "
+                "service, which listens on this machine only unless --host says otherwise"
             )
-        if settings.package_key is not None:
+        if settings.package_public_key is not None:
             require_signing()
-        if settings.traces:
+        if settings.trace_sample_ratio:
             otlp_exporter()
 
     @bentoml.on_startup
     async def start(self) -> None:
-        """Load every model; until that is over the service is not ready."""
+        """Load every model; the service is not ready until then."""
+        return_large_blocks()
         settings = current_settings()
-        self.catalog = Catalog(settings)
-        self.pulse = Pulse(self.catalog, settings)
-        # One at a time: a small file may hold a picture of hundreds of megabytes.
-        self.decoder = ThreadPoolExecutor(1, "pictures")
-        pages.state.catalog = protocol.catalog = self.catalog
-        pages.state.openapi = openapi_of(FitServe, "fitserve", VERSION)
-        typed_responders.update(_responders(FitServe, self))
-        await self.catalog.open(bentoml.server_context.worker_index or 1)
-        self.pulse.start()
-        # What is there now stays: the collector need not walk it again and again.
+        self.registry = state.registry
+        self.watchdog = Watchdog(self.registry, settings)
+        state.openapi = openapi_of(FitServe, "fitserve", VERSION)
+        state.responders.update(_responders(FitServe, self))
+        await self.registry.open(bentoml.server_context.worker_index or 1)
+        start_pool(JOB_MODULES)
+        self.watchdog.start()
+        report_loaded(ready=self.registry.ready)
+        if not self.registry.ready:
+            await let_others_serve()
+        # The objects that exist now are permanent, so the collector need not traverse them.
         gc.collect()
         gc.freeze()
         gc.set_threshold(50_000, 20, 100)
 
     @bentoml.on_shutdown
     async def stop(self) -> None:
-        """Answer what is queued."""
-        await self.catalog.close()
-        self.pulse.stop()  # until then it gives up what hangs
-        self.decoder.shutdown(wait=False, cancel_futures=True)
+        """Finish the queued requests, and stop."""
+        await self.registry.close()
+        self.watchdog.stop()  # it abandons computes that hang until then
+        await close_pool()
 
     async def __is_ready__(self) -> bool:
-        """Whether `/readyz` answers 200: a model is verified, warm and served; no GPU is lost."""
-        return self.catalog.ready
+        """Return whether `/readyz` responds 200: a model serves, and no GPU is lost."""
+        return self.registry.ready
 
     async def __is_alive__(self) -> bool:
-        """Whether `/livez` answers 200; if it does not, only a restart helps."""
-        return self.catalog.alive
+        """Return whether `/livez` responds 200; if not, only a restart helps."""
+        return self.registry.alive
 
     @bentoml.api(input_spec=DigitsInput)
     @typed
     async def classify_digits(self, images: NDArray[np.uint8], model: str) -> Digits:
         """Classify images in MNIST's framing."""
-        predictor = self.catalog.taking(model, IMAGE)
-        return {
-            "model": predictor.card.name,
-            "version": predictor.card.version,
-            "predictions": await _digits(predictor, images),
-        }
+        predictor = self.registry.accepting(model, IMAGE)
+        probabilities = await _finite(predictor, {"image": images}, "probabilities")
+        return await _written(responses.digits, predictor, probabilities)
 
     @bentoml.api(input_spec=PicturesInput)
     @typed
-    async def classify_image(self, images: list[bytes], model: str) -> Pictures:
+    async def classify_image(self, images: list[Body], model: str) -> Pictures:
         """Classify pictures of one digit each, of any size and colour.
 
         `curl -F images=@digit.png localhost:3000/classify_image`
         """
-        predictor = self.catalog.taking(model, IMAGE)
-        decode = partial(mnist_pixels, max_pixels=current_settings().max_image_pixels)
-        loop = asyncio.get_running_loop()
+        predictor = self.registry.accepting(model, IMAGE)
+        caller, most = current_request().caller, current_settings().max_image_pixels
         pixels = np.stack(
-            [await loop.run_in_executor(self.decoder, decode, file) for file in images]
+            [await run_job(caller, mnist_pixels, whole(file), max_pixels=most) for file in images]
         )
-        answers = await _digits(predictor, pixels)
-        return {
-            "model": predictor.card.name,
-            "version": predictor.card.version,
-            "predictions": [
-                {**answer, "pixels": seen.tolist()}
-                for answer, seen in zip(answers, pixels, strict=True)
-            ],
-        }
+        probabilities = await _finite(predictor, {"image": pixels}, "probabilities")
+        return await _written(responses.pictures, predictor, probabilities, pixels)
 
     @bentoml.api(input_spec=CurveInput)
     @typed
     async def predict_curve(self, x: NDArray[np.float32], model: str) -> Curve:
         """Evaluate a fitted curve."""
-        predictor = self.catalog.taking(model, X)
-        y = await _finite(predictor, {"x": x}, "y")
-        return {
-            "model": predictor.card.name,
-            "version": predictor.card.version,
-            "y": seven_digits(y[:, 0]),
-        }
+        predictor = self.registry.accepting(model, X)
+        return await _written(responses.curve, predictor, await _finite(predictor, {"x": x}, "y"))
 
     @bentoml.api(input_spec=PointsInput)
     @typed
     async def classify_points(self, points: NDArray[np.float32], model: str) -> Points:
         """Classify points in the plane."""
-        predictor = self.catalog.taking(model, POINT)
-        classes = await _classes(predictor, {"point": points})
+        predictor = self.registry.accepting(model, POINT)
+        probabilities = await _finite(predictor, {"point": points}, "probabilities")
         labels = predictor.card.outputs[0].labels
-        return {
-            "model": predictor.card.name,
-            "version": predictor.card.version,
-            "predictions": [
-                {
-                    "label": labels[index] if labels else str(index),
-                    "confidence": max(probabilities),
-                    "probabilities": probabilities,
-                }
-                for index, probabilities in classes
-            ],
-        }
+        return await _written(responses.points, predictor, probabilities, labels)
 
 
-stand_before(
+wrap_service(
     FitServe,
-    lambda host: Front(
-        JsonErrors(host), protocol, current_settings(), typed_responders, JsonErrors(pages)
+    lambda inner_app: App(
+        ErrorMiddleware(inner_app),
+        current_settings(),
+        mounts=[OpenInference(state)],
+        typed=state.responders,
+        index_page=ErrorMiddleware(pages),
+        playground_paths=paths(),
     ),
 )
 supervise()
 
 
 def _responders(service: Any, instance: FitServe) -> dict[str, Responder]:
-    """Who answers a whole body, by path: the endpoints that take JSON. A form needs a request."""
+    """Return the responders of the typed endpoints that take JSON, by path. Forms have none."""
     return {
-        api.route: api.input_spec.responder(partial(api.func, instance))
+        api.route: api.input_spec.responder(api.route, partial(api.func, instance))
         for api in service.apis.values()
         if api.input_spec is not PicturesInput
     }
 
 
-async def _digits(predictor: Predictor, images: NDArray[np.uint8]) -> list[DigitPrediction]:
-    """The digit of each image, uint8 [N, 28, 28]."""
-    return [
-        {"digit": digit, "confidence": max(probabilities), "probabilities": probabilities}
-        for digit, probabilities in await _classes(predictor, {"image": images})
-    ]
-
-
-async def _classes(predictor: Predictor, inputs: Arrays) -> list[tuple[int, list[float]]]:
-    """The most probable class of each row, and the probabilities of all classes."""
-    probabilities = await _finite(predictor, inputs, "probabilities")
-    # Not seven digits of each: what is below a ten-millionth is as good as impossible.
-    shown = probabilities.astype(np.float64).round(7).tolist()
-    return list(zip(probabilities.argmax(axis=1).tolist(), shown, strict=True))
+async def _written(
+    response: Callable[..., Response], predictor: Predictor, *values: Any
+) -> Response:
+    """Return a response for the outputs of a model; its JSON if it is large."""
+    card = predictor.card
+    return await responses.written(
+        current_request().caller, response, card.name, card.version, *values
+    )
 
 
 async def _finite(predictor: Predictor, inputs: Arrays, output: str) -> NDArray[np.float32]:
-    """One output of a prediction.
+    """Return one output of a prediction.
 
     Raises:
-        ServiceError: it is infinite or no number; or the model gives no such output.
+        ServiceError: the output is missing, or holds infinity or NaN.
     """
     values = (await predictor.predict(inputs)).outputs.get(output)
-    if values is None or values.ndim != 2:  # a network of another origin may take the same input
+    if values is None or values.ndim != 2:  # an added network may take the same input
         raise BadInputError(
-            f"Model {predictor.card.name!r} gives no {output} in rows; "
-            f"ask it at /v2/models/{predictor.card.name}/infer."
+            f"Model {predictor.card.name!r} has no output {output} in rows; "
+            f"call /v2/models/{predictor.card.name}/infer."
         )
     if not np.isfinite(values).all():
         raise not_finite(predictor.card, inputs, output)

@@ -1,6 +1,8 @@
 """Every setting of the service, read from the environment with the prefix `FITSERVE_`."""
 
+import os
 import re
+from collections.abc import MutableMapping
 from functools import cache
 from ipaddress import ip_address
 from pathlib import Path
@@ -9,127 +11,154 @@ from typing import Literal
 from pydantic import Field, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict, SettingsError
 
+from models.repository import SHIPPED
+
 VERSION = "0.1.0"
-Exposure = Literal["open", "key", "off"]
 ROOT = Path(__file__).resolve().parent.parent
+"""The folder that holds `service/`: the checkout, where there is one."""
+Exposure = Literal["open", "key", "off"]
 
 
 class Settings(BaseSettings):
-    """What an operator may set; `FITSERVE_MAX_BATCH_ROWS=512` sets `max_batch_rows`."""
+    """The settings of the service; `FITSERVE_MAX_BATCH_ROWS=512` sets `max_batch_rows`."""
 
     model_config = SettingsConfigDict(env_prefix="FITSERVE_", frozen=True, extra="ignore")
 
-    model_repository: Path = Field(ROOT / "models", description="the folder of the packages")
+    model_repository: Path = Field(SHIPPED, description="the folder of the packages")
     runtime: Literal["auto", "onnx", "torchscript"] = Field(
-        "auto", description="auto times both for each model at start, and takes the faster"
+        "auto", description="auto times both for each model at start-up, and uses the faster"
     )
     device: str = Field(
         "auto",
-        pattern=r"^(auto|cpu|cuda:\d+)$",
-        description="auto takes this worker's GPU where there is one, else the CPU",
+        pattern=r"^(auto|cpu|cuda:(0|[1-9][0-9]{0,2}))$",
+        description="auto uses this worker's GPU if there is one, otherwise the CPU",
     )
     require_device: bool = Field(
         False,
-        description="whether it is not ready while a model has a runtime that cannot use its GPU",
+        description="not ready while a runtime of a model cannot use its GPU",
     )
-    threads: int = Field(
-        0, ge=0, description="CPU threads for one batch; 0 takes this worker's share of the cores"
+    intra_op_threads: int = Field(
+        0, ge=0, description="CPU threads for one batch; 0 is this worker's share of the cores"
     )
     max_load_seconds: float = Field(
-        300.0, gt=0, description="a package that takes longer to load is refused"
+        300.0, gt=0, description="a package that takes longer to load is unavailable"
     )
     max_batch_rows: int = Field(
-        256, ge=1, description="rows that are computed at once, as far as time and memory allow"
+        256, ge=1, description="largest batch; smaller if time or memory require it"
     )
     max_queue_rows: int = Field(
-        16_384, ge=1, description="rows that may wait, for each model; more are refused with 503"
+        16_384,
+        ge=1,
+        description="rows computed for a request and before it, at most; otherwise it gets 503",
     )
-    max_wait_seconds: float = Field(
+    max_queue_seconds: float = Field(
         1.0, gt=0,
-        description="a request that would wait longer for its turn, at the present pace, gets 503",
+        description="a request with a longer expected wait in the queue gets 503",
     )  # fmt: skip
     max_compute_seconds: float = Field(
-        60.0, gt=0, description="a batch that computes for longer is given up, with 500"
+        60.0, gt=0, description="a batch that computes for longer is abandoned, with 500"
     )
-    max_delay_seconds: float = Field(
+    max_queue_delay_seconds: float = Field(
         0.0, ge=0, le=1, description="how long an idle model waits for more rows"
     )
     inline_seconds: float = Field(
         0.0002, ge=0, le=0.01,
-        description="a batch of less compute stays on the event loop; 0 gives all to threads",
+        description="a batch with a shorter compute runs on the event loop; 0 uses threads for all",
     )  # fmt: skip
-    polling_seconds: float = Field(
+    busy_poll_seconds: float = Field(
         0.0002, ge=0, le=1,
-        description="how long a worker stays awake for a client that asks again so soon; 0 lets it "
-        "sleep",
+        description="how long a worker polls for the next request of a client that sends one after "
+        "another; 0 turns it off",
     )  # fmt: skip
     timeout_seconds: float = Field(
-        30.0, gt=0, description="how long a request may wait for its compute before its 504"
+        30.0, gt=0, description="how long a request may wait for its compute; then 504"
     )
     graceful_shutdown_seconds: float = Field(
         30.0, gt=0,
-        description="how long a worker that is told to end may answer what it has begun; the rest "
-        "is cut off",
+        description="how long a worker may finish its requests after it is told to stop; then they "
+        "are dropped",
     )  # fmt: skip
-    max_connections: int = Field(
-        10_000, ge=1, description="connections that a worker holds at once; more get 503"
-    )
+    max_connections: int = Field(10_000, ge=1, description="connections per worker; more get 503")
     max_header_bytes: int = Field(
-        64 * 2**10, ge=1024, description="the largest line and headers of a request"
+        64 * 2**10, ge=1024, description="largest header of a request, its first line included"
     )
     header_timeout_seconds: float = Field(
         10.0,
         gt=0,
-        description="how long they may take to arrive, from the connection or their start",
+        description="how long a header may take, from its first byte or the connection's start",
     )
-    max_body_bytes: int = Field(
-        64 * 2**20, ge=1, description="the largest request body, decompressed"
+    keep_alive_seconds: int = Field(
+        75, ge=1, description="how long a connection stays open without a request"
     )
-    max_bodies_bytes: int = Field(
-        2**30, ge=1, description="what all bodies that arrive in parts may take together; else 503"
+    max_body_bytes: int = Field(64 * 2**20, ge=1, description="largest request body, decompressed")
+    max_buffered_bytes: int = Field(
+        2**30, ge=1, description="memory of all bodies being received in parts; more get 503"
     )
     body_timeout_seconds: float = Field(
         30.0, gt=0, description="how long a body may take to arrive"
     )
+    max_parse_seconds: float = Field(
+        10.0, gt=0,
+        description="processor time for reading one body or picture; a longer one gets 413",
+    )  # fmt: skip
+    response_timeout_seconds: float = Field(
+        30.0, gt=0,
+        description="a client that reads less than 256 KiB of its response for this long is "
+        "disconnected",
+    )  # fmt: skip
+    max_unread_bytes: int = Field(
+        256 * 2**20, ge=1,
+        description="memory of all responses that are not read; beyond it, the clients that have "
+        "read nothing for longest are disconnected",
+    )  # fmt: skip
     compress_from_bytes: int = Field(
         16 * 2**10, ge=0,
-        description="an answer that is so large is compressed where Accept-Encoding asks for it; "
+        description="smallest response that is compressed if Accept-Encoding allows it; "
         "0 compresses none",
     )  # fmt: skip
-    max_image_pixels: int = Field(40_000_000, ge=1, description="the largest uploaded picture")
+    max_image_pixels: int = Field(40_000_000, ge=1, description="largest uploaded picture")
     api_keys_file: Path | None = Field(
-        None, description="the keys that are let in; without it everybody is, and only from here"
+        None,
+        description="the accepted keys; without a file, anyone who can reach the port may call the "
+        "service, which binds to loopback",
     )
-    package_key: Path | None = Field(
-        None, description="a public key (PEM); only packages that it signed are served then"
+    package_public_key: Path | None = Field(
+        None,
+        description="a public key (PEM); if set, only packages signed with its key are served",
     )
     versions_file: Path | None = Field(
         None,
-        description="where the highest version served of each signed package is kept; by default "
-        "in the home of the user",
+        description="file with the highest version served of each signed package; by default in "
+        "the user's home directory",
     )
-    health: Exposure = Field("open", description="who may ask for health; off answers 404")
-    metrics: Exposure = Field("open", description="who may ask for metrics; off answers 404")
+    timings_folder: Path | Literal["off"] | None = Field(
+        None,
+        description="folder with the timings of models, which make the next start faster; by "
+        "default in the user's cache folder; off keeps none",
+    )
+    health: Exposure = Field("open", description="access to the health endpoints; off responds 404")
+    metrics: Exposure = Field("open", description="access to the metrics; off responds 404")
     playground: Literal["open", "off"] = Field(
-        "open", description="the page at /, for everybody; off answers 404"
+        "open", description="the page at /, without a key; off responds 404"
     )
     cors_origins: tuple[str, ...] = Field(
-        (), description="web pages of these origins may ask, as a JSON list; '*' is every one"
+        (),
+        description="origins of pages that may call the service, as a JSON list; '*' is every one",
     )
     allowed_hosts: tuple[str, ...] = Field(
         (),
-        description="hosts that requests may name beside local ones, where no keys are asked for, "
-        "as a JSON list; '*.example.com' is every subdomain, '*' every host",
+        description="hosts that requests may name in addition to local ones, without API keys, as "
+        "a JSON list; '*.example.com' is every subdomain, '*' every host",
     )
-    log_format: Literal["console", "json"] = Field("console", description="how the log is written")
-    access_log: float = Field(
+    log_format: Literal["console", "json"] = Field("console", description="format of the log")
+    access_log_ratio: float = Field(
         0.0,
         ge=0,
         le=1,
-        description="the share of requests that get a line in the log; faults always do",
+        description="share of requests with a line in the log; faults always have one",
     )
-    traces: float = Field(
-        0.0, ge=0, le=1, description="the share of requests that are traced with OpenTelemetry"
+    trace_sample_ratio: float = Field(
+        0.0, ge=0, le=1, description="share of requests traced with OpenTelemetry"
     )
 
     @field_validator("allowed_hosts")
@@ -151,8 +180,8 @@ class Settings(BaseSettings):
 
     @model_validator(mode="after")
     def _the_largest_body_fits(self) -> "Settings":
-        if self.max_bodies_bytes < self.max_body_bytes:
-            raise ValueError("FITSERVE_MAX_BODIES_BYTES must be at least FITSERVE_MAX_BODY_BYTES")
+        if self.max_buffered_bytes < self.max_body_bytes:
+            raise ValueError("FITSERVE_MAX_BUFFERED_BYTES must be at least FITSERVE_MAX_BODY_BYTES")
         return self
 
 
@@ -164,16 +193,52 @@ def _is_host(text: str) -> bool:
     return True
 
 
+RENAMED = {
+    "ACCESS_LOG": "ACCESS_LOG_RATIO",
+    "MAX_BODIES_BYTES": "MAX_BUFFERED_BYTES",
+    "MAX_DELAY_SECONDS": "MAX_QUEUE_DELAY_SECONDS",
+    "MAX_WAIT_SECONDS": "MAX_QUEUE_SECONDS",
+    "PACKAGE_KEY": "PACKAGE_PUBLIC_KEY",
+    "POLLING_SECONDS": "BUSY_POLL_SECONDS",
+    "THREADS": "INTRA_OP_THREADS",
+    "TRACES": "TRACE_SAMPLE_RATIO",
+}
+"""Old names of settings and their new names; the old ones are read until the next release."""
+
+
+def old_names(environment: MutableMapping[str, str]) -> list[str]:
+    """Rename the settings with old names in `environment`, and return one warning for each.
+
+    A setting that has both names keeps the value of the new one.
+
+    Args:
+        environment: is modified, so child processes do not warn again.
+    """
+    warnings = []
+    for old, new in RENAMED.items():
+        old, new = f"FITSERVE_{old}", f"FITSERVE_{new}"
+        if old not in environment:
+            continue
+        value = environment.pop(old)
+        environment.setdefault(new, value)
+        warnings.append(f"{old} is now called {new}: the old name is read until the next release")
+    return warnings
+
+
+RENAMED_WARNINGS = old_names(os.environ)
+"""Logged after the log is set up, which needs the settings."""
+
+
 @cache
 def current_settings() -> Settings:
-    """The settings of this process, read once.
+    """Return the settings of this process, read once.
 
     Raises:
-        SystemExit: one cannot be used; the process ends with one sentence.
+        SystemExit: a setting is invalid; the process ends with one sentence.
     """
     try:
         return Settings()
-    except SettingsError as error:  # only lists are read as JSON
+    except SettingsError as error:  # raised for lists, which are read as JSON
         named = re.sub(r'.*field "(\w+)".*', lambda found: found[1].upper(), str(error))
         raise SystemExit(
             f'error: FITSERVE_{named} must be a JSON list of strings, such as ["a.example"]'

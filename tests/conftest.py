@@ -1,4 +1,4 @@
-"""What every test may count on: a home for BentoML, and a GPU where a test asks for one."""
+"""Shared set-up: a home for BentoML, the shipped packages, and the marker of GPU tests."""
 
 import os
 import shutil
@@ -11,18 +11,48 @@ import pytest
 if TYPE_CHECKING:
     from foreign_networks import Added
 
-# BentoML makes its folders when it is imported: not among the user's.
+# BentoML creates its folders at import: not in the user's home.
 HOME = Path(tempfile.mkdtemp(prefix="fitserve-"))
 os.environ["BENTOML_HOME"] = str(HOME)
 os.environ["BENTOML_DO_NOT_TRACK"] = "True"
 os.environ["XDG_STATE_HOME"] = str(HOME / "state")
-os.environ["ORT_DISABLE_TELEMETRY"] = "1"  # for the tests that import it themselves
+os.environ["FITSERVE_TIMINGS_FOLDER"] = str(HOME / "timings")
+os.environ["ORT_DISABLE_TELEMETRY"] = "1"  # for tests that import it in this process
 
 SHIPPED = (
     *("curve-linear", "curve-mlp", "curve-tanh"),
     *("moons-linear", "moons-tanh"),
     *("mnist-mlp", "mnist-cnn"),
 )
+
+
+MARKED_FILES = {
+    "e2e": ("end_to_end/", "test_command_line.py", "test_examples.py", "test_readme.py"),
+    "clients": ("end_to_end/test_clients.py",),
+    "slow": (
+        *("benchmarks/", "deploy/"),
+        *("models/test_add.py", "models/test_add_advice.py", "models/test_half_precision.py"),
+        *("models/test_interrupts.py", "models/test_models_program.py"),
+        *("service/http/test_body.py", "service/test_parent_watch.py"),
+        *("service/inference/test_busy_polling.py", "service/inference/test_placement"),
+        *("service/inference/test_signed_packages.py", "service/inference/test_unused_runtimes.py"),
+        "service/inference/test_watchdog.py",
+        *("training/test_export.py", "training/test_plots.py", "training/test_recipes.py"),
+        *("training/test_runs.py", "training/test_training_cli.py"),
+    ),
+}
+"""The tests of these files get the marker; each other slow test has it in its own file."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    tests = Path(__file__).parent
+    for item in items:
+        path = item.path.relative_to(tests).as_posix()
+        for marker, paths in MARKED_FILES.items():
+            if path.startswith(paths):
+                item.add_marker(marker)
+        if "browser" in getattr(item, "fixturenames", ()):
+            item.add_marker("browser")
 
 
 def pytest_unconfigure() -> None:
@@ -38,6 +68,12 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
 
 
 @pytest.fixture(scope="session")
+def anyio_backend() -> str:
+    """The event loop of async tests and fixtures."""
+    return "asyncio"
+
+
+@pytest.fixture(scope="session")
 def root() -> Path:
     """The checkout."""
     return Path(__file__).resolve().parent.parent
@@ -45,7 +81,7 @@ def root() -> Path:
 
 @pytest.fixture(scope="session")
 def shipped(root: Path) -> Path:
-    """The repository of the seven packages: `models/`, or a stand-in while those are not fitted."""
+    """The repository of the seven packages: `models/`, or a stand-in before they are trained."""
     packages = root / "models"
     missing = [name for name in SHIPPED if not any((packages / name).glob("*/card.json"))]
     stand_in = os.environ.get("FITSERVE_MODEL_REPOSITORY")
@@ -57,7 +93,7 @@ def shipped(root: Path) -> Path:
 
 @pytest.fixture(scope="session")
 def mnist_folder(root: Path) -> Path:
-    """The folder that holds MNIST/raw, where it is at hand."""
+    """The folder with MNIST/raw, if available."""
     folder = Path(os.environ.get("FITSERVE_DATA_DIR", root / "data"))
     raw = folder / "MNIST" / "raw"
     if not all((raw / f"{part}-images-idx3-ubyte").is_file() for part in ("train", "t10k")):

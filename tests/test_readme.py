@@ -1,4 +1,4 @@
-"""The README is true: its commands run as written, and its figures are those of the cards."""
+"""The README and its pages in docs/: their commands run as written, and their figures are true."""
 
 import json
 import os
@@ -24,14 +24,20 @@ from cryptography.hazmat.primitives.serialization import (
 from live_server import free_port
 
 from models.card import ModelCard
-from models.page import headline
+from models.readme import headline
 from models.repository import ModelRepository
 from models.signature import verify_signature
-from service.settings import Settings
+from service.settings import RENAMED, Settings
 from training.recipes import RECIPES
 
 ROOT = Path(__file__).resolve().parent.parent
-README = (ROOT / "README.md").read_text()
+NAMES = (
+    "README.md",
+    *(f"docs/{name}.md" for name in ("endpoints", "settings", "operations", "networks")),
+)
+PAGES = {name: (ROOT / name).read_text() for name in NAMES}
+README = "\n".join(PAGES.values())
+BENCHMARKS = (ROOT / "benchmarks" / "README.md").read_text()
 COMMANDS = [
     line
     for block in re.findall(r"```sh\n(.*?)```", README, re.DOTALL)
@@ -56,13 +62,13 @@ def run(command: str, **environment: str) -> str:
 
 
 def here(command: str) -> str:
-    """The command with the virtual environment that runs these tests."""
+    """Return the command with the virtual environment of the tests."""
     return command.replace(".venv/bin/", f"{Path(sys.prefix)}/bin/")
 
 
 @pytest.fixture(scope="module")
 def port(tmp_path_factory: pytest.TempPathFactory) -> Iterator[int]:
-    """A server that the README's own command started, on a port that is free."""
+    """The port of a server started by the README's own command."""
     assert "make serve" in COMMANDS
     port = free_port()
     home = tmp_path_factory.mktemp("home")
@@ -93,11 +99,18 @@ def port(tmp_path_factory: pytest.TempPathFactory) -> Iterator[int]:
         server.wait(timeout=60)
 
 
-def test_every_command_is_one_that_these_tests_run() -> None:
+def test_every_command_is_tested() -> None:
     known = (
-        r"make (serve|test|train .*)|curl .*|\.venv/bin/(python -m [\w.]+|bentoml|model_signing) .*"
+        r"make (dev|serve|test|train .*)|curl .*"
+        r"|\.venv/bin/(python -m [\w.]+|bentoml|model_signing) .*"
     )
     assert [line for line in COMMANDS if not re.fullmatch(known, line)] == []
+
+
+def test_the_install_command_names_a_target() -> None:
+    """A dry run: the target installs into the environment that runs these tests."""
+    assert "make dev" in COMMANDS
+    assert run(f"make --dry-run dev VENV={sys.prefix}")
 
 
 def test_the_signing_command_signs_a_package_for_its_key(tmp_path: Path) -> None:
@@ -115,7 +128,7 @@ def test_the_signing_command_signs_a_package_for_its_key(tmp_path: Path) -> None
     verify_signature(package, tmp_path / "key.pub")
 
 
-def test_the_curve_answers_as_shown(port: int) -> None:
+def test_the_curve_request_gets_the_shown_response(port: int) -> None:
     command = next(line for line in COMMANDS if "predict_curve" in line)
     shown = json.loads(re.findall(r"```json\n(.*?)```", README, re.DOTALL)[0])
     answer = json.loads(run(command.replace(":3000", f":{port}")))
@@ -124,7 +137,7 @@ def test_the_curve_answers_as_shown(port: int) -> None:
     assert answer["y"] == pytest.approx(shown["y"], abs=1e-4)
 
 
-def test_the_protocol_answers_as_shown(port: int) -> None:
+def test_the_protocol_request_gets_the_shown_response(port: int) -> None:
     command = next(line for line in COMMANDS if "/v2/models" in line)
     shown = json.loads(re.findall(r"```json\n(.*?)```", README, re.DOTALL)[1])
     answer = json.loads(run(command.replace(":3000", f":{port}")))
@@ -199,12 +212,12 @@ def test_the_table_of_networks_shows_the_figures_of_the_cards(card: ModelCard) -
         return f"{mean:.2%} ± {deviation:.2%}" if percent else f"{mean:.3f} ± {deviation:.3f}"
 
     row = (
-        f"| [`{card.name}`](models/{card.name}/{card.version}/README.md) | {headline(card)} "
+        f"| [`{card.name}`](../models/{card.name}/{card.version}/README.md) | {headline(card)} "
         f"| {over(default.mean, default.standard_deviation)} "
         f"| {over(tutorial.mean, tutorial.standard_deviation)} "
         f"| {len(default.seeds)} | {card.fit.parameter_count:,} |"
     )
-    assert row in README
+    assert row in PAGES["docs/networks.md"]
 
 
 @pytest.mark.parametrize("name", Settings.model_fields)
@@ -212,10 +225,52 @@ def test_every_setting_is_listed_with_its_default(name: str) -> None:
     field = Settings.model_fields[name]
     default = "models" if name == "model_repository" else field.default
     shown = f"`{default}`" if default not in (None, ()) else "none"
-    assert f"| `FITSERVE_{name.upper()}` | {shown} | {field.description} |" in README
+    assert (
+        f"| `FITSERVE_{name.upper()}` | {shown} | {field.description} |"
+        in PAGES["docs/settings.md"]
+    )
 
 
-def test_what_the_readme_links_to_is_there() -> None:
-    targets = re.findall(r"\]\(([^)#:]+)\)", README)
-    assert targets
-    assert [target for target in targets if not (ROOT / target).exists()] == []
+@pytest.mark.parametrize(("old", "new"), RENAMED.items())
+def test_every_old_name_of_a_setting_is_listed_with_its_new_name(old: str, new: str) -> None:
+    assert f"| `FITSERVE_{old}` | `FITSERVE_{new}` |" in PAGES["docs/settings.md"]
+
+
+def test_every_setting_that_a_page_names_is_one() -> None:
+    named = set(re.findall(r"FITSERVE_([A-Z_]*[A-Z])", README)) - {"DATA_DIR"}
+    assert {name.lower() for name in named - RENAMED.keys()} == set(Settings.model_fields)
+
+
+@pytest.mark.parametrize("connections", ["1", "16", "64"])
+def test_the_figures_of_performance_are_those_of_the_benchmarks(connections: str) -> None:
+    section = re.findall(r"## Performance\n(.*?)\n## ", README, re.DOTALL)[0]
+    measured = re.findall(rf"\| {connections} connections? \|.*?\n\n", BENCHMARKS, re.DOTALL)[0]
+    (cells,) = re.findall(r"\| fitserve, V2 JSON \| (.*) \|\n", measured)
+    rate, p50, p99, _ = (cell.split()[0] for cell in cells.split(" | "))
+    assert f"| {connections} | {rate} | {p50} | {p99} |" in section
+    for pattern in (
+        r"fitserve, V2 binary \| 256 images \| ([\d,]+) ",
+        r"fitserve, V2 JSON \| 300 s \| [\d,]+ \| ([\d,]+) ",
+        r"(20\d\d-\d\d-\d\d): AMD EPYC, 2 cores",
+    ):
+        (figure,) = re.findall(pattern, BENCHMARKS)
+        assert figure in section
+
+
+LINKING = (
+    *NAMES,
+    *("CONTRIBUTING.md", "SECURITY.md", "benchmarks/README.md", "deploy/README.md"),
+    *("deploy/container/README.md", "docs/design.md", "docs/gpu.md", "docs/security-tests.md"),
+)
+
+
+@pytest.mark.parametrize("name", LINKING)
+def test_what_a_page_links_to_is_there(name: str) -> None:
+    page = ROOT / name
+    links = re.findall(r"\]\(([^)#:]*)(?:#([^)]*))?\)", page.read_text())
+    for target, anchor in links:
+        file = page.parent / target if target else page
+        assert file.exists(), target
+        if anchor:
+            titles = re.findall(r"^#+ (.*)$", file.read_text(), re.MULTILINE)
+            assert anchor in {re.sub(r"[^\w -]", "", t.lower()).replace(" ", "-") for t in titles}

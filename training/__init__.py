@@ -1,1 +1,1 @@
-"""Fits, evaluates, exports and proves the networks, and writes each as a model package."""
+"""Training: trains, evaluates, exports and verifies the networks, and writes model packages."""

@@ -1,13 +1,13 @@
-"""Starts the command line of training, `python -m training`, if what it needs is installed."""
+"""Entry point of `python -m training`; reports a missing dependency of training."""
 
 from models.interrupts import exit_on_interrupt
 
 
 def main() -> None:
-    """Run the command of this process.
+    """Run the command line.
 
     Raises:
-        SystemExit: with the exit code; or something that training needs is not installed.
+        SystemExit: with the exit code, or with a message if a dependency is not installed.
     """
     try:
         with exit_on_interrupt():

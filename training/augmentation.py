@@ -1,8 +1,8 @@
-"""Random distortions of digit images, a whole batch at once on the device that holds it.
+"""Random distortions of digit images, computed for a batch on its own device.
 
-Affine and elastic, after Simard, Steinkraus and Platt, "Best practices for convolutional neural
-networks applied to visual document analysis" (2003): a field of random shifts, smoothed with a
-Gaussian of 4 pixels.
+The distortions are affine and elastic, after Simard, Steinkraus and Platt, "Best practices for
+convolutional neural networks applied to visual document analysis" (2003). The elastic distortion
+is a field of random shifts, smoothed with a Gaussian of 4 pixels.
 """
 
 import math
@@ -20,18 +20,18 @@ ELASTIC_SIGMA = 4.0
 Augmentation = Callable[[Tensor, torch.Generator], Tensor]
 
 
-def distortion(settings: ImageHyperparameters, device: torch.device) -> Augmentation | None:
-    """The distortion that `settings` ask for, or None where they ask for none.
+def distortion(hyperparameters: ImageHyperparameters, device: torch.device) -> Augmentation | None:
+    """Return the distortion for these hyperparameters, or None if all strengths are 0.
 
-    It takes images [N, 28, 28], 0 to 255, and a generator on the same device, and gives
-    float32 [N, 28, 28] in the same range.
+    The distortion takes images [N, 28, 28], 0 to 255, and a generator on the same device. It
+    returns float32 [N, 28, 28] in the same range.
     """
     strengths = (
-        settings.rotation,
-        settings.scaling,
-        settings.shear,
-        settings.translation,
-        settings.elastic,
+        hyperparameters.rotation,
+        hyperparameters.scaling,
+        hyperparameters.shear,
+        hyperparameters.translation,
+        hyperparameters.elastic,
     )
     if not any(strengths):
         return None
@@ -47,18 +47,21 @@ def distortion(settings: ImageHyperparameters, device: torch.device) -> Augmenta
             draw = torch.rand(rows, *shape, generator=generator, device=device)
             return (draw * 2 - 1) * limit
 
-        angle = uniform(math.radians(settings.rotation))
-        width, height = 1 + uniform(settings.scaling), 1 + uniform(settings.scaling)
-        shear = uniform(settings.shear)
-        right, down = uniform(settings.translation / half), uniform(settings.translation / half)
+        angle = uniform(math.radians(hyperparameters.rotation))
+        width, height = 1 + uniform(hyperparameters.scaling), 1 + uniform(hyperparameters.scaling)
+        shear = uniform(hyperparameters.shear)
+        right, down = (
+            uniform(hyperparameters.translation / half),
+            uniform(hyperparameters.translation / half),
+        )
         cosine, sine = angle.cos(), angle.sin()
         matrices = torch.stack(
             [cosine * width, shear - sine * height, right, sine * width, cosine * height, down],
             dim=1,
         ).view(rows, 2, 3)
         grid = affine_grid(matrices, [rows, 1, SIDE, SIDE], align_corners=False)
-        if settings.elastic:
-            field = smooth @ uniform(settings.elastic / half, 2, SIDE, SIDE) @ smooth.T
+        if hyperparameters.elastic:
+            field = smooth @ uniform(hyperparameters.elastic / half, 2, SIDE, SIDE) @ smooth.T
             grid = grid + field.permute(0, 2, 3, 1)
         return grid_sample(images.float().unsqueeze(1), grid, align_corners=False).squeeze(1)
 

@@ -1,4 +1,4 @@
-"""The commands of training: `python -m training list` and `python -m training fit NAME`."""
+"""The commands of `python -m training`: `list` and `fit`."""
 
 import inspect
 import types
@@ -11,28 +11,28 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from models.devices import DeviceError
 from models.interrupts import INTERRUPTED
 from models.package import PackageError
-from models.page import headline
 from models.parity import ParityError
-from models.repository import ModelRepository
+from models.readme import headline
+from models.repository import SHIPPED, ModelRepository, default_repository
 from training.datasets import DOWNLOADS, DataError, Dataset, DatasetName, load
 from training.evaluation import NotFiniteError
 from training.export import ExportError, check_repository, export
-from training.fitting import Fitted, fit_recipe
 from training.hyperparameters import (
     CnnHyperparameters,
     ColumnHyperparameters,
     HyperparameterError,
-    ImageHyperparameters,
     MlpHyperparameters,
 )
-from training.loop import DeviceError, DivergedError, pick_device
+from training.loop import DivergedError, pick_device
 from training.publishing import PublishError, check_data, check_result, write_checkpoint
-from training.recipes import RECIPES, Recipe, Setting
+from training.recipes import RECIPES, Preset, Recipe
+from training.runs import RunResult, run_recipe
 
 app = typer.Typer(
-    help="Fit, evaluate, export and prove the networks.",
+    help="Train, evaluate, export and verify the networks.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
 )
@@ -40,13 +40,13 @@ console = Console()
 
 
 @app.command("list")
-def show_recipes() -> None:
-    """Show every recipe, and the package that it was shipped as."""
+def list_recipes() -> None:
+    """List the recipes and their packages."""
     table = Table(box=None, header_style="bold", pad_edge=False)
     table.add_column("recipe", no_wrap=True)
     for column in ("network", "package"):
         table.add_column(column)
-    repository = ModelRepository(Path("models"))
+    repository = ModelRepository(default_repository())
     for recipe in RECIPES.values():
         shipped = "-"
         try:
@@ -60,7 +60,7 @@ def show_recipes() -> None:
 
 
 def _with_hyperparameters(command: Callable[..., None]) -> Callable[..., None]:
-    """Give `command` one option for each hyperparameter of any recipe, in place of **values."""
+    """Replace **values in the signature by one option for each hyperparameter of any recipe."""
     fields = {
         name: field
         for kind in (ColumnHyperparameters, MlpHyperparameters, CnnHyperparameters)
@@ -69,12 +69,12 @@ def _with_hyperparameters(command: Callable[..., None]) -> Callable[..., None]:
     options = []
     for name, field in fields.items():
         kind: Any = field.annotation
-        if isinstance(kind, types.UnionType):  # X | None: left out is None already
+        if isinstance(kind, types.UnionType):  # X | None; the default is None
             kind = get_args(kind)[0]
         description = field.description
         if get_origin(kind) is tuple:
             kind = list[str]
-            description = f"{description}: as 64,32, or one at a time"
+            description = f"{description}: as 64,32, or a repeated option"
         option = typer.Option(help=description, rich_help_panel="Hyperparameters")
         options.append(
             inspect.Parameter(
@@ -84,53 +84,58 @@ def _with_hyperparameters(command: Callable[..., None]) -> Callable[..., None]:
                 annotation=Annotated[kind | None, option],
             )
         )
-    own = inspect.signature(command, eval_str=True)
-    kept = [p for p in own.parameters.values() if p.kind is not inspect.Parameter.VAR_KEYWORD]
-    signature = own.replace(parameters=[*kept, *options])
-    command.__signature__ = signature  # type: ignore[attr-defined]  # what typer reads
+    original = inspect.signature(command, eval_str=True)
+    kept = [p for p in original.parameters.values() if p.kind is not inspect.Parameter.VAR_KEYWORD]
+    signature = original.replace(parameters=[*kept, *options])
+    command.__signature__ = signature  # type: ignore[attr-defined]  # typer reads it
     command.__annotations__ = {p.name: p.annotation for p in signature.parameters.values()}
     return command
 
 
 @app.command("fit")
 @_with_hyperparameters
-def fit_recipes(
-    names: Annotated[list[str] | None, typer.Argument(help="recipes to fit")] = None,
+def fit(
+    names: Annotated[list[str] | None, typer.Argument(help="recipes to train")] = None,
     *,
-    every: Annotated[bool, typer.Option("--all", help="fit all recipes")] = False,
-    setting: Annotated[
-        Setting, typer.Option("--as", help="the tutorial's hyperparameters, or ours")
+    every: Annotated[bool, typer.Option("--all", help="train all recipes")] = False,
+    preset: Annotated[
+        Preset, typer.Option("--as", help="preset of the hyperparameters")
     ] = "default",
     seeds: Annotated[
-        int | None, typer.Option(min=1, help="fit so many seeds, ship the best on validation")
+        int | None, typer.Option(min=1, help="number of seeds; the best on validation is exported")
     ] = None,
     compare: Annotated[
-        bool, typer.Option(help="fit the tutorial setting too, for the card's figures")
+        bool, typer.Option(help="train the tutorial preset too, for the card's figures")
     ] = True,
     data: Annotated[
-        DatasetName | None, typer.Option(help="fit on other data of the same kind")
+        DatasetName | None, typer.Option(help="train on other data of the same kind")
     ] = None,
     data_dir: Annotated[
-        Path, typer.Option(envvar="FITSERVE_DATA_DIR", help="where MNIST lies or goes")
+        Path,
+        typer.Option(envvar="FITSERVE_DATA_DIR", help="folder of MNIST, for reading or download"),
     ] = DOWNLOADS,
-    repository: Annotated[Path, typer.Option(help="where packages are written")] = Path("models"),
+    repository: Annotated[
+        Path,
+        typer.Option(envvar="FITSERVE_MODEL_REPOSITORY", help="the repository for packages"),
+    ] = SHIPPED,
     device: Annotated[str | None, typer.Option(help="cpu, cuda or cuda:N")] = None,
     threads: Annotated[int | None, typer.Option(min=1, help="CPU threads")] = None,
     replace: Annotated[
         bool,
-        typer.Option("--replace", help="publish also what is worse, or trained on other data"),
+        typer.Option("--replace", help="publish a network that is worse or trained on other data"),
     ] = False,
     keep_interrupted: Annotated[
-        bool, typer.Option("--keep-interrupted", help="publish also a fit that Ctrl-C cut short")
+        bool, typer.Option("--keep-interrupted", help="publish a network after Ctrl-C")
     ] = False,
     **values: Any,
 ) -> None:
-    """Fit, evaluate, export and prove recipes; write each as the next version of its package.
+    """Train, evaluate, export and verify recipes, and write the next version of each package.
 
-    A network that is worse than the newest version is not written without --replace, one that
-    Ctrl-C cut short not without --keep-interrupted; its weights are kept as a checkpoint.
+    Without --replace, a network that is worse than the newest version is not published. Without
+    --keep-interrupted, a network is not published after Ctrl-C. Its weights are written as a
+    checkpoint.
     """
-    chosen = {
+    overrides = {
         name: _numbers(value) if isinstance(value, list) else value
         for name, value in values.items()
         if value not in (None, [])
@@ -138,28 +143,30 @@ def fit_recipes(
     code = 0
     try:
         recipes = _recipes(list(RECIPES) if every else names or [])
-        settings = {recipe.name: recipe.settings(setting).override(chosen) for recipe in recipes}
+        hyperparameters = {
+            recipe.name: recipe.hyperparameters(preset).override(overrides) for recipe in recipes
+        }
         check_repository(repository)
-        where = pick_device(device)
+        picked = pick_device(device)
         sources = {name: load(name, data_dir) for name in {data or r.data for r in recipes}}
         for recipe in recipes:
-            _require_same_kind(recipe, sources[data or recipe.data])
+            _check_input(recipe, sources[data or recipe.data])
             if not replace:
                 check_data(recipe, sources[data or recipe.data], repository)
         if threads:
             torch.set_num_threads(threads)
         for recipe in recipes:
-            fitted = fit_recipe(
+            result = run_recipe(
                 recipe,
-                setting,
-                settings[recipe.name],
+                preset,
+                hyperparameters[recipe.name],
                 sources[data or recipe.data],
                 seeds=seeds or recipe.seeds,
                 compare=compare,
-                device=where,
+                device=picked,
             )
-            code = max(code, _publish(fitted, repository, replace, keep_interrupted))
-            if fitted.interrupted:
+            code = max(code, _publish(result, repository, replace, keep_interrupted))
+            if result.interrupted:
                 break
     except (
         DataError, DeviceError, DivergedError, ExportError, HyperparameterError, NotFiniteError,
@@ -171,41 +178,41 @@ def fit_recipes(
         raise typer.Exit(code)
 
 
-def _publish(fitted: Fitted, repository: Path, replace: bool, keep_interrupted: bool) -> int:
-    """Write the package, or a checkpoint where it may not be published; the exit code for it."""
-    code = INTERRUPTED if fitted.interrupted else 0
+def _publish(result: RunResult, repository: Path, replace: bool, keep_interrupted: bool) -> int:
+    """Write the package, or a checkpoint if publishing is refused, and return the exit code."""
+    code = INTERRUPTED if result.interrupted else 0
     try:
-        if fitted.interrupted and not keep_interrupted:
+        if result.interrupted and not keep_interrupted:
             raise PublishError(
-                f"{fitted.recipe.name}: interrupted, no package is written "
+                f"{result.recipe.name}: interrupted, no package is written "
                 "(--keep-interrupted writes one)"
             )
-        check_result(fitted, repository, replace=replace)
+        check_result(result, repository, replace=replace)
     except PublishError as error:
         try:
-            kept = f"its weights are in {write_checkpoint(fitted, repository)}"
+            kept = f"its weights are in {write_checkpoint(result, repository)}"
         except OSError as failure:
             kept = f"its weights could not be kept ({failure.strerror})"
         typer.echo(f"error: {error}; {kept}", err=True)
         return code or 1
-    package = export(fitted, repository)
+    package = export(result, repository)
     console.print(f"[bold]{package.label}[/bold] {headline(package.card)}: {package.path}")
     return code
 
 
 def _numbers(texts: list[str]) -> list[int | str]:
-    """Whole numbers, of which a text may hold several with commas; what is none stays as it is."""
-    found: list[int | str] = []
+    """Split texts at commas into whole numbers; text that is no number is kept for validation."""
+    numbers: list[int | str] = []
     for text in ",".join(texts).split(","):
         try:
-            found.append(int(text))
+            numbers.append(int(text))
         except ValueError:
-            found.append(text)
-    return found
+            numbers.append(text)
+    return numbers
 
 
 class RecipeError(ValueError):
-    """No such recipe, or none named, or one that does not go with the data."""
+    """An unknown recipe, no recipe, or a recipe that does not accept the data."""
 
 
 def _recipes(names: list[str]) -> list[Recipe]:
@@ -218,8 +225,6 @@ def _recipes(names: list[str]) -> list[Recipe]:
     return [RECIPES[name] for name in names]
 
 
-def _require_same_kind(recipe: Recipe, data: Dataset) -> None:
-    images = isinstance(recipe.default, ImageHyperparameters)
-    fits = data.train.inputs.ndim == 3 if images else data.name == recipe.data
-    if not fits:
-        raise RecipeError(f"the recipe {recipe.name} cannot be fitted on {data.name}")
+def _check_input(recipe: Recipe, data: Dataset) -> None:
+    if not recipe.accepts(data):
+        raise RecipeError(f"the recipe {recipe.name} cannot be trained on {data.name}")

@@ -1,7 +1,7 @@
-"""The data sets as tensors in memory, split, each with a digest of every byte.
+"""The data sets: tensors in memory, in three splits, with a digest of every byte.
 
-Each has a validation split, which chooses weights and hyperparameters, and a test split, which
-only ever measures.
+The validation split selects weights and hyperparameters. The test split is used for measurements
+only.
 """
 
 import hashlib
@@ -18,49 +18,71 @@ from torch.nn.functional import interpolate
 from models.card import DataRecord, Splits
 
 DatasetName = Literal["mnist", "digits", "curve", "moons"]
+Task = Literal["classification", "regression"]
+InputKind = Literal["images", "columns"]
+"""`images` are uint8 [N, 28, 28], `columns` are float32 [N, columns]."""
 DIGIT_LABELS = tuple("0123456789")
 MOON_LABELS = ("upper moon", "lower moon")
 
 
 class DataError(RuntimeError):
-    """Data that is neither at hand nor can be had: says what to set."""
+    """A data set that is missing and cannot be downloaded. The message names the options."""
 
 
 @dataclass(frozen=True)
 class Split:
-    """Rows of one split: inputs [N, …] and targets, int64 [N] classes or float32 [N, 1] values."""
+    """One split: inputs [N, …] and targets, int64 [N] classes or float32 [N, 1] values."""
 
     inputs: Tensor
     targets: Tensor
 
     def __len__(self) -> int:
-        """The number of rows."""
+        """Return the number of rows."""
         return len(self.inputs)
 
     def to(self, device: torch.device) -> "Split":
-        """The same split on `device`."""
+        """Return a copy of the split on `device`."""
         return Split(self.inputs.to(device), self.targets.to(device))
 
 
 @dataclass(frozen=True)
 class Dataset:
-    """Three splits of one data set.
+    """A data set in three splits.
 
-    `labels` are the classes, for classification. `truth` is the function under the noise, for
-    regression: float32 [N, 1] → float32 [N, 1].
+    Attributes:
+        name: the name on the command line and in a card.
+        summary: one line for a card.
+        task: `classification` has class targets, `regression` has value targets.
+        input_kind: the kind of the inputs.
+        train: the rows that a network is trained on.
+        validation: the rows that select weights and hyperparameters.
+        test: the rows for measurements.
+        labels: the class names of a classification.
+        truth: the noise-free function of a regression, float32 [N, 1] → float32 [N, 1].
+        external: loads a second data set with the same inputs and labels, for an external test.
     """
 
     name: DatasetName
     summary: str
+    task: Task
+    input_kind: InputKind
     train: Split
     validation: Split
     test: Split
     labels: tuple[str, ...] = ()
     truth: Callable[[Tensor], Tensor] | None = None
+    external: "Callable[[], Dataset] | None" = None
 
     @property
-    def whole(self) -> Split:
-        """All rows of the three splits."""
+    def outputs(self) -> int:
+        """Return the width of a network's output: the number of classes or of values."""
+        if self.task == "classification":
+            return len(self.labels)
+        return self.train.targets.shape[1]
+
+    @property
+    def all_rows(self) -> Split:
+        """Return all rows of the three splits."""
         splits = (self.train, self.validation, self.test)
         return Split(
             torch.cat([split.inputs for split in splits]),
@@ -68,7 +90,7 @@ class Dataset:
         )
 
     def record(self) -> DataRecord:
-        """What a card says of this data."""
+        """Return the record of this data set for a card."""
         digest = hashlib.sha256()
         for split in (self.train, self.validation, self.test):
             for tensor in (split.inputs, split.targets):
@@ -84,14 +106,18 @@ class Dataset:
 
 
 DOWNLOADS = Path("data")
-"""The folder that is made for what is downloaded; another one must be there."""
+"""The default download folder, which is created on demand. Any other folder must exist."""
 
 
 def load(name: DatasetName, data_dir: Path) -> Dataset:
-    """The data set `name`; `data_dir` is where MNIST lies, or is downloaded to.
+    """Load the data set `name`.
+
+    Args:
+        name: the data set.
+        data_dir: the folder that holds MNIST, or that MNIST is downloaded into.
 
     Raises:
-        DataError: MNIST is not there and cannot be downloaded, or the folder is not there.
+        DataError: MNIST is missing and cannot be downloaded, or the folder does not exist.
     """
     if name == "mnist":
         return mnist(data_dir)
@@ -99,7 +125,7 @@ def load(name: DatasetName, data_dir: Path) -> Dataset:
 
 
 def mnist(data_dir: Path) -> Dataset:
-    """MNIST: 55,000 training, 5,000 validation and 10,000 test images, uint8 [N, 28, 28]."""
+    """Load MNIST: 55,000 training, 5,000 validation and 10,000 test images, uint8 [N, 28, 28]."""
     from torchvision.datasets import MNIST
 
     if data_dir != DOWNLOADS and not data_dir.is_dir():
@@ -107,35 +133,38 @@ def mnist(data_dir: Path) -> Dataset:
             f"there is no folder {data_dir}: name the one that holds MNIST/raw with --data-dir or "
             "FITSERVE_DATA_DIR, or make it, and MNIST is downloaded into it"
         )
-    parts = []
-    for train in (True, False):
+    files = []
+    for is_train in (True, False):
         try:
-            parts.append(MNIST(str(data_dir), train=train, download=False))
+            files.append(MNIST(str(data_dir), train=is_train, download=False))
         except (RuntimeError, ValueError):
             try:
-                parts.append(MNIST(str(data_dir), train=train, download=True))
+                files.append(MNIST(str(data_dir), train=is_train, download=True))
             except (OSError, RuntimeError, ValueError) as error:
                 raise DataError(
-                    f"MNIST is not whole in {data_dir} and cannot be downloaded: name the folder "
+                    f"MNIST is incomplete in {data_dir} and cannot be downloaded: name the folder "
                     "that holds MNIST/raw with --data-dir or FITSERVE_DATA_DIR"
                 ) from error
-    images, targets = parts[0].data, parts[0].targets
+    images, targets = files[0].data, files[0].targets
     order = torch.randperm(len(images), generator=torch.Generator().manual_seed(1234))
-    held, kept = order[:5_000], order[5_000:]
+    validation, train = order[:5_000], order[5_000:]
     return Dataset(
         name="mnist",
         summary="MNIST handwritten digits (LeCun, Cortes, Burges), 28x28 grey pixels",
-        train=Split(images[kept], targets[kept]),
-        validation=Split(images[held], targets[held]),
-        test=Split(parts[1].data, parts[1].targets),
+        task="classification",
+        input_kind="images",
+        train=Split(images[train], targets[train]),
+        validation=Split(images[validation], targets[validation]),
+        test=Split(files[1].data, files[1].targets),
         labels=DIGIT_LABELS,
+        external=digits,
     )
 
 
 def digits() -> Dataset:
-    """scikit-learn's 1,797 digits in MNIST's framing: uint8 [N, 28, 28]; no download.
+    """Load scikit-learn's 1,797 digits in MNIST's framing, uint8 [N, 28, 28], without a download.
 
-    Each 8x8 digit is cropped, its longest side scaled to 20 pixels, and centred by mass.
+    Each 8x8 digit is cropped, scaled to 20 pixels on its longest side, and centred by mass.
     """
     from sklearn.datasets import load_digits
 
@@ -147,6 +176,8 @@ def digits() -> Dataset:
     return Dataset(
         name="digits",
         summary="scikit-learn's 8x8 handwritten digits brought to MNIST's framing",
+        task="classification",
+        input_kind="images",
         train=Split(images[train], targets[train]),
         validation=Split(images[validation], targets[validation]),
         test=Split(images[test], targets[test]),
@@ -155,7 +186,7 @@ def digits() -> Dataset:
 
 
 def _frame(digit: Tensor) -> Tensor:
-    """One 8x8 digit, 0 to 16, as MNIST frames one: uint8 [28, 28]."""
+    """Return one 8x8 digit, 0 to 16, in MNIST's framing: uint8 [28, 28]."""
     rows, columns = (digit > 0).any(dim=1).nonzero(), (digit > 0).any(dim=0).nonzero()
     ink = digit[rows.min() : rows.max() + 1, columns.min() : columns.max() + 1]
     height, width = ink.shape
@@ -174,49 +205,56 @@ def _frame(digit: Tensor) -> Tensor:
 
 
 def true_curve(x: Tensor) -> Tensor:
-    """The function under the curve data's noise: x + 2 sin x."""
+    """Return the noise-free curve, x + 2 sin x."""
     return x + 2 * torch.sin(x)
 
 
 def curve() -> Dataset:
-    """Y = x + 2 sin x + N(0, 1): 300 points on [0, 20], a fifth held for validation.
+    """Generate the curve y = x + 2 sin x + N(0, 1), 300 points on [0, 20].
 
-    The test split is 3,000 fresh points of the same kind.
+    A fifth of the points is the validation split. The test split has 3,000 further points.
     """
     noise = np.random.default_rng(0)
 
-    def sample(points: int) -> Split:
-        x = torch.linspace(0, 20, points).unsqueeze(1)
-        y = true_curve(x) + torch.from_numpy(noise.standard_normal((points, 1))).float()
+    def sample(count: int) -> Split:
+        x = torch.linspace(0, 20, count).unsqueeze(1)
+        y = true_curve(x) + torch.from_numpy(noise.standard_normal((count, 1))).float()
         return Split(x, y)
 
-    fitted, test = sample(300), sample(3_000)
-    held = torch.arange(300) % 5 == 2
+    points, test = sample(300), sample(3_000)
+    held_out = torch.arange(300) % 5 == 2
     return Dataset(
         name="curve",
         summary="y = x + 2 sin x + N(0, 1), 300 points on [0, 20]; 3,000 fresh points to test",
-        train=Split(fitted.inputs[~held], fitted.targets[~held]),
-        validation=Split(fitted.inputs[held], fitted.targets[held]),
+        task="regression",
+        input_kind="columns",
+        train=Split(points.inputs[~held_out], points.targets[~held_out]),
+        validation=Split(points.inputs[held_out], points.targets[held_out]),
         test=test,
         truth=true_curve,
     )
 
 
 def moons() -> Dataset:
-    """scikit-learn's two moons: 200 points, noise 0.05, a fifth held; 10,000 fresh to test."""
+    """Generate scikit-learn's two moons, 200 points with noise 0.05.
+
+    A fifth of the points is the validation split. The test split has 10,000 further points.
+    """
     from sklearn.datasets import make_moons
 
-    def sample(points: int, seed: int) -> Split:
-        x, y = make_moons(points, noise=0.05, random_state=seed)
+    def sample(count: int, seed: int) -> Split:
+        x, y = make_moons(count, noise=0.05, random_state=seed)
         return Split(torch.from_numpy(x).float(), torch.from_numpy(y).long())
 
-    fitted, test = sample(200, 0), sample(10_000, 1)
-    held = torch.arange(200) % 5 == 2
+    points, test = sample(200, 0), sample(10_000, 1)
+    held_out = torch.arange(200) % 5 == 2
     return Dataset(
         name="moons",
         summary="two interleaving half circles, 200 points, noise 0.05; 10,000 fresh to test",
-        train=Split(fitted.inputs[~held], fitted.targets[~held]),
-        validation=Split(fitted.inputs[held], fitted.targets[held]),
+        task="classification",
+        input_kind="columns",
+        train=Split(points.inputs[~held_out], points.targets[~held_out]),
+        validation=Split(points.inputs[held_out], points.targets[held_out]),
         test=test,
         labels=MOON_LABELS,
     )

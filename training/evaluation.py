@@ -1,4 +1,4 @@
-"""How good a network is: the figures for the card, each with how many samples it rests on."""
+"""Evaluation: the metrics of a network on one split, with the number of samples, for its card."""
 
 import numpy as np
 import torch
@@ -22,24 +22,24 @@ CALIBRATION_BINS = 15
 
 
 class NotFiniteError(RuntimeError):
-    """A network whose outputs are not finite: there are no figures of it."""
+    """A network with outputs that are not finite, for which no metric is defined."""
 
 
 def evaluate(
     network: nn.Module, data: Dataset, split: Split, name: str, *, references: bool = False
 ) -> Evaluation:
-    """The figures of `network` on one split of `data`.
+    """Return the metrics of `network` on one split of `data`.
 
     Args:
-        network: raw inputs in, logits or values out.
-        data: what the split belongs to; its labels decide classification or regression.
-        split: the rows to measure on, on the network's device.
-        name: what the card calls the split.
-        references: also give what a network is measured against: for columns, the best straight
-            line fitted on the training split, and for a known curve the noise floor.
+        network: takes raw inputs; returns logits or values.
+        data: the data set of the split.
+        split: the rows to evaluate, on the network's device.
+        name: the name of the split in the card.
+        references: whether to add reference metrics for columns: those of the best linear model
+            on the training split and, for a known curve, the noise floor.
 
     Raises:
-        NotFiniteError: an output is infinite or no number.
+        NotFiniteError: an output is infinite or NaN.
     """
     outputs = predict(network, split.inputs).cpu()
     if not outputs.isfinite().all():
@@ -47,7 +47,7 @@ def evaluate(
             f"the network's outputs are not finite on {data.name}, {name}: "
             "lower --lr, or set --clip-norm"
         )
-    if data.labels:
+    if data.task == "classification":
         evaluation = classification(outputs, split.targets.cpu(), data.labels)
     else:
         evaluation = regression(outputs, split.targets.cpu())
@@ -56,14 +56,14 @@ def evaluate(
 
 
 def classification(logits: Tensor, targets: Tensor, labels: tuple[str, ...]) -> Evaluation:
-    """Accuracy, negative log-likelihood (nats), calibration error; and each class's report.
+    """Return accuracy, negative log-likelihood (nats), calibration error and class reports.
 
     Args:
         logits: float32 [N, classes].
         targets: int64 [N].
-        labels: the classes' names, in the order of the logits.
+        labels: the class names, in the order of the logits.
     """
-    # Probabilities in double precision: a log-likelihood needs the small ones.
+    # Small probabilities need double precision, because the log-likelihood takes their logarithm.
     probabilities = logits.double().softmax(dim=1).numpy()
     truth, answers = targets.numpy(), probabilities.argmax(axis=1)
     classes = list(range(len(labels)))
@@ -94,7 +94,7 @@ def classification(logits: Tensor, targets: Tensor, labels: tuple[str, ...]) -> 
 
 
 def calibration_error(probabilities: NDArray[np.floating], truth: NDArray[np.integer]) -> float:
-    """Expected calibration error in 15 equal bins of confidence, in [0, 1].
+    """Return the expected calibration error over 15 equal bins of confidence, in [0, 1].
 
     Guo et al., "On calibration of modern neural networks" (2017).
     """
@@ -106,7 +106,7 @@ def calibration_error(probabilities: NDArray[np.floating], truth: NDArray[np.int
 
 
 def regression(values: Tensor, targets: Tensor) -> Evaluation:
-    """Mean absolute and squared errors, and R², of values and targets float32 [N, 1]."""
+    """Return mean absolute and squared errors and R² of values and targets, float32 [N, 1]."""
     truth, answers = targets.double().numpy(), values.double().numpy()
     squared = float(mean_squared_error(truth, answers))
     return Evaluation(
@@ -124,9 +124,9 @@ def regression(values: Tensor, targets: Tensor) -> Evaluation:
 
 def _references(data: Dataset, split: Split) -> dict[str, float]:
     inputs, targets = split.inputs.cpu(), split.targets.cpu()
-    if data.labels:
-        if inputs.ndim != 2:
-            return {}
+    if data.input_kind == "images":
+        return {}
+    if data.task == "classification":
         line = LogisticRegression(C=np.inf).fit(data.train.inputs, data.train.targets)
         return {"best_linear_accuracy": float(line.score(inputs, targets))}
     references = {"least_squares_mse": _least_squares_mse(data, inputs, targets)}

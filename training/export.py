@@ -1,8 +1,8 @@
-"""From a fitted network to a proved package: TorchScript, ONNX, parity, card, pictures.
+"""Export of a trained network as a package: TorchScript, ONNX, parity, card and pictures.
 
-The graph that ships holds its preprocessing, and a softmax for classifiers, so that a client sends
-what it has. Each exported file is opened by the runtime that will serve it and proved equal to the
-network in eager mode; where that fails, no package is written.
+The exported graph includes the preprocessing and, for a classifier, the softmax, so that clients
+send raw inputs. Each file is opened with its serving runtime and compared with the network in
+eager mode. If a comparison fails, no package is written.
 """
 
 import io
@@ -10,6 +10,7 @@ import platform
 import tempfile
 import warnings
 from collections.abc import Mapping
+from dataclasses import replace
 from importlib.metadata import version as installed
 from pathlib import Path
 
@@ -18,6 +19,7 @@ from onnx import load_model_from_string
 from torch import Tensor, nn
 
 from models.card import (
+    EXAMPLE_TOLERANCE,
     MODEL_FILES,
     Example,
     FitRecord,
@@ -26,21 +28,22 @@ from models.card import (
     RuntimeName,
     TensorSpec,
 )
+from models.interfaces import IMAGE, POINT, X
+from models.loading import check_example
 from models.package import ModelPackage, require_writable, write_package
-from models.parity import prove
+from models.parity import check_parity
 from models.repository import ModelRepository
-from models.runtimes import Arrays, OnnxRuntime, Runtime, TorchScriptRuntime, recall
+from models.runtimes import Arrays, OnnxRuntime, Runtime, TorchScriptRuntime
+from models.subnormals import FlushToZero
 from training import plots
 from training.datasets import Dataset, digits
-from training.fitting import Fitted
+from training.runs import RunResult
 
 EXAMPLE_ROWS = 2
-# One recorded prediction must hold on every device that may serve it: a GPU sums in another order.
-EXAMPLE_TOLERANCE = 1e-3
 
 
 class ExportError(RuntimeError):
-    """An export that cannot be served: nothing was written."""
+    """An export that cannot be served. No file was written."""
 
 
 class _ImageGraph(nn.Module):
@@ -71,41 +74,32 @@ class _CurveGraph(nn.Module):
 
 
 def graph_of(network: nn.Module, data: Dataset) -> tuple[nn.Module, TensorSpec, TensorSpec]:
-    """The module that ships, its input, and its output. Argument names are tensor names."""
-    if not data.labels:
+    """Return the module to export, its input and its output.
+
+    The names of the module's arguments are the names of the tensors.
+    """
+    if data.task == "regression":
         low, high = float(data.train.inputs.min()), float(data.train.inputs.max())
         return (
             _CurveGraph(network).eval(),
-            TensorSpec(
-                name="x", datatype="FP32", shape=(-1, 1), minimum=low, maximum=high,
-                meaning="where to evaluate the curve; outside the range it extrapolates",
-            ),
+            replace(X, minimum=low, maximum=high),
             TensorSpec(name="y", datatype="FP32", shape=(-1, 1), meaning="the curve's value at x"),
         )  # fmt: skip
     probabilities = TensorSpec(
         name="probabilities", datatype="FP32", shape=(-1, len(data.labels)), minimum=0, maximum=1,
         meaning="of each class; a row sums to 1", labels=data.labels,
     )  # fmt: skip
-    if data.train.inputs.ndim == 2:
+    if data.input_kind == "columns":
         return (
             _PointGraph(network).eval(),
-            TensorSpec(
-                name="point", datatype="FP32", shape=(-1, 2), meaning="coordinates in the plane"
-            ),
+            POINT,
             probabilities,
         )
-    return (
-        _ImageGraph(network).eval(),
-        TensorSpec(
-            name="image", datatype="UINT8", shape=(-1, 28, 28), minimum=0, maximum=255,
-            meaning="grey pixels, white ink on black, framed as MNIST frames a digit",
-        ),
-        probabilities,
-    )  # fmt: skip
+    return _ImageGraph(network).eval(), IMAGE, probabilities
 
 
 def torchscript(graph: nn.Module) -> bytes:
-    """The graph as TorchScript."""
+    """Return the graph as TorchScript."""
     stream = io.BytesIO()
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=".*torch.jit.*deprecated")
@@ -114,11 +108,11 @@ def torchscript(graph: nn.Module) -> bytes:
 
 
 def onnx(graph: nn.Module, sample: Tensor, spec: TensorSpec, output: TensorSpec) -> bytes:
-    """The graph as one ONNX file with a dynamic batch.
+    """Return the graph as a single ONNX file with a dynamic batch size.
 
     Args:
-        graph: in eval mode, on the CPU.
-        sample: two or more rows of input.
+        graph: the module, in eval mode and on the CPU.
+        sample: two or more input rows.
         spec: the input.
         output: the output.
     """
@@ -135,15 +129,15 @@ def onnx(graph: nn.Module, sample: Tensor, spec: TensorSpec, output: TensorSpec)
             external_data=False,
             verbose=False,
         )
-        return _without_traces(path.read_bytes())
+        return _without_metadata(path.read_bytes())
 
 
-def _without_traces(content: bytes) -> bytes:
-    """The graph without the exporter's notes: stack traces, with the paths of this machine."""
+def _without_metadata(content: bytes) -> bytes:
+    """Remove the exporter's metadata: stack traces, which contain paths of this machine."""
     model = load_model_from_string(content)
-    noted = (model, model.graph, *model.graph.node, *model.graph.value_info, *model.functions)
-    for part in noted:
-        del part.metadata_props[:]
+    messages = (model, model.graph, *model.graph.node, *model.graph.value_info, *model.functions)
+    for message in messages:
+        del message.metadata_props[:]
     for function in model.functions:
         for node in function.node:
             del node.metadata_props[:]
@@ -151,17 +145,17 @@ def _without_traces(content: bytes) -> bytes:
     return stripped
 
 
-def export(fitted: Fitted, root: Path) -> ModelPackage:
-    """Export, prove and write the package, as the next version of its name under `root`.
+def export(result: RunResult, root: Path) -> ModelPackage:
+    """Export and verify the network, and write the next version of its package under `root`.
 
     Raises:
-        ParityError: a file's answers are not the network's.
-        ExportError: a file's inputs and outputs are not the card's, or the package cannot be
-            written.
-        PackageError: the package's folder cannot be read, or its version was taken meanwhile.
+        ParityError: the outputs of a file differ from those of the network.
+        ExportError: the inputs or outputs of a file do not match the card, or the package cannot
+            be written.
+        PackageError: the package's folder cannot be read, or another process wrote the version.
     """
-    data = fitted.data
-    graph, spec, output = graph_of(fitted.network, data)
+    data = result.data
+    graph, spec, output = graph_of(result.network, data)
     samples = data.test.inputs
     files = {
         MODEL_FILES["torchscript"]: torchscript(graph),
@@ -169,12 +163,13 @@ def export(fitted: Fitted, root: Path) -> ModelPackage:
     }
 
     def eager(inputs: Arrays) -> Arrays:
-        with torch.inference_mode():
+        with torch.inference_mode(), FlushToZero():  # as the runtimes compute
             return {output.name: graph(torch.from_numpy(inputs[spec.name])).numpy()}
 
-    # MNIST's own images are not ours to hand on: an image package records scikit-learn's.
-    shown = data if spec.name != "image" else digits()
-    recorded = shown.test.inputs[:EXAMPLE_ROWS].numpy()
+    # MNIST's images are not ours to redistribute: the example of an image network is from
+    # scikit-learn's digits.
+    source = digits() if data.input_kind == "images" else data
+    recorded = source.test.inputs[:EXAMPLE_ROWS].numpy()
     example = Example(
         inputs={spec.name: RecordedTensor.of(spec.datatype, recorded)},
         outputs={
@@ -185,18 +180,18 @@ def export(fitted: Fitted, root: Path) -> ModelPackage:
         tolerance=EXAMPLE_TOLERANCE,
     )
     card = ModelCard(
-        name=fitted.recipe.name,
-        version=ModelRepository(root).next_version(fitted.recipe.name),
-        summary=fitted.recipe.summary,
-        task="classification" if data.labels else "regression",
+        name=result.recipe.name,
+        version=ModelRepository(root).next_version(result.recipe.name),
+        summary=result.recipe.summary,
+        task=data.task,
         inputs=(spec,),
         outputs=(output,),
-        fit=_fit_record(fitted),
-        evaluations=fitted.evaluations,
-        seeds=fitted.seeds,
+        fit=_fit_record(result),
+        evaluations=result.evaluations,
+        seeds=result.seeds,
         example=example,
-        intended_use=fitted.recipe.intended_use,
-        limits=fitted.recipe.limits,
+        intended_use=result.recipe.intended_use,
+        limits=result.recipe.limits,
     )
     opened: Mapping[RuntimeName, Runtime] = {
         "onnx": _require_fit(OnnxRuntime(files[MODEL_FILES["onnx"]]), card),
@@ -205,13 +200,13 @@ def export(fitted: Fitted, root: Path) -> ModelPackage:
         ),
     }
     parity = tuple(
-        prove(
+        check_parity(
             eager, runtime, {spec.name: samples.numpy()}, runtime=name,
-            classification=bool(data.labels),
+            classification=data.task == "classification",
         )
         for name, runtime in opened.items()
     )  # fmt: skip
-    pictures = plots.report(fitted.network, data, fitted.history, fitted.evaluations[0])
+    pictures = plots.report(result.network, data, result.history, result.evaluations[0])
     try:
         return write_package(root, card.model_copy(update={"parity": parity}), files | pictures)
     except OSError as error:
@@ -219,10 +214,10 @@ def export(fitted: Fitted, root: Path) -> ModelPackage:
 
 
 def check_repository(root: Path) -> None:
-    """Check that packages can be written under `root`, before a network is fitted for one.
+    """Check, before any training, that packages can be written under `root`.
 
     Raises:
-        ExportError: they cannot.
+        ExportError: packages cannot be written.
     """
     try:
         require_writable(root)
@@ -236,26 +231,26 @@ def _unwritable(root: Path, error: OSError) -> ExportError:
 
 
 def _require_fit(runtime: OnnxRuntime | TorchScriptRuntime, card: ModelCard) -> Runtime:
-    mismatch = runtime.mismatch(card) or recall(runtime, card.example, card.outputs)
+    mismatch = runtime.mismatch(card) or check_example(runtime, card.example, card.outputs)
     if mismatch:
         raise ExportError(f"{card.name}, {runtime.name}: {mismatch}")
     return runtime
 
 
-def _fit_record(fitted: Fitted) -> FitRecord:
-    history = fitted.history
+def _fit_record(result: RunResult) -> FitRecord:
+    history = result.history
     libraries = ("torch", "torchvision", "onnx", "onnxruntime", "numpy", "scikit-learn")
     return FitRecord(
-        recipe=fitted.recipe.name,
-        setting=fitted.setting,
-        network=_layers(fitted.network),
-        parameter_count=sum(parameter.numel() for parameter in fitted.network.parameters()),
-        hyperparameters=fitted.settings.model_dump(),
-        seed=fitted.settings.seed,
-        data=fitted.data.record(),
+        recipe=result.recipe.name,
+        setting=result.preset,
+        network=_layers(result.network),
+        parameter_count=sum(parameter.numel() for parameter in result.network.parameters()),
+        hyperparameters=result.hyperparameters.model_dump(),
+        seed=result.hyperparameters.seed,
+        data=result.data.record(),
         libraries={"python": platform.python_version()}
         | {name: found for name in libraries if (found := _installed(name))},
-        device=_machine(fitted.device),
+        device=_machine(result.device),
         epochs=len(history.epochs),
         kept_epoch=history.kept.epoch if history.kept else 0,
         seconds=history.seconds,
@@ -263,9 +258,9 @@ def _fit_record(fitted: Fitted) -> FitRecord:
 
 
 def _layers(network: nn.Module) -> str:
-    """The layers on one line, as `Linear(784, 512), ReLU`; those that do nothing are left out."""
+    """Return the layers on one line, as `Linear(784, 512), ReLU`, without identity layers."""
 
-    def brief(layer: nn.Module) -> str:
+    def text_of(layer: nn.Module) -> str:
         name = type(layer).__name__
         match layer:
             case nn.Linear():
@@ -279,7 +274,7 @@ def _layers(network: nn.Module) -> str:
                 return name
 
     layers = network.children() if isinstance(network, nn.Sequential) else [network]
-    return ", ".join(brief(layer) for layer in layers if not isinstance(layer, nn.Identity))
+    return ", ".join(text_of(layer) for layer in layers if not isinstance(layer, nn.Identity))
 
 
 def _machine(device: torch.device) -> str:

@@ -1,6 +1,7 @@
-"""`fit`: the one training loop.
+"""`train`: the training loop.
 
-The data lies on the device; a step is a slice, a forward, a backward and an update.
+The data set is in the device's memory. A step is a slice, a forward pass, a backward pass
+and an update.
 """
 
 import copy
@@ -12,16 +13,19 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, mse_loss
+from torch.optim.lr_scheduler import CosineAnnealingLR, LRScheduler, OneCycleLR
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn, update_bn
 from tqdm import tqdm
 
+from models.devices import DeviceError, torch_devices
 from training.augmentation import Augmentation
-from training.datasets import Dataset, Split
+from training.datasets import Dataset, Split, Task
 from training.hyperparameters import Hyperparameters, ImageHyperparameters
 
 EVALUATION_ROWS = 2_048
@@ -32,12 +36,8 @@ INTERRUPTED = (
 )
 
 
-class DeviceError(ValueError):
-    """A device that this machine does not have: says which ones it has."""
-
-
 class DivergedError(RuntimeError):
-    """A loss that is not finite: names epoch, batch and learning rate."""
+    """A loss that is not finite. The message names epoch, batch and learning rate."""
 
     def __init__(self, loss: str, epoch: int, batch: int, lr: float) -> None:
         super().__init__(
@@ -48,7 +48,7 @@ class DivergedError(RuntimeError):
 
 @dataclass(frozen=True)
 class Epoch:
-    """What one epoch came to. `metric` is the accuracy, or the mean absolute error."""
+    """The losses and the metric of one epoch: the accuracy, or the mean absolute error."""
 
     epoch: int
     lr: float
@@ -56,14 +56,18 @@ class Epoch:
     validation_loss: float
     metric: float
 
-    def score(self, classification: bool) -> tuple[float, float]:
-        """Larger is better: accuracy and then loss for classes, loss alone for values."""
-        return (self.metric if classification else 0.0, -self.validation_loss)
+    def score(self, task: Task) -> tuple[float, float]:
+        """Return a sort key, larger is better.
+
+        Classification compares the accuracy and then the validation loss, regression compares the
+        validation loss.
+        """
+        return (self.metric if task == "classification" else 0.0, -self.validation_loss)
 
 
 @dataclass
 class History:
-    """Every epoch of a fit, the one whose weights were kept, and how long it took."""
+    """The epochs of a training run, the epoch of the kept weights, and the duration."""
 
     epochs: list[Epoch] = field(default_factory=list)
     kept: Epoch | None = None
@@ -72,131 +76,127 @@ class History:
 
 
 def pick_device(name: str | None = None) -> torch.device:
-    """The named device, or CUDA where there is one, or the CPU.
+    """Return the named device; without a name, CUDA if available, else the CPU.
 
     Raises:
-        DeviceError: there is no such device.
+        DeviceError: the device does not exist.
     """
-    there = ["cpu"]
-    if torch.cuda.is_available():
-        there += ["cuda", *(f"cuda:{index}" for index in range(torch.cuda.device_count()))]
-    if name is not None and name not in there:
-        raise DeviceError(f"there is no device {name!r}; there is {', '.join(there)}")
-    return torch.device(name or ("cuda" if "cuda" in there else "cpu"))
+    usable, _ = torch_devices()
+    available = ["cpu", "cuda", *usable] if usable else ["cpu"]
+    if name is not None and name not in available:
+        raise DeviceError(f"there is no device {name!r}; there is {', '.join(available)}")
+    return torch.device(name or ("cuda" if "cuda" in available else "cpu"))
 
 
-def fit(
+def train(
     network: nn.Module,
     data: Dataset,
-    settings: Hyperparameters,
+    hyperparameters: Hyperparameters,
     *,
     device: torch.device,
     augment: Augmentation | None = None,
     progress: bool = True,
 ) -> History:
-    """Fit `network` in place on the training split.
+    """Train `network` in place on the training split.
 
-    It comes back with the weights of its last epoch, or of the best one by the validation split:
-    as `keep` says, and always the best where the fit stopped early.
+    The network keeps the weights of the epoch that `keep` names: the last, or the best on the
+    validation split. After an early stop it keeps the best.
 
-    Ctrl-C ends the epoch and keeps the best weights so far, and says so; a second Ctrl-C stops at
-    once.
+    The first Ctrl-C ends the epoch, prints a message and keeps the best weights so far. The second
+    Ctrl-C raises KeyboardInterrupt.
 
     Args:
-        network: takes the data's inputs; gives logits [N, classes], or values [N, 1].
-        data: class targets mean cross-entropy, value targets mean squared error.
-        settings: every hyperparameter of the loop.
-        device: where to compute; the network and the data are moved there.
-        augment: what is done to each batch of inputs before the network sees it.
-        progress: show nested bars on a terminal, and plain lines elsewhere.
+        network: takes the data's inputs; returns logits [N, classes], or values [N, 1].
+        data: a classification is trained with cross-entropy, a regression with squared error.
+        hyperparameters: every hyperparameter of the loop.
+        device: the device for the computation; network and data are moved there.
+        augment: a distortion of each batch of inputs.
+        progress: whether to show nested progress bars on a terminal, or plain lines elsewhere.
 
     Raises:
-        DivergedError: a loss was not finite.
+        DivergedError: a loss is not finite.
     """
     started = time.monotonic()
     network.to(device)
-    train, validation = data.train.to(device), data.validation.to(device)
-    classification = bool(data.labels)
-    batch_size = min(settings.batch_size, len(train))
-    batches = len(train) // batch_size
-    smoothing = settings.label_smoothing if isinstance(settings, ImageHyperparameters) else 0.0
-
-    def loss_of(outputs: Tensor, targets: Tensor) -> Tensor:
-        if classification:
-            return cross_entropy(outputs, targets, label_smoothing=smoothing)
-        return mse_loss(outputs, targets)
-
+    rows, validation = data.train.to(device), data.validation.to(device)
+    batch_size = min(hyperparameters.batch_size, len(rows))
+    batches = len(rows) // batch_size
+    loss_of = _loss(data.task, hyperparameters)
     parameters = list(network.parameters())
-    optimizer = _optimizer(network, settings, device)
-    scheduler = _scheduler(optimizer, settings, settings.epochs * batches)
-    averaged = _averaged(network, settings, settings.epochs * batches)
-    generator = torch.Generator(device).manual_seed(settings.seed)
-    half = torch.autocast(device.type, torch.bfloat16) if settings.mixed_precision else None
+    optimizer = _optimizer(network, hyperparameters, device)
+    scheduler = _scheduler(optimizer, hyperparameters, hyperparameters.epochs * batches)
+    averaged = _averaged_model(network, hyperparameters, hyperparameters.epochs * batches)
+    generator = torch.Generator(device).manual_seed(hyperparameters.seed)
+    autocast = (
+        torch.autocast(device.type, torch.bfloat16) if hyperparameters.mixed_precision else None
+    )
     history = History()
 
     with (
         _denormals_flushed(),
         _interruptible() as interrupted,
-        _Progress(settings.epochs, progress) as shown,
+        _Progress(hyperparameters.epochs, progress) as bars,
     ):
-        for number in range(1, settings.epochs + 1):
+        for number in range(1, hyperparameters.epochs + 1):
             network.train()
-            rates, found = [], []
-            order = torch.randperm(len(train), generator=generator, device=device)
-            shuffled = Split(train.inputs[order], train.targets[order])
-            for batch in shown.batches(batches):
-                rows = slice(batch * batch_size, (batch + 1) * batch_size)
-                inputs = shuffled.inputs[rows]
+            rates, batch_losses = [], []
+            order = torch.randperm(len(rows), generator=generator, device=device)
+            shuffled = Split(rows.inputs[order], rows.targets[order])
+            for batch in bars.batches(batches):
+                selected = slice(batch * batch_size, (batch + 1) * batch_size)
+                inputs = shuffled.inputs[selected]
                 if augment:
                     inputs = augment(inputs, generator)
-                with half or nullcontext():
+                with autocast or nullcontext():
                     outputs = network(inputs)
-                loss = loss_of(outputs.float(), shuffled.targets[rows])
+                loss = loss_of(outputs.float(), shuffled.targets[selected])
                 rates.append(float(optimizer.param_groups[0]["lr"]))
-                for parameter in parameters:  # as zero_grad does, without its hooks
+                for parameter in parameters:  # same as zero_grad, without its hooks
                     parameter.grad = None
                 loss.backward()
-                if settings.clip_norm:
-                    nn.utils.clip_grad_norm_(parameters, settings.clip_norm)
+                if hyperparameters.clip_norm:
+                    nn.utils.clip_grad_norm_(parameters, hyperparameters.clip_norm)
                 optimizer.step()
                 if scheduler:
                     scheduler.step()
                 if averaged:
                     averaged.update_parameters(network)
-                found.append(loss.detach())
+                batch_losses.append(loss.detach())
                 if interrupted():
-                    shown.interrupted()
+                    bars.interrupted()
                     break
-            losses = torch.stack(found)  # read once an epoch: a GPU never waits
-            wrong = (~losses.isfinite()).nonzero()
-            if len(wrong):
-                raise DivergedError("loss", number, int(wrong[0]) + 1, rates[int(wrong[0])])
+            # One transfer per epoch, so that a GPU does not wait for the host in each step.
+            losses = torch.stack(batch_losses)
+            diverged = (~losses.isfinite()).nonzero()
+            if len(diverged):
+                index = int(diverged[0])
+                raise DivergedError("loss", number, index + 1, rates[index])
 
-            chosen: nn.Module = network
+            candidate: nn.Module = network
             if averaged:
-                # Averaged weights need batch-norm statistics of their own. Undistorted rows give
-                # those of the inputs that will be served.
-                chosen = averaged.module
-                update_bn(train.inputs[:STATISTICS_ROWS].split(EVALUATION_ROWS), chosen)
-            validation_loss, metric = score(chosen, validation, classification)
+                # Averaged weights need their own batch-norm statistics. These are computed on
+                # undistorted rows, which are distributed like the inputs at inference.
+                candidate = averaged.module
+                update_bn(rows.inputs[:STATISTICS_ROWS].split(EVALUATION_ROWS), candidate)
+            validation_loss, metric = validate(candidate, validation, data.task)
             if not math.isfinite(validation_loss):
                 raise DivergedError("validation loss", number, len(rates), rates[-1])
             epoch = Epoch(number, rates[0], float(losses.mean()), validation_loss, metric)
             history.epochs.append(epoch)
-            shown.epoch(epoch, classification)
-            if history.kept is None or (
-                epoch.score(classification) > history.kept.score(classification)
-            ):
-                history.kept, kept_weights = epoch, copy.deepcopy(chosen.state_dict())
+            bars.epoch(epoch, data.task)
+            if history.kept is None or epoch.score(data.task) > history.kept.score(data.task):
+                history.kept, kept_weights = epoch, copy.deepcopy(candidate.state_dict())
             history.interrupted = interrupted()
             if history.interrupted:
-                shown.interrupted()
+                bars.interrupted()
             stale = number - history.kept.epoch
-            if history.interrupted or (settings.patience and stale >= settings.patience):
+            if history.interrupted or (
+                hyperparameters.patience and stale >= hyperparameters.patience
+            ):
                 break
         else:
-            if settings.keep == "last":
-                history.kept, kept_weights = epoch, chosen.state_dict()
+            if hyperparameters.keep == "last":
+                history.kept, kept_weights = epoch, candidate.state_dict()
 
     network.load_state_dict(kept_weights)
     network.eval()
@@ -206,33 +206,40 @@ def fit(
 
 @torch.inference_mode()
 def predict(network: nn.Module, inputs: Tensor) -> Tensor:
-    """The network's outputs [N, …] for all inputs, in eval mode, in large batches."""
+    """Return the outputs [N, …] for all inputs, in eval mode, in batches of 2,048 rows."""
     network.eval()
-    return torch.cat([network(part).float() for part in inputs.split(EVALUATION_ROWS)])
+    return torch.cat([network(batch).float() for batch in inputs.split(EVALUATION_ROWS)])
 
 
-def score(network: nn.Module, split: Split, classification: bool) -> tuple[float, float]:
-    """Loss, and accuracy or mean absolute error, of the network on a split."""
+def validate(network: nn.Module, split: Split, task: Task) -> tuple[float, float]:
+    """Return the loss, and the accuracy or mean absolute error, of the network on a split."""
     outputs = predict(network, split.inputs)
-    if classification:
+    if task == "classification":
         accuracy = (outputs.argmax(dim=1) == split.targets).float().mean()
         return float(cross_entropy(outputs, split.targets)), float(accuracy)
     error = outputs - split.targets
     return float(error.square().mean()), float(error.abs().mean())
 
 
+def _loss(task: Task, hyperparameters: Hyperparameters) -> Callable[[Tensor, Tensor], Tensor]:
+    if task == "regression":
+        return mse_loss
+    smoothing = 0.0
+    if isinstance(hyperparameters, ImageHyperparameters):
+        smoothing = hyperparameters.label_smoothing
+    return partial(cross_entropy, label_smoothing=smoothing)
+
+
 def _optimizer(
-    network: nn.Module, settings: Hyperparameters, device: torch.device
+    network: nn.Module, hyperparameters: Hyperparameters, device: torch.device
 ) -> torch.optim.Optimizer:
     parameters = [parameter for parameter in network.parameters() if parameter.requires_grad]
-    groups: list[dict[str, Any]] = [
-        {"params": parameters}
-    ]  # each group costs a step a call of its own
-    if settings.weight_decay:  # only then: every group costs a call in every step
+    groups: list[dict[str, Any]] = [{"params": parameters}]
+    if hyperparameters.weight_decay:  # a second group costs one further call in each step
         groups = [
             {
                 "params": [p for p in parameters if p.ndim > 1],
-                "weight_decay": settings.weight_decay,
+                "weight_decay": hyperparameters.weight_decay,
             },
             {"params": [p for p in parameters if p.ndim <= 1], "weight_decay": 0.0},
         ]
@@ -242,42 +249,43 @@ def _optimizer(
         "adamw": torch.optim.AdamW,
     }
     fused = device.type in ("cpu", "cuda")  # one kernel for all parameters
-    return kinds[settings.optimizer](groups, lr=settings.lr, fused=fused)
+    return kinds[hyperparameters.optimizer](groups, lr=hyperparameters.lr, fused=fused)
 
 
 def _scheduler(
-    optimizer: torch.optim.Optimizer, settings: Hyperparameters, steps: int
-) -> torch.optim.lr_scheduler.LRScheduler | None:
-    schedules = torch.optim.lr_scheduler
-    if settings.schedule == "cosine":
-        return schedules.CosineAnnealingLR(optimizer, steps)
-    if settings.schedule == "one-cycle":
-        return schedules.OneCycleLR(
+    optimizer: torch.optim.Optimizer, hyperparameters: Hyperparameters, steps: int
+) -> LRScheduler | None:
+    if hyperparameters.lr_scheduler == "cosine":
+        return CosineAnnealingLR(optimizer, steps)
+    if hyperparameters.lr_scheduler == "one-cycle":
+        return OneCycleLR(
             optimizer,
-            settings.lr,
-            total_steps=max(steps, 6),  # with fewer there is no step to warm up in
+            hyperparameters.lr,
+            total_steps=max(steps, 6),  # fewer steps leave none for the warm-up
             pct_start=0.2,
             final_div_factor=1e3,
-            cycle_momentum=settings.optimizer != "sgd",
+            cycle_momentum=hyperparameters.optimizer != "sgd",
         )
     return None
 
 
-def _averaged(network: nn.Module, settings: Hyperparameters, steps: int) -> AveragedModel | None:
-    if not settings.averaging:
+def _averaged_model(
+    network: nn.Module, hyperparameters: Hyperparameters, steps: int
+) -> AveragedModel | None:
+    if not hyperparameters.ema_decay:
         return None
-    # An average that reaches further back than the fit would keep the random first weights: they
-    # must weigh no more than e^-5 at the end. A fit of ten thousand steps is not affected.
-    decay = min(settings.averaging, max(0.0, 1 - 5 / steps))
+    # In a short run a slow decay would keep a large share of the random initial weights. The bound
+    # limits their share to e^-5 at the end. It does not affect a run of 10,000 steps.
+    decay = min(hyperparameters.ema_decay, max(0.0, 1 - 5 / steps))
     return AveragedModel(network, multi_avg_fn=get_ema_multi_avg_fn(decay))
 
 
 @contextmanager
 def _denormals_flushed() -> Iterator[None]:
-    """Numbers below 1e-38 count as zero on this CPU thread.
+    """Flush denormal numbers (below 1e-38) to zero on this CPU thread.
 
-    What Adam remembers of a unit that fell silent decays to such numbers. They change no weight,
-    but a processor is slow at them: an eighth of a fit's time.
+    Adam's moments of a unit with zero gradients decay to denormal numbers. They change no weight,
+    but processors compute them slowly: they took an eighth of the training time.
     """
     torch.set_flush_denormal(True)
     try:
@@ -288,33 +296,33 @@ def _denormals_flushed() -> Iterator[None]:
 
 @contextmanager
 def _interruptible() -> Iterator[Callable[[], bool]]:
-    """Turn the first Ctrl-C into a flag, so that an epoch ends whole; the second one raises."""
-    pressed = threading.Event()
+    """Set a flag on the first Ctrl-C, so that the epoch is completed; raise on the second."""
+    interrupted = threading.Event()
     if threading.current_thread() is not threading.main_thread():
-        yield pressed.is_set
+        yield interrupted.is_set
         return
 
-    def press(number: int, frame: object) -> None:
-        if pressed.is_set():
+    def handle(number: int, frame: object) -> None:
+        if interrupted.is_set():
             raise KeyboardInterrupt
-        pressed.set()
+        interrupted.set()
 
-    before = signal.signal(signal.SIGINT, press)
+    previous = signal.signal(signal.SIGINT, handle)
     try:
-        yield pressed.is_set
+        yield interrupted.is_set
     finally:
-        signal.signal(signal.SIGINT, before)
+        signal.signal(signal.SIGINT, previous)
 
 
 class _Progress:
-    """Nested bars on a terminal; elsewhere at most twenty plain lines; or nothing."""
+    """Progress: nested bars on a terminal, at most 20 plain lines elsewhere, or no output."""
 
-    def __init__(self, epochs: int, wanted: bool) -> None:
+    def __init__(self, epochs: int, enabled: bool) -> None:
         terminal = sys.stderr.isatty()
         self._epochs = epochs
-        self._lines = wanted and not terminal
-        self._bars = wanted and terminal
-        self._said_interrupted = False
+        self._lines = enabled and not terminal
+        self._bars = enabled and terminal
+        self._interrupted_shown = False
         self._outer = tqdm(total=epochs, unit="epoch", disable=not self._bars)
 
     def __enter__(self) -> "_Progress":
@@ -329,13 +337,13 @@ class _Progress:
         return iter(tqdm(range(count), unit="batch", leave=False))
 
     def interrupted(self) -> None:
-        """Say once what the Ctrl-C does that ended the epoch."""
-        if not self._said_interrupted and (self._lines or self._bars):
+        """Print once that Ctrl-C ended the epoch."""
+        if not self._interrupted_shown and (self._lines or self._bars):
             self._outer.write(INTERRUPTED, file=sys.stderr)
-        self._said_interrupted = True
+        self._interrupted_shown = True
 
-    def epoch(self, epoch: Epoch, classification: bool) -> None:
-        name = "accuracy" if classification else "error"
+    def epoch(self, epoch: Epoch, task: Task) -> None:
+        name = "accuracy" if task == "classification" else "error"
         text = (
             f"loss {epoch.train_loss:.4f}, validation loss {epoch.validation_loss:.4f}, "
             f"{name} {epoch.metric:.4f}"

@@ -1,4 +1,4 @@
-"""The networks, and the small modules before and after them that also train and ship with them."""
+"""The networks, and the pre- and postprocessing modules that are exported with them."""
 
 from collections.abc import Sequence
 from typing import Literal
@@ -15,11 +15,11 @@ _ACTIVATIONS: dict[Activation, type[nn.Module]] = {
 
 
 class Pixels(nn.Module):
-    """Raw pixels [N, 28, 28], 0 to 255, → normalised float32 [N, 1, 28, 28].
+    """Normalisation of raw pixels [N, 28, 28], 0 to 255, to float32 [N, 1, 28, 28].
 
     Args:
-        mean: what is subtracted from a pixel after it was brought to 0 … 1.
-        std: what the difference is divided by.
+        mean: subtracted from the pixels, after they are scaled to 0 … 1.
+        std: divisor of the difference.
     """
 
     def __init__(self, mean: float, std: float) -> None:
@@ -33,7 +33,7 @@ class Pixels(nn.Module):
 
 
 class Affine(nn.Module):
-    """x ↦ (x - shift) / scale for each column, with constants that are saved but not fitted."""
+    """The map x ↦ (x - shift) / scale of each column, with constants that are not trained."""
 
     shift: Tensor
     scale: Tensor
@@ -48,14 +48,14 @@ class Affine(nn.Module):
         return (x - self.shift) / self.scale
 
 
-def perceptron(
+def mlp(
     inputs: int,
     hidden: Sequence[int],
     outputs: int,
     activation: Activation,
     dropout: float = 0.0,
 ) -> nn.Sequential:
-    """A multi-layer perceptron; with no hidden layer it is one linear layer."""
+    """Return a multi-layer perceptron; without hidden layers, a single linear layer."""
     layers: list[nn.Module] = []
     width = inputs
     for size in hidden:
@@ -67,10 +67,11 @@ def perceptron(
 
 
 def convolutional(channels: tuple[int, int, int], dropout: float) -> nn.Sequential:
-    """Three pairs of 3x3 convolutions with batch norm, on 28x28, 13x13 and 5x5 pixels.
+    """Return three pairs of 3x3 convolutions with batch norm, on 28x28, 13x13 and 5x5 pixels.
 
-    The second of each pair is not padded: what lies beyond a digit's frame carries nothing.
-    Dropout stands only after the last batch norm, whose statistics it would falsify.
+    The second convolution of each pair has no padding, because the border of a digit's image
+    carries no information. Dropout follows the last batch norm, because dropout before a batch
+    norm would distort its statistics.
     """
     first, second, third = channels
 
@@ -94,13 +95,13 @@ def convolutional(channels: tuple[int, int, int], dropout: float) -> nn.Sequenti
 
 
 @torch.no_grad()
-def spread_units(layer: nn.Linear) -> None:
-    """Spread the steep parts of a layer's tanh units evenly over inputs in -1 to 1.
+def nguyen_widrow_(layer: nn.Linear) -> None:
+    """Initialise a layer in place so that its tanh units divide inputs in -1 to 1 evenly.
 
     After Nguyen and Widrow, "Improving the learning speed of 2-layer neural networks by choosing
     initial values of the adaptive weights" (1990).
     """
     steepness = 0.7 * layer.out_features ** (1 / layer.in_features)
     layer.weight.mul_(steepness / layer.weight.norm(dim=1, keepdim=True))
-    places = torch.linspace(-steepness, steepness, layer.out_features)
-    layer.bias.copy_(places * layer.weight[:, 0].sign())
+    offsets = torch.linspace(-steepness, steepness, layer.out_features)
+    layer.bias.copy_(offsets * layer.weight[:, 0].sign())

@@ -1,4 +1,4 @@
-"""The pictures of a package's report, each as PNG bytes."""
+"""The pictures of a package's report, as PNG bytes."""
 
 import io
 from collections.abc import Callable, Iterator
@@ -38,20 +38,20 @@ _STYLE: dict[Any, Any] = {
 def report(
     network: nn.Module, data: Dataset, history: History, evaluation: Evaluation
 ) -> dict[str, bytes]:
-    """The pictures for one fitted network, by their file name in the package.
+    """Return the pictures of a trained network, by file name in the package.
 
     Args:
-        network: the fitted network, on the CPU: raw inputs in, logits or values out.
-        data: what it was fitted on.
-        history: how the fit went.
-        evaluation: its figures on the test split.
+        network: the network, on the CPU: takes raw inputs, returns logits or values.
+        data: the data set that the network was trained on.
+        history: the epochs of the training.
+        evaluation: the metrics on the test split.
     """
     pictures = {"loss-curves": loss_curves(history)}
-    if not data.labels:
+    if data.task == "regression":
         pictures["fitted-curve"] = fitted_curve(network, data)
         return _named(pictures)
     pictures["confusion-matrix"] = confusion(evaluation)
-    if data.test.inputs.ndim == 2:
+    if data.input_kind == "columns":
         pictures["decision-surface"] = decision_surface(network, data)
     else:
         pictures["confident-mistakes"] = confident_mistakes(network, data)
@@ -59,11 +59,11 @@ def report(
 
 
 def loss_curves(history: History) -> bytes:
-    """Training and validation loss by epoch, with the epoch that was kept."""
+    """Plot training and validation loss by epoch, and mark the kept epoch."""
     with _figure(6.4, 3.4) as (figure, save):
         axes = figure.subplots()
         epochs = [entry.epoch for entry in history.epochs]
-        # On the lines of a long fit markers would be a smear.
+        # Markers are legible on up to 40 epochs.
         marker = "o" if len(epochs) <= 40 else None
 
         def line(label: str, colour: str, value: Callable[[Epoch], float]) -> None:
@@ -83,7 +83,7 @@ def loss_curves(history: History) -> bytes:
 
 
 def confusion(evaluation: Evaluation) -> bytes:
-    """The confusion matrix: counts, with the diagonal left uncoloured so that mistakes show."""
+    """Plot the confusion matrix as counts, with colour for mistakes only."""
     labels = [entry.label for entry in evaluation.classes]
     side = 2.2 + 0.42 * len(labels)
     with _figure(side + 0.4, side) as (figure, save):
@@ -114,7 +114,7 @@ def confusion(evaluation: Evaluation) -> bytes:
 
 
 def confident_mistakes(network: nn.Module, data: Dataset, count: int = 18) -> bytes:
-    """The test images that the network gets wrong with the greatest confidence."""
+    """Plot the misclassified test images of the highest confidence."""
     probabilities = predict(network, data.test.inputs).softmax(dim=1)
     confidence, answers = probabilities.max(dim=1)
     wrong = (answers != data.test.targets).nonzero().flatten()
@@ -137,7 +137,7 @@ def confident_mistakes(network: nn.Module, data: Dataset, count: int = 18) -> by
 
 
 def fitted_curve(network: nn.Module, data: Dataset) -> bytes:
-    """The training points, the true function, and the fitted one."""
+    """Plot the training points, the true function and the fitted function."""
     x = torch.linspace(
         float(data.train.inputs.min()), float(data.train.inputs.max()), 500
     ).unsqueeze(1)
@@ -155,7 +155,7 @@ def fitted_curve(network: nn.Module, data: Dataset) -> bytes:
 
 
 def decision_surface(network: nn.Module, data: Dataset) -> bytes:
-    """The probability of the second class over the plane, with the training points."""
+    """Plot the probability of the second class over the plane, and the training points."""
     points: Tensor = data.train.inputs
     low, high = points.amin(dim=0) - 0.5, points.amax(dim=0) + 0.5
     first = torch.linspace(float(low[0]), float(high[0]), 200)
@@ -182,7 +182,7 @@ def decision_surface(network: nn.Module, data: Dataset) -> bytes:
 
 @contextmanager
 def _figure(width: float, height: float) -> Iterator[tuple[Figure, io.BytesIO]]:
-    """A figure of that many inches, saved into the stream at the end. No global state is left."""
+    """Yield a figure, in inches, and its PNG stream, without changing matplotlib's global state."""
     stream = io.BytesIO()
     with mpl.rc_context(_STYLE):
         figure = Figure(figsize=(width, height), layout="constrained")

@@ -1,7 +1,7 @@
-"""Whether a trained network may become the next version of its package, and its checkpoint if not.
+"""Checks before a trained network becomes the next version of its package, and checkpoints.
 
-The newest version of a package serves, so a network that is worse, was trained on other data, or
-gives absurd answers must not become that version by accident.
+The newest version of a package is served. A network must not become that version by accident if
+it is worse, was trained on other data, or has absurd outputs.
 """
 
 import io
@@ -12,98 +12,98 @@ from pathlib import Path
 
 import torch
 
-from models.card import ModelCard
+from models.card import DataRecord, ModelCard
 from models.package import PackageError
-from models.page import headline
+from models.readme import headline
 from models.repository import ModelRepository
 from training.datasets import Dataset
-from training.fitting import Fitted
 from training.recipes import Recipe
+from training.runs import RunResult
 
 CHECKPOINT_FOLDER = ".checkpoints"
-MIN_R2 = -9.0  # a squared error ten times that of answering the mean
+MIN_R2 = -9.0  # ten times the squared error of a constant output, the mean
 MIN_SHARE_OF_CHANCE = 0.5
-FIGURE_TOLERANCE = 1e-4  # relative: below the last digit that is shown, machines differ
+METRIC_TOLERANCE = 1e-4  # relative; machines differ in digits beyond those that are shown
 
 
 class PublishError(RuntimeError):
-    """A network that must not become the newest version: says why, with the figures."""
+    """A network that must not become the newest version. The message has the metrics."""
 
 
 def check_data(recipe: Recipe, data: Dataset, root: Path) -> None:
     """Check, before any training, that the newest version was trained on the same data.
 
     Raises:
-        PublishError: it was not.
+        PublishError: it was trained on other data.
         PackageError: the package's folder cannot be read.
     """
     card = _newest(recipe.name, root)
     if card is None:
         return
-    there = card.fit.data if card.fit else None
-    record = data.record()
-    if there is None or (there.name, there.sha256) != (record.name, record.sha256):
-        source = f"trained on {_named(there.name, there.sha256)}" if there else "added from a file"
+    old = card.fit.data if card.fit else None
+    new = data.record()
+    if old is None or (old.name, old.sha256) != (new.name, new.sha256):
+        source = f"trained on {_name_and_digest(old)}" if old else "added from a file"
         raise PublishError(
             f"{card.name}/{card.version} was {source} ({headline(card)}), this would be trained on "
-            f"{_named(record.name, record.sha256)}: name another --repository, or --replace it"
+            f"{_name_and_digest(new)}: name another --repository, or --replace it"
         )
 
 
-def check_result(fitted: Fitted, root: Path, *, replace: bool) -> None:
-    """Check that a trained network is fit to be the newest version of its package.
+def check_result(result: RunResult, root: Path, *, replace: bool) -> None:
+    """Check that a trained network may become the newest version of its package.
 
     Args:
-        fitted: the network and its figures.
+        result: the network and its metrics.
         root: the repository.
-        replace: also where its figure is worse than that of the newest version.
+        replace: whether to accept a network that is worse than the newest version.
 
     Raises:
-        PublishError: it is not finite, absurd, or worse.
+        PublishError: the weights are not finite, or the metric is absurd or worse.
         PackageError: the package's folder cannot be read.
     """
-    _require_sane(fitted)
-    card = None if replace else _newest(fitted.recipe.name, root)
-    metric = fitted.recipe.metric
+    _require_sane(result)
+    card = None if replace else _newest(result.recipe.name, root)
+    metric = result.recipe.metric
     if card is None or not card.evaluations or metric not in card.evaluations[0].metrics:
         return
-    new, old = fitted.metric, card.evaluations[0].metrics[metric]
+    new, old = result.metric, card.evaluations[0].metrics[metric]
     worse = new < old if metric == "accuracy" else new > old
-    if worse and not math.isclose(new, old, rel_tol=FIGURE_TOLERANCE):
+    if worse and not math.isclose(new, old, rel_tol=METRIC_TOLERANCE):
         raise PublishError(
-            f"{fitted.recipe.name}: {metric} {new:.6g} on the test split is worse than the "
+            f"{result.recipe.name}: {metric} {new:.6g} on the test split is worse than the "
             f"{old:.6g} of {card.name}/{card.version}: name another --repository, or --replace it"
         )
 
 
-def write_checkpoint(fitted: Fitted, root: Path) -> Path:
-    """Keep a network that is not published, in place of the one that was kept before.
+def write_checkpoint(result: RunResult, root: Path) -> Path:
+    """Write the checkpoint of a network that is not published; replaces an earlier checkpoint.
 
-    The file is read by `torch.load(path, weights_only=True)`: a dict of `recipe`, `setting`,
+    `torch.load(path, weights_only=True)` reads the file: a dict of `recipe`, `setting`,
     `hyperparameters`, `data`, `epoch`, `metrics` and `weights`, the network's state dict.
 
     Returns:
-        The file, below `root`, in a folder that no reader of packages looks into.
+        The file, in a folder below `root` that no reader of packages opens.
 
     Raises:
-        OSError: it cannot be written.
+        OSError: the file cannot be written.
     """
     folder = root / CHECKPOINT_FOLDER
     folder.mkdir(parents=True, exist_ok=True)
     content = io.BytesIO()
     torch.save(
         {
-            "recipe": fitted.recipe.name,
-            "setting": fitted.setting,
-            "hyperparameters": fitted.settings.model_dump(),
-            "data": fitted.data.record().model_dump(),
-            "epoch": fitted.history.kept.epoch if fitted.history.kept else 0,
-            "metrics": dict(fitted.evaluations[0].metrics),
-            "weights": fitted.network.state_dict(),
+            "recipe": result.recipe.name,
+            "setting": result.preset,
+            "hyperparameters": result.hyperparameters.model_dump(),
+            "data": result.data.record().model_dump(),
+            "epoch": result.history.kept.epoch if result.history.kept else 0,
+            "metrics": dict(result.evaluations[0].metrics),
+            "weights": result.network.state_dict(),
         },
         content,
     )
-    path = folder / f"{fitted.recipe.name}.pt"
+    path = folder / f"{result.recipe.name}.pt"
     handle, written = tempfile.mkstemp(prefix=f".{path.name}-", dir=folder)
     try:
         with os.fdopen(handle, "wb") as stream:
@@ -116,31 +116,31 @@ def write_checkpoint(fitted: Fitted, root: Path) -> Path:
 
 
 def _newest(name: str, root: Path) -> ModelCard | None:
-    """The card of the newest version that can be read."""
+    """Return the card of the newest readable version."""
     repository = ModelRepository(root)
     for version in reversed(repository.versions(name)):
         try:
             return repository.get(name, version).card
-        except PackageError:  # one that does not serve is no reason to keep another from serving
+        except PackageError:  # an unreadable version is not served, so it is no baseline
             continue
     return None
 
 
-def _require_sane(fitted: Fitted) -> None:
-    name, metrics = fitted.recipe.name, fitted.evaluations[0].metrics
-    for key, value in fitted.network.state_dict().items():
+def _require_sane(result: RunResult) -> None:
+    name, metrics = result.recipe.name, result.evaluations[0].metrics
+    for key, value in result.network.state_dict().items():
         if value.is_floating_point() and not value.isfinite().all():
             raise PublishError(f"{name}: the weights {key} are not finite: lower --lr")
-    if fitted.data.labels:
-        bound = MIN_SHARE_OF_CHANCE / len(fitted.data.labels)
+    if result.data.task == "classification":
+        bound = MIN_SHARE_OF_CHANCE / len(result.data.labels)
         absurd = metrics["accuracy"] < bound
         reason = f"accuracy {metrics['accuracy']:.6g} is below half of what guessing gives"
     else:
         absurd = metrics["r2"] < MIN_R2
         reason = f"mse {metrics['mse']:.6g} is over ten times that of answering the mean"
     if absurd:
-        raise PublishError(f"{name}: {reason}: lower --lr, or fit for more epochs")
+        raise PublishError(f"{name}: {reason}: lower --lr, or train for more epochs")
 
 
-def _named(name: str, sha256: str) -> str:
-    return f"{name} (SHA-256 {sha256[:12]})"
+def _name_and_digest(data: DataRecord) -> str:
+    return f"{data.name} (SHA-256 {data.sha256[:12]})"

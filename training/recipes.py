@@ -1,10 +1,10 @@
-"""The recipes: a name → network, data, hyperparameters, and what the card says of its use.
+"""The recipes: network, data, hyperparameters and intended use, by name.
 
-Each has two settings. `tutorial` keeps the hyperparameters of the tutorial that the network comes
-from, so that the results can be compared; `default` is what the shipped package is fitted with.
+A recipe has two presets. `tutorial` has the hyperparameters of the tutorial that the network is
+taken from, for comparison. `default` has the hyperparameters of the shipped package.
 
-What `default` reaches on the test split, mean and standard deviation over the seeds (each card has
-every figure), on a shared x86-64 machine with one thread:
+Results of `default` on the test split, mean and standard deviation over the seeds, on a shared
+x86-64 machine with one thread (each card has all figures):
 
     mnist-cnn     99.72 % ± 0.04 of 3 seeds, 14 to 19 minutes each
     mnist-mlp     99.42 % ± 0.06 of 3 seeds, 10 to 26 minutes each
@@ -22,25 +22,37 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from training.datasets import Dataset, DatasetName
+from training.augmentation import Augmentation, distortion
+from training.datasets import Dataset, DatasetName, InputKind
 from training.hyperparameters import (
     CnnHyperparameters,
     ColumnHyperparameters,
     Hyperparameters,
     MlpHyperparameters,
 )
-from training.networks import Affine, Pixels, convolutional, perceptron, spread_units
+from training.networks import Affine, Pixels, convolutional, mlp, nguyen_widrow_
 
-Setting = Literal["default", "tutorial"]
+Preset = Literal["default", "tutorial"]
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """One network to fit.
+    """A network with its data, its hyperparameters and its intended use.
 
-    `build` makes the network from the hyperparameters and the data: raw inputs in, logits or
-    values out, with the preprocessing as its first layers. `metric` names the figure by which
-    seeds and settings are compared, and `seeds` says over how many.
+    Attributes:
+        name: the name of the recipe and of its package.
+        summary: one line for the card.
+        data: the data set.
+        tutorial: the hyperparameters of the `tutorial` preset.
+        default: the hyperparameters of the `default` preset.
+        build: returns the network for hyperparameters and data. The network takes raw inputs,
+            begins with the preprocessing, and returns logits or values.
+        metric: the metric for the comparison of seeds and presets.
+        seeds: the number of seeds.
+        intended_use: the intended use, for the card.
+        limits: the limitations, for the card.
+        input_kind: the kind of inputs that the network takes.
+        augment: returns the distortion of the training inputs for hyperparameters and device.
     """
 
     name: str
@@ -53,40 +65,51 @@ class Recipe:
     seeds: int
     intended_use: str
     limits: tuple[str, ...]
+    input_kind: InputKind = "columns"
+    augment: Callable[[Any, torch.device], Augmentation | None] | None = None
 
-    def settings(self, setting: Setting) -> Hyperparameters:
-        """The hyperparameters of one of the two settings."""
-        return self.tutorial if setting == "tutorial" else self.default
+    def hyperparameters(self, preset: Preset) -> Hyperparameters:
+        """Return the hyperparameters of a preset."""
+        return self.tutorial if preset == "tutorial" else self.default
+
+    def accepts(self, data: Dataset) -> bool:
+        """Return whether the network can be trained on `data`.
+
+        A network for images takes every data set of images, any other network only its own data.
+        """
+        if self.input_kind == "images":
+            return data.input_kind == "images"
+        return data.name == self.data
 
 
-def _digit_mlp(settings: MlpHyperparameters, data: Dataset) -> nn.Module:
+def _digit_mlp(hyperparameters: MlpHyperparameters, data: Dataset) -> nn.Module:
     return nn.Sequential(
-        Pixels(settings.pixel_mean, settings.pixel_std),
+        Pixels(hyperparameters.pixel_mean, hyperparameters.pixel_std),
         nn.Flatten(),
-        *perceptron(784, settings.hidden, len(data.labels), "relu", settings.dropout),
+        *mlp(784, hyperparameters.hidden, data.outputs, "relu", hyperparameters.dropout),
     )
 
 
-def _digit_cnn(settings: CnnHyperparameters, data: Dataset) -> nn.Module:
+def _digit_cnn(hyperparameters: CnnHyperparameters, data: Dataset) -> nn.Module:
     return nn.Sequential(
-        Pixels(settings.pixel_mean, settings.pixel_std),
-        *convolutional(settings.channels, settings.dropout),
+        Pixels(hyperparameters.pixel_mean, hyperparameters.pixel_std),
+        *convolutional(hyperparameters.channels, hyperparameters.dropout),
     ).to(memory_format=torch.channels_last)
 
 
-def _columns(settings: ColumnHyperparameters, data: Dataset) -> nn.Module:
+def _columns(hyperparameters: ColumnHyperparameters, data: Dataset) -> nn.Module:
     inputs, targets = data.train.inputs, data.train.targets
-    outputs = len(data.labels) or targets.shape[1]
-    network = perceptron(inputs.shape[1], settings.hidden, outputs, settings.activation)
+    network = mlp(inputs.shape[1], hyperparameters.hidden, data.outputs, hyperparameters.activation)
     first = network[0]
-    if settings.spread and isinstance(first, nn.Linear):
-        spread_units(first)
-    if not settings.rescale:
+    if hyperparameters.nguyen_widrow and isinstance(first, nn.Linear):
+        nguyen_widrow_(first)
+    if not hyperparameters.rescale:
         return network
     layers = [_to_unit_range(inputs), *network]
-    if not data.labels:
-        there = _to_unit_range(targets)
-        layers.append(Affine(-there.shift / there.scale, 1 / there.scale))  # and back again
+    if data.task == "regression":
+        to_unit = _to_unit_range(targets)
+        inverse = Affine(-to_unit.shift / to_unit.scale, 1 / to_unit.scale)
+        layers.append(inverse)
     return nn.Sequential(*layers)
 
 
@@ -100,14 +123,14 @@ _DIGIT_USE = (
     "20-pixel box and centred by mass in 28x28 pixels."
 )
 _DIGIT_LIMITS = (
-    "It always answers with a digit, also for a picture that shows none.",
-    "MNIST's writers were American: other hands and other framings fare worse, as the figures "
-    "on scikit-learn's digits show.",
+    "It returns a digit for every image, even for an image that shows none.",
+    "MNIST's writers were American: the accuracy is lower for other handwriting and framing, as "
+    "the figures for scikit-learn's digits show.",
 )
 _CURVE_USE = "Learn, and show, what a network of this kind can fit: y = x + 2 sin x on [0, 20]."
-_CURVE_LIMITS = ("Outside [0, 20] it extrapolates, which means nothing.",)
+_CURVE_LIMITS = ("Outside [0, 20] its outputs are extrapolated and have no meaning.",)
 _POINT_USE = "Learn, and show, how a network separates two interleaving half circles."
-_POINT_LIMITS = ("Far from the moons it answers with great confidence that nothing bears out.",)
+_POINT_LIMITS = ("Far from the moons its confidence is high, without a basis in the data.",)
 
 _CURVE_TUTORIAL = ColumnHyperparameters(
     epochs=20, batch_size=1, optimizer="sgd", lr=1e-3, keep="last"
@@ -117,7 +140,7 @@ _LINE = ColumnHyperparameters(
     batch_size=240,
     optimizer="adam",
     lr=0.1,
-    schedule="cosine",
+    lr_scheduler="cosine",
     keep="last",
     rescale=True,
 )
@@ -125,7 +148,7 @@ _LINE = ColumnHyperparameters(
 _RECIPES = (
     Recipe(
         name="mnist-mlp",
-        summary="A perceptron, 784-512-256-10 with ReLU, that reads handwritten digits.",
+        summary="An MLP, 784-512-256-10 with ReLU, that reads handwritten digits.",
         data="mnist",
         tutorial=MlpHyperparameters(
             epochs=5, batch_size=32, optimizer="adam", lr=1e-3, keep="last", pixel_mean=0.5,
@@ -137,8 +160,8 @@ _RECIPES = (
             optimizer="adamw",
             lr=2e-3,
             weight_decay=0.05,
-            schedule="one-cycle",
-            averaging=0.9995,
+            lr_scheduler="one-cycle",
+            ema_decay=0.9995,
             rotation=10,
             scaling=0.1,
             shear=0.1,
@@ -150,6 +173,8 @@ _RECIPES = (
         seeds=3,
         intended_use=_DIGIT_USE,
         limits=_DIGIT_LIMITS,
+        input_kind="images",
+        augment=distortion,
     ),
     Recipe(
         name="mnist-cnn",
@@ -165,8 +190,8 @@ _RECIPES = (
             optimizer="adamw",
             lr=5e-3,
             weight_decay=0.03,
-            schedule="one-cycle",
-            averaging=0.999,
+            lr_scheduler="one-cycle",
+            ema_decay=0.999,
             mixed_precision=True,
             dropout=0.4,
             rotation=10,
@@ -180,6 +205,8 @@ _RECIPES = (
         seeds=3,
         intended_use=_DIGIT_USE,
         limits=_DIGIT_LIMITS,
+        input_kind="images",
+        augment=distortion,
     ),
     Recipe(
         name="curve-linear",
@@ -191,7 +218,7 @@ _RECIPES = (
         metric="mse",
         seeds=5,
         intended_use=_CURVE_USE,
-        limits=("It is a line: it cannot follow the sine.", *_CURVE_LIMITS),
+        limits=("A line cannot follow the sine.", *_CURVE_LIMITS),
     ),
     Recipe(
         name="curve-mlp",
@@ -204,8 +231,8 @@ _RECIPES = (
         seeds=5,
         intended_use=_CURVE_USE,
         limits=(
-            "Without an activation two layers are one: it is still a line, and no better than "
-            "`curve-linear`.",
+            "Without an activation two layers are equivalent to one: the network is still a line, "
+            "no better than `curve-linear`.",
             *_CURVE_LIMITS,
         ),
     ),
@@ -222,11 +249,11 @@ _RECIPES = (
             batch_size=60,
             optimizer="adam",
             lr=0.02,
-            schedule="one-cycle",
+            lr_scheduler="one-cycle",
             hidden=(10,),
             activation="tanh",
             rescale=True,
-            spread=True,
+            nguyen_widrow=True,
         ),
         build=_columns,
         metric="mse",
@@ -242,7 +269,7 @@ _RECIPES = (
             epochs=50, batch_size=1, optimizer="sgd", lr=1e-3, keep="last"
         ),
         default=ColumnHyperparameters(
-            epochs=300, batch_size=160, optimizer="adam", lr=0.1, schedule="cosine",
+            epochs=300, batch_size=160, optimizer="adam", lr=0.1, lr_scheduler="cosine",
             keep="last", rescale=True,
         ),
         build=_columns,
@@ -265,7 +292,7 @@ _RECIPES = (
             optimizer="adamw",
             lr=0.01,
             weight_decay=0.01,
-            schedule="one-cycle",
+            lr_scheduler="one-cycle",
             hidden=(30, 30),
             activation="tanh",
             rescale=True,

@@ -1,1 +1,1 @@
-"""The service against other servers, side by side in one run on one machine: `make bench`."""
+"""Benchmark of the service and other servers, in one run on one machine: `make bench`."""

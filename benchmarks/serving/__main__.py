@@ -1,4 +1,4 @@
-"""`python -m benchmarks.serving`: run the measures, print them, and write the report."""
+"""`python -m benchmarks.serving`: run the scenarios, print the tables and write the report."""
 
 import argparse
 import signal
@@ -8,41 +8,41 @@ from pathlib import Path
 
 from benchmarks.serving.load import LoadError, check_tools
 from benchmarks.serving.machine import machine
-from benchmarks.serving.measures import MEASURES, Settings
 from benchmarks.serving.processes import ServerError
 from benchmarks.serving.report import render, write
 from benchmarks.serving.results import Results
+from benchmarks.serving.scenarios import SCENARIOS, Settings
 from benchmarks.serving.servers import SERVERS
-from benchmarks.serving.targets import judge
+from benchmarks.serving.targets import check_targets
 
 FOLDER = Path(__file__).resolve().parent.parent
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run; 0 where every target is met, 1 where one is not, 2 where nothing can be measured."""
+    """Run. Return 0 if every target is met, 1 if a target is missed, 2 without load generators."""
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks.serving",
-        description="Measure fitserve and other servers side by side. A run of all measures and "
-        "servers writes its report into benchmarks/; another one where --output says.",
+        description="Measure fitserve and other servers. A run of all scenarios and servers writes "
+        "its report to benchmarks/; any other run writes to --output, if given.",
     )
     add = parser.add_argument
-    add("--only", type=_names(MEASURES), help=f"measures (default: {','.join(MEASURES)})")
+    add("--only", type=_names(SCENARIOS), help=f"scenarios (default: {','.join(SCENARIOS)})")
     add("--servers", type=_names(SERVERS), help=f"servers (default: {','.join(SERVERS)})")
-    add("--rounds", type=int, default=3, help="times each is measured (default: 3)")
-    add("--seconds", type=float, default=5, help="of each measurement (default: 5)")
-    add("--warm-up", type=float, default=3, help="seconds before it (default: 3)")
-    add("--soak-seconds", type=float, default=300, help="of the soak (default: 300)")
-    add("--output", type=Path, help="the folder of the report")
+    add("--rounds", type=int, default=3, help="rounds of each measurement (default: 3)")
+    add("--seconds", type=float, default=5, help="seconds of each measurement (default: 5)")
+    add("--warm-up", type=float, default=3, help="seconds of the warm-up (default: 3)")
+    add("--soak-seconds", type=float, default=300, help="seconds of the soak (default: 300)")
+    add("--output", type=Path, help="folder of the report")
     options = parser.parse_args(arguments)
     if options.rounds < 1 or min(options.seconds, options.warm_up, options.soak_seconds) < 1:
         parser.error("--rounds and all seconds must be 1 or more")
-    chosen = options.only or list(MEASURES)
+    chosen = options.only or list(SCENARIOS)
     try:
         check_tools(["wrk"] + ["h2load"] * ("soak" in chosen))
     except LoadError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that every server is ended
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that every server is stopped
 
     settings = Settings(
         rounds=options.rounds,
@@ -63,7 +63,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for name in chosen:
         print(f"{name}:", flush=True)
         try:
-            MEASURES[name](results, settings)
+            SCENARIOS[name](results, settings)
         except (ServerError, LoadError) as error:
             results.failures[name] = str(error)
             print(f"  not measured: {error}")
@@ -77,14 +77,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
         output.mkdir(parents=True, exist_ok=True)
         for file in write(results, output):
             print(f"wrote {file}")
-    verdicts = judge(results)
-    return 0 if all(verdict.met for verdict in verdicts) and not results.failures else 1
+    target_results = check_targets(results)
+    return 0 if all(result.met for result in target_results) and not results.failures else 1
 
 
 def _names(known: Collection[str]) -> Callable[[str], list[str]]:
-    """A reader of comma-separated names, each one of `known`."""
+    """Return a parser of comma-separated names from `known`."""
 
-    def read(text: str) -> list[str]:
+    def parse(text: str) -> list[str]:
         names = text.split(",")
         unknown = [name for name in names if name not in known]
         if unknown:
@@ -93,7 +93,7 @@ def _names(known: Collection[str]) -> Callable[[str], list[str]]:
             )
         return names
 
-    return read
+    return parse
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""The virtual environments of the peers, made on demand from their locks, inside of this one."""
+"""Virtual environments of the peers, created on demand from their locks."""
 
 import hashlib
 import subprocess
@@ -15,7 +15,7 @@ ONNX_ONLY = "serve-onnx"
 
 
 def environment_of(server: Server) -> Path:
-    """Where `server` runs; its environment is made where it is missing or another lock's."""
+    """Return the environment of `server`; create it if it is missing or of another lock."""
     if not server.peer:
         return Path(sys.prefix)
     lock = PEERS / server.name / "requirements.txt"
@@ -23,31 +23,32 @@ def environment_of(server: Server) -> Path:
 
 
 def environment_without_torch() -> Path:
-    """Where fitserve runs on ONNX Runtime alone: the project's extra, in the lock's versions."""
+    """Return the environment of fitserve without torch: the project's extra, as locked."""
     project, lock = ROOT / "pyproject.toml", ROOT / "requirements" / "serve.txt"
-    wanted = ["-r", str(project), "--extra", ONNX_ONLY, "-c", str(lock)]
-    return _environment(ONNX_ONLY, wanted, [project, lock])
+    requirements = ["-r", str(project), "--extra", ONNX_ONLY, "-c", str(lock)]
+    return _environment(ONNX_ONLY, requirements, [project, lock])
 
 
 def versions(environment: Path, libraries: tuple[str, ...]) -> dict[str, str]:
-    """The version of each of `libraries` that is installed."""
+    """Return the installed versions of `libraries`."""
     folders = [str(folder) for folder in environment.glob("lib/python*/site-packages")]
     found = {d.metadata["Name"].lower(): d.version for d in distributions(path=folders)}
     return {name: found[name] for name in libraries if name in found}
 
 
-def _environment(name: str, wanted: list[str], sources: list[Path]) -> Path:
+def _environment(name: str, requirements: list[str], sources: list[Path]) -> Path:
     path = ENVIRONMENTS / name
-    mark = path / ".installed"
+    marker = path / ".installed"
     digest = hashlib.sha256(b"".join(source.read_bytes() for source in sources)).hexdigest()
-    if mark.is_file() and mark.read_text() == digest:
+    if marker.is_file() and marker.read_text() == digest:
         return path
     print(f"installing {name} in {path}")
     uv = str(Path(sys.prefix) / "bin" / "uv")
     python = str(path / "bin" / "python")
     subprocess.run([uv, "venv", "-q", "--clear", "--python", sys.executable, path], check=True)
     subprocess.run(
-        [uv, "pip", "install", "-q", "--compile-bytecode", "--python", python, *wanted], check=True
+        [uv, "pip", "install", "-q", "--compile-bytecode", "--python", python, *requirements],
+        check=True,
     )
-    mark.write_text(digest)
+    marker.write_text(digest)
     return path

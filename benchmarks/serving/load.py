@@ -1,6 +1,6 @@
-"""The load generators: wrk for as much as a server takes, h2load for a constant rate.
+"""The load generators: wrk for the highest throughput, h2load for a constant rate.
 
-Both are compiled programs, so that they take little of the cores that they share with the server.
+Both are compiled programs, so that they use little of the cores that they share with the server.
 """
 
 import json
@@ -20,9 +20,9 @@ from numpy.typing import NDArray
 
 TIMEOUT_SECONDS = 10
 RATE_OF_ONE_CONNECTION = 100.0
-"""h2load's timer ticks every 10 ms: above this rate a connection would send in bursts."""
+"""Requests/s. h2load's timer has a period of 10 ms; a higher rate would send bursts."""
 PROCESSES = 8
-"""of h2load. The connections of one tick together; several spread the requests over time."""
+"""Processes of h2load. The connections of one process send at the same time."""
 
 _SCRIPT = """\
 local requests, current = {}, 0
@@ -52,12 +52,12 @@ end
 
 
 class LoadError(Exception):
-    """A load generator that is missing or failed: says what to do."""
+    """A load generator that is missing or failed. The message names the remedy."""
 
 
 @dataclass(frozen=True)
 class Load:
-    """What one run of wrk saw. Times are in milliseconds, `generator_cores` in cores."""
+    """The result of a run of wrk. Latencies are in milliseconds."""
 
     connections: int
     seconds: float
@@ -71,10 +71,10 @@ class Load:
 
 
 def check_tools(names: Sequence[str]) -> None:
-    """See to it that the generators are there.
+    """Check that the load generators are installed.
 
     Raises:
-        LoadError: one is not.
+        LoadError: a load generator is missing.
     """
     packages = {"wrk": "wrk", "h2load": "nghttp2-client"}
     missing = [packages[name] for name in names if shutil.which(name) is None]
@@ -90,14 +90,14 @@ def wrk(
     connections: int,
     seconds: float,
 ) -> Load:
-    """POST the bodies in turn, each connection as fast as it is answered.
+    """POST the bodies in rotation, as fast as the server responds.
 
     Args:
-        url: where to.
-        bodies: request bodies.
-        headers: of every request.
-        connections: kept open, each with one request at a time.
-        seconds: how long; a whole number of at least 1 is made of it.
+        url: the endpoint.
+        bodies: the request bodies.
+        headers: the headers of every request.
+        connections: the number of open connections, each with one request at a time.
+        seconds: the duration, rounded to a whole number of at least 1.
 
     Raises:
         LoadError: wrk failed.
@@ -121,10 +121,10 @@ def wrk(
 
 
 def read_wrk(output: str, connections: int, cpu_seconds: float) -> Load:
-    """What the script's `done` has printed.
+    """Parse the output of the script's `done`.
 
     Raises:
-        LoadError: it has printed nothing.
+        LoadError: the output has no result.
     """
     line = re.search(r"^DONE (\{.*\})$", output, re.MULTILINE)
     if line is None:
@@ -146,9 +146,9 @@ def read_wrk(output: str, connections: int, cpu_seconds: float) -> Load:
 
 @dataclass(frozen=True)
 class Trace:
-    """Every request of one run at a constant rate, in the order in which they began.
+    """The requests of a run at a constant rate, in the order of their start.
 
-    `began` is in seconds from the first one, `took` in milliseconds; both float64 [N].
+    `began` is in seconds after the first request, `took` in milliseconds; both float64 [N].
     """
 
     began: NDArray[np.float64]
@@ -163,11 +163,11 @@ def h2load(
     """POST one body at a constant rate, over as many connections as the rate needs.
 
     Args:
-        url: where to.
-        body: of every request.
-        headers: of every request.
-        rate: requests a second.
-        seconds: how long.
+        url: the endpoint.
+        body: the body of every request.
+        headers: the headers of every request.
+        rate: requests per second.
+        seconds: the duration.
 
     Raises:
         LoadError: h2load failed.
@@ -200,22 +200,22 @@ def h2load(
 
 
 def read_h2load(logs: Sequence[Path], outputs: Sequence[str], generator_cores: float) -> Trace:
-    """The logs of every request, and the failures that the processes counted.
+    """Parse the logs of the processes and the failure counts of their outputs.
 
     Raises:
-        LoadError: there is no request in a log, or no count in an output.
+        LoadError: a log has no request, or an output has no count.
     """
-    parts = []
+    tables = []
     errors = {"status": 0, "failed": 0, "timeout": 0}
     for log, output in zip(logs, outputs, strict=True):
         counts = re.search(r"(\d+) failed, \d+ errored, (\d+) timeout", output)
         if counts is None or not log.is_file() or not log.stat().st_size:
             raise LoadError(f"h2load printed no result: {output.strip()[-500:]}")
-        parts.append(np.loadtxt(log, dtype=np.int64, ndmin=2))
-        errors["status"] += int(np.count_nonzero(parts[-1][:, 1] != 200))
+        tables.append(np.loadtxt(log, dtype=np.int64, ndmin=2))
+        errors["status"] += int(np.count_nonzero(tables[-1][:, 1] != 200))
         errors["failed"] += int(counts[1])
         errors["timeout"] += int(counts[2])
-    rows = np.concatenate(parts)
+    rows = np.concatenate(tables)
     rows = rows[np.argsort(rows[:, 0], kind="stable")]
     return Trace(
         began=(rows[:, 0] - rows[0, 0]) / 1e6,
@@ -226,6 +226,6 @@ def read_h2load(logs: Sequence[Path], outputs: Sequence[str], generator_cores: f
 
 
 def _children_seconds() -> float:
-    """CPU seconds of the processes that this one has started and that have ended."""
+    """Return the CPU seconds of terminated child processes."""
     used = resource.getrusage(resource.RUSAGE_CHILDREN)
     return used.ru_utime + used.ru_stime

@@ -1,4 +1,4 @@
-"""The machine that a run was made on."""
+"""The machine of a run."""
 
 import os
 import platform
@@ -9,7 +9,7 @@ import psutil
 
 
 def machine() -> dict[str, str]:
-    """Processor, cores, memory, kernel, Python and date; and how busy it is without the run."""
+    """Return processor, cores, memory, kernel, Python, date, and the CPU load before the run."""
     processor = platform.processor() or platform.machine()
     if Path("/proc/cpuinfo").is_file():
         lines = Path("/proc/cpuinfo").read_text().splitlines()

@@ -1,4 +1,4 @@
-"""A server in processes of its own, from its start to its certain end."""
+"""The processes of a server: start, readiness and termination."""
 
 import os
 import shutil
@@ -18,26 +18,26 @@ import numpy as np
 import psutil
 
 from benchmarks.serving.environments import environment_of
+from benchmarks.serving.payloads import IMAGES, PACKAGE, TOLERANCE, images, in_process
 from benchmarks.serving.servers import PEERS, Row, Server
-from benchmarks.serving.work import IMAGES, PACKAGE, TOLERANCE, images, in_process
 from service.settings import ROOT
 
 START_SECONDS = 120
 END_SECONDS = 10
 PORTS = ("port", "port2", "port3", "port4", "port5")
 MARK = "FITSERVE_BENCHMARK"
-"""The environment variable by which every process of a server is known, whoever its parent is."""
+"""The environment variable that identifies all processes of a server."""
 
 _FOREIGN = ("BENTOML_", "FITSERVE_", "MLSERVER_", "OTEL_", "PROMETHEUS_", "PYTHON", "RAY_", "TS_")
 
 
 class ServerError(Exception):
-    """A server that does not start, or does not answer as the network does: says why."""
+    """A server that does not start, or whose outputs differ from those of the network."""
 
 
 @dataclass(frozen=True)
 class Running:
-    """A server that is ready."""
+    """A server that is ready for requests."""
 
     server: Server
     url: str
@@ -45,13 +45,13 @@ class Running:
     start_seconds: float
 
     def workers(self) -> list[psutil.Process]:
-        """The processes that hold the network, the largest first: of BentoML, its workers."""
+        """Return the processes with a network, the largest first. For BentoML, the workers."""
         family = marked(self.mark)
         workers = [p for p in family if "_bentoml_impl.worker.service" in p.cmdline()] or family
         return sorted(workers, key=lambda process: -process.memory_info().rss)
 
     def cpu_seconds(self) -> float:
-        """What all its processes have taken of the cores so far."""
+        """Return the CPU seconds of all processes of the server."""
         total = 0.0
         for process in marked(self.mark):
             with suppress(psutil.Error):
@@ -60,20 +60,22 @@ class Running:
         return total
 
     def check(self, row: Row) -> None:
-        """Hold the answers to some images, one a request, against the network's own.
+        """Compare the outputs for 16 images, one image a request, with those of the network.
 
         Raises:
-            ServerError: one differs by more than `TOLERANCE`, or is no answer.
+            ServerError: an output differs by more than `TOLERANCE`, or a response is invalid.
         """
         pixels = images(IMAGES)
-        wanted = in_process("onnx")({"image": pixels})["probabilities"]
+        outputs = in_process("onnx")({"image": pixels})["probabilities"]
         url = self.url + row.path
-        for image, expected in zip(pixels, wanted, strict=True):
+        for image, expected in zip(pixels, outputs, strict=True):
             try:
-                body = row.form.body(image[None])
-                answer = httpx.post(url, content=body, headers=dict(row.form.headers), timeout=30)
-                answer.raise_for_status()
-                found = row.form.read(answer.content, answer.headers)
+                body = row.payload_format.body(image[None])
+                response = httpx.post(
+                    url, content=body, headers=dict(row.payload_format.headers), timeout=30
+                )
+                response.raise_for_status()
+                found = row.payload_format.read(response.content, response.headers)
             except (httpx.HTTPError, ValueError, KeyError, IndexError, TypeError) as error:
                 raise ServerError(f"{row.name} does not answer: {error!r}") from error
             difference = float(np.max(np.abs(found - expected)))
@@ -88,21 +90,21 @@ def running(
     environment: Path | None = None,
     settings: Mapping[str, str] | None = None,
 ) -> Iterator[Running]:
-    """Run `server` from the start of the block to its end.
+    """Start `server` for the duration of the block.
 
     Args:
-        server: which.
-        environment: where it runs, if not in its own.
-        settings: more environment variables.
+        server: the server.
+        environment: its virtual environment, if not the default one.
+        settings: additional environment variables.
 
     Raises:
-        ServerError: it does not start.
+        ServerError: the server does not start.
     """
     mark = f"{os.getpid()}-{time.monotonic_ns()}"
     with ExitStack() as stack:
-        home = Path(tempfile.mkdtemp(prefix="fb-"))  # short, because sockets lie in it
+        home = Path(tempfile.mkdtemp(prefix="fb-"))  # short, because it holds sockets
         stack.callback(shutil.rmtree, home, ignore_errors=True)
-        words = {
+        placeholders = {
             "root": str(ROOT),
             "folder": str(PEERS / server.name),
             "home": str(home),
@@ -113,12 +115,12 @@ def running(
         kept = {k: v for k, v in os.environ.items() if not k.startswith(_FOREIGN)}
         variables = {
             **kept,
-            "PATH": f"{words['bin']}{os.pathsep}{os.environ.get('PATH', '')}",
-            "CUDA_VISIBLE_DEVICES": "",  # the peers compute on the CPU, so all do
-            "MODEL": words["model"],
+            "PATH": f"{placeholders['bin']}{os.pathsep}{os.environ.get('PATH', '')}",
+            "CUDA_VISIBLE_DEVICES": "",  # all servers compute on the CPU, as the peers do
+            "MODEL": placeholders["model"],
             "TMPDIR": str(home),
             MARK: mark,
-            **{name: value.format(**words) for name, value in server.settings.items()},
+            **{name: value.format(**placeholders) for name, value in server.settings.items()},
             **(settings or {}),
         }
         log = stack.enter_context((home / "log").open("wb"))
@@ -126,7 +128,7 @@ def running(
 
         def start(command: list[str]) -> subprocess.Popen[bytes]:
             return subprocess.Popen(
-                [word.format(**words) for word in command],
+                [word.format(**placeholders) for word in command],
                 cwd=home,
                 env=variables,
                 stdin=subprocess.DEVNULL,
@@ -140,7 +142,7 @@ def running(
         started = time.monotonic()
         process = start(server.command.split())
         stack.callback(_interrupt, process)
-        url = f"http://127.0.0.1:{words['port']}"
+        url = f"http://127.0.0.1:{placeholders['port']}"
         _wait(server, process, url + server.ready, home / "log")
         seconds = time.monotonic() - started
         yield Running(server, url, mark, seconds)
@@ -162,9 +164,9 @@ def _tail(log: Path) -> str:
 
 
 def _free_ports(count: int) -> list[int]:
-    """Ports that nobody listens on, and that no client gets for its own end of a connection."""
+    """Return free ports outside the ephemeral range, so that no client is assigned them."""
     ports: list[int] = []
-    with ExitStack() as stack:  # they are held until the last is found
+    with ExitStack() as stack:  # all ports stay bound until the last is found
         while len(ports) < count:
             port = SystemRandom().randrange(10_000, 32_768)
             with suppress(OSError):
@@ -174,7 +176,7 @@ def _free_ports(count: int) -> list[int]:
 
 
 def _interrupt(process: subprocess.Popen[bytes]) -> None:
-    """Ctrl-C, as at a terminal: to all that the server has started in its own session."""
+    """Send SIGINT to the process group of the server, as Ctrl-C in a terminal does."""
     with suppress(ProcessLookupError):
         os.killpg(process.pid, signal.SIGINT)
     with suppress(subprocess.TimeoutExpired):
@@ -182,7 +184,7 @@ def _interrupt(process: subprocess.Popen[bytes]) -> None:
 
 
 def marked(mark: str) -> list[psutil.Process]:
-    """Every process of a server, wherever in the tree of processes it is."""
+    """Return the processes of a server, at any place in the process tree."""
     found = []
     for process in psutil.process_iter():
         with suppress(psutil.Error):
@@ -192,9 +194,9 @@ def marked(mark: str) -> list[psutil.Process]:
 
 
 def _end_all(mark: str) -> None:
-    """Kill what is left of a server."""
-    left = marked(mark)
-    for process in left:
+    """Kill the remaining processes of a server."""
+    remaining = marked(mark)
+    for process in remaining:
         with suppress(psutil.Error):
             process.kill()
-    psutil.wait_procs(left, END_SECONDS)
+    psutil.wait_procs(remaining, END_SECONDS)

@@ -2,14 +2,15 @@
 
 import json
 import statistics
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure as Canvas
+from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullFormatter
 
-from benchmarks.serving.measures import (
+from benchmarks.serving.results import Results, Summary, markdown_table, readable
+from benchmarks.serving.scenarios import (
     CONNECTIONS,
     IN_PROCESS_BATCHES,
     LARGE,
@@ -17,24 +18,29 @@ from benchmarks.serving.measures import (
     RUNTIMES,
     connections,
 )
-from benchmarks.serving.results import Figure, Results, readable
 from benchmarks.serving.servers import OURS
-from benchmarks.serving.targets import Verdict, judge
+from benchmarks.serving.targets import TargetResult, check_targets
 
 BEGIN, END = "<!-- begin of the tables that `make bench` writes -->", "<!-- end of the tables -->"
-# dark for 16 connections, light for 64
+# Dark for 16 connections, light for 64.
 OUR_COLOURS = ("#08519c", "#6baed6")
 LIMIT_COLOURS = ("#525252", "#a6a6a6")
 PEER_COLOURS = ("#b35806", "#fdb863")
 
 
 def write(results: Results, folder: Path) -> list[Path]:
-    """Write what was found to `folder`; the tables into its README, where it has the marks."""
-    verdicts = judge(results)
+    """Write the report to `folder`, with the tables between the markers of its README."""
+    target_results = check_targets(results)
     content = results.content()
     content["targets"] = [
-        {"what": v.what, "target": _bound(v), "value": v.value, "met": v.met, "against": v.against}
-        for v in verdicts
+        {
+            "name": result.name,
+            "target": _bound(result),
+            "value": result.value,
+            "met": result.met,
+            "baseline": result.baseline,
+        }
+        for result in target_results
     ]
     files = [folder / "results.json", folder / "README.md"]
     files[0].write_text(json.dumps(content, indent=1) + "\n")
@@ -47,57 +53,57 @@ def write(results: Results, folder: Path) -> list[Path]:
 
 
 def replace_tables(page: str, tables: str) -> str:
-    """`page` with what stands between its marks replaced.
+    """Return `page` with `tables` between its markers.
 
     Raises:
-        ValueError: it has no marks.
+        ValueError: the page has no markers.
     """
-    head, begin, rest = page.partition(BEGIN)
-    _, end, tail = rest.partition(END)
+    before, begin, rest = page.partition(BEGIN)
+    _, end, after = rest.partition(END)
     if not begin or not end:
         raise ValueError(f"README.md must hold the lines {BEGIN!r} and {END!r}")
-    return f"{head}{BEGIN}\n\n{tables}\n\n{END}{tail}"
+    return f"{before}{BEGIN}\n\n{tables}\n\n{END}{after}"
 
 
 def render(results: Results) -> str:
-    """Every table of the report, as Markdown."""
-    sections = [_conditions(results), _targets(judge(results))]
-    ran = {sample.measure for sample in results.samples}
-    for measure, section in (
+    """Return the tables of the report as Markdown."""
+    sections = [_conditions(results), _targets(check_targets(results))]
+    ran = {sample.scenario for sample in results.samples}
+    for scenario, section in (
         ("throughput", _throughput),
         ("images", _images),
         ("workers", _workers),
         ("footprint", _footprint),
         ("soak", _soak),
     ):
-        if measure in ran or (measure == "throughput" and results.failures):
+        if scenario in ran or (scenario == "throughput" and results.failures):
             sections.append(section(results))
     sections.append(_configurations(results))
     return "\n\n".join(sections)
 
 
 def draw(results: Results, path: Path) -> None:
-    """Requests a second and p99 of every server, at 16 and 64 connections, as a PNG."""
+    """Draw requests/s and p99 of every server, at 16 and 64 connections, as a PNG."""
     cases = [connections(16), connections(64)]
     rate = "requests_per_second"
 
     def median(subject: str) -> float:
-        figure = results.figure("throughput", subject, cases[-1], rate)
-        return figure.median if figure else 0.0
+        summary = results.summary("throughput", subject, cases[-1], rate)
+        return summary.median if summary else 0.0
 
     subjects = sorted(results.subjects("throughput"), key=median)
-    canvas = Canvas(figsize=(11, 1.4 + 0.6 * len(subjects)), layout="constrained", dpi=150)
-    left, right = canvas.subplots(1, 2, sharey=True)
+    figure = Figure(figsize=(11, 1.4 + 0.6 * len(subjects)), layout="constrained", dpi=150)
+    left, right = figure.subplots(1, 2, sharey=True)
     left.set_yticks(range(len(subjects)), subjects)
-    for place, subject in enumerate(subjects):
+    for index, subject in enumerate(subjects):
         for y, colour, case in zip((0.2, -0.2), _colours(subject), cases, strict=True):
-            answered = results.figure("throughput", subject, case, rate)
-            waited = results.figure("throughput", subject, case, "p99_ms")
+            answered = results.summary("throughput", subject, case, rate)
+            waited = results.summary("throughput", subject, case, "p99_ms")
             if answered and waited:
-                left.barh(place + y, answered.median, height=0.38, color=colour)
-                right.plot(waited.median, place + y, "o", color=colour, markersize=7)
-                _mark(left, answered, place + y)
-                _mark(right, waited, place + y)
+                left.barh(index + y, answered.median, height=0.38, color=colour)
+                right.plot(waited.median, index + y, "o", color=colour, markersize=7)
+                _mark(left, answered, index + y)
+                _mark(right, waited, index + y)
     left.set_title("requests a second: more is better", fontsize=10)
     right.set_title("p99 latency in ms, logarithmic: less is better", fontsize=10)
     right.set_xscale("log")
@@ -111,23 +117,23 @@ def draw(results: Results, path: Path) -> None:
         axes.grid(axis="x", color="#dddddd", linewidth=0.6)
         axes.set_axisbelow(True)
     rounds = results.settings["rounds"]
-    canvas.suptitle(
+    figure.suptitle(
         "One MNIST image a request through mnist-mlp, one server process\n"
-        f"dark: {cases[0]}, light: {cases[1]}; median, least and greatest of {rounds:g} "
+        f"dark: {cases[0]}, light: {cases[1]}; median, lowest and highest of {rounds:g} "
         f"round{'s' if rounds > 1 else ''}",
         fontsize=11,
     )
-    canvas.savefig(path)
+    figure.savefig(path)
 
 
-def _mark(axes: Axes, figure: Figure, y: float) -> None:
-    """The spread of a figure, and its value beside it."""
-    spread = [[figure.median - figure.least], [figure.greatest - figure.median]]
-    axes.errorbar(figure.median, y, xerr=spread, fmt="none", ecolor="#222222", capsize=2)
-    text = f"{figure.median:,.0f}" if figure.median >= 100 else f"{figure.median:.1f}"
+def _mark(axes: Axes, summary: Summary, y: float) -> None:
+    """Draw the range of a summary and the value of its median."""
+    error = [[summary.median - summary.lowest], [summary.highest - summary.median]]
+    axes.errorbar(summary.median, y, xerr=error, fmt="none", ecolor="#222222", capsize=2)
+    text = f"{summary.median:,.0f}" if summary.median >= 100 else f"{summary.median:.1f}"
     axes.annotate(
         text,
-        (figure.greatest, y),
+        (summary.highest, y),
         xytext=(6, 0),
         textcoords="offset points",
         va="center",
@@ -138,59 +144,58 @@ def _mark(axes: Axes, figure: Figure, y: float) -> None:
 def _colours(subject: str) -> tuple[str, str]:
     if subject.startswith("fitserve"):
         return OUR_COLOURS
-    return LIMIT_COLOURS if subject.startswith("bare") else PEER_COLOURS
+    return LIMIT_COLOURS if subject.startswith(("bare", "minimal")) else PEER_COLOURS
 
 
-def _table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    lines = [header, ["---"] * len(header), *rows]
-    return "\n".join(f"| {' | '.join(cell.replace('|', '/') for cell in line)} |" for line in lines)
-
-
-def _spread(figure: Figure | None) -> str:
-    """`median (least to greatest)`."""
-    if figure is None:
+def _median_and_range(summary: Summary | None) -> str:
+    """Return `median (lowest to highest)`."""
+    if summary is None:
         return "void"
-    if figure.least == figure.greatest:
-        return readable(figure.median)
-    return f"{readable(figure.median)} ({readable(figure.least)} to {readable(figure.greatest)})"
+    if summary.lowest == summary.highest:
+        return readable(summary.median)
+    return f"{readable(summary.median)} ({readable(summary.lowest)} to {readable(summary.highest)})"
 
 
-def _bound(verdict: Verdict) -> str:
-    return f"{'≥' if verdict.at_least else '≤'} {verdict.bound:g} {verdict.unit}".strip()
+def _bound(result: TargetResult) -> str:
+    return f"{'≥' if result.at_least else '≤'} {result.bound:g} {result.unit}".strip()
 
 
 def _conditions(results: Results) -> str:
     m, s = results.machine, results.settings
     shares = [
-        f"{words} {statistics.median(found):.2f}, at most {max(found):.2f}"
-        for words, quantity in (("wrk", "generator_cores"), ("all else", "other_cores"))
+        f"{label} {statistics.median(found):.2f}, at most {max(found):.2f}"
+        for label, quantity in (("wrk", "generator_cores"), ("all else", "other_cores"))
         if (found := [x.quantities[quantity] for x in results.samples if quantity in x.quantities])
     ]
     return (
         f"{m['date']}: {m['processor']}, {m['cores']} cores, {m['memory']}, {m['kernel']}, Python "
         f"{m['python']}; {m['busy']} of the cores busy before. Medians of rounds "
-        f"({s['rounds']:g}, {s['seconds']:g} s each), and in brackets the least and the greatest; "
+        f"({s['rounds']:g}, {s['seconds']:g} s each), and in brackets the lowest and the highest; "
         "latencies in milliseconds."
-        + (f" Cores taken by others than the server: {'; '.join(shares)}." if shares else "")
+        + (
+            f" Cores used by other processes than the server: {'; '.join(shares)}."
+            if shares
+            else ""
+        )
     )
 
 
-def _targets(verdicts: Sequence[Verdict]) -> str:
+def _targets(target_results: Sequence[TargetResult]) -> str:
     names = {True: "yes", False: "**no**", None: "not measured"}
     rows = [
         (
-            verdict.what + (f" ({verdict.against})" if verdict.against else ""),
-            _bound(verdict),
-            "" if verdict.value is None else f"{verdict.value:.3g} {verdict.unit}".strip(),
-            names[verdict.met],
+            result.name + (f" ({result.baseline})" if result.baseline else ""),
+            _bound(result),
+            "" if result.value is None else f"{result.value:.3g} {result.unit}".strip(),
+            names[result.met],
         )
-        for verdict in verdicts
+        for result in target_results
     ]
-    return "### The targets\n\n" + _table(["", "target", "found", "met"], rows)
+    return "### The targets\n\n" + markdown_table(["", "target", "found", "met"], rows)
 
 
 def _throughput(results: Results) -> str:
-    parts = ["### One image a request"]
+    sections = ["### One image a request"]
     for count in CONNECTIONS:
         case = connections(count)
         rows = []
@@ -198,19 +203,19 @@ def _throughput(results: Results) -> str:
             errors = results.errors("throughput", subject, case)
             quantities = ("requests_per_second", "p50_ms", "p99_ms", "server_cores")
             cells = [
-                _spread(results.figure("throughput", subject, case, quantity))
+                _median_and_range(results.summary("throughput", subject, case, quantity))
                 for quantity in quantities
             ]
             if errors or subject in results.failures:
-                reason = f"{errors} errors" if errors else "no right answer"
+                reason = f"{errors} errors" if errors else "wrong response"
                 cells = [f"void: {reason}", "", "", ""]
             rows.append((subject, *cells))
         header = [case, "requests/s", "p50", "p99", "cores taken"]
-        parts.append(_table(header, rows))
+        sections.append(markdown_table(header, rows))
     failures = [
         f"- {subject}: {reason.splitlines()[0]}" for subject, reason in results.failures.items()
     ]
-    return "\n\n".join(parts + (["\n".join(failures)] if failures else []))
+    return "\n\n".join(sections + (["\n".join(failures)] if failures else []))
 
 
 def _images(results: Results) -> str:
@@ -219,20 +224,25 @@ def _images(results: Results) -> str:
         (
             subject,
             f"{count} image{'s' if count > 1 else ''}",
-            _spread(
-                results.figure("images", subject, f"{count} image{'s' * (count > 1)}", quantity)
+            _median_and_range(
+                results.summary("images", subject, f"{count} image{'s' * (count > 1)}", quantity)
             ),
-            _spread(
-                results.figure("images", subject, f"{count} image{'s' * (count > 1)}", "p50_ms")
+            _median_and_range(
+                results.summary("images", subject, f"{count} image{'s' * (count > 1)}", "p50_ms")
             ),
         )
         for subject in RUNTIMES.values()
         for count in IN_PROCESS_BATCHES
     ]
     case = f"{LARGE_BATCH} images"
-    ours = [_spread(results.figure("images", LARGE.name, case, q)) for q in (quantity, "p50_ms")]
+    ours = [
+        _median_and_range(results.summary("images", LARGE.name, case, q))
+        for q in (quantity, "p50_ms")
+    ]
     rows.append((LARGE.name, case, ours[0], ours[1]))
-    return "### Many images a request\n\n" + _table(["", "at once", "images/s", "p50"], rows)
+    return "### Many images a request\n\n" + markdown_table(
+        ["", "at once", "images/s", "p50"], rows
+    )
 
 
 def _workers(results: Results) -> str:
@@ -240,14 +250,14 @@ def _workers(results: Results) -> str:
         (
             case,
             *(
-                _spread(results.figure("workers", OURS.name, case, quantity))
+                _median_and_range(results.summary("workers", OURS.name, case, quantity))
                 for quantity in ("requests_per_second", "p99_ms", "server_cores", "generator_cores")
             ),
         )
         for case in results.cases("workers", OURS.name)
     ]
     header = [OURS.name, "requests/s", "p99", "cores taken", "by wrk"]
-    return "### Two workers\n\n" + _table(header, rows)
+    return "### Two workers\n\n" + markdown_table(header, rows)
 
 
 def _footprint(results: Results) -> str:
@@ -255,14 +265,14 @@ def _footprint(results: Results) -> str:
         (
             subject,
             *(
-                _spread(results.figure("footprint", subject, "one worker", quantity))
+                _median_and_range(results.summary("footprint", subject, "one worker", quantity))
                 for quantity in ("rss_mb", "pss_mb", "ready_seconds")
             ),
         )
         for subject in results.subjects("footprint")
     ]
     header = ["one worker, seven packages", "RSS, MB", "PSS, MB", "ready after, s"]
-    return "### Memory and start\n\n" + _table(header, rows)
+    return "### Memory and start\n\n" + markdown_table(header, rows)
 
 
 def _soak(results: Results) -> str:
@@ -270,7 +280,7 @@ def _soak(results: Results) -> str:
     for subject in results.subjects("soak"):
         (case,) = results.cases("soak", subject)
         cells = [
-            _spread(results.figure("soak", subject, case, quantity))
+            _median_and_range(results.summary("soak", subject, case, quantity))
             for quantity in (
                 "rate_per_second",
                 "requests_per_second",
@@ -284,15 +294,15 @@ def _soak(results: Results) -> str:
         ]
         rows.append((subject, case, *cells, str(results.errors("soak", subject, case))))
     asked = ["for", "requests/s asked for", "answered", "p50", "p99", "longest"]
-    ratios = ["p99 / p50 in the middling 10 s", "in the worst", "cores of h2load", "errors"]
+    ratios = ["p99 / p50, median window", "worst window", "cores of h2load", "errors"]
     (case,) = results.cases("soak", OURS.name)
-    memory, spread = (
-        _spread(results.figure("soak", OURS.name, case, quantity))
+    memory, memory_range = (
+        _median_and_range(results.summary("soak", OURS.name, case, quantity))
         for quantity in ("rss_mb", "rss_spread_percent")
     )
-    told = f"The memory (RSS) of {OURS.name}: {memory} MB after the first minute"
-    table = _table(["at 70% of its own peak", *asked, *ratios], rows)
-    return f"### Soak\n\n{table}\n\n{told}, and within {spread}% from then on."
+    text = f"The memory (RSS) of {OURS.name}: {memory} MB after the first minute"
+    table = markdown_table(["at 70% of its own peak", *asked, *ratios], rows)
+    return f"### Soak\n\n{table}\n\n{text}, and within {memory_range}% from then on."
 
 
 def _configurations(results: Results) -> str:
@@ -304,4 +314,4 @@ def _configurations(results: Results) -> str:
         )
         for name, server in results.servers.items()
     ]
-    return "### The servers\n\n" + _table(["", "configuration", "versions"], rows)
+    return "### The servers\n\n" + markdown_table(["", "configuration", "versions"], rows)

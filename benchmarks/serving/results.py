@@ -1,21 +1,21 @@
-"""What a run has found: samples, and the figures that are made of them.
+"""The results of a run: samples and their summaries.
 
-A sample belongs to a measure (`throughput`), a subject (`FastAPI`), a case (`16 connections`) and a
-round. A figure is the median of a quantity over the rounds, with its spread. One error voids every
-figure of its subject and case: a server that fails some requests fast is not a fast server.
+A sample belongs to a scenario (`throughput`), a subject (`FastAPI`), a case (`16 connections`) and
+a round. A summary is the median of a quantity over the rounds, with its range. A single error voids
+every summary of its subject and case, because a failed request takes less time than an inference.
 """
 
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any, NamedTuple
 
 
 @dataclass(frozen=True)
 class Sample:
-    """One measurement. The names of quantities end in their units."""
+    """One measurement. The name of a quantity ends in its unit."""
 
-    measure: str
+    scenario: str
     subject: str
     case: str
     round: int
@@ -23,22 +23,22 @@ class Sample:
     errors: Mapping[str, int] = field(default_factory=dict)
 
 
-class Figure(NamedTuple):
-    """The median over the rounds, the least and the greatest."""
+class Summary(NamedTuple):
+    """The median over the rounds, the lowest and the highest value."""
 
     median: float
-    least: float
-    greatest: float
+    lowest: float
+    highest: float
 
     @classmethod
-    def of(cls, values: Sequence[float]) -> "Figure":
-        """The figure of one or more values."""
+    def of(cls, values: Sequence[float]) -> "Summary":
+        """Return the summary of one or more values."""
         return cls(statistics.median(values), min(values), max(values))
 
 
 @dataclass
 class Results:
-    """Everything that a run has found; `failures` says why a subject was not measured."""
+    """All results of a run. `failures` has the reasons why subjects were not measured."""
 
     machine: Mapping[str, str]
     settings: Mapping[str, float]
@@ -46,60 +46,66 @@ class Results:
     samples: list[Sample] = field(default_factory=list)
     failures: dict[str, str] = field(default_factory=dict)
 
-    def figure(self, measure: str, subject: str, case: str, quantity: str) -> Figure | None:
-        """The figure of one quantity; None where it was not measured, or is void."""
-        found = self._of(measure, subject, case)
-        if not found or subject in self.failures or self.errors(measure, subject, case):
+    def summary(self, scenario: str, subject: str, case: str, quantity: str) -> Summary | None:
+        """Return the summary of a quantity, or None if it is void or was not measured."""
+        found = self._of(scenario, subject, case)
+        if not found or subject in self.failures or self.errors(scenario, subject, case):
             return None
-        return Figure.of([sample.quantities[quantity] for sample in found])
+        return Summary.of([sample.quantities[quantity] for sample in found])
 
-    def errors(self, measure: str, subject: str, case: str) -> int:
-        """The errors of all rounds."""
-        return sum(sum(sample.errors.values()) for sample in self._of(measure, subject, case))
+    def errors(self, scenario: str, subject: str, case: str) -> int:
+        """Return the number of errors in all rounds."""
+        return sum(sum(sample.errors.values()) for sample in self._of(scenario, subject, case))
 
-    def subjects(self, measure: str) -> list[str]:
-        """The subjects of a measure, in the order in which they came first."""
-        return list(dict.fromkeys(s.subject for s in self.samples if s.measure == measure))
+    def subjects(self, scenario: str) -> list[str]:
+        """Return the subjects of a scenario, in the order of their first sample."""
+        return list(dict.fromkeys(s.subject for s in self.samples if s.scenario == scenario))
 
-    def cases(self, measure: str, subject: str) -> list[str]:
-        """The cases of a subject, in the order in which they came first."""
-        found = (s for s in self.samples if (s.measure, s.subject) == (measure, subject))
+    def cases(self, scenario: str, subject: str) -> list[str]:
+        """Return the cases of a subject, in the order of their first sample."""
+        found = (s for s in self.samples if (s.scenario, s.subject) == (scenario, subject))
         return list(dict.fromkeys(sample.case for sample in found))
 
-    def summary(self) -> list[dict[str, Any]]:
-        """Every figure, with the errors that void it."""
-        keys = dict.fromkeys((s.measure, s.subject, s.case) for s in self.samples)
+    def summaries(self) -> list[dict[str, Any]]:
+        """Return all summaries, with the errors that void them."""
+        keys = dict.fromkeys((s.scenario, s.subject, s.case) for s in self.samples)
         return [
             {
-                "measure": measure,
+                "scenario": scenario,
                 "subject": subject,
                 "case": case,
-                "errors": self.errors(measure, subject, case),
-                "figures": {
-                    quantity: figure._asdict()
-                    for quantity in self._of(measure, subject, case)[0].quantities
-                    if (figure := self.figure(measure, subject, case, quantity)) is not None
+                "errors": self.errors(scenario, subject, case),
+                "quantities": {
+                    quantity: summary._asdict()
+                    for quantity in self._of(scenario, subject, case)[0].quantities
+                    if (summary := self.summary(scenario, subject, case, quantity)) is not None
                 },
             }
-            for measure, subject, case in keys
+            for scenario, subject, case in keys
         ]
 
     def content(self) -> dict[str, Any]:
-        """Everything, for JSON."""
+        """Return all results, for JSON."""
         return {
             "machine": self.machine,
             "settings": self.settings,
             "servers": self.servers,
             "failures": self.failures,
-            "figures": self.summary(),
+            "summaries": self.summaries(),
             "samples": [asdict(sample) for sample in self.samples],
         }
 
-    def _of(self, measure: str, subject: str, case: str) -> list[Sample]:
-        wanted = (measure, subject, case)
-        return [s for s in self.samples if (s.measure, s.subject, s.case) == wanted]
+    def _of(self, scenario: str, subject: str, case: str) -> list[Sample]:
+        key = (scenario, subject, case)
+        return [s for s in self.samples if (s.scenario, s.subject, s.case) == key]
 
 
 def readable(value: float) -> str:
-    """A value for people: three digits that count, or all of a larger one."""
+    """Format a value with three significant digits, or as an integer from 100 on."""
     return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.3g}"
+
+
+def markdown_table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """Return a table in Markdown; a `|` inside a cell becomes `/`."""
+    lines = [header, ["---"] * len(header), *rows]
+    return "\n".join(f"| {' | '.join(cell.replace('|', '/') for cell in line)} |" for line in lines)

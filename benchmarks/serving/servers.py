@@ -1,46 +1,46 @@
-"""The servers that are compared: how each is set, started and asked.
+"""The servers of the benchmark: configuration, start and endpoints.
 
-Each has one process that answers, on 127.0.0.1, with batching where it has any. All compute
-`mnist-mlp/1` on the CPU, with ONNX Runtime and the same thread settings; fitserve alone chooses
-its runtime itself.
+Every server has one worker process on 127.0.0.1, with batching if the server supports batching.
+All compute `mnist-mlp/1` on the CPU with ONNX Runtime and the same thread settings, except that
+fitserve selects its runtime.
 """
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from benchmarks.serving.work import NESTED, ONE_IMAGE, TYPED, V2_JSON, Form, v2_binary
+from benchmarks.serving.payloads import NESTED, ONE_IMAGE, TYPED, V2_JSON, PayloadFormat, v2_binary
 
 PEERS = Path(__file__).parent / "peers"
 
 
 @dataclass(frozen=True)
 class Row:
-    """One row of the tables: one way of asking one server."""
+    """A row of the tables: a server, an endpoint and a payload format."""
 
     name: str
     path: str
-    form: Form
+    payload_format: PayloadFormat
 
 
 @dataclass(frozen=True)
 class Server:
-    """One server. Words in braces are filled in when it is started.
+    """A server. Placeholders in braces are replaced at the start.
 
-    They are `{root}` (the checkout), `{folder}` (the server's own in `peers/`), `{home}` (a
-    temporary folder, where it is started), `{bin}` (of its environment), `{model}` (the ONNX
-    file), and `{port}`, `{port2}` to `{port5}` (free ones).
+    The placeholders are `{root}` (the checkout), `{folder}` (the server's folder in `peers/`),
+    `{home}` (a temporary folder, the working directory), `{bin}` (of its environment), `{model}`
+    (the ONNX file), and `{port}`, `{port2}` to `{port5}` (free ports).
 
     Attributes:
-        name: of the server, and of its environment.
-        description: its configuration, in a line.
-        libraries: whose versions go into the report.
-        command: what starts it.
-        rows: how it is asked.
-        ready: the path that answers 200 once it is ready.
-        prepare: what is run before, if anything.
+        name: the name of the server and of its environment.
+        description: the configuration, on one line.
+        libraries: the libraries whose versions are reported.
+        command: the command that starts the server.
+        rows: the endpoints to measure.
+        ready: the path that returns 200 if the server is ready.
+        prepare: a command to run before the start.
         settings: environment variables.
-        peer: whether it has an environment of its own; else it runs in this one.
+        peer: whether the server has its own virtual environment.
     """
 
     name: str
@@ -58,8 +58,8 @@ V2_PATH = "/v2/models/mnist-mlp/infer"
 TYPED_JSON = Row("fitserve, typed JSON", "/classify_digits", TYPED)
 OURS = Row("fitserve, V2 JSON", V2_PATH, V2_JSON)
 BINARY = Row("fitserve, V2 binary", V2_PATH, v2_binary(1))
-BARE = Row("bare uvicorn, V2 JSON", V2_PATH, V2_JSON)
-LEAST = Row("bare network, V2 JSON", V2_PATH, V2_JSON)
+BARE_UVICORN = Row("bare uvicorn, V2 JSON", V2_PATH, V2_JSON)
+MINIMAL = Row("minimal server, V2 JSON", V2_PATH, V2_JSON)
 STOCK = Row("BentoML, stock", "/predict", NESTED)
 FASTAPI = Row("FastAPI", "/predict", ONE_IMAGE)
 LITSERVE = Row("LitServe", "/predict", ONE_IMAGE)
@@ -84,22 +84,22 @@ SERVERS: Mapping[str, Server] = {
         FITSERVE,
         Server(
             name="bare-uvicorn",
-            description="fitserve's V2 handler alone on uvicorn, uvloop and httptools: the limit",
+            description="fitserve's V2 handler on uvicorn, uvloop and httptools, without BentoML",
             libraries=("uvicorn", "uvloop", "httptools"),
-            command="{bin}/python -m uvicorn --app-dir {root} benchmarks.serving.bare:app "
+            command="{bin}/python -m uvicorn --app-dir {root} benchmarks.serving.bare_uvicorn:app "
             "--loop uvloop --http httptools --host 127.0.0.1 --port {port} --no-access-log "
             "--log-level warning",
-            rows=(BARE,),
+            rows=(BARE_UVICORN,),
             ready="/v2/health/ready",
             peer=False,
         ),
         Server(
-            name="bare-network",
-            description="uvloop, httptools, orjson and ONNX Runtime, which check, bound and count "
-            "nothing: what any server of this kind must do",
+            name="minimal-server",
+            description="uvloop, httptools, orjson and ONNX Runtime, without validation, limits "
+            "and metrics: an upper bound",
             libraries=("uvloop", "httptools", "orjson"),
-            command="{bin}/python -m benchmarks.serving.least {port}",
-            rows=(LEAST,),
+            command="{bin}/python -m benchmarks.serving.minimal_server {port}",
+            rows=(MINIMAL,),
             ready="/",
             settings={"PYTHONPATH": "{root}"},
             peer=False,
@@ -116,8 +116,8 @@ SERVERS: Mapping[str, Server] = {
         ),
         Server(
             name="litserve",
-            description="one API server, one inference worker, batches of up to 64 of what waits, "
-            "no access log",
+            description="one API server, one inference worker, batches of up to 64 waiting "
+            "requests, no access log",
             libraries=("litserve", "fastapi", "uvicorn", "uvloop", "onnxruntime"),
             command="{bin}/python {folder}/server.py {port}",
             rows=(LITSERVE,),

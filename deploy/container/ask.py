@@ -1,8 +1,8 @@
-"""Asks a running container for predictions: `ask.py PORT`; or for its end: `ask.py PORT PID`.
+"""Checks of a running container for test.sh: `ask.py PORT` or `ask.py PORT PID`.
 
-Before its end its worker is killed, and it is asked again. PID is of its `bentoml serve`, as this
-machine counts. The exit status is 0 where everything was as it should be; what was seen is printed.
-test.sh calls this.
+`ask.py PORT` requests predictions. `ask.py PORT PID` kills the worker, requests a prediction from
+its replacement, and stops the server. PID is the id of `bentoml serve` on this machine. The program
+prints its checks; the exit status is 0 if all passed.
 """
 
 import json
@@ -18,18 +18,18 @@ from urllib.error import HTTPError, URLError
 from urllib.request import Request, urlopen
 
 X = [0, 5, 10.5]
-Y = [0.1402408, 2.966249, 8.487972]  # what README.md says of curve-tanh
+Y = [0.1402408, 2.966249, 8.487972]  # as in README.md
 START_SECONDS = 120.0
-DRAIN_SECONDS = 30.0  # what the image's command says
-BACK_SECONDS = 30.0  # from a worker's death to the next one's first answer
-END_SECONDS = 5.0  # from the end of draining to the end of the last process
+DRAIN_SECONDS = 30.0  # as in the image's command
+BACK_SECONDS = 30.0  # from a worker's death to the first response of its replacement
+END_SECONDS = 5.0  # from the end of draining to the exit of the last process
 
 
 def ask(port: int, path: str, message: object = None) -> Any:
-    """What the server answers, from JSON.
+    """Return the server's response, decoded from JSON if the content is JSON.
 
     Raises:
-        OSError: it is not reached, or refuses.
+        OSError: the server is unreachable or responds with an error.
     """
     body = None if message is None else json.dumps(message).encode()
     headers = {"Content-Type": "application/json"}
@@ -40,20 +40,24 @@ def ask(port: int, path: str, message: object = None) -> Any:
 
 
 def say(line: str) -> None:
-    """Print what was seen, at once."""
+    """Print a line without buffering."""
     sys.stdout.write(line + "\n")
     sys.stdout.flush()
 
 
 def check(holds: bool, line: str) -> None:
-    """Say what was seen; where it is not as it should be, end."""
+    """Print the result of a check.
+
+    Raises:
+        SystemExit: the check failed.
+    """
     say(("ok    " if holds else "WRONG ") + line)
     if not holds:
         raise SystemExit(1)
 
 
 def wait_until_ready(port: int) -> None:
-    """Return as soon as models are served."""
+    """Wait until the server is ready."""
     began = time.monotonic()
     while time.monotonic() - began < START_SECONDS:
         try:
@@ -66,12 +70,12 @@ def wait_until_ready(port: int) -> None:
 
 
 def close(got: list[float]) -> bool:
-    """Whether these are the curve's values."""
+    """Return whether these are the curve's values."""
     return len(got) == len(Y) and all(abs(a - b) < 1e-3 for a, b in zip(got, Y, strict=True))
 
 
 def check_predictions(port: int) -> None:
-    """The protocol and the typed endpoints answer, every model serves, and the page is there."""
+    """Check the V2 protocol, the typed endpoints, the list of models, and the playground."""
     listed = ask(port, "/models")
     names = [model["name"] for model in listed["models"]]
     check(listed["refused"] == {} and len(names) > 0, f"serves {', '.join(names)}")
@@ -87,31 +91,31 @@ def check_predictions(port: int) -> None:
 
 
 def check_replacement(port: int, server: int) -> None:
-    """A worker that dies has a successor."""
+    """Check that a killed worker is replaced."""
     workers = []
     for file in Path("/proc").glob("[0-9]*/stat"):
-        with suppress(OSError):  # it has ended in the meantime
+        with suppress(OSError):  # the process has exited in the meantime
             parent = int(file.read_text().rpartition(")")[2].split()[1])
             workers += [int(file.parent.name)] * (parent == server)
     (worker,) = workers
     os.kill(worker, signal.SIGKILL)
     at = time.monotonic()
-    time.sleep(0.5)  # who has asked it by then has lost
-    check(close(ask(port, "/predict_curve", {"x": X})["y"]), "it answers after a worker was killed")
+    time.sleep(0.5)  # requests to the killed worker are lost until its death is detected
+    check(close(ask(port, "/predict_curve", {"x": X})["y"]), "a killed worker is replaced")
     seconds = time.monotonic() - at
     check(seconds < BACK_SECONDS, f"within {seconds:.1f} s")
 
 
 def begin(port: int, length: int) -> socket.socket:
-    """Send the head of a prediction's request, and none of its body of so many bytes."""
+    """Send the headers of a prediction request with a body of `length` bytes, without the body."""
     connection = socket.create_connection(("127.0.0.1", port), timeout=DRAIN_SECONDS + END_SECONDS)
-    head = f"POST /predict_curve HTTP/1.1\r\nHost: localhost\r\nContent-Length: {length}\r\n"
-    connection.sendall((head + "Content-Type: application/json\r\n\r\n").encode())
+    headers = f"POST /predict_curve HTTP/1.1\r\nHost: localhost\r\nContent-Length: {length}\r\n"
+    connection.sendall((headers + "Content-Type: application/json\r\n\r\n").encode())
     return connection
 
 
 def check_end(port: int, server: int) -> None:
-    """On SIGTERM what has begun is answered; what does not come to its end is not waited for."""
+    """Check that SIGTERM lets a request in progress end, and stops the server in time."""
     body = json.dumps({"x": X}).encode()
     with begin(port, len(body)) as begun, begin(port, 1000):
         time.sleep(0.5)
@@ -120,7 +124,7 @@ def check_end(port: int, server: int) -> None:
         time.sleep(1)
         begun.sendall(body)
         answer = begun.makefile("rb").readline().decode().strip()
-        check(" 200 " in answer + " ", f"a request that had begun before SIGTERM: {answer}")
+        check(" 200 " in answer + " ", f"a request in progress at SIGTERM: {answer}")
         try:
             ask(port, "/livez")
             refused = False
@@ -133,14 +137,14 @@ def check_end(port: int, server: int) -> None:
             except ProcessLookupError:
                 return say(f"ok    ended {time.monotonic() - at:.1f} s after SIGTERM")
             time.sleep(0.1)
-    return check(False, f"it is there {DRAIN_SECONDS + END_SECONDS:.0f} s after SIGTERM")
+    return check(False, f"still running {DRAIN_SECONDS + END_SECONDS:.0f} s after SIGTERM")
 
 
 if __name__ == "__main__":
-    where, *whom = (int(argument) for argument in sys.argv[1:])
-    if whom:
-        check_replacement(where, *whom)
-        check_end(where, *whom)
+    port_number, *server_id = (int(argument) for argument in sys.argv[1:])
+    if server_id:
+        check_replacement(port_number, *server_id)
+        check_end(port_number, *server_id)
     else:
-        wait_until_ready(where)
-        check_predictions(where)
+        wait_until_ready(port_number)
+        check_predictions(port_number)

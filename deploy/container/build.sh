@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Builds the image of one flavour, gpu or cpu, from a bento, and lists what it holds beside it.
-# `make image` sets what is read from the environment here; README.md says what each is.
+# Build the image of one flavour, gpu or cpu, from a bento, and write the list of its libraries.
+# `make image` sets the variables that this script reads; README.md describes them.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 
@@ -20,7 +20,7 @@ if [ -z "${BUILDER:-}" ]; then
   for BUILDER in docker podman buildah; do "$BUILDER" info &> /dev/null && break; done
 fi
 "$BUILDER" info > /dev/null \
-  || { echo "error: an image needs docker, podman or buildah, and none works here" >&2; exit 1; }
+  || { echo "error: an image needs docker, podman or buildah, and none of them works" >&2; exit 1; }
 
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
@@ -29,7 +29,7 @@ tag=$(BENTOML_HOME=$work "$bin/bentoml" build --output tag | sed -n 's/^__tag__:
 context=$work/bentos/${tag/://}
 cp deploy/container/healthcheck.py "$context/"
 
-# The lock is for every platform: this is the part for the image's, and all that it installs.
+# The lock covers every platform; the image installs only the part for its own platform.
 machine=$(uname -m)
 "$bin/uv" pip compile -q --generate-hashes --no-deps --no-annotate --no-header --no-emit-index-url \
   --python-version "$python" --python-platform "${machine/arm64/aarch64}-manylinux_2_28" \
@@ -40,15 +40,15 @@ mkdir -p "$(dirname "$sbom")"
   -o "$sbom" "$context/requirements.txt"
 
 label() { flags+=(--label "org.opencontainers.image.$1=$2"); }
-label version "$(sed -n 's/^version = "\(.*\)"/\1/p' pyproject.toml)"
+label version "$(sed -n 's/^VERSION = "\(.*\)"/\1/p' service/settings.py)"
 label revision "$(git rev-parse HEAD 2> /dev/null || echo unknown)"
 label source "${SOURCE:-unknown}"
 label base.name "$base"
-# The OCI's own format knows no health check.
+# The OCI format has no health check.
 [ "$BUILDER" = docker ] || flags+=(--format docker)
 
 "$BUILDER" build "${flags[@]}" -f deploy/container/Dockerfile -t "$image" \
   --build-arg BASE="$base" \
   ${INDEX:+--build-arg INDEX="$INDEX"} \
   "$context"
-echo "$image is built from $tag; $sbom lists what it holds"
+echo "$image is built from $tag; $sbom lists its libraries"

@@ -1,6 +1,7 @@
-"""Whether the server in this container lives: the end is 0 where it does, and 1 where not.
+"""The container's health check: the exit status is 0 if the server is alive, else 1.
 
-It needs no curl and no key: who may ask for health is a setting, and 401 or 404 is an answer too.
+The check needs no curl and no key: a server that restricts its health endpoints is alive if it
+responds with 401 or 404.
 """
 
 import http.client
@@ -8,8 +9,8 @@ import os
 import sys
 
 
-def lives(port: int) -> bool:
-    """Whether `/livez` is answered, and not with a fault."""
+def is_alive(port: int) -> bool:
+    """Return whether `/livez` gets a response below 500."""
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=4)
     try:
         connection.request("GET", "/livez")
@@ -21,4 +22,4 @@ def lives(port: int) -> bool:
 
 
 if __name__ == "__main__":
-    sys.exit(not lives(int(os.environ.get("BENTOML_PORT", "3000"))))
+    sys.exit(not is_alive(int(os.environ.get("BENTOML_PORT", "3000"))))

@@ -1,9 +1,9 @@
 #!/usr/bin/env bash
-# Builds the cpu image on a Debian made by debootstrap, runs it, and asks it; no engine is needed.
+# Build the cpu image on a Debian made by debootstrap, run it, and send requests; without an engine.
 #
-# Needs root, buildah, debootstrap, a Debian mirror and a package index, and what `make image` needs.
-# The container runs as its own user, on a root file system that cannot be written to. What is seen
-# is printed; nothing stays behind.
+# Requires root, buildah, debootstrap, a Debian mirror, a package index, and the requirements of
+# `make image`. The container runs as its own user, on a read-only root file system. The script
+# prints its checks, and removes all its files.
 set -euo pipefail
 here=$(cd "$(dirname "$0")" && pwd)
 suite=${SUITE:-bookworm}
@@ -18,7 +18,7 @@ done
 work=$(mktemp -d)
 runner=
 finish() {
-  # With the runner ends the process namespace that it has made, and all that is in it.
+  # Killing the runner ends its process namespace, with every process in it.
   if [ -n "$runner" ]; then kill -KILL "$runner" 2> /dev/null || true; wait; fi
   rm -rf --one-file-system "$work"
 }
@@ -32,12 +32,12 @@ printf '[storage]\ndriver = "vfs"\ngraphroot = "%s"\nrunroot = "%s"\n' \
 python=$here/../../${VENV:-.venv}/bin/python
 case ${VENV:-} in /*) python=$VENV/bin/python ;; esac
 say() { echo "$(printf %4d $SECONDS)s $1"; }
-check() { # a line, and the command that shows that it is so
+check() { # the line to print, and the command that checks it
   if "${@:2}"; then echo "ok    $1"; else echo "WRONG $1"; exit 1; fi
 }
 
 say "a Debian base: $suite"
-# What debootstrap mounts is seen by itself alone, and so never by `rm`.
+# Mounts of debootstrap are visible to debootstrap only, and so never to `rm`.
 unshare --mount debootstrap --variant=minbase --include=python3,ca-certificates "$suite" "$work/base" "$mirror" \
   > "$work/log" 2>&1 || { tail -n 20 "$work/log"; exit 1; }
 version=$(chroot "$work/base" python3 -c 'import sys; print("%d.%d" % sys.version_info[:2])')
@@ -70,9 +70,9 @@ listed=$(grep -c '"purl"' "$work/sbom.json")
 installed=$(find "$root/opt/venv" -name '*.dist-info' | wc -l)
 check "$installed libraries are installed, and $listed listed" [ "$installed" = "$listed" ]
 
-# What an engine would do: the image's own command, as its own user, on a root file system that is
-# read-only, in a process namespace that ends with it. buildah itself writes in /run: that is empty
-# here, and root's.
+# Do what an engine would do: run the image's own command, as its own user, on a read-only root file
+# system, in a process namespace that ends with the command. buildah itself writes in /run, so /run
+# is an empty file system owned by root.
 of() { buildah inspect --type image --format "{{range .Docker.Config.$1}}{{println .}}{{end}}" fitserve:cpu; }
 one() { buildah inspect --type image --format "{{.Docker.Config.$1}}" fitserve:cpu; }
 check "its user is $(one User), and it stops on $(one StopSignal)" \
@@ -83,7 +83,7 @@ done
 mapfile -t command < <(of Entrypoint; of Cmd)
 mapfile -t health < <(of Healthcheck.Test)
 chown 10001:10001 "$work/volume"
-# A free port, below those that the kernel gives to clients.
+# A free port, below the range that the kernel gives to clients.
 port=$("$python" -c '
 import random, socket
 for port in random.sample(range(10_000, 32_768), 1000):

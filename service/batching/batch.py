@@ -1,28 +1,33 @@
-"""One batch: the parts of several requests, computed together so that only the guilty one fails.
+"""One batch: slices of several requests, computed together so that only a guilty request fails.
 
-Runs on the batcher's worker thread, and knows nothing of queues or of the event loop.
+The code runs on the thread of a batcher's worker. It knows nothing of queues or the event loop.
 """
 
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from service.errors import DeadlineExceededError, ModelFaultError, ServiceError
 
+if TYPE_CHECKING:
+    from service.batching.request_queue import RequestQueue
+
 Arrays = Mapping[str, NDArray[Any]]
-"""Tensor name to array; the first axis of each is the rows."""
+"""Tensor names to arrays; the first axis of each array counts the rows."""
 
 
-class Answer(NamedTuple):
-    """What one request gets back.
+class InferenceResponse(NamedTuple):
+    """The response to one request.
 
-    `outputs` may be views of its batch's outputs; they keep those alive. `queue_seconds` runs from
-    submission to the compute of the first row, `compute_seconds` is the time of all batches that
-    held a part of it, and `batch_rows` are the rows of the last of them.
+    Attributes:
+        outputs: may be views of the batch's outputs, which they keep alive.
+        queue_seconds: from the submission to the start of the compute of the first row.
+        compute_seconds: of all batches that held rows of the request.
+        batch_rows: the rows of the last of these batches.
     """
 
     outputs: Arrays
@@ -31,104 +36,140 @@ class Answer(NamedTuple):
     batch_rows: int
 
 
+DoneCallback = Callable[[InferenceResponse | ServiceError], None]
+"""Called once with the response to a request, or with the error in its place."""
+
+
 @dataclass(slots=True, eq=False)
-class Request:
-    """One request, while it waits and while its parts are computed."""
+class InferenceRequest:
+    """One request, from its submission to its response. `cancel` takes it back.
+
+    Attributes:
+        inputs: the input arrays, all with the same number of rows.
+        rows: the number of rows.
+        waiting: the number of rows that are in no batch yet: the last rows.
+        arrived: `time.monotonic` seconds of the submission.
+        deadline: `time.monotonic` seconds until which all rows must be in a batch.
+        done_callback: None once it was called, or after `cancel`.
+        caller: whose request it is; callers share the batches equally.
+        queue: the queue that holds the waiting rows; None before the request was added.
+        responses: to the slices that were computed, if the request was split.
+        whole: whether the request is never split or batched with others, because its rows may
+            depend on each other.
+        inline: whether the event loop may compute the request; only a whole one may differ.
+        suspect: whether the request was in a batch that hung; it is not batched with others then.
+    """
 
     inputs: Arrays
     rows: int
-    waiting: int  # rows not yet in a batch; they are the last ones
+    waiting: int
     arrived: float
     deadline: float
-    done: Callable[[Answer | ServiceError], None] | None  # None once called, or nobody waits
-    answers: list[Answer] = field(default_factory=list)  # to its parts, where it was split
-    suspect: bool = False  # it was in a batch of which the compute did not end
+    done_callback: DoneCallback | None
+    caller: str = ""
+    queue: "RequestQueue | None" = None
+    responses: list[InferenceResponse] = field(default_factory=list)
+    whole: bool = False
+    inline: bool = True
+    suspect: bool = False
+
+    def cancel(self) -> None:
+        """Forget the caller, and take the waiting rows out of the queue.
+
+        Rows in compute are computed to the end. A second call does nothing, nor does a call after
+        the response.
+        """
+        self.done_callback = None
+        if self.queue is not None:
+            self.queue.remove(self)
 
     def is_over(self, now: float) -> bool:
-        """Whether computing it is pointless: its caller left, or its deadline has passed."""
-        return self.done is None or self.deadline <= now
+        """Return whether a compute is pointless: the caller is gone or the deadline has passed."""
+        return self.done_callback is None or self.deadline <= now
 
 
-class Part(NamedTuple):
-    """The rows of one request, from `start` to before `stop`, that ride in one batch."""
+class Slice(NamedTuple):
+    """The rows `start` to `stop` (excluded) of one request, which are in one batch."""
 
-    request: Request
+    request: InferenceRequest
     start: int
     stop: int
 
     @property
     def inputs(self) -> Arrays:
-        """Its rows; those of a whole request as they are, and others as views."""
+        """The rows: the request's own arrays if the slice holds all rows, else views of them."""
         request, start, stop = self
         whole = stop - start == request.rows
         return request.inputs if whole else _cut(request.inputs, start, stop)
 
 
 Judge = Callable[[Callable[[Arrays], Arrays], Exception], ServiceError]
-"""What to tell the caller whose rows, computed alone by this function, made it raise this error."""
+"""Return the error for the caller whose rows, computed alone, made this function raise this."""
 
 
 class RowCountError(ValueError):
-    """The model gave another number of rows than it was given."""
+    """The model returned another number of rows than it was given."""
 
 
 class Timings(NamedTuple):
-    """Where a batch's time went, in seconds: gathering its rows, the model, handing out answers.
+    """The seconds of one batch: joining the inputs, the model, slicing the outputs.
 
-    A batch that failed and was repeated in halves has all of its time under `compute`.
+    For a batch that failed and was computed again in halves, `compute_infer` is the whole time.
     """
 
-    gather: float
-    compute: float
-    split: float
+    compute_input: float
+    compute_infer: float
+    compute_output: float
 
 
 def run_batch(
-    batch: Sequence[Part],
+    batch: Sequence[Slice],
     compute: Callable[[Arrays], Arrays],
     name: str,
     *,
     judge: Judge | None = None,
-    whole: bool = False,
 ) -> tuple[list[Arrays | ServiceError], Timings]:
-    """One outcome for each part of the batch; where `compute` raises, of each half on its own.
+    """Compute a batch; if `compute` raises, compute each half of the batch separately.
 
-    So a guilty part costs its neighbours about two computes for each doubling of the batch, and a
-    batch that is too large for the device's memory is computed in pieces that are not.
+    A guilty slice thereby costs its neighbours about two computes for each doubling of the batch,
+    and a batch that is too large for the device's memory is computed in smaller ones, unless it is
+    a whole request.
 
     Args:
-        batch: the parts, of one or more rows each.
-        compute: maps a batch's inputs to its outputs, row by row; raises MemoryError where the
-            batch is too large for the memory.
+        batch: the slices, with one or more rows each.
+        compute: maps a batch's inputs to its outputs, row by row; raises MemoryError if the batch
+            is too large for the memory.
         name: of the model, for the errors.
-        judge: asked about a part that fails alone, unless memory is short or the number of rows is
-            wrong; without it the model is at fault.
-        whole: whether a part stays as it is, also where it is too large for the memory.
+        judge: decides the error of a slice that fails alone, unless memory is short or the number
+            of rows is wrong. Without it, the error is the model's fault.
+
+    Returns:
+        One outcome for each slice, and the timings of the batch.
     """
     started = time.monotonic()
     try:
         return _attempt(batch, compute)
-    except BaseException as error:  # noqa: BLE001 - whatever it is, somebody awaits an answer
+    except BaseException as error:  # noqa: BLE001 - every slice needs an outcome
         if len(batch) > 1:
             middle = len(batch) // 2
             outcomes = [
-                *_again(batch[:middle], compute, name, judge),
-                *_again(batch[middle:], compute, name, judge),
+                *_retry(batch[:middle], compute, name, judge),
+                *_retry(batch[middle:], compute, name, judge),
             ]
-        elif isinstance(error, MemoryError) and count_rows(batch) > 1 and not whole:
+        elif _is_divisible(batch[0]) and isinstance(error, MemoryError):
             outcomes = [_in_halves(batch[0], compute, name, judge)]
         else:
-            outcomes = [_blame(error, compute, name, judge)]
+            outcomes = [_error_of(error, compute, name, judge)]
     return outcomes, Timings(0.0, time.monotonic() - started, 0.0)
 
 
-def _blame(
+def _error_of(
     error: BaseException,
     compute: Callable[[Arrays], Arrays],
     name: str,
     judge: Judge | None,
 ) -> ServiceError:
-    """What to tell the caller whose part fails alone."""
+    """Return the error for the caller whose slice fails alone."""
     if (
         judge is None
         or not isinstance(error, Exception)
@@ -137,29 +178,33 @@ def _blame(
         return fault(name, error)
     try:
         return judge(compute, error)
-    except Exception as mistake:  # noqa: BLE001 - whatever it is, somebody awaits an answer
+    except Exception as mistake:  # noqa: BLE001 - every slice needs an outcome
         return fault(name, mistake)
 
 
-def _again(
-    batch: Sequence[Part],
+def _retry(
+    batch: Sequence[Slice],
     compute: Callable[[Arrays], Arrays],
     name: str,
     judge: Judge | None,
 ) -> list[Arrays | ServiceError]:
-    """The outcomes of a part of a batch that failed; what nobody waits for is not computed."""
+    """Compute a half of a failed batch, without the slices whose request is over."""
     now = time.monotonic()
-    # Asked once: a caller may leave while the others are computed, on the event loop's thread.
+    # Asked once: the event loop may cancel a request while the other slices are computed.
     wanted = [not part.request.is_over(now) for part in batch]
     again = [part for part, is_wanted in zip(batch, wanted, strict=True) if is_wanted]
     found = iter(run_batch(again, compute, name, judge=judge)[0] if again else ())
     return [next(found) if is_wanted else too_late(name) for is_wanted in wanted]
 
 
+def _is_divisible(part: Slice) -> bool:
+    return part.stop - part.start > 1 and not part.request.whole
+
+
 def _in_halves(
-    part: Part, compute: Callable[[Arrays], Arrays], name: str, judge: Judge | None
+    part: Slice, compute: Callable[[Arrays], Arrays], name: str, judge: Judge | None
 ) -> Arrays | ServiceError:
-    """The outcome of one part whose rows are too many for the device's memory."""
+    """Compute one slice whose rows do not fit into the device's memory together."""
     middle = (part.start + part.stop) // 2
     halves: list[Arrays] = []
     for half in (part._replace(stop=middle), part._replace(start=middle)):
@@ -174,13 +219,13 @@ def _in_halves(
 
 
 def _attempt(
-    batch: Sequence[Part], compute: Callable[[Arrays], Arrays]
+    batch: Sequence[Slice], compute: Callable[[Arrays], Arrays]
 ) -> tuple[list[Arrays | ServiceError], Timings]:
     started = time.monotonic()
     inputs = joined([part.inputs for part in batch])
-    gathered = time.monotonic()
+    have_inputs = time.monotonic()
     outputs = compute(inputs)
-    computed = time.monotonic()
+    have_outputs = time.monotonic()
     rows = len(next(iter(inputs.values())))
     for name, array in outputs.items():
         if len(array) != rows:
@@ -190,36 +235,36 @@ def _attempt(
     for _, start, stop in batch:
         begin, end = end, end + stop - start
         pieces.append(_cut(outputs, begin, end))
-    split = time.monotonic()
-    return pieces, Timings(gathered - started, computed - gathered, split - computed)
+    ended = time.monotonic()
+    return pieces, Timings(have_inputs - started, have_outputs - have_inputs, ended - have_outputs)
 
 
 def fault(name: str, cause: BaseException | None = None) -> ModelFaultError:
-    """What a caller is told when the model fails; the cause is for the log."""
+    """Return the error for a failure of the model; the log shows the cause."""
     error = ModelFaultError(f"Model {name} failed on this request.")
     error.__cause__ = cause
     return error
 
 
 def too_late(name: str) -> DeadlineExceededError:
-    """What a caller is told whose deadline passed before its compute."""
+    """Return the error for a request whose deadline passed before its compute."""
     return DeadlineExceededError(
         f"Model {name} did not get to this request before its deadline. Try again later."
     )
 
 
-def count_rows(batch: Sequence[Part]) -> int:
-    """The rows of a batch."""
-    return sum(stop - start for _, start, stop in batch)
+def count_rows(batch: Sequence[Slice]) -> int:
+    """Return the number of rows in a batch."""
+    return sum([stop - start for _, start, stop in batch])  # faster than a generator
 
 
 def joined(pieces: Sequence[Arrays]) -> Arrays:
-    """The rows of all pieces in order; a lone piece stays as it is, uncopied."""
+    """Join the rows of all pieces in order; a single piece is returned without a copy."""
     if len(pieces) == 1:
         return pieces[0]
     return {name: np.concatenate([piece[name] for piece in pieces]) for name in pieces[0]}
 
 
 def _cut(arrays: Arrays, start: int, stop: int) -> Arrays:
-    """Some of the rows, as views."""
+    """Return views of some of the rows."""
     return {name: array[start:stop] for name, array in arrays.items()}

@@ -1,22 +1,23 @@
 """The micro-batcher: many small requests in, few large batches through one compute function.
 
-It promises, and `tests/service/batching/` tries to break:
+Its guarantees, which `tests/service/batching/` tries to break:
 
-- Rows are counted, not requests. A batch never has more than `max_batch_rows`; a larger request
-  is split and its answer joined again. First come, first served, row by row. Of a model whose rows
-  depend on each other, each request is a batch as it came.
-- An idle batcher computes what one turn of the event loop brought, a busy one gathers while it
-  computes. Nobody waits for company unless `max_delay` asks for it; many who together can be
-  computed on the event loop do not even wait for the end of the turn.
-- The queue is bounded in rows and, at the present pace, in time; a deadline bounds each request's
-  wait in it.
-- A compute that does not end is given up, and the others go on without it.
-- A caller that goes away takes its waiting rows with it.
-- A request that makes the model fail does so alone: its neighbours are computed again without it.
-- Each caller gets the answer to exactly its own rows, or exactly one error. Nobody hangs.
+- It counts rows, not requests. A batch has at most `max_batch_rows`. A larger request is split into
+  slices, and its response is joined again. A request that is whole, because its rows may depend on
+  each other, is one batch.
+- Callers share the batches equally, and so do the requests of one caller (`request_queue.py`): a
+  large request does not lock out small ones. A caller alone gets all batches.
+- An idle batcher computes the requests of one loop iteration together; a busy batcher collects
+  requests while it computes. Nothing waits for more requests unless `max_delay` says so.
+- The queue is bounded in rows and in seconds, and each request has a deadline. A request is refused
+  for what would be computed before it, so a caller who fills the queue is refused before others.
+- A compute that hangs is abandoned, and the other requests are computed without it.
+- A cancelled request takes its waiting rows with it.
+- If a request makes the model fail, it fails alone: its neighbours are computed again without it.
+- Each caller gets the response to exactly its own rows, or exactly one error.
 
-All state belongs to the event loop. A batch is computed by a worker on its own thread, and one
-whose compute takes less than the way there and back on the event loop itself.
+All state belongs to the event loop. A worker computes batches on its own thread; a batch whose
+compute is shorter than the way to that thread and back is computed on the event loop.
 """
 
 import asyncio
@@ -27,10 +28,11 @@ from functools import partial
 from typing import NamedTuple, TypeVar
 
 from service.batching.batch import (
-    Answer,
     Arrays,
+    DoneCallback,
+    InferenceRequest,
+    InferenceResponse,
     Judge,
-    Request,
     Timings,
     count_rows,
     fault,
@@ -39,7 +41,7 @@ from service.batching.batch import (
     too_late,
 )
 from service.batching.request_queue import RequestQueue
-from service.batching.worker import MOST_BATCHES, Computed, Worker
+from service.batching.worker import MAX_IN_FLIGHT, ComputedBatch, Worker
 from service.errors import (
     BadInputError,
     BodyTooLargeError,
@@ -49,21 +51,27 @@ from service.errors import (
 )
 
 ENOUGH_REQUESTS = 16
-"""Of so many, what the event loop computes at once takes less for each than reading it did."""
+"""A batch of this many requests takes less time to compute than its requests took to parse."""
 
-News = TypeVar("News")
+MAX_QUEUE_RATIO = 4
+"""The most rows that wait, of all callers together, as a multiple of `max_queue_rows`."""
+
+_EWMA_WEIGHT = 0.25
+"""Of the last full batch, in the average of the seconds of full batches."""
+
+Value = TypeVar("Value")
 
 
 class BatchReport(NamedTuple):
-    """One executed batch, and the requests that were answered with it, all of whose rows are done.
+    """One computed batch, and the requests whose last rows were in it.
 
     Attributes:
         rows: of the batch.
-        requests: of which it held a part.
+        requests: with rows in the batch.
         timings: of the batch.
         waits: the queue seconds of each request that was answered.
         answered_rows: of these requests.
-        answered_seconds: from submission to answer, of all of them together.
+        answered_seconds: from submission to response, the sum over these requests.
     """
 
     rows: int
@@ -75,34 +83,30 @@ class BatchReport(NamedTuple):
 
 
 class MicroBatcher:
-    """Batches the requests for one model. Create it, use it and close it on one event loop.
+    """Batches the requests for one model. Create, use and close it on one event loop.
 
     Args:
-        compute: maps a batch's inputs to its outputs, row by row, on one thread of the batcher's
-            own. It must not write to its inputs (a batch of one request is the caller's own arrays)
-            and must return fresh arrays (callers get views of them).
-        max_batch_rows: the most rows of a batch.
-        max_queue_rows: the most rows that may wait.
-        max_delay: seconds that an idle batcher waits for company, unless a batch is full; keep it
-            well below the timeouts.
-        max_wait: seconds. Where what is in compute and the full batches that wait take longer, at
-            the pace of the last full ones, who comes now is refused.
-        full_seconds: what a full batch takes, as far as is known before there was one.
-        ahead_seconds: where a full batch takes at most so long, one that waits is given to the
-            thread while it computes another, so that it goes on without waiting for the event loop.
-            Such a batch counts as in compute: so much later may a deadline be kept, and so much be
-            computed for callers that have gone.
-        inline_rows: a batch of at most so many is computed on the event loop, which stands still
-            meanwhile.
-        inline_compute: does so, where it is not to be `compute`.
-        enough_requests: where so many fill a batch of `inline_rows`, it does not wait for the end
-            of the turn.
-        whole: whether each request is one batch, however many rows it has: for a model whose
-            answer to a row depends on the rows beside it. `max_delay` does not apply then.
-        judge: whose fault it is that a request fails alone, asked where `compute` failed; without
-            it the model is at fault.
+        compute: maps a batch's inputs to its outputs, row by row, on the batcher's thread. It must
+            not write to its inputs (a batch of one request holds the caller's own arrays) and must
+            return fresh arrays (callers get views of them).
+        max_batch_rows: the most rows in a batch.
+        max_queue_rows: the most rows that may be computed for a request and before it. Since
+            requests of few rows pass large ones, and callers do not wait for all rows of others,
+            `MAX_QUEUE_RATIO` times as many may wait.
+        max_delay: seconds that an idle batcher waits for more requests, unless a batch is full.
+            Keep it well below the timeouts.
+        max_wait: seconds. A new request is refused if the batches before its last rows take longer.
+        full_seconds: the seconds of a full batch, until the first one was timed.
+        prefetch_seconds: if a full batch takes at most this long, the thread gets the next full
+            batch while it computes, so that it does not wait for the event loop. A prefetched batch
+            counts as in compute: its deadlines and cancellations are no longer looked at.
+        inline_rows: a batch of at most this many rows is computed on the event loop.
+        inline_compute: computes those batches; by default `compute`.
+        enough_requests: if this many requests fill a batch of `inline_rows`, the batch is computed
+            before the end of the loop iteration.
+        judge: decides whose fault it is that a request fails alone; without it, the model's.
         name: of the model, for the errors and the thread.
-        on_batch: told of each batch, on the event loop, after its callers are answered.
+        on_batch: called with the report of each batch, on the event loop, after its callers.
 
     Raises:
         ValueError: `1 <= max_batch_rows <= max_queue_rows` does not hold.
@@ -117,11 +121,10 @@ class MicroBatcher:
         max_delay: float = 0.0,
         max_wait: float = math.inf,
         full_seconds: float = 0.0,
-        ahead_seconds: float = 0.0,
+        prefetch_seconds: float = 0.0,
         inline_rows: int = 0,
         inline_compute: Callable[[Arrays], Arrays] | None = None,
         enough_requests: int = ENOUGH_REQUESTS,
-        whole: bool = False,
         judge: Judge | None = None,
         name: str,
         on_batch: Callable[[BatchReport], None] | None = None,
@@ -133,127 +136,165 @@ class MicroBatcher:
             )
         self._max_batch_rows = max_batch_rows
         self._max_queue_rows = max_queue_rows
-        self._max_delay = 0.0 if whole else max_delay
-        self._whole = whole
+        self._max_delay = max_delay
         self._max_wait = max_wait
         self._inline_rows = inline_rows
         self._enough_requests = enough_requests
-        self._ahead_seconds = ahead_seconds
+        self._prefetch_seconds = prefetch_seconds
         self._name = name
         self._on_batch = on_batch
 
         self._loop = asyncio.get_running_loop()
-        self._queue = RequestQueue(self._refuse_late, whole=whole)
-        self._pace = full_seconds  # of a full batch, the last ones counting most
-        self._release: asyncio.Handle | None = None  # the planned dispatch of an idle batcher
-        self._handing_out = False  # while callers are told, and perhaps ask again at once
+        self._queue = RequestQueue(self._refuse_late, max_batch_rows)
+        self._batch_seconds_ewma = full_seconds  # of full batches and of whole requests
+        self._scheduled: asyncio.Handle | None = None  # the next dispatch of an idle batcher
+        self._unbatching = False  # callbacks run, and may submit requests
         self._closing = False
-        run = partial(run_batch, compute=compute, name=name, judge=judge, whole=whole)
+        run = partial(run_batch, compute=compute, name=name, judge=judge)
         self._run_inline = partial(run, compute=inline_compute or compute)
         self._worker = Worker(run, self._finish, f"batcher-{name}")
 
     @property
     def queued_rows(self) -> int:
-        """Rows that wait; those being computed are not among them."""
+        """The rows that wait, without those in compute."""
         return self._queue.rows
 
     @property
-    def given_up(self) -> int:
-        """How many computes were given up and still hold a thread."""
-        return self._worker.given_up
+    def hung(self) -> int:
+        """The number of abandoned computes that still hold a thread."""
+        return self._worker.hung
 
-    def check_room(self, rows: int = 1) -> None:
-        """Tell a caller who comes now, with so many rows, whether it is worth its while.
+    def check_capacity(self, rows: int = 1, caller: str = "", whole: bool = False) -> None:
+        """Check that a request of this many rows would be accepted now.
+
+        One batch may wait, however slow. Beyond it, a request is refused for what would be computed
+        before its last rows (`RequestQueue.count_ahead`), which is at most all that waits:
+
+        - A request of at most one turn, an eighth of `max_batch_rows`, waits for one turn of each
+          other request of its caller, and a larger one for as many turns as it takes itself.
+        - While the caller computes these rows, each other caller computes at most as many.
+
+        Memory is bounded: at most `MAX_QUEUE_RATIO` times `max_queue_rows` wait.
+
+        Args:
+            rows: of the request.
+            caller: whose request it is.
+            whole: whether the request is one batch.
 
         Raises:
-            NotReadyError: The batcher is closing.
-            QueueFullError: The queue has no room for them now, or is too long.
-
+            NotReadyError: the batcher is closing.
+            QueueFullError: the queue has too little room for the rows, or its wait is too long.
         """
         if self._closing:
             raise NotReadyError(f"Model {self._name} is shutting down.")
-        if self._queue.rows + rows > self._max_queue_rows:
+        queue, room = self._queue, self._max_queue_rows
+        wanted = queue.rows + rows
+        if wanted <= self._max_batch_rows and not queue.whole_requests:
+            return
+        if wanted > room and (
+            wanted > MAX_QUEUE_RATIO * room or not queue.has_room(rows, caller, room)
+        ):
             raise QueueFullError(
-                f"Model {self._name} has {self._queue.rows} rows waiting and room for "
-                f"{self._max_queue_rows}. Try again later."
+                f"Model {self._name} has {queue.rows} rows waiting and room for "
+                f"{room}. Try again later.",
+                self._wait(-(-(wanted - room) // self._max_batch_rows)),
             )
-        waiting = len(self._queue) if self._whole else self._queue.rows // self._max_batch_rows
-        if waiting:  # one batch may wait, however slow
-            wait = (waiting + self._worker.batches) * self._pace
+        if self._wait(queue.count_batches()) > self._max_wait:
+            ahead = queue.count_ahead(rows, caller, whole=whole)
+            wait = self._wait(ahead.batches)
             if wait > self._max_wait:
                 raise QueueFullError(
-                    f"Model {self._name} has {self._queue.rows} rows waiting, which take "
-                    f"{wait:.1f} seconds. Try again later."
+                    f"Model {self._name} has {ahead.rows} rows waiting, which take "
+                    f"{wait:.1f} seconds. Try again later.",
+                    wait - self._max_wait,
                 )
 
-    def give_up_after(self, seconds: float) -> None:
-        """Give up a compute that has lasted so long. For whoever looks now and then.
+    def _wait(self, batches: int) -> float:
+        """Return the seconds until this many waiting batches are computed; 0 if none waits."""
+        return batches and (batches + self._worker.batches) * self._batch_seconds_ewma
 
-        The requests of its batch are computed again, each alone, and the guilty one is told.
+    def abandon_hung(self, seconds: float) -> None:
+        """Abandon a compute that has lasted for `seconds`. A watchdog calls this regularly.
+
+        The requests of its batch are computed again one by one. A request that was alone in it
+        fails.
         """
-        given_back = self._worker.give_up_after(seconds)
-        if not given_back:
+        returned = self._worker.abandon_hung(seconds)
+        if not returned:
             return
-        for batch in reversed(given_back):
-            self._queue.put_back(batch)
-        lost = given_back[0]
-        for part in lost:
+        for batch in reversed(returned):
+            self._queue.requeue(batch)
+        hung = returned[0]
+        for part in hung:
             part.request.suspect = True
-        if len(lost) == 1:
+        if len(hung) == 1:
             cause = TimeoutError(f"the compute did not end within {seconds:g} seconds")
-            self._settle(lost[0].request, fault(self._name, cause))
-        self._go_on()
+            self._complete(hung[0].request, fault(self._name, cause))
+        self._continue()
 
     def enqueue(
         self,
         inputs: Arrays,
-        done: Callable[[Answer | ServiceError], None],
+        done_callback: DoneCallback,
         *,
         timeout: float | None = None,
-    ) -> Request:
-        """Compute one request of one or more rows, in whatever company.
+        whole: bool = False,
+        inline: bool = True,
+        caller: str = "",
+    ) -> InferenceRequest:
+        """Submit one request of one or more rows, to be batched with others unless it is whole.
 
-        Names, dtypes and trailing shapes are the model's, and all arrays have equally many rows:
-        the caller has checked. A request of which rows still wait `timeout` seconds from now is
-        given up; once all are in compute it is answered, however late, unless its batch fails: then
-        it is repeated only in time.
+        The caller has checked the names, dtypes and trailing shapes, and that all arrays have the
+        same number of rows.
 
-        `done` is called once, on the event loop; a coroutine for each request would cost more than
-        a small prediction. It gets the answer, or an error that was never raised: its traceback
-        would hold the request, and with it all its rows until the collector comes by.
+        Args:
+            inputs: the input arrays by name.
+            done_callback: called once, on the event loop, with the response or an error. A callback
+                costs less than the task of a small prediction would. The error was never raised:
+                its traceback would keep the request's rows alive until the garbage collector runs.
 
-        - DeadlineExceededError: Its deadline passed before all its rows were in compute.
-        - ModelFaultError: The model raised, hung or gave a wrong number of rows for its rows alone;
-          the cause says which.
-        - What `judge` gives, where it finds that another error fits better.
+                - DeadlineExceededError: the deadline passed before all rows were in compute.
+                - ModelFaultError: the model raised, hung or returned a wrong number of rows for
+                  these rows alone; the cause says which.
+                - An error that `judge` returned.
+            timeout: seconds after which a request with waiting rows is refused. Once all rows are
+                in compute, the response is given however late, unless the batch fails: it is then
+                repeated only before the deadline.
+            inline: whether the event loop may compute the request, if it is whole: its rows may be
+                larger than those that `inline_rows` is for.
+            whole: whether the request is one batch, whatever its number of rows, because its rows
+                may depend on each other. `max_delay` does not apply then.
+            caller: whose request it is; callers share the batches equally.
+
+        Returns:
+            The request. Its `cancel` takes it back: `done_callback` is not called then.
 
         Raises:
-            NotReadyError: The batcher is closing.
-            BadInputError: The request has no rows.
-            BodyTooLargeError: It has more rows than the queue may ever hold.
-            QueueFullError: It has more rows than the queue has room for now.
-
+            NotReadyError: the batcher is closing.
+            BadInputError: the request has no rows.
+            BodyTooLargeError: the request has more rows than the queue may ever hold.
+            QueueFullError: the queue has too little room for the rows now.
         """
         rows = len(next(iter(inputs.values())))
         if self._is_enough(rows):
             self._dispatch()
-        self._admit(rows)
+        self._check_rows(rows, caller, whole)
         now = time.monotonic()
         deadline = math.inf if timeout is None else now + timeout
-        request = Request(inputs, rows, rows, now, deadline, done)
+        request = InferenceRequest(
+            inputs, rows, rows, now, deadline, done_callback, caller, whole=whole, inline=inline
+        )
         self._queue.add(request)
-        self._plan()
+        if whole and self._max_delay:
+            self._unschedule()  # the batch ahead gets no more rows
+        self._schedule()
         return request
 
-    def withdraw(self, request: Request) -> None:
-        """The request's caller has gone: it is not told, and its waiting rows are not computed."""
-        request.done = None
-        self._queue.remove(request)
-
     async def close(self) -> None:
-        """Refuse new requests, finish the queued ones, end the thread. May be called again.
+        """Refuse new requests, compute the queued ones, end the thread. May be called again.
 
-        It waits for the compute in flight; who cannot wait for one that hangs bounds this call.
+        This waits for the compute in flight; a caller that cannot wait for a hung one sets a
+        timeout.
         """
         self._closing = True
         if not self._worker.batches:
@@ -261,9 +302,9 @@ class MicroBatcher:
         await self._worker.stopped()
         self._queue.close()
 
-    # On the event loop: the way into a batch.
+    # From the queue into a batch.
 
-    def _admit(self, rows: int) -> None:
+    def _check_rows(self, rows: int, caller: str, whole: bool) -> None:
         if rows < 1:
             raise BadInputError("The request has no rows; send at least one.")
         if rows > self._max_queue_rows:
@@ -271,131 +312,143 @@ class MicroBatcher:
                 f"The request has {rows} rows; model {self._name} takes at most "
                 f"{self._max_queue_rows} in one request. Send them in several."
             )
-        self.check_room(rows)
+        self.check_capacity(rows, caller, whole)
 
     def _is_enough(self, more_rows: int) -> bool:
-        """Whether those who wait are as many as the event loop computes at once.
+        """Return whether the waiting requests fill a batch for the event loop.
 
-        To leave them to the thread, together with whoever comes next, would cost more: it takes
-        Python's lock from the event loop and gives it back.
+        A larger batch would go to the thread, which costs more: the thread and the event loop
+        share Python's lock.
         """
         return (
             self._queue.rows <= self._inline_rows < self._queue.rows + more_rows
             and len(self._queue) >= self._enough_requests
-            and not (self._worker.batches or self._handing_out)
+            and not (self._worker.batches or self._unbatching)
         )
 
-    def _plan(self) -> None:
-        """See to it that what waits is dispatched, now or later."""
-        if self._handing_out:
-            return  # who hands out goes on afterwards
+    def _schedule(self) -> None:
+        """Dispatch the waiting requests now, or schedule the dispatch."""
+        if self._unbatching:
+            return  # `_continue` follows
         is_full = self._queue.rows >= self._max_batch_rows > self._inline_rows
         if self._worker.batches:
-            if is_full and self._may_go_ahead():
+            if is_full and self._may_prefetch():
                 self._dispatch()
         elif is_full:
             self._dispatch()
-        elif self._release is None and self._max_delay > 0:
-            self._release = self._loop.call_later(self._max_delay, self._dispatch)
-        elif self._release is None:
-            # Not right here: whoever else arrives in this turn of the loop shares the batch.
-            self._release = self._loop.call_soon(self._dispatch)
+        elif self._scheduled is None and self._max_delay > 0 and not self._queue.whole_requests:
+            self._scheduled = self._loop.call_later(self._max_delay, self._dispatch)
+        elif self._scheduled is None:
+            # Other requests of this loop iteration join the batch.
+            self._scheduled = self._loop.call_soon(self._dispatch)
 
-    def _may_go_ahead(self) -> bool:
-        """Whether the worker may have the next batch before it is done with this one."""
-        return self._worker.batches < MOST_BATCHES and 0.0 < self._pace <= self._ahead_seconds
+    def _unschedule(self) -> None:
+        if self._scheduled is not None:
+            self._scheduled.cancel()
+            self._scheduled = None
+
+    def _may_prefetch(self) -> bool:
+        """Return whether the worker may have the next batch before it has computed this one."""
+        is_fast = 0.0 < self._batch_seconds_ewma <= self._prefetch_seconds
+        return self._worker.batches < MAX_IN_FLIGHT and is_fast
 
     def _dispatch(self) -> None:
-        """Give the worker its next batch; when closing and nothing waits, end it."""
-        if self._release is not None:
-            self._release.cancel()
-            self._release = None
-        batch, late = self._queue.take(self._max_batch_rows)
+        """Compute the next batch; if the batcher is closing and the queue empty, end the thread."""
+        self._unschedule()
+        batch, late = self._queue.next_batch()
         rows = count_rows(batch)
-        small = 0 < rows <= self._inline_rows and not batch[0].request.suspect
-        if small and not self._worker.batches:
+        if 0 < rows <= self._inline_rows and self._may_be_inline(batch[0].request):
             started = time.monotonic()
-            self._hand_out(Computed(batch, *self._run_inline(batch), started))
-            if self._queue or self._closing:
-                self._release = self._loop.call_soon(self._dispatch)
+            self._unbatch(ComputedBatch(batch, *self._run_inline(batch), started))
+            if self._queue.rows or self._closing:
+                self._scheduled = self._loop.call_soon(self._dispatch)
         elif batch or (self._closing and not self._worker.batches):
             self._worker.compute(batch)
-            if self._queue:
-                self._plan()
+            if self._queue.rows:
+                self._schedule()
         self._refuse_late(late)
 
-    # On the event loop: the ways out.
+    def _may_be_inline(self, request: InferenceRequest) -> bool:
+        """Return whether the event loop may compute a small batch that begins with the request."""
+        return request.inline and not (request.suspect or self._worker.batches)
 
-    def _finish(self, computed: Computed) -> None:
-        """Take a batch back from the worker."""
-        self._hand_out(computed)
-        self._go_on()
+    # From a computed batch to the callers.
 
-    def _go_on(self) -> None:
-        """Keep the worker busy, now that it has fewer batches."""
+    def _finish(self, computed: ComputedBatch) -> None:
+        """Unbatch what the worker computed, and dispatch the next batch."""
+        self._unbatch(computed)
+        self._continue()
+
+    def _continue(self) -> None:
+        """Keep the worker busy after it has returned a batch."""
         if self._worker.batches:
-            self._plan()
-        elif not self._handing_out:
+            self._schedule()
+        elif not self._unbatching:
             self._dispatch()
 
-    def _hand_out(self, computed: Computed) -> None:
+    def _unbatch(self, computed: ComputedBatch) -> None:
         """Give each request of a batch its outcome, and report the batch.
 
-        Nothing is dispatched meanwhile, whatever a caller does when it is told: of a request that
-        was split, a later part must not be handed out before this one.
+        Nothing is dispatched meanwhile, whatever the callbacks do: the later slice of a split
+        request must not be unbatched before this one.
         """
-        self._handing_out = True
+        self._unbatching = True
         batch, outcomes, timings, started = computed
         rows, seconds, now = count_rows(batch), sum(timings), time.monotonic()
-        if self._whole or rows == self._max_batch_rows:
-            self._pace += 0.25 * (seconds - self._pace)
+        if batch[0].request.whole or rows == self._max_batch_rows:
+            self._batch_seconds_ewma += _EWMA_WEIGHT * (seconds - self._batch_seconds_ewma)
         waits, answered_rows, answered_seconds = [], 0, 0.0
         for (request, start, stop), outcome in zip(batch, outcomes, strict=True):
             if isinstance(outcome, ServiceError):
-                self._settle(request, outcome)
+                self._complete(request, outcome)
                 continue
-            answer: Answer | ServiceError
-            answer = Answer(outcome, started - request.arrived, seconds, rows)
+            response: InferenceResponse | ServiceError
+            response = InferenceResponse(outcome, started - request.arrived, seconds, rows)
             if stop - start < request.rows:
-                request.answers.append(answer)
+                request.responses.append(response)
                 if stop < request.rows:
                     continue
-                answer = self._answer_of_parts(request.answers)
-            if request.done is not None and isinstance(answer, Answer):
-                waits.append(answer.queue_seconds)
+                response = self._join_responses(request.responses)
+            if request.done_callback is not None and isinstance(response, InferenceResponse):
+                waits.append(response.queue_seconds)
                 answered_rows += stop
                 answered_seconds += now - request.arrived
-            self._settle(request, answer)
+            self._complete(request, response)
         if self._on_batch is not None:
             report = rows, len(batch), timings, waits, answered_rows, answered_seconds
-            self._tell(self._on_batch, BatchReport(*report))
-        self._handing_out = False
+            self._invoke(self._on_batch, BatchReport(*report))
+        self._unbatching = False
 
-    def _answer_of_parts(self, parts: Sequence[Answer]) -> Answer | ServiceError:
-        """The answer to a request that was computed in several batches."""
+    def _join_responses(
+        self, responses: Sequence[InferenceResponse]
+    ) -> InferenceResponse | ServiceError:
+        """Join the responses to the slices of a request that was computed in several batches."""
         try:
-            outputs = joined([part.outputs for part in parts])
+            outputs = joined([response.outputs for response in responses])
         except Exception as mismatch:  # noqa: BLE001 - the model's outputs may be anything
             return fault(self._name, mismatch)
-        compute_seconds = sum(part.compute_seconds for part in parts)
-        return Answer(outputs, parts[0].queue_seconds, compute_seconds, parts[-1].batch_rows)
+        first, last = responses[0], responses[-1]
+        compute_seconds = sum(response.compute_seconds for response in responses)
+        return InferenceResponse(outputs, first.queue_seconds, compute_seconds, last.batch_rows)
 
-    def _refuse_late(self, late: Sequence[Request]) -> None:
+    def _refuse_late(self, late: Sequence[InferenceRequest]) -> None:
         for request in late:
-            self._settle(request, too_late(self._name))
+            self._complete(request, too_late(self._name))
 
-    def _settle(self, request: Request, answer: Answer | ServiceError) -> None:
-        """Answer a request, unless its caller has gone or has been answered before."""
+    def _complete(
+        self, request: InferenceRequest, response: InferenceResponse | ServiceError
+    ) -> None:
+        """Call the request's callback, unless the request was cancelled or completed before."""
         self._queue.remove(request)
-        if request.done is None:
+        if request.done_callback is None:
             return
-        done, request.done = request.done, None
-        self._tell(done, answer)
+        done_callback, request.done_callback = request.done_callback, None
+        self._invoke(done_callback, response)
 
-    def _tell(self, told: Callable[[News], None], news: News) -> None:
-        """Call back; a callback that fails takes nothing from its neighbours."""
+    def _invoke(self, callback: Callable[[Value], None], value: Value) -> None:
+        """Call back; an exception of one callback does not affect the other requests."""
         try:
-            told(news)
-        except (Exception, asyncio.CancelledError) as mistake:  # noqa: BLE001 - the batcher goes on
+            callback(value)
+        except (Exception, asyncio.CancelledError) as mistake:  # noqa: BLE001 - as said
             message = f"a callback of the batcher of {self._name} failed"
             self._loop.call_exception_handler({"message": message, "exception": mistake})

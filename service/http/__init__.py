@@ -1,1 +1,1 @@
-"""How a request comes in and its answer goes out; begin with `front.py`."""
+"""HTTP: the app around every request, authentication, bodies, responses."""

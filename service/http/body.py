@@ -1,12 +1,14 @@
-"""A request's body, whole: bounded in size, in time, and in what it expands to.
+"""Read the whole body of a request, with limits on its size, time and decompressed size.
 
-And all bodies that are arriving, together: or many callers, each within its bounds, would take the
-memory.
+The bodies that are being received share one memory limit: many clients, each within its own limits,
+could otherwise exhaust the memory.
 """
 
 import asyncio
 import zlib
 from collections.abc import Mapping
+from contextlib import suppress
+from typing import Any
 
 from starlette.types import Message, Receive
 
@@ -17,40 +19,41 @@ from service.errors import (
     BodyTooLargeError,
     UnsupportedMediaError,
 )
+from service.json_body import Body
+from service.processes.jobs import LARGE_BYTES, run_job, whole
 from service.settings import Settings
+from service.telemetry.request_context import current_request
 
-# What zlib calls each Content-Encoding; "deflate" is zlib's own format, says RFC 9110.
+# zlib's value for each Content-Encoding; "deflate" is zlib's own format (RFC 9110).
 _WINDOW_BITS = {
     b"gzip": 16 + zlib.MAX_WBITS,
     b"x-gzip": 16 + zlib.MAX_WBITS,
     b"deflate": zlib.MAX_WBITS,
 }
-_PIECE = 2**16  # bytes: zlib copies what follows a member in them
-_MOST_MEMBERS = 10_000  # of a gzip stream: empty ones take time, and expand to nothing
+_PIECE = 2**16  # bytes per call: zlib copies what follows the end of a gzip member
+_MAX_MEMBERS = 10_000  # of a gzip stream: empty ones take time, and expand to nothing
 
 
 class _Arriving:
-    """The bytes of all bodies that are arriving in this process."""
+    """The size of all bodies that this process is receiving."""
 
     bytes = 0
 
 
-async def read_body(
-    headers: Mapping[bytes, bytes], receive: Receive, settings: Settings
-) -> bytes | bytearray:
-    """The whole body, decompressed.
+async def read_body(headers: Mapping[bytes, bytes], receive: Receive, settings: Settings) -> Body:
+    """Return the whole body, decompressed.
 
     Args:
-        headers: the request's, names in lower case, as ASGI gives them.
-        receive: ASGI's.
-        settings: they hold the limits.
+        headers: of the request, names in lower case.
+        receive: of ASGI.
+        settings: hold the limits.
 
     Raises:
-        BodyTooLargeError: it is larger than the settings allow, says so, or expands so far.
-        BodyTimeoutError: it did not arrive in time.
-        BodiesFullError: with the others that are arriving it takes more than they may.
-        UnsupportedMediaError: it is compressed in another way than gzip or deflate, or twice.
-        BadInputError: its caller went away before its end, or it is not what it says it is.
+        BodyTooLargeError: the body, its declared length or its decompressed size exceeds the limit.
+        BodyTimeoutError: the body did not arrive in time.
+        BodiesFullError: all bodies being received exceed their common limit.
+        UnsupportedMediaError: the body is compressed other than once with gzip or deflate.
+        BadInputError: the client disconnected before the end, or the compressed data is invalid.
     """
     limit = settings.max_body_bytes
     declared = headers.get(b"content-length", b"")
@@ -71,20 +74,24 @@ async def read_body(
     if len(body) > limit:
         raise _too_large(limit)
     encoding = headers.get(b"content-encoding")
-    return body if encoding is None else _decoded(body, encoding, limit)
+    return body if encoding is None else await _decoded(body, encoding, limit)
 
 
 async def _in_parts(
     message: Message, receive: Receive, settings: Settings
 ) -> tuple[bytearray, Message]:
-    """A body of which `message` is the first part, up to its end or its limit; the last message."""
-    # Not a list of chunks: of those a client may send one for each byte.
+    """Receive the body that begins with `message`, up to its end or limit.
+
+    Returns:
+        The body and the last message.
+    """
+    # One buffer, not a list of chunks: a client may send one chunk per byte.
     body, counted = bytearray(message.get("body", b"")), 0
     try:
         while message.get("more_body") and len(body) <= settings.max_body_bytes:
             _Arriving.bytes += len(body) - counted
             counted = len(body)
-            if _Arriving.bytes > settings.max_bodies_bytes:
+            if _Arriving.bytes > settings.max_buffered_bytes:
                 raise BodiesFullError("Too many large bodies are arriving. Try again later.")
             message = await receive()
             body += message.get("body", b"")
@@ -93,8 +100,8 @@ async def _in_parts(
     return body, message
 
 
-def _decoded(body: bytes | bytearray, encoding: bytes, limit: int) -> bytes | bytearray:
-    """The body without its one coding; `identity`, and an empty element of the list, are none."""
+async def _decoded(body: bytes | bytearray, encoding: bytes, limit: int) -> Body:
+    """Return the body without its one coding; `identity` and empty list elements are ignored."""
     codings = [coding.strip().lower() for coding in encoding.split(b",")]
     codings = [coding for coding in codings if coding not in (b"", b"identity")]
     if not codings:
@@ -105,6 +112,26 @@ def _decoded(body: bytes | bytearray, encoding: bytes, limit: int) -> bytes | by
             ("Accept-Encoding", "gzip, deflate"),
         )
     coding = codings[0].removeprefix(b"x-")
+    if len(body) <= LARGE_BYTES:
+        with suppress(BodyTooLargeError):
+            return expand(body, coding, min(limit, LARGE_BYTES))
+        if limit <= LARGE_BYTES:
+            raise _too_large(limit)
+    return await run_job(current_request().caller, expand_large, whole(body), coding, limit)
+
+
+def expand_large(body: bytearray, coding: bytes, limit: int) -> Any:
+    """Expand as `expand` does, in another process."""
+    return whole(expand(body, coding, limit))
+
+
+def expand(body: bytes | bytearray, coding: bytes, limit: int) -> bytearray:
+    """Return the decompressed body; a gzip stream may have several members.
+
+    Raises:
+        BadInputError: the body is not compressed so.
+        BodyTooLargeError: the result is larger than `limit`.
+    """
     try:
         return _expanded(body, coding, limit)
     except zlib.error as error:
@@ -112,9 +139,8 @@ def _decoded(body: bytes | bytearray, encoding: bytes, limit: int) -> bytes | by
 
 
 def _expanded(body: bytes | bytearray, coding: bytes, limit: int) -> bytearray:
-    """What a body expands to; gzip may have several members, one after the other."""
     rest, expanded, members = memoryview(body), bytearray(), 0
-    while members == 0 or (rest and coding == b"gzip" and members < _MOST_MEMBERS):
+    while members == 0 or (rest and coding == b"gzip" and members < _MAX_MEMBERS):
         members += 1
         expander = zlib.decompressobj(_WINDOW_BITS[coding])
         while rest and not expander.eof:

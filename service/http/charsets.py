@@ -1,4 +1,4 @@
-"""The charsets in which the text of a form is read, and the refusal of any other."""
+"""The charsets that are accepted in the text fields of a form."""
 
 from python_multipart.multipart import parse_options_header
 
@@ -13,16 +13,16 @@ CHARSETS = frozenset(
         *("ibm819", "cp819", "csisolatin1"),
     }
 )
-"""UTF-8, US-ASCII and ISO-8859-1 by their registered names and usual ones, in lower case."""
+"""UTF-8, US-ASCII and ISO-8859-1 by their registered and common names, in lower case."""
 
 
 def require_charset(content_type: bytes) -> None:
-    """Refuse a form in another charset before the form's parser asks Python for its codec.
+    """Refuse a form in another charset before the parser asks Python for its codec.
 
-    Python keeps whatever name it was asked for, known or not, for as long as the process lives.
+    Python caches every codec name it is asked for, known or not, until the process ends.
 
     Args:
-        content_type: the form's, which its parser is to get unchanged.
+        content_type: of the form; its parser must get the same value.
 
     Raises:
         UnsupportedMediaError: the form names another charset.

@@ -1,4 +1,4 @@
-"""Answers that are compressed as their caller asks, where that saves much: off the event loop."""
+"""Compression of large responses off the event loop, as `Accept-Encoding` asks."""
 
 import zlib
 from asyncio import Future, get_running_loop
@@ -6,27 +6,27 @@ from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 
 _WINDOW_BITS = {b"gzip": 16 + zlib.MAX_WBITS, b"deflate": zlib.MAX_WBITS}
-"""Of each coding; "deflate" is zlib's own format, says RFC 9110."""
-_LEVEL = 1  # of zlib: the others take several times as long, and save little more
-_MOST_CODINGS = 20  # of a header are looked at
+"""zlib's value for each coding; "deflate" is zlib's own format (RFC 9110)."""
+_LEVEL = 1  # of zlib: higher levels take several times as long, and save little more
+_MAX_CODINGS = 20  # of a header are read
 
-# zlib lets Python's other threads run meanwhile, so one beside the event loop suffices.
+# zlib releases the GIL, so one thread beside the event loop suffices.
 _pool = ThreadPoolExecutor(1, "compression")
 
 
-def asked_coding(headers: Mapping[bytes, bytes]) -> bytes | None:
-    """The coding that `Accept-Encoding` prefers, `gzip` or `deflate`; None for the body as it is.
+def preferred_coding(headers: Mapping[bytes, bytes]) -> bytes | None:
+    """Return the coding that `Accept-Encoding` prefers, `gzip` or `deflate`; None for no coding.
 
-    Of several that are liked as well, the first. `*` names none.
+    Among equal preferences the first wins. `*` names no coding.
 
     Args:
-        headers: the request's, names in lower case.
+        headers: of the request, names in lower case.
     """
     accepted = headers.get(b"accept-encoding")
     if accepted is None:
         return None
     found, best, plain = None, 0.0, 0.0
-    for element in accepted.lower().split(b",", _MOST_CODINGS)[:_MOST_CODINGS]:
+    for element in accepted.lower().split(b",", _MAX_CODINGS)[:_MAX_CODINGS]:
         name, *parameters = (part.strip() for part in element.split(b";"))
         quality = _quality(parameters)
         if name == b"identity":
@@ -37,7 +37,7 @@ def asked_coding(headers: Mapping[bytes, bytes]) -> bytes | None:
 
 
 def compressed(body: bytes, coding: bytes) -> "Future[bytes]":
-    """The body in this coding, once a thread has made it, which no cancellation stops."""
+    """Compress the body on a thread. Cancelling the future does not stop the thread."""
     return get_running_loop().run_in_executor(_pool, _compress, body, coding)
 
 
@@ -46,11 +46,11 @@ def _compress(body: bytes, coding: bytes) -> bytes:
         packer = zlib.compressobj(_LEVEL, wbits=_WINDOW_BITS[coding])
         return packer.compress(body) + packer.flush()
     except MemoryError:
-        return body  # it is not shorter, and so is sent as it is
+        return body  # not shorter, so the response is sent uncompressed
 
 
 def _quality(parameters: list[bytes]) -> float:
-    """How well a coding is liked, 0 for not at all: 1 where nothing is said."""
+    """Return the quality value of a coding: 1 by default, 0 if not acceptable."""
     for parameter in parameters:
         key, _, value = parameter.partition(b"=")
         if key.strip() == b"q":

@@ -1,12 +1,12 @@
-"""Which hosts and origins a request may name, where no API keys are asked for.
+"""Checks of the host and origin of requests; active without API keys.
 
-A web page of another site can have the browser on this machine send requests to this service: to
-its address, or to a name of the page's own that the page's DNS server points at this address (DNS
-rebinding). The browser tells both in headers that no page can set: `Origin` and `Sec-Fetch-Site`
-name the page, `Host` the name that was asked. Programs that are no browsers send no `Origin`.
+A web page of another site can make the browser on this machine send requests to this service: to
+its address, or to a name of the page's own that the page's DNS server resolves to this address (DNS
+rebinding). The browser reveals both in headers that no page can set: `Origin` and `Sec-Fetch-Site`
+name the page, and `Host` the requested name. Clients that are not browsers send no `Origin`.
 
-Where there are keys, nothing is checked here: a page has no key, and CORS decides whose page may
-send one.
+With API keys, nothing is checked here: a page has no key, and CORS decides which pages may send
+one.
 """
 
 import re
@@ -20,19 +20,19 @@ from service.settings import Settings
 _AUTHORITY = re.compile(r"(\[[\da-f:.]+(?:%[\w.~-]+)?\]|[\w.-]+)(?::(\d{0,5}))?", re.ASCII)
 _DEFAULT_PORTS = {"http": "80", "https": "443"}
 _LOCAL = ("localhost", "*.localhost")
-_MOST_KNOWN = 1_000  # values of Host
-_LONGEST_KNOWN = 300  # bytes of one
+_MAX_KNOWN = 1_000  # values of Host
+_MAX_KNOWN_BYTES = 300  # bytes of one
 
 
 class Authority(NamedTuple):
-    """A host in lower case, without the root's dot, and its port: "" for none or the scheme's."""
+    """A host in lower case, without a final dot, and its port: "" for none or the default port."""
 
     host: str
     port: str
 
 
 def parse_authority(text: str, scheme: str = "http") -> Authority | None:
-    """`example.com:8080` → its host and port; None where `text` is something else."""
+    """Parse `example.com:8080` into host and port; return None if `text` is malformed."""
     found = _AUTHORITY.fullmatch(text.lower())
     if found is None:
         return None
@@ -41,10 +41,10 @@ def parse_authority(text: str, scheme: str = "http") -> Authority | None:
 
 
 class OriginPolicy:
-    """Refuses what a page of another site, or under another name, had a browser send.
+    """The policy that refuses requests sent by pages of other sites, or under other names.
 
     Args:
-        settings: whether there are keys; the hosts and the origins that are allowed.
+        settings: whether there are keys; the allowed hosts and origins.
     """
 
     def __init__(self, settings: Settings) -> None:
@@ -55,13 +55,13 @@ class OriginPolicy:
         self._domains = tuple(host[1:] for host in hosts if host.startswith("*."))
         self._origins = frozenset(settings.cors_origins)
         self._known: set[bytes | None] = {None}
-        """Values of `Host` that were accepted; None, since HTTP/1.0 has requests without one."""
+        """Accepted values of `Host`; None, as HTTP/1.0 requests may lack the header."""
 
     def accepts_everywhere(self, headers: Mapping[bytes, bytes]) -> bool:
-        """Whether `check` would pass, whichever connection the request came on.
+        """Return whether `check` would pass, whichever connection the request came on.
 
-        It takes less than a microsecond for a host that was accepted before; for requests of
-        browsers it is False.
+        The check takes less than a microsecond for a known host. It is False for requests of
+        browsers.
         """
         if not self._checks:
             return True
@@ -71,23 +71,23 @@ class OriginPolicy:
         return host in self._known or self._accepts(host, None)
 
     def check(self, headers: Mapping[bytes, bytes], address: str | None) -> None:
-        """Accept the request, or refuse it.
+        """Accept the request, or raise.
 
         Args:
-            headers: the request's, names in lower case.
-            address: this server's, on the connection that the request came on.
+            headers: of the request, names in lower case.
+            address: of this server, on the connection of the request.
 
         Raises:
-            MisdirectedRequestError: its host is neither local nor allowed.
-            ForeignOriginError: it was sent by a page of an origin that is not allowed.
+            MisdirectedRequestError: the host is neither local nor allowed.
+            ForeignOriginError: the request was sent by a page of an origin that is not allowed.
         """
         if not self._checks:
             return
         host = headers.get(b"host")
         if not self._accepts(host, address):
             raise MisdirectedRequestError(
-                f"This service does not answer for the host {_shown(host)}; "
-                "FITSERVE_ALLOWED_HOSTS names those that it does, beside local ones."
+                f"This service does not serve the host {_shown(host)}; "
+                "FITSERVE_ALLOWED_HOSTS names the hosts that it serves besides local ones."
             )
         origin = headers.get(b"origin")
         if origin is None:
@@ -99,7 +99,7 @@ class OriginPolicy:
             )
 
     def _check_site(self, headers: Mapping[bytes, bytes]) -> None:
-        """Refuse a page's simple GET for a script or picture; who follows a link may come."""
+        """Refuse the load of a script or picture by another site's page; links are allowed."""
         foreign = headers.get(b"sec-fetch-site") in (b"cross-site", b"same-site")
         if foreign and headers.get(b"sec-fetch-mode") != b"navigate" and not self._origins:
             raise ForeignOriginError(
@@ -111,14 +111,14 @@ class OriginPolicy:
         return "*" in self._origins or origin.decode("latin-1") in self._origins
 
     def _is_own(self, origin: bytes, headers: Mapping[bytes, bytes], address: str | None) -> bool:
-        """Whether the page came from this service.
+        """Return whether the page came from this service.
 
-        Its origin is the host that was asked; or, where a proxy asks by a host of its own, the
-        browser says that the page's origin is the one it asked, and that names an accepted host.
+        Its origin is then the requested host. Behind a proxy that uses a host name of its own, the
+        browser marks the request as same-origin instead, and the origin names an accepted host.
         """
         scheme, _, rest = origin.decode("latin-1").partition("://")
         named = parse_authority(rest, scheme) if scheme in _DEFAULT_PORTS else None
-        if named is None:  # `null`: a file, a sandbox; or an extension
+        if named is None:  # `null` (a file, a sandbox) or a browser extension
             return False
         if named == parse_authority(headers.get(b"host", b"").decode("latin-1"), scheme):
             return True
@@ -133,8 +133,8 @@ class OriginPolicy:
             authority is None or not self._accepts_name(authority.host, address)
         ):
             return False
-        if len(host or b"") <= _LONGEST_KNOWN:
-            if len(self._known) >= _MOST_KNOWN:
+        if len(host or b"") <= _MAX_KNOWN_BYTES:
+            if len(self._known) >= _MAX_KNOWN:
                 self._known = {None}
             self._known.add(host)
         return True
@@ -147,7 +147,7 @@ class OriginPolicy:
         if found is None:
             return False
         own = address is not None and found == _ip(_normal(address))
-        return own or found.is_loopback or found.is_unspecified  # 0.0.0.0 leads to this machine
+        return own or found.is_loopback or found.is_unspecified  # 0.0.0.0 is this machine
 
 
 def _ip(text: str) -> IPv4Address | IPv6Address | None:
@@ -158,7 +158,7 @@ def _ip(text: str) -> IPv4Address | IPv6Address | None:
 
 
 def _normal(host: str) -> str:
-    """The name, or the one form of an IP address: no brackets and zone, IPv4 out of IPv6."""
+    """Return the name, or the normal form of an IP address: no brackets, zone or mapped IPv4."""
     found = _ip(host.strip("[]").partition("%")[0])
     if found is None:
         return host

@@ -1,1 +1,1 @@
-"""What the service tells its operator: metrics, statistics, traces, the log."""
+"""Telemetry: request contexts, metrics, statistics, traces and the log."""

@@ -1,4 +1,4 @@
-"""The service's log. It stands under BentoML's, to share its handlers and its level."""
+"""The log of the service, a child of BentoML's logger, with its handlers and level."""
 
 import logging
 from typing import Literal
@@ -9,9 +9,9 @@ logger = logging.getLogger("bentoml.fitserve")
 
 
 def set_up_log(log_format: Literal["console", "json"]) -> None:
-    """Write every line of this process once: ours, BentoML's and uvicorn's.
+    """Write each line of this process once: ours, BentoML's and uvicorn's.
 
-    In JSON, a line is an object with `time`, `level`, `logger`, `message`, and what it is about.
+    In JSON, a line is an object with `time`, `level`, `logger`, `message` and extra fields.
     """
     logging.getLogger("uvicorn.error").propagate = False  # it has the root's handler itself
     if log_format == "console":
@@ -25,4 +25,4 @@ def set_up_log(log_format: Literal["console", "json"]) -> None:
     for name in (None, "bentoml", "uvicorn", "uvicorn.error"):
         for handler in logging.getLogger(name).handlers:
             handler.setFormatter(formatter)
-            handler.filters.clear()  # BentoML's overwrites our `request_id` with its own
+            handler.filters.clear()  # BentoML's filter overwrites our `request_id`

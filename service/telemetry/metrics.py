@@ -1,8 +1,8 @@
-"""The metrics, in Prometheus' format. Every label comes from a closed list.
+"""Metrics in the Prometheus format. Label values come from closed lists.
 
-prometheus_client counts in files that all workers of one server share (`counts_folder.py`): so any
-worker answers for all of them, up to what the others counted half a second ago. Where there is no
-such folder, or the disk is full, it answers for itself alone.
+The workers of a server count in shared files (`multiprocess_folder.py`). Any worker reports for all
+of them; counts of other workers may be half a second old. Without the folder, or with a full disk,
+a worker reports its own counts.
 """
 
 import os
@@ -25,22 +25,20 @@ from prometheus_client import (
 from prometheus_client.metrics_core import Metric, UntypedMetricFamily
 from prometheus_client.multiprocess import MultiProcessCollector, mark_process_dead
 
-from models.card import MODEL_FILES, ModelCard
 from service.batching.batcher import BatchReport
-from service.http.exchange import Exchange
-from service.http.parent import is_worker
-from service.placement import Placement
-from service.telemetry.counts_folder import FOLDER
-from service.telemetry.shared_counts import (
+from service.parent_watch import is_worker
+from service.telemetry.multiprocess import (
     all_are_shared,
     count_alone,
     observe_all,
     share_counts,
 )
+from service.telemetry.multiprocess_folder import FOLDER
+from service.telemetry.request_context import RequestContext
 
 CONTENT_TYPE = CONTENT_TYPE_LATEST
 
-_folder = os.environ.get(FOLDER) if is_worker() else None  # to others it is no server's folder
+_folder = os.environ.get(FOLDER) if is_worker() else None  # set by the supervisor for workers only
 if _folder is None:
     count_alone()
 else:
@@ -54,38 +52,46 @@ _ROWS = tuple(2**power for power in range(13))
 
 _requests = Histogram(
     "fitserve_request_seconds",
-    "From a request's first byte in the service to its answer.",
+    "From a request's first byte in the service to its response.",
     ("endpoint", "model", "status"),
     buckets=_SECONDS,
 )
 _queue = Histogram(
-    "fitserve_queue_seconds", "What a request's first row waited.", ("model",), buckets=_SECONDS
+    "fitserve_queue_seconds",
+    "Wait of a request's first row in the queue.",
+    ("model",),
+    buckets=_SECONDS,
 )
 _compute = Histogram(
-    "fitserve_batch_compute_seconds", "The compute of one batch.", ("model",), buckets=_SECONDS
+    "fitserve_batch_compute_seconds", "Compute time of one batch.", ("model",), buckets=_SECONDS
 )
 _batch_rows = Histogram("fitserve_batch_rows", "Rows in one batch.", ("model",), buckets=_ROWS)
 _batch_requests = Histogram(
     "fitserve_batch_requests", "Requests in one batch.", ("model",), buckets=_ROWS
 )
 _failures = Counter(
-    "fitserve_failures", "Requests that were not answered 2xx, by what kept them from it.",
+    "fitserve_failures", "Requests whose response was not 2xx, by reason.",
     ("endpoint", "model", "reason"),
 )  # fmt: skip
+_slow_readers = Counter(
+    "fitserve_slow_readers",
+    "Clients that were disconnected because they did not read their response, by reason.",
+    ("reason",),
+)
 _keys = Counter("fitserve_key_requests", "Requests by the name of their API key.", ("key",))
 _workers = Gauge("fitserve_workers", "Worker processes that serve.", multiprocess_mode="livesum")
 _queued = Gauge(
     "fitserve_queue_rows",
-    "Rows that wait for their batch.",
+    "Rows waiting in the queue.",
     ("model",),
     multiprocess_mode="livesum",
 )
-_given_up = Gauge(
-    "fitserve_given_up_computes", "Computes that did not end and still hold a thread.",
+_hung = Gauge(
+    "fitserve_given_up_computes", "Computes that hung, were abandoned and still hold a thread.",
     ("model",), multiprocess_mode="livesum",
 )  # fmt: skip
 _info = Gauge(
-    "fitserve_model_info", "1 for each model that serves: what it is, and on what.",
+    "fitserve_model_info", "1 for each model that serves, with its version, runtime and device.",
     ("model", "version", "runtime", "device", "digest"), multiprocess_mode="livemax",
 )  # fmt: skip
 _unused = Gauge(
@@ -94,12 +100,12 @@ _unused = Gauge(
     ("model",), multiprocess_mode="livemax",
 )  # fmt: skip
 _load = Gauge(
-    "fitserve_model_load_seconds", "From a package on the disk to a warm model.",
+    "fitserve_model_load_seconds", "Duration of a model's load, warm-up included.",
     ("model",), multiprocess_mode="livemax",
 )  # fmt: skip
 _parity = Gauge(
     "fitserve_model_parity_difference",
-    "The largest difference of an output from the network's own, as the package proves it.",
+    "The largest difference of an output from the original network's, by the package's proof.",
     ("model",), multiprocess_mode="livemax",
 )  # fmt: skip
 _gpu = Gauge(
@@ -107,22 +113,22 @@ _gpu = Gauge(
     ("device", "kind"), multiprocess_mode="livemax",
 )  # fmt: skip
 
-_MANY = 256
+_MAX_PENDING = 256
 
 _tallies: list["_Tally[Any]"] = []
-_lock = threading.Lock()  # of whoever writes tallies; more may come in meanwhile
+_lock = threading.Lock()  # held while tallies are written
 
 Observed = TypeVar("Observed")
 
 
 class _Tally(Generic[Observed]):
-    """What was observed and is not written yet.
+    """Observed values that are not written yet.
 
-    To write one value takes longer than many other parts of a prediction. Many at once take hardly
-    longer than one.
+    Writing one value takes longer than many parts of a prediction; writing many values takes little
+    longer than writing one.
 
     Args:
-        write_all: writes what it is given, which is never nothing.
+        write_all: writes the values; it is not called without values.
     """
 
     def __init__(self, write_all: Callable[[Sequence[Observed]], None]) -> None:
@@ -131,13 +137,13 @@ class _Tally(Generic[Observed]):
         _tallies.append(self)
 
     def add(self, observed: Observed) -> None:
-        """Note it."""
+        """Add a value."""
         self._observed.append(observed)
-        if len(self._observed) >= _MANY:
+        if len(self._observed) >= _MAX_PENDING:
             self.write()
 
     def write(self) -> None:
-        """Write what has come so far."""
+        """Write the values added so far."""
         with _lock:
             observed = self._observed[:]
             del self._observed[: len(observed)]
@@ -145,49 +151,77 @@ class _Tally(Generic[Observed]):
                 self._write_all(observed)
 
 
-# `labels` looks its series up under a lock each time.
-_answers: dict[tuple[str, str, int], _Tally[float]] = {}
+# `labels` takes a lock to look up its series, so they are cached here.
+_request_tallies: dict[tuple[str, str, int], _Tally[float]] = {}
 
 
-def count_request(exchange: Exchange) -> None:
-    """Count one request that has been answered."""
-    key = (exchange.endpoint, exchange.model, exchange.status)
-    tally = _answers.get(key)
+def count_request(context: RequestContext) -> None:
+    """Count a request that has ended."""
+    key = (context.endpoint, context.model, context.status)
+    tally = _request_tallies.get(key)
     if tally is None:
         series = _requests.labels(*map(str, key))
-        tally = _answers[key] = _Tally(partial(observe_all, series))
-    tally.add(exchange.seconds)
-    if exchange.status >= 400:
-        _failures.labels(exchange.endpoint, exchange.model, exchange.reason or "other").inc()
-    if exchange.key:
-        _keys.labels(exchange.key).inc()
+        tally = _request_tallies[key] = _Tally(partial(observe_all, series))
+    tally.add(context.seconds)
+    if context.status >= 400:
+        _failures.labels(context.endpoint, context.model, context.reason or "other").inc()
+    if context.key:
+        _keys.labels(context.key).inc()
+
+
+def count_slow_reader(reason: str) -> None:
+    """Count a client that was disconnected because it did not read its response.
+
+    Args:
+        reason: `time` or `memory`, the limit that was exceeded.
+    """
+    _slow_readers.labels(reason).inc()
 
 
 def show_worker() -> None:
-    """Show that this process serves, for as long as it lives."""
+    """Report that this process serves, until it ends."""
     _workers.set(1)
 
 
 def show_gpu(device: str, used: int, total: int) -> None:
-    """Show a GPU's memory, in bytes."""
+    """Report the memory of a GPU, in bytes."""
     _gpu.labels(device, "used").set(used)
     _gpu.labels(device, "total").set(total)
 
 
-def show_model(card: ModelCard, placement: Placement, load_seconds: float) -> None:
-    """Show what a model is, where it computes, and how long it took to be ready."""
-    model, runtime = card.name, placement.runtime
-    digest = card.files[MODEL_FILES[runtime.name]].sha256 if runtime.name in card.runtimes else ""
-    _info.labels(model, card.version, runtime.name, runtime.device, digest).set(1)
+def show_model(
+    model: str,
+    version: str,
+    *,
+    runtime: str,
+    device: str,
+    digest: str,
+    load_seconds: float,
+    unused_runtimes: int,
+    parity_difference: float | None,
+) -> None:
+    """Report what a model is, where it computes, and how long its load took.
+
+    Args:
+        model: the name of the model.
+        version: the version of the model.
+        runtime: the runtime that computes it.
+        device: where it computes, `cpu` or `cuda:<index>`.
+        digest: the SHA-256 of the file that the runtime opened, in hexadecimal.
+        load_seconds: duration of the load, from the package on the disk to the warm model.
+        unused_runtimes: how many runtimes of the package cannot use the device.
+        parity_difference: the largest absolute difference of an output from the original network's;
+            None if the package records none.
+    """
+    _info.labels(model, version, runtime, device, digest).set(1)
     _load.labels(model).set(load_seconds)
-    _unused.labels(model).set(len(placement.unused))
-    for record in card.parity:
-        if record.runtime == runtime.name:
-            _parity.labels(model).set(record.largest_absolute_difference)
+    _unused.labels(model).set(unused_runtimes)
+    if parity_difference is not None:
+        _parity.labels(model).set(parity_difference)
 
 
 class ModelMetrics:
-    """What is counted of one model."""
+    """The metrics of one model."""
 
     def __init__(self, model: str) -> None:
         self._queue = _queue.labels(model)
@@ -195,44 +229,44 @@ class ModelMetrics:
         self._rows = _batch_rows.labels(model)
         self._requests = _batch_requests.labels(model)
         self._queued = _queued.labels(model)
-        self._given_up = _given_up.labels(model)
+        self._hung = _hung.labels(model)
         self.count: Callable[[BatchReport], None] = _Tally(self._observe).add
         """Counts one batch."""
 
     def _observe(self, reports: Sequence[BatchReport]) -> None:
-        observe_all(self._compute, [report.timings.compute for report in reports])
+        observe_all(self._compute, [report.timings.compute_infer for report in reports])
         observe_all(self._rows, [report.rows for report in reports])
         observe_all(self._requests, [report.requests for report in reports])
         observe_all(self._queue, [wait for report in reports for wait in report.waits])
 
-    def show_queue(self, rows: int, given_up: int) -> None:
-        """Show how many rows wait, and how many computes were given up."""
+    def show_queue(self, rows: int, hung: int) -> None:
+        """Report how many rows wait, and how many computes hung."""
         self._queued.set(rows)
-        self._given_up.set(given_up)
+        self._hung.set(hung)
 
 
 def write_counts() -> None:
-    """Write what was counted to where the metrics of all workers are read."""
+    """Write all tallies to the files that the workers share."""
     for tally in tuple(_tallies):
         tally.write()
 
 
 def exposition() -> bytes:
-    """Every metric of every worker, as Prometheus reads it, and Triton's names for some of them.
+    """Return the metrics of all workers in the Prometheus format, some also under Triton's names.
 
-    What other workers counted since they last called `write_counts` is not there yet.
+    Counts of other workers since their last `write_counts` are missing.
     """
     write_counts()
     registry = REGISTRY
     if _folder is not None and Path(_folder).is_dir() and all_are_shared():
-        _forget_the_dead(Path(_folder))
+        _remove_dead_workers(Path(_folder))
         registry = CollectorRegistry()
         MultiProcessCollector(registry, _folder)  # type: ignore[no-untyped-call]  # its constructor is untyped
     return generate_latest(_WithTritonNames(registry))
 
 
-def _forget_the_dead(folder: Path) -> None:
-    """A worker that was killed has no queue any more; what it counted stays counted."""
+def _remove_dead_workers(folder: Path) -> None:
+    """Remove the gauges of killed workers; their counters stay."""
     for pid in {file.stem.rpartition("_")[2] for file in folder.glob("gauge_live*.db")}:
         try:
             os.kill(int(pid), 0)
@@ -243,7 +277,7 @@ def _forget_the_dead(folder: Path) -> None:
 
 
 class _WithTritonNames:
-    """Our metrics, then Triton's where they mean the same: its dashboards work with them.
+    """The metrics, followed by equivalent metrics under Triton's names, for Triton's dashboards.
 
     https://github.com/triton-inference-server/server/blob/main/docs/user_guide/metrics.md
     """
@@ -252,9 +286,9 @@ class _WithTritonNames:
         self._registry = registry
 
     def collect(self) -> Iterator[Metric]:
-        """Each of them, as the registry has it now. It is asked once: it reads every worker's file.
+        """Yield every metric, and read the registry once, as each read opens every worker's file.
 
-        Triton's names have no `_total`, which a counter of prometheus_client would get.
+        Triton's names have no `_total`, which a counter of prometheus_client would add.
         """
         found: defaultdict[str, defaultdict[str, float]] = defaultdict(lambda: defaultdict(float))
         for family in self._registry.collect():
@@ -279,7 +313,7 @@ _TRITON: Mapping[str, tuple[str, float]] = {
 
 
 def _triton_name(name: str, labels: Mapping[str, str]) -> tuple[str, float]:
-    """What Triton calls a sample, and the factor between the units; no name where it has none."""
+    """Return Triton's name of a sample and the factor between the units; "" if it has none."""
     endpoint = labels.get("endpoint", "")
     if not labels.get("model") or (endpoint.startswith("/v2/") and not endpoint.endswith("/infer")):
         return "", 0.0

@@ -1,4 +1,4 @@
-"""What a model has done since the service started, as the protocol's extension `statistics` has it.
+"""Statistics of a model since the start of the service, for the protocol's extension `statistics`.
 
 https://github.com/triton-inference-server/server/blob/main/docs/protocol/extension_statistics.md
 """
@@ -14,46 +14,46 @@ from service.batching.batcher import BatchReport
 
 @dataclass(slots=True)
 class Duration:
-    """How often something was done, and how long it took in all."""
+    """A count of events, and their total duration."""
 
     count: int = 0
     seconds: float = 0.0
 
     def add(self, seconds: float, times: int = 1) -> None:
-        """Count it so many times more, which took so many seconds together."""
+        """Add `times` events that took `seconds` in total."""
         self.count += times
         self.seconds += seconds
 
-    def describe(self) -> dict[str, int]:
-        """As the protocol writes it."""
+    def to_json(self) -> dict[str, int]:
+        """Return the duration as the protocol writes it."""
         return {"count": self.count, "ns": round(self.seconds * 1e9)}
 
 
 @dataclass(slots=True)
 class _Computed:
-    """How often something was in a batch, and how long the parts of those batches took."""
+    """A count of batches or requests, and the total durations of the parts of their batches."""
 
     count: int = 0
-    gather: float = 0.0
-    compute: float = 0.0
-    split: float = 0.0
+    compute_input: float = 0.0
+    compute_infer: float = 0.0
+    compute_output: float = 0.0
 
     def add(self, timings: Timings, times: int) -> None:
         self.count += times
-        self.gather += timings.gather * times
-        self.compute += timings.compute * times
-        self.split += timings.split * times
+        self.compute_input += timings.compute_input * times
+        self.compute_infer += timings.compute_infer * times
+        self.compute_output += timings.compute_output * times
 
-    def describe(self) -> dict[str, Any]:
+    def to_json(self) -> dict[str, Any]:
         return {
-            "compute_input": Duration(self.count, self.gather).describe(),
-            "compute_infer": Duration(self.count, self.compute).describe(),
-            "compute_output": Duration(self.count, self.split).describe(),
+            "compute_input": Duration(self.count, self.compute_input).to_json(),
+            "compute_infer": Duration(self.count, self.compute_infer).to_json(),
+            "compute_output": Duration(self.count, self.compute_output).to_json(),
         }
 
 
 class ModelStatistics:
-    """The counts of one model. A request counts with its whole batch's compute."""
+    """The statistics of one model. Each request counts the compute of its whole batch."""
 
     def __init__(self) -> None:
         self._success = Duration()
@@ -65,11 +65,11 @@ class ModelStatistics:
         self._last_milliseconds = 0
 
     def failed(self, seconds: float) -> None:
-        """Count a request that was not answered."""
+        """Count a request that failed."""
         self._fail.add(seconds)
 
     def executed(self, report: BatchReport) -> None:
-        """Count a batch, and the requests that were answered with it."""
+        """Count a batch and its successful requests."""
         self._last_milliseconds = time.time_ns() // 1_000_000
         self._inferences += report.answered_rows
         self._success.add(report.answered_seconds, len(report.waits))
@@ -77,9 +77,9 @@ class ModelStatistics:
         self._requests.add(report.timings, report.requests)
         self._by_rows[report.rows].add(report.timings, 1)
 
-    def describe(self, name: str, version: str) -> dict[str, Any]:
-        """The model's entry in `model_stats`."""
-        nothing = Duration().describe()
+    def to_json(self, name: str, version: str) -> dict[str, Any]:
+        """Return the model's entry in `model_stats`."""
+        nothing = Duration().to_json()
         return {
             "name": name,
             "version": version,
@@ -87,16 +87,16 @@ class ModelStatistics:
             "inference_count": self._inferences,
             "execution_count": sum(size.count for size in self._by_rows.values()),
             "inference_stats": {
-                "success": self._success.describe(),
-                "fail": self._fail.describe(),
-                "queue": self._queue.describe(),
-                **self._requests.describe(),
+                "success": self._success.to_json(),
+                "fail": self._fail.to_json(),
+                "queue": self._queue.to_json(),
+                **self._requests.to_json(),
                 "cache_hit": nothing,
                 "cache_miss": nothing,
             },
             "response_stats": {},
             "batch_stats": [
-                {"batch_size": rows, **size.describe()}
+                {"batch_size": rows, **size.to_json()}
                 for rows, size in sorted(self._by_rows.items())
             ],
             "memory_usage": [],

@@ -1,6 +1,6 @@
-"""OpenTelemetry traces: a sampled request becomes one span, with its parts as spans below it.
+"""OpenTelemetry traces: each sampled request is a span, with its parts as child spans.
 
-Where they go, OpenTelemetry's own variables say (`OTEL_EXPORTER_OTLP_ENDPOINT`, …).
+OpenTelemetry's own variables configure the exporter (`OTEL_EXPORTER_OTLP_ENDPOINT`, …).
 """
 
 import threading
@@ -14,19 +14,19 @@ from opentelemetry.sdk.trace.sampling import ParentBased, TraceIdRatioBased
 from opentelemetry.trace import SpanKind, Status, StatusCode, set_span_in_context
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
-from service.http.exchange import Exchange
 from service.settings import VERSION
+from service.telemetry.request_context import RequestContext
 
 LAST_SECONDS = 5.0
 """How long the end of a process may wait for a collector."""
 
 
 class Tracer:
-    """Writes the spans of finished exchanges.
+    """Exports the spans of finished requests.
 
     Args:
-        share: of the requests that bring no decision of their own in `traceparent`, 0 to 1.
-        exporter: where the spans go; by default over OTLP.
+        share: sampled share, from 0 to 1, of requests without a sampling decision in `traceparent`.
+        exporter: of the spans; OTLP by default.
 
     Raises:
         SystemExit: the OTLP exporter is not installed.
@@ -41,49 +41,50 @@ class Tracer:
         self._tracer = self._provider.get_tracer("fitserve", VERSION)
         self._propagator = TraceContextTextMapPropagator()
 
-    def trace(self, exchange: Exchange) -> None:
-        """Write the spans of an exchange that has just ended."""
-        # Exchanges are timed by the monotonic clock; spans are dated by the other one.
+    def trace(self, context: RequestContext) -> None:
+        """Export the spans of a request that has ended."""
+        # Contexts use the monotonic clock, and spans the wall clock.
         offset = time.time_ns() - round(time.monotonic() * 1e9)
-        given = exchange.headers.get(b"traceparent", b"").decode("latin-1")
+        given = context.headers.get(b"traceparent", b"").decode("latin-1")
         parent = self._propagator.extract({"traceparent": given}, Context())
-        start = offset + round(exchange.started * 1e9)
+        start = offset + round(context.started * 1e9)
         span = self._tracer.start_span(
-            f"{exchange.method} {exchange.endpoint}",
+            f"{context.method} {context.endpoint}",
             parent,
             SpanKind.SERVER,
-            exchange.attributes(),
+            context.attributes(),
             start_time=start,
         )
         if span.is_recording():
             inside = set_span_in_context(span, parent)
-            for name, begun, seconds in exchange.parts():
+            for name, begun, seconds in context.parts():
                 first = offset + round(begun * 1e9)
                 part = self._tracer.start_span(name, inside, start_time=first)
                 part.end(first + round(seconds * 1e9))
-            if exchange.status >= 500:
+            if context.status >= 500:
                 span.set_status(Status(StatusCode.ERROR))
-        span.end(start + round(exchange.seconds * 1e9))
+        span.end(start + round(context.seconds * 1e9))
 
     def close(self) -> None:
-        """Send what has not been sent, as far as there is time."""
-        # A daemon, as OpenTelemetry's own bound is 30 seconds, and the process is to end.
+        """Export the remaining spans, as far as there is time."""
+        # A daemon thread, as OpenTelemetry's own timeout is 30 seconds, and the process must end.
         closing = threading.Thread(target=self._provider.shutdown, name="traces", daemon=True)
         closing.start()
         closing.join(LAST_SECONDS)
 
 
 def otlp_exporter() -> SpanExporter:
-    """The exporter that OpenTelemetry's own variables set up; it connects when it first sends.
+    """Return the exporter that OpenTelemetry's variables configure; it connects at first use.
 
     Raises:
-        SystemExit: its package is not installed.
+        SystemExit: the package of the exporter is not installed.
     """
     try:
         from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
     except ImportError:
         raise SystemExit(
-            "error: FITSERVE_TRACES needs the package opentelemetry-exporter-otlp-proto-http"
+            "error: FITSERVE_TRACE_SAMPLE_RATIO needs the package "
+            "opentelemetry-exporter-otlp-proto-http"
         ) from None
     exporter: SpanExporter = OTLPSpanExporter()
     return exporter

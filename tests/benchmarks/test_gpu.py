@@ -1,4 +1,4 @@
-"""The benchmark of the GPU: what of it can be tried without one; and, where there is one, a run."""
+"""Tests of the GPU benchmark: its logic without a GPU, and a run with a GPU."""
 
 from collections.abc import Iterator
 from dataclasses import replace
@@ -18,20 +18,20 @@ from benchmarks.serving.servers import FITSERVE
 
 
 class FakeStage:
-    """A stage that notes when a batch is begun, and when its answer is waited for."""
+    """A stage that records the start of each batch and the wait for its result."""
 
     def __init__(self, seen: list[str]) -> None:
         self._seen = seen
         self._batch: Any = None
 
     def begin(self, batch: Any) -> None:
-        """Note it; there must be none in work."""
+        """Record the start; no other batch may be in progress."""
         assert self._batch is None
         self._seen.append(f"begin {batch}")
         self._batch = batch
 
     def end(self) -> Any:
-        """Note it, and answer the batch itself."""
+        """Record the wait, and return the batch itself."""
         batch, self._batch = self._batch, None
         self._seen.append(f"end {batch}")
         return batch
@@ -43,13 +43,13 @@ def fakes(count: int) -> tuple[list[Any], list[str]]:
 
 
 @given(st.integers(1, 3), st.integers(0, 10))
-def test_batches_are_answered_in_their_order(stages: int, batches: int) -> None:
+def test_batches_are_returned_in_order(stages: int, batches: int) -> None:
     found, seen = fakes(stages)
     assert list(staged(found)(range(batches))) == list(range(batches))
     assert len(seen) == 2 * batches
 
 
-def test_one_batch_is_begun_while_the_other_is_waited_for() -> None:
+def test_a_batch_starts_before_the_wait_for_the_previous_batch() -> None:
     stages, seen = fakes(2)
     list(staged(stages)(range(3)))
     assert seen == ["begin 0", "begin 1", "end 0", "begin 2", "end 1", "end 2"]
@@ -58,7 +58,7 @@ def test_one_batch_is_begun_while_the_other_is_waited_for() -> None:
     assert seen == ["begin 0", "end 0", "begin 1", "end 1"]
 
 
-def test_the_largest_difference_counts_and_what_gives_no_answers_differs_by_nothing() -> None:
+def test_check_returns_the_largest_difference_and_0_without_outputs() -> None:
     batches: list[Any] = [np.zeros((2, 28, 28), np.uint8)] * 2
     expected: list[Any] = [np.zeros((2, 10), np.float32)] * 2
 
@@ -74,7 +74,7 @@ def test_the_largest_difference_counts_and_what_gives_no_answers_differs_by_noth
     assert check(silent, batches, expected) == 0.0
 
 
-def test_a_table_has_a_row_for_each_way_with_its_median_and_its_spread(
+def test_a_table_has_a_row_for_each_method_with_median_and_range(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     show("Images a second", {"onnx, pinned": {1: [3.0, 1.0, 2.0], 64: [10.0]}})
@@ -88,7 +88,7 @@ def test_a_table_has_a_row_for_each_way_with_its_median_and_its_spread(
 
 
 @pytest.mark.parametrize(("mine", "seen"), [(None, "0"), ("MIG-12-34", "MIG-12-34")])
-def test_the_service_sees_the_gpu_and_other_servers_do_not(
+def test_only_the_service_has_access_to_the_gpu(
     mine: str | None, seen: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
@@ -105,7 +105,7 @@ def test_the_service_sees_the_gpu_and_other_servers_do_not(
     ("runtime", "device", "fits"),
     [("onnx", "cuda:0", True), ("onnx", "cpu", False), ("torchscript", "cuda:0", False)],
 )
-def test_a_service_that_computes_elsewhere_is_not_measured(
+def test_a_service_on_another_device_or_runtime_is_not_measured(
     runtime: str, device: str, fits: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     card = {"serving": {"runtime": runtime, "device": device}}
@@ -118,17 +118,19 @@ def test_a_service_that_computes_elsewhere_is_not_measured(
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
-def test_without_a_gpu_it_says_so(capsys: pytest.CaptureFixture[str]) -> None:
+def test_without_a_gpu_the_benchmark_exits_with_a_message(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
     assert main([]) == 2
     assert capsys.readouterr().err == "There is no CUDA device on this machine.\n"
 
 
 @pytest.mark.gpu
-def test_on_a_gpu_every_way_agrees_with_the_cpu_and_is_measured(
+def test_every_method_agrees_with_the_cpu_and_is_measured_on_a_gpu(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     assert main(["--sizes", "1", "8", "--rounds", "1", "--seconds", "0.05"]) == 0
-    told = capsys.readouterr().out
+    output = capsys.readouterr().out
     for runtime in ("onnx", "torchscript"):
-        for way in ("as served", "pinned", "overlapped", "graph", "in process"):
-            assert told.count(f"| {runtime}, {way} |") == 2
+        for method in ("as served", "pinned", "overlapped", "graph", "in process"):
+            assert output.count(f"| {runtime}, {method} |") == 2

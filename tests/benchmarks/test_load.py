@@ -1,4 +1,4 @@
-"""What the load generators print becomes figures with the right units, and no error is lost."""
+"""Tests of the load generators: units of the results, and counts of the errors."""
 
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -19,7 +19,7 @@ DONE {"requests": 1000, "microseconds": 2000000, "connect": 0, "read": 3, "write
 """
 
 
-def test_wrk_is_read_in_seconds_milliseconds_and_cores() -> None:
+def test_wrk_output_is_converted_to_seconds_milliseconds_and_cores() -> None:
     load = read_wrk(PRINTED, connections=4, cpu_seconds=0.5)
     assert load.requests_per_second == 500
     assert (load.seconds, load.p50, load.p99, load.longest) == (2, 1.5, 4, 9)
@@ -38,7 +38,7 @@ def test_wrk_without_a_result_is_an_error() -> None:
 COUNTED = "requests: 3 total, 3 started, 3 done, 3 succeeded, {} failed, {} errored, {} timeout"
 
 
-def test_the_logs_of_several_h2load_are_one_trace_in_order(tmp_path: Path) -> None:
+def test_the_logs_of_several_h2load_processes_are_merged_in_order(tmp_path: Path) -> None:
     first, second = tmp_path / "1", tmp_path / "2"
     first.write_text("5000000\t200\t1000\n7000000\t200\t3000\n")
     second.write_text("6000000\t200\t2000\n")
@@ -68,7 +68,7 @@ def test_a_missing_generator_is_named_with_its_package(monkeypatch: pytest.Monke
 
 
 class _Echo(BaseHTTPRequestHandler):
-    """Counts the bodies that come in; answers 500 to one of them."""
+    """Counts the received bodies, and returns 500 for the body `bad`."""
 
     protocol_version = "HTTP/1.1"
     bodies: dict[bytes, int]
@@ -81,7 +81,7 @@ class _Echo(BaseHTTPRequestHandler):
         self.end_headers()
 
     def log_message(self, *_: object) -> None:
-        """Nothing."""
+        """Log nothing."""
 
 
 @pytest.fixture
@@ -94,7 +94,7 @@ def echo() -> Iterator[tuple[str, dict[bytes, int]]]:
 
 
 @pytest.mark.skipif(which("wrk") is None, reason="wrk is not installed")
-def test_wrk_sends_every_body_as_it_is(echo: tuple[str, dict[bytes, int]]) -> None:
+def test_wrk_sends_every_body_unchanged(echo: tuple[str, dict[bytes, int]]) -> None:
     url, seen = echo
     bodies = [b'[["x"]]', bytes(range(256)), b"\r\n]==]\n"]
     load = wrk(url, bodies, {"Content-Type": "text/plain"}, connections=1, seconds=1)
@@ -107,7 +107,7 @@ def test_wrk_sends_every_body_as_it_is(echo: tuple[str, dict[bytes, int]]) -> No
 def test_wrk_counts_a_failed_request(echo: tuple[str, dict[bytes, int]]) -> None:
     url, seen = echo
     load = wrk(url, [b"good", b"bad"], {}, connections=1, seconds=1)
-    assert abs(load.errors["status"] - seen[b"bad"]) <= 1  # the last one may be under way
+    assert abs(load.errors["status"] - seen[b"bad"]) <= 1  # the last request may be in flight
 
 
 @pytest.mark.skipif(which("h2load") is None, reason="h2load is not installed")

@@ -1,4 +1,4 @@
-"""The report says what the samples say: medians, spreads, voids and verdicts."""
+"""Tests of the report: medians, ranges, void rows and target results."""
 
 import json
 from pathlib import Path
@@ -7,8 +7,8 @@ import pytest
 
 from benchmarks.serving.report import BEGIN, END, render, replace_tables, write
 from benchmarks.serving.results import Results, Sample
-from benchmarks.serving.servers import BARE, FASTAPI, LITSERVE, MLSERVER, OURS, RAY_SERVE
-from benchmarks.serving.targets import Verdict, judge
+from benchmarks.serving.servers import BARE_UVICORN, FASTAPI, LITSERVE, MLSERVER, OURS, RAY_SERVE
+from benchmarks.serving.targets import TargetResult, check_targets
 
 MACHINE = {
     "processor": "a processor",
@@ -23,8 +23,8 @@ CASE = "16 connections"
 
 
 def results(**rates: list[float]) -> Results:
-    """Samples of one case; the latencies are a thousandth of the rates."""
-    names = {"ours": OURS, "bare": BARE, "fastapi": FASTAPI, "litserve": LITSERVE}
+    """Return samples of one case. The latencies are a thousandth of the rates."""
+    names = {"ours": OURS, "bare": BARE_UVICORN, "fastapi": FASTAPI, "litserve": LITSERVE}
     names |= {"mlserver": MLSERVER, "ray": RAY_SERVE}
     found = Results(MACHINE, {"rounds": 3, "seconds": 5})
     for key, values in rates.items():
@@ -42,80 +42,80 @@ def results(**rates: list[float]) -> Results:
     return found
 
 
-def verdict(found: Results, what: str) -> Verdict:
-    return next(v for v in judge(found) if v.what == f"{what}, {CASE}")
+def target_result(found: Results, name: str) -> TargetResult:
+    return next(each for each in check_targets(found) if each.name == f"{name}, {CASE}")
 
 
 BEST_OF_FOUR = "requests/s, V2 JSON / best of four"
 
 
-def test_a_figure_is_the_median_with_its_spread() -> None:
-    figure = results(ours=[30.0, 10.0, 20.0]).figure(
+def test_a_summary_is_the_median_with_its_range() -> None:
+    summary = results(ours=[30.0, 10.0, 20.0]).summary(
         "throughput", OURS.name, CASE, "requests_per_second"
     )
-    assert figure == (20, 10, 30)
+    assert summary == (20, 10, 30)
 
 
 def test_one_error_in_one_round_voids_the_row() -> None:
     found = results(ours=[10.0, 20.0, 30.0])
     failed = Sample("throughput", OURS.name, CASE, 3, {"requests_per_second": 9e9}, {"status": 1})
     found.samples.append(failed)
-    assert found.figure("throughput", OURS.name, CASE, "requests_per_second") is None
+    assert found.summary("throughput", OURS.name, CASE, "requests_per_second") is None
     assert f"| {OURS.name} | void: 1 errors |" in render(found)
     assert "9,000,000,000" not in render(found)
 
 
-def test_an_error_leaves_the_other_cases_alone() -> None:
+def test_an_error_does_not_void_other_cases() -> None:
     found = results(ours=[10.0])
     found.samples.append(
         Sample("throughput", OURS.name, "1 connection", 0, {"p50_ms": 1.0}, {"read": 1})
     )
-    assert found.figure("throughput", OURS.name, CASE, "requests_per_second") == (10, 10, 10)
+    assert found.summary("throughput", OURS.name, CASE, "requests_per_second") == (10, 10, 10)
 
 
-def test_the_best_of_the_peers_is_what_counts() -> None:
+def test_a_ratio_uses_the_best_of_the_peers() -> None:
     found = results(ours=[100.0], fastapi=[10.0], litserve=[25.0], mlserver=[20.0], ray=[1.0])
-    judged = verdict(found, BEST_OF_FOUR)
-    assert (judged.value, judged.against, judged.met) == (4, LITSERVE.name, False)
+    result = target_result(found, BEST_OF_FOUR)
+    assert (result.value, result.baseline, result.met) == (4, LITSERVE.name, False)
 
 
 @pytest.mark.parametrize(("ours", "met"), [(50.0, True), (49.0, False)])
-def test_a_target_is_met_from_its_bound_on(ours: float, met: bool) -> None:
+def test_a_target_is_met_at_its_bound(ours: float, met: bool) -> None:
     found = results(ours=[ours], fastapi=[10.0], litserve=[1.0], mlserver=[1.0], ray=[1.0])
-    assert verdict(found, BEST_OF_FOUR).met is met
+    assert target_result(found, BEST_OF_FOUR).met is met
 
 
-def test_of_latencies_the_least_is_the_best() -> None:
-    judged = verdict(
+def test_the_best_latency_is_the_lowest() -> None:
+    result = target_result(
         results(ours=[20.0], fastapi=[10.0], litserve=[40.0]), "p99, V2 JSON / best peer"
     )
-    assert (judged.value, judged.met) == (2, False)
-    assert judged.against.startswith(FASTAPI.name)
+    assert (result.value, result.met) == (2, False)
+    assert result.baseline.startswith(FASTAPI.name)
 
 
 def test_a_peer_that_was_not_measured_is_named() -> None:
     found = results(ours=[100.0], fastapi=[10.0], mlserver=[1.0], ray=[1.0])
-    assert verdict(found, BEST_OF_FOUR).against == "FastAPI; without LitServe"
+    assert target_result(found, BEST_OF_FOUR).baseline == "FastAPI; without LitServe"
 
 
-def test_without_a_figure_there_is_no_verdict() -> None:
+def test_without_a_summary_there_is_no_target_result() -> None:
     found = results(ours=[100.0])
-    assert verdict(found, BEST_OF_FOUR).met is None
+    assert target_result(found, BEST_OF_FOUR).met is None
     assert "| not measured |" in render(found)
 
 
-def test_a_server_that_answers_wrongly_is_void_with_its_reason() -> None:
+def test_a_server_with_wrong_responses_is_void_with_the_reason() -> None:
     found = results(ours=[100.0], fastapi=[10.0])
     found.failures[FASTAPI.name] = "FastAPI differs from the network by 0.5"
     page = render(found)
-    assert f"| {FASTAPI.name} | void: no right answer |" in page
+    assert f"| {FASTAPI.name} | void: wrong response |" in page
     assert "FastAPI differs from the network by 0.5" in page
-    assert verdict(found, BEST_OF_FOUR).met is None
+    assert target_result(found, BEST_OF_FOUR).met is None
 
 
-def test_the_soak_tells_of_each_server_and_judges_ours_alone() -> None:
+def test_the_soak_reports_every_server_and_has_targets_for_fitserve_only() -> None:
     found = Results(MACHINE, {"rounds": 1, "seconds": 5})
-    for row, case, worst in ((OURS, "300 s", 2.5), (BARE, "60 s", 8.0)):
+    for row, case, worst in ((OURS, "300 s", 2.5), (BARE_UVICORN, "60 s", 8.0)):
         quantities = {
             "rate_per_second": 700.0,
             "requests_per_second": 690.0,
@@ -132,14 +132,14 @@ def test_the_soak_tells_of_each_server_and_judges_ours_alone() -> None:
         found.samples.append(Sample("soak", row.name, case, 0, quantities))
     page = render(found)
     assert f"| {OURS.name} | 300 s | 700 | 690 | 2 | 5 | 61 | 2 | 2.5 | 0.3 | 0 |" in page
-    assert f"| {BARE.name} | 60 s | 700 | 690 | 2 | 5 | 61 | 2 | 8 | 0.3 | 0 |" in page
+    assert f"| {BARE_UVICORN.name} | 60 s | 700 | 690 | 2 | 5 | 61 | 2 | 8 | 0.3 | 0 |" in page
     assert "870 MB after the first minute, and within 0.5% from then on" in page
-    judged = {verdict.what: verdict.met for verdict in judge(found)}
-    assert judged["soak of 300 s, p99 / p50 in the worst window"]
-    assert not judged["soak of 300 s, requests answered / asked for"]
+    met = {result.name: result.met for result in check_targets(found)}
+    assert met["soak of 300 s, p99 / p50 in the worst window"]
+    assert not met["soak of 300 s, requests answered / asked for"]
 
 
-def test_the_report_is_written_whole(tmp_path: Path) -> None:
+def test_the_report_has_tables_results_and_picture(tmp_path: Path) -> None:
     (tmp_path / "README.md").write_text(f"above\n{BEGIN}\nold\n{END}\nbelow\n")
     write(results(ours=[10.0, 20.0], bare=[40.0, 40.0]), tmp_path)
     page = (tmp_path / "README.md").read_text()
@@ -149,11 +149,11 @@ def test_the_report_is_written_whole(tmp_path: Path) -> None:
     assert f"| {OURS.name} | 15 (10 to 20) |" in page
     content = json.loads((tmp_path / "results.json").read_text())
     assert len(content["samples"]) == 4
-    limit = next(t for t in content["targets"] if "bare uvicorn" in t["what"])
+    limit = next(t for t in content["targets"] if "bare uvicorn" in t["name"])
     assert (limit["value"], limit["target"], limit["met"]) == (15 / 40, "≥ 0.55 x", False)
     assert (tmp_path / "serving.png").read_bytes().startswith(b"\x89PNG")
 
 
-def test_a_page_without_marks_is_left_alone() -> None:
+def test_a_page_without_markers_is_an_error() -> None:
     with pytest.raises(ValueError, match="must hold the lines"):
         replace_tables("a page", "tables")

@@ -1,4 +1,4 @@
-"""The cpu image, built and asked by deploy/container/test.sh; and the lock that it installs."""
+"""The cpu image, built and run by deploy/container/test.sh; and its lock."""
 
 import os
 import re
@@ -11,17 +11,17 @@ import pytest
 from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
 
-from service.http.supervisor import KILL_SECONDS
 from service.settings import Settings
+from service.transport.supervisor import KILL_SECONDS
 
-SKIPPED = 77  # the exit status by which test.sh says that it cannot run here
+SKIPPED = 77  # the exit status of test.sh if it cannot run here
 
 
 def lock(path: Path) -> dict[str, set[SpecifierSet]]:
-    """The versions that a lock has for each library."""
+    """Return the versions of each library in a lock."""
     versions: dict[str, set[SpecifierSet]] = {}
     for line in path.read_text().splitlines():
-        if line[:1].isalpha():  # else it is a comment, or a digest
+        if line[:1].isalpha():  # otherwise a comment or a digest
             wanted = Requirement(line.removesuffix("\\"))
             versions.setdefault(wanted.name, set()).add(wanted.specifier)
     return versions
@@ -36,7 +36,7 @@ def test_the_cpu_image_installs_what_serve_installs_but_torch_and_cuda(root: Pat
     assert {"bentoml", "orjson", "pillow"} <= cpu.keys()
 
 
-def test_nothing_is_installed_into_an_image_that_has_no_digest(root: Path) -> None:
+def test_every_library_of_an_image_has_a_digest(root: Path) -> None:
     lines = (root / "deploy/container/Dockerfile").read_text().replace("\\\n", "").splitlines()
     installing = [part for line in lines for part in line.split("&&") if "pip install" in part]
     assert len(installing) == 2
@@ -44,13 +44,13 @@ def test_nothing_is_installed_into_an_image_that_has_no_digest(root: Path) -> No
 
 
 @pytest.mark.parametrize("name", ["cpu", "serve"])
-def test_an_image_has_what_its_settings_may_ask_for(root: Path, name: str) -> None:
-    """Nothing can be installed into it: FITSERVE_PACKAGE_KEY and FITSERVE_TRACES need these."""
+def test_an_image_has_the_optional_libraries_of_its_settings(root: Path, name: str) -> None:
+    """Nothing can be installed into an image, and signatures and traces need these."""
     asked = {"model-signing", "pyopenssl", "opentelemetry-exporter-otlp-proto-http"}
     assert asked <= lock(root / f"requirements/{name}.txt").keys()
 
 
-def test_the_image_is_given_more_time_to_end_than_it_takes(root: Path) -> None:
+def test_the_stop_timeout_of_the_image_exceeds_the_shutdown(root: Path) -> None:
     command = (root / "deploy/container/Dockerfile").read_text().splitlines()[-1]
     (drain,) = re.findall(r'"--timeout-graceful-shutdown", "(\d+)"', command)
     page = (root / "deploy/container/README.md").read_text()
@@ -61,7 +61,7 @@ def test_the_image_is_given_more_time_to_end_than_it_takes(root: Path) -> None:
 
 
 @pytest.mark.timeout(900)
-def test_the_cpu_image_is_built_small_runs_read_only_answers_and_drains(root: Path) -> None:
+def test_the_cpu_image_is_small_runs_read_only_responds_and_drains(root: Path) -> None:
     with subprocess.Popen(
         [root / "deploy/container/test.sh"],
         env={**os.environ, "VENV": sys.prefix},
@@ -73,7 +73,7 @@ def test_the_cpu_image_is_built_small_runs_read_only_answers_and_drains(root: Pa
         try:
             seen, _ = script.communicate(timeout=840)
         except BaseException:
-            os.killpg(script.pid, signal.SIGTERM)  # it clears away what it has made
+            os.killpg(script.pid, signal.SIGTERM)  # it removes its containers
             raise
     if script.returncode == SKIPPED:
         pytest.skip(seen.strip().splitlines()[-1])

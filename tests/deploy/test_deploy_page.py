@@ -1,4 +1,4 @@
-"""`deploy/README.md` is true: its arithmetic follows from the benchmarks, and its lines run."""
+"""`deploy/README.md` is correct: its numbers match the benchmarks, and its commands run."""
 
 import math
 import re
@@ -10,7 +10,7 @@ import pytest
 import yaml
 from test_kubernetes import VERSIONS
 
-from benchmarks.serving.work import V2_JSON, images
+from benchmarks.serving.payloads import V2_JSON, images
 from service.settings import Settings
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -50,7 +50,7 @@ def test_the_arithmetic_follows_from_the_benchmarks(rate: int) -> None:
 
 
 @pytest.mark.parametrize(
-    "said",
+    "shown",
     [
         f"{SUSTAINED:,.0f} requests/s",
         f"peak of {PEAK:,.0f}",
@@ -64,28 +64,28 @@ def test_the_arithmetic_follows_from_the_benchmarks(rate: int) -> None:
         f"costs {CORES / PEAK * 1e6 - 6:.0f} µs",
     ],
 )
-def test_its_figures_are_those_of_the_benchmarks(said: str) -> None:
-    assert said in " ".join(PAGE.split())
+def test_its_numbers_are_those_of_the_benchmarks(shown: str) -> None:
+    assert shown in " ".join(PAGE.split())
 
 
-def test_every_setting_that_it_names_is_one() -> None:
+def test_every_setting_on_the_page_exists() -> None:
     named = set(re.findall(r"FITSERVE_([A-Z_]+)", PAGE))
     assert named
     assert {name.lower() for name in named} <= set(Settings.model_fields)
 
 
-def test_the_oldest_kubernetes_that_it_names_is_one_that_the_manifests_are_checked_for() -> None:
+def test_the_manifests_are_checked_for_the_oldest_kubernetes_on_the_page() -> None:
     (oldest,) = re.findall(r"They need Kubernetes ([\d.]+) or later", PAGE)
     assert oldest == VERSIONS[0]
 
 
-def test_what_it_links_to_is_there() -> None:
+def test_its_links_exist() -> None:
     targets = re.findall(r"\]\(([^)#:]+)", PAGE)
     assert targets
     assert [target for target in targets if not (ROOT / "deploy" / target).exists()] == []
 
 
-def test_the_line_that_wraps_the_rules_makes_a_rule_of_the_operators() -> None:
+def test_the_command_for_the_rules_creates_a_valid_operator_resource() -> None:
     (line,) = (line for line in PAGE.splitlines() if line.startswith("{ printf"))
     command, _, _ = line.rpartition("| kubectl")
     done = subprocess.run(

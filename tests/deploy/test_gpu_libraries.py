@@ -1,7 +1,7 @@
-"""Every library that a GPU needs is installed, but for the driver's, and is in the image's lock.
+"""Every library that a GPU needs, except the driver's, is installed and in the image's lock.
 
-`ldd` resolves them as the loader would, so this needs no GPU: a wheel that nobody asked for is seen
-here and not on the first machine that has one.
+`ldd` resolves the libraries as the loader would, so the tests need no GPU and detect a missing
+wheel before a machine with a GPU does.
 """
 
 import importlib.metadata
@@ -23,10 +23,10 @@ PROVIDER = CAPI / "libonnxruntime_providers_cuda.so"
 FOLDERS = [*sorted(SITE.glob("nvidia/*/lib")), SITE / "torch" / "lib", CAPI]
 
 DRIVER = {"libcuda.so.1", "libnvidia-ml.so.1"}
-"""The driver's own libraries, which come with it and into a container from the host."""
+"""Libraries of the driver, which the host provides to a container."""
 
 SYSTEM = re.compile(r"(ld-linux-x86-64|lib(c|m|dl|rt|pthread|util|gcc_s|stdc\+\+|z))\.so\.\d+")
-"""What every Debian has, slim images too."""
+"""Libraries of every Debian, slim images included."""
 
 pytestmark = pytest.mark.skipif(
     sys.platform != "linux"
@@ -39,7 +39,7 @@ pytestmark = pytest.mark.skipif(
 
 @pytest.fixture(scope="module")
 def resolved() -> dict[str, Path | None]:
-    """What ONNX Runtime's CUDA, cuDNN and torch need, directly or not, and where it is found."""
+    """The libraries that ONNX Runtime's CUDA, cuDNN and torch need, with their files."""
     roots = [PROVIDER, *SITE.glob("nvidia/cudnn/lib/*.so*"), *SITE.glob("torch/lib/*.so")]
     assert len(roots) > 10
     listed = subprocess.run(
@@ -56,10 +56,10 @@ def test_every_library_that_cuda_needs_is_installed(resolved: dict[str, Path | N
     assert [name for name, place in resolved.items() if place is None and name not in DRIVER] == []
 
 
-def test_nothing_that_cuda_needs_comes_from_this_machine_alone(
+def test_libraries_outside_the_environment_are_on_every_debian(
     resolved: dict[str, Path | None],
 ) -> None:
-    """What lies outside the environment is on every Debian, or an image would lack it."""
+    """Libraries outside the environment must be on every Debian, as an image would lack them."""
     elsewhere = {
         name
         for name, place in resolved.items()
@@ -68,7 +68,7 @@ def test_nothing_that_cuda_needs_comes_from_this_machine_alone(
     assert [name for name in elsewhere if not SYSTEM.fullmatch(name)] == []
 
 
-def test_the_lock_of_the_gpu_image_brings_every_library_that_cuda_needs(
+def test_the_lock_of_the_gpu_image_has_every_library_that_cuda_needs(
     root: Path, resolved: dict[str, Path | None]
 ) -> None:
     on = {"sys_platform": "linux", "platform_machine": "x86_64", "platform_system": "Linux"}
@@ -106,7 +106,7 @@ print("loaded")
 
 
 def test_onnx_runtime_s_cuda_loads_as_the_service_loads_it(tmp_path: Path) -> None:
-    """With a stub in the driver's place, and no path to the wheels but ONNX Runtime's own."""
+    """With a stub of the driver, and no path to the wheels except ONNX Runtime's own."""
     driver = write_stub_driver(tmp_path, PROVIDER)
     done = subprocess.run(
         [sys.executable, "-c", LOAD],

@@ -1,4 +1,4 @@
-"""The manifests of `deploy/kubernetes`: valid, true of the real service, and safe to apply."""
+"""The manifests of `deploy/kubernetes`: valid, true to the real service, and safe to apply."""
 
 import json
 import math
@@ -14,17 +14,17 @@ import httpx
 import kubernetes_validate
 import pytest
 import yaml
-from kustomizing import Manifest, by_kustomize, by_stand_in, containers, identity
+from kustomize_render import Manifest, by_kustomize, by_stand_in, containers, identity
 from live_server import Server, serving, temporary_home
 
-from service.http.supervisor import KILL_SECONDS
 from service.settings import Settings
+from service.transport.supervisor import KILL_SECONDS
 
 ROOT = Path(__file__).resolve().parents[2]
 FOLDER = ROOT / "deploy" / "kubernetes"
 OVERLAYS = ("cpu", "gpu", "kserve")
 VERSIONS = ("1.30", "1.36")
-"""The oldest that `deploy/README.md` names, and a new one."""
+"""The oldest version in `deploy/README.md`, and a new one."""
 CUSTOM = ("ServiceMonitor", "InferenceService")
 DEFAULTS = Settings()
 BYTES = {"Mi": 2**20, "Gi": 2**30}
@@ -40,7 +40,7 @@ def one(overlay: str, kind: str) -> Manifest:
 
 
 def pod(overlay: str) -> Manifest:
-    """The pod that an overlay makes, as a manifest of its own."""
+    """Return the pod of an overlay as a separate manifest."""
     if overlay == "kserve":
         extended = one(overlay, "InferenceService")["spec"]["predictor"]
         kserves = ("minReplicas", "maxReplicas", "scaleMetric", "scaleTarget")
@@ -56,7 +56,7 @@ def container(overlay: str) -> dict[str, Any]:
 
 
 def environment(overlay: str) -> dict[str, str]:
-    """The container's environment, as the kubelet resolves it."""
+    """Return the container's environment as the kubelet resolves it."""
     limits = container(overlay)["resources"]["limits"]
     return {
         entry["name"]: entry["value"]
@@ -72,7 +72,7 @@ def in_bytes(quantity: str) -> int:
 
 @pytest.fixture(scope="module")
 def pod_server() -> Iterator[Server]:
-    """A server with the command and the environment of a pod of the cpu overlay."""
+    """A server with the command and environment of a pod of the cpu overlay."""
     _, *options = container("cpu")["args"]
     settings = environment("cpu")
     with temporary_home() as home, serving(home, ROOT, *options, settings=settings) as server:
@@ -80,7 +80,7 @@ def pod_server() -> Iterator[Server]:
 
 
 def with_keys(folder: Path) -> Path:
-    """An overlay with the component of the keys, as its comment shows it."""
+    """Write an overlay with the component of the keys, as in its comment."""
     (folder / "kustomization.yaml").write_text(
         f"resources: [{FOLDER}/overlays/cpu]\ncomponents: [{FOLDER}/components/keys]\n"
     )
@@ -88,9 +88,9 @@ def with_keys(folder: Path) -> Path:
 
 
 @pytest.mark.parametrize("overlay", [*OVERLAYS, "cpu with keys"])
-def test_the_stand_in_renders_what_kustomize_renders(overlay: str, tmp_path: Path) -> None:
+def test_the_stand_in_renders_as_kustomize(overlay: str, tmp_path: Path) -> None:
     folder = FOLDER / "overlays" / overlay
-    if overlay == "cpu with keys":  # kustomize takes no absolute paths
+    if overlay == "cpu with keys":  # kustomize refuses absolute paths
         (tmp_path / "kubernetes").mkdir()
         subprocess.run(["cp", "-r", *FOLDER.iterdir(), tmp_path / "kubernetes"], check=True)
         folder = tmp_path / "kubernetes" / "overlays" / "keys"
@@ -114,7 +114,7 @@ def test_every_manifest_is_valid(overlay: str, version: str) -> None:
     assert len(checked) == (0 if overlay == "kserve" else 5)
 
 
-def test_a_wrong_field_is_found() -> None:
+def test_an_unknown_field_is_detected() -> None:
     wrong = pod("cpu")
     wrong["spec"]["containers"][0]["readinesProbe"] = {}
     with pytest.raises(kubernetes_validate.ValidationError, match="readinesProbe"):
@@ -151,11 +151,11 @@ def test_kserve_knows_every_field_of_the_predictor() -> None:
 def test_the_inference_service_is_a_custom_predictor_of_the_second_protocol() -> None:
     manifest = one("kserve", "InferenceService")
     assert manifest["apiVersion"] == "serving.kserve.io/v1beta1"
-    assert container("kserve")["name"] == "kserve-container"  # the name that KServe looks for
+    assert container("kserve")["name"] == "kserve-container"  # the name that KServe requires
     assert environment("kserve")["PROTOCOL"] == "v2"
 
 
-def test_kserves_pod_differs_from_the_cpu_pod_in_what_kserve_asks_for_alone() -> None:
+def test_the_pod_of_kserve_differs_from_the_cpu_pod_only_as_kserve_requires() -> None:
     ours, theirs = container("cpu"), container("kserve")
     text = json.dumps(theirs).replace('"port": 3000', '"port": "http"')
     theirs = {**json.loads(text), "name": ours["name"], "ports": ours["ports"]}
@@ -170,7 +170,7 @@ def test_kserves_pod_differs_from_the_cpu_pod_in_what_kserve_asks_for_alone() ->
 
 
 @pytest.mark.parametrize("overlay", ["cpu", "gpu"])
-def test_all_that_selects_pods_selects_these(overlay: str) -> None:
+def test_all_selectors_match_the_pods(overlay: str) -> None:
     deployment = one(overlay, "Deployment")
     labels = deployment["spec"]["template"]["metadata"]["labels"].items()
     (spread,) = pod(overlay)["spec"]["topologySpreadConstraints"]
@@ -195,7 +195,7 @@ def test_all_that_selects_pods_selects_these(overlay: str) -> None:
 
 
 @pytest.mark.parametrize("overlay", ["cpu", "gpu"])
-def test_every_port_that_is_named_is_the_containers(overlay: str) -> None:
+def test_every_named_port_exists_in_the_container(overlay: str) -> None:
     (port,) = container(overlay)["ports"]
     assert port["containerPort"] == 3000
     (service,) = one(overlay, "Service")["spec"]["ports"]
@@ -211,17 +211,17 @@ PROBES = ("startupProbe", "readinessProbe", "livenessProbe")
 
 @pytest.mark.parametrize("overlay", OVERLAYS)
 @pytest.mark.parametrize("probe", PROBES)
-def test_the_service_answers_every_probe(overlay: str, probe: str, pod_server: Server) -> None:
+def test_the_service_responds_to_every_probe(overlay: str, probe: str, pod_server: Server) -> None:
     asked = container(overlay)[probe]["httpGet"]
     ports = {port["name"]: port["containerPort"] for port in container(overlay)["ports"]}
     assert ports.get(asked["port"], asked["port"]) == 3000
     assert httpx.get(pod_server.url + asked["path"]).status_code == 200
 
 
-def test_prometheus_is_sent_to_where_the_metrics_are(pod_server: Server) -> None:
+def test_the_scrape_annotations_match_the_metrics_endpoint(pod_server: Server) -> None:
     (endpoint,) = one("cpu", "ServiceMonitor")["spec"]["endpoints"]
-    answer = httpx.get(pod_server.url + endpoint["path"])
-    assert "fitserve_queue_rows{" in answer.text
+    response = httpx.get(pod_server.url + endpoint["path"])
+    assert "fitserve_queue_rows{" in response.text
 
 
 def test_a_gpu_pod_that_finds_no_gpu_gets_no_requests_and_is_not_restarted() -> None:
@@ -238,7 +238,7 @@ def test_a_gpu_pod_that_finds_no_gpu_gets_no_requests_and_is_not_restarted() -> 
 
 
 @pytest.mark.parametrize("overlay", OVERLAYS)
-def test_there_is_time_to_start_and_to_end(overlay: str) -> None:
+def test_the_probes_and_the_grace_period_allow_start_and_shutdown(overlay: str) -> None:
     spec = container(overlay)
     start = spec["startupProbe"]
     assert start["periodSeconds"] * start["failureThreshold"] >= 300
@@ -248,7 +248,7 @@ def test_there_is_time_to_start_and_to_end(overlay: str) -> None:
     longest = (
         DEFAULTS.body_timeout_seconds + DEFAULTS.timeout_seconds + DEFAULTS.max_compute_seconds
     )
-    # What the server itself waits for; the image's own command, and the setting, say 30 s.
+    # The server's own timeout; the image's command and the setting are 30 s.
     command, option, drain = container(overlay)["args"]
     assert (command, option) == ("serve", "--timeout-graceful-shutdown")
     assert int(drain) >= longest
@@ -264,12 +264,12 @@ def test_every_setting_of_a_pod_is_one_of_the_service(overlay: str) -> None:
     named = {name.removeprefix("FITSERVE_").lower() for name in given if name.startswith("FITS")}
     assert named
     assert named <= set(Settings.model_fields)
-    assert given["BENTOML_HOST"] == "0.0.0.0"  # noqa: S104 - it says so
-    assert int(given["FITSERVE_THREADS"]) >= 1
+    assert given["BENTOML_HOST"] == "0.0.0.0"  # noqa: S104 - its documented value
+    assert int(given["FITSERVE_INTRA_OP_THREADS"]) >= 1
 
 
 @pytest.mark.parametrize("overlay", OVERLAYS)
-def test_no_container_may_do_more_than_serve(overlay: str) -> None:
+def test_containers_have_minimal_privileges(overlay: str) -> None:
     spec = pod(overlay)["spec"]
     assert spec["automountServiceAccountToken"] is False
     assert spec["enableServiceLinks"] is False
@@ -291,26 +291,26 @@ def test_no_container_may_do_more_than_serve(overlay: str) -> None:
 
 
 @pytest.mark.parametrize("overlay", OVERLAYS)
-def test_every_image_has_a_tag_that_does_not_move_by_itself(overlay: str) -> None:
+def test_every_image_has_a_fixed_tag(overlay: str) -> None:
     images = [each["image"] for each in containers(rendered(overlay))]
     assert images == ["fitserve:gpu" if overlay == "gpu" else "fitserve:cpu"]
 
 
 @pytest.mark.parametrize(("overlay", "measured"), [("cpu", "ONNX Runtime alone"), ("gpu", "torch")])
-def test_the_limits_hold_what_was_measured(overlay: str, measured: str) -> None:
+def test_the_limits_cover_the_measured_memory(overlay: str, measured: str) -> None:
     report = (ROOT / "benchmarks" / "README.md").read_text()
     (megabytes,) = re.findall(rf"\| fitserve, (?:with )?{measured} \| (\d+) \(", report)
     resources = container(overlay)["resources"]
     rest = int(megabytes) * 10**6
     assert in_bytes(resources["requests"]["memory"]) > 2 * rest
-    # Measured too: 977 MB for 64 MiB of JSON, 508 MB for 40 million pixels of a PNG, and one of
-    # each at a time.
+    # Also measured: 977 MB for 64 MiB of JSON, 508 MB for a PNG of 40 million pixels, one of each
+    # at a time.
     body = 15 * int(environment(overlay)["FITSERVE_MAX_BODY_BYTES"])
     picture = 13 * DEFAULTS.max_image_pixels
     assert in_bytes(resources["limits"]["memory"]) > 1.5 * (rest + body + picture)
-    bodies = int(environment(overlay)["FITSERVE_MAX_BODIES_BYTES"])
+    bodies = int(environment(overlay)["FITSERVE_MAX_BUFFERED_BYTES"])
     assert in_bytes(resources["limits"]["memory"]) > 1.2 * (rest + body + picture + bodies)
-    assert Decimal(resources["requests"]["cpu"]) >= 1  # what one worker's event loop takes
+    assert Decimal(resources["requests"]["cpu"]) >= 1  # the load of one worker's event loop
 
 
 def test_a_gpu_pod_has_one_gpu_and_one_worker_and_rolls_without_a_spare_one() -> None:
@@ -321,18 +321,16 @@ def test_a_gpu_pod_has_one_gpu_and_one_worker_and_rolls_without_a_spare_one() ->
     assert one("gpu", "Deployment")["spec"]["strategy"]["rollingUpdate"]["maxSurge"] == 0
 
 
-def test_a_cpu_roll_takes_no_pod_away_before_another_is_there() -> None:
+def test_a_cpu_rollout_removes_no_pod_before_a_new_one_is_ready() -> None:
     assert one("cpu", "Deployment")["spec"]["strategy"]["rollingUpdate"]["maxUnavailable"] == 0
 
 
 @pytest.mark.parametrize("overlay", ["cpu", "gpu"])
-def test_it_scales_on_a_queue_that_the_service_shows_and_else_on_cpu(
-    overlay: str, pod_server: Server
-) -> None:
+def test_the_autoscaler_uses_the_queue_metric_or_cpu(overlay: str, pod_server: Server) -> None:
     pods, resource = one(overlay, "HorizontalPodAutoscaler")["spec"]["metrics"]
     name = pods["pods"]["metric"]["name"]
     assert f"\n{name}{{" in httpx.get(pod_server.url + "/metrics").text
-    # Callers who wait for their answers leave no more than one batch in the queue.
+    # Clients that wait for responses leave at most one batch in the queue.
     assert 0 < int(pods["pods"]["target"]["averageValue"]) < DEFAULTS.max_batch_rows
     assert resource["resource"]["name"] == "cpu"
     asked = Decimal(container(overlay)["resources"]["requests"]["cpu"])
@@ -346,7 +344,7 @@ def test_it_scales_on_a_queue_that_the_service_shows_and_else_on_cpu(
     assert spec["minReplicas"] > budget["maxUnavailable"], "a drained node would end the service"
 
 
-def test_the_keys_lie_where_the_service_looks_for_them(tmp_path: Path) -> None:
+def test_the_keys_are_mounted_at_the_path_of_the_setting(tmp_path: Path) -> None:
     manifests = by_stand_in(with_keys(tmp_path))
     (deployment,) = (one for one in manifests if one["kind"] == "Deployment")
     (found,) = containers(deployment)

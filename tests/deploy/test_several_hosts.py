@@ -1,7 +1,7 @@
-"""Two hosts behind nginx, each with its own address: one is killed, the other rolled, under load.
+"""Two hosts behind nginx, each with its own address: one is killed, the other restarted.
 
-The hosts are network namespaces on a bridge, which takes root and iproute2; nginx is Debian's, and
-its configuration the one in `deploy/nginx/`.
+The hosts are network namespaces on a bridge, which needs root and iproute2; nginx is Debian's, and
+its configuration is the one in `deploy/nginx/`.
 """
 
 import asyncio
@@ -14,7 +14,6 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import httpx
-import psutil
 import pytest
 from faulty_networks import write_slow
 from live_server import Server, serving, temporary_home
@@ -49,13 +48,13 @@ def ip(*arguments: str) -> None:
 
 
 def namespace(address: str) -> str:
-    """The name of the host with that address."""
+    """Return the name of the host with this address."""
     return f"fs-{NET.replace('.', '-')}-{address.rpartition('.')[2]}"
 
 
 @pytest.fixture(scope="module")
 def hosts() -> Iterator[None]:
-    """Three hosts on one network, which this process can reach."""
+    """Three hosts on one network that this process can reach."""
     for program in ("ip", "nginx"):
         if shutil.which(program) is None:
             pytest.skip(f"{program} is not installed")
@@ -106,7 +105,7 @@ def nginx(hosts: None, root: Path, tmp_path: Path) -> Iterator[None]:
 
 @contextmanager
 def served(root: Path, repository: Path, address: str) -> Iterator[Server]:
-    """A server on the host with that address, from the start of the block to its end."""
+    """Serve on the host with this address during the block."""
     settings = {
         "FITSERVE_MODEL_REPOSITORY": str(repository),
         "FITSERVE_DEVICE": "cpu",
@@ -121,13 +120,12 @@ def served(root: Path, repository: Path, address: str) -> Iterator[Server]:
 
 
 def kill(server: Server) -> None:
-    """As if its host lost its power: no process of it says anything any more."""
-    for process in (*server.workers(), psutil.Process(server.process.pid)):
-        process.kill()
+    """Kill every process of the server, as a power failure would."""
+    server.kill()
     server.process.wait(10)
 
 
-def test_one_host_is_killed_and_the_other_rolled_under_load(
+def test_one_host_is_killed_and_the_other_restarted_under_load(
     nginx: None, root: Path, tmp_path: Path
 ) -> None:
     repository = tmp_path / "models"
@@ -185,7 +183,7 @@ def test_one_host_is_killed_and_the_other_rolled_under_load(
 
 
 async def done(server: Server) -> int:
-    """How many predictions a server has made."""
+    """Return the number of predictions of a server."""
     async with httpx.AsyncClient(base_url=server.url) as client:
         stats = (await client.get("/v2/models/slow/stats")).json()["model_stats"][0]
         return int(stats["inference_count"])

@@ -1,4 +1,4 @@
-"""The server that most end-to-end tests ask, the pictures that they send, and their browser."""
+"""The server of most end-to-end tests, the pictures that they send, and the browser."""
 
 import re
 from collections.abc import Iterator
@@ -18,7 +18,7 @@ from models.repository import ModelRepository
 
 @pytest.fixture(scope="session")
 def chosen(root: Path, shipped: Path) -> dict[str, str]:
-    """The environment that makes a server serve the shipped packages: none, but for a stand-in."""
+    """The settings for the shipped packages: none, except with a stand-in."""
     return {} if shipped == root / "models" else {"FITSERVE_MODEL_REPOSITORY": str(shipped)}
 
 
@@ -29,7 +29,7 @@ def repository(shipped: Path) -> ModelRepository:
 
 @pytest.fixture(scope="session")
 def server(root: Path, chosen: dict[str, str]) -> Iterator[Server]:
-    """`bentoml serve` as a person starts it: from the checkout, with nothing set."""
+    """`bentoml serve` as a user starts it: from the checkout, without settings."""
     with temporary_home() as home, serving(home, root, settings=chosen) as started:
         yield started
         faults = re.findall(r"request \S+ failed", started.read_log())
@@ -50,7 +50,7 @@ def browser() -> Iterator[Browser]:
 
 @pytest.fixture
 def visitor(browser: Browser) -> Iterator[Visitor]:
-    """Who opens pages; what they may not do fails the test at its end."""
+    """A visitor that opens pages, and fails the test if a page did something forbidden."""
     someone = Visitor(browser)
     yield someone
     someone.leave()
@@ -58,13 +58,13 @@ def visitor(browser: Browser) -> Iterator[Visitor]:
 
 @pytest.fixture
 def page(visitor: Visitor, server: Server) -> Page:
-    """The playground, as it opens."""
+    """The playground, just opened."""
     return visitor.open(server.url)
 
 
 @pytest.fixture(scope="session")
 def mnist(mnist_folder: Path) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
-    """MNIST's test images and labels, from its own files."""
+    """MNIST's test images and labels, from the original files."""
     raw = mnist_folder / "MNIST" / "raw"
     images = np.fromfile(raw / "t10k-images-idx3-ubyte", np.uint8, offset=16)
     labels = np.fromfile(raw / "t10k-labels-idx1-ubyte", np.uint8, offset=8)

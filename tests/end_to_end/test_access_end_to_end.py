@@ -1,4 +1,4 @@
-"""Who gets in, from where, and what the operator sees of it: asked of real servers."""
+"""Authentication, origins and the log of real servers."""
 
 import hashlib
 import json
@@ -35,7 +35,7 @@ AS_JSON = {"Content-Type": "application/json"}
 
 
 def line_of(name: str, rate: str = "") -> str:
-    """The line of the key that is called like its name, backwards."""
+    """Return the line of a key, which is its name backwards."""
     return f"{name} {hashlib.sha256(name[::-1].encode()).hexdigest()} {rate}\n"
 
 
@@ -45,7 +45,7 @@ def bearer(name: str) -> dict[str, str]:
 
 @pytest.fixture(scope="module")
 def few(shipped: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Three packages that serve, one of which fails for one input, and one that is refused."""
+    """Three packages that serve, one of which fails for one input, and one broken package."""
     packages = tmp_path_factory.mktemp("few")
     write_miscounting(packages, "miscounting")
     for name in ("curve-tanh", "mnist-mlp", "curve-mlp"):
@@ -64,13 +64,13 @@ def keys(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def locked(root: Path, few: Path, keys: Path) -> Iterator[Server]:
-    """A server with keys, on the address that it chooses; every request has a line of JSON."""
+    """A server with keys, on its default address; every request is logged as JSON."""
     settings = {
         "FITSERVE_MODEL_REPOSITORY": str(few),
         "FITSERVE_API_KEYS_FILE": str(keys),
         "FITSERVE_METRICS": "key",
         "FITSERVE_LOG_FORMAT": "json",
-        "FITSERVE_ACCESS_LOG": "1",
+        "FITSERVE_ACCESS_LOG_RATIO": "1",
     }
     with temporary_home() as home, serving(home, root, settings=settings, host=None) as started:
         yield started
@@ -78,7 +78,7 @@ def locked(root: Path, few: Path, keys: Path) -> Iterator[Server]:
 
 @pytest.fixture(scope="module")
 def open_one(root: Path, few: Path) -> Iterator[Server]:
-    """A server without keys, on the address that it chooses; pages of one origin may ask."""
+    """A server without keys, on its default address; pages of one origin may call it."""
     settings = {
         "FITSERVE_MODEL_REPOSITORY": str(few),
         "FITSERVE_HEALTH": "off",
@@ -97,7 +97,7 @@ def open_one(root: Path, few: Path) -> Iterator[Server]:
         yield started
 
 
-def asks(path: str, content: bytes, **headers: str) -> dict[str, Any]:
+def requests_of(path: str, content: bytes, **headers: str) -> dict[str, Any]:
     return {"method": "POST", "url": path, "content": content, "headers": headers}
 
 
@@ -109,12 +109,12 @@ def picture() -> dict[str, Any]:
 
 
 WAYS: dict[str, dict[str, Any]] = {
-    "the protocol, the short way": asks(INFER, BODY),
-    "the protocol, the long way": asks(f"{INFER}?long", BODY),
-    "the protocol in binary": asks(INFER, HEAD + X.tobytes(),
+    "the protocol, the fast path": requests_of(INFER, BODY),
+    "the protocol, the ASGI path": requests_of(f"{INFER}?long", BODY),
+    "the protocol in binary": requests_of(INFER, HEAD + X.tobytes(),
                                    **{"Inference-Header-Content-Length": str(len(HEAD))}),
-    "typed, the short way": asks("/predict_curve", TYPED, **AS_JSON),
-    "typed, the long way": asks("/predict_curve?long", TYPED, **AS_JSON),
+    "typed, the fast path": requests_of("/predict_curve", TYPED, **AS_JSON),
+    "typed, the ASGI path": requests_of("/predict_curve?long", TYPED, **AS_JSON),
     "an upload": picture(),
     "the cards": {"method": "GET", "url": "/models"},
     "a picture": {"method": "GET", "url": "/models/curve-tanh/report/fitted-curve.png"},
@@ -140,7 +140,7 @@ def assert_secured(response: httpx.Response) -> None:
 
 
 @pytest.mark.parametrize("name", WAYS)
-def test_a_key_opens_every_way_and_nothing_else_does(name: str, locked: Server) -> None:
+def test_only_a_known_key_is_accepted_by_every_endpoint(name: str, locked: Server) -> None:
     way = WAYS[name]
     for headers in (bearer("annie"), {"X-API-Key": "annie"[::-1]}):
         response = ask(locked, way, **headers)
@@ -155,7 +155,7 @@ def test_a_key_opens_every_way_and_nothing_else_does(name: str, locked: Server) 
         assert_secured(response)
 
 
-def test_a_key_with_a_rate_is_held_to_it_on_every_way(locked: Server) -> None:
+def test_the_rate_of_a_key_is_enforced_on_every_endpoint(locked: Server) -> None:
     assert ask(locked, WAYS["the cards"], **bearer("slow")).status_code == 200
     for way in WAYS.values():
         response = ask(locked, way, **bearer("slow"))
@@ -166,8 +166,8 @@ def test_a_key_with_a_rate_is_held_to_it_on_every_way(locked: Server) -> None:
     assert ask(locked, WAYS["the cards"], **bearer("annie")).status_code == 200
 
 
-def test_a_change_of_the_file_counts_within_seconds(locked: Server, keys: Path) -> None:
-    way = WAYS["the protocol, the short way"]
+def test_a_change_of_the_file_takes_effect_within_seconds(locked: Server, keys: Path) -> None:
+    way = WAYS["the protocol, the fast path"]
     assert ask(locked, way, **bearer("leaver")).status_code == 200
     assert ask(locked, way, **bearer("newcomer")).status_code == 401
     keys.write_text(line_of("annie") + line_of("slow", "0.01") + line_of("newcomer"))
@@ -176,17 +176,20 @@ def test_a_change_of_the_file_counts_within_seconds(locked: Server, keys: Path) 
         assert time.monotonic() < deadline
         time.sleep(0.1)
     assert ask(locked, way, **bearer("newcomer")).status_code == 200
-    for spoiled, told in (("", "there is no key in it"), ("no line of a key\n", "line 1 must be")):
+    for spoiled, message in (
+        ("", "there is no key in it"),
+        ("no line of a key\n", "line 1 must be"),
+    ):
         keys.write_text(spoiled)
-        while told not in locked.read_log():
+        while message not in locked.read_log():
             assert time.monotonic() < deadline
             assert ask(locked, way, **bearer("newcomer")).status_code == 200
             time.sleep(0.1)
         assert ask(locked, way, **bearer("newcomer")).status_code == 200
-    assert locked.read_log().count("the API keys stay as they were") == 2
+    assert locked.read_log().count("the API keys are unchanged") == 2
 
 
-def test_where_there_are_keys_any_host_and_origin_may_bring_one(locked: Server) -> None:
+def test_with_keys_any_host_and_origin_is_accepted(locked: Server) -> None:
     for way in WAYS.values():
         for more in ({"Host": "fit.example"}, {"Origin": ORIGIN}, {"Sec-Fetch-Site": "cross-site"}):
             assert ask(locked, way, **more).status_code == 401
@@ -200,23 +203,23 @@ def test_requests_are_counted_by_the_name_of_their_key(locked: Server) -> None:
         return float(found[0].split()[-1]) if found else 0.0
 
     before = count()
-    for name in ("the protocol, the short way", "typed, the long way", "an upload"):
+    for name in ("the protocol, the fast path", "typed, the ASGI path", "an upload"):
         ask(locked, WAYS[name], **bearer("annie"))
         ask(locked, WAYS[name], **bearer("nobody"))
-    assert count() == before + 4  # with the first look at the metrics
+    assert count() == before + 4  # with the first read of the metrics
 
 
-def test_health_is_open_and_the_metrics_ask_for_a_key_where_that_is_set(locked: Server) -> None:
+def test_health_is_open_and_metrics_need_a_key_if_configured(locked: Server) -> None:
     for path in HEALTH:
         response = httpx.get(locked.url + path)
-        # To the protocol's question, whether all are ready, the answer is no: one is refused.
+        # The protocol's readiness is about all models, and one is unavailable.
         assert response.status_code == (503 if path == "/v2/health/ready" else 200)
         assert_secured(response)
     assert httpx.get(f"{locked.url}/metrics").status_code == 401
     assert httpx.get(f"{locked.url}/metrics", headers=bearer("annie")).status_code == 200
 
 
-def test_the_page_is_open_though_all_that_it_asks_is_not(locked: Server) -> None:
+def test_the_page_is_open_although_its_requests_need_a_key(locked: Server) -> None:
     for path in PAGE:
         for headers in ({}, bearer("nobody"), bearer("slow"), bearer("slow")):
             response = httpx.get(locked.url + path, headers=headers)
@@ -227,7 +230,7 @@ def test_the_page_is_open_though_all_that_it_asks_is_not(locked: Server) -> None
     assert_secured(refused)
 
 
-def test_what_is_switched_off_is_not_there(open_one: Server) -> None:
+def test_disabled_paths_are_not_found(open_one: Server) -> None:
     for path in (*HEALTH, *PAGE):
         response = httpx.get(open_one.url + path)
         assert response.status_code == 404
@@ -241,7 +244,7 @@ def test_what_is_switched_off_is_not_there(open_one: Server) -> None:
      ("POST", INFER, 400), ("POST", "/predict_curve", 400), ("GET", "/v2/models/curve-mlp", 503),
      ("GET", "/metrics", 200), ("HEAD", "/models", 200)],
 )  # fmt: skip
-def test_every_kind_of_answer_has_the_security_headers(
+def test_every_kind_of_response_has_the_security_headers(
     method: str, path: str, status: int, open_one: Server
 ) -> None:
     response = httpx.request(method, open_one.url + path)
@@ -249,10 +252,10 @@ def test_every_kind_of_answer_has_the_security_headers(
     assert_secured(response)
 
 
-# From where.
+# Addresses and origins.
 
 
-def test_pages_of_other_origins_may_not_ask_by_default(locked: Server) -> None:
+def test_pages_of_other_origins_are_refused_by_default(locked: Server) -> None:
     asked = {"Origin": ORIGIN, "Access-Control-Request-Method": "POST"}
     for headers in (asked, {**asked, **bearer("annie")}):
         for path in (INFER, "/predict_curve"):
@@ -264,7 +267,7 @@ def test_pages_of_other_origins_may_not_ask_by_default(locked: Server) -> None:
         assert not any(name.startswith("access-control") for name in response.headers)
 
 
-def test_pages_of_the_origins_that_are_named_may_ask(open_one: Server) -> None:
+def test_pages_of_configured_origins_may_call_the_service(open_one: Server) -> None:
     asked = {"Origin": ORIGIN, "Access-Control-Request-Method": "POST",
              "Access-Control-Request-Headers": "authorization"}  # fmt: skip
     for name, way in WAYS.items():
@@ -285,33 +288,34 @@ def test_pages_of_the_origins_that_are_named_may_ask(open_one: Server) -> None:
 
 
 def listening(server: Server) -> set[str]:
-    """The addresses on which its port is open."""
+    """Return the addresses on which the port is open."""
     port = int(server.url.rpartition(":")[2])
     return {
         connection.laddr.ip
-        for process in (psutil.Process(server.process.pid), *server.workers())
+        for process in (psutil.Process(server.process.pid), *server.processes())
         for connection in process.net_connections("inet")
         if connection.status == psutil.CONN_LISTEN and connection.laddr.port == port
     }
 
 
-def test_without_keys_it_is_reached_from_this_machine_alone_and_says_so(open_one: Server) -> None:
+def test_without_keys_the_server_binds_to_loopback_with_a_warning(open_one: Server) -> None:
     assert listening(open_one) == {"127.0.0.1"}
     assert (
-        "no FITSERVE_API_KEYS_FILE: whoever reaches this address is let in" in open_one.read_log()
+        "no FITSERVE_API_KEYS_FILE: anyone who can reach this address may call"
+        in open_one.read_log()
     )
 
 
-def test_with_keys_it_is_reached_from_everywhere(locked: Server) -> None:
-    assert listening(locked) == {"0.0.0.0"}  # noqa: S104 - what is looked for
+def test_with_keys_the_server_binds_to_every_address(locked: Server) -> None:
+    assert listening(locked) == {"0.0.0.0"}  # noqa: S104 - the expected address
     assert "no FITSERVE_API_KEYS_FILE" not in locked.read_log()
 
 
-# What the operator sees.
+# The log.
 
 
 def lines(server: Server) -> list[dict[str, Any]]:
-    """The log, whose every line is JSON."""
+    """Return the log, whose every line is JSON."""
     found = [json.loads(line) for line in server.read_log().splitlines()]
     for entry in found:
         assert {"time", "level", "logger", "message"} <= set(entry), entry
@@ -319,7 +323,7 @@ def lines(server: Server) -> list[dict[str, Any]]:
 
 
 def lines_of(identity: str, count: int, server: Server) -> list[dict[str, Any]]:
-    """The lines of one request, so many at least: the last comes just after the answer."""
+    """Return at least `count` lines of one request; the last is written just after the response."""
     deadline = time.monotonic() + 10
     while True:
         found = [entry for entry in lines(server) if entry.get("request_id") == identity]
@@ -330,11 +334,11 @@ def lines_of(identity: str, count: int, server: Server) -> list[dict[str, Any]]:
 
 
 def test_a_request_has_one_line_of_json(locked: Server) -> None:
-    response = ask(locked, WAYS["the protocol, the short way"], **bearer("annie"))
+    response = ask(locked, WAYS["the protocol, the fast path"], **bearer("annie"))
     identity = response.headers["x-request-id"]
     (entry,) = lines_of(identity, 1, locked)
-    said = ("model", "version", "rows", "status", "path", "method", "key", "level")
-    assert [entry[name] for name in said] == [
+    shown = ("model", "version", "rows", "status", "path", "method", "key", "level")
+    assert [entry[name] for name in shown] == [
         *("curve-tanh", "1", 3, 200, INFER, "POST", "annie", "INFO")
     ]
     assert entry["queue_ms"] >= 0
@@ -349,7 +353,7 @@ def test_a_fault_has_its_traceback_under_the_id_of_its_request(
     fatal = tensor("x", np.array([[VICTIM]], np.float32))
     content = {"inputs": [fatal]} if "infer" in path else {"x": [VICTIM], "model": "miscounting"}
     body = json.dumps(content).encode()
-    response = ask(locked, asks(path + query, body, **AS_JSON), **bearer("annie"))
+    response = ask(locked, requests_of(path + query, body, **AS_JSON), **bearer("annie"))
     assert response.status_code == 500
     identity = response.headers["x-request-id"]
     assert identity in response.json()["error"]
@@ -365,13 +369,13 @@ def test_a_key_is_never_in_the_log(locked: Server) -> None:
         assert f"Bearer {name[::-1]}" not in locked.read_log()
 
 
-def test_where_no_share_is_logged_every_5xx_is_and_nothing_else(open_one: Server) -> None:
+def test_by_default_only_5xx_responses_are_logged(open_one: Server) -> None:
     identities = []
     for path in ("/v2/models/curve-mlp/infer", "/v2/models/curve-mlp/infer?long"):
         response = httpx.post(open_one.url + path, content=BODY)
         assert response.status_code == 503
         identities.append(response.headers["x-request-id"])
-    fine = ask(open_one, WAYS["typed, the short way"])
+    fine = ask(open_one, WAYS["typed, the fast path"])
     cards = ask(open_one, WAYS["the cards"])
     assert (fine.status_code, cards.status_code) == (200, 200)
     logged = [entry for entry in lines(open_one) if "request_id" in entry]

@@ -1,4 +1,4 @@
-"""Networks that this project did not train, added and then served with no code changed."""
+"""Networks of other libraries, added and served without changes to the code."""
 
 import json
 from collections.abc import Iterator
@@ -20,7 +20,7 @@ from models.card import NUMPY_DTYPES
 
 @pytest.fixture(scope="module")
 def impostor(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A package that takes what a curve takes, and gives something else."""
+    """A package with the input of a curve and another output."""
     folder = tmp_path_factory.mktemp("impostor")
     place = helper.make_tensor_value_info("x", TensorProto.FLOAT, ["batch", 1])
     sine = helper.make_tensor_value_info("sine", TensorProto.FLOAT, ["batch", 1])
@@ -37,7 +37,7 @@ def client(
     impostor: Path,
     tmp_path_factory: pytest.TempPathFactory,
 ) -> Iterator[httpx.Client]:
-    """A client of a server whose repository holds the added networks, and the impostor."""
+    """A client of a server whose repository has the added networks and the impostor."""
     repository = tmp_path_factory.mktemp("served")
     for package in (
         impostor,
@@ -53,9 +53,7 @@ def client(
         yield opened
 
 
-def test_every_added_network_serves_and_none_is_refused(
-    client: httpx.Client, added_repository: Added
-) -> None:
+def test_every_added_network_serves(client: httpx.Client, added_repository: Added) -> None:
     assert client.get("/readyz").status_code == 200
     content = client.get("/models").json()
     assert content["refused"] == {}
@@ -65,7 +63,7 @@ def test_every_added_network_serves_and_none_is_refused(
     }
 
 
-def test_the_cards_that_are_served_say_what_to_send(
+def test_the_served_cards_describe_the_inputs(
     client: httpx.Client, added_repository: Added
 ) -> None:
     for name, network in added_repository.networks.items():
@@ -76,23 +74,23 @@ def test_the_cards_that_are_served_say_what_to_send(
             assert spec["shape"][1:] == list(network.inputs[spec["name"]].shape[1:])
 
 
-def test_an_endpoint_for_curves_says_so_where_a_network_gives_no_curve(
+def test_the_curve_endpoint_reports_a_network_without_a_curve(
     client: httpx.Client,
 ) -> None:
     response = client.post("/predict_curve", json={"x": [1], "model": "sine"})
     assert response.status_code == 400
     assert response.json() == {
-        "error": "Model 'sine' gives no y in rows; ask it at /v2/models/sine/infer."
+        "error": "Model 'sine' has no output y in rows; call /v2/models/sine/infer."
     }
 
 
-# What they answer over the protocol.
+# Predictions over the protocol.
 
 
 def infer(
     client: httpx.Client, name: str, inputs: dict[str, NDArray[Any]], *, binary: bool
 ) -> dict[str, NDArray[Any]]:
-    """Ask for every output, as JSON or with binary tensors, and read the answer."""
+    """Request every output, as JSON or with binary tensors, and parse the response."""
     described = {
         entry["name"]: entry for entry in client.get(f"/v2/models/{name}").json()["inputs"]
     }
@@ -122,7 +120,7 @@ def infer(
 
 @pytest.mark.parametrize("binary", [False, True])
 @pytest.mark.parametrize("name", ["keras-digits", "resnet", "iris", "two-inputs", "one-at-a-time"])
-def test_each_answers_what_its_own_library_computes(
+def test_each_network_predicts_as_its_own_library(
     client: httpx.Client, added_repository: Added, name: str, binary: bool
 ) -> None:
     network = added_repository.networks[name]
@@ -139,7 +137,9 @@ def test_each_answers_what_its_own_library_computes(
             np.testing.assert_allclose(answered[key], wanted, rtol=1e-3, atol=1e-3)
 
 
-def test_a_network_of_one_row_takes_one_row(client: httpx.Client, added_repository: Added) -> None:
+def test_a_network_with_a_fixed_batch_of_one_row_accepts_one_row(
+    client: httpx.Client, added_repository: Added
+) -> None:
     ((key, array),) = added_repository.networks["one-at-a-time"].inputs.items()
     two = np.concatenate([array[:1], array[:1]])
     tensor = {"name": key, "shape": two.shape, "datatype": "FP32", "data": two.ravel().tolist()}

@@ -1,4 +1,4 @@
-"""A repository with every kind of bad package: the good one serves, and callers see no path."""
+"""A repository with every kind of broken package: the good one serves; no response has a path."""
 
 import os
 import shutil
@@ -74,7 +74,7 @@ def spoil(root: Path, name: str) -> None:
 
 
 def outside() -> bytes:
-    """A network whose weights lie in another file: ONNX Runtime's error has the path of that."""
+    """Return a network with weights in another file, whose path is in ONNX Runtime's error."""
     weights = helper.make_tensor("w", TensorProto.FLOAT, [1], [1.0])
     weights.ClearField("float_data")
     weights.data_location = TensorProto.EXTERNAL
@@ -94,7 +94,7 @@ def outside() -> bytes:
 
 @pytest.fixture(scope="module")
 def bad(root: Path) -> Iterator[Bad]:
-    """Served by a user who may not read all of it."""
+    """A server run by a user who may not read all of the repository."""
     with temporary_home() as home:
         repository = home / "my models"
         package = write_sound(repository, "good")
@@ -104,7 +104,7 @@ def bad(root: Path) -> Iterator[Bad]:
         for name in REFUSED:
             spoil(repository, name)
         under: list[str] = []
-        if os.geteuid() == 0:  # who reads everything, unless this is taken away
+        if os.geteuid() == 0:  # root reads everything, unless this capability is removed
             if shutil.which("setpriv") is None:
                 pytest.skip("root reads everything, and there is no setpriv to take that away")
             under = ["setpriv", "--bounding-set=-dac_override,-dac_read_search"]
@@ -118,7 +118,7 @@ def bad(root: Path) -> Iterator[Bad]:
             (repository / closed).chmod(0o700)
 
 
-def test_the_good_package_serves_and_each_bad_one_says_why(bad: Bad) -> None:
+def test_the_good_package_serves_and_each_bad_one_has_a_reason(bad: Bad) -> None:
     content = httpx.get(f"{bad.server.url}/models").json()
     assert [model["name"] for model in content["models"]] == ["good"]
     assert list(content["refused"]) == sorted(REFUSED)
@@ -131,32 +131,32 @@ def test_the_good_package_serves_and_each_bad_one_says_why(bad: Bad) -> None:
     }  # fmt: skip
 
 
-def test_no_answer_shows_a_path_of_the_machine_and_the_log_does(bad: Bad) -> None:
+def test_no_response_has_a_path_of_the_machine_but_the_log_does(bad: Bad) -> None:
     home = str(bad.good.parents[2])
-    answers = [
+    responses = [
         httpx.get(f"{bad.server.url}/models").text,
         httpx.post(f"{bad.server.url}/v2/repository/index").text,
         *(httpx.get(f"{bad.server.url}/models/{name}").text for name in REFUSED),
         *(httpx.get(f"{bad.server.url}/v2/models/{name}").text for name in REFUSED),
         httpx.get(f"{bad.server.url}/models/good/report/none.png").text,
     ]
-    for answer in answers:
-        assert home not in answer
-        assert "/dev/null" not in answer
+    for response in responses:
+        assert home not in response
+        assert "/dev/null" not in response
     log = bad.server.read_log()
     for name in REFUSED:
         assert f"my models/{name}" in log
     assert "Traceback" not in log
 
 
-def test_a_picture_is_served_as_it_was_when_its_card_was_read(bad: Bad) -> None:
-    """And refused when it is another one, also where a card that fits was put beside it."""
+def test_only_the_picture_of_the_loaded_card_is_served(bad: Bad) -> None:
+    """Any other picture is refused, even with a card that matches it on disk."""
     url, picture = f"{bad.server.url}/models/good/report/loss.png", bad.good / "report" / "loss.png"
     assert httpx.get(url).content == PICTURE
     for spoiled in (PICTURE[::-1], PICTURE + b"!"):
         picture.write_bytes(spoiled)
-        answer = httpx.get(url)
-        assert (answer.status_code, str(bad.good) in answer.text) == (500, False)
+        response = httpx.get(url)
+        assert (response.status_code, str(bad.good) in response.text) == (500, False)
     os.mkfifo(replace(picture))
     assert httpx.get(url, timeout=20).status_code == 500
     replace(picture, PICTURE)

@@ -1,6 +1,6 @@
-"""Values that a network cannot take, sent by every way: 400 with a reason, and no one is harmed.
+"""Values that a network cannot compute, in every format: 400 with a reason, and no other effect.
 
-Each network is added as a user would, and answers valid input before and after.
+Each network is added as a user would, and computes valid input before and after.
 """
 
 import io
@@ -35,7 +35,7 @@ node = helper.make_node
 
 
 class Lookup(nn.Module):
-    """Rows of a table, by their indices, as TorchScript knows them."""
+    """Rows of a table by their indices, in TorchScript."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -52,7 +52,7 @@ Declared = list[tuple[str, int, list[str | int]]]
 def onnx_file(
     nodes: list[Any], inputs: Declared, outputs: Declared, **constants: NDArray[Any]
 ) -> bytes:
-    """A graph, each input and output as (name, element type, shape)."""
+    """Return a graph; each input and output is (name, element type, shape)."""
     graph = helper.make_graph(
         nodes,
         "graph",
@@ -68,7 +68,7 @@ def onnx_file(
 
 
 def lookup(*, plain: bool = False) -> bytes:
-    """The same as ONNX; unless it is plain, with a sum on the way, so that no range is known."""
+    """The same in ONNX; unless it is plain, with a sum in between, so no range is known."""
     nodes = [node("Add", ["tokens", "none"], ["sums"]), node("Gather", ["table", "sums"], ["rows"])]
     return onnx_file(
         [node("Gather", ["table", "tokens"], ["rows"])] if plain else nodes,
@@ -80,7 +80,7 @@ def lookup(*, plain: bool = False) -> bytes:
 
 
 def pair() -> bytes:
-    """The sum of two sequences, of one length."""
+    """Return a network with the sum of two sequences of one length."""
     return onnx_file(
         [node("Add", ["a", "b"], ["sum"])],
         [("a", T.FLOAT, ["batch", "one"]), ("b", T.FLOAT, ["batch", "other"])],
@@ -89,7 +89,7 @@ def pair() -> bytes:
 
 
 def filtered() -> bytes:
-    """A picture of at least 5 x 5 pixels, less two on each side."""
+    """Return a network for pictures of at least 5 x 5 pixels, which removes two on each side."""
     return onnx_file(
         [node("MaxPool", ["pixels"], ["seen"], kernel_shape=[5, 5])],
         [("pixels", T.FLOAT, ["batch", 1, "height", "width"])],
@@ -98,7 +98,7 @@ def filtered() -> bytes:
 
 
 def digits() -> bytes:
-    """Ten probabilities of an image, whose largest pixel is an index into a table of 200 rows."""
+    """Return ten probabilities of an image, whose largest pixel is an index into 200 rows."""
     return onnx_file(
         [
             node("Cast", ["image"], ["numbers"], to=T.FLOAT),
@@ -114,21 +114,21 @@ def digits() -> bytes:
 
 
 def add(folder: Path, name: str, content: bytes, *options: str) -> None:
-    """Add it to the repository in the folder."""
+    """Add the network to the repository in the folder."""
     (folder / f"{name}.onnx").write_bytes(content)
     repository = ("--repository", str(folder / "repository"))
     assert main(["add", name, "--onnx", str(folder / f"{name}.onnx"), *options, *repository]) == 0
 
 
 def sample(folder: Path, name: str, **rows: NDArray[Any]) -> tuple[str, str]:
-    """The option that gives these rows."""
+    """Return the option with these sample rows."""
     np.savez(folder / f"{name}.npz", **rows)
     return "--sample", str(folder / f"{name}.npz")
 
 
 @pytest.fixture(scope="module")
 def repository(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Networks that cannot take everything that their shapes allow."""
+    """Networks that do not accept every value of their shapes."""
     folder = tmp_path_factory.mktemp("picky")
     random = np.random.default_rng(0)
     tokens = random.integers(0, WORDS, (8, 4))
@@ -154,10 +154,10 @@ def repository(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def server(root: Path, repository: Path) -> Iterator[Server]:
-    """A server of these networks; none of its own faults may show in its log."""
+    """A server of these networks; its log must not contain faults of its own."""
     scripted = repository / "scripted" / "1" / "card.json"
     card = json.loads(scripted.read_text())
-    del card["files"]["model.onnx"]  # else the faster of both would answer
+    del card["files"]["model.onnx"]  # otherwise the faster of both would serve
     scripted.write_text(json.dumps(card))
     settings = {"FITSERVE_MODEL_REPOSITORY": str(repository), "FITSERVE_DEVICE": "cpu"}
     with temporary_home() as home, serving(home, root, settings=settings) as started:
@@ -168,40 +168,42 @@ def server(root: Path, repository: Path) -> Iterator[Server]:
 
 @pytest.fixture(scope="module")
 def client(server: Server) -> Iterator[httpx.Client]:
-    """A client of it."""
+    """A client of the server."""
     with httpx.Client(base_url=server.url, timeout=60) as opened:
         yield opened
 
 
-def ask(client: httpx.Client, name: str, door: str, **inputs: NDArray[Any]) -> httpx.Response:
-    """Ask in JSON, with binary tensors, or with the tensor alone."""
+def ask(
+    client: httpx.Client, name: str, format_name: str, **inputs: NDArray[Any]
+) -> httpx.Response:
+    """Send the request as JSON, with binary tensors, or as raw bytes."""
     path = f"/v2/models/{name}/infer"
     tail = b"".join(array.tobytes() for array in inputs.values())
-    if door == "raw":
+    if format_name == "raw":
         return client.post(path, content=tail, headers={"Inference-Header-Content-Length": "0"})
     tensors = [
         {"name": key, "shape": array.shape, "datatype": DATATYPES[array.dtype.name]}
         | (
             {"data": array.ravel().tolist()}
-            if door == "json"
+            if format_name == "json"
             else {"parameters": {"binary_data_size": array.nbytes}}
         )
         for key, array in inputs.items()
     ]
     header = json.dumps({"inputs": tensors}).encode()
-    if door == "json":
+    if format_name == "json":
         return client.post(path, content=header)
     sizes = {"Inference-Header-Content-Length": str(len(header))}
     return client.post(path, content=header + tail, headers=sizes)
 
 
 def ids(*values: int) -> NDArray[np.int64]:
-    """One row of indices."""
+    """Return one row of indices."""
     return np.array([values], np.int64)
 
 
 def floats(*shape: int) -> NDArray[np.float32]:
-    """Ones."""
+    """Return ones."""
     return np.ones(shape, np.float32)
 
 
@@ -235,30 +237,30 @@ NOT_TAKEN = {
 
 
 @pytest.mark.parametrize(
-    ("case", "door"),
+    ("case", "format_name"),
     [
-        (case, door)
+        (case, format_name)
         for case, (name, *_) in NOT_TAKEN.items()
-        for door in ("json", "binary", "raw")
-        # A raw request is for one input with one free dimension.
-        if door != "raw" or name not in ("pair", "filtered")
+        for format_name in ("json", "binary", "raw")
+        # A raw request needs one input with one free dimension.
+        if format_name != "raw" or name not in ("pair", "filtered")
     ],
 )
-def test_it_is_refused_in_one_sentence_by_every_way_of_the_protocol(
-    case: str, door: str, client: httpx.Client
+def test_a_bad_value_is_refused_with_one_sentence_in_every_format(
+    case: str, format_name: str, client: httpx.Client
 ) -> None:
-    name, wrong, right, told = NOT_TAKEN[case]
-    assert ask(client, name, door, **right).status_code == 200
-    response = ask(client, name, door, **wrong)
+    name, wrong, right, sentence = NOT_TAKEN[case]
+    assert ask(client, name, format_name, **right).status_code == 200
+    response = ask(client, name, format_name, **wrong)
     assert response.status_code == 400, response.text
     error = response.json()["error"]
-    assert re.fullmatch(told, error), error
+    assert re.fullmatch(sentence, error), error
     assert "\n" not in error
     assert not re.search(r"(?<!\w)/\w", error), error
-    assert ask(client, name, door, **right).status_code == 200
+    assert ask(client, name, format_name, **right).status_code == 200
 
 
-def test_the_typed_endpoints_refuse_it_too(client: httpx.Client) -> None:
+def test_the_typed_endpoints_refuse_bad_values(client: httpx.Client) -> None:
     white = BLACK.copy()
     white[0, 0, 0] = 255
     for images, status in ((BLACK, 200), (white, 400), (BLACK, 200)):
@@ -269,7 +271,7 @@ def test_the_typed_endpoints_refuse_it_too(client: httpx.Client) -> None:
             assert "Model 'digits' cannot compute this request" in response.json()["error"]
 
 
-def test_a_picture_whose_pixels_the_network_does_not_take_is_refused(client: httpx.Client) -> None:
+def test_a_picture_with_pixels_outside_the_range_is_refused(client: httpx.Client) -> None:
     file = io.BytesIO()
     picture = Image.new("L", (40, 40), 255)
     picture.paste(0, (15, 5, 25, 35))
@@ -281,7 +283,7 @@ def test_a_picture_whose_pixels_the_network_does_not_take_is_refused(client: htt
     assert "Model 'digits' cannot compute this request: indices" in response.json()["error"]
 
 
-def test_the_card_and_its_page_say_the_range(client: httpx.Client, repository: Path) -> None:
+def test_the_card_and_its_page_show_the_range(client: httpx.Client, repository: Path) -> None:
     spec = client.get("/models/ranged").json()["inputs"][0]
     assert (spec["minimum"], spec["maximum"], spec["enforced"]) == (0, WORDS - 1, True)
     package = ModelRepository(repository).get("ranged")
@@ -289,7 +291,7 @@ def test_the_card_and_its_page_say_the_range(client: httpx.Client, repository: P
     assert "0 to 49; others are refused" in (package.path / "README.md").read_text()
 
 
-def test_it_counts_as_bad_input_and_not_as_a_fault(client: httpx.Client) -> None:
+def test_a_bad_value_is_counted_as_bad_input(client: httpx.Client) -> None:
     counted = re.compile(r'fitserve_\w+\{[^}]*reason="(\w+)"[^}]*\} ([\d.]+)')
     ask(client, "lookup", "json", tokens=ids(WORDS))
     found = dict(counted.findall(client.get("/metrics").text))

@@ -1,4 +1,4 @@
-"""What `bentoml build` packs: all that serving needs, and nothing else; and it serves."""
+"""`bentoml build` packs what serving needs and nothing else, and the bento serves."""
 
 import re
 import shutil
@@ -23,7 +23,7 @@ def home() -> Iterator[Path]:
 
 @pytest.fixture(scope="module")
 def bento(home: Path, root: Path) -> Path:
-    """The folder of a bento built from the checkout, with no access to a package index."""
+    """The folder of a bento built from the checkout, without access to a package index."""
     offline = dict.fromkeys(("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY"), "http://127.0.0.1:9")
     done = subprocess.run(
         [BIN / "bentoml", "build", "--output", "tag"],
@@ -40,13 +40,15 @@ def bento(home: Path, root: Path) -> Path:
     return home / "bentos" / name / version
 
 
-def test_it_holds_the_service_its_page_and_the_models(bento: Path, root: Path) -> None:
-    for room in ("models", "service"):
-        packed = {path.relative_to(bento / "src") for path in (bento / "src" / room).rglob("*.py")}
-        assert packed == {path.relative_to(root) for path in (root / room).rglob("*.py")}
-    page = root / "service/playground"
+def test_a_bento_contains_the_service_its_page_and_the_models(bento: Path, root: Path) -> None:
+    for folder in ("models", "service"):
+        packed = {
+            path.relative_to(bento / "src") for path in (bento / "src" / folder).rglob("*.py")
+        }
+        assert packed == {path.relative_to(root) for path in (root / folder).rglob("*.py")}
+    page = root / "service/api/static"
     files = {path.name: path.read_bytes() for path in page.iterdir()}
-    packed_page = (bento / "src/service/playground").iterdir()
+    packed_page = (bento / "src/service/api/static").iterdir()
     assert {path.name: path.read_bytes() for path in packed_page} == files != {}
     packages = ModelRepository(bento / "src/models")
     assert packages.names() == ModelRepository(root / "models").names() != []
@@ -55,7 +57,7 @@ def test_it_holds_the_service_its_page_and_the_models(bento: Path, root: Path) -
         package.verify()
 
 
-def test_it_holds_nothing_else(bento: Path) -> None:
+def test_a_bento_contains_nothing_else(bento: Path) -> None:
     source = bento / "src"
     assert {path.name for path in source.iterdir()} == {"models", "service", "bentofile.yaml"}
     strays = [
@@ -66,7 +68,7 @@ def test_it_holds_nothing_else(bento: Path) -> None:
     assert strays == []
 
 
-def test_it_asks_for_the_libraries_of_the_service_alone(bento: Path, root: Path) -> None:
+def test_a_bento_requires_only_the_libraries_of_the_service(bento: Path, root: Path) -> None:
     def pinned(path: Path) -> set[str]:
         return set(re.findall(r"^[\w.-]+==[\w.+-]+", path.read_text(), re.MULTILINE))
 
@@ -77,13 +79,13 @@ def test_it_asks_for_the_libraries_of_the_service_alone(bento: Path, root: Path)
     assert not names & {"torchvision", "scikit-learn", "matplotlib", "seaborn", "pytest"}
 
 
-def test_it_serves_from_anywhere_with_its_own_packages(
+def test_a_bento_serves_from_any_folder_with_its_own_packages(
     home: Path,
     bento: Path,
     drawn: dict[int, Image.Image],
     tmp_path: Path,
 ) -> None:
-    shutil.rmtree(bento / "src/models/curve-mlp")  # so that the checkout's would be noticed
+    shutil.rmtree(bento / "src/models/curve-mlp")  # the checkout's packages must not be used
     with (
         serving(home, tmp_path, "fitserve:latest") as server,
         httpx.Client(base_url=server.url, timeout=60) as client,

@@ -1,7 +1,4 @@
-"""What bounds a request before any endpoint sees it.
-
-Connections in number; its head in size and time; JSON in depth.
-"""
+"""Limits before any endpoint: connections, the size and time of headers, the depth of JSON."""
 
 import json
 import pickle
@@ -31,7 +28,7 @@ RIGHT = WHOLE + b"\r\n" + BODY
 
 @pytest.fixture(scope="module")
 def hasty(root: Path, chosen: dict[str, str]) -> Iterator[Server]:
-    """A server that waits a second for a head."""
+    """A server with a header timeout of one second."""
     settings = chosen | {"FITSERVE_HEADER_TIMEOUT_SECONDS": str(SECONDS)}
     with temporary_home() as home, serving(home, root, settings=settings) as started:
         yield started
@@ -46,7 +43,7 @@ def connect(server: Server) -> socket.socket:
 
 
 def send(server: Server, parts: Iterable[bytes], pause: float = 0.0) -> tuple[bytes, float, int]:
-    """What came back until the server closed, after how many seconds, and how much was sent."""
+    """Send the parts; return the response, the seconds until the close, and the bytes sent."""
     received, sent, begun = b"", 0, time.monotonic()
     with connect(server) as connection:
         try:
@@ -55,7 +52,7 @@ def send(server: Server, parts: Iterable[bytes], pause: float = 0.0) -> tuple[by
                 sent += len(part)
                 time.sleep(pause)
         except OSError:
-            pass  # it has closed; what it said may still be there
+            pass  # closed; the response may still be readable
         try:
             while more := connection.recv(65_536):
                 received += more
@@ -65,11 +62,11 @@ def send(server: Server, parts: Iterable[bytes], pause: float = 0.0) -> tuple[by
 
 
 def assert_refusal(answer: bytes, status: int, words: str) -> None:
-    head, _, body = answer.partition(b"\r\n\r\n")
-    assert head.startswith(b"HTTP/1.1 %d " % status), answer[:200]
-    assert b"connection: close" in head
-    assert b"content-type: application/json" in head
-    assert b"x-content-type-options: nosniff" in head
+    header, _, body = answer.partition(b"\r\n\r\n")
+    assert header.startswith(b"HTTP/1.1 %d " % status), answer[:200]
+    assert b"connection: close" in header
+    assert b"content-type: application/json" in header
+    assert b"x-content-type-options: nosniff" in header
     assert list(json.loads(body)) == ["error"]
     assert words in json.loads(body)["error"]
 
@@ -86,7 +83,7 @@ ENDLESS = {
 
 
 @pytest.mark.parametrize("what", ENDLESS)
-def test_what_does_not_end_is_a_431_before_it_takes_the_memory(what: str, hasty: Server) -> None:
+def test_an_endless_header_is_a_431_in_bounded_memory(what: str, hasty: Server) -> None:
     start, more = ENDLESS[what]
     worker = max(hasty.workers(), key=lambda process: process.memory_info().rss)
     before = worker.memory_info().rss
@@ -96,25 +93,25 @@ def test_what_does_not_end_is_a_431_before_it_takes_the_memory(what: str, hasty:
     assert httpx.get(f"{hasty.url}/livez").status_code == 200
 
 
-def test_a_head_may_be_as_large_as_the_limit_says_and_no_larger(hasty: Server) -> None:
+def test_a_header_may_be_as_large_as_the_limit(hasty: Server) -> None:
     for size, status in ((LARGEST - 1_000, 200), (LARGEST + 1, 431)):
-        head = WHOLE + b"Connection: close\r\nX-A: " + b"a" * size + b"\r\n\r\n"
-        answer = send(hasty, [head + BODY])[0]
+        header = WHOLE + b"Connection: close\r\nX-A: " + b"a" * size + b"\r\n\r\n"
+        answer = send(hasty, [header + BODY])[0]
         assert answer.startswith(b"HTTP/1.1 %d " % status)
     assert_refusal(answer, 431, "larger than 65,536 bytes")
 
 
-def test_a_large_body_is_no_large_head(hasty: Server) -> None:
+def test_a_large_body_does_not_count_as_header(hasty: Server) -> None:
     for extra in (b"", b"X-A: " + b"a" * 1_000 + b"\r\n"):
         body = BODY + b" " * 200_000
-        head = POST + b"Connection: close\r\n" + extra + b"Content-Length: %d\r\n\r\n" % len(body)
-        assert send(hasty, [head + body])[0].startswith(b"HTTP/1.1 200 ")
+        header = POST + b"Connection: close\r\n" + extra + b"Content-Length: %d\r\n\r\n" % len(body)
+        assert send(hasty, [header + body])[0].startswith(b"HTTP/1.1 200 ")
 
 
 @pytest.mark.parametrize(
     "start", [b"", WHOLE + b"X-A: "], ids=["from its start", "after some headers"]
 )
-def test_a_head_that_does_not_end_in_time_is_a_408(start: bytes, hasty: Server) -> None:
+def test_a_header_that_does_not_end_in_time_is_a_408(start: bytes, hasty: Server) -> None:
     answer, seconds, _ = send(
         hasty, [start, *[bytes([c]) for c in b"GET /" + b"a" * 200]], pause=0.05
     )
@@ -136,7 +133,7 @@ def test_a_head_that_does_not_end_in_time_is_a_408(start: bytes, hasty: Server) 
     ],
     ids=["nothing", "empty lines", "empty lines after", "half a second", "rest"],
 )
-def test_nothing_holds_a_connection_for_long(
+def test_incomplete_requests_do_not_hold_a_connection_for_long(
     parts: list[bytes], words: bytes, hasty: Server
 ) -> None:
     answer, seconds, _ = send(hasty, parts, pause=0.05)
@@ -144,16 +141,25 @@ def test_nothing_holds_a_connection_for_long(
     assert words in answer
 
 
-def test_who_takes_time_within_the_limit_is_served_on_one_connection(hasty: Server) -> None:
+def test_a_slow_client_within_the_limit_is_served_on_one_connection(hasty: Server) -> None:
     with connect(hasty) as connection:
         for cut in (5, 60, len(WHOLE) + 2, len(RIGHT) - 1) * 2:
             connection.sendall(RIGHT[:cut])
             time.sleep(0.5 * SECONDS)
             connection.sendall(RIGHT[cut:])
             answer = b""
-            while not answer.endswith(b"]}]}"):  # head and body may come apart
+            while not answer.endswith(b"]}]}"):  # header and body may arrive separately
                 answer += connection.recv(65_536)
             assert answer.startswith(b"HTTP/1.1 200 ")
+
+
+def test_an_idle_connection_stays_open_for_as_long_as_proxies_keep_theirs(hasty: Server) -> None:
+    """After BentoML's default of 5 seconds, clients that keep theirs for longer lose requests."""
+    with connect(hasty) as connection:
+        for _ in range(2):
+            connection.sendall(RIGHT)
+            assert connection.recv(65_536).startswith(b"HTTP/1.1 200 ")
+            time.sleep(6)
 
 
 @pytest.mark.parametrize(
@@ -171,13 +177,13 @@ def test_who_takes_time_within_the_limit_is_served_on_one_connection(hasty: Serv
         b"GET /\r\n\r\n",
     ],
 )
-def test_what_is_no_http_is_a_400_that_says_so(sent: bytes, hasty: Server) -> None:
+def test_bytes_that_are_not_http_are_a_400(sent: bytes, hasty: Server) -> None:
     answer, seconds, _ = send(hasty, [sent])
-    assert_refusal(answer, 400, "no request of HTTP/1.1")
+    assert_refusal(answer, 400, "not a readable HTTP/1.1 request")
     assert seconds < SECONDS
 
 
-def test_what_was_refused_is_counted_and_logged_once(hasty: Server) -> None:
+def test_a_refused_request_is_counted_and_logged_once(hasty: Server) -> None:
     logged = hasty.read_log().count("Invalid HTTP request")
     send(hasty, [b"hello\r\n\r\n"])
     assert hasty.read_log().count("Invalid HTTP request") == logged + 1
@@ -188,7 +194,7 @@ def test_what_was_refused_is_counted_and_logged_once(hasty: Server) -> None:
         assert re.search(found, metrics)
 
 
-def test_a_trailer_is_no_header(hasty: Server) -> None:
+def test_a_trailer_is_not_a_header(hasty: Server) -> None:
     trailers = b"Content-Encoding: gzip\r\nX-A: b\r\n\r\n"
     chunks = b"\r\n%x\r\n%s\r\n0\r\n" % (len(BODY), BODY)
     last = b"GET /livez HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n"
@@ -199,7 +205,7 @@ def test_a_trailer_is_no_header(hasty: Server) -> None:
             assert answer.count(b"HTTP/1.1 200 OK") == 2, answer
 
 
-def test_an_upgrade_is_not_taken_up(hasty: Server) -> None:
+def test_an_upgrade_is_ignored(hasty: Server) -> None:
     upgrade = {"Connection": "upgrade", "Upgrade": "websocket", "Sec-WebSocket-Version": "13"}
     key = {"Sec-WebSocket-Key": "dGhlIHNhbXBsZSBub25jZQ=="}
     assert httpx.get(f"{hasty.url}/v2", headers=upgrade | key).json()["name"] == "fitserve"
@@ -207,14 +213,14 @@ def test_an_upgrade_is_not_taken_up(hasty: Server) -> None:
 
 @pytest.fixture(scope="module")
 def small(root: Path, chosen: dict[str, str]) -> Iterator[Server]:
-    """A server that holds little: 20 connections, and 3 MB of bodies of a megabyte at most.
+    """A server with low limits: 20 connections, and 3 MB of bodies of at most a megabyte.
 
-    It is started where few files may be open.
+    It is started with a low limit of open files.
     """
     settings = chosen | {
         "FITSERVE_MAX_CONNECTIONS": "20",
         "FITSERVE_MAX_BODY_BYTES": "1000000",
-        "FITSERVE_MAX_BODIES_BYTES": "3000000",
+        "FITSERVE_MAX_BUFFERED_BYTES": "3000000",
     }
     few = ("bash", "-c", 'ulimit -Sn 256 && exec "$0" "$@"')
     with temporary_home() as home, serving(home, root, settings=settings, under=few) as started:
@@ -222,7 +228,7 @@ def small(root: Path, chosen: dict[str, str]) -> Iterator[Server]:
         assert "Traceback" not in started.read_log()
 
 
-def test_a_connection_too_many_is_a_503_and_those_that_are_there_are_served(small: Server) -> None:
+def test_a_connection_beyond_the_limit_is_a_503_and_the_others_are_served(small: Server) -> None:
     with ExitStack() as stack:
         held = [stack.enter_context(connect(small)) for _ in range(20)]
         for _ in range(3):
@@ -235,26 +241,26 @@ def test_a_connection_too_many_is_a_503_and_those_that_are_there_are_served(smal
         held[1].close()
         deadline = time.monotonic() + 5
         while httpx.get(f"{small.url}/livez").status_code != 200:
-            assert time.monotonic() < deadline, "there is room, and nobody is let in"
+            assert time.monotonic() < deadline, "there is room, and no connection is accepted"
     assert_counted(small, "connections")
 
 
-def test_as_many_files_may_be_open_as_there_may_be_connections_and_some_more(small: Server) -> None:
+def test_the_limit_of_open_files_exceeds_the_limit_of_connections(small: Server) -> None:
     (worker,) = small.workers()
     soft, hard = worker.rlimit(psutil.RLIMIT_NOFILE)
     assert min(hard, 1020) <= soft <= hard
 
 
-def test_bodies_too_many_are_a_503_and_those_that_are_there_are_served(small: Server) -> None:
+def test_bodies_beyond_the_memory_limit_are_a_503_and_the_others_are_served(small: Server) -> None:
     body = BODY + b" " * 900_000
-    head = POST + b"Content-Length: %d\r\n\r\n" % len(body)
+    header = POST + b"Content-Length: %d\r\n\r\n" % len(body)
     with ExitStack() as stack:
         held = [stack.enter_context(connect(small)) for _ in range(3)]
         for connection in held:
-            connection.sendall(head + body[:-1])
+            connection.sendall(header + body[:-1])
         time.sleep(0.5)
         for _ in range(3):
-            answer, _, _ = send(small, [head + body[:-1]])
+            answer, _, _ = send(small, [header + body[:-1]])
             assert_refusal(answer, 503, "Too many large bodies are arriving")
             assert b"\r\nretry-after: 1\r\n" in answer
             assert b" 200 OK" in send(small, [WHOLE + b"Connection: close\r\n\r\n" + BODY])[0]
@@ -274,18 +280,19 @@ def assert_counted(server: Server, reason: str) -> None:
 )
 @pytest.mark.parametrize("opening", [b"[", b'{"x":', b'{"inputs":[{"data":['])
 def test_json_that_is_too_deep_is_a_400(path: str, opening: bytes, client: httpx.Client) -> None:
-    """Orjson's own limit: 1,024 levels."""
+    """The limit is orjson's: 1,024 levels."""
     closing = bytes({91: 93, 123: 125}[c] for c in reversed(opening) if c in b"[{")
     for levels in (1_025, 1_000_000):
         body = opening * levels + b"1" + closing * levels
         headers = {"Content-Type": "application/json"}
         response = client.post(path, content=body, headers=headers)
         assert response.status_code == 400
-        assert "depth limit exceeded" in response.json()["error"]
+        reason = response.json()["error"]
+        assert "depth limit exceeded" in reason or (levels > 1_025 and "too many" in reason)
 
 
 class Explosive:
-    """What runs when it is unpickled: it leaves a file behind."""
+    """An object that writes a file when it is unpickled."""
 
     def __init__(self, trace: Path) -> None:
         self._trace = trace
@@ -297,7 +304,7 @@ class Explosive:
 def test_the_protocol_reads_no_pickle(client: httpx.Client, tmp_path: Path) -> None:
     trace = tmp_path / "trace"
     content = pickle.dumps({"inputs": Explosive(trace)})
-    pickle.loads(content)  # noqa: S301 - it does leave a file where it is read
+    pickle.loads(content)  # noqa: S301 - the file is written if it is unpickled
     trace.unlink()
     for kind in ("application/vnd.bentoml+pickle", "application/octet-stream", ""):
         for start in ("", "0", str(len(content))):

@@ -1,4 +1,4 @@
-"""The Open Inference Protocol through the clients that people have: none of them is changed."""
+"""The V2 protocol through unmodified clients of other projects."""
 
 import os
 import re
@@ -29,7 +29,7 @@ PATHS = {
 def questions(
     server: Server, repository: ModelRepository, tmp_path_factory: pytest.TempPathFactory
 ) -> Path:
-    """The rows that every client sends, and the typed endpoints' answers; `given` reads them."""
+    """The requests of every client, and the responses of the typed endpoints; read by `given`."""
     rng = np.random.default_rng(5)
     arrays = {}
     with httpx.Client(base_url=server.url, timeout=60) as client:
@@ -54,7 +54,7 @@ def questions(
 
 
 def numbers(answer: dict[str, Any]) -> np.ndarray:
-    """The numbers of a typed answer, [rows, columns]."""
+    """Return the numbers of a typed response, [rows, columns]."""
     if "y" in answer:
         return np.array(answer["y"], np.float64)[:, None]
     return np.array([row["probabilities"] for row in answer["predictions"]], np.float64)
@@ -63,7 +63,7 @@ def numbers(answer: dict[str, Any]) -> np.ndarray:
 @pytest.mark.parametrize(
     "script", ["triton_http", "triton_asyncio", "kserve_rest", "mlserver_codecs"]
 )
-def test_a_client_is_answered_what_the_typed_endpoints_answer(
+def test_a_client_gets_the_numbers_of_the_typed_endpoints(
     script: str, server: Server, questions: Path
 ) -> None:
     if not (CLIENTS / "mlserver").exists():
@@ -79,13 +79,13 @@ def test_a_client_is_answered_what_the_typed_endpoints_answer(
 
 
 def address(server: Server) -> str:
-    """`host:port`."""
+    """Return `host:port`."""
     return server.url.removeprefix("http://")
 
 
 @pytest.fixture(scope="module")
 def perf_analyzer() -> str:
-    """The program, where it runs: its wheels are for Linux with glibc 2.38 or later."""
+    """The program, if it runs: its wheels are for Linux with glibc 2.38 or later."""
     program = shutil.which("perf_analyzer", path=f"{CLIENTS}{os.pathsep}{os.environ['PATH']}")
     if program is None:
         pytest.skip("perf_analyzer is not here: its wheels are for Linux with glibc 2.38 or later")
@@ -107,8 +107,8 @@ MEASURED = {
 }
 
 
-# Short ones, all of which count as stable. With --request-count, version 2.60 waits for ever in one
-# run of ten, although each of its requests was answered and it has closed its threads.
+# Short windows, which all count as stable. With --request-count, version 2.60 hangs in one run of
+# ten, although each of its requests got a response and its threads have ended.
 WINDOWS = ("--measurement-interval", "200", "--stability-percentage", "999")
 
 
@@ -127,11 +127,11 @@ def test_perf_analyzer_measures_a_model(
         timeout=120,
         check=False,
     )
-    told = f"{done.stdout}{done.stderr}"
-    measured = re.search(r"Client:\s+Request count: (\d+)", told)
-    assert measured is not None, told
-    assert int(measured[1]) >= 10, told
-    counted = re.search(r"Inference count: (\d+).*?Successful request count: (\d+)", told, re.S)
-    assert counted is not None, told
-    assert int(counted[1]) == rows * int(counted[2]), told
-    assert "Failed" not in told, told
+    output = f"{done.stdout}{done.stderr}"
+    measured = re.search(r"Client:\s+Request count: (\d+)", output)
+    assert measured is not None, output
+    assert int(measured[1]) >= 10, output
+    counted = re.search(r"Inference count: (\d+).*?Successful request count: (\d+)", output, re.S)
+    assert counted is not None, output
+    assert int(counted[1]) == rows * int(counted[2]), output
+    assert "Failed" not in output, output

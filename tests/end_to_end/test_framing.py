@@ -1,4 +1,4 @@
-"""Where one request ends and the next begins: never in doubt, whatever a client or proxy sends."""
+"""Framing: the boundaries of requests are unambiguous, whatever a client or proxy sends."""
 
 import json
 import re
@@ -18,16 +18,16 @@ from live_server import Server, free_port, serving, temporary_home
 
 SETTINGS = {
     "FITSERVE_DEVICE": "cpu",
-    "FITSERVE_MAX_BATCH_ROWS": "4",  # so that the start takes no time
-    "FITSERVE_MAX_WAIT_SECONDS": "600",
+    "FITSERVE_MAX_BATCH_ROWS": "4",  # for a fast start
+    "FITSERVE_MAX_QUEUE_SECONDS": "600",
     "FITSERVE_TIMEOUT_SECONDS": "600",
 }
-STEPS = 5_000  # of a loop: some milliseconds, on a thread
+STEPS = 5_000  # iterations of a loop: some milliseconds, on a thread
 
 
 @pytest.fixture(scope="module")
 def networks(root: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    """A server of two networks: `sound` answers on the event loop, `slow` on a thread."""
+    """A server of two networks: `sound` computes on the event loop, `slow` on a thread."""
     repository = tmp_path_factory.mktemp("networks")
     write_sound(repository, "sound")
     write_slow(repository, "slow", STEPS)
@@ -38,7 +38,7 @@ def networks(root: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[S
 
 
 def post(model: str, x: float, *headers: str, content: bytes | None = None) -> bytes:
-    """A prediction's request, as it is sent."""
+    """Return the bytes of a prediction request."""
     tensor = {"name": "x", "shape": [1, 1], "datatype": "FP32", "data": [x]}
     body = json.dumps({"inputs": [tensor], "id": f"x={x:g}"}).encode()
     lines = (
@@ -54,8 +54,8 @@ def connect(server: Server) -> socket.socket:
     return socket.create_connection((host, int(port)), timeout=30)
 
 
-def exchanged(server: Server, *parts: bytes, half_close: bool = False) -> list[tuple[int, str]]:
-    """The status and body of each answer, until the server closes or `parts` are all answered."""
+def responses_to(server: Server, *parts: bytes, half_close: bool = False) -> list[tuple[int, str]]:
+    """Send the parts; return the status and body of each response, until the close or the last."""
     with connect(server) as connection:
         for part in parts:
             connection.sendall(part)
@@ -64,18 +64,18 @@ def exchanged(server: Server, *parts: bytes, half_close: bool = False) -> list[t
         received = b""
         while more := connection.recv(65_536):
             received += more
-    return answers(received)
+    return parse_responses(received)
 
 
-def answers(received: bytes) -> list[tuple[int, str]]:
+def parse_responses(received: bytes) -> list[tuple[int, str]]:
     found = []
     while received:
-        head, ended, rest = received.partition(b"\r\n\r\n")
+        header, ended, rest = received.partition(b"\r\n\r\n")
         assert ended, received
-        fields = dict(line.lower().split(b": ", 1) for line in head.split(b"\r\n")[1:])
+        fields = dict(line.lower().split(b": ", 1) for line in header.split(b"\r\n")[1:])
         length = int(fields.get(b"content-length", b"0"))
         assert len(rest) >= length, received
-        found.append((int(head[9:12]), rest[:length].decode()))
+        found.append((int(header[9:12]), rest[:length].decode()))
         received = rest[length:]
     return found
 
@@ -88,7 +88,7 @@ LAST = b"GET /v2 HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n"
 
 @pytest.mark.parametrize("model", ["sound", "slow"])
 @pytest.mark.parametrize("offer", ["h2c", "websocket", "TLS/1.0", "foo/2, bar"])
-def test_an_offer_to_upgrade_is_ignored_and_the_connection_stays_in_step(
+def test_an_offer_to_upgrade_is_ignored_and_the_connection_stays_usable(
     offer: str, model: str, networks: Server
 ) -> None:
     upgrade = ("Host: localhost", "Connection: Upgrade, HTTP2-Settings", f"Upgrade: {offer}")
@@ -97,10 +97,10 @@ def test_an_offer_to_upgrade_is_ignored_and_the_connection_stays_in_step(
     chunked = b'5\r\n{"x":\r\n0\r\n\r\n'
     in_chunks = post(model, 2, *upgrade, "Transfer-Encoding: chunked", content=chunked)
     whole = post(model, 3, *upgrade)
-    found = exchanged(networks, whole, with_a_body, in_chunks, whole, LAST)
+    found = responses_to(networks, whole, with_a_body, in_chunks, whole, LAST)
     assert [status for status, _ in found] == [200, 400, 400, 200, 200]
     assert [json.loads(found[n][1])["id"] for n in (0, 3)] == ["x=3", "x=3"]
-    # In pieces, at every border that matters.
+    # In pieces, at every relevant boundary.
     sent = whole + with_a_body + LAST
     for cut in (10, len(whole) - 5, len(whole), len(whole) + 60, len(sent) - len(LAST) - 3):
         with connect(networks) as connection:
@@ -110,13 +110,13 @@ def test_an_offer_to_upgrade_is_ignored_and_the_connection_stays_in_step(
             received = b""
             while more := connection.recv(65_536):
                 received += more
-        assert [status for status, _ in answers(received)] == [200, 400, 200], cut
+        assert [status for status, _ in parse_responses(received)] == [200, 400, 200], cut
 
 
-def test_a_get_that_offers_an_upgrade_is_answered_and_so_is_the_next(networks: Server) -> None:
+def test_a_get_with_an_upgrade_offer_and_the_next_request_get_responses(networks: Server) -> None:
     offer = b"Connection: upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\n"
     get = b"GET /v2 HTTP/1.1\r\nHost: localhost\r\n%s\r\n"
-    found = exchanged(networks, get % offer + get % offer + post("sound", 2) + LAST)
+    found = responses_to(networks, get % offer + get % offer + post("sound", 2) + LAST)
     assert [status for status, _ in found] == [200] * 4
 
 
@@ -139,7 +139,7 @@ public class Ask {
 
 
 @pytest.mark.skipif(not shutil.which("javac"), reason="there is no Java (openjdk-17-jdk-headless)")
-def test_java_s_own_client_is_answered(networks: Server, tmp_path: Path) -> None:
+def test_the_client_of_java_is_served(networks: Server, tmp_path: Path) -> None:
     (tmp_path / "Ask.java").write_text(JAVA)
     bodies = [post("sound", x).partition(b"\r\n\r\n")[2].decode() for x in (1, 2, 3)]
     asked = subprocess.run(
@@ -151,7 +151,7 @@ def test_java_s_own_client_is_answered(networks: Server, tmp_path: Path) -> None
     assert [json.loads(line[4:])["id"] for line in lines] == ["x=1", "x=2", "x=3"]
 
 
-def test_curl_that_offers_http_2_is_answered(networks: Server) -> None:
+def test_curl_with_an_http_2_offer_is_served(networks: Server) -> None:
     body = post("sound", 7).partition(b"\r\n\r\n")[2].decode()
     asked = subprocess.run(
         ["curl", "-s", "--http2", f"{networks.url}/v2/models/sound/infer", "-d", body],
@@ -181,7 +181,7 @@ http {{
 
 
 @pytest.mark.skipif(not shutil.which("nginx"), reason="there is no nginx")
-def test_behind_a_proxy_that_passes_upgrade_on_nobody_gets_the_answer_of_another(
+def test_behind_a_proxy_that_forwards_upgrades_clients_get_their_own_responses(
     networks: Server, tmp_path: Path
 ) -> None:
     port = free_port()
@@ -191,7 +191,7 @@ def test_behind_a_proxy_that_passes_upgrade_on_nobody_gets_the_answer_of_another
     behind = Server(f"http://127.0.0.1:{port}", proxy, networks.log)
     try:
         wait_for(port)
-        # More than one read of the server takes: a later one would begin with a request.
+        # More than the server reads at once: a later read would begin with a request.
         smuggled = b"\r\n" * 150_000 + b"GET /models/none HTTP/1.1\r\nHost: localhost\r\n\r\n"
         attack = post(
             "sound", 1, "Host: localhost", "Upgrade: h2c", "Connection: upgrade",
@@ -202,7 +202,7 @@ def test_behind_a_proxy_that_passes_upgrade_on_nobody_gets_the_answer_of_another
             with connect(behind) as attacker:
                 attacker.sendall(attack)
                 assert attacker.recv(65_536).startswith(b"HTTP/1.1 400 ")
-                ((status, body),) = exchanged(behind, plain)
+                ((status, body),) = responses_to(behind, plain)
                 assert (status, json.loads(body)["id"]) == (200, "x=5")
     finally:
         proxy.terminate()
@@ -218,7 +218,7 @@ def wait_for(port: int) -> None:
     raise AssertionError("nginx does not listen")
 
 
-# What headers must say.
+# Required headers.
 
 GZIP = "Transfer-Encoding: gzip"
 JSON = post("sound", 4).partition(b"\r\n\r\n")[2]
@@ -235,19 +235,19 @@ CHUNKED = b"%x\r\n%b\r\n0\r\n\r\n" % (len(JSON), JSON)
         ("HTTP/1.0", "Host: a\r\nHost: b", 400, "once, not 2 times"),
         ("HTTP/1.1", "Host: LOCALHOST:80\r\nHost:localhost", 400, "once, not 2 times"),
         ("HTTP/2.0", "Host: localhost", 505, "send HTTP/1.1"),
-        ("HTTP/0.9", "Host: localhost", 400, "no request of HTTP/1.1"),
+        ("HTTP/0.9", "Host: localhost", 400, "not a readable HTTP/1.1 request"),
         ("HTTP/1.1", "Host: localhost\r\nTransfer-Encoding: gzip", 501, "is chunked"),
         ("HTTP/1.1", "Host: localhost\r\nTransfer-Encoding: gzip, chunked", 501, "is chunked"),
         ("HTTP/1.1", f"Host: localhost\r\n{GZIP}\r\nTransfer-Encoding: chunked", 501, "is chunked"),
         ("HTTP/1.1", "Host: localhost\r\nTransfer-Encoding: identity", 501, "is chunked"),
         ("HTTP/1.1", "Host: localhost\r\nTransfer-Encoding: xchunked", 501, "is chunked"),
         ("HTTP/1.1", "Host: localhost\r\nTransfer-Encoding: chunked;q=1", 501, "is chunked"),
-        ("HTTP/1.1", "Host: localhost\r\nTransfer-Encoding: chunked, gzip", 400, "can be read"),
+        ("HTTP/1.1", "Host: localhost\r\nTransfer-Encoding: chunked, gzip", 400, "not a readable"),
         ("HTTP/1.0", "Host: localhost\r\nTransfer-Encoding: chunked", 400, "send a Content-Length"),
         ("HTTP/1.0", "Transfer-Encoding: chunked", 400, "send a Content-Length"),
     ],
 )  # fmt: skip
-def test_what_leaves_room_for_doubt_is_refused_and_the_connection_closed(
+def test_an_ambiguous_request_is_refused_and_the_connection_closed(
     request_line: str, headers: str, status: int, words: str, networks: Server
 ) -> None:
     lines = (
@@ -258,9 +258,9 @@ def test_what_leaves_room_for_doubt_is_refused_and_the_connection_closed(
     body = CHUNKED if "ransfer" in headers else JSON
     if body is JSON:
         lines += f"Content-Length: {len(JSON)}\r\n"
-    ((found, told),) = exchanged(networks, lines.encode() + b"\r\n" + body + LAST)
+    ((found, message),) = responses_to(networks, lines.encode() + b"\r\n" + body + LAST)
     assert found == status
-    assert words in json.loads(told)["error"]
+    assert words in json.loads(message)["error"]
 
 
 @pytest.mark.parametrize(
@@ -275,38 +275,38 @@ def test_what_leaves_room_for_doubt_is_refused_and_the_connection_closed(
         ("*", 404),
     ],
 )
-def test_the_request_s_line_names_the_host_that_the_header_names(
+def test_the_request_line_and_the_header_must_name_the_same_host(
     target: str, status: int, networks: Server
 ) -> None:
     sent = f"GET {target} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n"
-    ((found, _),) = exchanged(networks, sent.encode())
+    ((found, _),) = responses_to(networks, sent.encode())
     assert found == status
 
 
 @pytest.mark.parametrize("coding", ["chunked", "Chunked", "CHUNKED", " chunked ", ",chunked"])
-def test_a_body_in_chunks_is_read(coding: str, networks: Server) -> None:
+def test_a_chunked_body_is_accepted(coding: str, networks: Server) -> None:
     sent = post("sound", 4, "Host: LOCALHOST:80", f"Transfer-Encoding:{coding}", content=CHUNKED)
-    assert [status for status, _ in exchanged(networks, sent, LAST)] == [200, 200]
+    assert [status for status, _ in responses_to(networks, sent, LAST)] == [200, 200]
 
 
-def test_a_refusal_comes_behind_the_answers_to_what_was_sent_before(networks: Server) -> None:
-    """Or a proxy would give it to whoever asked first."""
+def test_a_refusal_follows_the_responses_to_earlier_requests(networks: Server) -> None:
+    """A proxy would otherwise give the refusal to the first client."""
     for broken in (b"nonsense\r\n\r\n", b"GET / HTTP/1.1\r\n\r\n", b"A" * 70_000):
         for model in ("slow", "sound"):
-            found = exchanged(networks, post(model, 1) + post(model, 2) + broken)
+            found = responses_to(networks, post(model, 1) + post(model, 2) + broken)
             assert [status for status, _ in found[:2]] == [200, 200]
             assert [json.loads(body)["id"] for _, body in found[:2]] == ["x=1", "x=2"]
             assert [status // 100 for status, _ in found[2:]] == [4]
 
 
-# Requests ahead of answers.
+# Pipelined requests.
 
 
 def many_rows(model: str, rows: int) -> bytes:
     tensor = {"name": "x", "shape": [rows, 1], "datatype": "FP32", "data": [1.0] * rows}
     body = json.dumps({"inputs": [tensor], "id": "many"}).encode()
-    head = f"POST /v2/models/{model}/infer HTTP/1.1\r\nHost: localhost\r\n"
-    return f"{head}Content-Length: {len(body)}\r\n\r\n".encode() + body
+    header = f"POST /v2/models/{model}/infer HTTP/1.1\r\nHost: localhost\r\n"
+    return f"{header}Content-Length: {len(body)}\r\n\r\n".encode() + body
 
 
 def waiting_rows(server: Server, model: str) -> float:
@@ -319,7 +319,7 @@ def metrics(server: Server) -> str:
     return httpx.get(f"{server.url}/metrics", timeout=60).text
 
 
-def test_requests_ahead_of_a_slow_one_hold_little_and_end_with_their_client(
+def test_pipelined_requests_use_little_memory_and_are_cancelled_with_their_client(
     networks: Server,
 ) -> None:
     (worker,) = [one for one in networks.workers() if "--worker-id" in one.cmdline()]
@@ -328,18 +328,20 @@ def test_requests_ahead_of_a_slow_one_hold_little_and_end_with_their_client(
     ahead = b"GET /v2 HTTP/1.1\r\nHost: localhost\r\n\r\n" * 7_000  # 300 kB
     with ExitStack() as stack:
         clients = [stack.enter_context(connect(networks)) for _ in range(40)]
-        for client in clients:  # all together they take longer than this test
+        for client in clients:  # together they take longer than this test
             client.setblocking(False)
             client.send(many_rows("slow", 200) + ahead)
         wait_until(lambda: waiting_rows(networks, "slow") > 200 * 30)
         assert worker.memory_info().rss - before < 40 * 2**20, "a client's 300 kB take megabytes"
-        assert "x=1" in exchanged(networks, post("sound", 1), LAST)[0][1]
+        assert "x=1" in responses_to(networks, post("sound", 1), LAST)[0][1]
     wait_until(lambda: waiting_rows(networks, "slow") == 0)
     wait_until(lambda: cancelled(networks) >= counted + 40)
 
 
 @pytest.mark.parametrize("behind", [b"", LAST, post("slow", 1), post("slow", 1)[:-5]])
-def test_whoever_hangs_up_is_not_computed_for(behind: bytes, networks: Server) -> None:
+def test_requests_of_a_disconnected_client_are_not_computed(
+    behind: bytes, networks: Server
+) -> None:
     counted = cancelled(networks)
     for reset in (False, True):
         with connect(networks) as client:
@@ -356,9 +358,9 @@ def cancelled(server: Server) -> int:
     return sum(map(int, found))
 
 
-def test_requests_ahead_are_all_answered_in_their_order(networks: Server) -> None:
+def test_pipelined_requests_get_responses_in_order(networks: Server) -> None:
     sent = [post(("slow", "sound")[n % 7 > 0], n) for n in range(400)]  # 60 kB
-    found = exchanged(networks, b"".join(sent) + LAST)
+    found = responses_to(networks, b"".join(sent) + LAST)
     assert [json.loads(body)["id"] for _, body in found[:-1]] == [f"x={n}" for n in range(400)]
 
 
@@ -369,31 +371,33 @@ def wait_until(holds: Callable[[], bool], seconds: float = 20.0) -> None:
         time.sleep(0.1)
 
 
-# A client that ends its sending.
+# A client that closes its sending side.
 
 
 @pytest.mark.parametrize("model", ["sound", "slow"])
 @pytest.mark.parametrize("pieces", [1, 2])
-def test_a_client_that_ends_its_sending_gets_its_answer(
+def test_a_client_that_closes_its_sending_side_gets_its_response(
     model: str, pieces: int, networks: Server
 ) -> None:
     sent = post(model, 6)
     parts = (sent,) if pieces == 1 else (sent[:-3], sent[-3:])
     for _ in range(20 if model == "sound" else 3):
-        ((status, body),) = exchanged(networks, *parts, half_close=True)
+        ((status, body),) = responses_to(networks, *parts, half_close=True)
         assert (status, json.loads(body)["id"]) == (200, "x=6")
 
 
-def test_a_client_that_ends_its_sending_gets_all_its_answers_in_order(networks: Server) -> None:
+def test_a_client_that_closes_its_sending_side_gets_all_responses_in_order(
+    networks: Server,
+) -> None:
     sent = b"".join(post(("slow", "sound")[n % 2], n) for n in range(6))
-    found = exchanged(networks, sent, half_close=True)
+    found = responses_to(networks, sent, half_close=True)
     assert [json.loads(body)["id"] for _, body in found] == [f"x={n}" for n in range(6)]
 
 
-def test_a_client_that_ends_its_sending_in_a_request_is_hung_up_on(networks: Server) -> None:
-    found = exchanged(networks, post("slow", 1) + post("slow", 2)[:-3], half_close=True)
+def test_an_incomplete_request_of_a_closed_sending_side_is_dropped(networks: Server) -> None:
+    found = responses_to(networks, post("slow", 1) + post("slow", 2)[:-3], half_close=True)
     assert [json.loads(body)["id"] for _, body in found] == ["x=1"]
-    assert exchanged(networks, post("slow", 2)[:-3], half_close=True) == []
+    assert responses_to(networks, post("slow", 2)[:-3], half_close=True) == []
 
 
 PICTURE = (Path(__file__).parents[2] / "docs" / "three.png").read_bytes()
@@ -415,15 +419,15 @@ FORM = (
         ("GET /readyz", "text/plain", b""),
     ],
 )
-def test_every_endpoint_answers_a_client_that_ends_its_sending(
+def test_every_endpoint_serves_a_client_that_closes_its_sending_side(
     request_line: str, kind: str, body: bytes, server: Server
 ) -> None:
-    head = (
+    header = (
         f"{request_line} HTTP/1.1\r\nHost: localhost\r\n"
         f"Content-Type: {kind}\r\nContent-Length: {len(body)}\r\n\r\n"
     )
-    sent = head.encode() + body
-    for cut in (len(sent), len(sent) - 1, len(head)):
+    sent = header.encode() + body
+    for cut in (len(sent), len(sent) - 1, len(header)):
         with connect(server) as connection:
             for part in (sent[:cut], sent[cut:]):
                 connection.sendall(part)

@@ -1,4 +1,4 @@
-"""Bad input: the server answers it as it says it does, at once, and its memory stays flat."""
+"""Invalid input: the server responds as documented, quickly, and its memory stays flat."""
 
 import subprocess
 from collections.abc import Iterator
@@ -7,12 +7,12 @@ from pathlib import Path
 import fuzz
 import httpx
 import pytest
+from invalid_requests import KINDS, Case, make
 from live_server import BIN, Server, serving, temporary_home
-from nonsense import KINDS, Case, make
 
 SEED = 20_261
 CASES = 24_000
-# A third of the cases, and of what the leak takes: still well above what is flat.
+# A third of the cases, with a leak still well above the tolerance.
 LEAK_CASES = 8_000
 LEAK = """
 import builtins, sys
@@ -21,15 +21,15 @@ _import, kept = builtins.__import__, []
 
 def watch(name, *arguments, **options):
     found = _import(name, *arguments, **options)
-    front = getattr(sys.modules.get("service.http.front"), "Front", None)
-    if front is not None:
-        builtins.__import__, end = _import, front.end
+    app = getattr(sys.modules.get("service.http.app"), "App", None)
+    if app is not None:
+        builtins.__import__, end = _import, app.end_request
 
-        def leak(self, exchange):
+        def leak(self, context):
             kept.append(bytearray(b"x" * 20_000))
-            end(self, exchange)
+            end(self, context)
 
-        front.end = leak
+        app.end_request = leak
     return found
 
 builtins.__import__ = watch
@@ -38,13 +38,13 @@ builtins.__import__ = watch
 
 @pytest.fixture(scope="module")
 def stormed(root: Path, chosen: dict[str, str]) -> Iterator[Server]:
-    """A server of its own: what it holds is measured."""
+    """A separate server, as its memory is measured."""
     with temporary_home() as home, serving(home, root, settings=chosen) as started:
         yield started
         log = started.read_log()
         refused = log.count(
             "pickle is not allowed in main server"
-        )  # BentoML shows where it says so
+        )  # BentoML logs its version of them
         assert log.count("Traceback") == refused, started.tail()
 
 
@@ -54,7 +54,7 @@ CHECKS = (
 )
 
 
-def test_every_answer_is_one_that_the_description_has(stormed: Server, tmp_path: Path) -> None:
+def test_every_response_is_in_the_openapi_description(stormed: Server, tmp_path: Path) -> None:
     options = {
         "--checks": ",".join(CHECKS),
         "--phases": "examples,coverage,fuzzing",
@@ -67,7 +67,7 @@ def test_every_answer_is_one_that_the_description_has(stormed: Server, tmp_path:
             *("--generation-deterministic", "--continue-on-failure"),
             *(part for option in options.items() for part in option),
         ],
-        cwd=tmp_path,  # it leaves its files where it is called
+        cwd=tmp_path,  # it writes files to its working directory
         capture_output=True,
         text=True,
         timeout=200,
@@ -77,7 +77,7 @@ def test_every_answer_is_one_that_the_description_has(stormed: Server, tmp_path:
     assert "24 passed" in done.stdout, done.stdout[-3_000:]
 
 
-def test_no_nonsense_is_answered_5xx_or_not_at_all_or_kept(stormed: Server) -> None:
+def test_invalid_requests_get_no_5xx_and_use_no_memory(stormed: Server) -> None:
     tally = fuzz.run(stormed, SEED, range(CASES))
     print(tally)
     fuzz.check_memory(tally)
@@ -96,7 +96,7 @@ def test_a_leak_is_noticed(root: Path, chosen: dict[str, str], tmp_path: Path) -
             fuzz.check_memory(tally)
 
 
-def test_a_case_is_made_of_the_seed_and_its_number_alone() -> None:
+def test_a_case_depends_only_on_the_seed_and_its_number() -> None:
     assert make(1, 5) == make(1, 5) != make(2, 5)
 
 
@@ -114,8 +114,6 @@ def test_a_case_is_made_of_the_seed_and_its_number_alone() -> None:
         (Case("json", (b"",), late=True), 504, b'{"error":"x"}', ""),
     ],
 )
-def test_what_is_wrong_with_an_answer_is_seen(
-    case: Case, status: int, body: bytes, wrong: str
-) -> None:
+def test_a_wrong_response_is_detected(case: Case, status: int, body: bytes, wrong: str) -> None:
     found = fuzz.check(case, status, body)
     assert (wrong in found) if wrong else not found

@@ -1,4 +1,4 @@
-"""The arrows between the rooms: who may import whom."""
+"""The import contracts of the layers."""
 
 import subprocess
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""A refusal reaches who sends all before it reads: the rest of its request is read, and dropped."""
+"""A client that sends everything before it reads gets its refusal; the rest is discarded."""
 
 import http.client
 import json
@@ -60,7 +60,7 @@ REFUSED = {
         post(b"/predict_curve", b"Transfer-Encoding: new\r\n\r\n"), b" " * MEGABYTE, 501,
     ),
     "no request": (b"\x00\x01\x02", b"\x00" * MEGABYTE, 400),
-    "a head without end": (b"GET /", b"a" * MEGABYTE, 431),
+    "a header without end": (b"GET /", b"a" * MEGABYTE, 431),
     "no chunk": (
         post(b"/predict_curve", b"Transfer-Encoding: chunked\r\n\r\nx"), b"x" * MEGABYTE, 400,
     ),
@@ -68,31 +68,33 @@ REFUSED = {
 
 
 @pytest.mark.parametrize("what", REFUSED)
-def test_the_answer_reaches_who_sends_all_before_it_reads(what: str, server: Server) -> None:
-    head, piece, status = REFUSED[what]
+def test_the_response_reaches_a_client_that_sends_everything_before_it_reads(
+    what: str, server: Server
+) -> None:
+    header, piece, status = REFUSED[what]
     for _ in range(3):
         with connect(server) as connection:
-            connection.sendall(head)
+            connection.sendall(header)
             for _ in range(SENT // MEGABYTE):
                 connection.sendall(piece)
             connection.shutdown(socket.SHUT_WR)
-            answer = read_all(connection)
-        assert answer.startswith(b"HTTP/1.1 %d " % status), answer[:300]
-        assert answer.count(b"\r\nx-request-id: ") == 1
+            response = read_all(connection)
+        assert response.startswith(b"HTTP/1.1 %d " % status), response[:300]
+        assert response.count(b"\r\nx-request-id: ") == 1
 
 
-def test_the_standard_client_is_told(server: Server) -> None:
+def test_the_standard_client_gets_the_response(server: Server) -> None:
     host, port = server.url.removeprefix("http://").split(":")
     for _ in range(3):
         client = http.client.HTTPConnection(host, int(port), timeout=20)
         client.request("POST", "/predict_curve", b" " * SENT)
-        answer = client.getresponse()
-        assert answer.status == 413
-        assert "larger than" in json.loads(answer.read())["error"]
+        response = client.getresponse()
+        assert response.status == 413
+        assert "larger than" in json.loads(response.read())["error"]
         client.close()
 
 
-def test_who_sends_without_end_is_hung_up_on_and_takes_no_memory(server: Server) -> None:
+def test_a_client_that_sends_endlessly_is_disconnected_and_uses_no_memory(server: Server) -> None:
     (worker,) = server.workers()
     before, begun, sent = worker.memory_info().rss, time.monotonic(), 0
     with connect(server) as connection, pytest.raises(ConnectionError):  # noqa: PT012 - it ends
@@ -105,21 +107,21 @@ def test_who_sends_without_end_is_hung_up_on_and_takes_no_memory(server: Server)
 
 
 @pytest.mark.parametrize("path", [b"/predict_curve", b"/v2/models/curve-tanh/infer"])
-def test_a_request_that_breaks_in_its_body_is_answered_once(path: bytes, server: Server) -> None:
-    """What waits for the rest of the body is told that it does not come."""
+def test_a_malformed_body_gets_one_response(path: bytes, server: Server) -> None:
+    """The handler that waits for the rest of the body is told that the body ends."""
     with connect(server) as connection:
-        head = post(path, b"Transfer-Encoding: chunked\r\n\r\n")
-        connection.sendall(head + b"2\r\n{}\r\n")
-        time.sleep(0.2)  # it is being awaited
+        header = post(path, b"Transfer-Encoding: chunked\r\n\r\n")
+        connection.sendall(header + b"2\r\n{}\r\n")
+        time.sleep(0.2)  # a handler waits for it
         connection.sendall(b"no chunk\r\n")
         connection.settimeout(2 * BODY_SECONDS)
-        answer = read_all(connection)
-        assert answer.count(b"\r\nx-request-id: ") == 1
+        response = read_all(connection)
+        assert response.count(b"\r\nx-request-id: ") == 1
         time.sleep(BODY_SECONDS)
     assert "Traceback" not in server.read_log()
 
 
-def test_who_is_silent_after_a_refusal_is_hung_up_on(server: Server) -> None:
+def test_a_silent_client_is_disconnected_after_a_refusal(server: Server) -> None:
     (worker,) = server.workers()
     with connect(server) as connection:
         connection.sendall(post(b"/predict_curve"))
@@ -135,7 +137,9 @@ def has(worker: psutil.Process, connection: socket.socket) -> bool:
     return any(one.raddr and one.raddr.port == port for one in worker.net_connections("tcp"))
 
 
-def test_the_server_ends_soon_with_such_connections(root: Path, chosen: dict[str, str]) -> None:
+def test_lingering_connections_do_not_delay_the_shutdown(
+    root: Path, chosen: dict[str, str]
+) -> None:
     with (
         temporary_home() as home,
         serving(home, root, settings=chosen) as started,

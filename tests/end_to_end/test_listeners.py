@@ -1,7 +1,8 @@
-"""What a server listens on: its own port, and what an option asks for. Nobody commands it."""
+"""The sockets of a server: its own port, and those of an option; it accepts no commands."""
 
 import shutil
 import stat
+import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -19,14 +20,14 @@ WORKERS = "BENTOML_CONFIG_OPTIONS"
 
 
 def listeners(server: Server) -> set[tuple[str, str]]:
-    """Every socket of its processes that others can reach: its kind, and its address."""
+    """Return the kind and address of every socket of its processes that others can reach."""
     found = set()
-    for process in (psutil.Process(server.process.pid), *server.workers()):
+    for process in (psutil.Process(server.process.pid), *server.processes()):
         for link in process.net_connections("inet"):
-            if link.status in (psutil.CONN_LISTEN, psutil.CONN_NONE):  # the latter are UDP's
+            if link.status in (psutil.CONN_LISTEN, psutil.CONN_NONE):  # the latter for UDP
                 found.add((link.type.name, f"{link.laddr.ip}:{link.laddr.port}"))
         for link in process.net_connections("unix"):
-            if link.laddr:  # one without a name belongs to a pair
+            if link.laddr:  # a socket without a name belongs to a pair
                 found.add(("UNIX", str(link.laddr)))
     return found
 
@@ -40,7 +41,7 @@ def small(root: Path, repository: Path, *target: str, **settings: str) -> Iterat
 
 
 @pytest.mark.parametrize("workers", [1, 2])
-def test_a_server_listens_on_its_port_alone_and_takes_no_commands(
+def test_a_server_listens_only_on_its_port_and_accepts_no_commands(
     root: Path, tmp_path: Path, workers: int
 ) -> None:
     write_sound(tmp_path, "sound")
@@ -55,9 +56,9 @@ def test_a_server_listens_on_its_port_alone_and_takes_no_commands(
         assert httpx.get(f"{server.url}/readyz").status_code == 200
 
 
-def test_reloading_listens_in_a_folder_that_nobody_else_can_enter(
-    root: Path, tmp_path: Path
-) -> None:
+@pytest.fixture
+def tree(root: Path, tmp_path: Path) -> Path:
+    """A copy of the service, whose files the test may change; with one small network."""
     write_sound(tmp_path / "repository", "sound")
     tree = tmp_path / "tree"
     for name in ("service", "models/__init__.py", "bentofile.yaml", "README.md"):
@@ -68,6 +69,10 @@ def test_reloading_listens_in_a_folder_that_nobody_else_can_enter(
             shutil.copy(root / name, tree / name)
     for file in (root / "models").glob("*.py"):
         shutil.copy(file, tree / "models")
+    return tree
+
+
+def test_reloading_listens_in_a_private_folder(tree: Path, tmp_path: Path) -> None:
     with temporary_home() as temporary:
         settings = {"TMPDIR": str(temporary)}
         with small(tree, tmp_path / "repository", ".", "--reload", **settings) as server:
@@ -87,10 +92,34 @@ def test_reloading_listens_in_a_folder_that_nobody_else_can_enter(
         assert [left.name for left in temporary.iterdir()] == []
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="the kernel signals the end of a parent")
+def test_nothing_is_left_of_a_reloading_server_that_was_killed(tree: Path, tmp_path: Path) -> None:
+    with temporary_home() as temporary:
+        settings = {"TMPDIR": str(temporary)}
+        with small(tree, tmp_path / "repository", ".", "--reload", **settings) as server:
+            processes = server.processes()
+            assert accepting(server) < set(processes), "a worker, and what watches the files"
+            server.process.kill()
+            server.process.wait()
+            left = [one for one in psutil.wait_procs(processes, timeout=2)[1] if not is_ended(one)]
+            assert left == [], "a process outlives its parent by more than 2 s"
+        with small(tree, tmp_path / "repository", ".", "--reload", **settings) as server:
+            assert len(list(temporary.glob("fitserve-admin-*"))) == 1, "the next one clears it"
+        assert list(temporary.glob("fitserve-*")) == []
+
+
+def is_ended(process: psutil.Process) -> bool:
+    """Return whether a process has ended, also if its new parent has not yet collected it."""
+    try:
+        return bool(process.status() == psutil.STATUS_ZOMBIE)
+    except psutil.NoSuchProcess:
+        return True
+
+
 def accepting(server: Server) -> set[psutil.Process]:
-    """The workers among its processes, some of which may just be ending."""
+    """Return the workers among its processes, some of which may be ending."""
     found = set()
-    for process in server.workers():
+    for process in server.processes():
         try:
             if "--worker-id" in process.cmdline():
                 found.add(process)

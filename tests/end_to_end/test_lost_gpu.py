@@ -1,4 +1,4 @@
-"""A GPU that goes away under a real server: callers are told at once, the worker is replaced."""
+"""A real server loses its GPU: clients get an error at once, and the worker is replaced."""
 
 import time
 from collections.abc import Callable
@@ -9,8 +9,8 @@ import httpx
 from faulty_networks import answer, write_sound
 from live_server import serving, temporary_home
 
-# Python runs it first in every process of the server: ONNX Runtime computes on the CPU and says
-# that it is CUDA, and torch asks a file whether there is a GPU.
+# Python runs this first in every process of the server: ONNX Runtime computes on the CPU and
+# reports CUDA, and torch reads the state of the GPU from a file.
 FAKE_GPU = """
 import sys
 
@@ -39,7 +39,7 @@ def until(condition: Callable[[], Any]) -> None:
         time.sleep(0.05)
 
 
-def test_a_lost_gpu_is_not_ready_at_once_and_its_worker_is_replaced(root: Path) -> None:
+def test_a_lost_gpu_makes_the_server_not_ready_and_its_worker_is_replaced(root: Path) -> None:
     with temporary_home() as home:
         lost = home / "lost"
         (home / "sitecustomize.py").write_text(FAKE_GPU.format(lost=str(lost)))
@@ -48,7 +48,7 @@ def test_a_lost_gpu_is_not_ready_at_once_and_its_worker_is_replaced(root: Path) 
             "FITSERVE_MODEL_REPOSITORY": str(home / "models"),
             "FITSERVE_DEVICE": "cuda:0",
             "FITSERVE_REQUIRE_DEVICE": "true",
-            "PYTHONPATH": f"{home}:{root / 'tests'}:{root}",
+            "PYTHONPATH": f"{home}:{root / 'tests' / 'support'}:{root}",
         }
         with serving(home, root, settings=settings) as server, httpx.Client(timeout=30) as client:
 
@@ -68,7 +68,7 @@ def test_a_lost_gpu_is_not_ready_at_once_and_its_worker_is_replaced(root: Path) 
             refused = ask()
             assert (refused.status_code, refused.headers["retry-after"]) == (503, "1")
             assert refused.json() == {
-                "error": "The GPU does not answer; try again in a few seconds."
+                "error": "The GPU does not respond; try again in a few seconds."
             }
             until(lambda: not worker.is_running())
             lost.unlink()
@@ -77,4 +77,4 @@ def test_a_lost_gpu_is_not_ready_at_once_and_its_worker_is_replaced(root: Path) 
             log = server.read_log()
     reason = "cuda:0: CUDA error: GPU has fallen off the bus"
     assert f"a GPU is lost, and this process not ready: {reason}" in log
-    assert f"this process ends, as its GPU stays away: {reason}" in log
+    assert f"this process ends, as its GPU does not respond: {reason}" in log

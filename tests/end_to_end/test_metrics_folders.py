@@ -1,4 +1,4 @@
-"""The metrics of several servers of one user: none wipes, or shows, those of another."""
+"""The metrics folders of several servers of one user are independent."""
 
 import re
 import shutil
@@ -19,7 +19,7 @@ from raw_client import message
 
 @pytest.fixture(scope="module")
 def settings(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
-    """Those of every server here: one home, and one small network."""
+    """The settings of every server: one home, and one small network."""
     home, repository = tmp_path_factory.mktemp("home"), tmp_path_factory.mktemp("models")
     write_sound(repository, "sound")
     return {
@@ -41,8 +41,8 @@ def ask(server: Server, times: int) -> None:
         httpx.post(f"{server.url}/v2/models/sound/infer", content=body).raise_for_status()
 
 
-def told(server: Server) -> int:
-    """How many predictions it says that it has made."""
+def predictions_of(server: Server) -> int:
+    """Return the number of predictions in the metrics."""
     found = re.findall(
         r'^fitserve_request_seconds_count\{.*model="sound".*\} (\S+)$',
         httpx.get(f"{server.url}/metrics").text,
@@ -52,13 +52,13 @@ def told(server: Server) -> int:
 
 
 def folders(place: Path) -> set[str]:
-    """The folders of metrics that are there."""
+    """Return the metrics folders."""
     found = list(place.glob("fitserve-metrics-*"))
     assert [stat.S_IMODE(folder.stat().st_mode) for folder in found] == [0o700] * len(found)
     return {folder.name for folder in found}
 
 
-def test_each_server_counts_in_a_folder_of_its_own(
+def test_each_server_has_its_own_metrics_folder(
     root: Path, tmp_path: Path, settings: dict[str, str]
 ) -> None:
     settings = {**settings, "TMPDIR": str(tmp_path)}
@@ -74,11 +74,11 @@ def test_each_server_counts_in_a_folder_of_its_own(
         )  # fmt: skip
         assert failed.returncode != 0, "two servers have one port"
         assert folders(tmp_path) == ours
-        assert told(first) == 3
+        assert predictions_of(first) == 3
 
         with started(root, settings) as second:
             ask(second, 2)
-            assert (told(first), told(second)) == (3, 2)
+            assert (predictions_of(first), predictions_of(second)) == (3, 2)
             workers = second.workers()
             left = folders(tmp_path) - ours
             second.process.kill()
@@ -91,12 +91,12 @@ def test_each_server_counts_in_a_folder_of_its_own(
             assert not folders(tmp_path) & left, "the leftover of a killed server stays"
             assert ours < folders(tmp_path)
             ask(third, 1)
-            assert (told(first), told(third)) == (3, 1)
+            assert (predictions_of(first), predictions_of(third)) == (3, 1)
         assert folders(tmp_path) == ours
     assert folders(tmp_path) == set()
 
 
-def test_the_folder_is_made_where_the_operator_says(
+def test_the_folder_is_created_inside_the_configured_one(
     root: Path, tmp_path: Path, settings: dict[str, str]
 ) -> None:
     place = tmp_path / "metrics"
@@ -104,7 +104,7 @@ def test_the_folder_is_made_where_the_operator_says(
     (place / "counter_1.db").write_bytes(b"another program's")
     with started(root, {**settings, "PROMETHEUS_MULTIPROC_DIR": str(place)}) as server:
         ask(server, 2)
-        assert told(server) == 2
+        assert predictions_of(server) == 2
         assert len(folders(place)) == 1
         deadline = time.monotonic() + 10
         while not list(place.glob("*/*.db")):
@@ -114,18 +114,18 @@ def test_the_folder_is_made_where_the_operator_says(
     assert (place / "counter_1.db").read_bytes() == b"another program's"
 
 
-def test_where_no_folder_can_be_made_each_worker_counts_for_itself(
+def test_without_a_folder_each_worker_reports_its_own_metrics(
     root: Path, settings: dict[str, str]
 ) -> None:
     with started(root, {**settings, "PROMETHEUS_MULTIPROC_DIR": "/dev/null/metrics"}) as server:
         ask(server, 2)
-        assert told(server) == 2
+        assert predictions_of(server) == 2
         log = server.read_log()
-        assert log.count("the metrics of each worker are its own: ") == 1
+        assert log.count("each worker reports its own metrics only: ") == 1
         assert "Traceback" not in log
 
 
-def test_metrics_are_told_also_where_their_folder_was_removed(
+def test_metrics_are_available_after_their_folder_was_removed(
     root: Path, settings: dict[str, str], tmp_path: Path
 ) -> None:
     placed = settings | {"PROMETHEUS_MULTIPROC_DIR": str(tmp_path)}

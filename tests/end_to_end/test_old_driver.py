@@ -1,4 +1,4 @@
-"""A machine whose NVIDIA driver is too old for the wheels: one line says so, and the CPU serves."""
+"""An NVIDIA driver that is too old for the wheels: one log line says so, and the CPU serves."""
 
 import json
 from pathlib import Path
@@ -31,9 +31,9 @@ def test_an_old_driver_is_one_line_of_the_log_with_both_versions(root: Path) -> 
             model = httpx.get(f"{server.url}/models/line").json()
         lines = [json.loads(line) for line in server.read_log().splitlines()]
     assert model["serving"]["device"] == "cpu"
-    (told,) = [line for line in lines if "driver" in line["message"]]
-    assert told["level"] == "WARNING"
-    assert told["message"] == (
+    (entry,) = [line for line in lines if "driver" in line["message"]]
+    assert entry["level"] == "WARNING"
+    assert entry["message"] == (
         "FITSERVE_DEVICE=auto: models compute on the CPU: the NVIDIA driver supports CUDA 12.2, "
         f"and torch {torch.__version__} needs CUDA 13.0: update the driver"
     )

@@ -1,4 +1,4 @@
-"""An older signed version that is put back is told by a real server."""
+"""An older signed version that serves again is reported by a real server."""
 
 import json
 from pathlib import Path
@@ -16,7 +16,9 @@ from live_server import serving, temporary_home
 from model_signing.signing import Config
 
 
-def test_the_index_the_models_and_the_log_tell_of_it(root: Path, tmp_path: Path) -> None:
+def test_the_index_the_models_and_the_log_report_an_older_version(
+    root: Path, tmp_path: Path
+) -> None:
     key = ec.generate_private_key(ec.SECP256R1())
     private, public = tmp_path / "key.pem", tmp_path / "key.pub"
     form = PrivateFormat.TraditionalOpenSSL
@@ -32,7 +34,7 @@ def test_the_index_the_models_and_the_log_tell_of_it(root: Path, tmp_path: Path)
     record.write_text('{"line": 3}')
     settings = {
         "FITSERVE_MODEL_REPOSITORY": str(repository),
-        "FITSERVE_PACKAGE_KEY": str(public),
+        "FITSERVE_PACKAGE_PUBLIC_KEY": str(public),
         "FITSERVE_VERSIONS_FILE": str(record),
         "FITSERVE_DEVICE": "cpu",
     }
@@ -43,6 +45,6 @@ def test_the_index_the_models_and_the_log_tell_of_it(root: Path, tmp_path: Path)
         (model,) = httpx.get(f"{server.url}/models").json()["models"]
         assert model["serving"]["notice"] == notice
         assert notice in server.read_log()
-        answer = httpx.post(f"{server.url}/predict_curve", json={"x": [1], "model": "line"})
-        assert answer.json() == {"model": "line", "version": "1", "y": [3.0]}
+        response = httpx.post(f"{server.url}/predict_curve", json={"x": [1], "model": "line"})
+        assert response.json() == {"model": "line", "version": "1", "y": [3.0]}
     assert json.loads(record.read_bytes()) == {"line": 3}

@@ -1,4 +1,4 @@
-"""The Open Inference Protocol over HTTP: what it promises, and what it refuses."""
+"""The V2 protocol over HTTP: valid and invalid requests."""
 
 import json
 import re
@@ -38,7 +38,7 @@ EXTENSIONS = [
 ]
 
 
-# What the server says of itself and its models.
+# Metadata of the server and its models.
 
 
 @pytest.mark.parametrize("path", ["/v2", "/v2/"])
@@ -50,7 +50,7 @@ def test_the_server_describes_itself(path: str, client: httpx.Client) -> None:
     assert content["extensions"] == EXTENSIONS
 
 
-def test_health_is_told_in_json_because_some_clients_read_it(client: httpx.Client) -> None:
+def test_health_is_json_as_some_clients_parse_it(client: httpx.Client) -> None:
     assert client.get("/v2/health/live").json() == {"live": True}
     assert client.get("/v2/health/ready").json()["ready"] is True
 
@@ -65,7 +65,7 @@ def test_every_model_describes_itself(
         card, path = repository.get(name).card, f"/v2/models/{name}{version}"
         metadata = client.get(path).json()
         specs = {"inputs": card.inputs, "outputs": card.outputs}
-        told = {
+        tensors = {
             side: [
                 {"name": spec.name, "datatype": spec.datatype, "shape": list(spec.shape)}
                 for spec in found
@@ -74,7 +74,7 @@ def test_every_model_describes_itself(
         }
         platform = metadata.pop("platform")
         assert platform in ("onnx_onnxv1", "pytorch_torchscript")
-        assert metadata == {"name": name, "versions": [card.version], **told}
+        assert metadata == {"name": name, "versions": [card.version], **tensors}
         assert client.get(f"{path}/ready").json() == {"name": name, "ready": True}
         config = client.get(f"{path}/config").json()
         platforms = {"onnx_onnxv1": "onnxruntime_onnx", "pytorch_torchscript": "pytorch_libtorch"}
@@ -85,7 +85,9 @@ def test_every_model_describes_itself(
             for entry, spec in zip(config[side], found, strict=True):
                 assert entry["name"] == spec.name
                 assert entry["data_type"] == f"TYPE_{spec.datatype}"
-                assert entry["dims"] == list(spec.shape[1:])  # the batch is max_batch_size
+                assert entry["dims"] == list(
+                    spec.shape[1:]
+                )  # the batch dimension is in max_batch_size
                 if side == "input":
                     assert entry["format"] == "FORMAT_NONE"
                 else:
@@ -124,7 +126,7 @@ def assert_duration(found: Json) -> None:
     "path",
     [f"/v2/models/{CURVE}/stats", f"/v2/models/{CURVE}/versions/1/stats", "/v2/models/stats"],
 )
-def test_the_statistics_grow_by_what_was_sent(path: str, client: httpx.Client) -> None:
+def test_the_statistics_grow_by_the_requests(path: str, client: httpx.Client) -> None:
     def of_the_curve() -> Json:
         entries = {entry["name"]: entry for entry in client.get(path).json()["model_stats"]}
         if path == "/v2/models/stats":
@@ -210,7 +212,7 @@ def test_a_wrong_method_is_a_405_that_names_the_right_one(
 # One inference.
 
 
-def test_a_request_may_say_as_little_as_its_inputs(client: httpx.Client) -> None:
+def test_a_request_needs_only_inputs(client: httpx.Client) -> None:
     content = curve(client).json()
     assert sorted(content) == ["model_name", "model_version", "outputs"]
     assert (content["model_name"], content["model_version"]) == (CURVE, "1")
@@ -223,7 +225,7 @@ def test_a_request_may_say_as_little_as_its_inputs(client: httpx.Client) -> None
 
 
 @pytest.mark.parametrize("identity", ["call-7", "", 'ü ☃ " \\ \u0000', "x" * 5000])
-def test_the_id_comes_back(identity: str, client: httpx.Client) -> None:
+def test_the_id_is_returned(identity: str, client: httpx.Client) -> None:
     assert curve(client, id=identity).json()["id"] == identity
     output = {"name": "y", "parameters": {"binary_data": True}}
     response = curve(client, id=identity, outputs=[output])
@@ -257,7 +259,7 @@ def test_the_content_type_does_not_matter(kind: str, client: httpx.Client) -> No
     ],
     ids=str,
 )
-def test_what_changes_nothing_is_let_pass(more: Json, client: httpx.Client) -> None:
+def test_fields_without_effect_are_accepted(more: Json, client: httpx.Client) -> None:
     assert curve(client, **more).json() == curve(client).json()
 
 
@@ -267,7 +269,7 @@ def test_nested_and_flat_images_are_the_same(client: httpx.Client) -> None:
     assert infer(client, {"inputs": [nested]}, model=IMAGES).json() == flat.json()
 
 
-# What is wrong with a request.
+# Invalid requests.
 
 ROW = np.zeros((1, 1), np.float32)
 WRONG: dict[str, Json] = {
@@ -315,7 +317,7 @@ def test_a_wrong_request_is_a_400(what: str, client: httpx.Client) -> None:
     assert_refused(curve(client, **WRONG[what]))
 
 
-def test_a_top_classification_that_is_no_count_is_a_400(client: httpx.Client) -> None:
+def test_an_invalid_classification_count_is_a_400(client: httpx.Client) -> None:
     for count in (0, -1, 1.5, "3", True, None, [1]):
         output = {"name": "y", "parameters": {"classification": count}}
         assert_refused(curve(client, outputs=[output]), 400, "classification")
@@ -342,7 +344,7 @@ def test_another_shape_is_a_400_however_large(shape: Any, client: httpx.Client) 
 
 
 def with_value(literal: str) -> dict[str, Any]:
-    """A request for one place on the curve, written as this JSON literal."""
+    """Return a request for one point of the curve, written as this JSON literal."""
     body = json.dumps({"inputs": [tensor("x", ROW, data=["VALUE"])]})
     return {"content": body.replace('"VALUE"', literal).encode()}
 
@@ -360,12 +362,12 @@ def test_any_number_that_fits_is_an_fp32(literal: str, client: httpx.Client) -> 
     ['"1"', "true", "false", "null", "NaN", "Infinity", "-Infinity", "1e39", "-1e39", "1e400",
      "{}", "[[]]", "01", "1,"],
 )  # fmt: skip
-def test_what_is_no_fp32_is_a_400(literal: str, client: httpx.Client) -> None:
+def test_a_value_that_is_not_fp32_is_a_400(literal: str, client: httpx.Client) -> None:
     assert_refused(client.post(f"/v2/models/{CURVE}/infer", **with_value(literal)))
 
 
 @pytest.mark.parametrize("value", [True, False, 256, -1, 10**30, 1.5, "1", "", None, [1], {}])
-def test_what_is_no_uint8_is_a_400(value: Any, client: httpx.Client) -> None:
+def test_a_value_that_is_not_uint8_is_a_400(value: Any, client: httpx.Client) -> None:
     data = [0] * 783 + [value]
     assert_refused(infer(client, {"inputs": [tensor("image", ONE_IMAGE, data=data)]}, model=IMAGES))
 
@@ -380,7 +382,9 @@ def test_what_is_no_uint8_is_a_400(value: Any, client: httpx.Client) -> None:
     ],
     ids=lambda content: f"{content[:12]!r}...{len(content)}",
 )  # fmt: skip
-def test_what_is_no_request_is_a_400_however_deep(content: bytes, client: httpx.Client) -> None:
+def test_a_body_that_is_not_a_request_is_a_400_at_any_depth(
+    content: bytes, client: httpx.Client
+) -> None:
     assert_refused(client.post(f"/v2/models/{CURVE}/infer", content=content))
     assert curve(client).status_code == 200
 
@@ -406,7 +410,7 @@ over_http = settings(
 
 @over_http
 @given(st.dictionaries(st.sampled_from(FIELDS), json_values, min_size=1, max_size=3))
-def test_a_request_with_any_fields_is_answered_or_refused(
+def test_a_request_with_any_fields_is_served_or_refused(
     client: httpx.Client, changes: dict[tuple[str | int, ...], Any]
 ) -> None:
     body: Any = {
@@ -430,7 +434,7 @@ def test_a_request_with_any_fields_is_answered_or_refused(
 
 @over_http
 @given(st.binary(max_size=60), st.none() | st.integers(-2, 70) | st.text("0123456789-+ax."))
-def test_any_bytes_with_any_header_length_are_answered_or_refused(
+def test_any_bytes_with_any_header_length_are_served_or_refused(
     client: httpx.Client, content: bytes, length: str | int | None
 ) -> None:
     headers = {} if length is None else {LENGTH: str(length)}
@@ -456,17 +460,17 @@ finite = arrays.arrays(
 def test_json_and_binary_are_the_same_to_the_last_bit(
     client: httpx.Client, rows: NDArray[np.float32]
 ) -> None:
-    answers = []
+    responses = []
     for sent, tail in ((tensor("point", rows), b""), (binary("point", rows), rows.tobytes()),
                        (tensor("point", rows, data=rows.tolist()), b"")):  # fmt: skip
         for wanted in (False, True):
             body = {"inputs": [sent], "parameters": {"binary_data_output": wanted}}
             response = infer(client, body, tail, POINTS)
             assert (LENGTH in response.headers) is wanted
-            answers.append(read(response)["probabilities"])
-    for answer in answers:
-        np.testing.assert_array_equal(answer, answers[0], strict=True)
-    assert answers[0].shape == rows.shape
+            responses.append(read(response)["probabilities"])
+    for answer in responses:
+        np.testing.assert_array_equal(answer, responses[0], strict=True)
+    assert responses[0].shape == rows.shape
 
 
 def test_the_tensor_may_begin_at_any_byte(client: httpx.Client) -> None:
@@ -490,7 +494,7 @@ def test_the_tensor_may_begin_at_any_byte(client: httpx.Client) -> None:
         ({}, {}, False),
     ],
 )
-def test_what_an_output_says_of_itself_goes_before_what_the_request_says(
+def test_parameters_of_an_output_override_those_of_the_request(
     parameters: Json, output: Json | None, wanted: bool, client: httpx.Client
 ) -> None:
     body: Json = {"parameters": parameters}
@@ -501,7 +505,7 @@ def test_what_an_output_says_of_itself_goes_before_what_the_request_says(
     np.testing.assert_array_equal(read(response)["y"], read(curve(client))["y"])
 
 
-def test_a_request_that_is_raw_bytes_is_one_row_and_answered_raw(client: httpx.Client) -> None:
+def test_a_raw_request_is_one_row_and_gets_a_raw_response(client: httpx.Client) -> None:
     for model, name, rows in (
         (CURVE, "x", X[:1]),
         (POINTS, "point", np.array([[0.5, 1]], np.float32)),
@@ -517,7 +521,7 @@ def test_a_request_that_is_raw_bytes_is_one_row_and_answered_raw(client: httpx.C
             assert_refused(client.post(path, content=content, headers={LENGTH: "0"}))
 
 
-def test_a_header_length_that_cannot_be_is_a_400(client: httpx.Client) -> None:
+def test_an_invalid_header_length_is_a_400(client: httpx.Client) -> None:
     content = json.dumps({"inputs": [binary("x", X)]}).encode() + X.tobytes()
     path = f"/v2/models/{CURVE}/infer"
     right = len(content) - X.nbytes
@@ -531,14 +535,14 @@ def test_a_header_length_that_cannot_be_is_a_400(client: httpx.Client) -> None:
     assert client.post(path, content=content, headers={LENGTH: str(right)}).status_code == 200
 
 
-def test_a_header_length_that_is_the_whole_body_is_plain_json(client: httpx.Client) -> None:
+def test_a_header_length_of_the_whole_body_is_plain_json(client: httpx.Client) -> None:
     content = json.dumps({"inputs": [tensor("x", X)]}).encode()
     headers = {LENGTH: str(len(content))}
     response = client.post(f"/v2/models/{CURVE}/infer", content=content, headers=headers)
     assert response.json() == curve(client).json()
 
 
-def test_too_many_bytes_too_few_and_lies_about_them_are_a_400(client: httpx.Client) -> None:
+def test_wrong_numbers_of_bytes_are_a_400(client: httpx.Client) -> None:
     tail = X.tobytes()
     right = {"inputs": [binary("x", X)]}
     assert infer(client, right, tail).status_code == 200
@@ -552,7 +556,7 @@ def test_too_many_bytes_too_few_and_lies_about_them_are_a_400(client: httpx.Clie
     assert_refused(infer(client, {"inputs": [tensor("x", X)]}, tail))
 
 
-def test_numbers_that_json_does_not_have_come_in_binary_alone(client: httpx.Client) -> None:
+def test_numbers_that_json_lacks_are_only_sent_as_binary(client: httpx.Client) -> None:
     rows = np.array([[3e38, -3e38]], np.float32)
     body: Json = {"inputs": [tensor("point", rows)]}
     assert_refused(infer(client, body, model=POINTS), 400, "binary")
@@ -571,7 +575,7 @@ THREE_IMAGES = np.stack([np.roll(ONE_IMAGE[0], shift) for shift in (0, 100, 300)
 @pytest.mark.parametrize(
     ("model", "sent"), [(IMAGES, tensor("image", THREE_IMAGES)), (CURVE, tensor("x", X))]
 )
-def test_the_likeliest_classes_come_as_value_index_and_label(
+def test_the_most_probable_classes_have_value_index_and_label(
     model: str,
     sent: Json,
     k: int,

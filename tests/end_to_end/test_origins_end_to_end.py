@@ -1,6 +1,6 @@
-"""Requests that a page of another site would have a browser send, asked of a real server.
+"""Requests of other sites' pages, sent to a real server.
 
-Both ways of a request must refuse the same: a prediction that arrives whole takes the fast path.
+The fast path and the ASGI path must refuse the same requests.
 """
 
 import json
@@ -17,7 +17,7 @@ ALLOWED = "fit.example"
 ORIGIN = "https://a.example"
 BODY = b'{"inputs": [{"name": "x", "datatype": "FP32", "shape": [1, 1], "data": [1]}]}'
 INFER = "/v2/models/line/infer"
-WAYS = {
+PATHS_TAKEN = {
     "the fast path": ("POST", INFER),
     "the ASGI path": ("POST", f"{INFER}?asgi"),
     "a typed endpoint": ("POST", "/predict_curve"),
@@ -43,7 +43,7 @@ def packages(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def guarded(root: Path, packages: Path) -> Iterator[Server]:
-    """A server without keys, which allows one host more, and whose health and metrics are open."""
+    """A server without keys, with one more allowed host, and with open health and metrics."""
     settings = {
         "FITSERVE_MODEL_REPOSITORY": str(packages),
         "FITSERVE_DEVICE": "cpu",
@@ -56,7 +56,7 @@ def guarded(root: Path, packages: Path) -> Iterator[Server]:
 
 @pytest.fixture(scope="module")
 def shut(root: Path, packages: Path) -> Iterator[Server]:
-    """A server on which health, metrics and the page are off, and one origin may ask."""
+    """A server without health, metrics and the page; pages of one origin may call it."""
     settings = {
         "FITSERVE_MODEL_REPOSITORY": str(packages),
         "FITSERVE_DEVICE": "cpu",
@@ -77,7 +77,7 @@ def port(server: Server) -> str:
 def send(
     server: Server, method: str, target: str, *headers: str, host: str | None = "localhost"
 ) -> tuple[int, str, bytes]:
-    """The status, the headers in lower case, and the body; `host` None sends no such header."""
+    """Return the status, the headers in lower case, and the body; `host` None omits the header."""
     body = BODY if method == "POST" else b""
     lines = [f"{method} {target} HTTP/1.1", f"Content-Length: {len(body)}", *headers]
     if host is not None:
@@ -86,23 +86,23 @@ def send(
         connection.sendall("\r\n".join(lines).encode("latin-1") + b"\r\n\r\n" + body)
         received = b""
         while True:
-            head, ended, rest = received.partition(b"\r\n\r\n")
-            found = re.search(rb"content-length: (\d+)", head)
+            header, ended, rest = received.partition(b"\r\n\r\n")
+            found = re.search(rb"content-length: (\d+)", header)
             length = int(found[1]) if found and method != "HEAD" else 0
             if ended and len(rest) >= length:
-                return int(head[9:12]), head.decode().lower(), rest
+                return int(header[9:12]), header.decode().lower(), rest
             more = connection.recv(65_536)
             assert more, received
             received += more
 
 
-def status(server: Server, way: str, *headers: str, host: str | None = "localhost") -> int:
-    return send(server, *WAYS[way], *headers, host=host)[0]
+def status(server: Server, path_taken: str, *headers: str, host: str | None = "localhost") -> int:
+    return send(server, *PATHS_TAKEN[path_taken], *headers, host=host)[0]
 
 
-@pytest.mark.parametrize("way", WAYS)
-def test_a_foreign_host_is_a_421_and_a_foreign_origin_a_403_on_every_way(
-    way: str, guarded: Server
+@pytest.mark.parametrize("path_taken", PATHS_TAKEN)
+def test_a_foreign_host_is_a_421_and_a_foreign_origin_a_403_on_every_path(
+    path_taken: str, guarded: Server
 ) -> None:
     for headers, host, expected, setting in (
         ((), "evil.example", 421, "FITSERVE_ALLOWED_HOSTS"),
@@ -111,15 +111,17 @@ def test_a_foreign_host_is_a_421_and_a_foreign_origin_a_403_on_every_way(
         (("Origin: null", "Content-Type: text/plain"), "localhost", 403, "FITSERVE_CORS_ORIGINS"),
         (("Sec-Fetch-Site: cross-site",), "localhost", 403, "FITSERVE_CORS_ORIGINS"),
     ):
-        found, head, body = send(guarded, *WAYS[way], *headers, host=host)
+        found, header, body = send(guarded, *PATHS_TAKEN[path_taken], *headers, host=host)
         assert found == expected
         assert setting in json.loads(body)["error"]
-        assert "x-request-id: " in head
-        assert "x-frame-options: deny" in head
-        assert "access-control" not in head
+        assert "x-request-id: " in header
+        assert "x-frame-options: deny" in header
+        assert "access-control" not in header
 
 
-def test_a_foreign_host_is_refused_again_and_again_and_the_next_one_served(guarded: Server) -> None:
+def test_a_foreign_host_is_refused_repeatedly_and_the_next_request_is_served(
+    guarded: Server,
+) -> None:
     for _ in range(3):
         assert status(guarded, "the fast path") == 200
         assert status(guarded, "the fast path", host="evil.example") == 421
@@ -134,9 +136,9 @@ def test_a_foreign_host_is_refused_again_and_again_and_the_next_one_served(guard
     ],
 )
 def test_a_local_or_allowed_host_is_served(host: str, guarded: Server) -> None:
-    for way in ("the fast path", "the ASGI path", "the cards", "health"):
-        assert status(guarded, way, host=host) == 200
-        assert status(guarded, way, f"Origin: http://{host.lower()}", host=host) == 200
+    for path_taken in ("the fast path", "the ASGI path", "the cards", "health"):
+        assert status(guarded, path_taken, host=host) == 200
+        assert status(guarded, path_taken, f"Origin: http://{host.lower()}", host=host) == 200
 
 
 @pytest.mark.parametrize(
@@ -146,9 +148,9 @@ def test_a_local_or_allowed_host_is_served(host: str, guarded: Server) -> None:
         *("127.0.0.1.evil", "127.1", "x.fit.example"),
     ],
 )
-def test_any_other_host_is_not(host: str, guarded: Server) -> None:
-    for way in ("the fast path", "the ASGI path", "the cards", "health"):
-        assert status(guarded, way, host=host) == 421
+def test_any_other_host_is_refused(host: str, guarded: Server) -> None:
+    for path_taken in ("the fast path", "the ASGI path", "the cards", "health"):
+        assert status(guarded, path_taken, host=host) == 421
 
 
 @pytest.mark.parametrize(
@@ -158,12 +160,12 @@ def test_any_other_host_is_not(host: str, guarded: Server) -> None:
         *("localhost/", "localhost evil", "localhost:evil", "l\xf6calhost"),
     ],
 )
-def test_what_is_no_host_at_all_is_a_bad_request(host: str, guarded: Server) -> None:
-    for way in ("the fast path", "the ASGI path", "the cards", "health"):
-        assert status(guarded, way, host=host) == 400
+def test_a_malformed_host_is_a_bad_request(host: str, guarded: Server) -> None:
+    for path_taken in ("the fast path", "the ASGI path", "the cards", "health"):
+        assert status(guarded, path_taken, host=host) == 400
 
 
-def test_the_target_of_a_request_to_a_proxy_names_the_same_host(guarded: Server) -> None:
+def test_an_absolute_target_must_name_the_same_host(guarded: Server) -> None:
     for target, found in (("http://evil.example/models", 421), ("http://localhost/models", 400)):
         assert send(guarded, "GET", target, host="evil.example")[0] == found
     assert send(guarded, "POST", f"http://evil.example{INFER}", host="localhost")[0] == 400
@@ -171,8 +173,8 @@ def test_the_target_of_a_request_to_a_proxy_names_the_same_host(guarded: Server)
 
 def test_two_hosts_are_refused(guarded: Server) -> None:
     for first, second in (("evil.example", "localhost"), ("localhost", "evil.example")):
-        for way in ("the fast path", "the ASGI path", "the cards"):
-            assert status(guarded, way, f"Host: {first}", host=second) == 400
+        for path_taken in ("the fast path", "the ASGI path", "the cards"):
+            assert status(guarded, path_taken, f"Host: {first}", host=second) == 400
 
 
 def test_a_link_from_another_site_opens_the_page(guarded: Server) -> None:
@@ -181,7 +183,7 @@ def test_a_link_from_another_site_opens_the_page(guarded: Server) -> None:
         assert status(guarded, "the page", *headers) == 200
 
 
-def test_behind_a_proxy_with_a_host_of_its_own_the_page_still_asks(guarded: Server) -> None:
+def test_behind_a_proxy_with_another_host_name_the_page_works(guarded: Server) -> None:
     for origin in ("http://localhost:8080", f"https://{ALLOWED}"):
         headers = (f"Origin: {origin}", "Sec-Fetch-Site: same-origin")
         assert status(guarded, "the fast path", *headers, host="127.0.0.1") == 200
@@ -192,19 +194,19 @@ def test_behind_a_proxy_with_a_host_of_its_own_the_page_still_asks(guarded: Serv
 def test_refusals_are_counted_by_their_reason(guarded: Server) -> None:
     status(guarded, "the cards", host="evil.example")
     status(guarded, "the cards", "Origin: http://evil.example")
-    metrics = send(guarded, *WAYS["the metrics"])[2].decode()
+    metrics = send(guarded, *PATHS_TAKEN["the metrics"])[2].decode()
     for reason in ("misdirected", "foreign_origin"):
         assert re.search(rf'failures_total\{{endpoint="other".*reason="{reason}"\}} [1-9]', metrics)
 
 
-def test_the_origin_that_cors_allows_may_ask_and_no_other(shut: Server) -> None:
+def test_only_the_origin_of_the_cors_setting_may_call_the_service(shut: Server) -> None:
     asked = ("Access-Control-Request-Method: POST", "Access-Control-Request-Headers: content-type")
-    for way in ("the fast path", "the ASGI path", "the cards", "a preflight request"):
-        found, head, _ = send(shut, *WAYS[way], f"Origin: {ORIGIN}", *asked)
+    for path_taken in ("the fast path", "the ASGI path", "the cards", "a preflight request"):
+        found, header, _ = send(shut, *PATHS_TAKEN[path_taken], f"Origin: {ORIGIN}", *asked)
         assert found == 200
-        assert f"access-control-allow-origin: {ORIGIN}" in head
-        assert status(shut, way, "Origin: https://b.example", *asked) == 403
-        assert status(shut, way, f"Origin: {ORIGIN}", *asked, host="evil.example") == 421
+        assert f"access-control-allow-origin: {ORIGIN}" in header
+        assert status(shut, path_taken, "Origin: https://b.example", *asked) == 403
+        assert status(shut, path_taken, f"Origin: {ORIGIN}", *asked, host="evil.example") == 421
 
 
 SPELLINGS = [
@@ -243,25 +245,25 @@ SPELLINGS = [
 
 
 @pytest.mark.parametrize("target", SPELLINGS)
-def test_what_is_off_is_not_there_in_any_spelling(target: str, shut: Server) -> None:
+def test_disabled_paths_are_not_found_in_any_spelling(target: str, shut: Server) -> None:
     for method in ("GET", "HEAD", "POST"):
-        found, head, _ = send(shut, method, target)
+        found, header, _ = send(shut, method, target)
         assert found == 404
-        assert "location: " not in head
+        assert "location: " not in header
 
 
-def test_a_slash_at_the_end_leads_to_the_same_without_a_redirect(shut: Server) -> None:
+def test_a_trailing_slash_is_ignored_without_a_redirect(shut: Server) -> None:
     for target in ("/models", "/v2", "/v2/models/line", "/v2/models/line/ready", "/docs.json"):
         plain, slashed = send(shut, "GET", target), send(shut, "GET", f"{target}/")
         assert (plain[0], plain[2]) == (slashed[0], slashed[2])
 
 
 @pytest.mark.parametrize("target", ["/models", "/v2", "/v2/models/line", "/docs.json"])
-def test_allow_names_head_where_it_is_answered(target: str, shut: Server) -> None:
+def test_allow_includes_head_if_supported(target: str, shut: Server) -> None:
     for method in ("PUT", "OPTIONS", "POST"):
-        found, head, body = send(shut, method, target)
+        found, header, body = send(shut, method, target)
         assert (found, json.loads(body)["error"]) == (
             *(405, f"{method} is not allowed here; GET and HEAD are."),
         )
-        assert "\r\nallow: get, head\r\n" in f"{head}\r\n"
+        assert "\r\nallow: get, head\r\n" in f"{header}\r\n"
     assert send(shut, "HEAD", target)[0] == 200

@@ -1,7 +1,7 @@
-"""Five times the load that it can bear: every request is answered, and most of what it can is done.
+"""Five times the capacity: every request gets a response, and the throughput stays high.
 
-The network takes milliseconds for a row, so that it is the compute that is overloaded, and not the
-client, which shares the machine with it.
+The network takes milliseconds per row, so that the compute is overloaded, and not the client on the
+same machine.
 """
 
 import asyncio
@@ -18,25 +18,25 @@ from faulty_networks import write_slow
 from live_server import Server, serving, temporary_home
 from raw_client import Line, LostError, Reply, message
 
-STEPS = 7000  # of a loop for each row: about 5 ms
-CLIENTS = 64  # they keep it busy with full batches
+STEPS = 7000  # iterations of a loop per row: about 5 ms
+CLIENTS = 64  # enough to keep the batches full
 TIMES = 5
 BURST_SECONDS = 5.0
 REFUSED_WITHIN = 0.05
-QUANTILE = 0.99  # of the refusals; the rest is the scheduler's, on a shared machine
+QUANTILE = 0.99  # of the refusals; the rest is scheduling delay on a shared machine
 BUSY_CORES = 0.3
 ATTEMPTS = 3
 
 
 @pytest.fixture(scope="module")
 def slow(root: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    """A server of one network that takes its time, with nothing set but the runtime's threads."""
+    """A server of one slow network, with no setting but the runtime's threads."""
     repository = tmp_path_factory.mktemp("slow")
     write_slow(repository, "slow", STEPS)
     settings = {
         "FITSERVE_MODEL_REPOSITORY": str(repository),
         "FITSERVE_DEVICE": "cpu",
-        "FITSERVE_THREADS": "1",
+        "FITSERVE_INTRA_OP_THREADS": "1",
     }
     with temporary_home() as home, serving(home, root, settings=settings) as server:
         yield server
@@ -44,13 +44,13 @@ def slow(root: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Serve
 
 @dataclass
 class Measured:
-    """What one burst showed; times in seconds, rates in requests a second."""
+    """The measurements of one burst; times in seconds, rates in requests per second."""
 
     peak: float
     normal: float
     sent: int = 0
     lost: int = 0
-    served: list[tuple[float, Reply]] = field(default_factory=list)  # with when it was answered
+    served: list[tuple[float, Reply]] = field(default_factory=list)  # with the time of the response
     refused: list[Reply] = field(default_factory=list)
     other: list[Reply] = field(default_factory=list)
     goodput: float = 0.0
@@ -58,7 +58,7 @@ class Measured:
     grown: int = 0
 
     def __str__(self) -> str:
-        told = [
+        parts = [
             f"peak {self.peak:.0f}/s, at {TIMES} times that {self.goodput:.0f}/s",
             f"{self.sent} requests: {len(self.served)} served, {len(self.refused)} refused, "
             f"{len(self.other)} answered otherwise, {self.lost} lost",
@@ -72,11 +72,11 @@ class Measured:
             if found:
                 quantiles = np.quantile(found, [0.5, 0.9, 0.99, 1]) * 1e3
                 shown = ", ".join(f"{value:.1f}" for value in quantiles)
-                told.append(f"{name}: 50, 90, 99, 100 % within {shown} ms")
-        return "; ".join(told)
+                parts.append(f"{name}: 50, 90, 99, 100 % within {shown} ms")
+        return "; ".join(parts)
 
 
-def test_at_five_times_its_capacity_it_does_what_it_can_and_answers_everybody(
+def test_at_five_times_its_capacity_throughput_holds_and_every_request_gets_a_response(
     slow: Server,
 ) -> None:
     (worker,) = [one for one in slow.workers() if "--worker-id" in one.cmdline()]
@@ -85,7 +85,7 @@ def test_at_five_times_its_capacity_it_does_what_it_can_and_answers_everybody(
         begun, before = time.monotonic(), _taken_by_others(worker)
         found = asyncio.run(_measure(port, worker))
         print(found)
-        # What no noise excuses.
+        # Required even with noise.
         assert (found.lost, found.other) == (0, []), found
         assert len(found.served) + len(found.refused) == found.sent
         assert all(reply.is_right(3) for _, reply in found.served)
@@ -105,7 +105,7 @@ def test_at_five_times_its_capacity_it_does_what_it_can_and_answers_everybody(
 
 
 def _taken_by_others(worker: psutil.Process) -> float:
-    """CPU seconds that neither the worker nor this process has taken, since the machine started."""
+    """Return the CPU seconds of other processes than the worker and this one, since boot."""
     whole = psutil.cpu_times()
     ours = (worker.cpu_times(), psutil.Process().cpu_times())
     return sum(whole) - whole.idle - whole.iowait - sum(one.user + one.system for one in ours)
@@ -124,7 +124,7 @@ async def _measure(port: int, worker: psutil.Process) -> Measured:
     found = Measured(await _capacity(port), normal)
     lines = [await Line.to(port) for _ in range(400)]
     await asyncio.sleep(1)
-    await asyncio.gather(*await _burst(found, port, lines, 1.0))  # it has its memory now
+    await asyncio.gather(*await _burst(found, port, lines, 1.0))  # its memory has reached its size
     await asyncio.sleep(2)
     before = worker.memory_info().rss
     found = Measured(found.peak, normal)
@@ -143,7 +143,7 @@ async def _measure(port: int, worker: psutil.Process) -> Measured:
 
 
 async def _alone(port: int, count: int) -> list[float]:
-    """The seconds of some requests, one after the other."""
+    """Return the seconds of some requests, one after the other."""
     line = await Line.to(port)
     seconds = [(await line.ask(message("slow", 3))).seconds for _ in range(count)]
     line.close()
@@ -151,7 +151,7 @@ async def _alone(port: int, count: int) -> list[float]:
 
 
 async def _capacity(port: int) -> float:
-    """The most that it serves: requests a second, from clients that wait for their answers."""
+    """Return the largest throughput, in requests per second, of clients that wait for responses."""
     over, answered = False, 0
 
     async def ask_on() -> None:
@@ -161,7 +161,7 @@ async def _capacity(port: int) -> float:
             reply = await line.ask(message("slow", 3))
             if reply.is_right(3):
                 answered += counting
-            else:  # a machine that is busy with something else is slower than it was at start
+            else:  # a busy machine may be slower now than at the start
                 assert reply.status == 503, reply
                 await asyncio.sleep(0.05)
         line.close()
@@ -180,7 +180,7 @@ async def _capacity(port: int) -> float:
 async def _burst(
     found: Measured, port: int, idle: list[Line], seconds: float
 ) -> set[asyncio.Task[None]]:
-    """Send at a fixed rate, whatever comes back; who waits for the last answers."""
+    """Send at a fixed rate, whatever the responses; return the threads that wait for the last."""
     sent, tasks = message("slow", 3), set()
 
     async def ask() -> None:

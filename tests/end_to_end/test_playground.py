@@ -1,6 +1,6 @@
-"""The playground in a browser: what a person does with it, and what it must never do.
+"""The playground in a browser: what a user can do, and what the page must never do.
 
-The fixture `visitor` fails a test whose page complains on its console or asks another host.
+The fixture `visitor` fails a test if the page logs an error or calls another host.
 """
 
 import base64
@@ -16,7 +16,6 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import httpx
-import psutil
 import pytest
 from browser import AWAY, Stroke, Visitor, draw
 from live_server import Server, free_port, serving, temporary_home
@@ -36,37 +35,37 @@ SHAPES: dict[int, list[Stroke]] = {
 }
 
 
-def verdict(page: Page, model: str = "mnist-cnn") -> Any:
-    """Where the page says which digit a network sees."""
-    return page.locator(f"#digit-answers [data-model={model}] .verdict b")
+def digit_of(page: Page, model: str = "mnist-cnn") -> Any:
+    """The element with the predicted digit of a network."""
+    return page.locator(f"#digit-answers [data-model={model}] .prediction b")
 
 
-def on_board(page: Page) -> str:
-    """What stands on the board, as a picture in letters."""
+def board_content(page: Page) -> str:
+    """Return the content of the board as text."""
     return str(page.locator("#board").evaluate("(canvas) => canvas.toDataURL()"))
 
 
 def panel(page: Page, tab: str) -> Page:
-    """Open a tab, and wait until it stands still for a moment."""
+    """Open a tab, and wait until its content is stable."""
     page.click(f"#tab-{tab}")
     expect(page.locator(f"#{tab}")).to_be_visible()
-    page.wait_for_timeout(700)  # charts ask, and draw
+    page.wait_for_timeout(700)  # charts send requests, and draw
     return page
 
 
 @pytest.fixture(scope="module")
 def few(shipped: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A repository of two packages, with which a server starts soon."""
+    """A repository of two packages, for a fast start."""
     packages = tmp_path_factory.mktemp("few")
     for name in ("mnist-cnn", "curve-tanh"):
         shutil.copytree(shipped / name, packages / name)
     return packages
 
 
-# Its parts.
+# Tabs.
 
 
-def test_every_tab_opens_by_click_and_the_way_back_leads_back(page: Page) -> None:
+def test_every_tab_opens_by_click_and_the_back_button_returns(page: Page) -> None:
     expect(page.locator("#serving")).to_contain_text("serving 7 trained networks")
     for tab in TABS:
         page.click(f"#tab-{tab}")
@@ -99,23 +98,23 @@ def test_a_tab_has_an_address(tab: str, visitor: Visitor, server: Server) -> Non
 
 
 def test_the_page_is_small(visitor: Visitor, server: Server, root: Path) -> None:
-    files = {file.name: file.stat().st_size for file in (root / "service/playground").iterdir()}
+    files = {file.name: file.stat().st_size for file in (root / "service/api/static").iterdir()}
     assert sum(files.values()) < MOST_BYTES, files
     page = visitor.arrive(server.url)
     answers: list[Response] = []
-    page.on("response", lambda answer: answers.append(answer))  # it takes no built-in
+    page.on("response", lambda response: answers.append(response))  # no built-in names
     page.goto(server.url)
     expect(page.locator("#test-digits button")).to_have_count(10)
     sizes = {
-        path: answer.request.sizes()["responseBodySize"]
-        for answer in answers
-        if (path := urlsplit(answer.url).path) == "/" or path.startswith("/playground/")
+        path: response.request.sizes()["responseBodySize"]
+        for response in answers
+        if (path := urlsplit(response.url).path) == "/" or path.startswith("/playground/")
     }
     assert {"/", "/playground/main.js", "/playground/style.css"} <= set(sizes)
     assert 10_000 < sum(sizes.values()) < MOST_BYTES, sizes
 
 
-def test_without_javascript_it_says_where_the_service_is(browser: Browser, server: Server) -> None:
+def test_without_javascript_the_page_links_to_the_api(browser: Browser, server: Server) -> None:
     context = browser.new_context(java_script_enabled=False)
     page = context.new_page()
     page.goto(server.url)
@@ -123,7 +122,7 @@ def test_without_javascript_it_says_where_the_service_is(browser: Browser, serve
     context.close()
 
 
-# What is said of the page's safety.
+# Security.
 
 
 def test_no_script_but_its_own_runs(page: Page, visitor: Visitor) -> None:
@@ -140,7 +139,7 @@ def test_no_script_but_its_own_runs(page: Page, visitor: Visitor) -> None:
     assert page.evaluate("window.intruded") is None
 
 
-def test_it_can_ask_no_other_host(page: Page, visitor: Visitor) -> None:
+def test_the_page_cannot_call_another_host(page: Page, visitor: Visitor) -> None:
     visitor.expect("Content Security Policy")
     asked = page.evaluate(
         "fetch('http://127.0.0.2/').then(() => 'answered', (error) => String(error))"
@@ -148,7 +147,7 @@ def test_it_can_ask_no_other_host(page: Page, visitor: Visitor) -> None:
     assert "Failed to fetch" in asked
 
 
-def test_the_watch_sees_what_a_page_may_not_do(browser: Browser, server: Server) -> None:
+def test_the_visitor_detects_forbidden_actions(browser: Browser, server: Server) -> None:
     someone = Visitor(browser)
     page = someone.open(server.url)
     page.evaluate("console.error('broken')")
@@ -159,8 +158,12 @@ def test_the_watch_sees_what_a_page_may_not_do(browser: Browser, server: Server)
     page.wait_for_timeout(200)
     with pytest.raises(AssertionError) as found:
         someone.leave()
-    for told in ("console: broken", "not caught: thrown", "another host: http://other.example/x"):
-        assert told in str(found.value)
+    for message in (
+        "console: broken",
+        "not caught: thrown",
+        "another host: http://other.example/x",
+    ):
+        assert message in str(found.value)
 
 
 # Digits.
@@ -169,7 +172,7 @@ def test_the_watch_sees_what_a_page_may_not_do(browser: Browser, server: Server)
 @pytest.mark.parametrize("digit", SHAPES)
 def test_a_drawn_digit_is_recognised(digit: int, page: Page) -> None:
     draw(page, *SHAPES[digit])
-    expect(verdict(page)).to_have_text(str(digit))
+    expect(digit_of(page)).to_have_text(str(digit))
     expect(page.locator("#digit-said")).to_contain_text(f"mnist-cnn sees {digit}, ")
     shares = page.locator("#digit-answers .bars .number").all_text_contents()
     assert len(shares) == 10
@@ -181,8 +184,10 @@ PEN = {"down": "mousePressed", "move": "mouseMoved", "up": "mouseReleased"}
 
 
 @pytest.mark.parametrize("pointer", ["touch", "pen"])
-def test_a_finger_and_a_pen_draw_too(pointer: str, page: Page) -> None:
-    page.set_viewport_size({"width": 400, "height": 500})  # so small that a finger could scroll it
+def test_touch_and_pen_draw_too(pointer: str, page: Page) -> None:
+    page.set_viewport_size(
+        {"width": 400, "height": 500}
+    )  # so small that a touch could scroll the page
     expect(page.locator("#test-digits button")).to_have_count(10)
     box = page.locator("#board").bounding_box()
     assert box is not None
@@ -208,19 +213,19 @@ def test_a_finger_and_a_pen_draw_too(pointer: str, page: Page) -> None:
             for step in range(1, 9):
                 move("move", ax + (bx - ax) * step / 8, ay + (by - ay) * step / 8)
         move("up", *stroke[-1])
-    expect(verdict(page)).to_have_text("4")
+    expect(digit_of(page)).to_have_text("4")
     assert page.evaluate("[...window.pointers]") == [pointer]
     assert page.evaluate("scrollY") == 0
 
 
-def test_what_the_network_saw_is_shown(page: Page) -> None:
+def test_the_input_of_the_network_is_shown(page: Page) -> None:
     with page.expect_request(re.compile("classify_digits")) as asked:
         draw(page, *SHAPES[3])
-    expect(verdict(page)).to_have_text("3")
+    expect(digit_of(page)).to_have_text("3")
     page.wait_for_timeout(300)  # for the last of the ink
     with page.expect_request(re.compile("classify_digits")) as asked:
         page.select_option("#digit-network", "mnist-mlp")
-    expect(verdict(page, "mnist-mlp")).to_have_text("3")
+    expect(digit_of(page, "mnist-mlp")).to_have_text("3")
     (sent,) = asked.value.post_data_json["images"]
     assert sum(map(sum, sent)) > 5_000
     seen = page.locator("#digit-answers canvas").evaluate(
@@ -229,33 +234,33 @@ def test_what_the_network_saw_is_shown(page: Page) -> None:
     assert seen[::4] == [value for row in sent for value in row]
 
 
-def test_undo_takes_back_a_stroke_and_clear_all(page: Page) -> None:
+def test_undo_removes_a_stroke_and_clear_removes_all(page: Page) -> None:
     expect(page.locator("#undo")).to_be_disabled()
-    empty = on_board(page)
+    empty = board_content(page)
     draw(page, ONE)
-    expect(verdict(page)).to_have_text("1")
-    before = on_board(page)
+    expect(digit_of(page)).to_have_text("1")
+    before = board_content(page)
     assert before != empty
     draw(page, [(15, 15), (85, 85)], [(85, 15), (15, 85)])
     page.click("#undo")
     page.click("#undo")
-    expect(verdict(page)).to_have_text("1")
-    assert on_board(page) == before
+    expect(digit_of(page)).to_have_text("1")
+    assert board_content(page) == before
     draw(page, [(20, 20), (40, 40)])
     page.click("#clear")
     expect(page.locator("#digit-answers")).to_contain_text("Draw a digit")
     expect(page.locator("#undo")).to_be_disabled()
-    assert on_board(page) == empty
+    assert board_content(page) == empty
 
 
-def test_two_networks_answer_beside_each_other(page: Page) -> None:
+def test_two_networks_are_shown_next_to_each_other(page: Page) -> None:
     page.select_option("#digit-beside", "mnist-mlp")
     draw(page, *SHAPES[7])
     for model in ("mnist-cnn", "mnist-mlp"):
-        expect(verdict(page, model)).to_have_text("7")
+        expect(digit_of(page, model)).to_have_text("7")
         expect(page.locator("#digit-said")).to_contain_text(f"{model} sees 7")
     page.select_option("#digit-beside", "")
-    expect(verdict(page, "mnist-mlp")).to_have_count(0)
+    expect(digit_of(page, "mnist-mlp")).to_have_count(0)
 
 
 def test_a_test_digit_is_recognised_with_its_label(page: Page) -> None:
@@ -263,7 +268,7 @@ def test_a_test_digit_is_recognised_with_its_label(page: Page) -> None:
     expect(buttons).to_have_count(10)
     for index in range(10):
         buttons.nth(index).click()
-        expect(verdict(page)).to_have_text(str(index))
+        expect(digit_of(page)).to_have_text(str(index))
         expect(page.locator("#digit-answers")).to_contain_text(f"in truth {index}")
 
 
@@ -276,12 +281,12 @@ def test_on_a_hard_digit_the_two_networks_disagree(page: Page) -> None:
         buttons.nth(index).click()
         expect(said).not_to_have_text(before or "")
         before = said.text_content()
-        assert verdict(page).text_content() != verdict(page, "mnist-mlp").text_content()
+        assert digit_of(page).text_content() != digit_of(page, "mnist-mlp").text_content()
 
 
 def test_a_chosen_picture_is_recognised(page: Page, root: Path) -> None:
     page.set_input_files("#picture", root / "docs/three.png")
-    expect(verdict(page)).to_have_text("3")
+    expect(digit_of(page)).to_have_text("3")
     page.click("#undo")  # back to the board
     expect(page.locator("#digit-answers")).to_contain_text("Draw a digit")
 
@@ -307,16 +312,16 @@ def test_a_dropped_or_pasted_picture_is_recognised(way: str, page: Page, root: P
                 new ClipboardEvent("paste", { clipboardData, bubbles: true }))""",
             carried,
         )
-    expect(verdict(page)).to_have_text("3")
+    expect(digit_of(page)).to_have_text("3")
 
 
-def test_a_file_that_is_no_picture_is_told_of(page: Page, visitor: Visitor) -> None:
+def test_a_file_that_is_not_a_picture_is_an_error(page: Page, visitor: Visitor) -> None:
     visitor.expect("status of 400")
     file = {"name": "note.png", "mimeType": "image/png", "buffer": b"no picture"}
     page.set_input_files("#picture", [file])  # type: ignore[list-item]
     expect(page.locator("#digit-trouble")).to_contain_text("PNG")
-    draw(page, ONE)  # and all goes on
-    expect(verdict(page)).to_have_text("1")
+    draw(page, ONE)  # the page still works
+    expect(digit_of(page)).to_have_text("1")
     expect(page.locator("#digit-trouble")).to_be_empty()
 
 
@@ -329,15 +334,15 @@ def test_a_digit_is_drawn_with_the_keyboard_alone(page: Page) -> None:
     expect(page.locator("#board")).to_be_focused()
     for key in ("Shift+ArrowUp", "Shift+ArrowUp", " ", *["Shift+ArrowDown"] * 4, " "):
         page.keyboard.press(key)
-    expect(verdict(page)).to_have_text("1")
+    expect(digit_of(page)).to_have_text("1")
     for key in ("ArrowLeft", " ", "ArrowLeft", " ", "Backspace"):
         page.keyboard.press(key)
-    expect(verdict(page)).to_have_text("1")
+    expect(digit_of(page)).to_have_text("1")
     page.keyboard.press("Delete")
     expect(page.locator("#digit-answers")).to_contain_text("Draw a digit")
 
 
-def test_a_late_answer_never_overwrites_a_newer_one(page: Page) -> None:
+def test_a_late_response_never_overwrites_a_newer_one(page: Page) -> None:
     expect(page.locator("#test-digits button")).to_have_count(10)
     late: list[Route] = []
 
@@ -351,16 +356,16 @@ def test_a_late_answer_never_overwrites_a_newer_one(page: Page) -> None:
     page.locator("#test-digits button").nth(4).click()
     page.wait_for_timeout(200)
     page.locator("#test-digits button").nth(8).click()
-    page.wait_for_timeout(500)  # in which a newer one may be asked for, and answered
+    page.wait_for_timeout(500)  # while a newer request is sent and completed
     assert len(late) == 1
     with page.expect_response("**/classify_digits"):
         late[0].continue_()
-    expect(verdict(page)).to_have_text("8")
+    expect(digit_of(page)).to_have_text("8")
     page.wait_for_timeout(500)
-    expect(verdict(page)).to_have_text("8")
+    expect(digit_of(page)).to_have_text("8")
 
 
-# Where it is, and who asks.
+# Prefixes, outages and keys.
 
 
 PROXY = """
@@ -387,7 +392,7 @@ http {{
 
 @pytest.fixture
 def prefixed(server: Server, tmp_path: Path) -> Iterator[str]:
-    """The address of the server below a prefix, which nginx takes off."""
+    """The URL of the server below a prefix, which nginx removes."""
     program = shutil.which("nginx")
     if program is None:
         pytest.skip("nginx is not installed")
@@ -404,13 +409,13 @@ def prefixed(server: Server, tmp_path: Path) -> Iterator[str]:
         process.wait(10)
 
 
-def test_it_works_under_a_prefix(prefixed: str, visitor: Visitor) -> None:
+def test_the_page_works_under_a_prefix(prefixed: str, visitor: Visitor) -> None:
     page, host = visitor.arrive(prefixed), urlsplit(prefixed).netloc
     asked: list[str] = []
     page.on("request", lambda request: asked.append(request.url))
     page.goto(prefixed)  # without a slash at the end
     draw(page, *SHAPES[7])
-    expect(verdict(page)).to_have_text("7")
+    expect(digit_of(page)).to_have_text("7")
     for tab in TABS:
         panel(page, tab)
     page.reload()
@@ -420,7 +425,9 @@ def test_it_works_under_a_prefix(prefixed: str, visitor: Visitor) -> None:
         assert url.startswith((prefixed, f"blob:http://{host}/")), url
 
 
-def test_a_server_that_goes_away_and_comes_back(visitor: Visitor, root: Path, few: Path) -> None:
+def test_the_page_recovers_after_an_outage_of_the_server(
+    visitor: Visitor, root: Path, few: Path
+) -> None:
     visitor.expect(AWAY)
     settings = {"FITSERVE_MODEL_REPOSITORY": str(few)}
     port = free_port()
@@ -433,29 +440,28 @@ def test_a_server_that_goes_away_and_comes_back(visitor: Visitor, root: Path, fe
         server = serve()
         page = visitor.open(server.url)
         draw(page, ONE)
-        expect(verdict(page)).to_have_text("1")
-        for process in (*server.workers(), psutil.Process(server.process.pid)):
-            process.kill()
+        expect(digit_of(page)).to_have_text("1")
+        server.kill()
         server.process.wait(10)
 
         page.click("#clear")
         draw(page, *SHAPES[3])
-        drawn = on_board(page)
+        drawn = board_content(page)
         trouble = page.locator("#trouble")
         expect(trouble).to_be_visible()
         expect(trouble).to_contain_text("The server does not answer")
-        page.wait_for_timeout(2_500)  # it looks in vain
+        page.wait_for_timeout(2_500)  # it retries without success
         expect(trouble).to_be_visible()
-        assert on_board(page) == drawn
+        assert board_content(page) == drawn
 
         serve()
         expect(trouble).to_be_hidden()
-        assert on_board(page) == drawn
-        expect(verdict(page)).to_have_text("3")
+        assert board_content(page) == drawn
+        expect(digit_of(page)).to_have_text("3")
         expect(page.locator("#serving")).to_contain_text("serving 2 trained networks")
 
 
-def test_it_asks_for_a_key_where_there_are_keys(
+def test_the_page_asks_for_a_key_if_the_server_needs_one(
     visitor: Visitor, root: Path, few: Path, tmp_path: Path
 ) -> None:
     visitor.expect("status of 401")
@@ -476,7 +482,7 @@ def test_it_asks_for_a_key_where_there_are_keys(
         expect(page.locator("#serving")).to_contain_text("serving 2 trained networks")
         expect(page.locator("#digit-trouble")).to_be_empty()
         draw(page, *SHAPES[7])
-        expect(verdict(page)).to_have_text("7")
+        expect(digit_of(page)).to_have_text("7")
         for tab in ("digits", "curves", "networks", "now"):  # no network here is for points
             panel(page, tab)
         page.reload()
@@ -484,10 +490,10 @@ def test_it_asks_for_a_key_where_there_are_keys(
         expect(form).to_be_hidden()
         assert KEY not in page.content()
         assert KEY not in page.url
-        page.goto("about:blank")  # which asks no server that is ending
+        page.goto("about:blank")  # which sends no requests during the shutdown
 
 
-# How it looks, and how it is heard.
+# Layout, colours and screen readers.
 
 
 @pytest.mark.parametrize("tab", TABS)
@@ -499,7 +505,7 @@ def test_a_narrow_window_is_never_scrolled_sideways(
     if tab == "digits":
         page.select_option("#digit-beside", "mnist-mlp")
         draw(page, *SHAPES[3])
-        expect(verdict(page, "mnist-mlp")).to_be_visible()
+        expect(digit_of(page, "mnist-mlp")).to_be_visible()
     wide = page.evaluate("""() => [...document.querySelectorAll("main *")]
         .filter((part) => part.getBoundingClientRect().right > innerWidth + scrollX)
         .map((part) => part.outerHTML.slice(0, 80))""")
@@ -530,7 +536,7 @@ CONTRASTS = """() => {
 
 
 @pytest.mark.parametrize("dark", [False, True])
-def test_it_is_light_or_dark_as_asked_and_every_text_stands_out(
+def test_the_page_follows_the_colour_scheme_and_text_has_contrast(
     dark: bool, visitor: Visitor, server: Server
 ) -> None:
     page = visitor.open(server.url, dark=dark)
@@ -553,13 +559,11 @@ NAMED = {
 
 
 @pytest.mark.parametrize("tab", TABS)
-def test_everything_has_a_name_that_a_screen_reader_says(
-    tab: str, visitor: Visitor, server: Server
-) -> None:
+def test_every_control_has_an_accessible_name(tab: str, visitor: Visitor, server: Server) -> None:
     page = panel(visitor.open(f"{server.url}/#{tab}"), tab)
     if tab == "digits":
         draw(page, *SHAPES[3])
-        expect(verdict(page)).to_have_text("3")
+        expect(digit_of(page)).to_have_text("3")
     tree = page.context.new_cdp_session(page).send("Accessibility.getFullAXTree")["nodes"]
     nodes = [node for node in tree if not node["ignored"]]
     roles = [(node["role"]["value"], node.get("name", {}).get("value", "")) for node in nodes]

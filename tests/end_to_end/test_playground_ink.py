@@ -1,6 +1,6 @@
-"""Drawn digits: the page makes pixels of a hundred recorded drawings, and the server reads them.
+"""Drawn digits: the page converts a hundred recorded drawings to pixels, and the server reads them.
 
-The recordings are those of `make_strokes.py`. What is read wrong is mended in `ink.js`, not there.
+`make_strokes.py` made the recordings. Errors are to be fixed in `ink.js`, not in the recordings.
 """
 
 import json
@@ -19,9 +19,9 @@ from playwright.sync_api import Page, expect
 BOARD = 560
 PEN = 36
 RIGHT_AT_LEAST = 97
-MIDDLE = 14.5  # MNIST's centre of mass, in pixels from the left and from the top
+MIDDLE = 14.5  # MNIST's centre of mass, in pixels from the left and the top
 RECORDINGS: list[dict[str, Any]] = json.loads(
-    Path(__file__).with_name("strokes.json").read_text(encoding="utf-8")
+    (Path(__file__).parents[1] / "support" / "strokes.json").read_text(encoding="utf-8")
 )
 
 PIXELS = """async (drawings) => {
@@ -45,13 +45,13 @@ def drawing(*strokes: Sequence[Sequence[float]], pen: float = PEN) -> dict[str, 
 
 
 def moved(recording: dict[str, Any], scale: float, x: float, y: float) -> dict[str, Any]:
-    """The same drawing, larger or smaller with its pen, and elsewhere."""
+    """Return the drawing, scaled with its pen and moved."""
     strokes = [[[a * scale + x, b * scale + y] for a, b in s] for s in recording["strokes"]]
     return drawing(*strokes, pen=recording["pen"] * scale)
 
 
 def pixels_of(page: Page, drawings: Sequence[dict[str, Any]]) -> Pixels:
-    """What the page's own module makes of them: [n, 28, 28]."""
+    """Return the pixels from the page's module: [n, 28, 28]."""
     pixels = np.array(json.loads(page.evaluate(PIXELS, json.dumps(drawings))))
     assert pixels.dtype == np.int64, "a pixel is no whole number"
     assert pixels.shape == (len(drawings), 28, 28)
@@ -61,7 +61,7 @@ def pixels_of(page: Page, drawings: Sequence[dict[str, Any]]) -> Pixels:
 
 
 def extent(ink: NDArray[np.bool_]) -> tuple[int, int]:
-    """How many rows and columns the ink spans."""
+    """Return the numbers of rows and columns of the ink."""
     rows, columns = np.nonzero(ink)
     return int(np.ptp(rows)) + 1, int(np.ptp(columns)) + 1
 
@@ -85,15 +85,15 @@ def test_recordings_are_ten_of_each_digit_in_varied_hands_sizes_and_pens() -> No
 
 
 @pytest.mark.parametrize("model", ["mnist-cnn", "mnist-mlp"])
-def test_recorded_drawings_are_read_right(page: Page, client: httpx.Client, model: str) -> None:
+def test_recorded_drawings_are_recognised(page: Page, client: httpx.Client, model: str) -> None:
     count_right(page, client, model, RECORDINGS)
 
 
 @pytest.mark.parametrize("model", ["mnist-cnn", "mnist-mlp"])
-def test_small_digits_are_read_right_with_the_pen_left_broad(
+def test_small_digits_with_a_broad_pen_are_recognised(
     page: Page, client: httpx.Client, model: str
 ) -> None:
-    # On the board the line is then about as broad as the digit; the pointer's way says what it is.
+    # The line is then about as broad as the digit; the strokes still define the digit.
     small = [
         {**r, "strokes": [[[round(x / 5), round(y / 5)] for x, y in s] for s in r["strokes"]]}
         for r in RECORDINGS
@@ -104,7 +104,7 @@ def test_small_digits_are_read_right_with_the_pen_left_broad(
 def count_right(
     page: Page, client: httpx.Client, model: str, recordings: Sequence[dict[str, Any]]
 ) -> None:
-    """Check that the server reads them, and say which ones it does not."""
+    """Check that the server reads the recordings correctly, and name the others."""
     images = pixels_of(page, recordings).tolist()
     response = client.post("/classify_digits", json={"images": images, "model": model})
     assert response.status_code == 200, response.text
@@ -127,13 +127,13 @@ def test_digit_drawn_with_the_mouse_is_recognised(page: Page, digit: int) -> Non
     percent = 100 / BOARD
     strokes = [[(percent * x, percent * y) for x, y in stroke] for stroke in recording["strokes"]]
     draw(page, *strokes, steps=1)
-    verdict = page.locator(".answer[data-model='mnist-cnn'] .verdict b")
-    expect(verdict).to_have_text(str(digit))
-    page.wait_for_timeout(500)  # it follows while one draws: the last one counts
-    expect(verdict).to_have_text(str(digit))
+    shown = page.locator(".answer[data-model='mnist-cnn'] .prediction b")
+    expect(shown).to_have_text(str(digit))
+    page.wait_for_timeout(500)  # the prediction follows the drawing: the last one counts
+    expect(shown).to_have_text(str(digit))
 
 
-def test_size_and_place_do_not_matter(page: Page) -> None:
+def test_size_and_position_do_not_matter(page: Page) -> None:
     pixels = pixels_of(page, RECORDINGS)
     far = 0.7 * BOARD
     for scale, x, y in ((0.3, 0, 0), (0.3, far, 0), (0.3, 0, far), (0.3, far, far), (2, -200.5, 7)):
@@ -141,12 +141,12 @@ def test_size_and_place_do_not_matter(page: Page) -> None:
         assert np.abs(elsewhere - pixels).max() <= 1
 
 
-def test_drawing_fills_mnists_box_and_stands_on_its_centre_of_mass(page: Page) -> None:
+def test_a_drawing_fills_mnists_box_and_is_centred_by_mass(page: Page) -> None:
     pixels = pixels_of(page, RECORDINGS)
     places = np.arange(28) + 0.5
     for image in pixels:
         assert 19 <= max(extent(image >= 128)) <= 21
-        assert max(extent(image > 0)) <= 22  # on both sides a pixel that is covered in part
+        assert max(extent(image > 0)) <= 22  # plus a partly covered pixel on both sides
         x = (image.sum(axis=0) * places).sum() / image.sum()
         y = (image.sum(axis=1) * places).sum() / image.sum()
         assert abs(x - MIDDLE) < 0.25
@@ -154,7 +154,7 @@ def test_drawing_fills_mnists_box_and_stands_on_its_centre_of_mass(page: Page) -
 
 
 def test_lines_are_as_wide_and_as_soft_as_mnists(page: Page) -> None:
-    # The bounds are around the mean of the training images, as `ink.js` tells it.
+    # The bounds are around the means of the training images, see `ink.js`.
     pixels = pixels_of(page, RECORDINGS)
     inked = pixels > 0
     assert 31 < pixels.mean() < 36
@@ -165,7 +165,7 @@ def test_lines_are_as_wide_and_as_soft_as_mnists(page: Page) -> None:
     assert line[0].sum(axis=0).max() == pytest.approx(2.5 * 255, rel=0.05)
 
 
-def test_nothing_drawn_is_all_ground(page: Page) -> None:
+def test_an_empty_board_is_all_background(page: Page) -> None:
     assert not pixels_of(page, [drawing(), drawing([])]).any()
 
 
@@ -195,9 +195,9 @@ def test_one_sided_drawing_stays_in_the_picture(page: Page) -> None:
     assert mirrored[:, :6].sum() == pytest.approx(whole_dot, rel=0.05)
 
 
-def test_huge_scribble_does_not_hold_the_page_up(page: Page) -> None:
+def test_a_huge_scribble_does_not_block_the_page(page: Page) -> None:
     def fastest(points: int) -> float:
         return min(page.evaluate(SCRIBBLE, points)["milliseconds"] for _ in range(3))
 
     assert fastest(20_000) < 30 * fastest(2_000)  # ten times as many, not a hundred
-    assert page.evaluate(SCRIBBLE, 200_000)["inked"]  # more than a call takes arguments
+    assert page.evaluate(SCRIBBLE, 200_000)["inked"]  # more than the maximum arguments of a call

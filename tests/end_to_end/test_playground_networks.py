@@ -1,4 +1,4 @@
-"""The playground's tab Networks, in a browser: cards, forms, requests to paste."""
+"""The tab Networks of the playground: cards, forms and code snippets."""
 
 import ast
 import json
@@ -29,7 +29,7 @@ LABELS = ("<b>bold</b>", "it's <i>", '"quoted" & more')
 
 
 def network(path: Path, operator: str, name: str, width: int | str) -> Path:
-    """A graph of one operator, from rows of numbers to rows of numbers."""
+    """Return a graph of one operator, from rows of numbers to rows of numbers."""
     place = helper.make_tensor_value_info(name, TensorProto.FLOAT, ["batch", width])
     answer = helper.make_tensor_value_info("answer", TensorProto.FLOAT, ["batch", width])
     node = helper.make_node(operator, [name], ["answer"])
@@ -41,7 +41,7 @@ def network(path: Path, operator: str, name: str, width: int | str) -> Path:
 
 @pytest.fixture(scope="module")
 def added(root: Path, shipped: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    """A server of two added networks with names as they should not be, and a refused package."""
+    """A server of two added networks with hostile names, and a broken package."""
     folder = tmp_path_factory.mktemp("networks")
     packages = folder / "packages"
     for name, operator, tensor, width, labels in (
@@ -57,10 +57,10 @@ def added(root: Path, shipped: Path, tmp_path_factory: pytest.TempPathFactory) -
         yield server
 
 
-def test_tabs_for_which_no_network_is_served_are_left_out(visitor: Visitor, added: Server) -> None:
+def test_tabs_without_a_served_network_are_hidden(visitor: Visitor, added: Server) -> None:
     page = visitor.open(added.url)
     tabs = page.get_by_role("tab")
-    expect(tabs).to_have_text(["Networks", "Now"])  # those that are hidden have no role
+    expect(tabs).to_have_text(["Networks", "Now"])  # hidden tabs have no role
     expect(page.get_by_role("tabpanel", name="Networks")).to_be_visible()
     tabs.first.focus()
     page.keyboard.press("ArrowLeft")
@@ -69,21 +69,23 @@ def test_tabs_for_which_no_network_is_served_are_left_out(visitor: Visitor, adde
     expect(page.get_by_role("tabpanel", name="Networks")).to_be_visible()
 
 
-def test_each_tab_is_offered_where_a_network_is_for_it(visitor: Visitor, server: Server) -> None:
+def test_each_tab_is_shown_if_a_network_supports_it(visitor: Visitor, server: Server) -> None:
     page = visitor.open(server.url)
     expect(page.locator("#serving")).to_contain_text("trained networks.")
     expect(page.get_by_role("tab")).to_have_text(["Digits", "Curves", "Points", "Networks", "Now"])
 
 
 def chosen(page: Page, name: str) -> Locator:
-    """The card of a network, chosen from the list."""
+    """Choose a network from the list, and return its card."""
     page.locator("#network-list").get_by_role("link", name=re.compile(rf"^{name}\b")).click()
     expect(page.locator("#network h3")).to_have_text(re.compile(f"^{name} version"))
     return page.locator("#network")
 
 
-def asked(server: Server, name: str, inputs: list[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """What the API answers."""
+def response_of_api(
+    server: Server, name: str, inputs: list[Mapping[str, Any]]
+) -> list[dict[str, Any]]:
+    """Return the response of the API."""
     response = httpx.post(f"{server.url}/v2/models/{name}/infer", json={"inputs": inputs})
     assert response.status_code == 200, response.text
     outputs: list[dict[str, Any]] = response.json()["outputs"]
@@ -91,7 +93,7 @@ def asked(server: Server, name: str, inputs: list[Mapping[str, Any]]) -> list[di
 
 
 def predicted(page: Page) -> tuple[list[Mapping[str, Any]], Locator]:
-    """Press the form's button: what it sent, and where the answer is."""
+    """Press the button of the form; return the sent request and the element of the response."""
     with page.expect_response(re.compile("/infer$")) as answer:
         page.get_by_role("button", name="Predict").click()
     sent: list[Mapping[str, Any]] = answer.value.request.post_data_json["inputs"]
@@ -107,7 +109,7 @@ def percent(share: float) -> str:
 
 
 def number(value: float) -> str:
-    """As a package's page writes it."""
+    """Format a value as the page of a package."""
     return f"{value:.4g}".replace("e-0", "e-") if abs(value) < 1e-3 else f"{value:.4f}"
 
 
@@ -125,7 +127,7 @@ def test_each_networks_card_is_shown_whole(
         shown = chosen(page, name)
         assert page.url.endswith(f"#networks/{name}")
         content = shown.text_content() or ""
-        assert [text for text in told(card) if text not in content] == []
+        assert [text for text in texts_of(card) if text not in content] == []
         pictures = [file for file in card.files if file.endswith(".png")]
         expect(shown.locator("img")).to_have_count(len(pictures))
         for file in pictures:
@@ -136,8 +138,8 @@ def test_each_networks_card_is_shown_whole(
             assert picture.evaluate("(image) => image.naturalWidth") > 100
 
 
-def told(card: ModelCard) -> list[str]:
-    """What a reader of the card finds on the page too."""
+def texts_of(card: ModelCard) -> list[str]:
+    """Return the texts of a card that the page must contain."""
     assert card.fit is not None
     test = card.evaluations[0]
     figures = [number(value) for entry in card.evaluations for value in entry.metrics.values()]
@@ -159,7 +161,7 @@ def told(card: ModelCard) -> list[str]:
     ]
 
 
-def test_the_list_says_how_good_each_network_is(
+def test_the_list_shows_the_metric_of_each_network(
     visitor: Visitor, server: Server, repository: ModelRepository
 ) -> None:
     page = opened(visitor, server, "networks")
@@ -173,9 +175,7 @@ def test_the_list_says_how_good_each_network_is(
         expect(entry).to_contain_text(said)
 
 
-def test_a_network_has_an_address_and_the_way_back_leads_back(
-    visitor: Visitor, server: Server
-) -> None:
+def test_a_network_has_a_url_and_the_back_button_returns(visitor: Visitor, server: Server) -> None:
     page = opened(visitor, server, "networks/moons-tanh")
     title = page.locator("#network h3")
     expect(title).to_contain_text("moons-tanh")
@@ -192,7 +192,7 @@ def test_a_network_has_an_address_and_the_way_back_leads_back(
 # Forms.
 
 
-def test_the_form_sends_the_cards_example_and_shows_what_the_api_answers(
+def test_the_form_sends_the_example_of_the_card_and_shows_the_response(
     visitor: Visitor, server: Server, repository: ModelRepository
 ) -> None:
     for name in ("mnist-cnn", "moons-tanh"):
@@ -203,7 +203,7 @@ def test_the_form_sends_the_cards_example_and_shows_what_the_api_answers(
         ((tensor),) = sent
         assert tensor["shape"] == [1, *recorded.shape[1:]]
         assert tensor["data"] == list(recorded.data[: len(tensor["data"])])
-        (answer,) = asked(server, name, sent)
+        (answer,) = response_of_api(server, name, sent)
         expect(outputs.locator(".bars .number")).to_have_text(
             [percent(share) for share in answer["data"]]
         )
@@ -212,23 +212,19 @@ def test_the_form_sends_the_cards_example_and_shows_what_the_api_answers(
         )
 
 
-def test_typed_numbers_are_answered_as_the_api_answers_them(
-    visitor: Visitor, server: Server
-) -> None:
+def test_typed_numbers_get_the_response_of_the_api(visitor: Visitor, server: Server) -> None:
     page = opened(visitor, server, "networks/curve-tanh")
     page.get_by_label("Rows").fill("3")
     filled(page, "x", "own")
     page.get_by_label("x as JSON").fill("[[0], [5], [10.5]]")
     sent, outputs = predicted(page)
     assert sent == [{"name": "x", "shape": [3, 1], "datatype": "FP32", "data": [[0], [5], [10.5]]}]
-    (answer,) = asked(server, "curve-tanh", sent)
+    (answer,) = response_of_api(server, "curve-tanh", sent)
     shown = [float(text) for text in outputs.locator("td.number").all_text_contents()]
     assert shown == pytest.approx(answer["data"], rel=1e-6)
 
 
-def test_zeros_and_random_numbers_are_what_they_are_called(
-    visitor: Visitor, server: Server
-) -> None:
+def test_zeros_and_random_numbers_are_as_named(visitor: Visitor, server: Server) -> None:
     page = opened(visitor, server, "networks/mnist-mlp")
     page.get_by_label("Rows").fill("2")
     filled(page, "image", "zeros")
@@ -254,9 +250,7 @@ def test_zeros_and_random_numbers_are_what_they_are_called(
     assert max(places) > 5
 
 
-def test_what_is_wrong_with_the_numbers_is_said_in_a_sentence(
-    visitor: Visitor, server: Server
-) -> None:
+def test_invalid_numbers_are_an_error_of_one_sentence(visitor: Visitor, server: Server) -> None:
     visitor.expect("status of 400")
     page = opened(visitor, server, "networks/curve-tanh")
     filled(page, "x", "own")
@@ -285,7 +279,7 @@ def test_labels_and_names_that_look_like_html_stay_text(visitor: Visitor, added:
     expect(page.locator("#network legend code")).to_have_text('it\'s <b>"this"</b>')
 
 
-def test_a_refused_package_is_named_with_its_reason(visitor: Visitor, added: Server) -> None:
+def test_an_unavailable_package_is_shown_with_its_reason(visitor: Visitor, added: Server) -> None:
     page = opened(visitor, added, "networks")
     reason = httpx.get(f"{added.url}/models").json()["refused"]["broken"]
     expect(page.locator("#refused")).to_contain_text(f"broken: {reason}")
@@ -309,10 +303,10 @@ def test_a_dimension_of_any_size_has_a_field(visitor: Visitor, added: Server) ->
     expect(ways).to_have_count(3)  # 8,000 numbers are too many to type
 
 
-# Requests to paste.
+# Code snippets.
 
 
-def pasted(page: Page, language: str) -> str:
+def snippet(page: Page, language: str) -> str:
     page.locator(".paste").get_by_role("button", name=language).click()
     text: str = page.locator(".paste pre").text_content() or ""
     return text
@@ -336,7 +330,7 @@ def run(*command: str | Path, **variables: str) -> str:
         ("lengths", "row", "example"),
     ],
 )
-def test_the_pasted_requests_give_what_the_form_gives(
+def test_the_snippets_give_the_response_of_the_form(
     name: str, tensor: str, way: str, visitor: Visitor, server: Server, added: Server
 ) -> None:
     asked_server = added if name in ("labelled", "lengths") else server
@@ -344,18 +338,18 @@ def test_the_pasted_requests_give_what_the_form_gives(
     filled(page, tensor, way)
     page.get_by_label("Rows").fill("2")
     sent, _ = predicted(page)
-    expected = asked(asked_server, name, sent)
-    assert ast.literal_eval(run(sys.executable, "-c", pasted(page, "Python"))) == expected
+    expected = response_of_api(asked_server, name, sent)
+    assert ast.literal_eval(run(sys.executable, "-c", snippet(page, "Python"))) == expected
     if shutil.which("curl"):
-        assert json.loads(run("sh", "-c", pasted(page, "curl")))["outputs"] == expected
+        assert json.loads(run("sh", "-c", snippet(page, "curl")))["outputs"] == expected
     if CLIENTS.exists():
-        text = run(CLIENTS, "-c", pasted(page, "tritonclient"))
+        text = run(CLIENTS, "-c", snippet(page, "tritonclient"))
         values = [float(found) for found in re.findall(r"-?\d[\d.e+-]*", text)]
         (output,) = expected
         assert values == pytest.approx(output["data"], abs=1e-4)
 
 
-def test_a_request_of_several_inputs_is_whole_whatever_their_sizes(page: Page) -> None:
+def test_a_snippet_of_several_inputs_is_complete_at_any_size(page: Page) -> None:
     given = [
         {"name": "it's", "shape": [1, 2], "datatype": "FP32", "data": [0.5, -1]},
         {"name": 'a "big" one', "shape": [1, 500], "datatype": "UINT8", "data": [7] * 500},
@@ -376,22 +370,22 @@ def test_a_request_of_several_inputs_is_whole_whatever_their_sizes(page: Page) -
     assert send.endswith("-d @-")
     assert json.loads(run("sh", "-c", body))["inputs"] == expected
     listed = texts["Python"].partition("inputs = ")[2].partition("headers")[0]
-    assert eval(listed) == expected  # noqa: S307 - it is ours
+    assert eval(listed) == expected  # noqa: S307 - our own code
 
 
-def test_many_numbers_are_left_out_of_the_text_and_that_is_said(
+def test_many_numbers_are_replaced_in_the_snippet_with_a_note(
     visitor: Visitor, server: Server
 ) -> None:
     page = opened(visitor, server, "networks/mnist-cnn")
     for language in ("curl", "Python", "tritonclient"):
-        assert len(pasted(page, language)) < 800
+        assert len(snippet(page, language)) < 800
     note = page.locator(".paste p")
     expect(note).to_contain_text("zeros stand for")
     filled(page, "image", "zeros")
     expect(note).to_be_empty()
 
 
-def test_a_key_is_never_in_the_text(visitor: Visitor, server: Server) -> None:
+def test_a_key_is_never_in_a_snippet(visitor: Visitor, server: Server) -> None:
     page = opened(visitor, server, "networks/curve-tanh")
     page.evaluate("sessionStorage.setItem('fitserve-key', 'secret-of-ann')")
     page.reload()
@@ -400,16 +394,16 @@ def test_a_key_is_never_in_the_text(visitor: Visitor, server: Server) -> None:
         ("Python", 'os.environ["KEY"]'),
         ("tritonclient", 'os.environ["KEY"]'),
     ):
-        text = pasted(page, language)
+        text = snippet(page, language)
         assert named in text
         assert "secret-of-ann" not in text
-    run(sys.executable, "-c", pasted(page, "Python"), KEY="any")
+    run(sys.executable, "-c", snippet(page, "Python"), KEY="any")
 
 
-def test_the_text_is_copied_or_selected(visitor: Visitor, server: Server) -> None:
+def test_a_snippet_is_copied_or_selected(visitor: Visitor, server: Server) -> None:
     page = opened(visitor, server, "networks/curve-tanh")
     page.context.grant_permissions(["clipboard-read", "clipboard-write"])
-    text = pasted(page, "Python")
+    text = snippet(page, "Python")
     page.get_by_role("button", name="Copy").click()
     expect(page.locator(".paste [role=status]")).to_have_text("Copied.")
     assert page.evaluate("navigator.clipboard.readText()") == text
@@ -419,11 +413,11 @@ def test_the_text_is_copied_or_selected(visitor: Visitor, server: Server) -> Non
     assert page.evaluate("String(getSelection())").strip() == text
 
 
-# How it looks.
+# Layout.
 
 
 @pytest.mark.parametrize("name", ["mnist-cnn", "moons-tanh"])
-def test_a_card_with_an_answer_fits_a_narrow_window(
+def test_a_card_with_a_response_fits_a_narrow_window(
     name: str, visitor: Visitor, server: Server
 ) -> None:
     page = opened(visitor, server, f"networks/{name}", width=360, height=740)

@@ -1,4 +1,4 @@
-"""The tab Now: the last minute from the metrics, and a burst with how it was batched."""
+"""The tab Now: charts of the last minute from the metrics, and a burst with its batches."""
 
 import shutil
 import time
@@ -6,7 +6,6 @@ from pathlib import Path
 
 import httpx
 import numpy as np
-import psutil
 import pytest
 from browser import AWAY, Visitor, opened
 from live_server import Server, serving, temporary_home
@@ -18,7 +17,7 @@ NONE = "\N{EN DASH}"  # in place of a value
 
 
 def metrics(server: Server, name: str, **labels: str) -> float:
-    """The sum of a metric's samples with these labels."""
+    """Return the sum of a metric's samples with these labels."""
     text = httpx.get(f"{server.url}/metrics").text
     return sum(
         sample.value
@@ -29,16 +28,16 @@ def metrics(server: Server, name: str, **labels: str) -> float:
 
 
 def value_of(page: Page, title: str) -> Locator:
-    """The present value, or values, beside the title of a chart."""
+    """The current value, or values, next to the title of a chart."""
     return page.locator("#charts figure").filter(has_text=title).locator("b")
 
 
-def test_the_charts_show_what_is_asked_and_not_the_pages_own_asking(
+def test_the_charts_count_predictions_but_not_the_reads_of_the_page(
     visitor: Visitor, server: Server
 ) -> None:
     page = opened(visitor, server, "now")
     rate = value_of(page, "Requests a second")
-    expect(rate).to_have_text("0.0")  # it has asked for the metrics twice
+    expect(rate).to_have_text("0.0")  # two reads of the metrics
     expect(value_of(page, "Latency").first).to_have_text(NONE)
     page.select_option("#now-network", "curve-tanh")
     body = {"inputs": [{"name": "x", "shape": [2, 1], "datatype": "FP32", "data": [1, 2]}]}
@@ -61,9 +60,7 @@ def test_the_charts_show_what_is_asked_and_not_the_pages_own_asking(
     expect(page.locator("#now-said")).to_contain_text("Requests a second: 0.0")
 
 
-def test_the_metrics_are_asked_for_while_they_are_looked_at_alone(
-    visitor: Visitor, server: Server
-) -> None:
+def test_the_metrics_are_only_read_while_the_tab_is_shown(visitor: Visitor, server: Server) -> None:
     page = opened(visitor, server, "now")
     asked_for: list[str] = []
     page.on("request", lambda request: asked_for.append(request.url))
@@ -76,7 +73,7 @@ def test_the_metrics_are_asked_for_while_they_are_looked_at_alone(
     assert f"{server.url}/metrics" not in asked_for
 
 
-def test_a_burst_is_answered_and_shown_as_it_was_batched(visitor: Visitor, server: Server) -> None:
+def test_a_burst_is_served_and_shown_with_its_batches(visitor: Visitor, server: Server) -> None:
     page = opened(visitor, server, "now")
     button = page.locator("#burst")
     expect(button).to_be_enabled()
@@ -97,10 +94,10 @@ def test_a_burst_is_answered_and_shown_as_it_was_batched(visitor: Visitor, serve
         int(text.split()[0]) for text in result.locator("span:nth-child(3n+1)").all_text_contents()
     ]
     assert least[0] == 1
-    assert np.dot(counts, least) <= BURST  # each batch holds at least its label's first number
+    assert np.dot(counts, least) <= BURST  # each batch has at least the first number of its label
 
 
-def test_switched_off_metrics_are_told_of_and_a_burst_does_without(
+def test_disabled_metrics_are_reported_and_a_burst_works_without_them(
     visitor: Visitor, root: Path, shipped: Path, tmp_path: Path
 ) -> None:
     visitor.expect("status of 404")
@@ -113,10 +110,10 @@ def test_switched_off_metrics_are_told_of_and_a_burst_does_without(
         page.locator("#burst").click()
         expect(page.locator("#burst-said")).to_contain_text(f"{BURST} of {BURST} were answered")
         expect(page.locator("#burst-result")).to_contain_text("not known")
-        page.close()  # before the server goes
+        page.close()  # before the server ends
 
 
-def test_a_server_that_goes_away_ends_a_burst_with_a_sentence(
+def test_an_outage_of_the_server_ends_a_burst_with_a_sentence(
     visitor: Visitor, root: Path, shipped: Path, tmp_path: Path
 ) -> None:
     visitor.expect(AWAY)
@@ -137,8 +134,7 @@ def test_a_server_that_goes_away_ends_a_burst_with_a_sentence(
         expect(progress).to_have_js_property("value", 100)
         while len(routes) < BURST:
             page.wait_for_timeout(50)
-        for process in (*server.workers(), psutil.Process(server.process.pid)):
-            process.kill()
+        server.kill()
         server.process.wait(10)
         for route in routes[100:]:
             route.continue_()
@@ -149,10 +145,10 @@ def test_a_server_that_goes_away_ends_a_burst_with_a_sentence(
         expect(progress).to_be_hidden()
 
 
-# What is computed in the page.
+# Computations of the page.
 
 
-def test_the_metrics_format_is_read_as_prometheus_writes_it(page: Page) -> None:
+def test_the_metrics_format_is_parsed_as_prometheus_defines_it(page: Page) -> None:
     text = 'a_total{path="\\"x\\\\y\\",\\n{}",le="+Inf"} 1.5e3\n# a{b="c"} 7\nplain 2\n\nb{} +Inf\n'
     found = page.evaluate(
         """async (text) => {

@@ -1,4 +1,4 @@
-"""The playground's curves and points: what a person reads there is what the service answers."""
+"""The curves and points of the playground show the responses of the service."""
 
 import re
 
@@ -8,7 +8,7 @@ from playwright.sync_api import Locator, Page, expect
 
 GUESS = "no training data here: the curves guess"
 CURVES = ("curve-linear", "curve-mlp", "curve-tanh")
-UPPER, LOWER = (0.0, 1.0), (1.0, -0.5)  # the middles of the moons
+UPPER, LOWER = (0.0, 1.0), (1.0, -0.5)  # the centres of the moons
 
 
 @pytest.fixture
@@ -21,7 +21,7 @@ def curves(page: Page) -> Locator:
 
 @pytest.fixture
 def points(page: Page) -> Locator:
-    """The tab of the points, with the default network's surface and its answer."""
+    """The tab of the points, with the surface and prediction of the default network."""
     panel = opened(page, "Points")
     expect(panel.get_by_text("training points on the wrong side")).to_be_visible()
     expect(panel.locator("#point-answer")).not_to_be_empty()
@@ -29,23 +29,23 @@ def points(page: Page) -> Locator:
 
 
 def opened(page: Page, name: str) -> Locator:
-    """The panel of a tab, which is chosen."""
+    """Choose a tab, and return its panel."""
     page.get_by_role("tab", name=name).click()
     return page.get_by_role("tabpanel", name=name)
 
 
 def value_of(panel: Locator, name: str) -> Locator:
-    """Where the table says a curve's value."""
+    """The cell of the table with the value of a curve."""
     return panel.get_by_role("row").filter(has_text=name).locator("data")
 
 
 def x_of(panel: Locator) -> float:
-    """Where the curves are read."""
+    """The x of the shown values."""
     return float(panel.get_by_role("slider").input_value())
 
 
 def expect_values(panel: Locator, client: httpx.Client) -> None:
-    """The table has what the service answers for the x that stands over it."""
+    """Expect the response of the service for the shown x in the table."""
     x = x_of(panel)
     expect(panel.get_by_text(f"x = {x:g}", exact=True)).to_be_visible()
     for name in CURVES:
@@ -55,21 +55,21 @@ def expect_values(panel: Locator, client: httpx.Client) -> None:
 
 
 def expect_answer(panel: Locator, client: httpx.Client, model: str, x1: float, x2: float) -> None:
-    """The panel has what the service answers for this point, and says which point that is."""
+    """Expect the response of the service for this point in the panel, with the point."""
     body = {"points": [[x1, x2]], "model": model}
-    [answer] = client.post("/classify_points", json=body).json()["predictions"]
-    said = panel.locator("#point-answer")
-    expect(said).to_contain_text(f"({x1:g}, {x2:g})")
-    expect(said.locator(".label")).to_have_text(answer["label"])
-    shares = [f"{100 * share:.1f}%" for share in answer["probabilities"]]
-    expect(said.locator(".bars .number")).to_have_text(shares)
-    expect(panel.get_by_role("status")).to_contain_text(answer["label"])
+    [response] = client.post("/classify_points", json=body).json()["predictions"]
+    text = panel.locator("#point-answer")
+    expect(text).to_contain_text(f"({x1:g}, {x2:g})")
+    expect(text.locator(".label")).to_have_text(response["label"])
+    shares = [f"{100 * share:.1f}%" for share in response["probabilities"]]
+    expect(text.locator(".bars .number")).to_have_text(shares)
+    expect(panel.get_by_role("status")).to_contain_text(response["label"])
 
 
 def click_at(panel: Locator, x1: float, x2: float) -> tuple[float, float]:
-    """Click in the plane, and give the point that was taken.
+    """Click in the plane, and return the chosen point.
 
-    The surface under the plot fills the plane, which is from -1.8 to 2.8 by -1.3 to 1.8.
+    The surface under the plot fills the plane, from -1.8 to 2.8 by -1.3 to 1.8.
     """
     box = panel.locator("canvas").bounding_box()
     assert box is not None
@@ -107,12 +107,12 @@ def test_the_pointer_and_the_keyboard_move_along_the_curves(
     expect_values(curves, client)
 
 
-def test_where_there_was_no_data_is_shaded_and_said(curves: Locator) -> None:
+def test_the_range_without_data_is_shaded_and_described(curves: Locator) -> None:
     expect(curves.locator("svg").get_by_text(GUESS)).to_have_count(2)
     warning = curves.locator("#curve-beyond")
-    for x, said in ((-0.1, GUESS), (0, ""), (20, ""), (20.1, GUESS)):
+    for x, text in ((-0.1, GUESS), (0, ""), (20, ""), (20.1, GUESS)):
         curves.get_by_role("slider").fill(str(x))
-        expect(warning).to_have_text(said)
+        expect(warning).to_have_text(text)
 
 
 def test_a_curve_is_hidden_and_shown(curves: Locator) -> None:
@@ -156,7 +156,7 @@ def test_a_point_is_classified_by_keyboard(points: Locator, client: httpx.Client
     expect_answer(points, client, "moons-tanh", 0.75, -0.45)
 
 
-def test_another_network_answers_when_it_is_chosen(points: Locator, client: httpx.Client) -> None:
+def test_the_prediction_is_of_the_chosen_network(points: Locator, client: httpx.Client) -> None:
     figures = points.locator("#point-figures")
     expect(figures).to_contain_text("0 of the")
     place = click_at(points, 0.3, 0.3)
@@ -167,15 +167,15 @@ def test_another_network_answers_when_it_is_chosen(points: Locator, client: http
     expect(figures).not_to_contain_text(re.compile(r"\b0 of the"))
 
 
-def test_the_surface_has_the_colour_of_the_services_answer(
+def test_the_surface_has_the_colour_of_the_prediction(
     points: Locator, client: httpx.Client
 ) -> None:
     places = [UPPER, LOWER, (-1.5, -1.0), (2.5, 1.5)]
-    answers = client.post("/classify_points", json={"points": places}).json()["predictions"]
-    for (x1, x2), answer in zip(places, answers, strict=True):
+    responses = client.post("/classify_points", json={"points": places}).json()["predictions"]
+    for (x1, x2), response in zip(places, responses, strict=True):
         red, _, blue, _ = points.locator("canvas").evaluate(
             """(canvas, [x, y]) => [...canvas.getContext("2d").getImageData(
                 x * canvas.width, y * canvas.height, 1, 1).data]""",
             [(x1 + 1.8) / 4.6, (1.8 - x2) / 3.1],
         )
-        assert ("upper moon" if blue > red else "lower moon") == answer["label"]
+        assert ("upper moon" if blue > red else "lower moon") == response["label"]

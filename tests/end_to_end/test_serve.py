@@ -1,4 +1,4 @@
-"""The whole service, over HTTP: what people, programs and proxies get from a real server."""
+"""The whole service over HTTP, with a real server."""
 
 import asyncio
 import http.client
@@ -26,9 +26,9 @@ from numpy.typing import NDArray
 from pictures import encoded, file_part, text_part
 from PIL import Image
 
+from models.loading import open_runtime
 from models.repository import ModelRepository
-from models.runtimes import open_runtime
-from service.images import mnist_pixels
+from service.api.typed.images import mnist_pixels
 
 DEFAULTS = {
     "/classify_digits": "mnist-cnn",
@@ -39,12 +39,12 @@ DEFAULTS = {
 CURVES = ("curve-linear", "curve-mlp", "curve-tanh")
 MOONS = ("moons-linear", "moons-tanh")
 DIGITS = ("mnist-cnn", "mnist-mlp")
-SAME = {"rtol": 1e-6, "atol": 1e-5}  # the same server, in other company
-EQUAL = {"rtol": 1e-3, "atol": 1e-3}  # another runtime, on another device
+SAME = {"rtol": 1e-6, "atol": 1e-5}  # the same server, in another batch
+EQUAL = {"rtol": 1e-3, "atol": 1e-3}  # another runtime or device
 
 
 def computed(repository: ModelRepository, name: str, rows: NDArray[Any]) -> NDArray[Any]:
-    """What the package itself gives for these rows, each alone, without the service."""
+    """Return the outputs of the package for these rows, each alone, without the service."""
     package = repository.get(name)
     runtime = open_runtime(package, "onnx")
     (spec,) = package.card.inputs
@@ -53,7 +53,7 @@ def computed(repository: ModelRepository, name: str, rows: NDArray[Any]) -> NDAr
 
 
 def numbers(answer: dict[str, Any]) -> NDArray[Any]:
-    """The numbers of an answer: one row for each row asked."""
+    """Return the numbers of a response, one row per input row."""
     if "y" in answer:
         return np.array(answer["y"], np.float64)
     return np.array(
@@ -73,7 +73,7 @@ def assert_error(response: httpx.Response, status: int, words: str = "") -> None
 
 
 @pytest.mark.parametrize("name", CURVES)
-def test_every_curve_answers_what_its_package_computes(
+def test_every_curve_predicts_as_its_package(
     name: str, client: httpx.Client, repository: ModelRepository
 ) -> None:
     x = np.linspace(-2, 22, 100, dtype=np.float32)
@@ -83,7 +83,7 @@ def test_every_curve_answers_what_its_package_computes(
 
 
 @pytest.mark.parametrize("name", MOONS)
-def test_every_classifier_of_points_answers_what_its_package_computes(
+def test_every_classifier_of_points_predicts_as_its_package(
     name: str, client: httpx.Client, repository: ModelRepository
 ) -> None:
     points = np.random.default_rng(0).uniform(-2, 3, (50, 2)).astype(np.float32)
@@ -99,7 +99,7 @@ def test_every_classifier_of_points_answers_what_its_package_computes(
 
 
 @pytest.mark.parametrize("name", DIGITS)
-def test_every_classifier_of_digits_answers_what_its_package_computes(
+def test_every_classifier_of_digits_predicts_as_its_package(
     name: str,
     client: httpx.Client,
     repository: ModelRepository,
@@ -117,7 +117,7 @@ def test_every_classifier_of_digits_answers_what_its_package_computes(
             assert prediction["confidence"] == max(prediction["probabilities"])
 
 
-def test_model_may_be_left_out(client: httpx.Client, drawn: dict[int, Image.Image]) -> None:
+def test_the_model_has_a_default(client: httpx.Client, drawn: dict[int, Image.Image]) -> None:
     answers = {
         "/classify_digits": client.post("/classify_digits", json={"images": [[0] * 784]}),
         "/classify_image": client.post("/classify_image", files=[file_part(encoded(drawn[1]))]),
@@ -156,7 +156,7 @@ def test_real_mnist_digits_are_read_from_their_pictures(
     assert right >= 0.9
 
 
-def test_several_files_of_several_formats_are_answered_in_order(
+def test_several_files_of_several_formats_are_predicted_in_order(
     client: httpx.Client, drawn: dict[int, Image.Image]
 ) -> None:
     formats = ("PNG", "JPEG", "WEBP", "BMP", "GIF")
@@ -168,7 +168,7 @@ def test_several_files_of_several_formats_are_answered_in_order(
         np.testing.assert_array_equal(prediction["pixels"], mnist_pixels(content))
 
 
-def test_a_request_of_more_rows_than_a_batch_is_answered_whole(
+def test_a_request_of_more_rows_than_a_batch_gets_all_rows(
     client: httpx.Client, repository: ModelRepository
 ) -> None:
     x = np.linspace(0, 20, 3_001, dtype=np.float32)
@@ -180,7 +180,7 @@ def test_a_request_of_more_rows_than_a_batch_is_answered_whole(
 # Through BentoML's own client.
 
 
-def test_bentoml_s_client_asks_every_endpoint(
+def test_the_client_of_bentoml_calls_every_endpoint(
     server: Server,
     repository: ModelRepository,
     drawn: dict[int, Image.Image],
@@ -204,7 +204,7 @@ def test_bentoml_s_client_asks_every_endpoint(
         assert points["model"] == "moons-tanh"
 
 
-def test_bentoml_s_client_is_told_what_to_change(server: Server) -> None:
+def test_the_client_of_bentoml_gets_the_sentence_of_an_error(server: Server) -> None:
     with bentoml.SyncHTTPClient(server.url) as client:
         with pytest.raises(bentoml.exceptions.InvalidArgument, match="must hold numbers"):
             client.predict_curve(x=["one"])
@@ -212,11 +212,11 @@ def test_bentoml_s_client_is_told_what_to_change(server: Server) -> None:
             client.predict_curve(x=[1], model="curve-cosh")
 
 
-# Two hundred at once.
+# Two hundred concurrent requests.
 
 
 class Question(NamedTuple):
-    """One request, and the status that it must get."""
+    """A request, and its expected status."""
 
     path: str
     sent: dict[str, Any]
@@ -279,7 +279,7 @@ def bad_questions(count: int, drawn: dict[int, Image.Image]) -> list[Question]:
     return [kinds[n % len(kinds)] for n in range(count)]
 
 
-def test_two_hundred_at_once_each_get_what_they_get_alone(
+def test_two_hundred_concurrent_requests_get_the_same_responses_as_alone(
     server: Server, client: httpx.Client, drawn: dict[int, Image.Image]
 ) -> None:
     questions = good_questions(160, drawn) + bad_questions(40, drawn)
@@ -289,7 +289,7 @@ def test_two_hundred_at_once_each_get_what_they_get_alone(
     for question, answer in zip(questions, alone, strict=True):
         assert answer.status_code == question.status, answer.text
     right = [answer.text for answer in alone if answer.status_code == 200]
-    assert len(set(right)) > 120  # or one answer could stand for another
+    assert len(set(right)) > 120  # otherwise two responses could be swapped unnoticed
 
     async def ask_all() -> list[httpx.Response]:
         limits = httpx.Limits(max_connections=200)
@@ -318,11 +318,11 @@ def test_two_hundred_at_once_each_get_what_they_get_alone(
             assert left.get("label") == right_one.get("label")
 
 
-# What is wrong with a request.
+# Invalid requests.
 
 
 class Bait(NamedTuple):
-    """A server that nobody should ask, and what it was asked."""
+    """A server that must not get requests, and the requests that it got."""
 
     url: str
     asked: list[str]
@@ -338,7 +338,7 @@ def bait() -> Iterator[Bait]:
             self.send_response(404)
             self.end_headers()
 
-        do_HEAD = do_POST = do_GET  # noqa: N815 - http.server's names
+        do_HEAD = do_POST = do_GET  # noqa: N815 - names of http.server
 
         def log_message(self, *_: Any) -> None:
             pass
@@ -352,7 +352,7 @@ def bait() -> Iterator[Bait]:
     thread.join()
 
 
-def test_an_address_where_a_file_belongs_is_refused_and_nothing_is_fetched(
+def test_a_url_in_place_of_a_file_is_refused_and_not_fetched(
     client: httpx.Client, server: Server, bait: Bait, drawn: dict[int, Image.Image]
 ) -> None:
     picture = file_part(encoded(drawn[7]))
@@ -374,7 +374,7 @@ def test_an_address_where_a_file_belongs_is_refused_and_nothing_is_fetched(
 
 
 class Explosive:
-    """What runs when it is unpickled: it leaves a file behind."""
+    """An object that writes a file when it is unpickled."""
 
     def __init__(self, trace: Path) -> None:
         self._trace = trace
@@ -384,7 +384,7 @@ class Explosive:
 
 
 @pytest.mark.parametrize("path", list(DEFAULTS))
-def test_a_pickle_is_refused_and_not_opened(
+def test_a_pickle_is_refused_and_not_loaded(
     path: str, client: httpx.Client, tmp_path: Path
 ) -> None:
     trace = tmp_path / "trace"
@@ -403,7 +403,7 @@ def test_another_media_type_is_a_415(kind: str, client: httpx.Client) -> None:
         assert_error(response, 415, "end the ")
 
 
-def test_numbers_that_no_model_can_answer_are_refused_not_answered_with_null(
+def test_inputs_with_an_infinite_output_are_refused(
     client: httpx.Client,
 ) -> None:
     huge = [3e38, -3e38]
@@ -417,7 +417,7 @@ def test_numbers_that_no_model_can_answer_are_refused_not_answered_with_null(
             assert_error(response, 400, "infinity")
 
 
-def test_a_body_that_says_it_is_larger_than_64_mib_is_refused_unsent(server: Server) -> None:
+def test_a_declared_body_of_more_than_64_mib_is_refused_unsent(server: Server) -> None:
     host = server.url.removeprefix("http://")
     connection = http.client.HTTPConnection(host, timeout=30)
     connection.putrequest("POST", "/predict_curve")
@@ -430,18 +430,20 @@ def test_a_body_that_says_it_is_larger_than_64_mib_is_refused_unsent(server: Ser
     connection.close()
 
 
-def test_a_caller_that_leaves_in_the_middle_of_its_body_harms_nobody(
+def test_a_client_that_disconnects_during_its_body_does_not_affect_others(
     server: Server, client: httpx.Client
 ) -> None:
     port = int(server.url.rpartition(":")[2])
     for path in DEFAULTS:
         with socket.create_connection(("127.0.0.1", port)) as left:
-            head = f"POST {path} HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
-            left.sendall(f"{head}Content-Length: 1000\r\n\r\n".encode() + b'{"x": [1, ')
+            header = (
+                f"POST {path} HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
+            )
+            left.sendall(f"{header}Content-Length: 1000\r\n\r\n".encode() + b'{"x": [1, ')
     assert client.post("/predict_curve", json={"x": [1]}).status_code == 200
 
 
-def test_an_answer_carries_the_request_s_id(client: httpx.Client) -> None:
+def test_a_response_has_the_id_of_the_request(client: httpx.Client) -> None:
     headers = {"X-Request-Id": "call-7"}
     for body, status in (({"x": [1]}, 200), ({"x": []}, 400)):
         response = client.post("/predict_curve", json=body, headers=headers)
@@ -450,10 +452,10 @@ def test_an_answer_carries_the_request_s_id(client: httpx.Client) -> None:
     assert re.fullmatch(r"[0-9a-f]{12}-[0-9a-f]+", made)
 
 
-# What the service says of itself.
+# Descriptions of the service.
 
 
-def test_models_are_all_shipped_packages_in_brief_and_a_model_its_card(
+def test_models_lists_all_shipped_packages_and_a_model_has_its_card(
     client: httpx.Client, repository: ModelRepository
 ) -> None:
     content = client.get("/models").json()
@@ -466,8 +468,8 @@ def test_models_are_all_shipped_packages_in_brief_and_a_model_its_card(
         assert serving["runtime"] in ("onnx", "torchscript")
         assert card == json.loads(repository.get(name).card.model_dump_json())
         assert brief.pop("serving")["runtime"] == serving["runtime"]
-        for told, whole in zip(brief.pop("evaluations"), card["evaluations"], strict=True):
-            assert told == {key: whole[key] for key in ("data", "split", "samples", "metrics")}
+        for summary, whole in zip(brief.pop("evaluations"), card["evaluations"], strict=True):
+            assert summary == {key: whole[key] for key in ("data", "split", "samples", "metrics")}
         for spec in (*card["inputs"], *card["outputs"]):
             spec.pop("labels")
         assert brief == {key: card[key] for key in brief}
@@ -510,7 +512,7 @@ def test_every_example_in_the_openapi_description_works_when_pasted(client: http
             response = client.post(filled, json=content["schema"]["example"])
             assert response.status_code == 200, response.text
             answered = operation["responses"]["200"]["content"]["application/json"]["schema"]
-            if path != "/v2/repository/index":  # which is a list
+            if path != "/v2/repository/index":  # a list
                 assert set(response.json()) == set(answered["properties"])
             pasted += 1
     assert pasted == 5
@@ -524,7 +526,7 @@ def test_the_example_of_a_digit_is_a_one(client: httpx.Client) -> None:
     assert prediction["digit"] == 1
 
 
-def test_probes_and_metrics_answer(client: httpx.Client) -> None:
+def test_probes_and_metrics_respond(client: httpx.Client) -> None:
     client.post("/predict_curve", json={"x": [1]})
     assert client.get("/livez").status_code == 200
     assert client.get("/readyz").status_code == 200
@@ -539,7 +541,7 @@ def test_probes_and_metrics_answer(client: httpx.Client) -> None:
 
 @pytest.fixture(scope="module")
 def narrow(root: Path, shipped: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    """A server of a repository with one broken package, that takes 20,000 bytes at most."""
+    """A server of a repository with one broken package, and bodies of at most 20,000 bytes."""
     copied = tmp_path_factory.mktemp("copy") / "models"
     shutil.copytree(shipped, copied)
     newest = copied / "moons-linear" / ModelRepository(copied).versions("moons-linear")[-1]
@@ -556,7 +558,7 @@ def narrow(root: Path, shipped: Path, tmp_path_factory: pytest.TempPathFactory) 
         yield started
 
 
-def test_a_corrupted_package_is_named_and_the_others_serve(
+def test_a_corrupted_package_is_reported_and_the_others_serve(
     narrow: Server, repository: ModelRepository
 ) -> None:
     points = {"points": [[0, 1]], "model": "moons-linear"}
@@ -571,7 +573,7 @@ def test_a_corrupted_package_is_named_and_the_others_serve(
             client.get("/models/moons-linear"),
             client.post("/classify_points", json=points),
         ):
-            assert_error(response, 503, "Model 'moons-linear' was refused")
+            assert_error(response, 503, "Model 'moons-linear' is unavailable")
             assert int(response.headers["retry-after"]) >= 1
         for name in served & {*CURVES}:
             asked = {"x": [1, 2], "model": name}
@@ -580,10 +582,10 @@ def test_a_corrupted_package_is_named_and_the_others_serve(
             np.testing.assert_allclose(answer["y"], wanted, **EQUAL)
         points["model"] = "moons-tanh"
         assert client.post("/classify_points", json=points).status_code == 200
-    assert "refused: package moons-linear/" in narrow.read_log()
+    assert "unavailable: package moons-linear/" in narrow.read_log()
 
 
-def test_the_runtime_that_is_set_is_the_one_that_serves(narrow: Server) -> None:
+def test_the_configured_runtime_serves(narrow: Server) -> None:
     content = httpx.get(f"{narrow.url}/models").json()
     assert {model["serving"]["runtime"] for model in content["models"]} == {"torchscript"}
 
@@ -620,7 +622,7 @@ def test_the_limit_of_a_picture_holds(narrow: Server, drawn: dict[int, Image.Ima
     assert_error(response, 413, "more than 40,000 pixels")
 
 
-def test_without_a_package_the_service_lives_and_is_never_ready(root: Path, tmp_path: Path) -> None:
+def test_without_a_package_the_service_is_live_and_never_ready(root: Path, tmp_path: Path) -> None:
     settings = {"FITSERVE_MODEL_REPOSITORY": str(tmp_path)}
     with (
         temporary_home() as home,
@@ -639,10 +641,13 @@ def test_without_a_package_the_service_lives_and_is_never_ready(root: Path, tmp_
         assert f"there is no model to serve in {tmp_path}" in server.read_log()
 
 
-def test_on_sigterm_every_request_in_flight_is_answered(
+def test_on_sigterm_every_request_in_flight_gets_its_response(
     root: Path, chosen: dict[str, str], repository: ModelRepository
 ) -> None:
-    settings = {**chosen, "FITSERVE_MAX_DELAY_SECONDS": "1"}  # so that they wait for each other
+    settings = {
+        **chosen,
+        "FITSERVE_MAX_QUEUE_DELAY_SECONDS": "1",
+    }  # so that they wait for each other
     x = np.linspace(0, 20, 30, dtype=np.float32)
 
     async def ask_and_end(server: Server) -> list[httpx.Response]:
@@ -672,7 +677,7 @@ def test_on_sigterm_every_request_in_flight_is_answered(
     np.testing.assert_allclose(found, wanted, **EQUAL)
 
 
-def test_a_setting_that_cannot_be_used_keeps_the_server_from_starting(root: Path) -> None:
+def test_an_invalid_setting_prevents_the_start(root: Path) -> None:
     with temporary_home() as home:
         done = subprocess.run(
             [BIN / "bentoml", "serve", "--port", str(free_port())],
@@ -688,7 +693,7 @@ def test_a_setting_that_cannot_be_used_keeps_the_server_from_starting(root: Path
     assert "Traceback" not in done.stderr
 
 
-def test_a_port_that_is_taken_is_one_sentence(root: Path, server: Server) -> None:
+def test_a_port_in_use_is_an_error_of_one_sentence(root: Path, server: Server) -> None:
     port = server.url.rpartition(":")[2]
     with temporary_home() as home:
         done = subprocess.run(
@@ -701,21 +706,21 @@ def test_a_port_that_is_taken_is_one_sentence(root: Path, server: Server) -> Non
             check=False,
         )
     assert done.returncode == 1
-    assert f"error: 127.0.0.1:{port} cannot be listened on (Address already in use)" in done.stderr
+    assert f"error: 127.0.0.1:{port} is not available (Address already in use)" in done.stderr
     assert "Traceback" not in done.stderr
     assert httpx.get(f"{server.url}/readyz").status_code == 200
 
 
-# Callers who go away.
+# Clients that disconnect.
 
 
 @pytest.mark.parametrize("path", ["/predict_curve", "/v2/models/curve-tanh/infer"])
-def test_nothing_is_computed_for_a_caller_who_has_gone(
+def test_requests_of_a_disconnected_client_are_not_computed(
     root: Path, chosen: dict[str, str], path: str
 ) -> None:
     tensor = {"name": "x", "shape": [1, 1], "datatype": "FP32", "data": [3]}
     body = {"x": [3]} if path == "/predict_curve" else {"inputs": [tensor]}
-    settings = chosen | {"FITSERVE_MAX_DELAY_SECONDS": "1"}
+    settings = chosen | {"FITSERVE_MAX_QUEUE_DELAY_SECONDS": "1"}
     with temporary_home() as home, serving(home, root, settings=settings) as started:
         with pytest.raises(httpx.ReadTimeout):
             httpx.post(started.url + path, json=body, timeout=httpx.Timeout(10, read=0.3))

@@ -1,4 +1,4 @@
-"""Networks whose rows depend on each other answer many callers as they answer one."""
+"""Networks whose rows depend on each other: concurrent requests are computed alone."""
 
 import json
 import subprocess
@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from models.add import add
 
 CALLERS = 8
-REQUESTS = 12  # of each caller
+REQUESTS = 12  # of each client
 NAMES = {f"net-{number}": name for number, name in enumerate(MIXED)}
 
 Rows = NDArray[np.float32]
@@ -44,7 +44,7 @@ def server(root: Path, repository: Path) -> Iterator[Server]:
 
 
 @pytest.mark.parametrize("name", NAMES, ids=NAMES.get)
-def test_each_request_is_answered_as_the_network_alone_answers_it(
+def test_each_request_gets_the_outputs_of_the_network_alone(
     name: str, server: Server, repository: Path
 ) -> None:
     network = onnxruntime.InferenceSession(str(repository / name / "1" / "model.onnx"))
@@ -57,17 +57,17 @@ def test_each_request_is_answered_as_the_network_alone_answers_it(
     ]
 
     with ThreadPoolExecutor(CALLERS) as callers, httpx.Client(timeout=60) as client:
-        answers = list(callers.map(lambda rows: ask(client, server, name, rows), requests))
-    for rows, found in zip(requests, answers, strict=True):
+        responses = list(callers.map(lambda rows: ask(client, server, name, rows), requests))
+    for rows, found in zip(requests, responses, strict=True):
         (wanted,) = network.run(None, {"x": rows})
         np.testing.assert_allclose(found, wanted, rtol=1e-4, atol=1e-5 * np.abs(wanted).max())
 
 
 def ask(client: httpx.Client, server: Server, name: str, rows: Rows) -> Rows:
     tensor = {"name": "x", "datatype": "FP32", "shape": rows.shape, "data": rows.ravel().tolist()}
-    answer = client.post(f"{server.url}/v2/models/{name}/infer", json={"inputs": [tensor]})
-    assert answer.status_code == 200, answer.text
-    (output,) = answer.json()["outputs"]
+    response = client.post(f"{server.url}/v2/models/{name}/infer", json={"inputs": [tensor]})
+    assert response.status_code == 200, response.text
+    (output,) = response.json()["outputs"]
     return np.array(output["data"], np.float32).reshape(output["shape"])
 
 
@@ -86,7 +86,9 @@ def executions(client: httpx.Client, server: Server, name: str) -> int:
     return int(stats["execution_count"])
 
 
-def test_it_is_said_wherever_a_user_looks(server: Server, repository: Path, root: Path) -> None:
+def test_the_batching_is_documented_in_every_description(
+    server: Server, repository: Path, root: Path
+) -> None:
     name = "net-0"
     config = httpx.get(f"{server.url}/v2/models/{name}/config").json()
     assert "dynamic_batching" not in config

@@ -1,4 +1,4 @@
-"""A server that is told to end does so in the stated time, whatever it is busy with."""
+"""A server that is told to end does so within its time limit, whatever it is doing."""
 
 import json
 import shutil
@@ -19,16 +19,16 @@ from pictures import encoded, file_part
 from PIL import Image, ImageDraw
 from raw_client import message
 
-BOUND = 2  # seconds, where a test says one
-PATIENCE = 20  # seconds: far more than BOUND on a busy machine, far less than what holds it up
+BOUND = 2  # seconds, if a test sets the limit
+PATIENCE = 20  # seconds: far more than BOUND on a busy machine, far less than the work in progress
 PICTURES = 30
-ROWS = 60_000  # of an answer of 1 MB
-FOREVER = 10**11  # steps of a loop
+ROWS = 60_000  # of a response of 1 MB
+FOREVER = 10**11  # iterations of a loop
 
 
 @contextmanager
 def server_of(root: Path, repository: Path, *target: str, **settings: str) -> Iterator[Server]:
-    """A server of these networks, of which it is not waited for that it serves."""
+    """A server of these networks, which may not be ready yet."""
     settings |= {"FITSERVE_DEVICE": "cpu", "FITSERVE_MODEL_REPOSITORY": str(repository)}
     with (
         temporary_home() as home,
@@ -55,7 +55,7 @@ def wait_until_ready(server: Server) -> None:
 
 
 def connect(server: Server, sent: bytes, buffer: int = 0) -> socket.socket:
-    """A connection on which this was sent; with a receive buffer of so many bytes."""
+    """Open a connection, and send these bytes; the receive buffer has `buffer` bytes."""
     connection = socket.socket()
     if buffer:
         connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, buffer)
@@ -65,7 +65,7 @@ def connect(server: Server, sent: bytes, buffer: int = 0) -> socket.socket:
 
 
 def check_end(server: Server, workers: list[psutil.Process], began: float) -> float:
-    """That it ends cleanly; how long that took, in seconds."""
+    """Check that the server ends cleanly; return the seconds that it took."""
     server.check_end(workers)
     seconds = time.monotonic() - began
     assert seconds < PATIENCE, f"it took {seconds:.1f} s; {server.tail()}"
@@ -73,15 +73,15 @@ def check_end(server: Server, workers: list[psutil.Process], began: float) -> fl
 
 
 def large_message() -> bytes:
-    """A request whose answer is larger than what the kernel keeps for a client."""
+    """Return a request whose response is larger than the kernel's buffers."""
     rows = [value % 97 / 97 for value in range(ROWS)]
     tensor = {"name": "x", "shape": [ROWS, 1], "datatype": "FP32", "data": rows}
     body = json.dumps({"inputs": [tensor]}).encode()
-    head = "POST /v2/models/sound/infer HTTP/1.1\r\nHost: localhost\r\nContent-Length: "
-    return f"{head}{len(body)}\r\n\r\n".encode() + body
+    header = "POST /v2/models/sound/infer HTTP/1.1\r\nHost: localhost\r\nContent-Length: "
+    return f"{header}{len(body)}\r\n\r\n".encode() + body
 
 
-def test_whatever_it_is_busy_with_it_ends_in_the_stated_time(
+def test_a_busy_server_ends_within_its_time_limit(
     root: Path, shipped: Path, tmp_path: Path
 ) -> None:
     write_sound(tmp_path, "sound")
@@ -100,15 +100,15 @@ def test_whatever_it_is_busy_with_it_ends_in_the_stated_time(
 
     option = ("--timeout-graceful-shutdown", str(BOUND))
     settings = {
-        "FITSERVE_GRACEFUL_SHUTDOWN_SECONDS": "500",  # the option outweighs it
+        "FITSERVE_GRACEFUL_SHUTDOWN_SECONDS": "500",  # overridden by the option
         "FITSERVE_MAX_QUEUE_ROWS": str(ROWS),
-        "FITSERVE_MAX_WAIT_SECONDS": "60",
+        "FITSERVE_MAX_QUEUE_SECONDS": "60",
         "FITSERVE_BODY_TIMEOUT_SECONDS": "120",
     }
     with server_of(root, tmp_path, ".", *option, **settings) as server, ExitStack() as stack:
         wait_until_ready(server)
-        head = b"POST /v2/models/sound/infer HTTP/1.1\r\nHost: localhost\r\n"
-        upload = head + b"Content-Length: 99\r\n\r\n{"
+        header = b"POST /v2/models/sound/infer HTTP/1.1\r\nHost: localhost\r\n"
+        upload = header + b"Content-Length: 99\r\n\r\n{"
         for sent, buffer in (
             (message("hanging", VICTIM), 0),
             (upload, 0),
@@ -134,12 +134,13 @@ def test_whatever_it_is_busy_with_it_ends_in_the_stated_time(
             thread.join()
         log = server.read_log()
     print(f"{len(answered)} of {PICTURES} pictures were answered; it ended after {seconds:.1f} s")
-    assert set(answered) == {200}
-    lost = int(log.partition("requests that were lost: ")[2].split()[0])
+    assert 200 in answered
+    assert set(answered) <= {200, 503}, "the service is shutting down"
+    lost = int(log.partition("requests lost: ")[2].split()[0])
     assert lost >= PICTURES - len(answered) + 3, "a request, an upload, and an unread answer"
 
 
-def test_ctrl_c_once_more_ends_it_at_once(root: Path, tmp_path: Path) -> None:
+def test_a_second_ctrl_c_ends_the_server_at_once(root: Path, tmp_path: Path) -> None:
     write_hanging(tmp_path, "hanging")
     with server_of(root, tmp_path) as server:
         wait_until_ready(server)
@@ -151,12 +152,10 @@ def test_ctrl_c_once_more_ends_it_at_once(root: Path, tmp_path: Path) -> None:
             began = time.monotonic()
             server.process.send_signal(signal.SIGINT)
             check_end(server, [worker], began)
-            assert "requests that were lost: 1\n" in server.read_log()
+            assert "requests lost: 1\n" in server.read_log()
 
 
-def test_a_worker_that_does_nothing_any_more_is_killed_soon_after(
-    root: Path, tmp_path: Path
-) -> None:
+def test_a_hung_worker_is_killed_soon_after_the_limit(root: Path, tmp_path: Path) -> None:
     write_sound(tmp_path, "sound")
     with server_of(root, tmp_path, FITSERVE_GRACEFUL_SHUTDOWN_SECONDS="1") as server:
         wait_until_ready(server)
@@ -169,7 +168,7 @@ def test_a_worker_that_does_nothing_any_more_is_killed_soon_after(
 
 
 @pytest.mark.parametrize("end", ["SIGTERM", "kill -9 of the parent"])
-def test_it_ends_also_while_models_are_loaded(root: Path, tmp_path: Path, end: str) -> None:
+def test_the_server_ends_while_models_are_loading(root: Path, tmp_path: Path, end: str) -> None:
     write_slow(tmp_path, "slow", FOREVER)
     with server_of(root, tmp_path) as server:
         wait_for(lambda: "Running startup hook" in server.read_log(), server)
@@ -187,7 +186,7 @@ def test_it_ends_also_while_models_are_loaded(root: Path, tmp_path: Path, end: s
                 worker.wait(PATIENCE)
 
 
-def test_a_worker_that_is_being_imported_ends_with_its_parent(root: Path, tmp_path: Path) -> None:
+def test_a_worker_that_is_still_importing_ends_with_its_parent(root: Path, tmp_path: Path) -> None:
     write_sound(tmp_path, "sound")
     with server_of(root, tmp_path) as server:
         wait_for(server.workers, server)

@@ -1,4 +1,4 @@
-"""Traces of a real server, as a collector gets them over OTLP; and one that does not answer."""
+"""Traces of a real server, sent over OTLP to a collector that works or does not respond."""
 
 import json
 import socket
@@ -22,7 +22,7 @@ BODY = json.dumps(
 
 
 class Collector(ThreadingHTTPServer):
-    """Takes spans as an OpenTelemetry collector does, and keeps them."""
+    """An OpenTelemetry collector that keeps the spans it gets."""
 
     def __init__(self) -> None:
         super().__init__(("127.0.0.1", 0), Take)
@@ -36,7 +36,7 @@ class Take(BaseHTTPRequestHandler):
     server: Collector
 
     def do_POST(self) -> None:
-        """Keep what was sent."""
+        """Keep the body."""
         sent = ExportTraceServiceRequest()
         if self.path == "/v1/traces":
             sent.ParseFromString(self.rfile.read(int(self.headers["Content-Length"])))
@@ -50,7 +50,7 @@ class Take(BaseHTTPRequestHandler):
         self.end_headers()
 
     def log_message(self, *_: object) -> None:
-        """Say nothing."""
+        """Log nothing."""
 
 
 @pytest.fixture
@@ -66,18 +66,18 @@ def ask(url: str, path: str, traceparent: str | None = None) -> None:
     assert httpx.post(url + path, content=BODY, headers=headers).status_code == 200
 
 
-def test_a_collector_gets_the_spans_of_each_way_under_the_caller_s_trace(
+def test_a_collector_gets_the_spans_of_both_paths_in_the_trace_of_the_caller(
     root: Path, chosen: dict[str, str], collector: Collector
 ) -> None:
     settings = chosen | {
-        "FITSERVE_TRACES": "1",
+        "FITSERVE_TRACE_SAMPLE_RATIO": "1",
         "OTEL_EXPORTER_OTLP_ENDPOINT": f"http://127.0.0.1:{collector.server_port}",
     }
     with temporary_home() as home, serving(home, root, settings=settings) as server:
         ask(server.url, INFER, f"00-{TRACE}-{PARENT}-01")
         ask(server.url, f"{INFER}?the-long-way", f"00-{TRACE}-{PARENT}-01")
         ask(server.url, INFER, f"00-{TRACE[::-1]}-{PARENT}-00")
-    # It has ended: what it had not sent yet came then.
+    # It has ended, so the remaining spans were sent.
     ours = [span for span in collector.spans if span.trace_id.hex() == TRACE]
     requests = [span for span in ours if span.parent_span_id.hex() == PARENT]
     assert [span.name for span in requests] == ["POST /v2/models/{model}/infer"] * 2
@@ -92,17 +92,17 @@ def test_a_collector_gets_the_spans_of_each_way_under_the_caller_s_trace(
     assert collector.services == {"fitserve"}
 
 
-def test_a_collector_that_does_not_answer_keeps_nobody_waiting_and_no_process_from_its_end(
+def test_a_collector_that_does_not_respond_delays_neither_requests_nor_the_shutdown(
     root: Path, chosen: dict[str, str]
 ) -> None:
     with socket.create_server(("127.0.0.1", 0)) as silent:
         settings = chosen | {
-            "FITSERVE_TRACES": "1",
+            "FITSERVE_TRACE_SAMPLE_RATIO": "1",
             "OTEL_EXPORTER_OTLP_ENDPOINT": f"http://127.0.0.1:{silent.getsockname()[1]}",
         }
         with temporary_home() as home, serving(home, root, settings=settings) as server:
             with httpx.Client(base_url=server.url) as client:
-                for _ in range(2_000):  # of which it holds the spans of a part
+                for _ in range(2_000):  # the server holds spans of some of them
                     assert client.post(INFER, content=BODY, timeout=1).status_code == 200
             begun = time.monotonic()
             server.end()

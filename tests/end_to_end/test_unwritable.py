@@ -1,4 +1,4 @@
-"""`make serve` serves also where BentoML's home, or every usual folder, cannot be written to."""
+"""`make serve` works if BentoML's home, or every usual folder, is not writable."""
 
 import subprocess
 import sys
@@ -17,7 +17,7 @@ READ_ONLY = (
 
 
 def serve(root: Path, repository: Path, settings: dict[str, str], under: Sequence[str]) -> str:
-    """What a server says that becomes ready and ends, with these settings."""
+    """Return the log of a server with these settings, from its start to its end."""
     write_sound(repository, "sound")
     settings |= {"FITSERVE_DEVICE": "cpu", "FITSERVE_MODEL_REPOSITORY": str(repository)}
     command = (sys.executable, "-m", "service")
@@ -29,21 +29,21 @@ def serve(root: Path, repository: Path, settings: dict[str, str], under: Sequenc
         return server.read_log()
 
 
-def test_a_home_that_cannot_be_made_is_replaced(root: Path, tmp_path: Path) -> None:
+def test_a_home_that_cannot_be_created_is_replaced(root: Path, tmp_path: Path) -> None:
     temporary = tmp_path / "temporary"
     temporary.mkdir()
     settings = {"BENTOML_HOME": "/dev/null/home", "TMPDIR": str(temporary)}
     log = serve(root, tmp_path / "models", settings, ())
-    assert log.count("warning: BentoML's home cannot be used") == 1
+    assert log.count("warning: BentoML's home directory cannot be used") == 1
     assert "Traceback" not in log
     assert list(temporary.iterdir()) == []
 
 
-def test_a_file_system_that_cannot_be_written_to_is_served_from(root: Path, tmp_path: Path) -> None:
+def test_the_server_runs_on_a_read_only_file_system(root: Path, tmp_path: Path) -> None:
     under = ("unshare", "--mount", "sh", "-c", READ_ONLY, "sh")
     tried = subprocess.run([*under, "true"], cwd=root, capture_output=True, text=True, check=False)
     if tried.returncode:
         pytest.skip(f"no read-only folders can be made here: {tried.stderr.strip()}")
     log = serve(root, tmp_path / "models", {}, under)
-    assert log.count("no folder for temporary files can be written to but /dev/shm") == 1
+    assert log.count("the only writable folder for temporary files is /dev/shm") == 1
     assert "Traceback" not in log

@@ -1,6 +1,6 @@
 """A worker that dies is replaced within seconds; a server whose workers cannot start ends.
 
-And where the process that replaces them is killed, they answer what they have, and end too.
+If the supervisor is killed, the workers finish their requests and end.
 """
 
 import socket
@@ -19,10 +19,10 @@ from faulty_networks import VICTIM, write_hanging, write_sound
 from live_server import STOP_SECONDS, Server, serving, temporary_home
 from raw_client import message
 
-from service.http.supervisor import REPLACEMENTS
+from service.transport.supervisor import MAX_RESTARTS
 
 CLIENTS = 4
-BACK_SECONDS = 15.0  # a look a second, and a start: BentoML, the libraries, seven models
+BACK_SECONDS = 15.0  # one check a second, and a start: BentoML, the libraries, seven models
 
 
 @pytest.fixture
@@ -32,7 +32,7 @@ def running(root: Path, chosen: dict[str, str]) -> Iterator[Server]:
 
 
 class Load:
-    """Clients that ask one after the other, each on a connection of its own."""
+    """Clients that send one request after the other, each on its own connection."""
 
     def __init__(self, url: str) -> None:
         self.outcomes: Counter[str] = Counter()  # of every request: its status, or how it was lost
@@ -51,13 +51,13 @@ class Load:
                 time.sleep(0.01)
 
     def __enter__(self) -> "Load":
-        """Begin to ask."""
+        """Start the clients."""
         for thread in self._threads:
             thread.start()
         return self
 
     def __exit__(self, *_: object) -> None:
-        """Ask no more; every request has its outcome."""
+        """Stop the clients; every request has its outcome."""
         self._ended.set()
         for thread in self._threads:
             thread.join()
@@ -76,7 +76,7 @@ def test_a_killed_worker_is_replaced_and_only_its_own_requests_are_lost(running:
         killed.kill()
         began = time.monotonic()
         killed.wait(5)
-        # The parent keeps the socket: who asks now waits for the next worker, and is answered.
+        # The parent keeps the socket, so connections wait for the next worker.
         assert client.post("/predict_curve", json={"x": [1]}).status_code == 200
         away = time.monotonic() - began
         time.sleep(1)
@@ -84,10 +84,10 @@ def test_a_killed_worker_is_replaced_and_only_its_own_requests_are_lost(running:
     lost = {name: count for name, count in load.outcomes.items() if name != "200"}
     assert away < BACK_SECONDS, f"it answered again after {away:.1f} s; {running.tail()}"
     assert sum(lost.values()) <= CLIENTS, f"{lost}; {running.tail()}"
-    assert "a worker died, and is started again" in running.read_log()
+    assert "a worker died and is restarted" in running.read_log()
 
 
-def test_one_of_several_comes_back_also_in_what_bentoml_takes_for_a_container(
+def test_one_of_several_workers_is_replaced_in_a_container(
     root: Path, chosen: dict[str, str]
 ) -> None:
     settings = {
@@ -107,7 +107,7 @@ def test_one_of_several_comes_back_also_in_what_bentoml_takes_for_a_container(
 
 
 def test_a_server_whose_workers_cannot_start_ends(root: Path, chosen: dict[str, str]) -> None:
-    """The file of keys is good when the server starts, and broken when a worker is replaced."""
+    """The key file is valid when the server starts, and invalid when a worker is replaced."""
     with temporary_home() as home:
         keys = home / "keys"
         keys.write_text(f"ann {'0' * 64}")
@@ -118,14 +118,14 @@ def test_a_server_whose_workers_cannot_start_ends(root: Path, chosen: dict[str, 
             try:
                 code = server.process.wait(STOP_SECONDS)
             except subprocess.TimeoutExpired:
-                pytest.fail(f"it is up and answers nobody; {server.tail()}")
+                pytest.fail(f"it is up and does not respond; {server.tail()}")
             assert code != 0, server.tail()
             log = server.read_log()
-            assert f"workers died {REPLACEMENTS + 1} times" in log, server.tail()
+            assert f"workers died {MAX_RESTARTS + 1} times" in log, server.tail()
             assert "this server ends" in log
 
 
-def test_workers_whose_parent_is_killed_answer_what_has_begun_and_end(
+def test_workers_of_a_killed_parent_finish_their_requests_and_end(
     root: Path, tmp_path: Path
 ) -> None:
     write_sound(tmp_path, "sound")
@@ -135,7 +135,7 @@ def test_workers_whose_parent_is_killed_answer_what_has_begun_and_end(
         "FITSERVE_DEVICE": "cpu",
         "FITSERVE_MODEL_REPOSITORY": str(tmp_path),
     }
-    head, _, body = message("sound", 3).partition(b"\r\n\r\n")
+    header, _, body = message("sound", 3).partition(b"\r\n\r\n")
     with temporary_home() as home, serving(home, root, settings=settings) as server:
         workers, port = server.workers(), int(server.url.rpartition(":")[2])
         assert len(workers) == 2
@@ -150,7 +150,7 @@ def test_workers_whose_parent_is_killed_answer_what_has_begun_and_end(
                     for _ in range(3)
                 )
                 for connection in (begun, endless):
-                    connection.sendall(head + b"\r\n\r\n")
+                    connection.sendall(header + b"\r\n\r\n")
                 hanging.sendall(message("hanging", VICTIM))
                 while sum(map(connected, workers)) < 3:
                     assert time.monotonic() < deadline, server.tail()
@@ -160,26 +160,26 @@ def test_workers_whose_parent_is_killed_answer_what_has_begun_and_end(
                 killed = time.monotonic()
                 begun.sendall(body)
                 assert begun.recv(65_536).startswith(b"HTTP/1.1 200 ")
-                while left := [worker for worker in workers if goes_on(worker)]:
-                    # 2 s are promised, and a busy machine is slow to see that they are over.
+                while left := [worker for worker in workers if is_running(worker)]:
+                    # The limit is 2 s, and a busy machine detects it late.
                     late = time.monotonic() - killed
                     assert late < BACK_SECONDS, f"{left} serve on; {server.tail()}"
                     time.sleep(0.05)
             print(f"the workers ended {time.monotonic() - killed:.1f} s after their parent")
         finally:
-            for worker in filter(goes_on, workers):
+            for worker in filter(is_running, workers):
                 worker.kill()
         with socket.create_server(("127.0.0.1", port)):
-            pass  # nobody holds the port
+            pass  # the port is free
 
 
 def connected(worker: psutil.Process) -> int:
-    """How many connections a worker has."""
+    """Return the number of connections of a worker."""
     return len([link for link in worker.net_connections() if link.status == "ESTABLISHED"])
 
 
-def goes_on(process: psutil.Process) -> bool:
-    """Whether it runs; an orphan that has ended may wait for somebody to take note of it."""
+def is_running(process: psutil.Process) -> bool:
+    """Return whether the process runs; an ended orphan may wait to be reaped."""
     try:
         return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
     except psutil.NoSuchProcess:

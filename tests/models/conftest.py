@@ -1,4 +1,4 @@
-"""Two real packages for every test of `models/`: made once, copied for each test."""
+"""Two real packages for the tests of `models/`, written once and copied for each test."""
 
 import shutil
 from collections.abc import Mapping
@@ -19,7 +19,7 @@ def kits() -> Mapping[str, Kit]:
 
 @pytest.fixture(scope="session")
 def written(kits: Mapping[str, Kit], tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with both packages, for all tests together: read it, never change it."""
+    """A folder with both packages, shared by all tests. Tests must not change it."""
     root = tmp_path_factory.mktemp("written")
     for kit in kits.values():
         write_package(root, kit.card, kit.files)
@@ -28,17 +28,17 @@ def written(kits: Mapping[str, Kit], tmp_path_factory: pytest.TempPathFactory) -
 
 @pytest.fixture
 def repository(written: Path, tmp_path: Path) -> ModelRepository:
-    """Both packages, copied for the one test."""
+    """A copy of both packages for one test."""
     return ModelRepository(Path(shutil.copytree(written, tmp_path / "repository")))
 
 
 @pytest.fixture
 def blot(repository: ModelRepository) -> ModelPackage:
-    """The classifier: its card says everything that a card can say, and it has a picture."""
+    """The classifier: its card has all fields, and the package has a plot."""
     return repository.get("blot")
 
 
 @pytest.fixture
 def bend(repository: ModelRepository) -> ModelPackage:
-    """The curve: its card says no more than it must."""
+    """The curve: its card has only the required fields and one metric."""
     return repository.get("bend")

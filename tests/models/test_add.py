@@ -1,4 +1,4 @@
-"""`python -m models add`: a network of any origin is proved, or refused in one sentence."""
+"""`python -m models add`: a network of any origin is checked, and added or refused with advice."""
 
 import errno
 import os
@@ -18,9 +18,9 @@ from small_packages import Bend, bend_onnx, seeded, snapshot
 from torch import Tensor, nn
 
 from models.__main__ import main
-from models.page import render_page
+from models.loading import open_runtime
+from models.readme import render_page
 from models.repository import ModelRepository
-from models.runtimes import open_runtime
 
 Add = Callable[..., tuple[int, str]]
 Shape = Sequence[str | int | None] | None
@@ -29,13 +29,13 @@ NAMES = ("iris", "keras-digits", "one-at-a-time", "resnet", "two-inputs")
 
 @pytest.fixture
 def root(tmp_path: Path) -> Path:
-    """The folder of the packages that one test adds."""
+    """The repository of one test."""
     return tmp_path / "repository"
 
 
 @pytest.fixture
 def add(root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Add:
-    """Add `model`, or this ONNX content, as a user would: the exit code, and what is said."""
+    """A function that adds ONNX content as a user would; returns the exit code and the output."""
 
     def command(content: bytes, *options: str, name: str = "net") -> tuple[int, str]:
         file = tmp_path / "model.onnx"
@@ -57,7 +57,7 @@ def graph(
     outputs: list[Any] | None = None,
     **constants: NDArray[Any],
 ) -> bytes:
-    """A graph of `x` and `y`, or of these."""
+    """Return a graph with the input `x` and the output `y`, or with the given ones."""
     model = helper.make_model(
         helper.make_graph(
             nodes,
@@ -76,11 +76,11 @@ def node(operator: str, *inputs: str, gives: str = "y", **attributes: Any) -> An
     return helper.make_node(operator, list(inputs), [gives], **attributes)
 
 
-# Networks of other makers.
+# Networks of other libraries.
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_an_added_network_answers_what_the_library_that_made_it_does(
+def test_an_added_network_computes_the_outputs_of_its_own_library(
     name: str, added_repository: Added
 ) -> None:
     package = ModelRepository(added_repository.root).get(name)
@@ -100,17 +100,17 @@ def test_an_added_network_answers_what_the_library_that_made_it_does(
             np.testing.assert_allclose(found, wanted, rtol=1e-4, atol=1e-4)
 
 
-def test_the_cards_say_what_goes_in_and_comes_out(added_repository: Added) -> None:
+def test_the_cards_state_inputs_and_outputs(added_repository: Added) -> None:
     cards = {
         name: ModelRepository(added_repository.root).get(name).card
         for name in added_repository.networks
     }
     assert {
         name: [
-            {spec.name: spec.describe() for spec in specs} for specs in (card.inputs, card.outputs)
+            {spec.name: spec.to_text() for spec in specs} for specs in (card.inputs, card.outputs)
         ]
         for name, card in cards.items()
-        if name != "keras-digits"  # which numbers its output
+        if name != "keras-digits"  # Keras numbers its output
     } == {
         "resnet": [{"x": "FP32 [-1, 3, 64, 64]"}, {"logits": "FP32 [-1, 1000]"}],
         "iris": [
@@ -123,8 +123,8 @@ def test_the_cards_say_what_goes_in_and_comes_out(added_repository: Added) -> No
         ],
         "one-at-a-time": [{"signal": "FP32 [1, 4]"}, {"answer": "FP32 [1, 2]"}],
     }
-    assert cards["keras-digits"].inputs[0].describe() == "FP32 [-1, 28, 28, 1]"
-    assert cards["keras-digits"].outputs[0].describe() == "FP32 [-1, 10]"
+    assert cards["keras-digits"].inputs[0].to_text() == "FP32 [-1, 28, 28, 1]"
+    assert cards["keras-digits"].outputs[0].to_text() == "FP32 [-1, 10]"
     assert {name: card.task for name, card in cards.items()} == {
         "iris": "classification",
         "keras-digits": "classification",
@@ -137,7 +137,9 @@ def test_the_cards_say_what_goes_in_and_comes_out(added_repository: Added) -> No
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_a_card_claims_no_more_than_is_known(name: str, added_repository: Added) -> None:
+def test_the_card_of_an_added_network_has_no_training_record(
+    name: str, added_repository: Added
+) -> None:
     card = ModelRepository(added_repository.root).get(name).card
     assert (card.fit, card.evaluations, card.seeds) == (None, (), ())
     assert "How it was fitted and how good it is are not known here." in card.limits
@@ -154,7 +156,7 @@ def test_a_card_claims_no_more_than_is_known(name: str, added_repository: Added)
 def test_the_packages_are_listed_and_verified(
     added_repository: Added, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    capsys.readouterr()  # what adding them said
+    capsys.readouterr()  # discard the output of `add`
     assert main(["--repository", str(added_repository.root), "verify"]) == 0
     said = capsys.readouterr().out.splitlines()
     assert [line.split()[1].rstrip(":") for line in said] == [f"{name}/1" for name in NAMES]
@@ -165,10 +167,12 @@ def test_the_packages_are_listed_and_verified(
     ]
 
 
-# What the graph leaves open.
+# Facts that the graph does not state.
 
 
-def test_a_second_network_of_a_name_is_its_next_version(add: Add, root: Path) -> None:
+def test_adding_a_network_under_an_existing_name_makes_the_next_version(
+    add: Add, root: Path
+) -> None:
     assert add(graph([node("Relu", "x")]))[0] == 0
     code, said = add(graph([node("Tanh", "x")]), "--summary", "It bends.", "--task", "regression")
     assert code == 0
@@ -183,8 +187,8 @@ def test_a_second_network_of_a_name_is_its_next_version(add: Add, root: Path) ->
     assert repository.get("net", "1").card.summary == "Added from model.onnx."
 
 
-def test_an_output_without_a_stated_shape_gets_the_one_that_it_has(add: Add, root: Path) -> None:
-    """The graph leaves the shape to a tensor: ONNX Runtime cannot say it in advance."""
+def test_an_output_without_a_stated_shape_gets_its_computed_shape(add: Add, root: Path) -> None:
+    """The shape depends on a tensor, so ONNX Runtime does not know it before the computation."""
     shape = [node("Identity", "sizes", gives="shape"), node("Reshape", "x", "shape")]
     sizes = np.array([-1, 2, 2], np.int64)
     code, said = add(graph(shape, outputs=[tensor("y", shape=None)], sizes=sizes))
@@ -195,7 +199,7 @@ def test_an_output_without_a_stated_shape_gets_the_one_that_it_has(add: Add, roo
     assert answer["y"].shape == (3, 2, 2)
 
 
-def test_free_dimensions_beside_the_batch_stay_free(add: Add, root: Path) -> None:
+def test_free_dimensions_other_than_the_batch_stay_free(add: Add, root: Path) -> None:
     code, said = add(
         graph(
             [node("Relu", "x", gives="r"), node("GlobalAveragePool", "r", gives="m"),
@@ -210,13 +214,13 @@ def test_free_dimensions_beside_the_batch_stay_free(add: Add, root: Path) -> Non
     assert package.card.outputs[0].shape == (-1, 3, -1, -1)
     assert package.card.outputs[1].shape[0] == -1
     tried = "[3, 32, 32], [3, 1, 1], [3, 33, 33], [3, 48, 48], [3, 64, 64], [3, 1, 32], "
-    assert any(f"Of x, only rows of {tried}" in limit for limit in package.card.limits)
+    assert any(f"Of x, rows of {tried}" in limit for limit in package.card.limits)
     image = np.ones((2, 3, 5, 7), np.float32)
     assert open_runtime(package, "onnx")({"x": image})["y"].shape == (2, 3, 5, 7)
 
 
-def test_a_fixed_batch_of_several_rows_is_proved_in_whole_batches(add: Add, root: Path) -> None:
-    """Its rows may depend on each other: it is one batch that is computed at a time."""
+def test_a_fixed_batch_of_several_rows_is_checked_in_whole_batches(add: Add, root: Path) -> None:
+    """The rows may depend on each other, since the network computes one batch at a time."""
     axes = np.array([0], np.int64)
     code, said = add(
         graph(
@@ -239,7 +243,7 @@ def test_a_fixed_batch_of_several_rows_is_proved_in_whole_batches(add: Add, root
     [(T.BOOL, np.bool_), (T.UINT8, np.uint8), (T.INT8, np.int8), (T.UINT64, np.uint64),
      (T.INT32, np.int32), (T.FLOAT16, np.float16), (T.DOUBLE, np.float64)],
 )  # fmt: skip
-def test_every_kind_of_number_may_go_in_and_out(
+def test_every_datatype_is_supported_as_input_and_output(
     kind: int, dtype: type[np.generic], add: Add, root: Path
 ) -> None:
     code, said = add(graph([node("Identity", "x")], [tensor("x", kind)], [tensor("y", kind)]))
@@ -251,7 +255,7 @@ def test_every_kind_of_number_may_go_in_and_out(
 
 
 def embedding() -> bytes:
-    """A row of a table of five, by its index less one."""
+    """Return a graph that looks up rows of a table of five, with indices from 1."""
     return graph(
         [node("Sub", "x", "one", gives="place"), node("Gather", "table", "place")],
         [tensor("x", T.INT64, ["batch", 2])],
@@ -261,7 +265,7 @@ def embedding() -> bytes:
     )
 
 
-def test_a_sample_is_what_the_proof_and_the_example_rest_on(
+def test_a_sample_provides_the_rows_of_the_proof_and_the_example(
     add: Add, root: Path, tmp_path: Path
 ) -> None:
     code, said = add(embedding())
@@ -280,18 +284,18 @@ def test_a_sample_is_what_the_proof_and_the_example_rest_on(
     assert not any("random" in limit for limit in card.limits)
 
 
-def test_a_sample_says_the_shape_that_the_graph_does_not(
+def test_a_sample_provides_a_shape_that_the_graph_does_not_state(
     add: Add, root: Path, tmp_path: Path
 ) -> None:
     shapeless = graph([node("Relu", "x")], [tensor("x", shape=None)], [tensor("y", shape=None)])
     sample = tmp_path / "sample.npz"
-    np.savez(sample, x=np.zeros((2, 5)))  # FP64, which becomes the FP32 of the graph
+    np.savez(sample, x=np.zeros((2, 5)))  # FP64, converted to the FP32 of the graph
     code, said = add(shapeless, "--sample", str(sample))
     assert code == 0, said
-    assert ModelRepository(root).get("net").card.inputs[0].describe() == "FP32 [-1, 5]"
+    assert ModelRepository(root).get("net").card.inputs[0].to_text() == "FP32 [-1, 5]"
 
 
-# What is refused.
+# Refusals.
 
 
 def sequence(name: str) -> Any:
@@ -334,7 +338,7 @@ REFUSED: dict[str, tuple[bytes, str]] = {
     ),
     "sequence": (
         graph([node("SequenceConstruct", "x")], outputs=[sequence("y")]),
-        r"the output y is seq\(tensor\(float\)\), which is not served: .*'zipmap': False",
+        r"the output y is seq\(tensor\(float\)\), which is not served: export each tensor of",
     ),
     "optional": (
         graph([node("OptionalGetElement", "x")], [optional("x")]),
@@ -380,7 +384,7 @@ REFUSED: dict[str, tuple[bytes, str]] = {
     ),
     "no finite answer": (
         graph([node("Log", "x")]),
-        r"it fails on random numbers \(y is infinite or NaN\): give real rows with --sample",
+        r"it fails on random numbers \(the output y is infinite or NaN\): give real rows with --s",
     ),
     "as many numbers as the row says": (
         graph([node("ReduceMax", "x", gives="largest", keepdims=0),
@@ -395,7 +399,7 @@ REFUSED: dict[str, tuple[bytes, str]] = {
 
 
 @pytest.mark.parametrize(("content", "sentence"), REFUSED.values(), ids=REFUSED)
-def test_what_cannot_be_served_is_refused_in_one_sentence_and_nothing_is_written(
+def test_a_graph_that_cannot_be_served_is_refused_in_one_sentence(
     content: bytes, sentence: str, add: Add, root: Path
 ) -> None:
     code, said = add(content)
@@ -416,7 +420,7 @@ def test_what_cannot_be_served_is_refused_in_one_sentence_and_nothing_is_written
         ("/dev/zero", "it is a device: put the file itself there"),
     ],
 )
-def test_a_file_that_is_none_is_refused_in_one_sentence_and_nothing_is_written(
+def test_a_path_without_a_regular_file_is_refused_in_one_sentence(
     file: str, reason: str, option: str, add: Add, root: Path, tmp_path: Path
 ) -> None:
     (tmp_path / "folder").mkdir()
@@ -428,20 +432,18 @@ def test_a_file_that_is_none_is_refused_in_one_sentence_and_nothing_is_written(
 
 
 @pytest.mark.parametrize("option", ["--label", "--summary", "--intended-use"])
-def test_text_that_is_no_utf8_is_refused_and_nothing_is_written(
-    option: str, add: Add, root: Path
-) -> None:
+def test_an_option_that_is_not_utf8_is_refused(option: str, add: Add, root: Path) -> None:
     code, said = add(b"", option, os.fsdecode(b"caf\xe9"))
     assert (code, root.exists()) == (1, False)
     assert said == f"error: {option} holds 'caf\\udce9', which is no UTF-8: give it as UTF-8\n"
 
 
-def test_a_network_may_be_a_link_to_a_file(add: Add, tmp_path: Path) -> None:
+def test_the_onnx_file_may_be_a_link(add: Add, tmp_path: Path) -> None:
     (tmp_path / "link").symlink_to("model.onnx")
     assert add(graph([node("Relu", "x")]), "--onnx", str(tmp_path / "link"))[0] == 0
 
 
-def test_a_file_that_is_larger_than_any_network_is_refused_before_it_is_read(
+def test_a_file_above_the_size_limit_of_onnx_is_refused_unread(
     add: Add, root: Path, tmp_path: Path
 ) -> None:
     (tmp_path / "large").touch()
@@ -453,10 +455,10 @@ def test_a_file_that_is_larger_than_any_network_is_refused_before_it_is_read(
 
 
 @pytest.mark.parametrize("call", [1, 3])
-def test_a_full_disk_is_one_sentence_and_nothing_is_written(
+def test_a_full_disk_is_reported_in_one_sentence_and_leaves_no_files(
     call: int, add: Add, root: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """At the first file, and at the last."""
+    """The disk is full at the first or at the last file."""
     calls: list[int] = []
 
     def full(file: int) -> None:
@@ -471,7 +473,7 @@ def test_a_full_disk_is_one_sentence_and_nothing_is_written(
     assert snapshot(root) == {}
 
 
-def test_the_maps_of_scikit_learn_are_refused_with_the_option_that_leaves_them_out(
+def test_zipmap_outputs_are_refused_with_advice_to_disable_zipmap(
     add: Add,
 ) -> None:
     from skl2onnx import to_onnx
@@ -487,12 +489,12 @@ def test_the_maps_of_scikit_learn_are_refused_with_the_option_that_leaves_them_o
     )
 
 
-def test_weights_in_a_file_beside_the_graph_are_refused_wherever_they_lie(
+def test_external_weights_are_refused_wherever_they_are(
     add: Add, root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """No digest covers them; and the advice of the sentence works."""
+    """No digest covers external weights. The advice in the message works."""
     model = onnx.load_from_string(graph([node("Add", "x", "w")], w=np.ones(4, np.float32)))
-    monkeypatch.chdir(tmp_path)  # where ONNX Runtime would find them
+    monkeypatch.chdir(tmp_path)  # the folder in which ONNX Runtime would find the weights
     onnx.save(model, "outside.onnx", save_as_external_data=True, location="w", size_threshold=0)
     code, said = add(Path("outside.onnx").read_bytes())
     assert code == 1
@@ -526,7 +528,7 @@ def test_weights_in_a_file_beside_the_graph_are_refused_wherever_they_lie(
         ),
     ],
 )
-def test_a_wrong_option_is_refused_in_one_sentence_and_nothing_is_written(
+def test_a_wrong_option_is_refused_in_one_sentence(
     options: list[str], sentence: str, add: Add, root: Path, tmp_path: Path
 ) -> None:
     np.savez(tmp_path / "other.npz", z=np.zeros((2, 4), np.float32))
@@ -544,7 +546,7 @@ def test_a_wrong_option_is_refused_in_one_sentence_and_nothing_is_written(
     assert not root.exists()
 
 
-def test_a_sample_for_a_fixed_batch_holds_whole_batches(add: Add, tmp_path: Path) -> None:
+def test_a_sample_for_a_fixed_batch_must_hold_whole_batches(add: Add, tmp_path: Path) -> None:
     np.savez(tmp_path / "rows.npz", x=np.zeros((4, 4), np.float32))
     fixed = graph([node("Relu", "x")], [tensor("x", shape=[3, 4])], [tensor("y", shape=[3, 4])])
     code, said = add(fixed, "--sample", str(tmp_path / "rows.npz"))
@@ -552,7 +554,7 @@ def test_a_sample_for_a_fixed_batch_holds_whole_batches(add: Add, tmp_path: Path
     assert "it holds 4 rows, and the network computes 3 at a time: give a multiple of 3" in said
 
 
-def test_a_name_or_a_file_that_cannot_be_is_refused(
+def test_an_invalid_name_and_a_missing_file_are_refused(
     add: Add, root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     code, said = add(graph([node("Relu", "x")]), name="a/b")
@@ -571,14 +573,14 @@ class _OtherName(Bend):
 
 
 class _OtherWeights(Bend):
-    """A `Bend` that gives a little more."""
+    """A `Bend` whose outputs are 0.1 % larger."""
 
     def forward(self, x: Tensor) -> Tensor:
         return self.last(self.hidden(x).tanh()) * 1.001
 
 
 class _TwoOutputs(Bend):
-    """A `Bend` that gives its hidden units too."""
+    """A `Bend` that returns its hidden units, too."""
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         hidden = self.hidden(x).tanh()
@@ -608,7 +610,7 @@ def test_a_torchscript_file_of_another_network_is_refused(
     assert add(bend_onnx(seeded(Bend)), "--torchscript", str(module))[0] == 0
 
 
-def test_a_refusal_leaves_the_versions_before_it_as_they_are(add: Add, root: Path) -> None:
+def test_a_refusal_leaves_earlier_versions_unchanged(add: Add, root: Path) -> None:
     add(graph([node("Relu", "x")]))
     before = snapshot(root)
     assert add(graph([node("Log", "x")]))[0] == 1

@@ -1,4 +1,4 @@
-"""`models add` ends in one sentence whatever it is given, and its advice works."""
+"""`models add` reports every refusal in one sentence, and its advice works."""
 
 import io
 import pickle
@@ -33,7 +33,7 @@ Add = Callable[..., str]
 
 @pytest.fixture
 def add(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Add:
-    """Add these bytes: one line of what is said, or `wrote`."""
+    """A function that adds these bytes; returns the error without its prefix, or `wrote`."""
     monkeypatch.chdir(tmp_path)
 
     def command(content: bytes, *options: str, file: str = "net.onnx") -> str:
@@ -52,20 +52,20 @@ def add(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.
 
 
 def changed(content: bytes, change: Callable[[Any], object]) -> bytes:
-    """The ONNX file with something else in it."""
+    """Return the ONNX file after a change to its model."""
     model = onnx.load_from_string(content)
     change(model)
     return bytes(model.SerializeToString())
 
 
 def follow(said: str) -> None:
-    """Run the Python that the sentence advises."""
+    """Run the Python code in the message."""
     (lines,) = re.findall(r"with (m = onnx\.load.*)$", said)
-    exec(lines, {"onnx": onnx})  # noqa: S102 - it is ours
+    exec(lines, {"onnx": onnx})  # noqa: S102 - the code is from fitserve's message
 
 
-def test_labels_never_fit_a_dimension_that_is_free(add: Add) -> None:
-    """Random rows have 32 columns there."""
+def test_labels_never_fit_a_free_dimension(add: Add) -> None:
+    """The random rows have 32 columns in that dimension."""
     free = onnx_file(RELU, [("x", T.FLOAT, ["batch", "free"])], [Y])
     said = add(free, "--label", *map(str, range(32)))
     assert said.startswith("net.onnx: 32 labels fit no output (y FP32 [-1, -1]): ")
@@ -123,11 +123,11 @@ def test_labels_never_fit_a_dimension_that_is_free(add: Add) -> None:
         ),
     ],
 )  # fmt: skip
-def test_a_graph_that_cannot_be_served_is_told_so(content: bytes, told: str, add: Add) -> None:
+def test_the_refusal_of_a_graph_says_what_to_change(content: bytes, told: str, add: Add) -> None:
     assert add(content) == told
 
 
-def test_a_single_value_is_made_an_input_of_one_column_or_a_constant(add: Add) -> None:
+def test_a_scalar_input_can_be_replaced_by_a_column_or_a_constant(add: Add) -> None:
     nodes = [node("Mul", ["x", "scale"], ["y"])]
     said = add(onnx_file(nodes, [X, ("scale", T.FLOAT, [])], [Y]))
     assert "make a single value a constant, or an input of shape [batch, 1]; else" in said
@@ -135,7 +135,7 @@ def test_a_single_value_is_made_an_input_of_one_column_or_a_constant(add: Add) -
     assert add(onnx_file(nodes, [X], [Y], scale=np.float32(2).reshape(()))) == "wrote"
 
 
-def test_a_newer_ir_version_is_lowered_as_advised(add: Add) -> None:
+def test_the_advice_for_a_newer_ir_version_works(add: Add) -> None:
     newer = changed(onnx_file(RELU, [X], [Y]), lambda model: setattr(model, "ir_version", 99))
     said = add(newer)
     assert re.match(
@@ -145,7 +145,7 @@ def test_a_newer_ir_version_is_lowered_as_advised(add: Add) -> None:
     assert add(Path("net.onnx").read_bytes()) == "wrote"
 
 
-def test_a_newer_opset_is_told_with_the_newest_that_is_read(add: Add) -> None:
+def test_a_newer_opset_is_refused_with_the_newest_supported_opset(add: Add) -> None:
     def newer(version: int) -> bytes:
         return changed(
             onnx_file(RELU, [X], [Y]),
@@ -161,8 +161,8 @@ def test_a_newer_opset_is_told_with_the_newest_that_is_read(add: Add) -> None:
     assert add(newer(int(newest))) == "wrote"
 
 
-def test_a_shape_that_the_graph_states_wrongly_is_cleared_as_advised(add: Add) -> None:
-    """As onnxmltools writes for the label of LightGBM, also with zipmap=False."""
+def test_the_advice_for_a_wrongly_stated_shape_works(add: Add) -> None:
+    """The shape that onnxmltools writes for the label of LightGBM, also with zipmap=False."""
     said = add(onnx_file(RELU, [X], [("y", T.FLOAT, [1, 4])]))
     assert said.startswith("net.onnx: y is FP32 [1, 4] in the graph; the card says FP32 [-1, 4]")
     follow(said)
@@ -170,21 +170,21 @@ def test_a_shape_that_the_graph_states_wrongly_is_cleared_as_advised(add: Add) -
 
 
 def saved(what: Any, **options: Any) -> bytes:
-    """It, as torch.save writes it."""
+    """Return an object as torch.save writes it."""
     stream = io.BytesIO()
     torch.save(what, stream, **options)
     return stream.getvalue()
 
 
 def program() -> bytes:
-    """A network as torch.export saves it."""
+    """Return a network as torch.export saves it."""
     stream = io.BytesIO()
     torch.export.save(torch.export.export(seeded(Bend), (torch.ones(2, 1),)), stream)
     return stream.getvalue()
 
 
 def archive(*names: str) -> bytes:
-    """A zip file of these, empty."""
+    """Return a zip file of empty files with these names."""
     stream = io.BytesIO()
     with zipfile.ZipFile(stream, "w") as written:
         for name in names:
@@ -209,32 +209,31 @@ KINDS: dict[str, tuple[Callable[[], bytes], str]] = {
         "it is weights alone: load them into their network, and export that with torch.onnx.export",
     ),
     "tflite": (lambda: b"\x1c\0\0\0TFL3" + bytes(100), "it is TensorFlow Lite: make ONNX of it "),
+    "ort": (lambda: b"\x1c\0\0\0ORTM" + bytes(100), "it is ONNX Runtime's own format: give the "),
     "zip": (lambda: archive("a.txt"), "ONNX Runtime cannot load it ("),
     "cut zip": (lambda: archive("a.txt")[:20], "ONNX Runtime cannot load it ("),
 }  # fmt: skip
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_another_kind_of_file_is_recognised(kind: str, add: Add) -> None:
+def test_another_file_format_is_recognised(kind: str, add: Add) -> None:
     make, told = KINDS[kind]
     assert add(make(), file="f").startswith(f"f: {told}")
 
 
 @pytest.mark.parametrize("kind", ["checkpoint", "old checkpoint", "program", "keras"])
-def test_another_kind_of_file_is_recognised_in_the_place_of_torchscript(
-    kind: str, add: Add
-) -> None:
+def test_another_file_format_is_recognised_in_place_of_torchscript(kind: str, add: Add) -> None:
     make, told = KINDS[kind]
     Path("f").write_bytes(make())
     assert add(onnx_file(RELU, [X], [Y]), "--torchscript", "f").startswith(f"f: {told}")
 
 
-def test_a_program_of_torch_becomes_onnx_as_advised(add: Add) -> None:
+def test_the_advice_for_an_exported_torch_program_works(add: Add) -> None:
     said = add(program(), file="net.pt2")
     (advised,) = re.findall(r"with (torch\.onnx\.export\(.*)$", said)
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # the exporter's
-        exec(advised, {"torch": torch})  # noqa: S102 - it is ours
+        warnings.simplefilter("ignore")  # the exporter warns
+        exec(advised, {"torch": torch})  # noqa: S102 - the code is from fitserve's message
     assert add(Path("network.onnx").read_bytes()) == "wrote"
 
 
@@ -248,7 +247,7 @@ def test_a_program_of_torch_becomes_onnx_as_advised(add: Add) -> None:
         (np.ones((0, 4), np.float32), T.FLOAT, "it holds 0 rows of x: give two or more"),
     ],
 )
-def test_rows_that_the_input_cannot_hold_are_refused(
+def test_sample_rows_that_do_not_fit_the_input_are_refused(
     rows: NDArray[Any], datatype: int, told: str, add: Add
 ) -> None:
     np.savez("rows.npz", x=rows)
@@ -261,7 +260,7 @@ def test_rows_that_the_input_cannot_hold_are_refused(
 
 
 @pytest.mark.parametrize("ends", ["-1e308:1e308", "1e308:", ":-1e308"])
-def test_a_range_may_be_as_wide_as_its_datatype(ends: str, add: Add) -> None:
+def test_a_range_may_span_the_whole_datatype(ends: str, add: Add) -> None:
     content = onnx_file(
         [node("Sign", ["x"], ["y"])],
         [("x", T.DOUBLE, ["batch", 4])],
@@ -270,13 +269,13 @@ def test_a_range_may_be_as_wide_as_its_datatype(ends: str, add: Add) -> None:
     assert add(content, "--range", f"x={ends}") == "wrote"
 
 
-def test_several_free_dimensions_make_no_huge_rows(add: Add) -> None:
-    """With 32 in each of six a batch would take 8 GB."""
+def test_several_free_dimensions_do_not_make_huge_rows(add: Add) -> None:
+    """With a size of 32 in each of the six dimensions, a batch would take 8 GB."""
     shape: list[str | int] = ["batch", *"abcdef"]
     assert add(onnx_file(RELU, [("x", T.FLOAT, shape)], [("y", T.FLOAT, shape)])) == "wrote"
 
 
-def test_of_large_rows_there_are_fewer() -> None:
-    """Sixty-four of these would take 4 GB, and as much again in double precision."""
+def test_large_rows_reduce_the_number_of_random_rows() -> None:
+    """64 of these rows would take 4 GB, and more in double precision."""
     spec = TensorSpec(name="x", datatype="FP32", shape=(-1, 2**24), meaning="")
     assert random_samples([spec], None).count == 4

@@ -1,4 +1,4 @@
-"""A card is written, read again and the same; what it does not know, or cannot mean, it refuses."""
+"""Cards survive writing and reading, and refuse unknown fields and invalid values."""
 
 import json
 from collections.abc import Callable, Mapping
@@ -55,7 +55,7 @@ def arrays(datatype: Datatype, **sides: int) -> st.SearchStrategy[NDArray[Any]]:
 def tensors(
     draw: st.DrawFn,
 ) -> tuple[tuple[TensorSpec, ...], dict[str, RecordedTensor]]:
-    """One to three inputs or outputs, and the part of an example that fits them."""
+    """Generate one to three inputs or outputs, with a fitting part of an example."""
     specs, recorded = [], {}
     for name in draw(st.lists(texts, min_size=1, max_size=3, unique=True)):
         datatype = draw(st.sampled_from(DATATYPES))
@@ -173,22 +173,24 @@ def cards(draw: st.DrawFn) -> ModelCard:
     )
 
 
+@pytest.mark.slow
 @property_test
 @given(cards())
-def test_every_card_is_the_same_after_it_was_written_and_read(card: ModelCard) -> None:
+def test_a_card_survives_writing_and_reading(card: ModelCard) -> None:
     text = card.model_dump_json()
     for read in (
         ModelCard.model_validate(json.loads(text)),
         ModelCard.model_validate_json(text),
     ):
         assert read == card
-        assert read.model_dump_json() == text  # so that 1, 1.0 and true stay what they are
+        assert read.model_dump_json() == text  # 1, 1.0 and true are equal in Python, not in JSON
 
 
+@pytest.mark.slow
 @property_test
 @given(cards())
-def test_a_card_is_json_that_other_programs_read(card: ModelCard) -> None:
-    """Without the NaN and Infinity that Python's parser takes, and no other."""
+def test_a_card_is_standard_json(card: ModelCard) -> None:
+    """It has no NaN and no Infinity, which only Python's parser accepts."""
 
     def refuse(constant: str) -> None:
         raise AssertionError(constant)
@@ -196,8 +198,9 @@ def test_a_card_is_json_that_other_programs_read(card: ModelCard) -> None:
     json.loads(card.model_dump_json(), parse_constant=refuse)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("datatype", DATATYPES)
-def test_a_recorded_tensor_of_every_datatype_is_the_same_after_json(datatype: Datatype) -> None:
+def test_a_recorded_tensor_of_any_datatype_survives_json(datatype: Datatype) -> None:
     @property_test
     @given(arrays(datatype, min_dims=0))
     def check(array: NDArray[Any]) -> None:
@@ -206,7 +209,7 @@ def test_a_recorded_tensor_of_every_datatype_is_the_same_after_json(datatype: Da
         assert {type(value) for value in recorded.data} <= {PYTHON_TYPES[array.dtype.kind]}
         read = recorded.array()
         assert (read.dtype, read.shape) == (array.dtype, array.shape)
-        assert read.tobytes() == array.tobytes()  # every bit, and the sign of zero
+        assert read.tobytes() == array.tobytes()  # all bits, including the sign of zero
 
     check()
 
@@ -221,7 +224,9 @@ def test_a_recorded_tensor_of_every_datatype_is_the_same_after_json(datatype: Da
         ("BOOL", [True, False]),
     ],
 )
-def test_the_ends_of_a_datatype_are_recorded_exactly(datatype: Datatype, values: list[Any]) -> None:
+def test_the_extreme_values_of_a_datatype_are_recorded_exactly(
+    datatype: Datatype, values: list[Any]
+) -> None:
     array = np.array(values, NUMPY_DTYPES[datatype])
     read = RecordedTensor.model_validate_json(
         RecordedTensor.of(datatype, array).model_dump_json()
@@ -242,7 +247,7 @@ def test_the_ends_of_a_datatype_are_recorded_exactly(datatype: Datatype, values:
         ((1,), (2**70,)),
     ],
 )
-def test_recorded_values_that_are_no_such_tensor_are_refused(
+def test_recorded_values_that_do_not_fit_the_datatype_and_shape_are_refused(
     shape: tuple[int, ...], data: tuple[int, ...]
 ) -> None:
     with pytest.raises(ValidationError):
@@ -272,9 +277,7 @@ PLACES: Mapping[str, Callable[[CardJson], CardJson]] = {
 
 
 @pytest.mark.parametrize("place", PLACES)
-def test_a_field_that_this_release_does_not_know_is_refused_anywhere(
-    place: str, kits: Mapping[str, Kit]
-) -> None:
+def test_unknown_fields_are_refused_in_every_part(place: str, kits: Mapping[str, Kit]) -> None:
     content = _json(kits["blot"])
     ModelCard.model_validate(content)
     PLACES[place](content)["surprise"] = 1
@@ -283,7 +286,7 @@ def test_a_field_that_this_release_does_not_know_is_refused_anywhere(
 
 
 @pytest.mark.parametrize("place", PLACES)
-def test_no_part_of_a_card_can_be_assigned_to(place: str, kits: Mapping[str, Kit]) -> None:
+def test_every_part_of_a_card_is_immutable(place: str, kits: Mapping[str, Kit]) -> None:
     card = ModelCard.model_validate(_json(kits["blot"]))
     parts: dict[str, Callable[[ModelCard], Any]] = {
         "the card": lambda card: card,
@@ -322,7 +325,7 @@ def test_no_part_of_a_card_can_be_assigned_to(place: str, kits: Mapping[str, Kit
         lambda card, value: card["outputs"][0].update(minimum=value),
     ],
 )
-def test_a_figure_that_json_cannot_hold_never_enters_a_card(
+def test_non_finite_numbers_are_refused_in_every_part(
     put: Callable[[CardJson, float], None], value: float, kits: Mapping[str, Kit]
 ) -> None:
     content = _json(kits["blot"])
@@ -345,10 +348,10 @@ def test_a_figure_that_json_cannot_hold_never_enters_a_card(
         lambda card: card["outputs"][0].update(shape=[-1, 3, 1]),
     ],
 )
-def test_a_card_whose_example_is_not_of_its_inputs_and_outputs_is_refused(
+def test_an_example_that_does_not_fit_the_inputs_and_outputs_is_refused(
     spoil: Callable[[CardJson], None], kits: Mapping[str, Kit]
 ) -> None:
-    """The example is all that checks a TorchScript file's datatypes and shapes."""
+    """Only the example checks the datatypes and shapes of a TorchScript file."""
     content = _json(kits["blot"])
     spoil(content)
     with pytest.raises(ValidationError, match="example"):
@@ -364,7 +367,7 @@ def test_a_card_whose_example_is_not_of_its_inputs_and_outputs_is_refused(
         (["README.md", "report/model.onnx"], ()),
     ],
 )
-def test_a_package_has_the_runtimes_that_it_has_files_for(
+def test_the_runtimes_of_a_card_follow_its_files(
     listed: list[str], runtimes: tuple[str, ...], kits: Mapping[str, Kit]
 ) -> None:
     content = _json(kits["bend"])
@@ -372,14 +375,14 @@ def test_a_package_has_the_runtimes_that_it_has_files_for(
     assert ModelCard.model_validate(content).runtimes == runtimes
 
 
-def test_labels_are_as_many_as_the_last_dimension(kits: Mapping[str, Kit]) -> None:
+def test_the_number_of_labels_must_equal_the_last_dimension(kits: Mapping[str, Kit]) -> None:
     content = json.loads(kits["blot"].card.model_dump_json())
     content["outputs"][0]["labels"] = ["dot", "bar"]
     with pytest.raises(ValidationError, match="probabilities has 2 labels; its last dimension is"):
         ModelCard.model_validate(content)
 
 
-def test_the_batch_is_one_for_all_inputs_and_outputs(kits: Mapping[str, Kit]) -> None:
+def test_all_inputs_and_outputs_must_have_the_same_batch(kits: Mapping[str, Kit]) -> None:
     content = json.loads(kits["bend"].card.model_dump_json())
     assert ModelCard.model_validate(content).fixed_batch is None
     content["inputs"][0]["shape"][0] = 2

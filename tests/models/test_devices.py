@@ -1,4 +1,4 @@
-"""CUDA devices without one: what a driver, a card and a full memory make of opening a network."""
+"""The handling of CUDA devices, drivers and full memories, tested without a CUDA device."""
 
 import json
 import os
@@ -19,8 +19,8 @@ from models import onnx_library, runtimes
 from models.card import MODEL_FILES, RuntimeName
 from models.devices import DeviceError, driver_problem, is_out_of_memory, torch_devices
 from models.differences import relative_difference, tolerated
+from models.loading import open_runtime
 from models.package import ModelPackage, PackageError
-from models.runtimes import open_runtime
 
 PROVIDER = Path(onnxruntime.__file__).parent / "capi" / "libonnxruntime_providers_cuda.so"
 ROWS = {"x": np.zeros((4, 1), np.float32)}
@@ -31,7 +31,7 @@ needs_cuda_wheels = pytest.mark.skipif(
 
 
 def fail_with(runtime: Any, error: Exception) -> None:
-    """Have every compute of an opened runtime fail so."""
+    """Make every computation of an opened runtime raise this error."""
 
     def fail(*_: Any) -> None:
         raise error
@@ -45,7 +45,7 @@ def fail_with(runtime: Any, error: Exception) -> None:
         def __getattr__(self, name: str) -> Any:
             return getattr(self._session, name)
 
-    if runtime.name == "onnx":  # below ONNX Runtime's Python, which knows another way
+    if runtime.name == "onnx":  # below the Python code of ONNX Runtime, which has a fallback
         runtime._session._sess = Failing(runtime._session._sess)
     else:
         runtime._module = fail
@@ -75,7 +75,7 @@ MESSAGES = [
 
 @pytest.mark.parametrize("runtime", ["onnx", "torchscript"])
 @pytest.mark.parametrize("message", MESSAGES)
-def test_a_batch_that_memory_does_not_hold_is_a_memory_error_in_whatever_words(
+def test_every_out_of_memory_message_becomes_a_memory_error(
     message: str, runtime: RuntimeName, bend: ModelPackage
 ) -> None:
     opened = open_runtime(bend, runtime)
@@ -89,7 +89,7 @@ def test_a_batch_that_memory_does_not_hold_is_a_memory_error_in_whatever_words(
 @pytest.mark.parametrize(
     "message", ["CUDA error: device-side assert triggered", "index 50 is out of bounds", ""]
 )
-def test_other_failures_stay_what_they_are(message: str, bend: ModelPackage) -> None:
+def test_other_errors_are_not_memory_errors(message: str, bend: ModelPackage) -> None:
     assert not is_out_of_memory(RuntimeError(message))
     for runtime in bend.card.runtimes:
         opened = open_runtime(bend, runtime)
@@ -102,7 +102,7 @@ def test_other_failures_stay_what_they_are(message: str, bend: ModelPackage) -> 
 # No silent fallback.
 
 
-def test_a_compute_that_fails_on_the_device_is_never_repeated_on_the_cpu(
+def test_a_computation_that_fails_on_the_gpu_is_not_repeated_on_the_cpu(
     bend: ModelPackage,
 ) -> None:
     opened = open_runtime(bend, "onnx")
@@ -112,14 +112,14 @@ def test_a_compute_that_fails_on_the_device_is_never_repeated_on_the_cpu(
 
 
 @pytest.mark.parametrize(("provider", "device"), [("CUDA", "cuda:0"), ("CPU", "cpu")])
-def test_a_graph_without_an_operator_for_the_gpu_says_that_it_computes_on_the_cpu(
+def test_a_graph_without_gpu_operators_reports_the_cpu_as_its_device(
     provider: str, device: str, bend: ModelPackage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     fake_onnx_cuda(monkeypatch, computes_on=f"{provider}ExecutionProvider")
     assert open_runtime(bend, "onnx", "cuda:0").device == device
 
 
-def test_cuda_is_asked_for_as_precise_as_a_cpu_and_without_a_search_for_each_batch_size(
+def test_cuda_options_disable_tf32_and_the_algorithm_search(
     bend: ModelPackage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (session,) = _opened_sessions(bend, monkeypatch, "cuda:1")
@@ -137,7 +137,7 @@ def _opened_sessions(
     return opened
 
 
-def test_torch_sums_in_single_precision_on_a_gpu(
+def test_torch_disables_reduced_precision_on_a_gpu(
     bend: ModelPackage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     precise = (
@@ -152,7 +152,7 @@ def test_torch_sums_in_single_precision_on_a_gpu(
     try:
         for where, name in precise:
             setattr(where, name, True)
-        with pytest.raises(AttributeError):  # an Identity is no scripted module
+        with pytest.raises(RuntimeError):  # an Identity is not a scripted module
             runtimes.TorchScriptRuntime(b"", "cuda:0", outputs=["y"])
         assert [getattr(where, name) for where, name in precise] == [False] * 4
     finally:
@@ -161,7 +161,7 @@ def test_torch_sums_in_single_precision_on_a_gpu(
 
 
 def sums(x: Any, weights: Any, kind: str) -> Any:
-    """FP16 x @ weights in eight blocks, which are added in single or in half precision."""
+    """Return FP16 x @ weights as the sum of eight blocks, added in single or half precision."""
     partial = [
         x[:, block::8].astype(np.float32) @ weights[block::8].astype(np.float32)
         for block in range(8)
@@ -174,10 +174,10 @@ def sums(x: Any, weights: Any, kind: str) -> Any:
 
 @pytest.mark.parametrize("width", [64, 256])
 @pytest.mark.parametrize("depth", [1, 4, 12])
-def test_fp16_passes_in_whatever_order_a_gpu_adds_in_single_precision(
+def test_fp16_is_within_tolerance_for_any_order_of_single_precision_sums(
     width: int, depth: int
 ) -> None:
-    """Sums of blocks in half precision, which torch makes by default, differ by more."""
+    """Sums of blocks in half precision, torch's default, differ by more."""
     random = np.random.default_rng(0)
     wanted = single = half = random.normal(size=(16, width)).astype(np.float16)
     for layer in range(depth):
@@ -191,10 +191,10 @@ def test_fp16_passes_in_whatever_order_a_gpu_adds_in_single_precision(
     assert relative_difference(half, wanted).max() > difference
 
 
-# Whose fault it is.
+# Device errors and package errors.
 
 
-def test_what_fails_on_the_gpu_and_not_on_the_cpu_is_not_the_package_s_fault(
+def test_a_failure_on_the_gpu_alone_is_a_device_error(
     bend: ModelPackage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     lost = "[ONNXRuntimeError] : 6 : CUDA failure 209: no kernel image ; GPU=0 ; hostname=secret ; "
@@ -206,7 +206,7 @@ def test_what_fails_on_the_gpu_and_not_on_the_cpu_is_not_the_package_s_fault(
     assert isinstance(caught.value.__cause__, PackageError)
 
 
-def test_what_fails_on_both_is_the_package_s_fault(
+def test_a_failure_on_gpu_and_cpu_is_a_package_error(
     bend: ModelPackage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     fake_onnx_cuda(monkeypatch)
@@ -215,21 +215,21 @@ def test_what_fails_on_both_is_the_package_s_fault(
         open_runtime(bend, "onnx", "cuda:0")
 
 
-# Drivers and cards.
+# Drivers and GPUs.
 
 
 @pytest.mark.parametrize(
     ("driver", "cuda", "problem"),
     [
-        ((13, 0), "13.2", ""),  # minor versions of one CUDA need no newer driver
+        ((13, 0), "13.2", ""),  # minor versions of CUDA need no newer driver
         ((14, 1), "13.2", ""),
-        ((0, 0), "13.2", ""),  # it does not say: whoever computes will
+        ((0, 0), "13.2", ""),  # the driver reports no version: an error would follow on computing
         ((12, 8), "13.2", "the NVIDIA driver supports CUDA 12.8, and net 1.0 needs CUDA 13.0"),
         (None, "13.2", "this machine has no NVIDIA driver"),
         ((13, 0), None, "net 1.0 is built without CUDA"),
     ],
 )
-def test_a_driver_is_old_where_a_library_needs_a_later_cuda(
+def test_a_driver_is_too_old_if_a_library_needs_a_newer_cuda(
     driver: tuple[int, int] | None,
     cuda: str | None,
     problem: str,
@@ -246,14 +246,14 @@ def test_a_driver_is_old_where_a_library_needs_a_later_cuda(
     [
         ((7, 0), False),
         ((7, 5), True),
-        ((8, 9), False),  # the machine code of 7.5 is none for 8.x
+        ((8, 9), False),  # machine code for 7.5 does not run on 8.x
         ((9, 0), True),
-        ((9, 1), False),  # 9.0a is for 9.0 alone
+        ((9, 1), False),  # 9.0a runs on 9.0 only
         ((10, 0), True),
-        ((12, 1), True),  # by the PTX of 10.0
+        ((12, 1), True),  # with the PTX of 10.0
     ],
 )
-def test_a_card_is_used_where_torch_has_kernels_for_it(
+def test_a_gpu_is_usable_if_torch_has_kernels_for_it(
     capability: tuple[int, int], fits: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     fake_torch_cuda(monkeypatch, [(9, 0), capability])
@@ -272,7 +272,7 @@ def test_a_card_is_used_where_torch_has_kernels_for_it(
         ([(5, 2)], (13, 2), r"\(Card 0\) has compute capability 5.2, and torch .* has kernels for"),
     ],
 )
-def test_a_device_that_torch_cannot_use_is_a_device_error_with_both_versions(
+def test_an_unusable_device_is_a_device_error_with_both_versions(
     capabilities: list[tuple[int, int]],
     driver: tuple[int, int] | None,
     reason: str,
@@ -284,14 +284,14 @@ def test_a_device_that_torch_cannot_use_is_a_device_error_with_both_versions(
         open_runtime(bend, "torchscript", "cuda:0")
 
 
-# With a stub in the driver's place, CUDA's own libraries say it.
+# Errors of CUDA's own libraries, with a stub in place of the driver.
 
 OPEN = """
 import json, sys
 from pathlib import Path
 from models.devices import DeviceError, torch_devices
 from models.repository import ModelRepository
-from models.runtimes import open_runtime
+from models.loading import open_runtime
 
 package = ModelRepository(Path(sys.argv[1])).get("bend")
 told = {}
@@ -304,16 +304,17 @@ print(json.dumps({**told, "auto": torch_devices()}))
 """
 
 
+@pytest.mark.slow
 @needs_cuda_wheels
 @pytest.mark.parametrize(
     ("version", "onnx", "torchscript"),
     [
-        (13_020, "CUDA failure 100: no CUDA-capable device is detected", "finds no CUDA device"),
+        (13_020, "there is no cuda:0: CUDA lists no device", "finds no CUDA device"),
         (12_020, "driver supports CUDA 12.2, and ONNX Runtime", "driver supports CUDA 12.2, and"),
     ],
     ids=["no device", "an old driver"],
 )
-def test_what_cuda_says_is_the_reason_and_nothing_else_is_printed(
+def test_the_reason_of_cuda_is_reported_and_nothing_else_is_printed(
     version: int, onnx: str, torchscript: str, root: Path, written: Path, tmp_path: Path
 ) -> None:
     torch_libraries = (Path(torch.__file__).parent / "lib").glob("*.so")
@@ -334,7 +335,7 @@ def test_what_cuda_says_is_the_reason_and_nothing_else_is_printed(
 
 @needs_cuda_wheels
 @pytest.mark.skipif(torch.cuda.is_available(), reason="here its CUDA loads")
-def test_why_onnx_runtime_s_cuda_does_not_load_is_said_and_chained(
+def test_the_load_error_of_onnx_runtime_s_cuda_is_reported_and_chained(
     bend: ModelPackage, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(onnx_library, "driver_problem", lambda library, cuda: "")

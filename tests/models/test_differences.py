@@ -1,4 +1,4 @@
-"""A difference counts by the magnitude of what differs, however small or large that is."""
+"""Differences are relative to the magnitude of the output, whether small or large."""
 
 from typing import Any
 
@@ -20,9 +20,7 @@ def differs(found: NDArray[Any], wanted: NDArray[Any]) -> bool:
 
 @pytest.mark.parametrize("scale", SCALES)
 @pytest.mark.parametrize("rows", [1, 2, 64])
-def test_one_wrong_number_in_a_thousand_is_found_at_every_magnitude(
-    scale: float, rows: int
-) -> None:
+def test_an_error_of_one_in_a_thousand_is_found_at_every_magnitude(scale: float, rows: int) -> None:
     wanted = (ROWS[:rows] * scale).astype(np.float32)
     assert not differs(wanted, wanted)
     assert not differs(wanted * np.float32(1 + 1e-6), wanted)
@@ -33,7 +31,7 @@ def test_one_wrong_number_in_a_thousand_is_found_at_every_magnitude(
 
 
 @pytest.mark.parametrize("small", [1e-12, 1e-6, 1e-3])
-def test_a_small_column_beside_large_ones_is_measured_by_itself(small: float) -> None:
+def test_a_small_column_among_large_columns_has_its_own_magnitude(small: float) -> None:
     wanted = (ROWS * [1e6, 1, 1, small, 1]).astype(np.float32)
     found = wanted.copy()
     found[:, 3] = found[::-1, 3]
@@ -43,15 +41,15 @@ def test_a_small_column_beside_large_ones_is_measured_by_itself(small: float) ->
     assert not differs(rounded, wanted)
 
 
-def test_a_small_channel_of_a_picture_is_measured_by_itself() -> None:
+def test_a_small_channel_of_an_image_has_its_own_magnitude() -> None:
     wanted = RANDOM.normal(size=(4, 3, 8, 8)) * np.array([1, 1e-6, 1e3])[:, None, None]
     found = wanted.copy()
     found[:, 1] *= 1.01
     assert differs(found, wanted)
 
 
-def test_rounding_where_large_terms_cancel_is_no_difference() -> None:
-    """A number near 0 among others has the rounding errors of the others."""
+def test_rounding_errors_of_cancelling_terms_are_tolerated() -> None:
+    """A number near 0 among larger numbers has the rounding errors of these."""
     wanted = ROWS.astype(np.float32)
     wanted[3, 1] = 1e-9
     found = wanted + np.float32(1e-6)
@@ -62,7 +60,7 @@ def test_rounding_where_large_terms_cancel_is_no_difference() -> None:
     assert not differs(found, large)
 
 
-def test_zeros_must_stay_zeros_where_the_rows_are_many_enough_to_tell() -> None:
+def test_zeros_must_stay_zeros_if_there_are_enough_rows() -> None:
     for wanted in (np.zeros((64, 3), np.float32), np.zeros(64, np.float32), np.zeros((2, 3))):
         assert not differs(wanted, wanted)
         assert differs(wanted + wanted.dtype.type(1e-12), wanted)
@@ -71,25 +69,25 @@ def test_zeros_must_stay_zeros_where_the_rows_are_many_enough_to_tell() -> None:
     found = column.copy()
     found[5, 1] = 1e-12
     assert differs(found, column)
-    assert not differs(found[4:6], column[4:6])  # of a ReLU, two zeros say nothing of the next
+    assert not differs(found[4:6], column[4:6])  # after a ReLU, two zeros may be a coincidence
 
 
 @pytest.mark.parametrize("value", [0.1, 1e-9, -4e7])
-def test_a_constant_output_is_measured_by_its_value(value: float) -> None:
+def test_the_magnitude_of_a_constant_output_is_its_value(value: float) -> None:
     wanted = np.full((64, 2), value, np.float32)
     assert not differs(wanted * np.float32(1 + 1e-6), wanted)
     assert differs(wanted * np.float32(1.001), wanted)
 
 
 @pytest.mark.parametrize("scale", [1e-4, 1.0, 100.0])
-def test_half_precision_may_differ_by_a_few_of_its_own_steps(scale: float) -> None:
+def test_half_precision_may_differ_by_a_few_rounding_steps(scale: float) -> None:
     wanted = (ROWS * scale).astype(np.float16)
     near = np.nextafter(np.nextafter(wanted, np.float16(np.inf)), np.float16(np.inf))
     assert not differs(near, wanted)
     assert differs((wanted * np.float16(1.05)).astype(np.float16), wanted)
 
 
-def test_probabilities_are_measured_by_the_largest() -> None:
+def test_the_magnitude_of_probabilities_is_the_largest() -> None:
     wanted = np.array([[0.8, 0.2], [1e-9, 1 - 1e-9]])
     found = wanted + np.array([[8e-6, -8e-6], [0, 0]])
     difference = relative_difference(found, wanted, probabilities=True)
@@ -97,7 +95,7 @@ def test_probabilities_are_measured_by_the_largest() -> None:
 
 
 @pytest.mark.parametrize("odd", [np.nan, np.inf, -np.inf])
-def test_what_is_no_number_is_infinitely_far(odd: float) -> None:
+def test_non_finite_numbers_differ_infinitely(odd: float) -> None:
     found = ROWS.copy()
     found[7, 0] = odd
     assert relative_difference(found, ROWS).max() == np.inf

@@ -1,4 +1,4 @@
-"""Tensors with an empty inner dimension, as a decoder's cache before its first token."""
+"""Tensors with an empty inner dimension, such as a decoder's cache before the first token."""
 
 from pathlib import Path
 
@@ -8,12 +8,14 @@ from onnx import TensorProto, helper
 from small_packages import onnx_file
 
 from models.__main__ import main
+from models.loading import open_runtime
 from models.repository import ModelRepository
-from models.runtimes import open_runtime
+from service.api.v2.tensors import check_shape
+from service.errors import BadInputError
 
 
 def decoder() -> bytes:
-    """A new token's numbers behind those of the cache, and how the cache was; and its sum."""
+    """Return a graph that appends a token to a cache and returns both caches and the new sum."""
     return onnx_file(
         [
             helper.make_node("Concat", ["past", "new"], ["present"], axis=1),
@@ -34,7 +36,7 @@ def decoder() -> bytes:
 
 
 @pytest.mark.parametrize("tokens", [0, 3])
-def test_a_decoder_is_added_with_an_empty_cache_and_computes_any(
+def test_a_decoder_is_added_with_an_empty_cache_and_computes_any_cache(
     tokens: int, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     file, root, rows = tmp_path / "model.onnx", tmp_path / "repository", tmp_path / "rows.npz"
@@ -50,3 +52,36 @@ def test_a_decoder_is_added_with_an_empty_cache_and_computes_any(
         answer = runtime({"past": np.ones((2, size, 4), np.float32), "new": new[:2]})
         assert answer["present"].shape == (2, size + 1, 4)
         np.testing.assert_allclose(answer["sum"], new[:2, 0] + size, rtol=1e-6)
+
+
+def recurrent(kind: str, gates: int) -> bytes:
+    """Return a graph of one recurrent operator over a free number of steps."""
+    return onnx_file(
+        [
+            helper.make_node("Transpose", ["x"], ["steps"], perm=[1, 0, 2]),
+            helper.make_node(kind, ["steps", "w", "r"], ["hidden"], hidden_size=2),
+            helper.make_node("Transpose", ["hidden"], ["y"], perm=[2, 0, 1, 3]),
+        ],
+        [("x", TensorProto.FLOAT, ["batch", "steps", 4])],
+        [("y", TensorProto.FLOAT, ["batch", "steps", 1, 2])],
+        w=np.ones((1, 2 * gates, 4), np.float32),
+        r=np.ones((1, 2 * gates, 2), np.float32),
+    )
+
+
+@pytest.mark.parametrize(("kind", "gates", "nonempty"), [("GRU", 3, (1,)), ("LSTM", 4, ())])
+def test_an_empty_dimension_that_ends_the_process_is_refused(
+    kind: str, gates: int, nonempty: tuple[int, ...], tmp_path: Path
+) -> None:
+    """ONNX Runtime ends on a GRU over no steps, and computes an LSTM over none."""
+    file, root = tmp_path / "model.onnx", tmp_path / "repository"
+    file.write_bytes(recurrent(kind, gates))
+    assert main(["add", "net", "--onnx", str(file), "--repository", str(root)]) == 0
+    (spec,) = ModelRepository(root).get("net").card.inputs
+    assert spec.nonempty == nonempty
+    if nonempty:
+        with pytest.raises(BadInputError, match="-1 is any size, but axis 1 must not be 0"):
+            check_shape(spec, [1, 0, 4])
+    else:
+        assert check_shape(spec, [1, 0, 4]) == (1, 0, 4)
+    assert check_shape(spec, [1, 5, 4]) == (1, 5, 4)

@@ -1,4 +1,4 @@
-"""What is no regular file of its size is refused before a byte of it is read, and nothing hangs."""
+"""Files of the wrong type or size are refused before they are read, and no opening blocks."""
 
 import os
 import re
@@ -18,7 +18,7 @@ unix = pytest.mark.skipif(sys.platform == "win32", reason="Windows has none of t
 
 
 def make_link(path: Path) -> None:
-    """To the very content: only that it is a link is wrong."""
+    """Replace a file by a link to its content."""
     path.rename(path.with_name("aside"))
     path.symlink_to(path.with_name("aside"))
 
@@ -41,7 +41,7 @@ def make_folder(path: Path) -> None:
 def make_device(path: Path) -> None:
     path.unlink()
     try:
-        os.mknod(path, 0o20666, os.makedev(1, 5))  # /dev/zero, which has no end
+        os.mknod(path, 0o20666, os.makedev(1, 5))  # /dev/zero, an endless file
     except PermissionError:
         pytest.skip("only root makes devices")
 
@@ -49,7 +49,7 @@ def make_device(path: Path) -> None:
 def make_socket(path: Path) -> None:
     path.unlink()
     folder = os.open(path.parent, os.O_RDONLY)
-    with socket.socket(socket.AF_UNIX) as listener:  # a name of more than 108 bytes is no address
+    with socket.socket(socket.AF_UNIX) as listener:  # an address has at most 108 bytes
         listener.bind(f"/proc/self/fd/{folder}/{path.name}")
     os.close(folder)
 
@@ -72,7 +72,7 @@ SPECIAL: dict[str, tuple[Callable[[Path], None], str]] = {
 @unix
 @pytest.mark.parametrize(("make", "reason"), SPECIAL.values(), ids=list(SPECIAL))
 @pytest.mark.parametrize("file", ["card.json", "model.onnx", "report/loss-curves.png"])
-def test_what_is_no_regular_file_of_the_package_is_refused(
+def test_anything_but_a_regular_file_in_a_package_is_refused(
     file: str, make: Callable[[Path], None], reason: str, blot: ModelPackage
 ) -> None:
     make(blot.path / file)
@@ -81,14 +81,14 @@ def test_what_is_no_regular_file_of_the_package_is_refused(
 
 
 @unix
-def test_a_hard_link_is_a_file(blot: ModelPackage) -> None:
+def test_a_hard_link_is_a_regular_file(blot: ModelPackage) -> None:
     for file in ("card.json", "model.onnx"):
         make_hard_link(blot.path / file)
     ModelPackage.read(blot.path).load("model.onnx")
 
 
 @unix
-def test_a_report_that_is_a_link_to_another_folder_is_refused(blot: ModelPackage) -> None:
+def test_a_subfolder_that_is_a_link_is_refused(blot: ModelPackage) -> None:
     (blot.path / "report").rename(blot.path.parent / "elsewhere")
     (blot.path / "report").symlink_to("../elsewhere")
     with pytest.raises(PackageError, match="its folder report is a link: put the folder there"):
@@ -97,8 +97,8 @@ def test_a_report_that_is_a_link_to_another_folder_is_refused(blot: ModelPackage
 
 @unix
 @pytest.mark.parametrize("linked", ["blot/1", "blot", "."])
-def test_a_package_and_what_holds_it_may_be_a_link(linked: str, blot: ModelPackage) -> None:
-    """So do orchestrators mount folders, and operators choose among them."""
+def test_a_package_folder_and_its_parents_may_be_links(linked: str, blot: ModelPackage) -> None:
+    """Orchestrators mount folders as links, and operators select folders by links."""
     root = blot.path.parent.parent
     place = root / linked
     place.rename(root.parent / "elsewhere")
@@ -107,26 +107,26 @@ def test_a_package_and_what_holds_it_may_be_a_link(linked: str, blot: ModelPacka
 
 
 @pytest.mark.parametrize("size", [1, 2**40])
-def test_a_file_of_another_size_than_the_card_says_is_refused_before_it_is_read(
+def test_a_file_whose_size_differs_from_the_card_is_refused_unread(
     size: int, blot: ModelPackage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def never(*_: object) -> bytes:
         raise AssertionError("it was read")
 
-    os.truncate(blot.path / "model.onnx", size)  # a file of a terabyte that takes no room
+    os.truncate(blot.path / "model.onnx", size)  # a sparse file, up to 1 TiB
     monkeypatch.setattr(models.package, "read_all", never)
     with pytest.raises(PackageError, match=rf"model\.onnx: it holds {size:,} bytes where the card"):
         blot.load("model.onnx")
 
 
-def test_a_card_of_more_than_its_bound_is_refused_before_it_is_read(blot: ModelPackage) -> None:
+def test_a_card_above_the_size_limit_is_refused_unread(blot: ModelPackage) -> None:
     os.truncate(blot.path / "card.json", 2**40)
     reason = rf"card\.json: it holds {2**40:,} bytes, more than the {MAX_CARD_BYTES:,}"
     with pytest.raises(PackageError, match=reason):
         ModelPackage.read(blot.path)
 
 
-def test_a_file_that_the_memory_does_not_hold_is_refused(tmp_path: Path) -> None:
+def test_a_file_that_does_not_fit_into_memory_is_refused(tmp_path: Path) -> None:
     class Full(BufferedReader):
         def read(self, size: int | None = -1, /) -> bytes:
             raise MemoryError
@@ -140,10 +140,10 @@ def test_a_file_that_the_memory_does_not_hold_is_refused(tmp_path: Path) -> None
 
 
 @unix
-def test_what_takes_the_file_s_place_as_it_is_opened_is_not_read(
+def test_a_file_replaced_during_opening_is_not_read(
     blot: ModelPackage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Between the look at the file and its opening."""
+    """The file is replaced between the check of its type and its opening."""
     path, opened = blot.path / "model.onnx", os.open
     for make in (make_link, make_pipe):
 
@@ -160,7 +160,7 @@ def test_what_takes_the_file_s_place_as_it_is_opened_is_not_read(
 
 
 @unix
-def test_the_files_of_a_folder_are_named_and_a_link_among_them_is_not_followed(
+def test_names_inside_lists_files_and_refuses_links(
     blot: ModelPackage,
 ) -> None:
     assert names_inside(blot.path) == {*blot.card.files, "card.json"}

@@ -6,14 +6,16 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from numpy.typing import NDArray
 from onnx import TensorProto as T
 from onnx import helper
 from small_packages import onnx_file
 from torch import Tensor, nn
 
 from models.add import add
-from models.foreign import AddError
+from models.card import ModelCard
 from models.free_sizes import other_sizes
+from models.importing import AddError
 from models.runtimes import OnnxRuntime
 
 node = helper.make_node
@@ -47,8 +49,16 @@ def test_a_module_that_was_traced_at_one_length_is_found(tmp_path: Path) -> None
     torch.jit.save(torch.jit.script(Mean().eval()), scripted)
     package = add(tmp_path / "repository", "net", onnx, torchscript=scripted)
     assert package.card.runtimes == ("onnx", "torchscript")
-    told = "Of x, only rows of [32, 3], [1, 3], [33, 3], [48, 3], [64, 3] were tried."
-    assert told in package.card.limits
+    told = "Of x, rows of [32, 3], [1, 3], [33, 3], [48, 3], [64, 3], [2, 3], [4, 3], [8, 3], [16, "
+    assert package.card.limits[-1].startswith(told)
+    assert package.card.limits[-1].endswith("with rows of other sizes is computed alone.")
+    assert {"x": (512, 3)} in package.card.batched_shapes
+    assert len(package.card.batched_shapes) == 12
+
+
+def lengths(card: ModelCard) -> set[int]:
+    """The lengths that are batched."""
+    return {shapes["x"][0] for shapes in card.batched_shapes}
 
 
 def test_rows_that_depend_on_each_other_at_another_length_are_found(tmp_path: Path) -> None:
@@ -68,7 +78,7 @@ def test_rows_that_depend_on_each_other_at_another_length_are_found(tmp_path: Pa
 
 
 def test_axes_that_depend_on_the_length_are_found(tmp_path: Path) -> None:
-    """At 100 it reduces over the rows."""
+    """At 48 it reduces over the rows."""
     special = [
         node("Shape", ["x"], ["length"], start=1, end=2),
         node("Equal", ["length", "special"], ["is_special"]),
@@ -77,8 +87,8 @@ def test_axes_that_depend_on_the_length_are_found(tmp_path: Path) -> None:
     nodes = [
         *special,
         node("Sub", ["one", "off"], ["axis"]),
-        node("ReduceMax", ["x", "axis"], ["largest"]),
-        node("Sub", ["x", "largest"], ["y"]),
+        node("ReduceMean", ["x", "axis"], ["mean"]),
+        node("Sub", ["x", "mean"], ["y"]),
     ]
     shape: Any = ["batch", "length"]
     constants = {"special": np.array([48]), "one": np.array([1])}
@@ -86,7 +96,63 @@ def test_axes_that_depend_on_the_length_are_found(tmp_path: Path) -> None:
     file.write_bytes(
         onnx_file(nodes, [("x", T.FLOAT, shape)], [("y", T.FLOAT, shape)], **constants)
     )
-    assert add(tmp_path / "repository", "net", file).card.batching == "none"
+    card = add(tmp_path / "repository", "net", file).card
+    assert lengths(card) == {1, 2, 4, 8, 16, 32, 33, 64, 128, 256, 512}
+    assert card.limits[-1].startswith("Rows of [48] of x are not batched: ReduceMean (mean)")
+
+
+def test_an_operand_whose_shape_depends_on_the_length_is_found(tmp_path: Path) -> None:
+    """At length 100 it has seven rows, which broadcast along a batch of one or of seven."""
+    nodes = [
+        node("Shape", ["x"], ["length"], start=1),
+        node("Equal", ["length", "special"], ["is_special"]),
+        node("Where", ["is_special", "seven", "one"], ["sized"]),
+        node("Squeeze", ["sized"], ["count"]),
+        node("Range", ["zero", "count", "step"], ["steps"]),
+        node("Cast", ["steps"], ["numbers"], to=T.FLOAT),
+        node("Unsqueeze", ["numbers", "one"], ["column"]),
+        node("Add", ["x", "column"], ["wide"]),
+        node("Shape", ["x"], ["rows"], end=1),
+        node("Slice", ["wide", "first", "rows"], ["y"]),
+    ]
+    shape: Any = ["batch", "length"]
+    constants = {
+        "special": np.array([100]), "seven": np.array([7]), "one": np.array([1]),
+        "first": np.array([0]), "zero": np.array(0), "step": np.array(1),
+    }  # fmt: skip
+    file = tmp_path / "operand.onnx"
+    file.write_bytes(
+        onnx_file(nodes, [("x", T.FLOAT, shape)], [("y", T.FLOAT, shape)], **constants)
+    )
+    card = add(tmp_path / "repository", "net", file).card
+    assert card.batching == "rows"
+    assert 100 not in lengths(card)
+
+
+def test_a_mask_of_the_length_of_its_sequence_is_none_of_these(tmp_path: Path) -> None:
+    """As causal attention has: places up to the length, compared with each other."""
+    nodes = [
+        node("Shape", ["x"], ["sizes"], start=1),
+        node("Squeeze", ["sizes"], ["length"]),
+        node("Range", ["zero", "length", "step"], ["places"]),
+        node("Unsqueeze", ["places", "first"], ["line"]),
+        node("Unsqueeze", ["line", "first"], ["mask"]),
+        node("Greater", ["mask", "three"], ["late"]),
+        node("Unsqueeze", ["x", "second"], ["column"]),
+        node("Where", ["late", "none", "column"], ["kept"]),
+        node("ReduceSum", ["kept", "second"], ["y"], keepdims=0),
+    ]
+    shape: Any = ["batch", "length"]
+    constants = {
+        "zero": np.array(0), "step": np.array(1), "three": np.array(3),
+        "first": np.array([0]), "second": np.array([1]), "none": np.array(0, np.float32),
+    }  # fmt: skip
+    file = tmp_path / "mask.onnx"
+    file.write_bytes(
+        onnx_file(nodes, [("x", T.FLOAT, shape)], [("y", T.FLOAT, shape)], **constants)
+    )
+    card = add(tmp_path / "repository", "net", file).card
+    assert card.batching == "rows", card.limits
 
 
 def test_windows_across_rows_are_found(tmp_path: Path) -> None:
@@ -104,8 +170,7 @@ def test_windows_across_rows_are_found(tmp_path: Path) -> None:
     )
     file.write_bytes(content)
     card = add(tmp_path / "repository", "net", file).card
-    assert card.batching == "none"
-    assert "it fails on one row and answers [840, " in card.limits[-1]
+    assert lengths(card) == {32, 64, 128, 256, 512}
 
 
 def test_dimensions_of_one_name_have_one_size(tmp_path: Path) -> None:
@@ -117,7 +182,8 @@ def test_dimensions_of_one_name_have_one_size(tmp_path: Path) -> None:
     network = OnnxRuntime(content)
     rows = {name: np.arange(10, dtype=np.float32).reshape(2, 5) for name in ("x", "mask")}
     found = other_sizes(network, network.inputs, rows)
-    assert [one["x"].shape for one in found] == [(2, 1), (2, 6), (2, 7), (2, 10)]
+    sizes = [1, 6, 7, 10, 2, 4, 8, 16, 32, 64, 128, 256, 512]
+    assert [one["x"].shape for one in found] == [(2, size) for size in sizes]
     assert all(one["x"].shape == one["mask"].shape for one in found)
     np.testing.assert_array_equal(found[1]["x"], [[0, 1, 2, 3, 4, 0], [5, 6, 7, 8, 9, 5]])
 
@@ -129,7 +195,7 @@ def test_sizes_that_the_network_does_not_take_are_left_out(tmp_path: Path) -> No
     )  # fmt: skip
     network = OnnxRuntime(content)
     found = other_sizes(network, network.inputs, {"x": np.ones((2, 6), np.float32)})
-    assert [one["x"].shape for one in found] == [(2, 12)]
+    assert [one["x"].shape[1] for one in found] == [12, 2, 4, 8, 16, 32, 64, 128, 256, 512]
 
 
 def test_nothing_is_free_where_the_graph_states_all(tmp_path: Path) -> None:
@@ -137,3 +203,72 @@ def test_nothing_is_free_where_the_graph_states_all(tmp_path: Path) -> None:
                         [("y", T.FLOAT, ["batch", 4])])  # fmt: skip
     network = OnnxRuntime(content)
     assert other_sizes(network, network.inputs, {"x": np.ones((2, 4), np.float32)}) == []
+
+
+def whole(*numbers: int) -> NDArray[np.int64]:
+    return np.array(numbers, np.int64)
+
+
+TAIL = [
+    node("Slice", ["x", "far", "end", "first"], ["tail"]),
+    node("Slice", ["x", "zero", "first", "first"], ["column"]),
+    node("Concat", ["tail", "column"], ["longer"], axis=1),
+    node("Shape", ["tail"], ["beyond"], start=1),
+    node("Shape", ["longer"], ["count"], start=1),
+    node("Shape", ["x"], ["shape"]),
+    node("Shape", ["x"], ["rows"], end=1),
+]
+"""`beyond` is the length less 600, or 0: 0 at every length that is tried; `count` is one more."""
+MIXED_BEYOND: dict[str, list[Any]] = {
+    "rows joined": [
+        node("Concat", ["beyond", "minus"], ["sizes"], axis=0),
+        node("Reshape", ["x", "sizes"], ["joined"]),
+        node("Softmax", ["joined"], ["weights"], axis=-1),
+        node("Reshape", ["weights", "shape"], ["y"]),
+    ],
+    "a table broadcast over the rows": [
+        node("Slice", ["table", "zero", "count"], ["lines"]),
+        node("Add", ["x", "lines"], ["wide"]),
+        node("Slice", ["wide", "zero", "rows"], ["y"]),
+    ],
+    "the rows' axis resized": [
+        node("Mul", ["rows", "count"], ["many"]),
+        node("Concat", ["many", "first"], ["sizes"], axis=0),
+        node("Resize", ["column", "", "", "sizes"], ["resized"], mode="nearest"),
+        node("Slice", ["resized", "zero", "rows"], ["cut"]),
+        node("Add", ["x", "cut"], ["y"]),
+    ],
+    "rows picked": [
+        node("Unsqueeze", ["x", "zero"], ["wide"]),
+        node("Slice", ["places", "zero", "count", "first"], ["picked"]),
+        node("GatherND", ["wide", "picked"], ["found"]),
+        node("Add", ["x", "found"], ["sum"]),
+        node("Reshape", ["sum", "shape"], ["y"]),
+    ],
+    "an axis that is the rows'": [
+        node("Greater", ["beyond", "zero"], ["is_long"]),
+        node("Where", ["is_long", "zero", "first"], ["axis"]),
+        node("Unsqueeze", ["x", "axis"], ["wide"]),
+        node("Softmax", ["wide"], ["weights"], axis=1),
+        node("Reshape", ["weights", "shape"], ["y"]),
+    ],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", MIXED_BEYOND)
+def test_a_request_of_a_length_that_was_not_tried_is_computed_alone(
+    name: str, tmp_path: Path
+) -> None:
+    """Each network mixes rows beyond a length of 600."""
+    shape: Any = ["batch", "length"]
+    content = onnx_file(
+        [*TAIL, *MIXED_BEYOND[name]], [("x", T.FLOAT, shape)], [("y", T.FLOAT, shape)],
+        far=whole(600), end=whole(2**31 - 1), first=whole(1), zero=whole(0), minus=whole(-1),
+        table=np.arange(1_000, dtype=np.float32)[:, None], places=np.zeros((1, 10), np.int64),
+    )  # fmt: skip
+    file = tmp_path / "network.onnx"
+    file.write_bytes(content)
+    package = add(tmp_path / "repository", "net", file)
+    assert package.card.batching == "rows", package.card.limits
+    assert 32 in lengths(package.card)
+    assert 601 not in lengths(package.card)

@@ -1,4 +1,4 @@
-"""Ctrl-C while a command line still imports, and what it says where a library is missing."""
+"""Command lines that are interrupted during their imports, or miss a library."""
 
 import os
 import signal
@@ -22,7 +22,7 @@ raise RuntimeError("the library was imported by half")
 
 
 def run(program: str, folder: Path, library: str, code: str) -> tuple[int, str, str]:
-    """Run `python -m program list` where importing the library runs this code."""
+    """Run `python -m program list` with a library whose import runs this code."""
     (folder / library).mkdir()
     (folder / library / "__init__.py").write_text(code)
     done = subprocess.run(
@@ -33,7 +33,7 @@ def run(program: str, folder: Path, library: str, code: str) -> tuple[int, str, 
         text=True,
         timeout=60,
         check=False,
-        # A suite that was started in the background ignores Ctrl-C, and so would this.
+        # In the background, a test run ignores SIGINT, and its child processes inherit that.
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     return done.returncode, done.stdout, done.stderr
@@ -44,7 +44,7 @@ def run(program: str, folder: Path, library: str, code: str) -> tuple[int, str, 
     ("program", "library", "code"),
     [
         ("models", "numpy", INTERRUPT),
-        ("models", "numpy", SWALLOWED),  # as by libraries in C
+        ("models", "numpy", SWALLOWED),  # as a C library may do
         ("models", "pydantic", INTERRUPT),
         ("training", "torch", INTERRUPT),
         ("training", "torch", SWALLOWED),
@@ -52,13 +52,13 @@ def run(program: str, folder: Path, library: str, code: str) -> tuple[int, str, 
         ("service", "bentoml_cli", INTERRUPT),
     ],
 )
-def test_ctrl_c_while_it_imports_ends_a_command_without_a_traceback(
+def test_ctrl_c_during_imports_ends_a_command_without_a_traceback(
     program: str, library: str, code: str, tmp_path: Path
 ) -> None:
     assert run(program, tmp_path, library, code) == (130, "", "")
 
 
-def test_what_training_needs_and_is_not_installed_is_told_with_what_installs_it(
+def test_a_missing_library_of_training_is_reported_with_the_command_to_install_it(
     tmp_path: Path,
 ) -> None:
     missing = "raise ModuleNotFoundError(\"No module named 'typer'\", name='typer')"

@@ -1,4 +1,4 @@
-"""Labels of an added network: which outputs get them, and that no two contradict each other."""
+"""The labels of an added network: the labelled outputs, and contradictions between outputs."""
 
 import re
 import warnings
@@ -23,7 +23,7 @@ Add = Callable[..., ModelCard | str]
 
 @pytest.fixture
 def add(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Add:
-    """Add ONNX content with labels, as a user would: the card, or what is said against it."""
+    """A function that adds ONNX content with labels; returns the card or the error."""
 
     def command(
         content: bytes, *labels: str, sample: dict[str, NDArray[Any]] | None = None
@@ -44,9 +44,9 @@ def add(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Add:
 def classifier(
     kind: int = TensorProto.INT64, *, off: int = 0, order: tuple[int, ...] = (0, 1, 2)
 ) -> bytes:
-    """Scores of three classes, and the label of the largest: counted from `off`, in another order.
+    """Return a graph with the scores of three classes and the label of the largest score.
 
-    At `order` (1, 0, 2) the label is 1 where column 0 is the largest.
+    The label of column `i` is `off + order[i]`.
     """
     return onnx_file(
         [
@@ -61,10 +61,10 @@ def classifier(
 
 
 @pytest.mark.filterwarnings("ignore")
-def test_a_classifier_whose_scores_are_in_another_order_than_its_labels_is_refused(
+def test_a_classifier_with_swapped_scores_is_refused(
     add: Add,
 ) -> None:
-    """Of a two-class SVC the converter writes the scores the other way round, in every row."""
+    """For an SVC with two classes, the converter swaps the scores of every row."""
     random = np.random.default_rng(0)
     rows = random.normal(size=(60, 4)).astype(np.float32)
     machine = SVC().fit(rows, (rows.sum(axis=1) > 0).astype(np.int64))
@@ -85,7 +85,7 @@ def test_a_classifier_whose_scores_are_in_another_order_than_its_labels_is_refus
 @pytest.mark.parametrize(
     "kind", [TensorProto.INT64, TensorProto.INT32, TensorProto.UINT8, TensorProto.INT8]
 )
-def test_one_row_that_contradicts_is_enough(kind: int, add: Add) -> None:
+def test_one_contradicting_row_is_enough_for_a_refusal(kind: int, add: Add) -> None:
     rows = np.eye(3, dtype=np.float32)[[0, 0, 0, 1, 1]]
     assert isinstance(add(classifier(kind), "a", "b", "c", sample={"x": rows}), ModelCard)
     said = add(classifier(kind, order=(0, 2, 1)), "a", "b", "c", sample={"x": rows})
@@ -94,8 +94,8 @@ def test_one_row_that_contradicts_is_enough(kind: int, add: Add) -> None:
     assert "(as 'c' and 'b')" in said
 
 
-def test_labels_that_agree_in_their_way_are_added(add: Add) -> None:
-    """Equal scores, classes that are counted from 1, and labels that are the numbers themselves."""
+def test_every_numbering_of_classes_that_agrees_with_the_scores_is_accepted(add: Add) -> None:
+    """Equal scores, classes numbered from 1, and numbers that are the labels themselves."""
     ties = np.array([[1, 1, 0], [0, 1, 1]], np.float32)
     backwards = onnx_file(
         [
@@ -113,14 +113,14 @@ def test_labels_that_agree_in_their_way_are_added(add: Add) -> None:
     assert re.search(r"names another class .* \(as ('10' and '11'|'11' and '10')\)", said)
 
 
-def test_an_output_that_names_no_classes_contradicts_none(add: Add) -> None:
-    """Whole numbers that are no place of a label, and scores without labels."""
+def test_an_output_without_classes_contradicts_no_scores(add: Add) -> None:
+    """The output holds numbers that are no label's index, or the scores have no labels."""
     rows = np.eye(3, dtype=np.float32)
     assert isinstance(add(classifier(off=100), "a", "b", "c", sample={"x": rows}), ModelCard)
     assert isinstance(add(classifier(order=(1, 0, 2)), sample={"x": rows}), ModelCard)
 
 
-def test_columns_of_whole_numbers_are_labelled_where_no_floats_have_as_many(add: Add) -> None:
+def test_columns_of_whole_numbers_are_labelled_if_no_columns_of_floats_fit(add: Add) -> None:
     quantized = onnx_file(
         [helper.make_node("Cast", ["x"], ["scores"], to=TensorProto.INT8)],
         [("x", TensorProto.FLOAT, ["batch", 3])],

@@ -1,4 +1,4 @@
-"""`python -m models`: what a person with a folder of packages reads, and what a script gets."""
+"""The output and the exit codes of `python -m models`."""
 
 import json
 import os
@@ -13,10 +13,10 @@ from small_packages import Bend, bend_onnx, edit_card, reseal, seeded
 import models.command_line
 from models.__main__ import main
 from models.card import MODEL_FILES, ModelCard, RuntimeName
+from models.loading import open_runtime
 from models.package import ModelPackage
-from models.page import render_page
+from models.readme import render_page
 from models.repository import ModelRepository
-from models.runtimes import open_runtime
 
 REPOSITORY_ROOT = Path(__file__).parents[2]
 SHIPPED = ModelRepository(REPOSITORY_ROOT / "models")
@@ -27,7 +27,7 @@ Command = Callable[..., Said]
 
 @pytest.fixture
 def run(repository: ModelRepository, capsys: pytest.CaptureFixture[str]) -> Command:
-    """Run a command on this test's packages: its exit code, lines on stdout, and stderr."""
+    """A function that runs a command; returns its exit code, lines on stdout, and stderr."""
 
     def command(*arguments: str, root: Path = repository.root) -> Said:
         code = main(["--repository", str(root), *arguments])
@@ -45,7 +45,7 @@ def spoil(package: ModelPackage) -> None:
     path.write_bytes(content)
 
 
-def test_list_says_each_package_and_how_good_it_is(run: Command) -> None:
+def test_list_prints_each_package_with_its_main_metric(run: Command) -> None:
     assert run("list") == (
         0,
         [
@@ -56,9 +56,7 @@ def test_list_says_each_package_and_how_good_it_is(run: Command) -> None:
     )
 
 
-def test_list_says_which_card_is_broken_and_lists_the_others(
-    run: Command, bend: ModelPackage
-) -> None:
+def test_list_reports_a_broken_card_and_lists_the_others(run: Command, bend: ModelPackage) -> None:
     (bend.path / "card.json").unlink()
     code, lines, errors = run("list")
     assert (code, errors) == (1, "")
@@ -69,13 +67,13 @@ def test_list_says_which_card_is_broken_and_lists_the_others(
 
 
 @pytest.mark.parametrize("name", ["blot", "blot/1"])
-def test_show_gives_the_page_of_a_package(name: str, run: Command, blot: ModelPackage) -> None:
+def test_show_prints_the_page_of_a_package(name: str, run: Command, blot: ModelPackage) -> None:
     code, lines, errors = run("show", name)
     assert (code, errors) == (0, "")
     assert "\n".join(lines) + "\n" == render_page(blot.card)
 
 
-def test_show_gives_the_newest_version_or_the_one_that_was_asked_for(
+def test_show_prints_the_newest_or_the_requested_version(
     run: Command, repository: ModelRepository, blot: ModelPackage
 ) -> None:
     newer = repository.root / "blot" / "10"
@@ -89,9 +87,7 @@ def test_show_gives_the_newest_version_or_the_one_that_was_asked_for(
 
 
 @pytest.mark.parametrize("name", ["blot", "bend"])
-def test_show_json_gives_the_card_itself(
-    name: str, run: Command, repository: ModelRepository
-) -> None:
+def test_show_json_prints_the_card(name: str, run: Command, repository: ModelRepository) -> None:
     code, lines, errors = run("show", name, "--json")
     assert (code, errors) == (0, "")
     text = "\n".join(lines)
@@ -107,7 +103,7 @@ def test_show_json_gives_the_card_itself(
         ("show", "blot/1/2", "blot/1/2", "1"),
     ],
 )
-def test_an_unknown_name_is_one_sentence_on_stderr_that_says_what_there_is(
+def test_an_unknown_name_is_reported_with_the_known_names(
     command: str, name: str, wanted: str, there: str, run: Command
 ) -> None:
     reason = f"there is no such package; there are: {there}"
@@ -115,32 +111,32 @@ def test_an_unknown_name_is_one_sentence_on_stderr_that_says_what_there_is(
 
 
 @pytest.mark.parametrize("name", ["../blot", "..", "/1", "", ".hidden", "a b", "x" * 300])
-def test_a_name_that_no_package_may_have_is_one_sentence_on_stderr(name: str, run: Command) -> None:
+def test_an_invalid_name_is_reported_in_one_sentence(name: str, run: Command) -> None:
     code, lines, errors = run("show", name)
     assert (code, lines) == (1, [])
     assert errors.startswith("error: package ")
-    assert "a package's name is letters" in errors
+    assert "its name must be 1 to 100 letters" in errors
     assert errors.count("\n") == 1
 
 
-def test_show_of_a_broken_card_is_one_sentence_on_stderr(run: Command, bend: ModelPackage) -> None:
+def test_show_reports_a_broken_card_in_one_sentence(run: Command, bend: ModelPackage) -> None:
     edit_card(bend, lambda card: card.update(surprise=1))
     error = "error: package bend/1: card.json: surprise: Extra inputs are not permitted\n"
     assert run("show", "bend") == (1, [], error)
 
 
-def test_verify_says_that_every_file_of_every_package_is_right(run: Command) -> None:
+def test_verify_confirms_every_package(run: Command) -> None:
     right = ["right    bend/1: onnx, torchscript", "right    blot/1: onnx, torchscript"]
     assert run("verify") == (0, right, "")
 
 
-def test_verify_checks_only_the_packages_that_were_named(run: Command, bend: ModelPackage) -> None:
+def test_verify_checks_only_the_named_packages(run: Command, bend: ModelPackage) -> None:
     spoil(bend)
     assert run("verify", "blot") == (0, ["right    blot/1: onnx, torchscript"], "")
     assert run("verify", "blot/1", "bend")[0] == 1
 
 
-def test_verify_refuses_a_changed_file_by_name_and_says_that_the_others_are_right(
+def test_verify_reports_a_changed_file_and_confirms_the_other_packages(
     run: Command, bend: ModelPackage
 ) -> None:
     spoil(bend)
@@ -155,7 +151,7 @@ def test_verify_refuses_a_changed_file_by_name_and_says_that_the_others_are_righ
     )
 
 
-def test_verify_refuses_a_broken_card_by_name_and_says_that_the_others_are_right(
+def test_verify_reports_a_broken_card_and_confirms_the_other_packages(
     run: Command, bend: ModelPackage
 ) -> None:
     (bend.path / "card.json").write_text("{")
@@ -165,7 +161,7 @@ def test_verify_refuses_a_broken_card_by_name_and_says_that_the_others_are_right
     assert lines[1:] == ["right    blot/1: onnx, torchscript"]
 
 
-def test_verify_refuses_what_was_named_and_is_broken_or_missing_and_goes_on(
+def test_verify_reports_broken_and_missing_packages_and_continues(
     run: Command, bend: ModelPackage
 ) -> None:
     (bend.path / "card.json").unlink()
@@ -180,7 +176,7 @@ def test_verify_refuses_what_was_named_and_is_broken_or_missing_and_goes_on(
     )
 
 
-def test_verify_goes_on_whatever_a_runtime_raises(
+def test_verify_continues_after_any_error_of_a_runtime(
     run: Command, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def fails(package: ModelPackage, runtime: RuntimeName) -> object:
@@ -200,17 +196,15 @@ def test_verify_goes_on_whatever_a_runtime_raises(
 
 
 def test_verify_repeats_the_recorded_predictions(run: Command, bend: ModelPackage) -> None:
-    """Every digest is right; only the answers are not those of the card."""
+    """All digests are right, and the outputs differ from those of the card."""
     reseal(bend, "model.onnx", bend_onnx(seeded(Bend), scale=1.1))
     code, lines, _ = run("verify", "bend")
     assert code == 1
     assert lines[0].startswith("refused  package bend/1: model.onnx: y differs from the recorded")
 
 
-def test_verify_refuses_a_changed_picture_and_a_missing_page(
-    run: Command, blot: ModelPackage
-) -> None:
-    """They are no part of the network, and a part of what a person trusts."""
+def test_verify_reports_a_changed_plot_and_a_missing_page(run: Command, blot: ModelPackage) -> None:
+    """Readers trust the page and the plots, although the service does not use them."""
     picture = blot.path / "report" / "loss-curves.png"
     content = picture.read_bytes()
     picture.write_bytes(content[:-1])
@@ -223,7 +217,7 @@ def test_verify_refuses_a_changed_picture_and_a_missing_page(
 
 @pytest.mark.parametrize("command", ["list", "verify"])
 @pytest.mark.parametrize("make", [True, False])
-def test_a_folder_without_packages_is_never_reported_as_right(
+def test_a_folder_without_packages_is_an_error(
     command: str, make: bool, run: Command, tmp_path: Path
 ) -> None:
     root = tmp_path / "nothing"
@@ -233,7 +227,7 @@ def test_a_folder_without_packages_is_never_reported_as_right(
 
 
 @pytest.mark.parametrize("arguments", [[], ["serve"], ["show"], ["list", "blot"]])
-def test_a_wrong_call_ends_with_2_and_the_usage(
+def test_a_wrong_call_exits_with_2_and_prints_the_usage(
     arguments: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:
     with pytest.raises(SystemExit) as caught:
@@ -259,7 +253,7 @@ def test_the_command_runs_as_a_program_with_its_exit_code(written: Path) -> None
 
 
 @pytest.mark.parametrize("command", ["list", "verify"])
-def test_a_repository_that_is_a_file_is_one_sentence(
+def test_a_repository_that_is_a_file_is_reported_in_one_sentence(
     command: str, run: Command, tmp_path: Path
 ) -> None:
     (tmp_path / "file").touch()
@@ -269,7 +263,7 @@ def test_a_repository_that_is_a_file_is_one_sentence(
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="needs bytes that are no UTF-8 in a name")
-def test_a_name_that_is_no_utf8_is_as_if_it_were_not_there(
+def test_a_folder_name_that_is_not_utf8_is_ignored(
     run: Command, repository: ModelRepository
 ) -> None:
     (repository.root / os.fsdecode(b"caf\xe9") / "1").mkdir(parents=True)
@@ -277,7 +271,7 @@ def test_a_name_that_is_no_utf8_is_as_if_it_were_not_there(
     assert run("verify")[0] == 0
 
 
-def test_no_shipped_network_tells_where_it_was_exported() -> None:
+def test_no_shipped_network_holds_paths_of_the_machine_that_exported_it() -> None:
     for name in SHIPPED.names():
         package = SHIPPED.get(name)
         for file in package.card.runtimes:
@@ -285,7 +279,7 @@ def test_no_shipped_network_tells_where_it_was_exported() -> None:
 
 
 @pytest.mark.skipif(not SHIPPED.names(), reason="no package is shipped yet in models/")
-def test_every_shipped_package_is_right(run: Command) -> None:
+def test_every_shipped_package_is_verified(run: Command) -> None:
     labels = [label for label, _ in SHIPPED]
     code, lines, errors = run("verify", root=SHIPPED.root)
     assert (code, errors) == (0, ""), lines

@@ -1,4 +1,4 @@
-"""`python -m models` as a process: what the machine refuses is one sentence, no traceback."""
+"""`python -m models` as a process: errors of the machine are one sentence without a traceback."""
 
 import os
 import shutil
@@ -29,7 +29,7 @@ def run(
     out: int = subprocess.PIPE,
     **environment: str,
 ) -> Ended:
-    """Run the command to its end: exit code, standard output, standard error."""
+    """Run the command; return its exit code, standard output and standard error."""
     program = ["-m", "models"] if code is None else ["-c", code]
     done = subprocess.run(
         [*under, sys.executable, *program, "--repository", root, *arguments],
@@ -45,19 +45,19 @@ def run(
 
 @pytest.fixture
 def graph(tmp_path: Path) -> Path:
-    """An ONNX file that can be added."""
+    """A valid ONNX file."""
     (tmp_path / "bend.onnx").write_bytes(bend_onnx(seeded(Bend)))
     return tmp_path / "bend.onnx"
 
 
-# Who reads what it says.
+# Terminals and pipes.
 
 
 @pytest.mark.parametrize(
     ("encoding", "shown"),
     [("ascii", r"gr\xf6\xdfer \u2192 besser"), ("utf-8", "größer → besser")],
 )
-def test_what_the_terminal_cannot_show_is_escaped(
+def test_characters_outside_the_terminal_s_encoding_are_escaped(
     encoding: str, shown: str, repository: ModelRepository, blot: ModelPackage
 ) -> None:
     edit_card(blot, lambda card: card.update(summary="größer → besser"))
@@ -67,7 +67,7 @@ def test_what_the_terminal_cannot_show_is_escaped(
     assert shown in out
 
 
-def test_what_a_terminal_would_take_for_a_command_is_escaped(
+def test_terminal_control_characters_are_escaped(
     repository: ModelRepository, blot: ModelPackage
 ) -> None:
     name = "\x1b]0;title\x07\x1b[2J\nforged line"
@@ -80,7 +80,7 @@ def test_what_a_terminal_would_take_for_a_command_is_escaped(
 
 
 @pytest.mark.parametrize("shape", [(10**6, 10**6), (2**40, 2**40), (0,)])
-def test_a_network_that_cannot_be_tried_is_one_sentence(
+def test_a_network_that_cannot_be_run_is_reported_in_one_sentence(
     shape: tuple[int, ...], tmp_path: Path
 ) -> None:
     values = [helper.make_tensor_value_info(n, 1, ["rows", *shape]) for n in ("x", "y")]
@@ -96,7 +96,7 @@ def test_a_network_that_cannot_be_tried_is_one_sentence(
     assert error.count("\n") == 1
 
 
-def test_who_stops_reading_ends_the_command_without_a_traceback(written: Path) -> None:
+def test_a_closed_pipe_ends_the_command_without_a_traceback(written: Path) -> None:
     reader, writer = os.pipe()
     os.close(reader)
     try:
@@ -106,7 +106,7 @@ def test_who_stops_reading_ends_the_command_without_a_traceback(written: Path) -
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="there is no /dev/full")
-def test_an_output_on_a_full_disk_is_one_sentence(written: Path) -> None:
+def test_output_to_a_full_disk_is_reported_in_one_sentence(written: Path) -> None:
     full = os.open("/dev/full", os.O_WRONLY)
     try:
         reason = "No space left on device"
@@ -119,7 +119,7 @@ def test_an_output_on_a_full_disk_is_one_sentence(written: Path) -> None:
 def test_an_interrupt_ends_the_command_without_a_traceback(written: Path) -> None:
     code = (
         "import os, signal, sys, models.command_line as command\n"
-        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"  # or it may be ignored
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"  # it may be ignored
         "listing = command._list\n"
         "def interrupted(repository):\n"
         "    listing(repository)\n"
@@ -131,12 +131,48 @@ def test_an_interrupt_ends_the_command_without_a_traceback(written: Path) -> Non
     assert (exit_code, error) == (130, "")
 
 
-# What the user may not read or write.
+# A network that ends the process.
+
+
+@pytest.mark.parametrize(
+    ("ended_by", "said"), [("SIGSEGV", "would end a server too"), ("SIGKILL", "memory is full")]
+)
+def test_a_network_that_ends_the_process_is_reported_in_one_sentence(
+    ended_by: str, said: str, graph: Path, tmp_path: Path
+) -> None:
+    code = (
+        "import os, signal, sys, models.command_line as command\n"
+        f"command.add = lambda *_, **__: os.kill(os.getpid(), signal.{ended_by})\n"
+        "sys.exit(command.program())\n"
+    )
+    exit_code, out, error = run(tmp_path / "new", "add", "bend", "--onnx", graph, code=code)
+    assert (exit_code, out) == (1, "")
+    assert error.startswith("error: ")
+    assert error.count("\n") == 1
+    assert ended_by in error
+    assert said in error
+    assert not (tmp_path / "new").exists()
+
+
+def test_an_interrupt_of_the_parent_alone_ends_the_computation(graph: Path, tmp_path: Path) -> None:
+    code = (
+        "import os, signal, sys, time, models.command_line as command\n"
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
+        "def interrupted(*_, **__):\n"
+        "    os.kill(os.getppid(), signal.SIGINT)\n"
+        "    time.sleep(50)\n"
+        "command.add = interrupted\n"
+        "sys.exit(command.program())\n"
+    )
+    assert run(tmp_path / "new", "add", "bend", "--onnx", graph, code=code) == (130, "", "")
+
+
+# Permissions.
 
 
 @pytest.fixture
 def closing(repository: ModelRepository) -> Iterator[Path]:
-    """Packages of which a test closes some; they are opened again to be removed."""
+    """A repository whose permissions a test restricts, and which are restored for its removal."""
     if not UNPRIVILEGED and os.geteuid() == 0:
         pytest.skip("root reads everything, and there is no setpriv to take that away")
     yield repository.root
@@ -151,7 +187,7 @@ UNPRIVILEGED = (
     if os.geteuid() == 0 and shutil.which("setpriv")
     else ()
 )
-"""How a command runs for which the permissions of files count, also as root."""
+"""The prefix of a command that makes file permissions effective for root, too."""
 DENIED = "it cannot be read (Permission denied)"
 
 
@@ -163,7 +199,7 @@ DENIED = "it cannot be read (Permission denied)"
         ("bend/1/card.json", f"bend/1  refused: package bend/1: card.json: {DENIED}"),
     ],
 )
-def test_what_is_closed_to_the_user_is_one_line_and_the_others_are_listed(
+def test_list_reports_an_unreadable_package_and_lists_the_others(
     closed: str, refused: str, closing: Path
 ) -> None:
     (closing / closed).chmod(0)
@@ -174,7 +210,7 @@ def test_what_is_closed_to_the_user_is_one_line_and_the_others_are_listed(
     assert run(closing, "show", "bend", under=UNPRIVILEGED) == (1, "", shown)
 
 
-def test_what_cannot_be_read_is_refused_and_the_others_are_verified(closing: Path) -> None:
+def test_verify_reports_an_unreadable_file_and_verifies_the_others(closing: Path) -> None:
     (closing / "bend" / "1" / "model.pt").chmod(0)
     code, out, error = run(closing, "verify", under=UNPRIVILEGED)
     assert (code, error) == (1, "")
@@ -185,7 +221,7 @@ def test_what_cannot_be_read_is_refused_and_the_others_are_verified(closing: Pat
 
 
 @pytest.mark.parametrize("command", [("list",), ("verify",), ("show", "blot")])
-def test_a_repository_that_is_closed_is_one_sentence(
+def test_an_unreadable_repository_is_reported_in_one_sentence(
     command: tuple[str, ...], closing: Path
 ) -> None:
     closing.chmod(0)
@@ -197,8 +233,8 @@ def test_a_repository_that_is_closed_is_one_sentence(
     )
 
 
-def test_a_network_is_not_added_where_nobody_may_write(closing: Path, graph: Path) -> None:
-    """It is told before the network is read and tried."""
+def test_a_network_is_not_added_to_an_unwritable_repository(closing: Path, graph: Path) -> None:
+    """The error is reported before the network is read and run."""
     before = snapshot(closing)
     closing.chmod(0o500)
     for root in (closing, closing / "new" / "one"):
@@ -209,8 +245,8 @@ def test_a_network_is_not_added_where_nobody_may_write(closing: Path, graph: Pat
     assert snapshot(closing) == before
 
 
-def test_a_network_is_not_added_where_its_name_is_closed(closing: Path, graph: Path) -> None:
-    """To write is refused after all, and nothing stays."""
+def test_a_network_is_not_added_to_an_unwritable_package_folder(closing: Path, graph: Path) -> None:
+    """The write fails at the end and leaves no files."""
     before = snapshot(closing)
     (closing / "bend").chmod(0o500)
     code, _, error = run(closing, "add", "bend", "--onnx", graph, under=UNPRIVILEGED)
@@ -219,10 +255,12 @@ def test_a_network_is_not_added_where_its_name_is_closed(closing: Path, graph: P
     assert snapshot(closing) == before
 
 
-# Text that is no UTF-8.
+# Text that is not UTF-8.
 
 
-def test_text_that_is_no_utf8_is_refused_in_one_sentence(graph: Path, tmp_path: Path) -> None:
+def test_an_argument_that_is_not_utf8_is_refused_in_one_sentence(
+    graph: Path, tmp_path: Path
+) -> None:
     code, out, error = run(
         tmp_path / "new", "add", "bend", "--onnx", graph, "--label", b"caf\xe9", LC_ALL="C.UTF-8"
     )
@@ -231,7 +269,7 @@ def test_text_that_is_no_utf8_is_refused_in_one_sentence(graph: Path, tmp_path: 
     assert not (tmp_path / "new").exists()
 
 
-def test_a_file_whose_name_is_no_utf8_is_added(graph: Path, tmp_path: Path) -> None:
+def test_a_file_whose_name_is_not_utf8_is_added(graph: Path, tmp_path: Path) -> None:
     file = graph.rename(Path(os.fsdecode(os.fsencode(tmp_path) + b"/caf\xe9.onnx")))
     code, out, error = run(tmp_path / "new", "add", "bend", "--onnx", file, LC_ALL="C.UTF-8")
     assert (code, error) == (0, "")

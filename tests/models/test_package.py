@@ -1,4 +1,4 @@
-"""A package is read whole or refused by name, and written whole or not at all."""
+"""Packages: invalid ones are refused with the file's name; writing is atomic."""
 
 import errno
 import hashlib
@@ -24,7 +24,7 @@ from small_packages import CardJson, Kit, edit_card, property_test, snapshot
 import models.package
 from models.card import ModelCard
 from models.package import ModelPackage, PackageError, write_package
-from models.page import render_page
+from models.readme import render_page
 from models.repository import ModelRepository
 
 FILES = ["model.onnx", "model.pt", "report/loss-curves.png", "README.md"]
@@ -32,7 +32,7 @@ FILES = ["model.onnx", "model.pt", "report/loss-curves.png", "README.md"]
 
 @contextmanager
 def refused(label: str, file: str | None, reason: str) -> Iterator[None]:
-    """The block raises a PackageError of this package and file, whose reason says this."""
+    """Check that the block raises a PackageError with this package, file and reason."""
     with pytest.raises(PackageError) as caught:
         yield
     assert (caught.value.package, caught.value.file) == (label, file)
@@ -42,11 +42,11 @@ def refused(label: str, file: str | None, reason: str) -> Iterator[None]:
     assert "\n" not in str(caught.value)
 
 
-# Reading
+# Reading.
 
 
 @pytest.mark.parametrize("name", ["blot", "bend"])
-def test_a_written_package_reads_back_as_its_card_and_verifies(
+def test_a_written_package_can_be_read_and_verified(
     name: str, kits: Mapping[str, Kit], repository: ModelRepository
 ) -> None:
     kit = kits[name]
@@ -67,7 +67,7 @@ def _without_page(card: ModelCard) -> ModelCard:
     return card.model_copy(update={"files": files})
 
 
-def test_a_package_that_is_read_from_inside_its_folder_is_known_by_its_card(
+def test_a_package_can_be_read_by_a_relative_path(
     blot: ModelPackage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(blot.path.parent.parent)
@@ -75,7 +75,7 @@ def test_a_package_that_is_read_from_inside_its_folder_is_known_by_its_card(
 
 
 @pytest.mark.parametrize("file", FILES)
-def test_a_file_in_which_any_one_byte_was_changed_is_refused(file: str, blot: ModelPackage) -> None:
+def test_a_file_with_one_changed_byte_is_refused(file: str, blot: ModelPackage) -> None:
     path = blot.path / file
     original = path.read_bytes()
 
@@ -108,7 +108,7 @@ def test_a_file_in_which_any_one_byte_was_changed_is_refused(file: str, blot: Mo
     ],
     ids=["truncated", "longer", "empty", "same size", "missing", "a folder"],
 )
-def test_a_file_that_is_not_as_it_was_written_is_refused_by_name(
+def test_a_changed_or_missing_file_is_refused_by_name(
     spoil: Callable[[Path], object], reason: str, file: str, blot: ModelPackage
 ) -> None:
     spoil(blot.path / file)
@@ -117,7 +117,7 @@ def test_a_file_that_is_not_as_it_was_written_is_refused_by_name(
 
 
 @pytest.mark.parametrize("file", ["model.bin", "card.json", "../1/model.onnx", "", "/etc/hostname"])
-def test_a_file_that_the_card_does_not_list_is_never_loaded(file: str, blot: ModelPackage) -> None:
+def test_a_file_that_the_card_does_not_list_is_not_loaded(file: str, blot: ModelPackage) -> None:
     with refused("blot/1", file, "the card lists no such file"):
         blot.load(file)
 
@@ -126,11 +126,11 @@ def _list_file(name: str, record: dict[str, Any], card: CardJson) -> None:
     card["files"][name] = record
 
 
-def test_a_file_beside_the_network_has_a_bound_and_none_is_held_whole_to_be_checked(
+def test_other_files_have_a_size_limit_and_verifying_needs_little_memory(
     blot: ModelPackage,
 ) -> None:
     large = 100 * 2**20
-    for name, verdict in (("model.pt", None), ("report/big.png", "may have 67,108,864")):
+    for name, reason in (("model.pt", None), ("report/big.png", "may have 67,108,864")):
         with (blot.path / name).open("wb") as stream:
             stream.truncate(large)
         with (blot.path / name).open("rb") as stream:
@@ -139,10 +139,10 @@ def test_a_file_beside_the_network_has_a_bound_and_none_is_held_whole_to_be_chec
         edit_card(blot, partial(_list_file, name, record))
         package = ModelPackage.read(blot.path)
         tracemalloc.start()
-        if verdict is None:
+        if reason is None:
             package.verify()
         else:
-            with pytest.raises(PackageError, match=verdict):
+            with pytest.raises(PackageError, match=reason):
                 package.verify()
         assert tracemalloc.get_traced_memory()[1] < 10 * 2**20
         tracemalloc.stop()
@@ -157,7 +157,7 @@ def test_a_package_without_a_model_file_is_refused(blot: ModelPackage) -> None:
         package.verify()
 
 
-# The card
+# The card.
 
 
 def test_a_missing_card_is_refused(blot: ModelPackage) -> None:
@@ -176,7 +176,7 @@ def test_a_missing_card_is_refused(blot: ModelPackage) -> None:
         (b"[" * 100_000, "not readable JSON"),
         (b'{"a": ' * 100_000, "not readable JSON"),
         ('{"name": "café"}'.encode("latin-1"), "byte 13 is not UTF-8: save it as UTF-8"),
-        (b'{"schema_version": 1, "name": "blot", "name": "bend"}', "'name' stands twice"),
+        (b'{"schema_version": 1, "name": "blot", "name": "bend"}', "'name' is repeated"),
         (b'{"schema_version": NaN}', "NaN is no number of JSON"),
         (b'{"schema_version": 1, "limits": [-Infinity]}', "-Infinity is no number of JSON"),
         (b'{"schema_version": ' + b"9" * 5000 + b"}", "not readable JSON"),
@@ -189,7 +189,7 @@ def test_a_missing_card_is_refused(blot: ModelPackage) -> None:
         (b'{"schema_version": 1}', "name: Field required"),
     ],
 )
-def test_a_card_that_is_no_card_is_refused_with_the_reason(
+def test_an_invalid_card_is_refused_with_the_reason(
     content: bytes, reason: str, blot: ModelPackage
 ) -> None:
     (blot.path / "card.json").write_bytes(content)
@@ -204,7 +204,7 @@ def test_a_folder_in_place_of_the_card_is_refused(blot: ModelPackage) -> None:
         ModelPackage.read(blot.path)
 
 
-def test_whatever_bytes_stand_in_a_card_reading_it_ends_in_a_package_error(
+def test_reading_a_card_of_arbitrary_bytes_raises_a_package_error(
     blot: ModelPackage,
 ) -> None:
     path = blot.path / "card.json"
@@ -222,7 +222,7 @@ def test_whatever_bytes_stand_in_a_card_reading_it_ends_in_a_package_error(
 
 
 @pytest.mark.parametrize("schema", [2, 0, "1", None, [1], {"major": 1}])
-def test_a_card_of_another_schema_is_refused_and_both_versions_are_said(
+def test_a_card_of_another_schema_version_is_refused_with_both_versions(
     schema: object, blot: ModelPackage
 ) -> None:
     edit_card(blot, lambda card: card.update(schema_version=schema))
@@ -266,7 +266,7 @@ def test_a_card_without_a_schema_version_is_refused(blot: ModelPackage) -> None:
         ),
     ],
 )
-def test_a_wrong_field_is_refused_with_its_place_in_the_card(
+def test_an_invalid_field_is_refused_with_its_path_in_the_card(
     edit: Callable[[CardJson], object], reason: str, blot: ModelPackage
 ) -> None:
     edit_card(blot, edit)
@@ -274,7 +274,7 @@ def test_a_wrong_field_is_refused_with_its_place_in_the_card(
         ModelPackage.read(blot.path)
 
 
-def test_a_character_of_two_halves_may_stand_in_a_card(blot: ModelPackage) -> None:
+def test_a_card_may_hold_a_surrogate_pair(blot: ModelPackage) -> None:
     edit_card(blot, lambda card: card.update(summary="\N{GRINNING FACE}"))
     assert "\\ud83d\\ude00" in (blot.path / "card.json").read_text()
     assert ModelPackage.read(blot.path).card.summary == "\N{GRINNING FACE}"
@@ -294,7 +294,7 @@ def test_a_card_in_the_folder_of_another_package_is_refused(
 @pytest.mark.parametrize(
     "name", ["", ".", "..", "../blot", "/blot", "a/b", "a\\b", ".hidden", "a b", "a\n", "é", "a.b"]
 )
-def test_a_card_with_a_name_that_no_package_may_have_is_refused(
+def test_a_card_with_an_invalid_name_is_refused(
     name: str, kits: Mapping[str, Kit], blot: ModelPackage
 ) -> None:
     edit_card(blot, lambda card: card.update(name=name))
@@ -305,9 +305,7 @@ def test_a_card_with_a_name_that_no_package_may_have_is_refused(
 @pytest.mark.parametrize(
     "version", ["", "0", "01", "1.0", "-1", "+1", "v1", "1/..", "1\n", "²", "\u0661"]
 )
-def test_a_card_with_a_version_that_is_no_whole_number_from_1_is_refused(
-    version: str, blot: ModelPackage
-) -> None:
+def test_a_card_with_an_invalid_version_is_refused(version: str, blot: ModelPackage) -> None:
     edit_card(blot, lambda card: card.update(version=version))
     with refused("blot/1", "card.json", f"version: the version {version!r} must be"):
         ModelPackage.read(blot.path)
@@ -321,10 +319,8 @@ def test_a_card_with_a_version_that_is_no_whole_number_from_1_is_refused(
         "report\\loss.png", "C:\\secret", "C:secret", "a b", "model.onnx\n", "\x00", ".env",
     ],
 )  # fmt: skip
-def test_a_file_name_that_might_lead_out_of_the_package_is_refused(
-    name: str, blot: ModelPackage
-) -> None:
-    """Also where the file is there and its digest right."""
+def test_a_file_name_outside_the_package_is_refused(name: str, blot: ModelPackage) -> None:
+    """Such a name is refused even if the file exists and its digest is right."""
     record = blot.card.files["model.onnx"].model_dump()
     for path in (blot.path.parent / "secret", blot.path.parent.parent / "secret"):
         path.write_bytes(blot.load("model.onnx"))
@@ -333,18 +329,18 @@ def test_a_file_name_that_might_lead_out_of_the_package_is_refused(
         ModelPackage.read(blot.path)
 
 
-# Writing
+# Writing.
 
 
 @contextmanager
 def nothing_changes(root: Path) -> Iterator[None]:
-    """After the block, `root` holds what it held before: no file, no folder more or less."""
+    """Check that the block changes no file and no folder below `root`."""
     before = snapshot(root)
     yield
     assert snapshot(root) == before
 
 
-def test_a_package_that_exists_is_not_written_again(
+def test_an_existing_package_is_not_overwritten(
     kits: Mapping[str, Kit], repository: ModelRepository
 ) -> None:
     kit = kits["blot"]
@@ -352,7 +348,7 @@ def test_a_package_that_exists_is_not_written_again(
         write_package(repository.root, kit.card, {"model.onnx": b"other"})
 
 
-def test_a_version_is_written_beside_an_older_one_which_stays_as_it_is(
+def test_writing_a_new_version_leaves_the_older_version_unchanged(
     kits: Mapping[str, Kit], repository: ModelRepository
 ) -> None:
     kit = kits["blot"]
@@ -366,9 +362,7 @@ def test_a_version_is_written_beside_an_older_one_which_stays_as_it_is(
     assert {path.name for path in repository.root.iterdir()} == {"blot", "bend"}
 
 
-def test_a_repository_that_is_not_there_yet_is_made(
-    kits: Mapping[str, Kit], tmp_path: Path
-) -> None:
+def test_a_missing_repository_is_created(kits: Mapping[str, Kit], tmp_path: Path) -> None:
     root = tmp_path / "not" / "there"
     write_package(root, kits["bend"].card, kits["bend"].files)
     assert [path.name for path in root.iterdir()] == ["bend"]
@@ -376,14 +370,14 @@ def test_a_repository_that_is_not_there_yet_is_made(
 
 
 def test_a_package_can_be_read_by_other_users(written: Path) -> None:
-    """The staging folder is private; what serves the package may be another user."""
+    """The service may run as another user, and temporary folders are private by default."""
     assert (written / "blot" / "1").stat().st_mode & 0o777 == 0o755
 
 
 @pytest.mark.parametrize("error", [OSError(errno.ENOSPC, "disk full"), KeyboardInterrupt()])
 @pytest.mark.parametrize("call", ["fsync 1", "fsync 2", "fsync 4", "fsync 5", "rename 1"])
 @pytest.mark.parametrize("version", ["1 of a new name", "2 of a name that exists"])
-def test_a_write_that_dies_half_way_leaves_everything_as_it_was(
+def test_a_failed_write_leaves_the_repository_unchanged(
     version: str,
     call: str,
     error: BaseException,
@@ -391,7 +385,7 @@ def test_a_write_that_dies_half_way_leaves_everything_as_it_was(
     repository: ModelRepository,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """The package has five files: one dies at the first, at the last, or at the very end."""
+    """The package has five files. The write fails at a file, or at the final rename."""
     kit = kits["blot"]
     name = "fresh" if "new" in version else "blot"
     card = kit.card.model_copy(update={"name": name, "version": version[0]})
@@ -412,14 +406,14 @@ def test_a_write_that_dies_half_way_leaves_everything_as_it_was(
         write_package(repository.root, card, kit.files)
     assert caught.value is error
     assert len(calls) == int(fatal)
-    assert set(map(str, seen)) == {str(before)}  # nobody saw a package that was not whole
+    assert set(map(str, seen)) == {str(before)}  # a partial package was never visible
 
     monkeypatch.undo()
     write_package(repository.root, card, kit.files).verify()
 
 
 @pytest.mark.parametrize("file", ["../escape", "/tmp/escape", "report/../../escape", "a\\b", ""])  # noqa: S108
-def test_a_file_that_would_lie_outside_the_package_is_not_written(
+def test_a_file_outside_the_package_is_not_written(
     file: str, kits: Mapping[str, Kit], tmp_path: Path
 ) -> None:
     kit = kits["bend"]
@@ -427,19 +421,17 @@ def test_a_file_that_would_lie_outside_the_package_is_not_written(
         write_package(tmp_path / "root", kit.card, {**kit.files, file: b"x"})
 
 
-def test_a_card_that_could_not_be_read_again_is_not_written(
-    kits: Mapping[str, Kit], tmp_path: Path
-) -> None:
-    """`model_copy` does not validate: what it made is checked before anything is written."""
+def test_an_invalid_card_is_not_written(kits: Mapping[str, Kit], tmp_path: Path) -> None:
+    """`model_copy` does not validate, so the card is validated before the first write."""
     kit = kits["bend"]
     with nothing_changes(tmp_path), pytest.raises(ValidationError):
         write_package(tmp_path, kit.card.model_copy(update={"name": "../bend"}), kit.files)
 
 
-def test_of_several_threads_that_write_one_version_exactly_one_wins(
+def test_exactly_one_of_several_threads_writes_a_version(
     kits: Mapping[str, Kit], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """All are past the question whether the package exists before one writes a file."""
+    """All threads have passed the check for an existing package before one writes a file."""
     kit, count = kits["bend"], 4
     barrier = threading.Barrier(count, timeout=30)
 
@@ -467,10 +459,10 @@ def test_of_several_threads_that_write_one_version_exactly_one_wins(
     assert {path.name for path in (tmp_path / "bend").iterdir()} == {"1"}
 
 
-def test_of_several_processes_that_write_one_version_exactly_one_wins(
+def test_exactly_one_of_several_processes_writes_a_version(
     blot: ModelPackage, tmp_path: Path
 ) -> None:
-    """Each is ready before the gate opens; what it writes says which one it was."""
+    """The processes start together, and each writes its number as the summary."""
     code = (
         "import sys, time; from pathlib import Path\n"
         "from models.package import ModelPackage, PackageError, write_package\n"
@@ -504,7 +496,7 @@ def test_of_several_processes_that_write_one_version_exactly_one_wins(
     assert [path.name for path in (tmp_path / "root").rglob(".*")] == []
 
 
-def test_the_card_on_disk_is_json_for_people_too(written: Path) -> None:
+def test_the_card_on_disk_is_indented_json(written: Path) -> None:
     text = (written / "blot" / "1" / "card.json").read_text()
     assert text.startswith('{\n "schema_version": 1,\n "name": "blot",\n')
     assert text.endswith("}\n")

@@ -1,4 +1,4 @@
-"""The proof passes for what equals the network, and for nothing else."""
+"""The parity check passes for files that equal the network, and fails for all others."""
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -11,9 +11,10 @@ from numpy.typing import NDArray
 from small_packages import Kit, property_test
 
 from models.card import ParityRecord
-from models.parity import BATCH_SIZES, ParityError, prove
+from models.loading import open_runtime
+from models.parity import BATCH_SIZES, ParityError, check_parity
 from models.repository import ModelRepository
-from models.runtimes import Arrays, open_runtime
+from models.runtimes import Arrays
 
 Network = Callable[[Arrays], dict[str, NDArray[Any]]]
 ROWS = 100
@@ -22,25 +23,25 @@ SAMPLES = {"point": np.random.default_rng(4).normal(size=(ROWS, 4)).astype(np.fl
 
 
 def classifier(inputs: Arrays) -> dict[str, NDArray[Any]]:
-    """A softmax, computed for each row by itself to the last bit."""
+    """Return a softmax. Each row is computed alone, so that batches change no bit."""
     logits = np.stack([(row[:, None] * WEIGHTS).sum(axis=0) for row in inputs["point"]])
     odds = np.exp(logits - logits.max(axis=1, keepdims=True))
     return {"probabilities": odds / odds.sum(axis=1, keepdims=True)}
 
 
 def regressor(inputs: Arrays) -> dict[str, NDArray[Any]]:
-    """One value for each row, in the hundreds."""
+    """Return one value in the hundreds for each row."""
     return {"y": 300 + 100 * (inputs["point"] * WEIGHTS[:, 0]).sum(axis=1, keepdims=True)}
 
 
-def _prove(
+def _check(
     candidate: Network,
     *,
     reference: Network = classifier,
     samples: Arrays = SAMPLES,
     batch_sizes: Sequence[int] = BATCH_SIZES,
 ) -> ParityRecord:
-    return prove(
+    return check_parity(
         reference,
         candidate,
         samples,
@@ -53,7 +54,7 @@ def _prove(
 def changed(
     network: Network, change: Callable[[NDArray[Any], NDArray[Any]], NDArray[Any]]
 ) -> Network:
-    """The network with a change of its only output, given the batch's inputs too."""
+    """Return the network with a change of its only output, which may depend on the inputs."""
 
     def compute(inputs: Arrays) -> dict[str, NDArray[Any]]:
         ((name, answer),) = network(inputs).items()
@@ -63,7 +64,7 @@ def changed(
 
 
 def at_sample(index: int, difference: float) -> Callable[..., NDArray[Any]]:
-    """Add `difference` to the last output of this one sample, wherever in a batch it comes."""
+    """Return a change that adds `difference` to the last output of one sample, in any batch."""
 
     def change(answer: NDArray[Any], points: NDArray[Any]) -> NDArray[Any]:
         answer[(points == SAMPLES["point"][index]).all(axis=1), -1] += np.float32(difference)
@@ -73,8 +74,8 @@ def at_sample(index: int, difference: float) -> Callable[..., NDArray[Any]]:
 
 
 @pytest.mark.parametrize("reference", [classifier, regressor])
-def test_what_equals_the_network_is_proved_with_no_difference(reference: Network) -> None:
-    record = _prove(reference, reference=reference)
+def test_equal_outputs_pass_with_a_difference_of_zero(reference: Network) -> None:
+    record = _check(reference, reference=reference)
     assert (record.runtime, record.samples, record.batch_sizes) == ("onnx", ROWS, (1, 7, 64))
     assert record.largest_absolute_difference == 0
     assert record.largest_relative_difference == 0
@@ -84,11 +85,11 @@ def test_what_equals_the_network_is_proved_with_no_difference(reference: Network
 
 @pytest.mark.parametrize("runtime", ["onnx", "torchscript"])
 @pytest.mark.parametrize("name", ["blot", "bend"])
-def test_the_exported_files_of_a_real_network_are_proved(
+def test_the_exported_files_of_a_real_network_pass(
     name: str, runtime: Any, kits: Mapping[str, Kit], repository: ModelRepository
 ) -> None:
     kit = kits[name]
-    record = prove(
+    record = check_parity(
         kit.eager,
         open_runtime(repository.get(name), runtime),
         kit.rows(150),
@@ -99,25 +100,25 @@ def test_the_exported_files_of_a_real_network_are_proved(
     assert record.largest_absolute_difference < 1e-5
 
 
-def test_the_record_holds_the_largest_difference_of_all_samples_and_batch_sizes() -> None:
+def test_the_record_has_the_largest_difference_of_all_samples_and_batch_sizes() -> None:
     def change(answer: NDArray[Any], points: NDArray[Any]) -> NDArray[Any]:
         answer = at_sample(17, 4e-6)(answer, points)
         if len(points) == 7:
             answer = at_sample(5, -8e-6)(answer, points)
         return answer
 
-    record = _prove(changed(classifier, change))
+    record = _check(changed(classifier, change))
     assert record.largest_absolute_difference == pytest.approx(8e-6, abs=1e-7)
     largest = next(iter(classifier(SAMPLES).values())).max()
     relative = pytest.approx(record.largest_absolute_difference / largest)
     assert record.largest_relative_difference == relative
 
 
-def test_the_relative_difference_of_a_regression_is_over_the_magnitude_of_row_or_column() -> None:
+def test_the_difference_of_a_regression_is_relative_to_the_row_or_column() -> None:
     values = np.abs(regressor(SAMPLES)["y"][:, 0]).astype(np.float64)
     value = max(values[42], np.sort(values)[ROWS // 2])
     assert value > 100
-    record = _prove(changed(regressor, at_sample(42, 0.01)), reference=regressor)
+    record = _check(changed(regressor, at_sample(42, 0.01)), reference=regressor)
     assert record.largest_absolute_difference == pytest.approx(0.01, rel=0.01)
     assert record.largest_relative_difference == pytest.approx(0.01 / value, rel=0.01)
 
@@ -136,26 +137,26 @@ def test_the_relative_difference_of_a_regression_is_over_the_magnitude_of_row_or
         (regressor, "y", float("-inf"), r"inf, more than 0\.0001"),
     ],
 )
-def test_one_sample_that_differs_too_much_fails_the_proof_and_is_named(
+def test_one_sample_above_the_tolerance_fails_and_is_named(
     reference: Network, name: str, difference: float, said: str, index: int
 ) -> None:
     with pytest.raises(
         ParityError,
         match=rf"^onnx, batch size 1, output {name}: sample {index} differs by {said}$",
     ):
-        _prove(changed(reference, at_sample(index, difference)), reference=reference)
+        _check(changed(reference, at_sample(index, difference)), reference=reference)
 
 
-def test_a_sample_that_differs_in_one_batch_size_only_fails_the_proof_with_that_size() -> None:
+def test_a_difference_at_one_batch_size_fails_and_names_the_size() -> None:
     def change(answer: NDArray[Any], points: NDArray[Any]) -> NDArray[Any]:
         return at_sample(70, 0.5)(answer, points) if len(points) == 36 else answer
 
     with pytest.raises(ParityError, match=r"batch size 64, .*: sample 70 differs by 0\.5"):
-        _prove(changed(classifier, change))
+        _check(changed(classifier, change))
 
 
-def test_another_class_fails_the_proof_even_where_the_difference_is_within_tolerance() -> None:
-    """A near tie: the two probabilities are 2e-6 apart, and the candidate turns them round."""
+def test_another_class_fails_even_within_the_tolerance() -> None:
+    """The two probabilities are 2e-6 apart, and the candidate swaps them."""
     tie = np.array([[0.5 + 1e-6, 0.5 - 1e-6]], np.float32)
     sure = np.array([[0.9, 0.1]], np.float32)
     samples = {"point": np.arange(10, dtype=np.float32)[:, None]}
@@ -165,7 +166,7 @@ def test_another_class_fails_the_proof_even_where_the_difference_is_within_toler
         return {"probabilities": np.where(tied, tie[:, ::-1] if turned else tie, sure)}
 
     def proof(candidate: Network) -> ParityRecord:
-        return prove(network, candidate, samples, runtime="torchscript", classification=True)
+        return check_parity(network, candidate, samples, runtime="torchscript", classification=True)
 
     assert proof(network).equal_answers == 1
     with pytest.raises(ParityError, match=r"^torchscript, batch size 1, .*: sample 6 has another"):
@@ -182,11 +183,9 @@ def test_another_class_fails_the_proof_even_where_the_difference_is_within_toler
         (lambda a, _: np.concatenate([a, a]), r"float32 \[200, 3\]"),
     ],
 )  # fmt: skip
-def test_another_shape_or_dtype_fails_the_proof(
-    change: Callable[..., NDArray[Any]], said: str
-) -> None:
+def test_another_shape_or_dtype_fails(change: Callable[..., NDArray[Any]], said: str) -> None:
     with pytest.raises(ParityError, match=rf"^onnx, batch size 1, output probabilities: {said}"):
-        _prove(changed(classifier, change))
+        _check(changed(classifier, change))
 
 
 @pytest.mark.parametrize(
@@ -199,18 +198,18 @@ def test_another_shape_or_dtype_fails_the_proof(
     ids=["the batch's mean", "the batch's size", "the batch's maximum"],
 )
 @pytest.mark.parametrize("reference", [classifier, regressor])
-def test_a_row_whose_answer_depends_on_its_neighbours_fails_the_proof(
+def test_rows_that_depend_on_each_other_fail(
     change: Callable[..., NDArray[Any]], reference: Network
 ) -> None:
-    """A row alone is answered as the network answers it: only larger batches tell."""
+    """The candidate computes single rows like the network; only larger batches differ."""
 
     def alone_it_is_right(answer: NDArray[Any], points: NDArray[Any]) -> NDArray[Any]:
         return answer if len(points) == 1 else change(answer, points).astype(np.float32)
 
     candidate = changed(reference, alone_it_is_right)
-    _prove(candidate, reference=reference, batch_sizes=(1,))
+    _check(candidate, reference=reference, batch_sizes=(1,))
     with pytest.raises(ParityError, match=r"^onnx, batch size 7, output \w+: sample \d+ differs"):
-        _prove(candidate, reference=reference)
+        _check(candidate, reference=reference)
 
 
 @pytest.mark.parametrize("size", [2, 7, 64])
@@ -224,23 +223,23 @@ def test_a_row_whose_answer_depends_on_its_neighbours_fails_the_proof(
     ],
     ids=["drops the last", "turns them round", "shifts them", "repeats the first"],
 )
-def test_a_candidate_that_drops_or_reorders_rows_fails_the_proof(
+def test_a_candidate_that_drops_or_reorders_rows_fails(
     change: Callable[[NDArray[Any]], NDArray[Any]], said: str, size: int
 ) -> None:
     candidate = changed(classifier, lambda a, _: change(a) if len(a) > 1 else a)
-    _prove(candidate, batch_sizes=(1,))
+    _check(candidate, batch_sizes=(1,))
     with pytest.raises(ParityError, match=rf"^onnx, batch size {size}, .*{said}"):
-        _prove(candidate, batch_sizes=(size,))
+        _check(candidate, batch_sizes=(size,))
 
 
-def test_every_row_is_asked_once_at_each_batch_size_and_no_batch_is_larger() -> None:
+def test_every_row_is_computed_once_at_each_batch_size() -> None:
     asked: list[NDArray[Any]] = []
 
     def watch(inputs: Arrays) -> dict[str, NDArray[Any]]:
         asked.append(inputs["point"])
         return classifier(inputs)
 
-    _prove(watch)
+    _check(watch)
     assert [len(batch) for batch in asked] == [1] * 100 + [7] * 14 + [2] + [64, 36]
     np.testing.assert_array_equal(np.concatenate(asked), np.tile(SAMPLES["point"], (3, 1)))
 
@@ -252,10 +251,10 @@ def test_every_row_is_asked_once_at_each_batch_size_and_no_batch_is_larger() -> 
     st.booleans(),
     st.lists(st.integers(1, 2 * ROWS), min_size=1, max_size=3),
 )
-def test_a_proof_passes_exactly_where_the_difference_is_within_tolerance(
+def test_the_check_passes_exactly_if_the_difference_is_within_the_tolerance(
     index: int, size: float, classes: bool, batch_sizes: list[int]
 ) -> None:
-    """One output of one sample is off, by between -2 and 2 tolerances, in batches of any size."""
+    """One output of one sample differs by -2 to 2 tolerances, in batches of any size."""
     reference, tolerance = (classifier, 1e-5) if classes else (regressor, 1e-4)
     wanted = next(iter(reference(SAMPLES).values())).astype(np.float64)
     magnitude = np.abs(wanted)
@@ -264,21 +263,21 @@ def test_a_proof_passes_exactly_where_the_difference_is_within_tolerance(
     candidate = changed(reference, at_sample(index, 2 * size * tolerance * scale))
     found = next(iter(candidate(SAMPLES).values()))
     difference = float(np.abs(found - wanted).max())
-    # A difference this near to the tolerance may round either way.
+    # So close to the tolerance, the difference may be rounded up or down.
     assume(abs(difference / scale - tolerance) > 1e-3 * tolerance)
     if difference / scale > tolerance:
         with pytest.raises(ParityError, match=f"sample {index} differs"):
-            _prove(candidate, reference=reference, batch_sizes=batch_sizes)
+            _check(candidate, reference=reference, batch_sizes=batch_sizes)
     elif not classes or (found.argmax(axis=1) == wanted.argmax(axis=1)).all():
-        record = _prove(candidate, reference=reference, batch_sizes=batch_sizes)
+        record = _check(candidate, reference=reference, batch_sizes=batch_sizes)
         assert record.largest_absolute_difference == pytest.approx(difference, rel=1e-6)
         assert record.largest_relative_difference <= tolerance
         assert record.batch_sizes == tuple(batch_sizes)
 
 
 @pytest.mark.parametrize("classification", [True, False])
-def test_whole_numbers_must_be_the_same_however_small_the_difference(classification: bool) -> None:
-    """A difference of one in a million is within the relative tolerance, and another class."""
+def test_whole_numbers_must_be_equal_however_small_the_difference(classification: bool) -> None:
+    """A difference of 1 in a million is within the relative tolerance, but means another class."""
 
     def label(inputs: Arrays) -> dict[str, NDArray[Any]]:
         return {"label": 1_000_000 + (inputs["point"][:, 0] > 0)}
@@ -287,23 +286,25 @@ def test_whole_numbers_must_be_the_same_however_small_the_difference(classificat
         last = (inputs["point"] == SAMPLES["point"][-1]).all(axis=1)
         return {"label": label(inputs)["label"] + last}
 
-    record = prove(label, label, SAMPLES, runtime="onnx", classification=classification)
+    record = check_parity(label, label, SAMPLES, runtime="onnx", classification=classification)
     assert (record.samples, record.largest_absolute_difference) == (ROWS, 0)
     with pytest.raises(ParityError, match=f"output label: sample {ROWS - 1} has another whole"):
-        prove(label, late, SAMPLES, runtime="onnx", classification=classification)
+        check_parity(label, late, SAMPLES, runtime="onnx", classification=classification)
 
 
-def test_a_reference_that_computes_batches_alone_is_asked_for_nothing_else() -> None:
+def test_a_reference_with_a_fixed_batch_computes_only_that_batch() -> None:
     sizes = set()
 
     def centred(inputs: Arrays) -> dict[str, NDArray[Any]]:
         sizes.add(len(inputs["point"]))
         return {"y": inputs["point"] - inputs["point"].mean(axis=0)}
 
-    record = prove(
+    record = check_parity(
         centred, centred, SAMPLES,
         runtime="onnx", classification=False, batch_sizes=(5,), reference_batch=5,
     )  # fmt: skip
     assert (sizes, record.batch_sizes) == ({5}, (5,))
     with pytest.raises(ParityError):
-        prove(centred, centred, SAMPLES, runtime="onnx", classification=False, batch_sizes=(5,))
+        check_parity(
+            centred, centred, SAMPLES, runtime="onnx", classification=False, batch_sizes=(5,)
+        )

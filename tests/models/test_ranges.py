@@ -1,4 +1,4 @@
-"""`models add --range`: the values that an input takes are in the card, and rows keep them."""
+"""`models add --range`: the card records the ranges of the inputs, and all rows are within."""
 
 from pathlib import Path
 
@@ -18,7 +18,7 @@ TABLE = np.arange(12, dtype=np.float32).reshape(4, 3)
 
 @pytest.fixture
 def file(tmp_path: Path) -> Path:
-    """A table of four rows, and a number beside it."""
+    """The file of a network with a table of four rows and a second, numeric input."""
     path = tmp_path / "net.onnx"
     path.write_bytes(
         onnx_file(
@@ -35,14 +35,14 @@ def file(tmp_path: Path) -> Path:
 
 
 def add(file: Path, capsys: pytest.CaptureFixture[str], *options: str) -> tuple[int, str]:
-    """Add it: the exit code, and what is said."""
+    """Add the file; return the exit code and the output."""
     root = file.parent / "repository"
     code = main(["add", "net", "--onnx", str(file), "--repository", str(root), *options])
     said = capsys.readouterr()
     return code, said.err if code else said.out
 
 
-def test_random_rows_are_drawn_from_the_range_and_the_card_keeps_it(
+def test_random_rows_are_within_the_range_and_the_card_records_it(
     file: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     code, said = add(file, capsys, "--range", "tokens=0:3", "--range", "x=-0.5:")
@@ -60,10 +60,10 @@ def test_random_rows_are_drawn_from_the_range_and_the_card_keeps_it(
         assert spec.first_outside(card.example.inputs[spec.name].array()) is None
 
 
-def test_places_in_a_table_are_from_its_first_to_its_last(
+def test_indices_of_a_table_are_in_the_range_of_the_table(
     file: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Though ONNX counts a negative place from the end."""
+    """ONNX would count a negative index from the end."""
     code, said = add(file, capsys)
     assert code == 0, said
     assert said.splitlines()[1] == "  in   tokens  INT64 [-1], 0 to 3"
@@ -75,7 +75,7 @@ def test_places_in_a_table_are_from_its_first_to_its_last(
     assert add(file, capsys, "--sample", str(sample), "--range", "tokens=-4:3")[0] == 0
 
 
-def test_the_smallest_table_counts_and_numbers_that_are_changed_before_are_not_places() -> None:
+def test_the_smallest_table_sets_the_range_and_computed_indices_are_ignored() -> None:
     nodes = [
         helper.make_node("Cast", ["tokens"], ["cast"], to=T.INT64),
         helper.make_node("Unsqueeze", ["cast", "axis"], ["column"]),
@@ -110,7 +110,7 @@ def test_the_smallest_table_counts_and_numbers_that_are_changed_before_are_not_p
         ),
     ],
 )
-def test_a_range_that_no_input_can_keep_is_refused(
+def test_a_range_that_does_not_fit_an_input_is_refused(
     ranges: tuple[str, ...], told: str, file: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     options = [word for text in ranges for word in ("--range", text)]
@@ -138,7 +138,7 @@ def test_a_sample_outside_the_range_is_refused(
         "x=0:inf", "x=0:1:2",
     ],
 )  # fmt: skip
-def test_what_is_no_range_is_told_with_an_example(
+def test_a_malformed_range_is_refused_with_an_example(
     text: str, file: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with pytest.raises(SystemExit) as ended:

@@ -1,4 +1,4 @@
-"""`models remove` and `restore`: the way back to an earlier version, and forward again."""
+"""`models remove` and `restore`: the return to the previous version, and its reversal."""
 
 import shutil
 from pathlib import Path
@@ -13,7 +13,7 @@ SHIPPED = Path(__file__).parents[2] / "models"
 
 @pytest.fixture
 def two(tmp_path: Path) -> ModelRepository:
-    """A repository with versions 1 and 2 of one package, of which the second is signed."""
+    """A repository with versions 1 and 2 of one package. Version 2 is signed."""
     for version in ("1", "2"):
         shutil.copytree(SHIPPED / "curve-tanh" / "1", tmp_path / "curve-tanh" / version)
     (tmp_path / "curve-tanh" / "2.sig").write_text("signed")
@@ -24,7 +24,7 @@ def run(repository: ModelRepository, *arguments: str) -> int:
     return main([*arguments, "--repository", str(repository.root)])
 
 
-def test_a_removed_version_makes_room_for_the_one_before_and_comes_back_whole(
+def test_a_removed_version_is_replaced_by_the_previous_and_can_be_restored(
     two: ModelRepository, capsys: pytest.CaptureFixture[str]
 ) -> None:
     before = sorted(path.relative_to(two.root) for path in two.root.rglob("*"))
@@ -33,7 +33,7 @@ def test_a_removed_version_makes_room_for_the_one_before_and_comes_back_whole(
     assert two.versions("curve-tanh") == ["1"]
     assert two.removed("curve-tanh") == ["2"]
     assert two.get("curve-tanh").path.name == "1"
-    assert two.next_version("curve-tanh") == "3"  # the second one may come back
+    assert two.next_version("curve-tanh") == "3"  # version 2 may be restored
     assert not (two.root / "curve-tanh" / "2.sig").exists()
 
     assert run(two, "restore", "curve-tanh", "2") == 0
@@ -56,12 +56,12 @@ def test_the_last_version_can_be_removed_and_restored(
     [
         (("remove", "curve-tanh", "3"), "there is no such package; there are: 1, 2"),
         (("remove", "nothing", "1"), "there is no such package; there are: none"),
-        (("remove", "../curve-tanh", "1"), "no slash and no dot"),
+        (("remove", "../curve-tanh", "1"), "its name must be 1 to 100 letters"),
         (("remove", "curve-tanh", "../1"), "there is no such package; there are: 1, 2"),
         (("restore", "curve-tanh", "1"), "no such version was removed; there are: none"),
     ],
 )
-def test_what_cannot_be_moved_is_one_sentence(
+def test_a_version_that_cannot_be_moved_is_reported_in_one_sentence(
     arguments: tuple[str, ...], said: str, two: ModelRepository, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert run(two, *arguments) == 1
@@ -70,19 +70,19 @@ def test_what_cannot_be_moved_is_one_sentence(
     assert said in line
 
 
-def test_nothing_is_moved_onto_what_is_there(
+def test_no_existing_version_is_overwritten(
     two: ModelRepository, capsys: pytest.CaptureFixture[str]
 ) -> None:
     two.remove("curve-tanh", "2")
     shutil.copytree(two.root / "curve-tanh" / "1", two.root / "curve-tanh" / "2")
     for command in ("remove", "restore"):
         assert run(two, command, "curve-tanh", "2") == 1
-        assert "stands in its place" in capsys.readouterr().err
+        assert "exists already: move it away" in capsys.readouterr().err
     assert two.versions("curve-tanh") == ["1", "2"]
     assert two.removed("curve-tanh") == ["2"]
 
 
-def test_where_the_version_cannot_be_moved_its_signature_stays(
+def test_the_signature_stays_if_the_version_cannot_be_moved(
     two: ModelRepository, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     rename = Path.rename

@@ -1,4 +1,4 @@
-"""A repository is the packages under one folder: no other folder is read, none is made up."""
+"""The repository finds the packages under its folder, and no others."""
 
 from pathlib import Path
 from shutil import copytree
@@ -18,7 +18,7 @@ BAD_NAMES = [
 
 
 def add_version(repository: ModelRepository, name: str, version: str) -> None:
-    """A further version of the package, with a card of its own."""
+    """Write another version of the package, with its own card."""
     copytree(repository.root / name / "1", repository.root / name / version)
     package = ModelPackage(repository.root / name / version, repository.get(name, "1").card)
     edit_card(package, lambda card: card.update(version=version))
@@ -47,7 +47,7 @@ def test_the_next_version_follows_the_newest(versions: ModelRepository) -> None:
     assert versions.next_version("new") == "1"
 
 
-def test_a_package_is_given_in_its_newest_version_or_in_the_one_that_was_asked_for(
+def test_get_reads_the_newest_or_the_requested_version(
     versions: ModelRepository,
 ) -> None:
     assert versions.get("blot").label == "blot/10"
@@ -55,7 +55,9 @@ def test_a_package_is_given_in_its_newest_version_or_in_the_one_that_was_asked_f
     assert versions.get("blot", "1").path == versions.root / "blot" / "1"
 
 
-def test_iteration_gives_every_version_of_every_package_in_order(versions: ModelRepository) -> None:
+def test_iteration_yields_every_version_of_every_package_in_order(
+    versions: ModelRepository,
+) -> None:
     entries = list(versions)
     assert [label for label, _ in entries] == ["bend/1", "blot/1", "blot/2", "blot/10"]
     assert [package.label for _, package in entries if isinstance(package, ModelPackage)] == [
@@ -74,7 +76,7 @@ def test_iteration_gives_every_version_of_every_package_in_order(versions: Model
         ("blot", "../bend/1", "blot/../bend/1", "1, 2, 10"),
     ],
 )
-def test_what_is_not_there_is_an_error_that_says_what_is(
+def test_a_missing_package_is_an_error_with_the_known_packages(
     name: str, version: str | None, wanted: str, there: str, versions: ModelRepository
 ) -> None:
     with pytest.raises(PackageError) as caught:
@@ -83,7 +85,7 @@ def test_what_is_not_there_is_an_error_that_says_what_is(
 
 
 @pytest.mark.parametrize("make", [True, False])
-def test_an_empty_or_missing_folder_holds_nothing(make: bool, tmp_path: Path) -> None:
+def test_an_empty_or_missing_folder_has_no_packages(make: bool, tmp_path: Path) -> None:
     repository = ModelRepository(tmp_path / "nothing")
     if make:
         repository.root.mkdir()
@@ -102,9 +104,7 @@ def test_an_empty_or_missing_folder_holds_nothing(make: bool, tmp_path: Path) ->
         "no-version/draft", "blot/²", "blot/٣",
     ],
 )  # fmt: skip
-def test_a_hidden_or_unrelated_folder_is_as_if_it_were_not_there(
-    other: str, repository: ModelRepository
-) -> None:
+def test_hidden_and_unrelated_folders_are_ignored(other: str, repository: ModelRepository) -> None:
     copytree(repository.root / "blot" / "1", repository.root / other)
     assert repository.names() == ["bend", "blot"]
     assert [label for label, _ in repository] == ["bend/1", "blot/1"]
@@ -112,7 +112,7 @@ def test_a_hidden_or_unrelated_folder_is_as_if_it_were_not_there(
     assert repository.next_version("blot") == "2"
 
 
-def test_a_file_in_the_place_of_a_folder_is_as_if_it_were_not_there(
+def test_a_file_in_place_of_a_folder_is_ignored(
     repository: ModelRepository,
 ) -> None:
     (repository.root / "package.py").touch()
@@ -121,7 +121,7 @@ def test_a_file_in_the_place_of_a_folder_is_as_if_it_were_not_there(
     assert [label for label, _ in repository] == ["bend/1", "blot/1"]
 
 
-def test_a_broken_card_is_given_as_its_error_and_the_other_packages_as_they_are(
+def test_iteration_yields_the_error_of_a_broken_card_and_the_other_packages(
     versions: ModelRepository,
 ) -> None:
     (versions.root / "blot" / "2" / "card.json").write_text("{")
@@ -145,7 +145,7 @@ def test_nothing_is_cached(repository: ModelRepository) -> None:
 
 @pytest.fixture
 def surrounded(repository: ModelRepository) -> ModelRepository:
-    """The repository amid real packages that are not its own."""
+    """The repository in a folder with packages that are not part of it."""
     outside = repository.root.parent / "outside"
     copytree(repository.root / "blot", outside)
     copytree(repository.root / "blot" / "1", repository.root / "1")
@@ -155,7 +155,7 @@ def surrounded(repository: ModelRepository) -> ModelRepository:
 
 
 @pytest.mark.parametrize("name", BAD_NAMES)
-def test_a_name_that_might_lead_elsewhere_is_refused_before_a_folder_is_read(
+def test_a_name_outside_the_repository_is_refused_before_a_folder_is_read(
     name: str, surrounded: ModelRepository, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def untouched(path: Path, *_: object) -> None:
@@ -170,11 +170,11 @@ def test_a_name_that_might_lead_elsewhere_is_refused_before_a_folder_is_read(
         lambda: surrounded.versions(name),
         lambda: surrounded.next_version(name),
     ):
-        with pytest.raises(PackageError, match="a package's name is letters, digits"):
+        with pytest.raises(PackageError, match="its name must be 1 to 100 letters, digits"):
             use()
 
 
-def test_no_name_and_version_whatever_reads_a_package_that_is_not_in_the_repository(
+def test_no_name_and_version_reads_a_package_outside_the_repository(
     surrounded: ModelRepository,
 ) -> None:
     inside = set(snapshot(surrounded.root.parent))

@@ -19,8 +19,11 @@ from small_packages import onnx_file
 
 from models.add import add
 from models.card import ModelCard
-from models.foreign import AddError
-from models.row_mixing import row_mixing
+from models.graph import Node, ObservedGraph, Value
+from models.importing import AddError
+from models.row_attributes import ATTRIBUTES
+from models.row_mixing import mixing, row_mixing
+from models.row_rules import RULES
 
 node = helper.make_node
 
@@ -67,6 +70,7 @@ def test_a_network_that_was_quantized_dynamically_is_computed_alone(
     assert "DynamicQuantizeLinear" in card.limits[-1]
 
 
+@pytest.mark.slow
 def test_a_recurrent_network_that_takes_rows_for_time_is_found(tmp_path: Path) -> None:
     """Without `batch_first=True`, a popular mistake: right for one row, wrong in a batch."""
 
@@ -107,6 +111,7 @@ def shaped(*dimensions: int | str) -> Sequence[int | str]:
     return list(dimensions)
 
 
+@pytest.mark.slow
 def test_the_rows_are_followed_through_attention(tmp_path: Path) -> None:
     """Reshapes, transposes and two products of rows with rows."""
     layer = torch.nn.TransformerEncoderLayer(8, 2, 16, batch_first=True).eval()
@@ -119,7 +124,7 @@ def test_the_rows_are_followed_through_attention(tmp_path: Path) -> None:
     program.save(tmp_path / "layer.onnx")
     content = (tmp_path / "layer.onnx").read_bytes()
     rows = {"x": np.ones((1, 5, 8), np.float32)}
-    assert row_mixing(content, rows) is None
+    assert row_mixing(content, [rows])[0] is None
 
 
 def test_every_shipped_network_keeps_its_rows_apart(root: Path) -> None:
@@ -130,7 +135,7 @@ def test_every_shipped_network_keeps_its_rows_apart(root: Path) -> None:
         shape = [one.dim_value for one in stated.type.tensor_type.shape.dim][1:]
         dtype = helper.tensor_dtype_to_np_dtype(stated.type.tensor_type.elem_type)
         rows = {stated.name: np.ones((1, *shape), dtype)}
-        assert row_mixing(file.read_bytes(), rows) is None, file
+        assert row_mixing(file.read_bytes(), [rows])[0] is None, file
 
 
 def test_a_function_inside_the_file_is_followed_into(tmp_path: Path) -> None:
@@ -143,7 +148,7 @@ def test_a_function_inside_the_file_is_followed_into(tmp_path: Path) -> None:
     imports = [opset, helper.make_opsetid("own", 1)]
     model = helper.make_model(graph, functions=[function], opset_imports=imports, ir_version=9)
     rows = {"x": np.ones((1, 4), np.float32)}
-    found = row_mixing(model.SerializeToString(), rows)
+    found = row_mixing(model.SerializeToString(), [rows])[0]
     assert found is not None
     assert "reduces over the rows" in found
 
@@ -158,7 +163,7 @@ def test_a_function_that_has_the_name_of_an_operator_is_not_followed() -> None:
     y = helper.make_tensor_value_info("y", T.FLOAT, shaped("batch", 4))
     graph = helper.make_graph([node("Hardmax", ["x"], ["y"], axis=0)], "g", [x], [y])
     model = helper.make_model(graph, functions=[function], opset_imports=[opset], ir_version=9)
-    found = row_mixing(model.SerializeToString(), {"x": np.ones((1, 4), np.float32)})
+    found = row_mixing(model.SerializeToString(), [{"x": np.ones((1, 4), np.float32)}])[0]
     assert found is not None
     assert "it defines Hardmax" in found
 
@@ -169,7 +174,7 @@ def test_a_file_that_states_two_versions_of_its_operators_is_not_followed() -> N
     graph = helper.make_graph([node("Softmax", ["x"], ["y"], axis=1)], "g", [x], [y])
     versions = [helper.make_opsetid("", 13), helper.make_opsetid("ai.onnx", 11)]
     model = helper.make_model(graph, opset_imports=versions, ir_version=8)
-    found = row_mixing(model.SerializeToString(), {"x": np.ones((1, 4), np.float32)})
+    found = row_mixing(model.SerializeToString(), [{"x": np.ones((1, 4), np.float32)}])[0]
     assert found is not None
     assert "two versions" in found
 
@@ -178,6 +183,91 @@ def test_what_cannot_be_followed_is_not_taken_for_independent(tmp_path: Path) ->
     file = onnx_file([node("Relu", ["x"], ["y"])], [("x", T.FLOAT, shaped(4, 4))],
                      [("y", T.FLOAT, shaped(4, 4))])  # fmt: skip
     rows = {"x": np.ones((1, 4), np.float32)}
-    found = row_mixing(file, rows)
+    found = row_mixing(file, [rows])[0]
     assert found is not None
     assert "cannot be followed" in found
+
+
+ML, MICROSOFT = "ai.onnx.ml", "com.microsoft"
+UNKNOWN: dict[str, tuple[Any, int]] = {
+    "across_channels": (node("MeanVarianceNormalization", ["x"], ["y"], across_channels=1), 8),
+    "PROBIT": (
+        node("LinearRegressor", ["x"], ["y"], domain=ML, coefficients=[1.0] * 4, targets=1,
+             post_transform="PROBIT"), 20,
+    ),
+    "storage_order": (
+        node("MaxPool", ["x"], ["y"], kernel_shape=[1], storage_order=1), 20,
+    ),
+    "opset": (
+        node("QLinearSoftmax", ["x", "s", "z", "s", "z"], ["y"], domain=MICROSOFT, opset=12), 20,
+    ),
+    "training": (node("BatchNormalization", ["x", "s", "s", "s", "s"], ["y", "m", "v"]), 9),
+    "Hardmax": (node("Hardmax", ["x"], ["y"]), 20),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", UNKNOWN)
+def test_an_attribute_that_is_not_listed_makes_an_operator_unknown(name: str) -> None:
+    made, opset = UNKNOWN[name]
+    kind = made.op_type if not made.domain else f"{made.domain}.{made.op_type}"
+    attributes = {one.name: helper.get_attribute_value(one) for one in made.attribute}
+    given = Node(kind, "y", tuple(made.input), tuple(made.output), attributes, None)
+    x = Value(((1, 4), (2, 4), (3, 4)), np.dtype(np.float32), False, None)
+    graph = ObservedGraph(("x",), ("y",), (given,), {"x": x, "y": x}, opset)
+    assert mixing(graph) is not None
+
+
+def test_every_operator_with_listed_attributes_has_a_rule() -> None:
+    assert set(ATTRIBUTES) <= set(RULES)
+
+
+LYING = [("v", [1, 4]), ("v", ["batch", 5]), ("v", ["batch", "batch"]), ("v", ["batch"])]
+
+
+@pytest.mark.parametrize(("name", "shape"), LYING)
+def test_a_shape_that_is_stated_wrongly_is_found(name: str, shape: Any, tmp_path: Path) -> None:
+    """The optimizer of ONNX Runtime believes it: at [1, 4], all rows are reshaped to one."""
+    nodes = [
+        node("Relu", ["x"], ["v"]),
+        node("Shape", ["v"], ["count"], end=1),
+        node("Concat", ["count", "minus"], ["sizes"], axis=0),
+        node("Reshape", ["x", "sizes"], ["joined"]),
+        node("Softmax", ["joined"], ["weights"], axis=-1),
+        node("Shape", ["x"], ["shape"]),
+        node("Reshape", ["weights", "shape"], ["y"]),
+    ]
+    file = write(tmp_path, Network(nodes, {"minus": np.array([-1])}))
+    rows = {"x": np.ones((2, 4), np.float32)}
+    assert row_mixing(file.read_bytes(), [rows]) == [None]
+    model = onnx.load(file)
+    model.graph.value_info.append(helper.make_tensor_value_info(name, T.FLOAT, shape))
+    (found,) = row_mixing(model.SerializeToString(), [rows])
+    assert found is not None
+    assert f"it states {shape} for v" in found
+
+
+def test_a_function_of_another_opset_that_is_called_in_a_branch_is_not_followed() -> None:
+    """It draws random numbers, and is not put where it is called."""
+    opset = helper.make_opsetid("", 17)
+    noise = helper.make_function(
+        "own", "Noise", [], ["b"], [node("RandomUniform", [], ["b"], shape=[1])], [opset]
+    )
+    value = helper.make_tensor_value_info
+    noisy = helper.make_graph(
+        [node("Noise", [], ["k"], domain="own")], "t", [], [value("k", T.FLOAT, None)]
+    )
+    calm = helper.make_graph(
+        [node("Constant", [], ["l"], value_floats=[0.0])], "e", [], [value("l", T.FLOAT, None)]
+    )
+    nodes = [
+        node("Constant", [], ["c"], value=helper.make_tensor("", T.BOOL, [], [False])),
+        node("If", ["c"], ["r"], then_branch=noisy, else_branch=calm),
+        node("Add", ["x", "r"], ["y"]),
+    ]
+    tensors = [value(name, T.FLOAT, shaped("batch", 4)) for name in "xy"]
+    graph = helper.make_graph(nodes, "g", tensors[:1], tensors[1:])
+    imports = [helper.make_opsetid("", 20), helper.make_opsetid("own", 1)]
+    model = helper.make_model(graph, functions=[noise], opset_imports=imports, ir_version=9)
+    (found,) = row_mixing(model.SerializeToString(), [{"x": np.ones((2, 4), np.float32)}])
+    assert found is not None
+    assert "another version" in found

@@ -1,5 +1,6 @@
-"""A runtime is opened only for the network that the card describes, and answers as that network."""
+"""A runtime is opened only for the network that the card describes, and computes its outputs."""
 
+import io
 import re
 import subprocess
 import sys
@@ -12,6 +13,7 @@ from typing import Any
 import numpy as np
 import onnx
 import onnxruntime
+import psutil
 import pytest
 import torch
 from onnx import TensorProto, helper
@@ -20,9 +22,10 @@ from torch import Tensor, nn
 
 from models.card import MODEL_FILES, RuntimeName
 from models.devices import DeviceError
+from models.loading import open_runtime
 from models.package import ModelPackage, PackageError
 from models.repository import ModelRepository
-from models.runtimes import open_runtime
+from models.runtimes import OnnxRuntime, TorchScriptRuntime
 
 RUNTIMES: tuple[RuntimeName, ...] = ("onnx", "torchscript")
 REPOSITORY_ROOT = Path(__file__).parents[2]
@@ -30,7 +33,7 @@ REPOSITORY_ROOT = Path(__file__).parents[2]
 
 @contextmanager
 def refused(package: ModelPackage, file: str, reason: str) -> Iterator[None]:
-    """The block raises a PackageError: one line that names package and file, with this reason."""
+    """Check that the block raises a PackageError: one line with package, file and reason."""
     with pytest.raises(PackageError) as caught:
         yield
     message = str(caught.value)
@@ -42,7 +45,7 @@ def refused(package: ModelPackage, file: str, reason: str) -> Iterator[None]:
 @pytest.mark.parametrize("count", [1, 2, 5, 64])
 @pytest.mark.parametrize("runtime", RUNTIMES)
 @pytest.mark.parametrize("name", ["blot", "bend"])
-def test_both_runtimes_answer_as_the_network_does_at_every_batch_size(
+def test_both_runtimes_compute_the_network_s_outputs_at_every_batch_size(
     name: str,
     runtime: RuntimeName,
     count: int,
@@ -59,16 +62,14 @@ def test_both_runtimes_answer_as_the_network_does_at_every_batch_size(
 
 
 @pytest.mark.parametrize("runtime", RUNTIMES)
-def test_a_runtime_says_what_it_is_and_where_it_computes(
-    runtime: RuntimeName, bend: ModelPackage
-) -> None:
+def test_a_runtime_has_its_name_and_device(runtime: RuntimeName, bend: ModelPackage) -> None:
     opened = open_runtime(bend, runtime)
     assert (opened.name, opened.device) == (runtime, "cpu")
 
 
 @pytest.mark.parametrize("runtime", RUNTIMES)
 @pytest.mark.parametrize("kind", ["read-only", "backwards", "every other row"])
-def test_rows_may_be_any_kind_of_numpy_array_and_nothing_warns(
+def test_any_kind_of_numpy_array_is_accepted_without_warnings(
     runtime: RuntimeName, kind: str, kits: Mapping[str, Kit], bend: ModelPackage
 ) -> None:
     rows = kits["bend"].rows(8)["x"]
@@ -88,13 +89,13 @@ def test_rows_may_be_any_kind_of_numpy_array_and_nothing_warns(
 
 
 class _InPlace(nn.Module):
-    """Doubles its input where it lies."""
+    """A network that doubles its input in place."""
 
     def forward(self, x: Tensor) -> Tensor:
         return x.mul_(2)
 
 
-def test_read_only_rows_stay_as_they_are_even_where_the_network_works_in_place(
+def test_read_only_rows_are_unchanged_by_a_network_that_works_in_place(
     bend: ModelPackage,
 ) -> None:
     def double(card: dict[str, Any]) -> None:
@@ -117,7 +118,7 @@ class _OtherName(Bend):
 
 
 class _TwoOutputs(Bend):
-    """A `Bend` that gives its hidden units too."""
+    """A `Bend` that returns its hidden units, too."""
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         hidden = self.hidden(x).tanh()
@@ -125,21 +126,21 @@ class _TwoOutputs(Bend):
 
 
 class _OtherShape(Bend):
-    """A `Bend` whose answer has no second dimension."""
+    """A `Bend` whose output has no second dimension."""
 
     def forward(self, x: Tensor) -> Tensor:
         return self.last(self.hidden(x).tanh()).flatten()
 
 
 class _OtherDatatype(Bend):
-    """A `Bend` that answers in double precision."""
+    """A `Bend` with outputs in double precision."""
 
     def forward(self, x: Tensor) -> Tensor:
         return self.last(self.hidden(x).tanh()).double()
 
 
 class _NotANumber(Bend):
-    """A `Bend` whose answers are NaN."""
+    """A `Bend` whose outputs are NaN."""
 
     def forward(self, x: Tensor) -> Tensor:
         return self.last(self.hidden(x).tanh()) * float("nan")
@@ -190,7 +191,7 @@ def _integer_bend() -> bytes:
         "an additional output", "other weights", "NaN", "garbage", "empty", "TorchScript",
     ],
 )  # fmt: skip
-def test_an_onnx_graph_that_is_not_what_the_card_says_is_refused_with_the_reason(
+def test_an_onnx_graph_that_differs_from_the_card_is_refused_with_the_reason(
     make: Callable[[nn.Module], bytes], reason: str, bend: ModelPackage
 ) -> None:
     package = reseal(bend, "model.onnx", make(seeded(Bend)))
@@ -211,7 +212,7 @@ def test_an_onnx_graph_that_is_not_what_the_card_says_is_refused_with_the_reason
         (_NotANumber, "y differs from the recorded prediction by inf, more than 0.001"),
     ],
 )
-def test_a_torchscript_module_that_is_not_what_the_card_says_is_refused_with_the_reason(
+def test_a_torchscript_module_that_differs_from_the_card_is_refused_with_the_reason(
     make: Callable[[], nn.Module], reason: str, bend: ModelPackage
 ) -> None:
     package = reseal(bend, "model.pt", torchscript(seeded(make)))
@@ -220,7 +221,7 @@ def test_a_torchscript_module_that_is_not_what_the_card_says_is_refused_with_the
 
 
 @pytest.mark.parametrize("content", [b"garbage" * 50, b"", bend_onnx(seeded(Bend))])
-def test_bytes_that_are_no_torchscript_are_refused_even_with_the_right_digest(
+def test_bytes_that_are_not_torchscript_are_refused_even_with_the_right_digest(
     content: bytes, bend: ModelPackage
 ) -> None:
     package = reseal(bend, "model.pt", content)
@@ -230,10 +231,10 @@ def test_bytes_that_are_no_torchscript_are_refused_even_with_the_right_digest(
 
 @pytest.mark.parametrize("runtime", RUNTIMES)
 @pytest.mark.parametrize(("change", "fits"), [(0.0005, True), (0.0015, False), (-0.5, False)])
-def test_a_recorded_prediction_that_the_network_does_not_give_is_refused(
+def test_a_recorded_prediction_that_the_network_does_not_reproduce_is_refused(
     runtime: RuntimeName, change: float, fits: bool, bend: ModelPackage
 ) -> None:
-    """The last number of the last row is off, by less or by more than 0.001 of the largest."""
+    """The last number of the last row differs by less or more than 0.001 of the largest."""
 
     def edit(card: dict[str, Any]) -> None:
         values = card["example"]["outputs"]["y"]["data"]
@@ -249,14 +250,14 @@ def test_a_recorded_prediction_that_the_network_does_not_give_is_refused(
 
 
 @pytest.mark.parametrize("runtime", RUNTIMES)
-def test_a_file_that_was_changed_after_the_card_is_never_loaded(
+def test_a_changed_file_is_never_loaded(
     runtime: RuntimeName, blot: ModelPackage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Loading TorchScript runs the code in it: the digest must come first."""
+    """Loading TorchScript runs the code in the file, so the digest is checked first."""
     loaded: list[object] = []
     monkeypatch.setattr(torch.jit, "load", lambda *a, **k: loaded.append(a))
     monkeypatch.setattr(onnxruntime, "InferenceSession", lambda *a, **k: loaded.append(a))
-    with pytest.raises(PackageError):  # nothing loads now: the file is whole, and it is tried
+    with pytest.raises(PackageError):  # the file is intact, and the patched loader fails
         open_runtime(blot, runtime)
     assert len(loaded) == 1
 
@@ -276,7 +277,7 @@ def test_a_missing_file_is_refused_by_name(runtime: RuntimeName, blot: ModelPack
         open_runtime(blot, runtime)
 
 
-def test_a_runtime_that_the_package_has_no_file_for_is_refused_by_name(bend: ModelPackage) -> None:
+def test_a_runtime_without_a_file_in_the_package_is_refused_by_name(bend: ModelPackage) -> None:
     package = ModelPackage.read(edit_card(bend, lambda card: card["files"].pop("model.pt")))
     with refused(package, "model.pt", "the card lists no such file"):
         open_runtime(package, "torchscript")
@@ -289,12 +290,13 @@ def _python(code: str, *arguments: Path | str) -> subprocess.CompletedProcess[st
     )  # fmt: skip
 
 
+@pytest.mark.slow
 def test_opening_both_runtimes_on_the_cpu_prints_nothing_to_stderr(written: Path) -> None:
-    """Neither ONNX Runtime's log of the GPUs that it does not find, nor torch's deprecations."""
+    """ONNX Runtime would log missing GPUs, and torch its deprecations."""
     code = (
         "import sys; from pathlib import Path\n"
         "from models.repository import ModelRepository\n"
-        "from models.runtimes import open_runtime\n"
+        "from models.loading import open_runtime\n"
         "for _, package in ModelRepository(Path(sys.argv[1])):\n"
         "    for runtime in package.card.runtimes:\n"
         "        print(package.label, open_runtime(package, runtime).name)\n"
@@ -306,13 +308,13 @@ def test_opening_both_runtimes_on_the_cpu_prints_nothing_to_stderr(written: Path
     ]  # fmt: skip
 
 
-def test_without_torch_a_package_is_verified_and_its_onnx_file_opened(written: Path) -> None:
+def test_a_package_is_verified_and_opened_without_torch(written: Path) -> None:
     code = (
         "import sys; from pathlib import Path\n"
         "sys.modules['torch'] = None  # importing it fails, as where it is not installed\n"
         "from models.__main__ import main\n"
         "from models.repository import ModelRepository\n"
-        "from models.runtimes import open_runtime\n"
+        "from models.loading import open_runtime\n"
         "package = ModelRepository(Path(sys.argv[1])).get('bend')\n"
         "package.verify()\n"
         "runtime = open_runtime(package, 'onnx')\n"
@@ -329,10 +331,10 @@ def test_without_torch_a_package_is_verified_and_its_onnx_file_opened(written: P
     ]
 
 
-def test_weights_beside_the_file_are_never_read_even_where_they_lie_at_hand(
+def test_external_weights_are_never_read(
     bend: ModelPackage, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The card has a digest of the file, and none of what it points to."""
+    """The card has a digest of the file, but none of the weights outside."""
     monkeypatch.chdir(tmp_path)
     model = onnx.load_from_string(bend_onnx(seeded(Bend)))
     onnx.save(model, "m.onnx", save_as_external_data=True, location="weights", size_threshold=0)
@@ -344,7 +346,7 @@ def test_weights_beside_the_file_are_never_read_even_where_they_lie_at_hand(
 @pytest.mark.gpu
 @pytest.mark.parametrize("runtime", RUNTIMES)
 @pytest.mark.parametrize("name", ["blot", "bend"])
-def test_a_gpu_gives_what_the_cpu_gives(
+def test_a_gpu_computes_the_outputs_of_the_cpu(
     name: str, runtime: RuntimeName, kits: Mapping[str, Kit], repository: ModelRepository
 ) -> None:
     rows = kits[name].rows(64)
@@ -357,26 +359,83 @@ def test_a_gpu_gives_what_the_cpu_gives(
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="a CUDA device is here")
 @pytest.mark.parametrize("runtime", RUNTIMES)
-def test_a_gpu_that_is_not_there_is_an_error_and_never_the_cpu_instead(
+def test_a_missing_gpu_is_an_error_without_fallback_to_the_cpu(
     runtime: RuntimeName, bend: ModelPackage
 ) -> None:
-    """Nothing is wrong with the package, so it is not the package that is refused."""
+    """The package is not at fault, so the error is not a PackageError."""
     with pytest.raises(DeviceError, match="cannot compute on cuda:0"):
         open_runtime(bend, runtime, "cuda:0")
 
 
-def test_onnx_runtime_makes_no_identifier_and_reports_to_nobody(
-    written: Path, tmp_path: Path
-) -> None:
-    """Its telemetry would begin with files in the user's home that tell this machine apart."""
+def test_a_file_in_the_format_of_onnx_runtime_is_not_loaded(tmp_path: Path) -> None:
+    """The proof reads ONNX; one file can be both, and two networks."""
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.optimized_model_filepath = str(tmp_path / "model.ort")
+    options.add_session_config_entry("session.save_model_format", "ORT")
+    onnxruntime.InferenceSession(bend_onnx(seeded(Bend)), options)
+    content = (tmp_path / "model.ort").read_bytes()
+    assert onnxruntime.InferenceSession(content).get_inputs()
+    with pytest.raises(Exception, match="Failed to load model"):
+        OnnxRuntime(content)
+
+
+def test_onnx_runtime_sends_no_telemetry(written: Path, tmp_path: Path) -> None:
+    """Its telemetry would first write an identifier of the machine into the home folder."""
     code = (
         "import os, sys; from pathlib import Path\n"
         "for name in ('CI', 'ORT_DISABLE_TELEMETRY'): os.environ.pop(name, None)\n"
         "os.environ['HOME'] = sys.argv[2]\n"
         "from models.repository import ModelRepository\n"
-        "from models.runtimes import open_runtime\n"
+        "from models.loading import open_runtime\n"
         "open_runtime(ModelRepository(Path(sys.argv[1])).get('bend'), 'onnx')"
     )
     done = _python(code, written, tmp_path)
     assert done.returncode == 0, done.stderr
     assert list(tmp_path.rglob("*")) == []
+
+
+def _counting() -> bytes:
+    """Return a network that computes as many numbers as its input says, and returns their sum."""
+    constants = {"zero": 0, "one": 1}
+    nodes = [
+        *(
+            helper.make_node("Constant", [], [name], value_int=value)
+            for name, value in constants.items()
+        ),
+        helper.make_node("ReduceSum", ["n"], ["end"], keepdims=0),
+        helper.make_node("Range", ["zero", "end", "one"], ["numbers"]),
+        helper.make_node("ReduceSum", ["numbers"], ["sum"], keepdims=0),
+        helper.make_node("Mul", ["n", "zero"], ["nothing"]),
+        helper.make_node("Add", ["nothing", "sum"], ["y"]),
+    ]
+    values = [
+        helper.make_tensor_value_info(name, TensorProto.INT64, ["N", 1]) for name in ("n", "y")
+    ]
+    graph = helper.make_graph(nodes, "counting", values[:1], values[1:])
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    return model.SerializeToString()
+
+
+def test_a_network_whose_cost_depends_on_a_value_says_so_and_returns_its_memory() -> None:
+    runtime = OnnxRuntime(_counting(), threads=1)
+    assert runtime.cost_varies
+    assert not OnnxRuntime(bend_onnx(seeded(Bend))).cost_varies
+    process = psutil.Process()
+    for count in (10, 20_000_000):  # 160 MB of numbers
+        before = process.memory_info().rss
+        answer = runtime({"n": np.array([[count]], np.int64)})["y"]
+        assert answer.tolist() == [[count * (count - 1) // 2]]
+    assert process.memory_info().rss - before < 50e6
+
+
+def test_a_module_that_makes_elements_by_value_says_that_its_cost_varies() -> None:
+    class Counting(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return x + torch.arange(int(x.sum())).sum()
+
+    for network, varies in ((Counting(), True), (seeded(Bend), False)):
+        file = io.BytesIO()
+        torch.jit.save(torch.jit.script(network), file)
+        assert TorchScriptRuntime(file.getvalue(), outputs=["y"]).cost_varies == varies

@@ -1,4 +1,4 @@
-"""What is wrong is found however small the outputs are, and what is right is added at any size."""
+"""Wrong networks are found and correct networks are added at any magnitude of the outputs."""
 
 from pathlib import Path
 from typing import Any
@@ -14,21 +14,21 @@ from torch import Tensor, nn
 
 from models import proofs
 from models.add import add
-from models.foreign import AddError
+from models.importing import AddError
+from models.loading import open_runtime
 from models.package import PackageError
 from models.repository import ModelRepository
-from models.runtimes import open_runtime
 
 SMALL = [1e-6, 1e-12]
 
 
 def network(nodes: list[Any], kind: int = T.FLOAT, **constants: NDArray[Any]) -> bytes:
-    """A graph of `x` and `y`, [N, 4] each."""
+    """Return a graph from `x` to `y`, [N, 4] each."""
     return onnx_file(nodes, [("x", kind, ["batch", 4])], [("y", kind, ["batch", 4])], **constants)
 
 
 def scaled(nodes: list[Any], scale: float, **constants: NDArray[Any]) -> bytes:
-    """The same, where the nodes give `z`, and `y` is so many times as much."""
+    """Return such a graph whose nodes compute `z`, with `y` = `scale` * `z`."""
     last = helper.make_node("Mul", ["z", "scale"], ["y"])
     return network([*nodes, last], scale=np.full(4, scale, np.float32), **constants)
 
@@ -42,20 +42,22 @@ def added(tmp_path: Path, content: bytes, **options: Any) -> ModelRepository:
 
 
 @pytest.mark.parametrize("scale", SMALL)
-def test_small_rows_that_depend_on_each_other_are_found(
+def test_dependent_rows_are_found_in_small_outputs(
     scale: float, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     mean = helper.make_node("ReduceMean", ["x", "first"], ["mean"], keepdims=1)
     centred = helper.make_node("Sub", ["x", "mean"], ["z"])
     content = scaled([mean, centred], scale, first=np.array([0], np.int64))
-    monkeypatch.setattr(proofs, "row_mixing", lambda *_: None)  # it is seen without the graph
+    monkeypatch.setattr(
+        proofs, "row_mixing", lambda _, sizes: [None] * len(sizes)
+    )  # it is seen without the graph
     card = added(tmp_path, content).get("net").card
     assert card.batching == "none"
     assert "differs by" in card.limits[-1]
 
 
 @pytest.mark.parametrize("scale", SMALL)
-def test_small_outputs_of_dropout_in_training_mode_are_found(scale: float, tmp_path: Path) -> None:
+def test_dropout_in_training_mode_is_found_in_small_outputs(scale: float, tmp_path: Path) -> None:
     dropout = helper.make_node("Dropout", ["x", "half", "training"], ["z"])
     content = scaled([dropout], scale, half=np.array(0.5, np.float32), training=np.array(True))
     with pytest.raises(AddError, match="differs when the same row is computed again"):
@@ -63,7 +65,7 @@ def test_small_outputs_of_dropout_in_training_mode_are_found(scale: float, tmp_p
 
 
 class _Small(nn.Module):
-    """A `Bend` whose outputs are small."""
+    """A `Bend` with small outputs."""
 
     def __init__(self, scale: float, other: float = 1.0) -> None:
         super().__init__()
@@ -76,14 +78,16 @@ class _Small(nn.Module):
 
 
 def _small_bend(scale: float) -> bytes:
-    """The ONNX file of a `_Small`."""
+    """Return the ONNX file of a `_Small`."""
     bend = seeded(Bend)
     bend.last.bias.data *= scale
     return bend_onnx(bend, scale=scale)
 
 
 @pytest.mark.parametrize("scale", [1.0, *SMALL])
-def test_a_torchscript_file_of_another_network_is_found(scale: float, tmp_path: Path) -> None:
+def test_a_torchscript_file_of_another_network_is_found_in_small_outputs(
+    scale: float, tmp_path: Path
+) -> None:
     module = tmp_path / "module.pt"
     module.write_bytes(scripted(_Small(scale, other=1.1)))
     with pytest.raises(AddError, match="its answers are not those of"):
@@ -99,7 +103,7 @@ def test_a_torchscript_file_of_another_network_is_found(scale: float, tmp_path: 
 @pytest.mark.parametrize(
     "columns", [[1e6] * 4, [1e-6] * 4, [1e-12] * 4, [0] * 4, [1e6, 1, 1e-6, 0]]
 )
-def test_a_right_network_is_added_whatever_the_magnitude_of_its_outputs(
+def test_a_correct_network_is_added_at_any_magnitude_of_its_outputs(
     columns: list[float], tmp_path: Path
 ) -> None:
     weights = np.random.default_rng(1).normal(size=(4, 4)) * columns
@@ -109,7 +113,7 @@ def test_a_right_network_is_added_whatever_the_magnitude_of_its_outputs(
 
 
 @pytest.mark.parametrize("value", [1e-9, 7.0])
-def test_a_right_network_whose_output_is_constant_is_added(value: float, tmp_path: Path) -> None:
+def test_a_correct_network_with_a_constant_output_is_added(value: float, tmp_path: Path) -> None:
     nodes = [
         helper.make_node("Mul", ["x", "none"], ["zero"]),
         helper.make_node("Add", ["zero", "value"], ["y"]),
@@ -118,7 +122,7 @@ def test_a_right_network_whose_output_is_constant_is_added(value: float, tmp_pat
     open_runtime(added(tmp_path, network(nodes, **constants)).get("net"), "onnx")
 
 
-def test_a_right_network_in_half_precision_is_added(tmp_path: Path) -> None:
+def test_a_correct_network_in_half_precision_is_added(tmp_path: Path) -> None:
     weights = np.random.default_rng(1).normal(size=(4, 4)).astype(np.float16)
     nodes = [
         helper.make_node("MatMul", ["x", "w"], ["z"]),

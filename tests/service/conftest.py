@@ -1,4 +1,7 @@
-"""The service's own tests run with the default settings, whatever the environment says."""
+"""Tests of the service run with the default settings, whatever the environment contains.
+
+The timings of one test are not kept for the next one.
+"""
 
 import logging
 import os
@@ -11,9 +14,12 @@ from service.telemetry.logs import logger
 
 
 @pytest.fixture(autouse=True)
-def _defaults(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def _defaults(
+    monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[None]:
     for name in [name for name in os.environ if name.startswith("FITSERVE_")]:
         monkeypatch.delenv(name)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
     current_settings.cache_clear()
     yield
     current_settings.cache_clear()
@@ -21,7 +27,7 @@ def _defaults(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 @pytest.fixture
 def logged(caplog: pytest.LogCaptureFixture) -> Iterator[Callable[[], list[logging.LogRecord]]]:
-    """What the service has logged in this test; BentoML may keep it from the root logger."""
+    """The log of the service in this test; BentoML may keep it from the root logger."""
     logger.addHandler(caplog.handler)
     level, propagate = logger.level, logger.propagate
     logger.setLevel(logging.INFO)

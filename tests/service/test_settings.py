@@ -1,4 +1,4 @@
-"""What an operator may set, and what they are told where it cannot be."""
+"""Settings, and the errors for invalid ones."""
 
 from pathlib import Path
 from typing import Any
@@ -13,16 +13,17 @@ SET = {
     "runtime": ("onnx", "onnx"),
     "device": ("cuda:3", "cuda:3"),
     "require_device": ("true", True),
-    "threads": ("2", 2),
+    "intra_op_threads": ("2", 2),
     "max_load_seconds": ("2.5", 2.5),
     "max_batch_rows": ("512", 512),
     "max_queue_rows": ("1000", 1000),
-    "max_delay_seconds": ("0.01", 0.01),
-    "max_wait_seconds": ("2.5", 2.5),
+    "max_queue_delay_seconds": ("0.01", 0.01),
+    "max_queue_seconds": ("2.5", 2.5),
     "max_compute_seconds": ("2.5", 2.5),
     "api_keys_file": ("/etc/keys", Path("/etc/keys")),
-    "package_key": ("/etc/key.pub", Path("/etc/key.pub")),
+    "package_public_key": ("/etc/key.pub", Path("/etc/key.pub")),
     "versions_file": ("/var/versions.json", Path("/var/versions.json")),
+    "timings_folder": ("/var/timings", Path("/var/timings")),
     "health": ("off", "off"),
     "metrics": ("key", "key"),
     "playground": ("off", "off"),
@@ -30,19 +31,23 @@ SET = {
     "allowed_hosts": ('["*.a.example", "::1"]', ("*.a.example", "::1")),
     "log_format": ("json", "json"),
     "inline_seconds": ("0.001", 0.001),
-    "polling_seconds": ("0.001", 0.001),
+    "busy_poll_seconds": ("0.001", 0.001),
     "timeout_seconds": ("2.5", 2.5),
     "graceful_shutdown_seconds": ("2.5", 2.5),
     "max_connections": ("100", 100),
     "max_header_bytes": ("2000", 2000),
     "header_timeout_seconds": ("2.5", 2.5),
+    "keep_alive_seconds": ("3", 3),
     "max_body_bytes": ("1000", 1000),
-    "max_bodies_bytes": ("100000000", 100_000_000),
+    "max_buffered_bytes": ("100000000", 100_000_000),
     "body_timeout_seconds": ("2.5", 2.5),
+    "max_parse_seconds": ("2.5", 2.5),
+    "response_timeout_seconds": ("2.5", 2.5),
+    "max_unread_bytes": ("1000", 1000),
     "compress_from_bytes": ("0", 0),
     "max_image_pixels": ("1000", 1000),
-    "access_log": ("0.5", 0.5),
-    "traces": ("0.01", 0.01),
+    "access_log_ratio": ("0.5", 0.5),
+    "trace_sample_ratio": ("0.01", 0.01),
 }
 
 
@@ -51,7 +56,7 @@ def test_every_setting_is_in_the_table() -> None:
 
 
 @pytest.mark.parametrize("name", list(SET))
-def test_a_setting_comes_from_the_environment_under_its_name_with_the_prefix(
+def test_a_setting_is_read_from_the_environment_with_the_prefix(
     name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     text, value = SET[name]
@@ -60,9 +65,9 @@ def test_a_setting_comes_from_the_environment_under_its_name_with_the_prefix(
     assert getattr(Settings(), name) == value
 
 
-def test_a_setting_without_the_prefix_is_not_ours(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_variable_without_the_prefix_is_ignored(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("THREADS", "3")
-    assert Settings().threads == 0
+    assert Settings().intra_op_threads == 0
 
 
 def test_by_default_the_shipped_packages_serve_bodies_of_up_to_64_mib(root: Path) -> None:
@@ -70,7 +75,7 @@ def test_by_default_the_shipped_packages_serve_bodies_of_up_to_64_mib(root: Path
     assert settings.model_repository == root / "models"
     assert settings.max_body_bytes == 64 * 2**20
     assert (settings.runtime, settings.device) == ("auto", "auto")
-    assert settings.max_delay_seconds == 0
+    assert settings.max_queue_delay_seconds == 0
 
 
 @pytest.mark.parametrize("device", ["auto", "cpu", "cuda:0", "cuda:15"])
@@ -87,15 +92,17 @@ def test_a_device_is_named_as_torch_names_it(device: str, monkeypatch: pytest.Mo
         ("device", "cuda"),
         ("device", "gpu:0"),
         ("device", "cuda:-1"),
+        ("device", "cuda:00"),  # ONNX Runtime would accept it as cuda:0, and torch would not
+        ("device", "cuda:\N{FULLWIDTH DIGIT ONE}"),
         ("device", "cuda:0\n"),
-        ("threads", "-1"),
-        ("threads", "many"),
+        ("intra_op_threads", "-1"),
+        ("intra_op_threads", "many"),
         ("max_batch_rows", "0"),
         ("max_batch_rows", "2.5"),
         ("max_queue_rows", "0"),
-        ("max_delay_seconds", "-0.1"),
-        ("max_delay_seconds", "2"),
-        ("max_delay_seconds", "nan"),
+        ("max_queue_delay_seconds", "-0.1"),
+        ("max_queue_delay_seconds", "2"),
+        ("max_queue_delay_seconds", "nan"),
         ("timeout_seconds", "0"),
         ("timeout_seconds", "nan"),
         ("max_header_bytes", "0"),
@@ -103,6 +110,8 @@ def test_a_device_is_named_as_torch_names_it(device: str, monkeypatch: pytest.Mo
         ("max_body_bytes", "0"),
         ("max_body_bytes", "64MiB"),
         ("max_image_pixels", "0"),
+        ("response_timeout_seconds", "0"),
+        ("max_unread_bytes", "0"),
     ],
 )
 def test_a_value_out_of_bounds_is_refused_with_the_name_of_its_setting(
@@ -131,15 +140,15 @@ def test_a_queue_that_cannot_hold_a_batch_is_refused_with_both_names(
 
 def test_settings_do_not_change_once_read(monkeypatch: pytest.MonkeyPatch) -> None:
     before = current_settings()
-    monkeypatch.setenv("FITSERVE_THREADS", "3")
+    monkeypatch.setenv("FITSERVE_INTRA_OP_THREADS", "3")
     assert current_settings() is before
     value: Any = 3
     with pytest.raises(ValidationError, match="frozen"):
-        before.threads = value
+        before.intra_op_threads = value
 
 
 @pytest.mark.parametrize(
-    ("name", "value", "told"),
+    ("name", "value", "message"),
     [
         ("FITSERVE_MAX_BATCH_ROWS", "many", "error: FITSERVE_MAX_BATCH_ROWS is 'many': "),
         ("FITSERVE_DEVICE", "gpu", "error: FITSERVE_DEVICE is 'gpu': "),
@@ -157,8 +166,8 @@ def test_settings_do_not_change_once_read(monkeypatch: pytest.MonkeyPatch) -> No
         ),
     ],
 )
-def test_a_setting_that_cannot_be_used_ends_the_process_with_one_sentence(
-    name: str, value: str, told: str, monkeypatch: pytest.MonkeyPatch
+def test_an_invalid_setting_ends_the_process_with_one_sentence(
+    name: str, value: str, message: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv(name, value)
     current_settings.cache_clear()
@@ -167,5 +176,5 @@ def test_a_setting_that_cannot_be_used_ends_the_process_with_one_sentence(
             current_settings()
     finally:
         current_settings.cache_clear()
-    assert str(ended.value.code).startswith(told)
+    assert str(ended.value.code).startswith(message)
     assert "\n" not in str(ended.value.code)

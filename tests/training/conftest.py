@@ -1,4 +1,4 @@
-"""What the tests of `training/` share: data, a command line, and the folder of real MNIST."""
+"""Fixtures of the tests of `training/`."""
 
 from collections.abc import Iterator
 from dataclasses import replace
@@ -15,22 +15,22 @@ ROOT = Path(__file__).resolve().parents[2]
 
 @pytest.fixture(autouse=True, scope="module")
 def one_thread() -> Iterator[None]:
-    """Small fits are fastest on one thread, and one thread sums in one order."""
-    before = torch.get_num_threads()
+    """Use one thread, which is fastest for small networks and adds in a fixed order."""
+    previous = torch.get_num_threads()
     torch.set_num_threads(1)
     yield
-    torch.set_num_threads(before)
+    torch.set_num_threads(previous)
 
 
 @pytest.fixture(scope="session")
 def digits() -> Dataset:
-    """scikit-learn's digits in MNIST's framing: 1,200 / 197 / 400."""
+    """Return scikit-learn's digits in MNIST's framing: 1,200 / 197 / 400 rows."""
     return datasets.digits()
 
 
 @pytest.fixture(scope="session")
 def few_digits(digits: Dataset) -> Dataset:
-    """Digits for fits of a fraction of a second: 96 / 32 / 40."""
+    """Return digits for training in a fraction of a second: 96 / 32 / 40 rows."""
     return replace(
         digits,
         train=_first(digits.train, 96),
@@ -41,19 +41,19 @@ def few_digits(digits: Dataset) -> Dataset:
 
 @pytest.fixture(scope="session")
 def curve() -> Dataset:
-    """The curve: 240 / 60 / 3,000."""
+    """Return the curve: 240 / 60 / 3,000 rows."""
     return datasets.curve()
 
 
 @pytest.fixture(scope="session")
 def moons() -> Dataset:
-    """The moons: 160 / 40 / 10,000."""
+    """Return the moons: 160 / 40 / 10,000 rows."""
     return datasets.moons()
 
 
 @pytest.fixture(scope="session")
 def mnist(mnist_folder: Path) -> Dataset:
-    """The real MNIST, where it is at hand."""
+    """Return the real MNIST; skip the test if MNIST is not available."""
     return datasets.mnist(mnist_folder)
 
 

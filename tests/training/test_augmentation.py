@@ -1,7 +1,7 @@
-"""What the distortions promise.
+"""Tests of the distortions.
 
-A distortion reads each output pixel at some place of the input. Two pictures whose value is the
-column and the row show that place: the same generator gives them the same distortion.
+A distortion reads each output pixel at a position of the input. Two images with the column and the
+row as pixel values show this position, because equal generators give equal distortions.
 """
 
 import math
@@ -17,21 +17,21 @@ from training.hyperparameters import ImageHyperparameters
 CPU = torch.device("cpu")
 ROWS = 64
 STRENGTHS = {"rotation": 30, "scaling": 0.2, "shear": 0.2, "translation": 3, "elastic": 34}
-CENTRE = slice(9, 19)  # where no distortion below reads beyond the picture
+CENTRE = slice(9, 19)  # no distortion below reads these pixels beyond the border
 
 
-def settings(**strengths: float) -> ImageHyperparameters:
+def hyperparameters(**strengths: float) -> ImageHyperparameters:
     return ImageHyperparameters(epochs=1, batch_size=1, optimizer="sgd", lr=1, **strengths)
 
 
 def distorted(images: Tensor, seed: int = 0, **strengths: float) -> Tensor:
-    distort = distortion(settings(**strengths), CPU)
+    distort = distortion(hyperparameters(**strengths), CPU)
     assert distort is not None
     return distort(images, torch.Generator().manual_seed(seed))
 
 
-def places(**strengths: float) -> tuple[Tensor, Tensor]:
-    """Where the middle pixels are read: column and row from the centre, [64, 10, 10] each."""
+def positions(**strengths: float) -> tuple[Tensor, Tensor]:
+    """Return the positions that the middle pixels are read at, columns and rows, [64, 10, 10]."""
     ramp = torch.arange(28.0).expand(ROWS, 28, 28)
     columns = distorted(ramp, **strengths) - 13.5
     rows = distorted(ramp.transpose(1, 2), **strengths) - 13.5
@@ -39,28 +39,30 @@ def places(**strengths: float) -> tuple[Tensor, Tensor]:
 
 
 def linear_maps(**strengths: float) -> Tensor:
-    """The matrix [[xx, xy], [yx, yy]] of each row's map of places, [64, 2, 2]."""
+    """Return the matrix [[xx, xy], [yx, yy]] of the position map of each image, [64, 2, 2]."""
     return torch.stack(
         [
             torch.stack(
                 [
-                    place.diff(dim=2).mean(dim=(1, 2)),
-                    place.diff(dim=1).mean(dim=(1, 2)),
+                    position.diff(dim=2).mean(dim=(1, 2)),
+                    position.diff(dim=1).mean(dim=(1, 2)),
                 ],
                 dim=1,
             )
-            for place in places(**strengths)
+            for position in positions(**strengths)
         ],
         dim=1,
     )
 
 
-def test_no_strength_means_no_distortion() -> None:
-    assert distortion(settings(), CPU) is None
+def test_strengths_of_zero_give_no_distortion() -> None:
+    assert distortion(hyperparameters(), CPU) is None
 
 
 @pytest.mark.parametrize("name", STRENGTHS)
-def test_each_strength_alone_moves_pixels_by_the_generator(name: str, digits: Dataset) -> None:
+def test_each_strength_moves_pixels_deterministically_by_generator(
+    name: str, digits: Dataset
+) -> None:
     images = digits.train.inputs[:16]
     strength = {name: STRENGTHS[name]}
     first = distorted(images, seed=1, **strength)
@@ -70,13 +72,13 @@ def test_each_strength_alone_moves_pixels_by_the_generator(name: str, digits: Da
 
 
 @pytest.mark.parametrize("name", STRENGTHS)
-def test_each_row_is_distorted_in_its_own_way(name: str, digits: Dataset) -> None:
+def test_each_image_is_distorted_differently(name: str, digits: Dataset) -> None:
     same = digits.train.inputs[:1].expand(ROWS, 28, 28)
     result = distorted(same, **{name: STRENGTHS[name]}).flatten(1)
     assert len(result.unique(dim=0)) == ROWS
 
 
-def test_shape_and_range_are_kept(digits: Dataset) -> None:
+def test_shape_and_range_are_unchanged(digits: Dataset) -> None:
     images = digits.train.inputs[:200]
     before = images.clone()
     result = distorted(images, **STRENGTHS)
@@ -86,8 +88,8 @@ def test_shape_and_range_are_kept(digits: Dataset) -> None:
     assert torch.equal(images, before)
 
 
-def test_translation_shifts_whole_pictures_by_at_most_its_pixels() -> None:
-    columns, rows = places(translation=3)
+def test_translation_shifts_whole_images_by_at_most_its_pixels() -> None:
+    columns, rows = positions(translation=3)
     middle = torch.arange(9.0, 19) - 13.5
     right, down = columns - middle, rows - middle.unsqueeze(1)
     for shift in (right, down):
@@ -102,24 +104,24 @@ def test_translation_shifts_a_digit_s_centre_of_mass_by_at_most_its_pixels(
 ) -> None:
     images = digits.train.inputs[:ROWS].float()
     result = distorted(images, translation=2)
-    place = torch.arange(28.0)
+    position = torch.arange(28.0)
     for axis in (1, 2):
-        before = images.sum(dim=axis) @ place / images.sum(dim=(1, 2))
-        after = result.sum(dim=axis) @ place / result.sum(dim=(1, 2))
+        before = images.sum(dim=axis) @ position / images.sum(dim=(1, 2))
+        after = result.sum(dim=axis) @ position / result.sum(dim=(1, 2))
         assert float((after - before).abs().max()) <= 2.01
         assert float((after - before).abs().max()) > 1
 
 
-def test_rotation_turns_by_at_most_its_degrees_about_the_centre() -> None:
+def test_rotation_rotates_about_the_centre_by_at_most_its_degrees() -> None:
     maps = linear_maps(rotation=30)
     identity = torch.eye(2).expand(ROWS, 2, 2)
     torch.testing.assert_close(maps @ maps.transpose(1, 2), identity, atol=1e-4, rtol=0)
-    assert float(torch.det(maps).min()) > 0  # turned, not mirrored
+    assert float(torch.det(maps).min()) > 0  # rotated, not mirrored
     angles = torch.atan2(maps[:, 1, 0], maps[:, 0, 0]) * 180 / math.pi
     assert float(angles.abs().max()) <= 30 + 0.01
     assert float(angles.abs().max()) > 25
     assert float(angles.min()) < 0 < float(angles.max())
-    columns, rows = places(rotation=30)
+    columns, rows = positions(rotation=30)
     assert float(columns.mean(dim=(1, 2)).abs().max()) < 1e-3
     assert float(rows.mean(dim=(1, 2)).abs().max()) < 1e-3
 
@@ -130,7 +132,7 @@ def test_rotation_keeps_a_digit_s_mass(digits: Dataset) -> None:
     assert float((ratio - 1).abs().max()) < 0.05
 
 
-def test_scaling_changes_width_and_height_by_at_most_its_share_and_nothing_else() -> None:
+def test_scaling_changes_only_width_and_height_by_at_most_its_share() -> None:
     maps = linear_maps(scaling=0.2)
     assert float(maps[:, 0, 1].abs().max()) < 1e-4
     assert float(maps[:, 1, 0].abs().max()) < 1e-4
@@ -141,7 +143,7 @@ def test_scaling_changes_width_and_height_by_at_most_its_share_and_nothing_else(
     assert not torch.allclose(width, height, atol=0.01)
 
 
-def test_shear_slants_and_keeps_every_row_in_place() -> None:
+def test_shear_moves_pixels_within_their_rows() -> None:
     maps = linear_maps(shear=0.2)
     upright = maps.clone()
     upright[:, 0, 1] = 0
@@ -153,7 +155,7 @@ def test_elastic_distortion_is_smooth_and_grows_with_its_strength() -> None:
     middle = torch.arange(9.0, 19) - 13.5
 
     def shifts(strength: float) -> Tensor:
-        columns, rows = places(elastic=strength)
+        columns, rows = positions(elastic=strength)
         return torch.stack([columns - middle, rows - middle.unsqueeze(1)])
 
     weak, strong = shifts(10), shifts(30)
@@ -162,4 +164,4 @@ def test_elastic_distortion_is_smooth_and_grows_with_its_strength() -> None:
     neighbours = strong.diff(dim=2).abs().mean() / strong.abs().mean()
     assert float(neighbours) < 0.35
     within = strong - strong.mean(dim=(2, 3), keepdim=True)
-    assert float(within.std()) > 0.3  # it bends, and is no mere shift
+    assert float(within.std()) > 0.3  # not a constant shift

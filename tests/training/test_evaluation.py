@@ -1,4 +1,4 @@
-"""The figures of the card, against small cases worked out by hand."""
+"""Tests of the metrics against small cases computed by hand."""
 
 import math
 
@@ -17,13 +17,13 @@ ANSWERS = torch.tensor([0, 0, 1, 1, 2, 2])
 LOGITS = torch.log(0.1 + 0.7 * nn.functional.one_hot(ANSWERS, 3).float())  # 0.8, 0.1, 0.1
 
 
-def test_accuracy_and_likelihood_are_those_worked_out_by_hand() -> None:
+def test_accuracy_and_likelihood_match_a_computation_by_hand() -> None:
     evaluation = classification(LOGITS, TRUTH, LABELS)
     assert evaluation.samples == 6
     assert evaluation.metrics["accuracy"] == pytest.approx(4 / 6)
     likelihood = -(4 * math.log(0.8) + 2 * math.log(0.1)) / 6
     assert evaluation.metrics["negative_log_likelihood"] == pytest.approx(likelihood, rel=1e-6)
-    # All six are in one bin: confidence 0.8, accuracy 4/6.
+    # All six samples are in one bin: confidence 0.8, accuracy 4/6.
     error = evaluation.metrics["expected_calibration_error"]
     assert error == pytest.approx(0.8 - 4 / 6, abs=1e-6)
 
@@ -32,7 +32,7 @@ def test_the_confusion_matrix_has_true_classes_as_rows() -> None:
     assert classification(LOGITS, TRUTH, LABELS).confusion == ((2, 1, 0), (0, 1, 1), (0, 0, 1))
 
 
-def test_precision_recall_and_f1_of_each_class_are_those_worked_out_by_hand() -> None:
+def test_precision_recall_and_f1_match_a_computation_by_hand() -> None:
     a, b, c = classification(LOGITS, TRUTH, LABELS).classes
     assert (a.label, a.samples) == ("a", 3)
     assert (a.precision, a.recall) == pytest.approx((1, 2 / 3))
@@ -42,9 +42,7 @@ def test_precision_recall_and_f1_of_each_class_are_those_worked_out_by_hand() ->
     assert c.f1 == pytest.approx(2 / 3)
 
 
-def test_a_class_that_is_never_answered_or_never_true_counts_as_zero_and_stays_in_the_table() -> (
-    None
-):
+def test_a_class_without_answers_or_samples_counts_as_zero_and_is_kept() -> None:
     logits = torch.tensor([[5.0, 0, 0], [5.0, 0, 0]])
     evaluation = classification(logits, torch.tensor([0, 1]), LABELS)
     assert evaluation.confusion == ((1, 0, 0), (1, 0, 0), (0, 0, 0))
@@ -52,14 +50,14 @@ def test_a_class_that_is_never_answered_or_never_true_counts_as_zero_and_stays_i
     assert [entry.samples for entry in evaluation.classes] == [1, 1, 0]
 
 
-def test_a_likelihood_below_what_single_precision_holds_is_still_finite() -> None:
+def test_a_likelihood_below_single_precision_is_finite() -> None:
     evaluation = classification(torch.tensor([[0.0, 200.0]]), torch.tensor([0]), ("a", "b"))
     assert evaluation.metrics["negative_log_likelihood"] > 30
     assert math.isfinite(evaluation.metrics["negative_log_likelihood"])
 
 
 def binary(confidences: list[float], right: list[bool]) -> tuple[np.ndarray, np.ndarray]:
-    """Probabilities of two classes, each answer 0, and whether that is true."""
+    """Return probabilities of two classes with answer 0, and the true classes."""
     probabilities = np.array([[value, 1 - value] for value in confidences])
     return probabilities, np.array([0 if correct else 1 for correct in right])
 
@@ -76,9 +74,9 @@ def test_an_overconfident_network_s_calibration_error_is_its_overconfidence() ->
     assert calibration_error(*case) == pytest.approx(0.5)
 
 
-def test_too_much_confidence_here_and_too_little_there_do_not_cancel_out() -> None:
+def test_overconfidence_and_underconfidence_do_not_cancel_out() -> None:
     case = binary([0.9] * 10 + [0.6] * 10, [True] * 6 + [False] * 4 + [True] * 9 + [False])
-    # Confidence 0.9 with 0.6 right, and 0.6 with 0.9 right: 0.3 in both halves.
+    # Confidence 0.9 with accuracy 0.6, and 0.6 with accuracy 0.9: 0.3 in both halves.
     assert calibration_error(*case) == pytest.approx(0.3)
 
 
@@ -90,7 +88,7 @@ def test_confidences_are_compared_in_fifteen_bins() -> None:
     assert calibration_error(*apart) == pytest.approx((0.39 + 0.68) / 2)
 
 
-def test_regression_figures_are_those_worked_out_by_hand() -> None:
+def test_regression_metrics_match_a_computation_by_hand() -> None:
     targets = torch.tensor([[1.0], [2.0], [3.0], [6.0]])
     values = torch.tensor([[1.0], [4.0], [3.0], [5.0]])
     evaluation = regression(values, targets)
@@ -102,7 +100,7 @@ def test_regression_figures_are_those_worked_out_by_hand() -> None:
     assert evaluation.classes == ()
 
 
-def test_least_squares_is_the_best_line_of_the_training_split_on_the_split_measured(
+def test_least_squares_mse_is_that_of_the_best_line_of_the_training_split(
     curve: Dataset,
 ) -> None:
     x, y = curve.train.inputs.flatten().numpy(), curve.train.targets.flatten().numpy()
@@ -116,10 +114,10 @@ def test_least_squares_is_the_best_line_of_the_training_split_on_the_split_measu
 
 
 class Truth(nn.Module):
-    """The function under the noise, which no network can beat by more than chance."""
+    """The noise-free function, which no network beats by more than chance."""
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """The curve."""
+        """Return the curve."""
         return x + 2 * torch.sin(x)
 
 
@@ -139,30 +137,28 @@ def test_the_best_linear_accuracy_is_not_beaten_by_lines_of_any_direction(moons:
         order = np.argsort(height)
         below = np.cumsum(classes[order] == 0) + (classes == 1).sum() - np.cumsum(classes[order])
         found = max(found, float(below.max()) / len(classes))
-    # By accuracy on the test split itself, which a line fitted on 160 points cannot quite reach.
+    # The search uses the test split, so a line fitted on 160 points has a lower accuracy.
     assert found - 0.02 < metrics["best_linear_accuracy"] <= found + 1e-9
 
 
-def test_references_are_given_only_where_they_are_asked_for_and_not_for_images(
-    moons: Dataset, few_digits: Dataset
-) -> None:
+def test_references_are_optional_and_absent_for_images(moons: Dataset, few_digits: Dataset) -> None:
     plain = evaluate(nn.Linear(2, 2), moons, moons.test, "test")
     assert "best_linear_accuracy" not in plain.metrics
     images = nn.Sequential(nn.Flatten(), nn.Linear(784, 10))
     floats = nn.Sequential(Floats(), images)
-    shown = evaluate(floats, few_digits, few_digits.test, "test", references=True).metrics
-    assert set(shown) == {"accuracy", "negative_log_likelihood", "expected_calibration_error"}
+    metrics = evaluate(floats, few_digits, few_digits.test, "test", references=True).metrics
+    assert set(metrics) == {"accuracy", "negative_log_likelihood", "expected_calibration_error"}
 
 
 class Floats(nn.Module):
-    """Bytes to floats."""
+    """A conversion of bytes to floats."""
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """The same numbers."""
+        """Return the same numbers as floats."""
         return x.float()
 
 
-def test_a_network_in_train_mode_is_measured_in_eval_mode(moons: Dataset) -> None:
+def test_a_network_in_train_mode_is_evaluated_in_eval_mode(moons: Dataset) -> None:
     torch.manual_seed(0)
     network = nn.Sequential(nn.Linear(2, 50), nn.Dropout(0.5), nn.Linear(50, 2)).train()
     first = evaluate(network, moons, moons.test, "test")

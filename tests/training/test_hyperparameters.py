@@ -1,4 +1,4 @@
-"""What hyperparameters promise: a wrong one is refused by its option, a right one arrives."""
+"""Tests of the hyperparameters: validation, overrides, and the options of the command line."""
 
 from typing import Any
 from unittest.mock import patch
@@ -26,8 +26,8 @@ MLP = RECIPES["mnist-mlp"].default
 CNN = RECIPES["mnist-cnn"].default
 
 
-def numbers(low: float, high: float = 1e6, *, least: bool = True) -> st.SearchStrategy[float]:
-    return st.floats(low, high, exclude_min=not least, allow_nan=False)
+def numbers(low: float, high: float = 1e6, *, inclusive: bool = True) -> st.SearchStrategy[float]:
+    return st.floats(low, high, exclude_min=not inclusive, allow_nan=False)
 
 
 SHARES = st.floats(0, 1, exclude_max=True)
@@ -36,11 +36,11 @@ LOOP: dict[str, st.SearchStrategy[Any]] = {
     "epochs": st.integers(1, 10**9),
     "batch_size": SIZES,
     "optimizer": st.sampled_from(["sgd", "adam", "adamw"]),
-    "lr": numbers(0, least=False),
+    "lr": numbers(0, inclusive=False),
     "weight_decay": numbers(0),
-    "schedule": st.sampled_from(["constant", "cosine", "one-cycle"]),
-    "clip_norm": numbers(0, least=False),
-    "averaging": SHARES,
+    "lr_scheduler": st.sampled_from(["constant", "cosine", "one-cycle"]),
+    "clip_norm": numbers(0, inclusive=False),
+    "ema_decay": SHARES,
     "keep": st.sampled_from(["best", "last"]),
     "patience": st.integers(1, 10**6),
     "mixed_precision": st.booleans(),
@@ -49,7 +49,7 @@ LOOP: dict[str, st.SearchStrategy[Any]] = {
 HIDDEN = st.lists(SIZES, min_size=1, max_size=4).map(tuple)
 IMAGES = LOOP | {
     "pixel_mean": numbers(-1e6),
-    "pixel_std": numbers(0, least=False),
+    "pixel_std": numbers(0, inclusive=False),
     "dropout": SHARES,
     "label_smoothing": SHARES,
     "rotation": numbers(0, 180),
@@ -64,7 +64,7 @@ VALUES: dict[type[Hyperparameters], dict[str, st.SearchStrategy[Any]]] = {
         "hidden": HIDDEN,
         "activation": st.sampled_from(["none", "relu", "tanh"]),
         "rescale": st.booleans(),
-        "spread": st.booleans(),
+        "nguyen_widrow": st.booleans(),
     },
     MlpHyperparameters: IMAGES | {"hidden": HIDDEN},
     CnnHyperparameters: IMAGES | {"channels": st.tuples(st.integers(2, 100_000), SIZES, SIZES)},
@@ -81,7 +81,7 @@ def overrides(kind: type[Hyperparameters]) -> st.SearchStrategy[dict[str, Any]]:
     return st.fixed_dictionaries({}, optional=VALUES[kind])
 
 
-def test_the_strategies_below_cover_every_hyperparameter() -> None:
+def test_the_strategies_cover_every_hyperparameter() -> None:
     for kind, values in VALUES.items():
         assert set(values) == set(kind.model_fields)
 
@@ -89,7 +89,7 @@ def test_the_strategies_below_cover_every_hyperparameter() -> None:
 @pytest.mark.parametrize("kind", VALUES)
 @given(data=st.data())
 @settings(max_examples=40, deadline=None)
-def test_an_override_changes_what_it_names_and_nothing_else(
+def test_an_override_changes_only_the_named_values(
     kind: type[Hyperparameters], data: st.DataObject
 ) -> None:
     before = RECIPES[RECIPE_OF[kind]].default
@@ -102,7 +102,7 @@ def test_an_override_changes_what_it_names_and_nothing_else(
 @pytest.mark.parametrize("kind", VALUES)
 @given(data=st.data())
 @settings(max_examples=40, deadline=None)
-def test_the_hyperparameters_of_a_card_make_the_same_settings_again(
+def test_hyperparameters_survive_a_round_trip_through_a_card(
     kind: type[Hyperparameters], data: st.DataObject
 ) -> None:
     chosen = RECIPES[RECIPE_OF[kind]].default.override(data.draw(overrides(kind)))
@@ -110,14 +110,15 @@ def test_the_hyperparameters_of_a_card_make_the_same_settings_again(
     assert kind.model_validate(CARD.validate_json(written)) == chosen
 
 
-class Reached(Exception):  # noqa: N818 - no error: how a test stops the command
-    """The command line came as far as the fit."""
+class Reached(Exception):  # noqa: N818 - not an error: it stops the command
+    """The command line reached the run of the recipe."""
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", VALUES)
 @given(data=st.data())
 @settings(max_examples=25, deadline=None)
-def test_every_hyperparameter_set_on_the_command_line_arrives_at_the_fit(
+def test_every_hyperparameter_of_the_command_line_is_passed_to_the_run(
     few_digits: Dataset, moons: Dataset, kind: type[Hyperparameters], data: st.DataObject
 ) -> None:
     values = data.draw(overrides(kind))
@@ -127,27 +128,29 @@ def test_every_hyperparameter_set_on_the_command_line_arrives_at_the_fit(
         if isinstance(value, bool):
             arguments.append(option if value else option.replace("--", "--no-", 1))
         else:
-            for part in value if isinstance(value, tuple) else (value,):
-                arguments += [option, str(part)]
-    arrived: list[Hyperparameters] = []
+            for each in value if isinstance(value, tuple) else (value,):
+                arguments += [option, str(each)]
+    passed: list[Hyperparameters] = []
 
-    def fit(recipe: object, setting: str, settings: Hyperparameters, *_: object, **__: object):
-        arrived.append(settings)
+    def run(
+        recipe: object, preset: str, hyperparameters: Hyperparameters, *_: object, **__: object
+    ):
+        passed.append(hyperparameters)
         raise Reached
 
     loaded = moons if kind is ColumnHyperparameters else few_digits
     with (
-        patch.object(command_line, "fit_recipe", fit),
+        patch.object(command_line, "run_recipe", run),
         patch.object(command_line, "load", lambda name, folder: loaded),
     ):
         result = CliRunner().invoke(command_line.app, arguments)
     assert isinstance(result.exception, Reached), result.output
-    assert arrived == [RECIPES[RECIPE_OF[kind]].default.override(values)]
+    assert passed == [RECIPES[RECIPE_OF[kind]].default.override(values)]
 
 
-def test_help_shows_an_option_and_a_meaning_for_every_hyperparameter() -> None:
-    shown = CliRunner().invoke(command_line.app, ["fit", "--help"], terminal_width=200).output
-    words = " ".join(shown.replace("│", " ").split())
+def test_help_lists_every_hyperparameter_with_a_description() -> None:
+    output = CliRunner().invoke(command_line.app, ["fit", "--help"], terminal_width=200).output
+    words = " ".join(output.replace("│", " ").split())
     for kind in VALUES:
         for name, field in kind.model_fields.items():
             assert f"--{name.replace('_', '-')} " in words
@@ -166,10 +169,10 @@ WRONG: list[tuple[Hyperparameters, str, Any]] = [
     (COLUMNS, "lr", float("nan")),
     (COLUMNS, "lr", float("inf")),
     (COLUMNS, "weight_decay", -0.1),
-    (COLUMNS, "schedule", "linear"),
+    (COLUMNS, "lr_scheduler", "linear"),
     (COLUMNS, "clip_norm", 0),
-    (COLUMNS, "averaging", 1),
-    (COLUMNS, "averaging", -0.1),
+    (COLUMNS, "ema_decay", 1),
+    (COLUMNS, "ema_decay", -0.1),
     (COLUMNS, "keep", "first"),
     (COLUMNS, "patience", 0),
     (COLUMNS, "mixed_precision", "perhaps"),
@@ -204,7 +207,7 @@ WRONG: list[tuple[Hyperparameters, str, Any]] = [
 
 
 @pytest.mark.parametrize(("before", "name", "value"), WRONG)
-def test_a_wrong_name_or_value_is_one_sentence_that_begins_with_its_option(
+def test_a_wrong_name_or_value_is_a_one_line_error_that_begins_with_the_option(
     before: Hyperparameters, name: str, value: Any
 ) -> None:
     with pytest.raises(HyperparameterError) as caught:
@@ -214,14 +217,14 @@ def test_a_wrong_name_or_value_is_one_sentence_that_begins_with_its_option(
     assert "\n" not in message
 
 
-def test_a_name_of_another_recipe_is_answered_with_the_names_there_are() -> None:
+def test_the_error_for_an_unknown_name_lists_the_known_names() -> None:
     with pytest.raises(HyperparameterError, match="does not belong to this recipe") as caught:
         CNN.override({"hidden": (4,)})
     for name in CnnHyperparameters.model_fields:
         assert "--" + name.replace("_", "-") in str(caught.value)
 
 
-def test_too_few_channels_are_said_to_be_too_few() -> None:
+def test_the_error_for_too_few_channels_says_too_few() -> None:
     with pytest.raises(HyperparameterError, match=r"--channels .*too few"):
         CNN.override({"channels": (4,)})
 

@@ -1,10 +1,10 @@
-"""What the networks and the small modules around them promise."""
+"""Tests of the networks and of the pre- and postprocessing modules."""
 
 import pytest
 import torch
 from torch import nn
 
-from training.networks import Affine, Pixels, convolutional, perceptron, spread_units
+from training.networks import Affine, Pixels, convolutional, mlp, nguyen_widrow_
 
 
 def test_raw_pixels_become_normalised_planes() -> None:
@@ -17,21 +17,21 @@ def test_raw_pixels_become_normalised_planes() -> None:
     assert planes[1, 0, 3, 4] == 2.0
 
 
-def test_bytes_and_floats_of_the_same_picture_are_normalised_alike() -> None:
+def test_bytes_and_floats_of_the_same_image_are_normalised_equally() -> None:
     images = torch.arange(784).remainder(256).to(torch.uint8).view(1, 28, 28)
     pixels = Pixels(0.1307, 0.3081)
     assert torch.equal(pixels(images), pixels(images.float()))
 
 
-def test_an_affine_layer_shifts_and_scales_each_column_and_is_saved_but_not_fitted() -> None:
+def test_an_affine_layer_is_saved_and_has_no_parameters() -> None:
     layer = Affine(torch.tensor([1.0, -2.0]), torch.tensor([2.0, 0.5]))
     assert layer(torch.tensor([[3.0, -1.0]])).tolist() == [[1.0, 2.0]]
     assert list(layer.parameters()) == []
     assert set(layer.state_dict()) == {"shift", "scale"}
 
 
-def test_a_perceptron_without_hidden_layers_is_one_linear_layer() -> None:
-    network = perceptron(2, (), 3, "tanh", dropout=0.5)
+def test_an_mlp_without_hidden_layers_is_one_linear_layer() -> None:
+    network = mlp(2, (), 3, "tanh", dropout=0.5)
     assert [type(layer) for layer in network] == [nn.Linear]
     assert network[0].weight.shape == (3, 2)
 
@@ -39,28 +39,28 @@ def test_a_perceptron_without_hidden_layers_is_one_linear_layer() -> None:
 @pytest.mark.parametrize(
     ("activation", "kind"), [("none", nn.Identity), ("relu", nn.ReLU), ("tanh", nn.Tanh)]
 )
-def test_a_perceptron_has_its_hidden_layers_activation_and_dropout_in_order(
+def test_an_mlp_has_linear_layers_activations_and_dropout_in_order(
     activation: str, kind: type[nn.Module]
 ) -> None:
-    plain = perceptron(5, (4, 3), 2, activation)
+    plain = mlp(5, (4, 3), 2, activation)
     assert [type(layer) for layer in plain] == [nn.Linear, kind, nn.Linear, kind, nn.Linear]
     assert [tuple(layer.weight.shape) for layer in plain[::2]] == [(4, 5), (3, 4), (2, 3)]
-    dropped = perceptron(5, (4, 3), 2, activation, dropout=0.25)
+    dropped = mlp(5, (4, 3), 2, activation, dropout=0.25)
     assert [type(layer) for layer in dropped[2:6:3]] == [nn.Dropout, nn.Dropout]
     assert dropped[2].p == 0.25
 
 
-def test_two_layers_without_an_activation_are_still_a_line() -> None:
-    network = perceptron(1, (10,), 1, "none")
+def test_two_layers_without_an_activation_are_linear() -> None:
+    network = mlp(1, (10,), 1, "none")
     x = torch.linspace(0, 20, 7).unsqueeze(1)
     steps = network(x).diff(dim=0)
     torch.testing.assert_close(steps, steps[:1].expand(6, 1), atol=1e-5, rtol=1e-4)
 
 
-def test_the_convolutional_network_drops_only_behind_its_last_batch_norm() -> None:
+def test_the_convolutional_network_has_dropout_only_after_the_last_batch_norm() -> None:
     layers = list(convolutional((4, 6, 8), dropout=0.3))
-    dropouts = [place for place, layer in enumerate(layers) if isinstance(layer, nn.Dropout)]
-    norms = [place for place, layer in enumerate(layers) if isinstance(layer, nn.BatchNorm2d)]
+    dropouts = [index for index, layer in enumerate(layers) if isinstance(layer, nn.Dropout)]
+    norms = [index for index, layer in enumerate(layers) if isinstance(layer, nn.BatchNorm2d)]
     assert len(dropouts) == 1
     assert len(norms) == 6
     assert dropouts[0] > max(norms)
@@ -74,10 +74,10 @@ def test_the_convolutional_network_takes_its_channels_from_the_hyperparameters()
     assert network(torch.zeros(3, 1, 28, 28)).shape == (3, 10)
 
 
-def test_spread_units_turn_at_evenly_spaced_places() -> None:
+def test_nguyen_widrow_initialisation_spaces_the_units_evenly() -> None:
     torch.manual_seed(0)
     layer = nn.Linear(1, 10)
-    spread_units(layer)
-    turning = (-layer.bias / layer.weight[:, 0]).sort().values
-    torch.testing.assert_close(turning, torch.linspace(-1, 1, 10))
+    nguyen_widrow_(layer)
+    centres = (-layer.bias / layer.weight[:, 0]).sort().values
+    torch.testing.assert_close(centres, torch.linspace(-1, 1, 10))
     assert layer.weight.abs().unique().numel() == 1 or layer.weight.abs().std() < 1e-6

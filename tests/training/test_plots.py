@@ -1,4 +1,4 @@
-"""What the pictures of a report promise: each shows something, and none leaves a trace."""
+"""Tests of the pictures of a report: each has content, and none changes global state."""
 
 import io
 import re
@@ -43,7 +43,7 @@ def history(epochs: int = 5) -> History:
 
 
 def pixels(png: bytes) -> NDArray[Any]:
-    """The picture as bytes [height, width, 3], which is a real PNG of a plausible size."""
+    """Check that the picture is a PNG of a plausible size; return its pixels [height, width, 3]."""
     picture = Image.open(io.BytesIO(png))
     assert picture.format == "PNG"
     assert 200 <= picture.width <= 1_600
@@ -52,7 +52,7 @@ def pixels(png: bytes) -> NDArray[Any]:
     return np.asarray(picture.convert("RGB"))
 
 
-def assert_shows_something(png: bytes) -> None:
+def assert_has_content(png: bytes) -> None:
     values = pixels(png)
     assert values.std() > 5
     assert len(np.unique(values.reshape(-1, 3), axis=0)) > 20
@@ -60,7 +60,7 @@ def assert_shows_something(png: bytes) -> None:
 
 
 def share_of_orange(png: bytes) -> float:
-    """How much of the picture is orange, be it as light as it may."""
+    """Return the share of orange pixels of any lightness."""
     red, _, blue = np.moveaxis(pixels(png).astype(int), -1, 0)
     return float((red - blue > 40).mean())
 
@@ -79,22 +79,24 @@ def built(name: str, data: Dataset) -> nn.Module:
         ("moons-tanh", {"loss-curves", "confusion-matrix", "decision-surface"}),
     ],
 )
-def test_every_kind_of_network_gets_its_pictures_and_each_shows_something(
+def test_every_kind_of_network_has_its_pictures_with_content(
     name: str, pictures: set[str], request: pytest.FixtureRequest
 ) -> None:
     recipe = RECIPES[name]
     data = request.getfixturevalue("few_digits" if recipe.data == "mnist" else recipe.data)
     network = built(name, data)
     evaluation = evaluate(network, data, data.test, "test")
-    shown = report(network, data, history(), evaluation)
-    assert set(shown) == {f"report/{picture}.png" for picture in pictures}
-    for png in shown.values():
-        assert_shows_something(png)
+    images = report(network, data, history(), evaluation)
+    assert set(images) == {f"report/{picture}.png" for picture in pictures}
+    for png in images.values():
+        assert_has_content(png)
 
 
-def test_pictures_leave_no_global_state_of_matplotlib(moons: Dataset, curve: Dataset) -> None:
+def test_pictures_do_not_change_the_global_state_of_matplotlib(
+    moons: Dataset, curve: Dataset
+) -> None:
     with mpl.rc_context():
-        mpl.rcdefaults()  # so that what an earlier picture might have left does not hide it
+        mpl.rcdefaults()  # so that changes by an earlier picture do not hide a failure
         before, backend = dict(mpl.rcParams), mpl.get_backend()
         loss_curves(history())
         fitted_curve(built("curve-tanh", curve), curve)
@@ -104,19 +106,19 @@ def test_pictures_leave_no_global_state_of_matplotlib(moons: Dataset, curve: Dat
         assert mpl.get_backend() == backend
 
 
-def test_a_picture_that_fails_half_way_leaves_no_global_state_either(moons: Dataset) -> None:
-    lacking = replace(moons, labels=("only one",))
+def test_a_picture_that_fails_does_not_change_the_global_state(moons: Dataset) -> None:
+    incomplete = replace(moons, labels=("only one",))
     with mpl.rc_context():
         mpl.rcdefaults()
         before = dict(mpl.rcParams)
         with pytest.raises(ValueError, match="zip"):
-            decision_surface(built("moons-tanh", moons), lacking)
+            decision_surface(built("moons-tanh", moons), incomplete)
         assert dict(mpl.rcParams) == before
 
 
 @pytest.mark.parametrize("epochs", [1, 2, 300])
-def test_loss_curves_are_drawn_for_fits_of_any_length(epochs: int) -> None:
-    assert_shows_something(loss_curves(history(epochs)))
+def test_loss_curves_are_drawn_for_any_number_of_epochs(epochs: int) -> None:
+    assert_has_content(loss_curves(history(epochs)))
 
 
 def test_the_kept_epoch_is_marked() -> None:
@@ -126,36 +128,36 @@ def test_the_kept_epoch_is_marked() -> None:
 
 
 class Constant(nn.Module):
-    """The same logits for every row."""
+    """A network with the same logits for every row."""
 
     def __init__(self, *logits: float) -> None:
         super().__init__()
         self.logits = torch.tensor(logits)
 
     def forward(self, inputs: Tensor) -> Tensor:
-        """Logits [N, classes]."""
+        """Return logits [N, classes]."""
         return self.logits.expand(len(inputs), -1)
 
 
 class Oracle(nn.Module):
-    """Answers the true curve, or the class that it was told for each row of a split."""
+    """A network that returns the true class of each row of a split."""
 
     def __init__(self, split: Split, classes: int) -> None:
         super().__init__()
         self.answers = nn.functional.one_hot(split.targets, classes) * 9.0
 
     def forward(self, inputs: Tensor) -> Tensor:
-        """Logits [N, classes]."""
+        """Return logits [N, classes]."""
         return self.answers[: len(inputs)]
 
 
-def test_a_network_without_mistakes_gets_its_pictures_too(few_digits: Dataset) -> None:
+def test_a_network_without_mistakes_has_its_pictures(few_digits: Dataset) -> None:
     oracle = Oracle(few_digits.test, 10)
     evaluation = evaluate(oracle, few_digits, few_digits.test, "test")
     assert evaluation.metrics["accuracy"] == 1
-    assert_shows_something(confusion(evaluation))
+    assert_has_content(confusion(evaluation))
     heading_only = confident_mistakes(oracle, few_digits)
-    assert pixels(heading_only).min() < 100  # the heading is there
+    assert pixels(heading_only).min() < 100  # the heading
     mistaken = confident_mistakes(Constant(*[5.0] + [0.0] * 9), few_digits)
     assert pixels(mistaken).std() > pixels(heading_only).std()
 
@@ -167,7 +169,7 @@ def test_a_single_mistake_is_shown(few_digits: Dataset) -> None:
     assert pixels(confident_mistakes(oracle, few_digits)).std() > pixels(none).std()
 
 
-def test_mistakes_are_coloured_in_the_confusion_matrix_and_right_answers_are_not(
+def test_only_mistakes_are_coloured_in_the_confusion_matrix(
     few_digits: Dataset,
 ) -> None:
     oracle = Oracle(few_digits.test, 10)
@@ -178,15 +180,15 @@ def test_mistakes_are_coloured_in_the_confusion_matrix_and_right_answers_are_not
     assert share_of_orange(wrong) > 0.01
 
 
-def test_the_decision_surface_shows_which_side_is_whose(moons: Dataset) -> None:
+def test_the_decision_surface_shows_the_class_of_each_side(moons: Dataset) -> None:
     def surface(network: nn.Module) -> NDArray[Any]:
-        """The left and the right part of the plane, away from axes and legend."""
+        """Return the left and the right part of the plane, without axes and legend."""
         picture = pixels(decision_surface(network, moons)).astype(int)
         height, width, _ = picture.shape
         below = picture[int(height * 0.75) : int(height * 0.85)]
         return np.stack([below[:, int(width * share)].mean(axis=0) for share in (0.15, 0.7)])
 
-    side = nn.Linear(2, 2)  # the second class lies to the right
+    side = nn.Linear(2, 2)  # the second class is on the right
     with torch.no_grad():
         side.weight.copy_(torch.tensor([[-20.0, 0.0], [20.0, 0.0]]))
         side.bias.copy_(torch.tensor([10.0, -10.0]))
@@ -195,9 +197,9 @@ def test_the_decision_surface_shows_which_side_is_whose(moons: Dataset) -> None:
     assert right[0] > right[2] + 50  # orange
 
 
-def test_the_fitted_curve_is_drawn_where_the_network_says(curve: Dataset) -> None:
+def test_the_fitted_curve_is_drawn_at_the_network_s_outputs(curve: Dataset) -> None:
     def line(height: float) -> float:
-        """Where, from the top, the picture of a constant network has its blue."""
+        """Return the blue line's distance from the top, for a constant network."""
         png = fitted_curve(Constant(height), curve)
         picture = pixels(png).astype(int)
         # The plot's middle, away from the legend.
@@ -208,8 +210,8 @@ def test_the_fitted_curve_is_drawn_where_the_network_says(curve: Dataset) -> Non
     assert line(2.0) > line(10.0) + 0.15
 
 
-def test_the_pictures_have_the_colours_of_the_page_that_shows_them() -> None:
-    style = (Path(__file__).parents[2] / "service" / "playground" / "style.css").read_text()
+def test_the_pictures_have_the_colours_of_the_page() -> None:
+    style = (Path(__file__).parents[2] / "service" / "api" / "static" / "style.css").read_text()
     light = dict(re.findall(r"--([a-z]+): (#[0-9a-f]{6})", style.partition("@media")[0]))
     assert {name: light[name] for name in ("ink", "blue", "orange", "grey")} == {
         "ink": INK, "blue": BLUE, "orange": ORANGE, "grey": GREY,

@@ -1,4 +1,4 @@
-"""What `check_result` never lets through, whatever is replaced, and what counts as worse."""
+"""Tests of the checks before publishing, and of checkpoints."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -10,18 +10,18 @@ from torch import nn
 from models.card import Evaluation
 from training.datasets import Dataset
 from training.evaluation import NotFiniteError, evaluate
-from training.fitting import Fitted
 from training.loop import History
 from training.publishing import PublishError, check_result, write_checkpoint
 from training.recipes import RECIPES
+from training.runs import RunResult
 
 
-def trained(data: Dataset, **metrics: float) -> Fitted:
-    """A network that claims these figures on the test split."""
-    recipe = RECIPES["moons-linear" if data.labels else "curve-linear"]
+def trained(data: Dataset, **metrics: float) -> RunResult:
+    """Return a result with the given metrics on the test split."""
+    recipe = RECIPES["moons-linear" if data.task == "classification" else "curve-linear"]
     evaluation = Evaluation(data=data.name, split="test", samples=100, metrics=metrics)
-    network = nn.Linear(data.train.inputs.shape[1], len(data.labels) or 1)
-    return Fitted(
+    network = nn.Linear(data.train.inputs.shape[1], data.outputs)
+    return RunResult(
         recipe, "default", recipe.default, data, network, History(), torch.device("cpu"),
         (evaluation,),
     )  # fmt: skip
@@ -58,20 +58,20 @@ def test_weights_that_are_not_finite_are_never_published(moons: Dataset, tmp_pat
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
-def test_outputs_that_are_not_finite_have_no_figures(
+def test_outputs_that_are_not_finite_have_no_metrics(
     value: float, moons: Dataset, curve: Dataset
 ) -> None:
     for data in (moons, curve):
-        network = nn.Linear(data.train.inputs.shape[1], len(data.labels) or 1)
+        network = nn.Linear(data.train.inputs.shape[1], data.outputs)
         nn.init.constant_(network.bias, value)
         with pytest.raises(NotFiniteError, match="outputs are not finite on "):
             evaluate(network, data, data.test, "test")
 
 
-def test_a_checkpoint_takes_the_place_of_the_one_before(moons: Dataset, tmp_path: Path) -> None:
+def test_a_checkpoint_replaces_the_earlier_checkpoint(moons: Dataset, tmp_path: Path) -> None:
     first = trained(moons, accuracy=0.5)
     path = write_checkpoint(first, tmp_path)
-    assert write_checkpoint(replace(first, setting="tutorial"), tmp_path) == path
+    assert write_checkpoint(replace(first, preset="tutorial"), tmp_path) == path
     kept = torch.load(path, weights_only=True)
     assert (kept["setting"], kept["metrics"]) == ("tutorial", {"accuracy": 0.5})
     assert [entry.name for entry in path.parent.iterdir()] == ["moons-linear.pt"]

@@ -1,4 +1,4 @@
-"""The contract that every registered network must pass, and the tutorials' settings."""
+"""Tests of every recipe: its network, its export, and the hyperparameters of the tutorials."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from models.card import TensorSpec
-from models.parity import ABSOLUTE_TOLERANCE, BATCH_SIZES, prove
+from models.parity import ABSOLUTE_TOLERANCE, BATCH_SIZES, check_parity
 from models.runtimes import Arrays, OnnxRuntime, Runtime, TorchScriptRuntime
 from training.datasets import Dataset
 from training.export import graph_of, onnx, torchscript
@@ -20,7 +20,7 @@ SAMPLES = 150
 
 @dataclass(frozen=True)
 class Exported:
-    """One recipe's unfitted network, and its two files opened by the runtimes that serve them."""
+    """The untrained network of a recipe, and its two files, opened by their serving runtimes."""
 
     recipe: Recipe
     data: Dataset
@@ -32,7 +32,7 @@ class Exported:
     samples: Tensor
 
     def eager(self, inputs: Arrays) -> Arrays:
-        """The graph in eager mode."""
+        """Compute the graph in eager mode."""
         with torch.inference_mode():
             answer = self.graph(torch.from_numpy(inputs[self.input.name]))
         return {self.output.name: answer.numpy()}
@@ -53,15 +53,15 @@ def exported(request: pytest.FixtureRequest, digits: Dataset) -> Exported:
     return Exported(recipe, data, network, graph, spec, output, runtimes, samples)
 
 
-def test_every_network_takes_raw_rows_and_gives_logits_or_values(exported: Exported) -> None:
+def test_every_network_takes_raw_rows_and_returns_logits_or_values(exported: Exported) -> None:
     outputs = exported.network.eval()(exported.data.train.inputs[:5])
-    assert outputs.shape == (5, len(exported.data.labels) or 1)
+    assert outputs.shape == (5, exported.data.outputs)
     assert outputs.dtype == torch.float32
     assert bool(outputs.isfinite().all())
-    assert len(outputs.unique(dim=0)) == 5  # it looks at its input
+    assert len(outputs.unique(dim=0)) == 5  # the output depends on the input
 
 
-def test_every_graph_takes_and_gives_what_its_package_promises(exported: Exported) -> None:
+def test_every_graph_has_the_tensors_of_its_package(exported: Exported) -> None:
     name, datatype, shape, output, width = {
         "mnist": ("image", "UINT8", (-1, 28, 28), "probabilities", 10),
         "curve": ("x", "FP32", (-1, 1), "y", 1),
@@ -81,23 +81,23 @@ def test_every_graph_takes_and_gives_what_its_package_promises(exported: Exporte
 
 @pytest.mark.parametrize("name", ["onnx", "torchscript"])
 def test_every_export_equals_its_network_at_every_batch_size(exported: Exported, name: Any) -> None:
-    record = prove(
+    record = check_parity(
         exported.eager,
         exported.runtimes[name],
         {exported.input.name: exported.samples.numpy()},
         runtime=name,
-        classification=bool(exported.data.labels),
+        classification=exported.data.task == "classification",
     )
     assert record.samples == len(exported.samples)
     assert record.batch_sizes == BATCH_SIZES == (1, 7, 64)
     assert record.equal_answers == 1
-    if exported.data.labels:
+    if exported.data.task == "classification":
         assert record.largest_absolute_difference <= ABSOLUTE_TOLERANCE == 1e-5
     else:
         assert record.largest_relative_difference <= 1e-4
 
 
-def test_the_registry_holds_the_seven_networks_by_their_own_names() -> None:
+def test_the_recipes_are_the_seven_networks_by_name() -> None:
     assert list(RECIPES) == [
         "mnist-mlp", "mnist-cnn", "curve-linear", "curve-mlp", "curve-tanh", "moons-linear",
         "moons-tanh",
@@ -110,27 +110,27 @@ def parameters(network: nn.Module) -> int:
     return sum(parameter.numel() for parameter in network.parameters())
 
 
-@pytest.mark.parametrize("setting", ["tutorial", "default"])
-def test_the_perceptron_is_784_512_256_10_in_both_settings(digits: Dataset, setting: Any) -> None:
+@pytest.mark.parametrize("preset", ["tutorial", "default"])
+def test_the_mlp_is_784_512_256_10_in_both_presets(digits: Dataset, preset: Any) -> None:
     recipe = RECIPES["mnist-mlp"]
-    network = recipe.build(recipe.settings(setting), digits)
+    network = recipe.build(recipe.hyperparameters(preset), digits)
     shapes = [tuple(m.weight.shape) for m in network if isinstance(m, nn.Linear)]
     assert shapes == [(512, 784), (256, 512), (10, 256)]
     assert parameters(network) == 535_818
 
 
-@pytest.mark.parametrize("setting", ["tutorial", "default"])
+@pytest.mark.parametrize("preset", ["tutorial", "default"])
 def test_the_convolutional_network_has_at_most_400k_parameters_batch_norm_and_dropout(
-    digits: Dataset, setting: Any
+    digits: Dataset, preset: Any
 ) -> None:
     recipe = RECIPES["mnist-cnn"]
-    network = recipe.build(recipe.settings(setting), digits)
+    network = recipe.build(recipe.hyperparameters(preset), digits)
     assert parameters(network) <= 400_000
     assert any(isinstance(layer, nn.BatchNorm2d) for layer in network)
     assert any(isinstance(layer, nn.Dropout) and layer.p > 0 for layer in network)
 
 
-@pytest.mark.parametrize("setting", ["tutorial", "default"])
+@pytest.mark.parametrize("preset", ["tutorial", "default"])
 @pytest.mark.parametrize(
     ("name", "shapes"),
     [
@@ -141,26 +141,26 @@ def test_the_convolutional_network_has_at_most_400k_parameters_batch_norm_and_dr
         ("moons-tanh", [(30, 2), (30, 30), (2, 30)]),
     ],
 )
-def test_the_small_networks_have_the_tutorial_s_layers_in_both_settings(
-    name: str, shapes: list[tuple[int, int]], setting: Any, request: pytest.FixtureRequest
+def test_the_small_networks_have_the_layers_of_the_tutorial_in_both_presets(
+    name: str, shapes: list[tuple[int, int]], preset: Any, request: pytest.FixtureRequest
 ) -> None:
     recipe = RECIPES[name]
     data = request.getfixturevalue(recipe.data)
-    network = recipe.build(recipe.settings(setting), data)
+    network = recipe.build(recipe.hyperparameters(preset), data)
     assert [tuple(m.weight.shape) for m in network if isinstance(m, nn.Linear)] == shapes
     tanh = sum(isinstance(layer, nn.Tanh) for layer in network)
     assert tanh == (len(shapes) - 1 if name.endswith("tanh") else 0)
 
 
 NOTHING_ELSE: dict[str, Any] = {
-    "weight_decay": 0, "schedule": "constant", "clip_norm": None, "averaging": 0,
+    "weight_decay": 0, "lr_scheduler": "constant", "clip_norm": None, "ema_decay": 0,
     "patience": None, "mixed_precision": False, "keep": "last",
 }  # fmt: skip
 UNDISTORTED: dict[str, Any] = {
     "rotation": 0, "scaling": 0, "shear": 0, "translation": 0, "elastic": 0, "label_smoothing": 0,
     "pixel_mean": 0.5, "pixel_std": 0.5,
 }  # fmt: skip
-RAW = {"rescale": False, "spread": False}
+RAW = {"rescale": False, "nguyen_widrow": False}
 TUTORIAL: dict[str, dict[str, Any]] = {
     "mnist-mlp": UNDISTORTED
     | {"optimizer": "adam", "lr": 1e-3, "batch_size": 32, "epochs": 5, "hidden": (512, 256)}
@@ -183,15 +183,30 @@ TUTORIAL: dict[str, dict[str, Any]] = {
 
 
 @pytest.mark.parametrize("name", TUTORIAL)
-def test_the_tutorial_setting_is_exactly_the_tutorial_s(name: str) -> None:
-    settings: Hyperparameters = RECIPES[name].tutorial
+def test_the_tutorial_preset_matches_the_tutorial(name: str) -> None:
+    hyperparameters: Hyperparameters = RECIPES[name].tutorial
     wanted = NOTHING_ELSE | TUTORIAL[name]
-    found = settings.model_dump()
+    found = hyperparameters.model_dump()
     assert {option: found[option] for option in wanted} == wanted
-    assert RECIPES[name].settings("tutorial") == settings != RECIPES[name].settings("default")
+    assert (
+        RECIPES[name].hyperparameters("tutorial")
+        == hyperparameters
+        != RECIPES[name].hyperparameters("default")
+    )
 
 
-def test_rescaling_brings_inputs_and_outputs_to_one_range_and_back(curve: Dataset) -> None:
+def test_image_recipes_accept_any_images_and_column_recipes_only_their_own_data(
+    digits: Dataset, curve: Dataset, moons: Dataset
+) -> None:
+    for name, recipe in RECIPES.items():
+        images = name.startswith("mnist")
+        assert recipe.accepts(digits) == images
+        assert recipe.accepts(curve) == (recipe.data == "curve")
+        assert recipe.accepts(moons) == (recipe.data == "moons")
+        assert (recipe.augment is not None) == images
+
+
+def test_rescaling_maps_inputs_to_one_range_and_outputs_back(curve: Dataset) -> None:
     recipe = RECIPES["curve-tanh"]
     network = recipe.build(recipe.default, curve)
     first, last = network[0], network[-1]
@@ -202,7 +217,7 @@ def test_rescaling_brings_inputs_and_outputs_to_one_range_and_back(curve: Datase
     assert back == pytest.approx(ends, abs=1e-4)
 
 
-def test_spreading_is_what_its_hyperparameter_says(curve: Dataset) -> None:
+def test_nguyen_widrow_initialisation_follows_its_hyperparameter(curve: Dataset) -> None:
     recipe = RECIPES["curve-tanh"]
 
     def first_biases(**values: Any) -> Tensor:
@@ -210,4 +225,4 @@ def test_spreading_is_what_its_hyperparameter_says(curve: Dataset) -> None:
         network = recipe.build(recipe.default.override(values), curve)
         return next(m for m in network if isinstance(m, nn.Linear)).bias.detach()
 
-    assert not torch.equal(first_biases(spread=True), first_biases(spread=False))
+    assert not torch.equal(first_biases(nguyen_widrow=True), first_biases(nguyen_widrow=False))

@@ -1,4 +1,4 @@
-"""What `python -m training` promises: packages from one command, and one sentence for a mistake."""
+"""Tests of `python -m training`: its packages, and a one-line error for every mistake."""
 
 import errno
 import os
@@ -22,8 +22,8 @@ import training.export
 from models.package import ModelPackage, PackageError
 from models.repository import ModelRepository
 from training.datasets import Dataset, load
-from training.fitting import Fitted
 from training.recipes import RECIPES
+from training.runs import RunResult
 
 ROOT = Path(__file__).resolve().parents[2]
 QUICK = ["--seeds", "1", "--no-compare"]
@@ -35,12 +35,12 @@ def no_data_folder_from_outside(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def run(*arguments: str) -> Result:
-    """The command in this process."""
+    """Run the command in this process."""
     return CliRunner().invoke(command_line.app, arguments)
 
 
-def fitted(repository: Path, *arguments: str) -> ModelPackage:
-    """The one package that the command writes."""
+def fit_one(repository: Path, *arguments: str) -> ModelPackage:
+    """Run `fit` and return the only package in the repository."""
     result = run("fit", *arguments, "--repository", str(repository))
     assert result.exit_code == 0, result.output
     (name,) = ModelRepository(repository).names()
@@ -49,10 +49,10 @@ def fitted(repository: Path, *arguments: str) -> ModelPackage:
     return package
 
 
-# What it does.
+# Commands.
 
 
-def test_list_shows_every_recipe_with_what_it_is(tmp_path: Path) -> None:
+def test_list_shows_every_recipe_with_its_summary(tmp_path: Path) -> None:
     result = run("list")
     assert result.exit_code == 0
     for recipe in RECIPES.values():
@@ -62,7 +62,7 @@ def test_list_shows_every_recipe_with_what_it_is(tmp_path: Path) -> None:
 
 @pytest.fixture(scope="module")
 def two_packages(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Result]:
-    """A repository with two packages, and what the command that wrote them showed."""
+    """Return a repository with two packages, and the result of the command that wrote them."""
     root = tmp_path_factory.mktemp("two") / "models"
     result = run(
         "fit", "curve-linear", "moons-linear", *QUICK, "--epochs", "2", "--repository", str(root)
@@ -70,7 +70,7 @@ def two_packages(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Result
     return root, result
 
 
-def test_several_recipes_make_several_packages(two_packages: tuple[Path, Result]) -> None:
+def test_several_recipes_write_several_packages(two_packages: tuple[Path, Result]) -> None:
     root, result = two_packages
     assert result.exit_code == 0, result.output
     assert ModelRepository(root).names() == ["curve-linear", "moons-linear"]
@@ -78,14 +78,14 @@ def test_several_recipes_make_several_packages(two_packages: tuple[Path, Result]
     assert "moons-linear/1 " in result.output
 
 
-def test_list_shows_the_package_of_a_recipe_and_one_that_is_broken(
+def test_list_shows_packages_and_broken_packages(
     two_packages: tuple[Path, Result], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     root, _ = two_packages
     broken = root / "moons-tanh" / "1"
     broken.mkdir(parents=True)
     (broken / "card.json").write_text("{")
-    monkeypatch.chdir(root.parent)
+    monkeypatch.setenv("FITSERVE_MODEL_REPOSITORY", str(root))
     monkeypatch.setattr(command_line.console, "width", 300)
     result = run("list")
     assert result.exit_code == 0
@@ -95,28 +95,28 @@ def test_list_shows_the_package_of_a_recipe_and_one_that_is_broken(
     assert lines["mnist-mlp"].rstrip().endswith("-")
 
 
-def test_fit_writes_a_package_with_the_figures_of_both_settings_and_needs_no_data_folder(
+def test_fit_writes_a_package_with_both_presets_and_needs_no_data_folder(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    package = fitted(tmp_path / "models", "curve-linear", "--seeds", "2")
+    package = fit_one(tmp_path / "models", "curve-linear", "--seeds", "2")
     assert package.label == "curve-linear/1"
     assert [figures.setting for figures in package.card.seeds] == ["default", "tutorial"]
     assert [len(figures.seeds) for figures in package.card.seeds] == [2, 2]
     assert [path.name for path in tmp_path.iterdir()] == ["models"]
 
 
-def test_the_command_line_s_hyperparameters_stand_in_the_card(tmp_path: Path) -> None:
-    package = fitted(
+def test_the_card_records_the_hyperparameters_of_the_command_line(tmp_path: Path) -> None:
+    package = fit_one(
         tmp_path, "mnist-mlp", "--data", "digits", *QUICK, "--epochs", "2", "--lr", "0.004",
         "--batch-size", "48", "--hidden", "8,4", "--dropout", "0.25",
-        "--weight-decay", "0.01", "--seed", "11", "--schedule", "cosine", "--averaging", "0",
+        "--weight-decay", "0.01", "--seed", "11", "--lr-scheduler", "cosine", "--ema-decay", "0",
     )  # fmt: skip
     fit = package.card.fit
     assert fit is not None
     wanted = {
         "epochs": 2, "lr": 0.004, "batch_size": 48, "hidden": (8, 4), "dropout": 0.25,
-        "weight_decay": 0.01, "seed": 11, "schedule": "cosine", "averaging": 0,
+        "weight_decay": 0.01, "seed": 11, "lr_scheduler": "cosine", "ema_decay": 0,
     }  # fmt: skip
     assert {name: fit.hyperparameters[name] for name in wanted} == wanted
     assert fit.seed == 11
@@ -126,52 +126,55 @@ def test_the_command_line_s_hyperparameters_stand_in_the_card(tmp_path: Path) ->
     assert [figures.seeds for figures in package.card.seeds] == [(11,)]
 
 
-class Reached(Exception):  # noqa: N818 - no error: how a test stops the command
-    """The command line came as far as the fit."""
+class Reached(Exception):  # noqa: N818 - not an error: it stops the command
+    """The command line reached the run of the recipe."""
 
 
 @pytest.fixture
 def reached(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
-    """What the fit is asked for, in place of a fit."""
-    asked: list[dict[str, Any]] = []
+    """Record the arguments of `run_recipe` in place of a run."""
+    calls: list[dict[str, Any]] = []
 
-    def fit(recipe: object, setting: str, settings: object, data: object, **options: Any) -> None:
-        asked.append(
-            {"recipe": recipe, "setting": setting, "settings": settings, "data": data} | options
+    def fit(
+        recipe: object, preset: str, hyperparameters: object, data: object, **options: Any
+    ) -> None:
+        calls.append(
+            {"recipe": recipe, "preset": preset, "hyperparameters": hyperparameters, "data": data}
+            | options
         )
         raise Reached
 
-    monkeypatch.setattr(command_line, "fit_recipe", fit)
-    return asked
+    monkeypatch.setattr(command_line, "run_recipe", fit)
+    return calls
 
 
-def test_a_fit_takes_the_default_setting_its_seeds_and_the_comparison(
+def test_fit_uses_the_default_preset_with_its_seeds_and_the_comparison(
     reached: list[dict[str, Any]],
 ) -> None:
     assert isinstance(run("fit", "moons-tanh").exception, Reached)
-    (asked,) = reached
+    (call,) = reached
     recipe = RECIPES["moons-tanh"]
-    assert (asked["recipe"], asked["setting"], asked["settings"]) == (
+    assert (call["recipe"], call["preset"], call["hyperparameters"]) == (
         recipe, "default", recipe.default,
     )  # fmt: skip
-    assert (asked["seeds"], asked["compare"]) == (recipe.seeds, True)
-    assert asked["data"].name == "moons"
+    assert (call["seeds"], call["compare"]) == (recipe.seeds, True)
+    assert call["data"].name == "moons"
 
 
-def test_setting_seeds_comparison_and_device_are_those_that_were_named(
+def test_fit_uses_preset_seeds_comparison_and_device_of_the_options(
     reached: list[dict[str, Any]],
 ) -> None:
     result = run(
         "fit", "moons-tanh", "--as", "tutorial", "--seeds", "7", "--no-compare", "--device", "cpu"
     )
     assert isinstance(result.exception, Reached)
-    (asked,) = reached
-    assert asked["setting"] == "tutorial"
-    assert asked["settings"] == RECIPES["moons-tanh"].tutorial
-    assert (asked["seeds"], asked["compare"], str(asked["device"])) == (7, False, "cpu")
+    (call,) = reached
+    assert call["preset"] == "tutorial"
+    assert call["hyperparameters"] == RECIPES["moons-tanh"].tutorial
+    assert (call["seeds"], call["compare"], str(call["device"])) == (7, False, "cpu")
 
 
-def test_threads_are_those_that_were_named(
+def test_fit_uses_the_threads_of_the_option(
     reached: list[dict[str, Any]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     threads: list[int] = []
@@ -184,7 +187,7 @@ def test_threads_are_those_that_were_named(
 
 
 @pytest.mark.parametrize("by", ["option", "environment", "default"])
-def test_the_data_folder_is_that_of_the_option_or_of_the_environment_or_data(
+def test_the_data_folder_is_from_the_option_the_environment_or_the_default(
     by: str, reached: list[dict[str, Any]], monkeypatch: pytest.MonkeyPatch, moons: Dataset
 ) -> None:
     folders: list[Path] = []
@@ -201,19 +204,19 @@ def test_the_data_folder_is_that_of_the_option_or_of_the_environment_or_data(
     assert len(reached) == 1
 
 
-# What it refuses.
+# Errors.
 
 
-class BegunError(AssertionError):
-    """Work was begun that should not have been."""
+class StartedError(AssertionError):
+    """A run was started."""
 
 
-def begun(*_: object, **__: object) -> None:
-    raise BegunError
+def fail(*_: object, **__: object) -> None:
+    raise StartedError
 
 
 @pytest.mark.parametrize(
-    ("arguments", "said"),
+    ("arguments", "message"),
     [
         ([], "name a recipe, or --all; there are mnist-mlp"),
         (["mnist-mpl"], "there is no recipe 'mnist-mpl'; there are mnist-mlp"),
@@ -229,33 +232,33 @@ def begun(*_: object, **__: object) -> None:
         (["curve-linear", "--dropout", "0.5"], "--dropout does not belong to this recipe"),
         (["mnist-cnn", "--channels", "4"], "--channels [4]: too few values"),
         (["--all", "--hidden", "4"], "--hidden does not belong to this recipe"),
-        (["mnist-mlp", "--data", "curve"], "mnist-mlp cannot be fitted on curve"),
-        (["curve-linear", "--data", "moons"], "curve-linear cannot be fitted on moons"),
-        (["moons-tanh", "--data", "digits"], "moons-tanh cannot be fitted on digits"),
+        (["mnist-mlp", "--data", "curve"], "mnist-mlp cannot be trained on curve"),
+        (["curve-linear", "--data", "moons"], "curve-linear cannot be trained on moons"),
+        (["moons-tanh", "--data", "digits"], "moons-tanh cannot be trained on digits"),
         (["curve-linear", "--device", "tpu"], "there is no device 'tpu'; there is cpu"),
         (["curve-linear", "--device", "cuda:99"], "there is no device 'cuda:99'"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else None,
 )
-def test_a_wrong_call_is_one_sentence_before_any_work(
-    arguments: list[str], said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_a_wrong_call_is_a_one_line_error_before_any_run(
+    arguments: list[str], message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(command_line, "fit_recipe", begun)
+    monkeypatch.setattr(command_line, "run_recipe", fail)
     result = run("fit", *arguments, "--repository", str(tmp_path))
     assert result.exit_code == 1
     assert isinstance(result.exception, SystemExit)
     (line,) = result.output.splitlines()
     assert line.startswith("error: ")
-    assert said in line
+    assert message in line
     assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize(
-    ("arguments", "said"),
+    ("arguments", "message"),
     [
         (["curve-linear", "--lr", "fast"], "--lr"),
         (["curve-linear", "--epochs", "1.5"], "--epochs"),
-        (["curve-linear", "--schedule", "linear"], "--schedule"),
+        (["curve-linear", "--lr-scheduler", "linear"], "--lr-scheduler"),
         (["curve-linear", "--momentum", "0.9"], "--momentum"),
         (["curve-linear", "--seeds", "0"], "--seeds"),
         (["curve-linear", "--as", "mine"], "--as"),
@@ -263,18 +266,18 @@ def test_a_wrong_call_is_one_sentence_before_any_work(
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else None,
 )
-def test_an_option_that_cannot_be_read_is_named_before_any_work(
-    arguments: list[str], said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_an_option_that_cannot_be_parsed_is_named_before_any_run(
+    arguments: list[str], message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(command_line, "fit_recipe", begun)
+    monkeypatch.setattr(command_line, "run_recipe", fail)
     result = run("fit", *arguments, "--repository", str(tmp_path))
     assert result.exit_code == 2
     assert isinstance(result.exception, SystemExit)
-    assert said in result.output
+    assert message in result.output
     assert "Traceback" not in result.output
 
 
-def test_no_mnist_and_no_network_is_one_sentence(
+def test_missing_mnist_without_network_is_a_one_line_error(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def unreachable(self: MNIST) -> None:
@@ -284,12 +287,12 @@ def test_no_mnist_and_no_network_is_one_sentence(
     result = run("fit", "mnist-mlp", "--data-dir", str(tmp_path), "--repository", str(tmp_path))
     assert result.exit_code == 1
     (line,) = result.output.splitlines()
-    assert line.startswith(f"error: MNIST is not whole in {tmp_path} ")
+    assert line.startswith(f"error: MNIST is incomplete in {tmp_path} ")
     assert "--data-dir" in line
     assert "FITSERVE_DATA_DIR" in line
 
 
-def test_a_fit_that_diverges_is_one_sentence_and_no_package(tmp_path: Path) -> None:
+def test_a_diverging_run_is_a_one_line_error_without_a_package(tmp_path: Path) -> None:
     result = run(
         "fit", "curve-linear", *QUICK, "--optimizer", "sgd", "--lr", "1e30", "--repository",
         str(tmp_path),
@@ -302,10 +305,10 @@ def test_a_fit_that_diverges_is_one_sentence_and_no_package(tmp_path: Path) -> N
     assert list(tmp_path.iterdir()) == []
 
 
-def test_after_ctrl_c_no_further_recipe_is_begun(
+def test_after_ctrl_c_no_further_recipe_is_started(
     two_packages: tuple[Path, Result], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    original = command_line.fit_recipe
+    original = command_line.run_recipe
     names: list[str] = []
     written: list[str] = []
 
@@ -315,11 +318,11 @@ def test_after_ctrl_c_no_further_recipe_is_begun(
         timer.start()
         return original(recipe, *rest, **options)
 
-    def export(fitted: Fitted, repository: Path) -> ModelPackage:
-        written.append(fitted.recipe.name)
+    def export(result: RunResult, repository: Path) -> ModelPackage:
+        written.append(result.recipe.name)
         return ModelRepository(two_packages[0]).get("curve-linear")
 
-    monkeypatch.setattr(command_line, "fit_recipe", pressed)
+    monkeypatch.setattr(command_line, "run_recipe", pressed)
     monkeypatch.setattr(command_line, "export", export)
     result = run(
         "fit", "curve-linear", "moons-linear", "--epochs", "1000000", "--keep-interrupted",
@@ -329,13 +332,13 @@ def test_after_ctrl_c_no_further_recipe_is_begun(
     assert names == written == ["curve-linear"]
 
 
-def test_a_repository_that_cannot_be_written_is_one_sentence_before_anything_is_fitted(
+def test_a_read_only_repository_is_a_one_line_error_before_any_run(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def never(*_: object, **__: object) -> None:
-        raise AssertionError("a network was fitted in vain")
+        raise AssertionError("a run was started")
 
-    monkeypatch.setattr(command_line, "fit_recipe", never)
+    monkeypatch.setattr(command_line, "run_recipe", never)
     (tmp_path / "file").touch()
     for root in (tmp_path / "file", tmp_path / "file" / "models"):
         result = run("fit", "curve-linear", "--repository", str(root))
@@ -355,7 +358,7 @@ def test_a_repository_that_cannot_be_written_is_one_sentence_before_anything_is_
          "package curve-linear/1: it exists already"),
     ],
 )  # fmt: skip
-def test_a_package_that_cannot_be_written_is_one_sentence(
+def test_a_package_that_cannot_be_written_is_a_one_line_error(
     error: Exception, sentence: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def fails(*_: object) -> None:
@@ -367,10 +370,10 @@ def test_a_package_that_cannot_be_written_is_one_sentence(
     assert result.output.splitlines()[-1] == f"error: {sentence.format(root=tmp_path)}"
 
 
-# What is published over an earlier version.
+# Publishing over an earlier version.
 
 
-def test_a_worse_fit_is_refused_with_both_figures_and_written_with_replace(
+def test_a_worse_result_is_refused_with_both_metrics_and_written_with_replace(
     two_packages: tuple[Path, Result], tmp_path: Path
 ) -> None:
     root = tmp_path / "models"
@@ -395,7 +398,7 @@ def test_a_worse_fit_is_refused_with_both_figures_and_written_with_replace(
     assert ModelRepository(root).versions("curve-linear") == ["1", "2", "3"]
 
 
-def test_a_refused_fit_does_not_keep_the_next_recipe_from_being_fitted(
+def test_a_refused_result_does_not_stop_the_next_recipe(
     two_packages: tuple[Path, Result], tmp_path: Path
 ) -> None:
     root = tmp_path / "models"
@@ -409,13 +412,13 @@ def test_a_refused_fit_does_not_keep_the_next_recipe_from_being_fitted(
     assert ModelRepository(root).versions("moons-linear") == ["1"]
 
 
-def test_other_data_is_refused_before_any_work_and_written_with_replace(
+def test_other_data_is_refused_before_any_run_and_accepted_with_replace(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     small = ["mnist-mlp", "--data", "digits", *QUICK, "--epochs", "1", "--hidden", "4"]
     shutil.copytree(ROOT / "models" / "mnist-mlp", tmp_path / "mnist-mlp")
     with monkeypatch.context() as patched:
-        patched.setattr(command_line, "fit_recipe", begun)
+        patched.setattr(command_line, "run_recipe", fail)
         result = run("fit", *small, "--repository", str(tmp_path))
     assert result.exit_code == 1
     (line,) = result.output.splitlines()
@@ -439,14 +442,14 @@ def test_an_absurd_result_is_never_written(tmp_path: Path) -> None:
     assert ModelRepository(tmp_path).names() == []
 
 
-# As a real process.
+# In a subprocess.
 
 
 def command(*arguments: str) -> list[str]:
     return [sys.executable, "-m", "training", *arguments]
 
 
-def test_a_mistake_in_a_real_process_is_one_line_and_no_traceback() -> None:
+def test_a_mistake_in_a_subprocess_is_one_line_without_traceback() -> None:
     done = subprocess.run(
         command("fit", "curve-linear", "--lr", "-1"), cwd=ROOT, capture_output=True, text=True,
         timeout=120, check=False,
@@ -457,10 +460,10 @@ def test_a_mistake_in_a_real_process_is_one_line_and_no_traceback() -> None:
 
 
 @contextmanager
-def fitting(
+def training_process(
     repository: Path, *more: str
 ) -> Iterator[tuple[subprocess.Popen[str], Callable[[str], str]]]:
-    """A process that fits for far too long; and a way to wait for a line with some words."""
+    """Start a long `fit`; yield the process and a function that waits for a line with words."""
     process = subprocess.Popen(
         command(
             "fit", "curve-tanh", "moons-tanh", "--epochs", "40000", "--batch-size", "240",
@@ -479,7 +482,7 @@ def fitting(
             lines += line
             if words in line:
                 return lines
-        raise AssertionError(f"never said {words!r}:\n{lines}")
+        raise AssertionError(f"no line with {words!r}:\n{lines}")
 
     try:
         yield process, wait_for
@@ -489,40 +492,40 @@ def fitting(
         process.communicate()
 
 
-def test_ctrl_c_during_a_fit_keeps_the_best_weights_and_a_second_one_keeps_nothing(
+def test_the_first_ctrl_c_keeps_the_best_weights_and_the_second_keeps_nothing(
     tmp_path: Path,
 ) -> None:
-    # A shell's background job ignores Ctrl-C, and its children would too.
+    # A background job of a shell ignores Ctrl-C, and so would its children.
     signal.signal(signal.SIGINT, signal.default_int_handler)
     with (
-        fitting(tmp_path / "one") as (one, said_by_one),
-        fitting(tmp_path / "two", "--keep-interrupted") as (two, said),
-        fitting(tmp_path / "kept", "--keep-interrupted") as (kept, said_by_kept),
+        training_process(tmp_path / "one") as (one, wait_for_one),
+        training_process(tmp_path / "two", "--keep-interrupted") as (two, wait_for_two),
+        training_process(tmp_path / "kept", "--keep-interrupted") as (kept, wait_for_kept),
     ):
-        for wait_for in (said_by_one, said, said_by_kept):
+        for wait_for in (wait_for_one, wait_for_two, wait_for_kept):
             wait_for("epoch 2000/40000: ")
         for process in (one, two, kept):
             process.send_signal(signal.SIGINT)
-        said("on the test split, mse ")
-        while two.poll() is None:  # it exports now; torch may swallow one Ctrl-C, as may anybody
+        wait_for_two("on the test split, mse ")
+        while two.poll() is None:  # the export runs; a library such as torch may swallow a Ctrl-C
             two.send_signal(signal.SIGINT)
             with suppress(subprocess.TimeoutExpired):
                 two.wait(timeout=0.2)
-        _, rest = two.communicate(timeout=100)
-        assert two.returncode in (130, -signal.SIGINT)  # a shell calls both 130
-        assert "Traceback" not in rest
+        _, stderr = two.communicate(timeout=100)
+        assert two.returncode in (130, -signal.SIGINT)  # a shell reports both as 130
+        assert "Traceback" not in stderr
         assert not list(tmp_path.glob("two/**/*.*"))
 
-        said_by_one("Ctrl-C again stops at once")
-        last = said_by_one("error: curve-tanh: interrupted, no package is written")
+        wait_for_one("Ctrl-C again stops at once")
+        last = wait_for_one("error: curve-tanh: interrupted, no package is written")
         assert "moons-tanh" not in last
-        shown, rest = one.communicate(timeout=100)
-        assert (one.returncode, shown, rest) == (130, "", "")
+        stdout, stderr = one.communicate(timeout=100)
+        assert (one.returncode, stdout, stderr) == (130, "", "")
 
-        shown, rest = kept.communicate(timeout=100)
-        assert kept.returncode == 130, rest
-        assert shown.startswith("curve-tanh/1 ")
-        assert "moons-tanh" not in rest
+        stdout, stderr = kept.communicate(timeout=100)
+        assert kept.returncode == 130, stderr
+        assert stdout.startswith("curve-tanh/1 ")
+        assert "moons-tanh" not in stderr
     assert ModelRepository(tmp_path / "one").names() == []
     checkpoint = torch.load(tmp_path / "one/.checkpoints/curve-tanh.pt", weights_only=True)
     assert checkpoint["recipe"] == "curve-tanh"

@@ -1,4 +1,4 @@
-"""KServe's `InferenceRESTClient`, with the second version of its protocol."""
+"""KServe's `InferenceRESTClient` with version 2 of its protocol."""
 
 import asyncio
 import itertools
@@ -13,14 +13,14 @@ from questions import Question, given, of_rows
 def request(
     question: Question, *, binary: bool, outputs: list[RequestedOutput] | None = None
 ) -> InferRequest:
-    """The question's rows as this client sends them."""
+    """Return the rows of the question as this client sends them."""
     tensor = InferInput(question.input, list(question.rows.shape), question.datatype)
     tensor.set_data_from_numpy(question.rows, binary_data=binary)
     return InferRequest(question.model, [tensor], request_outputs=outputs, request_id="seven")
 
 
 async def ask(client: InferenceRESTClient, base: str, question: Question) -> None:
-    """The same rows, JSON and binary, both ways."""
+    """Send the rows as JSON and as binary, and request both kinds of output."""
     name = question.output
     wanted = {
         "no outputs named": None,
@@ -46,7 +46,7 @@ async def ask(client: InferenceRESTClient, base: str, question: Question) -> Non
 
 
 async def main() -> None:
-    """Ask everything."""
+    """Send all questions."""
     address, questions = given()
     base = f"http://{address}"
     async with InferenceRESTClient(RESTConfig(protocol="v2", timeout=60)) as client:

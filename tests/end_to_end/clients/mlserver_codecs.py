@@ -12,14 +12,14 @@ from questions import Question, given, of_rows
 
 
 def request(question: Question, rows: slice = slice(None)) -> InferenceRequest:
-    """The question's rows, encoded as a request of one input."""
+    """Return the rows of the question, encoded as a request of one input."""
     encoded = NumpyRequestCodec.encode_request(question.rows[rows])
-    encoded.inputs[0].name = question.input  # the codec calls it input-0
+    encoded.inputs[0].name = question.input  # the codec names it input-0
     return encoded
 
 
 def check_codecs(client: httpx.Client, question: Question) -> None:
-    """Encode with either codec, ask, decode."""
+    """Encode with each codec, send the request, and decode the response."""
     by_input = InferenceRequest(
         id="seven", inputs=[NumpyCodec.encode_input(question.input, question.rows)]
     )
@@ -38,7 +38,7 @@ def check_codecs(client: httpx.Client, question: Question) -> None:
 
 
 def check_command(address: str, question: Question, folder: Path, *options: str) -> None:
-    """`mlserver infer` asks row by row, in small batches of its own making."""
+    """Run `mlserver infer`, which sends the rows in small batches."""
     asked, answered = folder / "asked.jsonl", folder / "answered.jsonl"
     rows = range(len(question.rows))
     lines = [request(question, slice(row, row + 1)).model_dump_json() for row in rows]
@@ -55,7 +55,7 @@ def check_command(address: str, question: Question, folder: Path, *options: str)
 
 
 def main() -> None:
-    """Ask everything."""
+    """Send all questions."""
     address, questions = given()
     with httpx.Client(base_url=f"http://{address}", timeout=60) as client:
         for question in questions:

@@ -1,4 +1,4 @@
-"""What every client asks, and how its answers are held against the typed endpoints'."""
+"""The requests of all clients, and the comparison with the typed endpoints' responses."""
 
 import sys
 from collections.abc import Iterator, Sequence
@@ -11,7 +11,7 @@ DATATYPES = {"uint8": "UINT8", "float32": "FP32"}
 
 
 class Question(NamedTuple):
-    """One request's rows, and the typed endpoint's answer to them, rounded to seven digits."""
+    """The rows of a request, and the response of the typed endpoint, rounded to seven digits."""
 
     model: str
     input: str
@@ -21,17 +21,17 @@ class Question(NamedTuple):
     answer: NDArray[np.float64]
 
     def check(self, found: Any, asked: str) -> None:
-        """Fail unless `found` is the answer; `asked` says how it was asked for."""
+        """Fail unless `found` is the expected output; `asked` describes the request."""
         array = np.asarray(found)
-        told = f"{self.model}, {len(self.rows)} rows, {asked}"
-        assert array.shape == self.answer.shape, f"{told}: the shape is {array.shape}"
+        message = f"{self.model}, {len(self.rows)} rows, {asked}"
+        assert array.shape == self.answer.shape, f"{message}: the shape is {array.shape}"
         np.testing.assert_allclose(
-            array, self.answer, rtol=1e-6, atol=1e-5, err_msg=f"{told}: not the typed answer"
+            array, self.answer, rtol=1e-6, atol=1e-5, err_msg=f"{message}: not the typed answer"
         )
 
     def check_classes(self, found: Any, k: int, asked: str) -> None:
-        """Fail unless `found`, strings "value:index[:label]", holds the k likeliest classes."""
-        told = f"{self.model}, {len(self.rows)} rows, {asked}"
+        """Fail unless `found`, strings "value:index[:label]", has the k most probable classes."""
+        message = f"{self.model}, {len(self.rows)} rows, {asked}"
         columns = self.answer.shape[1]
         strings = [
             [text.decode() if isinstance(text, bytes) else str(text) for text in row]
@@ -40,18 +40,20 @@ class Question(NamedTuple):
         parts = [[text.split(":") for text in row] for row in strings]
         values = np.array([[float(part[0]) for part in row] for row in parts])
         places = np.array([[int(part[1]) for part in row] for row in parts])
-        assert values.shape == (len(self.rows), min(k, columns)), f"{told}: {values.shape}"
-        assert all(len(set(row)) == len(row) for row in places.tolist()), f"{told}: a class twice"
+        assert values.shape == (len(self.rows), min(k, columns)), f"{message}: {values.shape}"
+        assert all(len(set(row)) == len(row) for row in places.tolist()), (
+            f"{message}: a class twice"
+        )
         picked = np.take_along_axis(self.answer, places, axis=1)
         largest = -np.sort(-self.answer, axis=1)[:, : min(k, columns)]
         for wanted in (picked, largest):
-            np.testing.assert_allclose(values, wanted, rtol=1e-5, atol=1e-5, err_msg=told)
+            np.testing.assert_allclose(values, wanted, rtol=1e-5, atol=1e-5, err_msg=message)
 
 
 def given() -> tuple[str, list[Question]]:
-    """The server's address as `host:port`, and the questions: this program's two arguments.
+    """Return the address of the server as `host:port`, and the questions: the program's arguments.
 
-    The questions are a .npz with two arrays for each: `model/rows/takes/name-of-the-input` and
+    The questions are a .npz with two arrays each: `model/rows/takes/name-of-the-input` and
     `model/rows/gives/name-of-the-output`.
     """
     address, file = sys.argv[1:3]
@@ -71,5 +73,5 @@ def given() -> tuple[str, list[Question]]:
 
 
 def of_rows(questions: Sequence[Question], rows: int) -> Iterator[Question]:
-    """The questions of so many rows, one for each model."""
+    """Return the questions with this number of rows, one per model."""
     return (question for question in questions if len(question.rows) == rows)

@@ -1,4 +1,4 @@
-"""`tritonclient.http.aio`, the asyncio client: many requests at once, and what it reads apart."""
+"""`tritonclient.http.aio`, the asyncio client: concurrent requests, and their responses."""
 
 import asyncio
 import itertools
@@ -10,7 +10,7 @@ from tritonclient.utils import InferenceServerException
 
 
 async def ask(client: InferenceServerClient, question: Question, *, binary: bool) -> None:
-    """The same rows three times: with each way to ask for the answer."""
+    """Send the rows once for each way to request the outputs."""
     for how, wanted in outputs_of(question).items():
         result = await client.infer(
             question.model, inputs(question, binary=binary), outputs=wanted, request_id=how
@@ -20,7 +20,7 @@ async def ask(client: InferenceServerClient, question: Question, *, binary: bool
 
 
 async def ask_compressed(client: InferenceServerClient, question: Question) -> None:
-    """Compressed requests and answers."""
+    """Compressed requests and responses."""
     for request, response in itertools.product((None, "gzip", "deflate"), repeat=2):
         for how, wanted in outputs_of(question).items():
             result = await client.infer(
@@ -44,7 +44,7 @@ async def describe(client: InferenceServerClient, question: Question) -> None:
 
 
 async def refused(client: InferenceServerClient, question: Question) -> None:
-    """A failure is an `InferenceServerException` with the service's own sentence."""
+    """A failure is an `InferenceServerException` with the sentence of the service."""
     try:
         await client.infer("lenet", inputs(question, binary=True))
     except InferenceServerException as error:
@@ -55,7 +55,7 @@ async def refused(client: InferenceServerClient, question: Question) -> None:
 
 
 async def main() -> None:
-    """Ask everything, at once."""
+    """Send all questions concurrently."""
     address, questions = given()
     async with InferenceServerClient(address, conn_timeout=120) as client:
         assert await client.is_server_live()

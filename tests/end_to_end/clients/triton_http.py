@@ -1,4 +1,4 @@
-"""`tritonclient.http`, the synchronous client: every call that this service answers."""
+"""`tritonclient.http`, the synchronous client: every call that the service supports."""
 
 import itertools
 from collections.abc import Callable
@@ -13,14 +13,14 @@ Outputs = list[InferRequestedOutput] | None
 
 
 def inputs(question: Question, *, binary: bool) -> list[InferInput]:
-    """The question's rows as this client sends them."""
+    """Return the rows of the question as this client sends them."""
     tensor = InferInput(question.input, list(question.rows.shape), question.datatype)
     tensor.set_data_from_numpy(question.rows, binary_data=binary)
     return [tensor]
 
 
 def outputs_of(question: Question) -> dict[str, Outputs]:
-    """Every way to ask for the answer."""
+    """Return every way to request the outputs."""
     return {
         "no outputs named": None,
         "binary output": [InferRequestedOutput(question.output)],
@@ -29,7 +29,7 @@ def outputs_of(question: Question) -> dict[str, Outputs]:
 
 
 def check_answer(question: Question, result: InferResult, asked: str) -> None:
-    """Check the numbers, and what stands beside them."""
+    """Check the numbers and the metadata of a response."""
     question.check(result.as_numpy(question.output), asked)
     response = result.get_response()
     assert (response["model_name"], response["model_version"]) == (question.model, "1"), response
@@ -42,7 +42,7 @@ def check_answer(question: Question, result: InferResult, asked: str) -> None:
 
 
 def check_inference(client: InferenceServerClient, questions: list[Question]) -> None:
-    """Every network, every batch: JSON and binary, both ways."""
+    """Check every network and batch, JSON and binary, with every kind of output."""
     for question, sent_binary in itertools.product(questions, (True, False)):
         for how, wanted in outputs_of(question).items():
             asked = f"{'binary' if sent_binary else 'JSON'} input, {how}"
@@ -53,7 +53,7 @@ def check_inference(client: InferenceServerClient, questions: list[Question]) ->
 
 
 def check_without_id(client: InferenceServerClient, question: Question) -> None:
-    """A request without an id, with a version, and with parameters of its own."""
+    """Check a request without an ID, with a version and with custom parameters."""
     sent = inputs(question, binary=True)
     result = client.infer(question.model, sent, model_version="1", parameters={"mine": 1.5})
     assert "id" not in result.get_response(), result.get_response()
@@ -61,7 +61,7 @@ def check_without_id(client: InferenceServerClient, question: Question) -> None:
 
 
 def check_compression(client: InferenceServerClient, questions: list[Question]) -> None:
-    """Compressed requests and answers; the length of the header is the decompressed one's."""
+    """Check compressed requests and responses; the header length counts decompressed bytes."""
     ways = (None, "gzip", "deflate")
     for question, sent_binary in itertools.product(questions, (True, False)):
         for request, response in itertools.product(ways, ways):
@@ -78,7 +78,7 @@ def check_compression(client: InferenceServerClient, questions: list[Question]) 
 
 
 def check_classes(client: InferenceServerClient, questions: list[Question]) -> None:
-    """`class_count`: the likeliest classes, as many as there are at most."""
+    """Check `class_count`: the most probable classes, at most all."""
     for question, binary, k in itertools.product(questions, (True, False), (1, 2, 1000)):
         wanted = InferRequestedOutput(question.output, binary_data=binary, class_count=k)
         result = client.infer(question.model, inputs(question, binary=True), outputs=[wanted])
@@ -89,7 +89,7 @@ def check_classes(client: InferenceServerClient, questions: list[Question]) -> N
 
 
 def check_together(client: InferenceServerClient, questions: list[Question]) -> None:
-    """Eight of this client's asynchronous requests at once."""
+    """Check eight concurrent asynchronous requests."""
     asked = (questions * 8)[:8]
     waiting = [client.async_infer(one.model, inputs(one, binary=True)) for one in asked]
     for question, request in zip(asked, waiting, strict=True):
@@ -97,7 +97,7 @@ def check_together(client: InferenceServerClient, questions: list[Question]) -> 
 
 
 def check_timeout(client: InferenceServerClient, question: Question) -> None:
-    """`timeout`, in microseconds: ample, and far too short."""
+    """Check `timeout`, in microseconds: long enough, and far too short."""
     sent = inputs(question, binary=True)
     check_answer(question, client.infer(question.model, sent, timeout=20_000_000), "20 s")
     try:
@@ -107,7 +107,7 @@ def check_timeout(client: InferenceServerClient, question: Question) -> None:
 
 
 def check_descriptions(client: InferenceServerClient, questions: list[Question]) -> None:
-    """Health, metadata, configuration, and the index of the repository."""
+    """Check health, metadata, configuration and the index of the repository."""
     assert client.is_server_live()
     assert client.is_server_ready()
     server = client.get_server_metadata()
@@ -139,7 +139,7 @@ def check_descriptions(client: InferenceServerClient, questions: list[Question])
 
 
 def check_statistics(client: InferenceServerClient, question: Question) -> None:
-    """The counts grow by what was sent."""
+    """Check that the counts grow by the number of requests."""
 
     def counts() -> tuple[int, int]:
         (model,) = client.get_inference_statistics(question.model)["model_stats"]
@@ -156,7 +156,7 @@ def check_statistics(client: InferenceServerClient, question: Question) -> None:
 
 
 def check_errors(client: InferenceServerClient, question: Question) -> None:
-    """A failure is an `InferenceServerException` with the service's own sentence."""
+    """Check that a failure is an `InferenceServerException` with the sentence of the service."""
 
     def refused(call: Callable[..., Any], *arguments: Any, status: str, **named: Any) -> None:
         try:
@@ -197,7 +197,7 @@ def check_errors(client: InferenceServerClient, question: Question) -> None:
 
 
 def main() -> None:
-    """Ask everything."""
+    """Run all checks."""
     address, questions = given()
     seven = list(of_rows(questions, 7))
     with InferenceServerClient(address, network_timeout=60, concurrency=8) as client:

@@ -1,6 +1,6 @@
-"""What the micro-batcher promises, each promise a test that can fail.
+"""The guarantees of the micro-batcher.
 
-No test measures time, apart from deadlines that must have passed.
+No test measures time, except deadlines that must have passed.
 """
 
 import asyncio
@@ -19,14 +19,13 @@ from batchers import (
     assert_answers,
     batching,
     busy,
-    on_a_loop,
     rows,
     started,
     threads,
     until,
 )
 
-from service.batching.batch import Answer, Arrays
+from service.batching.batch import Arrays, InferenceResponse
 from service.batching.batcher import BatchReport, MicroBatcher
 from service.errors import (
     BadInputError,
@@ -36,10 +35,11 @@ from service.errors import (
     QueueFullError,
 )
 
+pytestmark = pytest.mark.timeout(20)  # a longer test hangs
+
 # Batches and rows
 
 
-@on_a_loop
 async def test_no_batch_has_more_rows_than_allowed_and_a_busy_batcher_fills_them() -> None:
     model = Model()
     async with batching(model) as batcher, busy(model, batcher):
@@ -51,17 +51,15 @@ async def test_no_batch_has_more_rows_than_allowed_and_a_busy_batcher_fills_them
     assert [len(batch) for batch in model.batches] == [1, 4, 4, 4, 4, 4, 4, 4, 2]
 
 
-@on_a_loop
-async def test_requests_of_one_turn_of_the_loop_share_an_idle_batchers_first_batch() -> None:
+async def test_requests_of_one_loop_iteration_share_the_first_batch_of_an_idle_batcher() -> None:
     model = Model()
     async with batching(model) as batcher:
-        answers = await asyncio.gather(*[batcher.submit(rows(i)) for i in range(3)])
-    for i, answer in enumerate(answers):
-        assert_answers(answer, i)
+        responses = await asyncio.gather(*[batcher.submit(rows(i)) for i in range(3)])
+    for i, response in enumerate(responses):
+        assert_answers(response, i)
     assert model.batches == [[0, 1, 2]]
 
 
-@on_a_loop
 async def test_an_idle_batcher_computes_without_waiting_for_a_timer(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -74,8 +72,7 @@ async def test_an_idle_batcher_computes_without_waiting_for_a_timer(
     assert timers == []
 
 
-@on_a_loop
-async def test_max_delay_lets_an_idle_batcher_wait_for_company() -> None:
+async def test_max_delay_makes_an_idle_batcher_wait_for_more_requests() -> None:
     model = Model()
     async with batching(model, max_delay=0.5) as batcher:
         (first,) = await started(batcher.submit(rows(1)))
@@ -85,7 +82,6 @@ async def test_max_delay_lets_an_idle_batcher_wait_for_company() -> None:
     assert model.batches == [[1, 2]]
 
 
-@on_a_loop
 async def test_max_delay_is_cut_short_by_a_full_batch_by_the_end_of_a_batch_and_by_close() -> None:
     model = Model()
     async with batching(model, max_delay=3600.0) as batcher:
@@ -101,10 +97,7 @@ async def test_max_delay_is_cut_short_by_a_full_batch_by_the_end_of_a_batch_and_
     assert model.batches == [[0, 1, 2, 3], [10, 11, 12, 13], [14], [20]]
 
 
-@on_a_loop
-async def test_a_large_request_is_split_and_joined_and_delays_others_by_no_more_than_its_rows() -> (
-    None
-):
+async def test_a_large_request_is_split_and_joined_and_takes_turns_with_others() -> None:
     model = Model()
     async with batching(model) as batcher, busy(model, batcher):
         tasks = await started(
@@ -116,10 +109,9 @@ async def test_a_large_request_is_split_and_joined_and_delays_others_by_no_more_
         model.gate.set()
         for task, ids in zip(tasks, ([0], range(10, 19), [1], [2, 3]), strict=True):
             assert_answers(await task, *ids)
-    assert model.batches[1:] == [[0, 10, 11, 12], [13, 14, 15, 16], [17, 18, 1, 2], [3]]
+    assert model.batches[1:] == [[0, 10, 1, 2], [11, 12, 13, 3], [14, 15, 16, 17], [18]]
 
 
-@on_a_loop
 async def test_a_batch_of_one_request_is_not_copied_and_shared_outputs_are_views() -> None:
     seen: list[Arrays] = []
     made: list[Arrays] = []
@@ -131,16 +123,15 @@ async def test_a_batch_of_one_request_is_not_copied_and_shared_outputs_are_views
 
     async with batching(compute) as batcher:
         inputs = rows(1, 2)
-        answer = await batcher.submit(inputs)
+        response = await batcher.submit(inputs)
         assert all(np.shares_memory(seen[0][name], inputs[name]) for name in inputs)
-        assert all(np.shares_memory(answer.outputs[name], made[0][name]) for name in made[0])
+        assert all(np.shares_memory(response.outputs[name], made[0][name]) for name in made[0])
         one, two = await asyncio.gather(batcher.submit(rows(1)), batcher.submit(rows(2)))
         assert len(made) == 2
         assert np.shares_memory(one.outputs["next"], made[1]["next"])
         assert np.shares_memory(two.outputs["next"], made[1]["next"])
 
 
-@on_a_loop
 async def test_a_batch_wakes_the_loop_once_whatever_its_size(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -164,25 +155,23 @@ async def test_a_batch_wakes_the_loop_once_whatever_its_size(
 # The bound on the queue
 
 
-@on_a_loop
-async def test_a_full_queue_refuses_at_once_and_has_room_again_when_it_drains() -> None:
+async def test_a_full_queue_refuses_at_once_and_accepts_again_when_it_drains() -> None:
     model = Model()
     async with batching(model, max_queue_rows=6) as batcher:
         async with busy(model, batcher):
             tasks = await started(batcher.submit(rows(1, 2)), batcher.submit(rows(3, 4, 5)))
             with pytest.raises(QueueFullError):
                 await batcher.submit(rows(6, 7))
-            tasks += await started(batcher.submit(rows(8)))
-            assert batcher.queued_rows == 6
+            tasks += await started(*[batcher.submit(rows(i)) for i in range(10, 14)])
+            assert batcher.queued_rows == 9  # those of one row wait for one of each other request
             with pytest.raises(QueueFullError):
                 await batcher.submit(rows(9))
-        for task, ids in zip(tasks, ([1, 2], [3, 4, 5], [8]), strict=True):
+        for task, ids in zip(tasks, ([1, 2], [3, 4, 5], [10], [11], [12], [13]), strict=True):
             assert_answers(await task, *ids)
         assert_answers(await batcher.submit(rows(*range(6))), *range(6))
     assert not {6, 7, 9} & {i for batch in model.batches[:4] for i in batch}
 
 
-@on_a_loop
 async def test_a_request_larger_than_the_queue_is_refused_with_its_limit_idle_or_busy() -> None:
     model = Model()
     async with batching(model, max_queue_rows=6) as batcher:
@@ -193,7 +182,6 @@ async def test_a_request_larger_than_the_queue_is_refused_with_its_limit_idle_or
                 await batcher.submit(rows(*range(7)))
 
 
-@on_a_loop
 async def test_a_request_without_rows_is_refused() -> None:
     async with batching(Model()) as batcher:
         with pytest.raises(BadInputError):
@@ -201,53 +189,70 @@ async def test_a_request_without_rows_is_refused() -> None:
 
 
 @pytest.mark.parametrize(("batch", "queue"), [(0, 5), (5, 4)])
-@on_a_loop
 async def test_limits_with_which_no_batch_is_ever_full_are_refused(batch: int, queue: int) -> None:
     with pytest.raises(ValueError, match="max_batch_rows"):
         MicroBatcher(Model(), max_batch_rows=batch, max_queue_rows=queue, name="test")
 
 
-@on_a_loop
-async def test_a_queue_that_takes_too_long_refuses_and_takes_again_when_it_is_shorter() -> None:
+async def test_a_queue_with_a_long_wait_refuses_and_accepts_again_when_it_is_shorter() -> None:
     def compute(inputs: Arrays) -> Arrays:
         time.sleep(0.05)
         return answers_to(inputs["id"])
 
     async with batching(compute, max_batch_rows=2, max_queue_rows=1_000, max_wait=0.12) as batcher:
-        await asyncio.gather(*[batcher.submit(rows(i)) for i in range(8)])  # it learns its pace
+        await asyncio.gather(
+            *[batcher.submit(rows(i)) for i in range(8)]
+        )  # it measures a full batch
         tasks = await started(*[batcher.submit(rows(i)) for i in range(100)])
-        answers = await asyncio.gather(*tasks, return_exceptions=True)
-        refused = [answer for answer in answers if isinstance(answer, QueueFullError)]
+        responses = await asyncio.gather(*tasks, return_exceptions=True)
+        refused = [response for response in responses if isinstance(response, QueueFullError)]
         assert "rows waiting, which take" in str(refused[0])
-        assert 2 <= len(answers) - len(refused) <= 20
-        assert all(isinstance(answer, Answer | QueueFullError) for answer in answers)
+        assert 2 <= len(responses) - len(refused) <= 20
+        assert all(
+            isinstance(response, InferenceResponse | QueueFullError) for response in responses
+        )
         assert_answers(await batcher.submit(rows(1)), 1)
 
 
-@on_a_loop
-async def test_it_knows_before_the_first_full_batch_how_long_one_takes() -> None:
+async def test_the_duration_of_a_full_batch_is_known_before_the_first() -> None:
     model = Model()
     limits = {"max_batch_rows": 10, "max_queue_rows": 1_000, "max_wait": 1.0}
     async with batching(model, full_seconds=0.3, **limits) as batcher:
         model.gate.clear()
-        tasks = await started(batcher.submit(rows(0)))  # in compute: 0.3 s at the most
+        tasks = await started(batcher.submit(rows(0)))  # in compute: at most 0.3 s
         for i in range(1, 30):
-            batcher.check_room()
+            batcher.check_capacity()
             tasks += await started(batcher.submit(rows(i)))
-        batcher.check_room()  # 29 wait: two full batches, and the one in compute
+        batcher.check_capacity()  # 29 wait: two full batches, and the one in compute
         tasks += await started(batcher.submit(rows(30)))
         with pytest.raises(QueueFullError, match=r"take 1\.2 seconds"):
-            batcher.check_room()
+            batcher.check_capacity()
         model.gate.set()
         for i, task in enumerate(tasks):
             assert_answers(await task, i)
-        batcher.check_room()
+        batcher.check_capacity()
+
+
+async def test_a_refusal_says_when_there_is_room_again() -> None:
+    model = Model()
+    limits = {"max_batch_rows": 10, "max_queue_rows": 100, "full_seconds": 2.0}
+    async with batching(model, max_wait=6.5, **limits) as batcher:
+        model.gate.clear()
+        tasks = await started(batcher.submit(rows(0)))  # in compute
+        tasks += await started(*(batcher.submit(rows(i)) for i in range(30)))
+        with pytest.raises(QueueFullError, match=r"take 8\.0 seconds") as slow:
+            batcher.check_capacity()
+        with pytest.raises(QueueFullError, match="room for 100") as full:
+            batcher.check_capacity(90)  # 20 rows too many: two batches, and the one in compute
+        model.gate.set()
+        await asyncio.gather(*tasks)
+    assert slow.value.headers == (("Retry-After", "2"),)
+    assert full.value.headers == (("Retry-After", "6"),)
 
 
 # The end
 
 
-@on_a_loop
 async def test_close_refuses_new_requests_finishes_the_queued_and_ends_the_thread() -> None:
     model = Model()
     async with batching(model) as batcher:
@@ -267,8 +272,7 @@ async def test_close_refuses_new_requests_finishes_the_queued_and_ends_the_threa
             await batcher.submit(rows(100))
 
 
-@on_a_loop
-async def test_a_close_that_was_given_up_can_be_repeated() -> None:
+async def test_a_cancelled_close_can_be_repeated() -> None:
     model = Model()
     async with batching(model) as batcher, busy(model, batcher):
         with pytest.raises(TimeoutError):
@@ -277,7 +281,6 @@ async def test_a_close_that_was_given_up_can_be_repeated() -> None:
         await batcher.close()
 
 
-@on_a_loop
 async def test_a_deadline_holds_while_close_waits() -> None:
     model = Model()
     async with batching(model) as batcher, busy(model, batcher):
@@ -306,13 +309,12 @@ def test_a_loop_that_ends_first_does_not_break_the_thread() -> None:
     assert not thread.is_alive()
 
 
-@on_a_loop
 async def test_an_idle_batcher_keeps_no_arrays_alive() -> None:
     async with batching(Model()) as batcher:
         inputs = rows(1)
-        answer = await batcher.submit(inputs, timeout=60.0)
-        alive = [weakref.ref(inputs["id"]), weakref.ref(answer.outputs["next"].base)]
-        del inputs, answer
+        response = await batcher.submit(inputs, timeout=60.0)
+        alive = [weakref.ref(inputs["id"]), weakref.ref(response.outputs["next"].base)]
+        del inputs, response
         gc.collect()
         await until(lambda: not any(reference() is not None for reference in alive))
 
@@ -320,8 +322,7 @@ async def test_an_idle_batcher_keeps_no_arrays_alive() -> None:
 # Figures
 
 
-@on_a_loop
-async def test_each_batch_is_reported_and_each_caller_gets_its_own_figures() -> None:
+async def test_each_batch_is_reported_and_each_caller_gets_its_own_timings() -> None:
     reports: list[BatchReport] = []
     model = Model()
     async with batching(model, on_batch=reports.append) as batcher:
@@ -331,11 +332,11 @@ async def test_each_batch_is_reported_and_each_caller_gets_its_own_figures() -> 
         small, large = [await task for task in tasks]
     assert [(report.rows, report.requests) for report in reports] == [(1, 1), (4, 2), (3, 1)]
     first, second, third = reports
-    assert first.timings.compute >= 0.04
+    assert first.timings.compute_infer >= 0.04
     assert all(seconds > 0 for report in reports for seconds in report.timings)
     assert small.queue_seconds >= 0.04
     assert large.queue_seconds >= 0.04
-    assert second.waits == [small.queue_seconds]  # of the larger one, a part was still to come
+    assert second.waits == [small.queue_seconds]  # a slice of the larger one still waited
     assert third.waits == [large.queue_seconds]
     assert (second.answered_rows, third.answered_rows) == (2, 5)
     assert small.queue_seconds + small.compute_seconds <= second.answered_seconds
@@ -346,13 +347,12 @@ async def test_each_batch_is_reported_and_each_caller_gets_its_own_figures() -> 
 
 
 @pytest.mark.parametrize("inline_rows", [0, 4])
-@on_a_loop
-async def test_a_report_that_raises_harms_no_caller(inline_rows: int) -> None:
+async def test_a_report_that_raises_does_not_affect_callers(inline_rows: int) -> None:
     def fail(_: BatchReport) -> None:
         raise RuntimeError
 
     asyncio.get_running_loop().set_exception_handler(lambda *_: None)
     async with batching(Model(), on_batch=fail, inline_rows=inline_rows) as batcher:
-        answers = await asyncio.gather(*[batcher.submit(rows(i)) for i in range(9)])
-    for i, answer in enumerate(answers):
-        assert_answers(answer, i)
+        responses = await asyncio.gather(*[batcher.submit(rows(i)) for i in range(9)])
+    for i, response in enumerate(responses):
+        assert_answers(response, i)

@@ -1,4 +1,4 @@
-"""What the micro-batcher saves where a model fails, or does not come back: all but the guilty."""
+"""Models that fail or hang: only the failing request fails."""
 
 import asyncio
 import math
@@ -20,17 +20,18 @@ from batchers import (
     batching,
     busy,
     leave,
-    on_a_loop,
     rows,
     started,
     threads,
     until,
 )
 
-from service.batching.batch import Answer, Judge, Part, Request, run_batch
+from service.batching.batch import InferenceRequest, InferenceResponse, Judge, Slice, run_batch
 from service.batching.batcher import Arrays, MicroBatcher
 from service.batching.worker import Worker
 from service.errors import BadInputError, ModelFaultError, ServiceError
+
+pytestmark = pytest.mark.timeout(20)  # a longer test hangs
 
 # Models that fail
 
@@ -38,8 +39,7 @@ from service.errors import BadInputError, ModelFaultError, ServiceError
 @pytest.mark.parametrize(
     "fault", [ValueError("x"), MemoryError(), KeyboardInterrupt(), SystemExit(1)], ids=repr
 )
-@on_a_loop
-async def test_only_the_guilty_request_fails_and_its_neighbours_are_computed_again(
+async def test_only_the_failing_request_fails_and_its_neighbours_are_computed_again(
     fault: BaseException,
 ) -> None:
     model = Model(fault)
@@ -56,7 +56,6 @@ async def test_only_the_guilty_request_fails_and_its_neighbours_are_computed_aga
     assert model.batches == [[1, 2, 3], [1], [2, 3], [2], [3], [4]]
 
 
-@on_a_loop
 async def test_a_batch_of_one_request_that_fails_is_not_repeated_and_shows_no_internals() -> None:
     model = Model()
     async with batching(model) as batcher:
@@ -67,19 +66,18 @@ async def test_a_batch_of_one_request_that_fails_is_not_repeated_and_shows_no_in
 
 
 def blaming(asked: list[Exception]) -> Judge:
-    """A judge that notes what it is asked, and finds it to be the caller's fault."""
+    """Return a judge that records its arguments, and blames the request."""
 
     def judge(compute: Callable[[Arrays], Arrays], error: Exception) -> ServiceError:
         asked.append(error)
-        assert_answers(Answer(compute(rows(7)), 0.0, 0.0, 1), 7)
+        assert_answers(InferenceResponse(compute(rows(7)), 0.0, 0.0, 1), 7)
         return BadInputError("yours")
 
     return judge
 
 
 @pytest.mark.parametrize("inline_rows", [0, 4])
-@on_a_loop
-async def test_a_judge_says_whose_fault_it_is_that_a_request_fails_alone(inline_rows: int) -> None:
+async def test_a_judge_decides_the_error_of_a_request_that_fails_alone(inline_rows: int) -> None:
     model, asked = Model(), list[Exception]()
     async with batching(model, judge=blaming(asked), inline_rows=inline_rows) as batcher:
         before, guilty, after = await started(
@@ -99,8 +97,7 @@ async def test_a_judge_says_whose_fault_it_is_that_a_request_fails_alone(inline_
      (KeyboardInterrupt(), POISON), (None, MISCOUNT)],
     ids=repr,
 )  # fmt: skip
-@on_a_loop
-async def test_a_judge_is_not_asked_where_it_is_never_the_caller(
+async def test_a_judge_is_not_called_for_faults_that_are_never_the_request(
     fault: BaseException | None, mark: int
 ) -> None:
     asked = list[Exception]()
@@ -110,8 +107,7 @@ async def test_a_judge_is_not_asked_where_it_is_never_the_caller(
     assert asked == []
 
 
-@on_a_loop
-async def test_a_judge_that_fails_leaves_nobody_waiting() -> None:
+async def test_a_judge_that_raises_leaves_no_caller_waiting() -> None:
     def judge(compute: object, error: Exception) -> ServiceError:
         raise LookupError("no verdict")
 
@@ -121,8 +117,7 @@ async def test_a_judge_that_fails_leaves_nobody_waiting() -> None:
     assert isinstance(caught.value.__cause__, LookupError)
 
 
-@on_a_loop
-async def test_a_large_request_that_fails_early_is_not_computed_to_its_end() -> None:
+async def test_the_rest_of_a_failed_large_request_is_not_computed() -> None:
     model = Model()
     async with batching(model) as batcher:
         large = rows(*range(9))
@@ -134,8 +129,7 @@ async def test_a_large_request_that_fails_early_is_not_computed_to_its_end() -> 
     assert model.batches == [[0, 1, 2, 3], [20]]
 
 
-@on_a_loop
-async def test_a_caller_that_leaves_before_a_failed_batch_is_repeated_is_not_computed() -> None:
+async def test_a_caller_cancelled_before_a_failed_batch_is_repeated_is_not_computed() -> None:
     model = Model()
     async with batching(model) as batcher:
         model.gate.clear()
@@ -151,17 +145,17 @@ async def test_a_caller_that_leaves_before_a_failed_batch_is_repeated_is_not_com
     assert model.batches == [[1, 2, 3], [1], [3]]
 
 
-def test_a_caller_that_leaves_while_a_failed_batch_is_repeated_does_not_shift_the_answers() -> None:
+def test_a_caller_cancelled_while_a_failed_batch_is_repeated_does_not_shift_outputs() -> None:
     def compute(inputs: Arrays) -> Arrays:
         if POISON in inputs["mark"]:
             raise ValueError("poison")
         if 2 in inputs["id"]:
-            requests[2].done = None  # the event loop's thread does so at any time
+            requests[2].done_callback = None  # as the thread of the event loop may at any time
         return answers_to(inputs["id"])
 
     inputs = [rows(0, mark=POISON), rows(1), rows(2), rows(3)]
-    requests = [Request(taken, 1, 0, 0.0, math.inf, lambda _: None) for taken in inputs]
-    outcomes, _ = run_batch([Part(request, 0, 1) for request in requests], compute, "model")
+    requests = [InferenceRequest(taken, 1, 0, 0.0, math.inf, lambda _: None) for taken in inputs]
+    outcomes, _ = run_batch([Slice(request, 0, 1) for request in requests], compute, "model")
     assert isinstance(outcomes[0], ModelFaultError)
     for number in (1, 3):
         outcome = outcomes[number]
@@ -170,8 +164,7 @@ def test_a_caller_that_leaves_while_a_failed_batch_is_repeated_does_not_shift_th
 
 
 @pytest.mark.parametrize("surplus", [-1, 1])
-@on_a_loop
-async def test_a_wrong_number_of_rows_in_any_output_fails_the_guilty_request_alone(
+async def test_a_wrong_number_of_rows_fails_only_the_failing_request(
     surplus: int,
 ) -> None:
     batches: list[int] = []
@@ -179,10 +172,10 @@ async def test_a_wrong_number_of_rows_in_any_output_fails_the_guilty_request_alo
     def compute(inputs: Arrays) -> Arrays:
         ids = inputs["id"]
         batches.append(len(ids))
-        answers = answers_to(ids)
+        responses = answers_to(ids)
         if 1 in ids:
-            answers["square"] = np.zeros((len(ids) + surplus, 2))
-        return answers
+            responses["square"] = np.zeros((len(ids) + surplus, 2))
+        return responses
 
     async with batching(compute) as batcher:
         before, guilty, after = await started(*[batcher.submit(rows(i)) for i in range(3)])
@@ -198,25 +191,22 @@ async def test_a_wrong_number_of_rows_in_any_output_fails_the_guilty_request_alo
 @pytest.mark.parametrize(
     "result", [None, {"y": np.float32(1)}, {"y": None}], ids=["nothing", "a scalar", "no array"]
 )
-@on_a_loop
-async def test_a_model_that_returns_no_arrays_fails_and_nobody_hangs(result: Any) -> None:
+async def test_a_model_that_returns_no_arrays_fails_and_no_caller_hangs(result: Any) -> None:
     async with batching(lambda _: result) as batcher:
         for task in await started(*[batcher.submit(rows(i)) for i in range(3)]):
             with pytest.raises(ModelFaultError):
                 await task
 
 
-@on_a_loop
-async def test_parts_of_an_answer_that_do_not_fit_together_fail_that_request_alone() -> None:
+async def test_slices_that_cannot_be_joined_fail_only_their_request() -> None:
     async with batching(lambda inputs: {str(inputs["id"][0]): inputs["id"]}) as batcher:
         large, small = await started(batcher.submit(rows(*range(8))), batcher.submit(rows(9)))
         with pytest.raises(ModelFaultError):
             await large
-        assert (await small).outputs["9"].tolist() == [9]
+        assert (await small).outputs["4"].tolist() == [9]  # it shares a batch
 
 
-@on_a_loop
-async def test_one_guilty_among_many_costs_two_computes_for_each_doubling() -> None:
+async def test_one_failing_request_among_many_takes_two_computes_per_doubling() -> None:
     model = Model()
     async with batching(model, max_batch_rows=64) as batcher:
         tasks = await started(
@@ -231,7 +221,6 @@ async def test_one_guilty_among_many_costs_two_computes_for_each_doubling() -> N
     assert len(model.batches) == 1 + 2 * 6
 
 
-@on_a_loop
 async def test_a_batch_too_large_for_the_memory_is_computed_in_halves() -> None:
     sizes: list[int] = []
 
@@ -249,8 +238,7 @@ async def test_a_batch_too_large_for_the_memory_is_computed_in_halves() -> None:
 
 
 @pytest.mark.parametrize("inline_rows", [0, 16])
-@on_a_loop
-async def test_halves_that_do_not_fit_together_fail_and_nobody_hangs(inline_rows: int) -> None:
+async def test_halves_that_cannot_be_joined_fail_and_no_caller_hangs(inline_rows: int) -> None:
     def compute(inputs: Arrays) -> Arrays:
         if len(inputs["id"]) > 3:
             raise MemoryError
@@ -262,7 +250,6 @@ async def test_halves_that_do_not_fit_together_fail_and_nobody_hangs(inline_rows
         assert (await batcher.submit(rows(5))).outputs["y"].shape == (1, 5)
 
 
-@on_a_loop
 async def test_one_row_too_large_for_the_memory_fails() -> None:
     def compute(inputs: Arrays) -> Arrays:
         raise MemoryError
@@ -276,14 +263,14 @@ async def test_one_row_too_large_for_the_memory_fails() -> None:
 
 
 class Stuck(Model):
-    """A model that never ends where a row is marked, until `end` is set."""
+    """A model that hangs if a row is marked, until `end` is set."""
 
     def __init__(self) -> None:
         super().__init__()
         self.end = threading.Event()
 
     def __call__(self, inputs: Arrays) -> Arrays:
-        """Answer, or hang."""
+        """Return the outputs, or hang."""
         if POISON in inputs["mark"]:
             self.batches.append(inputs["id"].tolist())
             assert self.end.wait(LIMIT)
@@ -291,19 +278,18 @@ class Stuck(Model):
         return super().__call__(inputs)
 
 
-async def look_until(batcher: MicroBatcher, condition: Callable[[], Any]) -> None:
+async def check_until(batcher: MicroBatcher, condition: Callable[[], Any]) -> None:
     while not condition():
-        batcher.give_up_after(0.05)
+        batcher.abandon_hung(0.05)
         await asyncio.sleep(0.01)
 
 
-@pytest.mark.parametrize("ahead_seconds", [0.0, 1.0])
-@on_a_loop
-async def test_only_the_request_that_hangs_fails_and_all_others_are_answered(
-    ahead_seconds: float,
+@pytest.mark.parametrize("prefetch_seconds", [0.0, 1.0])
+async def test_only_the_request_that_hangs_fails_and_all_others_succeed(
+    prefetch_seconds: float,
 ) -> None:
     model = Stuck()
-    async with batching(model, ahead_seconds=ahead_seconds, full_seconds=0.001) as batcher:
+    async with batching(model, prefetch_seconds=prefetch_seconds, full_seconds=0.001) as batcher:
         tasks = await started(
             batcher.submit(rows(1)),
             batcher.submit(rows(2, mark=POISON)),
@@ -311,28 +297,27 @@ async def test_only_the_request_that_hangs_fails_and_all_others_are_answered(
             batcher.submit(rows(9)),
         )
         before, guilty, across, after = tasks
-        await look_until(batcher, lambda: all(task.done() for task in tasks))
+        await check_until(batcher, lambda: all(task.done() for task in tasks))
         with pytest.raises(ModelFaultError) as caught:
             await guilty
         assert isinstance(caught.value.__cause__, TimeoutError)
         assert_answers(await before, 1)
         assert_answers(await across, *range(3, 9))
         assert_answers(await after, 9)
-        assert batcher.given_up == 2
+        assert batcher.hung == 2
         model.end.set()
         await until(lambda: len(threads(batcher._name)) == 1)
         assert_answers(await batcher.submit(rows(10)), 10)
 
 
-@on_a_loop
-async def test_a_lost_compute_that_ends_late_holds_no_thread_and_does_not_end_the_worker(
+async def test_an_abandoned_compute_that_ends_late_frees_its_thread_and_keeps_the_worker(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     model = Stuck()
-    hire = Worker._hire
+    hire = Worker._start_thread
 
     def hire_late(worker: Worker) -> None:
-        """Let the lost compute end while another thread takes its place."""
+        """Let the abandoned compute end while another thread replaces it."""
         model.end.set()
         time.sleep(0.05)
         hire(worker)
@@ -342,13 +327,13 @@ async def test_a_lost_compute_that_ends_late_holds_no_thread_and_does_not_end_th
             batcher.submit(rows(1, 2, 3, 4, mark=POISON)), batcher.submit(rows(5))
         )
         await until(lambda: model.batches)
-        monkeypatch.setattr(Worker, "_hire", hire_late)
+        monkeypatch.setattr(Worker, "_start_thread", hire_late)
         model.gate.clear()
-        batcher.give_up_after(0.0)
+        batcher.abandon_hung(0.0)
         closing = asyncio.create_task(batcher.close())
         await asyncio.sleep(0.05)
         assert not closing.done()
-        assert batcher.given_up == 0
+        assert batcher.hung == 0
         model.gate.set()
         await closing
         with pytest.raises(ModelFaultError):
@@ -356,13 +341,12 @@ async def test_a_lost_compute_that_ends_late_holds_no_thread_and_does_not_end_th
         assert_answers(await other, 5)
 
 
-@on_a_loop
-async def test_a_compute_that_ends_in_time_is_not_given_up() -> None:
+async def test_a_compute_that_ends_in_time_is_not_abandoned() -> None:
     model = Model()
     async with batching(model) as batcher:
-        batcher.give_up_after(0.0)
+        batcher.abandon_hung(0.0)
         assert_answers(await batcher.submit(rows(1)), 1)
-        batcher.give_up_after(0.0)
+        batcher.abandon_hung(0.0)
         async with busy(model, batcher):
-            batcher.give_up_after(LIMIT)
-        assert batcher.given_up == 0
+            batcher.abandon_hung(LIMIT)
+        assert batcher.hung == 0

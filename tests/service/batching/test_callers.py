@@ -1,4 +1,4 @@
-"""Callers of the micro-batcher who are in a hurry, go away, fail or ask again at once."""
+"""Callers with deadlines, and callers that are cancelled, raise or enqueue again at once."""
 
 import asyncio
 import time
@@ -12,7 +12,6 @@ from batchers import (
     batching,
     busy,
     leave,
-    on_a_loop,
     rows,
     started,
     until,
@@ -20,11 +19,12 @@ from batchers import (
 
 from service.errors import DeadlineExceededError, ModelFaultError
 
+pytestmark = pytest.mark.timeout(20)  # a longer test hangs
+
 # Deadlines
 
 
-@on_a_loop
-async def test_a_waiting_request_is_answered_at_its_deadline_while_the_batcher_is_busy() -> None:
+async def test_a_waiting_request_fails_at_its_deadline_while_the_batcher_is_busy() -> None:
     model = Model()
     async with batching(model) as batcher, busy(model, batcher) as computing:
         patient, hurried, later = await started(
@@ -43,7 +43,6 @@ async def test_a_waiting_request_is_answered_at_its_deadline_while_the_batcher_i
     assert model.batches == [[-1], [1]]
 
 
-@on_a_loop
 async def test_a_request_that_is_late_when_its_batch_forms_is_not_computed() -> None:
     model = Model()
     async with batching(model) as batcher:
@@ -56,8 +55,7 @@ async def test_a_request_that_is_late_when_its_batch_forms_is_not_computed() -> 
     assert model.batches == [[2]]
 
 
-@on_a_loop
-async def test_a_request_in_compute_at_its_deadline_gets_its_answer() -> None:
+async def test_a_request_in_compute_at_its_deadline_gets_its_response() -> None:
     model = Model()
     model.gate.clear()
     async with batching(model) as batcher:
@@ -68,8 +66,7 @@ async def test_a_request_in_compute_at_its_deadline_gets_its_answer() -> None:
         assert_answers(await task, 1)
 
 
-@on_a_loop
-async def test_a_large_request_of_which_rows_still_wait_at_its_deadline_is_given_up() -> None:
+async def test_a_large_request_with_waiting_rows_at_its_deadline_fails() -> None:
     model = Model()
     async with batching(model) as batcher:
         model.gate.clear()
@@ -83,7 +80,6 @@ async def test_a_large_request_of_which_rows_still_wait_at_its_deadline_is_given
     assert model.batches == [[0, 1, 2, 3]]
 
 
-@on_a_loop
 async def test_a_neighbour_that_is_late_when_a_failed_batch_is_repeated_is_not_computed() -> None:
     model = Model()
     async with batching(model) as batcher:
@@ -104,7 +100,6 @@ async def test_a_neighbour_that_is_late_when_a_failed_batch_is_repeated_is_not_c
     assert model.batches == [[1, 2, 3], [1], [3]]
 
 
-@on_a_loop
 async def test_a_thousand_deadlines_take_a_handful_of_timers(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -128,8 +123,7 @@ async def test_a_thousand_deadlines_take_a_handful_of_timers(
 # Callers that go away
 
 
-@on_a_loop
-async def test_a_caller_that_leaves_the_queue_frees_its_rows_and_is_not_computed() -> None:
+async def test_a_caller_cancelled_in_the_queue_frees_its_rows_and_is_not_computed() -> None:
     model = Model()
     async with batching(model) as batcher, busy(model, batcher):
         before, leaver, after = await started(
@@ -144,22 +138,20 @@ async def test_a_caller_that_leaves_the_queue_frees_its_rows_and_is_not_computed
     assert model.batches == [[-1], [1, 5]]
 
 
-@on_a_loop
-async def test_a_caller_that_leaves_in_the_very_turn_of_the_dispatch_is_not_computed() -> None:
+async def test_a_caller_cancelled_in_the_loop_iteration_of_the_dispatch_is_not_computed() -> None:
     model = Model()
     async with batching(model) as batcher:
         told: list[Any] = []
         leaver = batcher.enqueue(rows(1), told.append)
         batcher.enqueue(rows(2), told.append)
-        batcher.withdraw(leaver)
+        leaver.cancel()
         await until(lambda: told)
-        (answer,) = told
-        assert_answers(answer, 2)
+        (response,) = told
+        assert_answers(response, 2)
     assert model.batches == [[2]]
 
 
-@on_a_loop
-async def test_who_asks_again_when_it_was_too_late_takes_nothing_from_others() -> None:
+async def test_a_retry_after_a_deadline_does_not_affect_others() -> None:
     told: list[Any] = []
 
     def ask_again(error: object) -> None:
@@ -169,7 +161,7 @@ async def test_who_asks_again_when_it_was_too_late_takes_nothing_from_others() -
     async with batching(Model()) as batcher:
         batcher.enqueue(rows(1), told.append)
         batcher.enqueue(rows(2), ask_again, timeout=0.001)
-        time.sleep(0.005)  # noqa: ASYNC251 - the event loop is held up beyond the deadline
+        time.sleep(0.005)  # noqa: ASYNC251 - blocks the event loop beyond the deadline
         await until(lambda: len(told) == 3)
     late, first, again = told
     assert isinstance(late, DeadlineExceededError)
@@ -177,22 +169,20 @@ async def test_who_asks_again_when_it_was_too_late_takes_nothing_from_others() -
     assert_answers(again, 3, 4, 5, 6)
 
 
-@on_a_loop
-async def test_a_caller_is_told_once_and_may_leave_afterwards() -> None:
+async def test_a_callback_runs_once_and_a_later_cancel_does_nothing() -> None:
     async with batching(Model()) as batcher:
         told: list[Any] = []
         request = batcher.enqueue(rows(1), told.append)
         assert_answers(await batcher.submit(rows(2)), 2)
-        batcher.withdraw(request)
+        request.cancel()
         await batcher.submit(rows(3))
-        (answer,) = told
-        assert_answers(answer, 1)
+        (response,) = told
+        assert_answers(response, 1)
 
 
-@on_a_loop
 @pytest.mark.parametrize("inline_rows", [0, 4])
 @pytest.mark.parametrize("mistake", [RuntimeError("x"), asyncio.CancelledError()], ids=repr)
-async def test_a_caller_that_fails_on_its_answer_takes_nothing_from_its_neighbours(
+async def test_a_callback_that_raises_does_not_affect_its_neighbours(
     inline_rows: int, mistake: BaseException
 ) -> None:
     complaints: list[dict[str, Any]] = []
@@ -209,8 +199,7 @@ async def test_a_caller_that_fails_on_its_answer_takes_nothing_from_its_neighbou
     assert [told["exception"] for told in complaints] == [mistake]
 
 
-@on_a_loop
-async def test_a_caller_that_leaves_during_compute_takes_nothing_from_its_neighbours() -> None:
+async def test_a_caller_cancelled_during_compute_does_not_affect_its_neighbours() -> None:
     model = Model()
     async with batching(model) as batcher:
         model.gate.clear()
@@ -223,8 +212,7 @@ async def test_a_caller_that_leaves_during_compute_takes_nothing_from_its_neighb
     assert model.batches == [[0, 1, 2]]
 
 
-@on_a_loop
-async def test_a_caller_that_leaves_in_the_middle_of_its_rows_takes_the_rest_along() -> None:
+async def test_a_caller_cancelled_between_its_slices_removes_the_rest() -> None:
     model = Model()
     async with batching(model) as batcher:
         model.gate.clear()

@@ -1,104 +1,149 @@
-"""Whatever is added, taken, put back and removed: no row is lost, comes twice or overtakes."""
+"""Any sequence of adds, takes, requeues and cancels: no row is lost, repeated or out of order."""
 
 import asyncio
 import math
+from collections import defaultdict
 from collections.abc import Sequence
 
 import numpy as np
 from hypothesis import settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from service.batching.batch import Part, Request
+from service.batching.batch import InferenceRequest, Slice
 from service.batching.request_queue import RequestQueue
 
 LATE = -1.0
 
 
 class Queue(RuleBasedStateMachine):
-    """The queue beside a plain list of the rows that wait, each with its request's number."""
+    """The queue, compared with the next row that each request waits with."""
 
-    def __init__(self) -> None:
-        super().__init__()
+    @initialize(max_rows=st.integers(1, 40))
+    def open(self, max_rows: int) -> None:
+        """Create the queue on its loop."""
         self.loop = asyncio.new_event_loop()
+        self.max_rows = max_rows
         self.queue = self.loop.run_until_complete(self.opened())
-        self.requests: list[Request] = []
-        self.waiting: list[tuple[int, int]] = []
-        self.taken: list[Sequence[Part]] = []
-        self.expired: list[Request] = []
+        self.next: dict[InferenceRequest, int] = {}  # of the requests with waiting rows
+        self.requests: list[InferenceRequest] = []
+        self.taken: list[Sequence[Slice]] = []
+        self.expired: list[InferenceRequest] = []
 
     async def opened(self) -> RequestQueue:
-        """Make the queue on its loop."""
-        return RequestQueue(lambda late: self.expired.extend(late))
+        """Create the queue."""
+        return RequestQueue(lambda late: self.expired.extend(late), self.max_rows)
 
-    def rows_of(self, batch: Sequence[Part]) -> list[tuple[int, int]]:
-        """Number of request and row, for each row of a batch."""
-        return [
-            (self.requests.index(request), row)
-            for request, start, stop in batch
-            for row in range(start, stop)
-        ]
-
-    @rule(rows=st.integers(1, 6), late=st.sampled_from([False] * 4 + [True]))
-    def add(self, rows: int, late: bool) -> None:
+    @rule(
+        rows=st.integers(1, 6) | st.integers(1, 100),
+        late=st.sampled_from([False] * 4 + [True]),
+        whole=st.sampled_from([False] * 2 + [True]),
+        caller=st.sampled_from("abc"),
+    )
+    def add(self, rows: int, late: bool, whole: bool, caller: str) -> None:
         """A request comes, perhaps with a deadline that has passed."""
         inputs = {"x": np.zeros(rows)}
         deadline = LATE if late else math.inf
-        request = Request(inputs, rows, rows, 0.0, deadline, lambda _: None)
-        self.waiting += [(len(self.requests), row) for row in range(rows)]
+        request = InferenceRequest(
+            inputs, rows, rows, 0.0, deadline, lambda _: None, caller, whole=whole
+        )
         self.requests.append(request)
+        self.next[request] = 0
         self.queue.add(request)
 
-    @rule(room=st.integers(1, 8))
-    def take(self, room: int) -> None:
-        """A batch is taken, without those who are late before it is full."""
-        batch, late = self.queue.take(room)
-        rows = self.rows_of(batch)
-        gone = [self.requests.index(request) for request in late]
-        self.waiting = [row for row in self.waiting if row[0] not in gone]
-        assert all(request.deadline == LATE and not request.waiting for request in late)
-        assert rows == self.waiting[: len(rows)]
-        assert len(rows) == room or not self.waiting[len(rows) :]
-        del self.waiting[: len(rows)]
+    @rule()
+    def take(self) -> None:
+        """Take a batch, without requests that are late before it is full."""
+        batch, late = self.queue.next_batch()
+        for request in late:
+            assert request.deadline == LATE
+            assert not request.waiting
+            del self.next[request]
+        assert len({part.request for part in batch}) == len(batch)
+        for request, start, stop in batch:
+            assert start == self.next[request] < stop <= request.rows
+            assert request.deadline != LATE
+            self.next[request] = stop
+            if stop == request.rows:
+                del self.next[request]
+        rows = sum(stop - start for _, start, stop in batch)
+        if any(part.request.whole or part.request.suspect for part in batch):
+            ((request, start, stop),) = batch
+            assert stop - start == request.rows if request.whole else stop - start <= self.max_rows
+        else:
+            assert rows <= self.max_rows
+            assert rows == self.max_rows or all(one.whole or one.suspect for one in self.firsts())
         self.taken.append(batch)
 
+    def firsts(self) -> list[InferenceRequest]:
+        """Return the waiting request that ends a batch before it is full: the first of all."""
+        if not self.queue.rows:
+            return []
+        return [self.queue._ring[0].requests[0]]
+
     @precondition(lambda self: self.taken)
-    @rule()
-    def put_back(self) -> None:
-        """The batch that was taken last comes back."""
+    @rule(suspect=st.booleans())
+    def requeue(self, suspect: bool) -> None:
+        """Requeue the batch that was taken last."""
         batch = self.taken.pop()
-        self.queue.put_back(batch)
-        back = [row for row in self.rows_of(batch) if self.requests[row[0]].done is not None]
-        self.waiting = back + self.waiting
+        self.queue.requeue(batch)
+        for request, start, _ in batch:
+            if request.done_callback is not None:
+                self.next[request] = start
+                request.suspect |= suspect
 
     @precondition(lambda self: self.requests)
     @rule(data=st.data())
     def leave(self, data: st.DataObject) -> None:
-        """A caller goes away, whether its rows wait or not."""
-        number = data.draw(st.integers(0, len(self.requests) - 1))
-        self.requests[number].done = None
-        self.queue.remove(self.requests[number])
-        self.waiting = [row for row in self.waiting if row[0] != number]
+        """Cancel a request, whether its rows wait or not."""
+        request = data.draw(st.sampled_from(self.requests))
+        request.done_callback = None
+        self.queue.remove(request)
+        self.next.pop(request, None)
 
     @rule()
     def wait(self) -> None:
-        """The alarm goes off for the late ones, of which none waits any longer."""
+        """Run the timer of late requests, none of which waits afterwards."""
         self.queue._expire()
-        gone = {self.requests.index(request) for request in self.expired}
-        self.waiting = [row for row in self.waiting if row[0] not in gone]
-        assert not any(self.requests[number].deadline == LATE for number, _ in self.waiting)
+        for request in self.expired:
+            self.next.pop(request, None)
+        self.expired.clear()
+        assert not any(request.deadline == LATE for request in self.next)
 
     @invariant()
     def counts(self) -> None:
-        """It knows how many wait."""
-        assert self.queue.rows == len(self.waiting)
-        assert len(self.queue) == len({number for number, _ in self.waiting})
+        """Compare the sums with those over the waiting requests."""
+        waiting = {request: request.rows - start for request, start in self.next.items()}
+        assert {request: request.waiting for request in self.next} == waiting
+        assert self.queue.rows == sum(waiting.values())
+        assert len(self.queue) == len(waiting)
+        whole = [request for request in waiting if request.whole]
+        assert self.queue.whole_requests == len(whole)
+        others = sum(rows for request, rows in waiting.items() if not request.whole)
+        assert self.queue.count_batches() == len(whole) + others // self.max_rows
+        by_caller = defaultdict(list)
+        for request in waiting:
+            by_caller[request.caller].append(request)
+        quantum = self.queue.quantum
+        for caller in self.queue._callers.values():
+            mine = by_caller.pop(caller.name, [])
+            assert set(caller.requests) == set(mine)
+            assert caller.rows == sum(one.waiting for one in mine)
+            assert caller.excess == sum(
+                max(0, one.waiting - quantum) for one in mine if not one.whole
+            )
+            assert caller.surplus == sum(self.max_rows - one.waiting for one in mine if one.whole)
+            assert caller.credit <= quantum
+            assert 1 <= caller.turn <= quantum
+            assert (caller in self.queue._ring) == (bool(mine) or caller.credit < 0)
+        assert not by_caller
 
     def teardown(self) -> None:
-        """End the loop."""
-        self.queue.close()
-        self.loop.close()
+        """Close the loop."""
+        if hasattr(self, "loop"):
+            self.queue.close()
+            self.loop.close()
 
 
 TestQueue = Queue.TestCase
-TestQueue.settings = settings(max_examples=100, stateful_step_count=30, deadline=None)
+TestQueue.settings = settings(max_examples=100, stateful_step_count=40, deadline=None)

@@ -1,4 +1,4 @@
-"""What the micro-batcher promises, under schedules that nobody chose."""
+"""The guarantees of the micro-batcher under random schedules."""
 
 import asyncio
 import math
@@ -7,11 +7,11 @@ from collections import Counter
 from typing import NamedTuple
 
 import pytest
-from batchers import GOOD, MISCOUNT, POISON, Model, assert_answers, batching, on_a_loop, rows
+from batchers import GOOD, MISCOUNT, POISON, Model, assert_answers, batching, rows
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from service.batching.batch import Answer, Arrays
+from service.batching.batch import Arrays, InferenceResponse
 from service.batching.batcher import MicroBatcher
 from service.errors import (
     BodyTooLargeError,
@@ -20,6 +20,8 @@ from service.errors import (
     NotReadyError,
     QueueFullError,
 )
+
+pytestmark = pytest.mark.timeout(100)  # a longer test hangs
 
 
 class Visit(NamedTuple):
@@ -30,6 +32,7 @@ class Visit(NamedTuple):
     arrives: int
     timeout: int | None
     leaves: int | None
+    caller: str
 
 
 moments = st.integers(0, 12)
@@ -40,9 +43,11 @@ visits = st.builds(
     arrives=moments,
     timeout=st.none() | moments,
     leaves=st.none() | st.none() | moments,
+    caller=st.sampled_from("abc"),
 )
 
 
+@pytest.mark.slow
 @settings(max_examples=150, deadline=None)
 @given(
     schedule=st.lists(visits, min_size=1, max_size=25),
@@ -51,19 +56,18 @@ visits = st.builds(
     max_delay=st.sampled_from([0.0, 0.0, 0.002]),
     inline_rows=st.sampled_from([0, 0, 1, 3, 6]),
     enough_requests=st.sampled_from([1, 2, 16]),
-    ahead_seconds=st.sampled_from([0.0, 0.002, 1.0]),
+    prefetch_seconds=st.sampled_from([0.0, 0.002, 1.0]),
     compute_seconds=st.sampled_from([0.0, 0.0005, 0.003]),
     closes=st.none() | moments,
 )
-@on_a_loop
-async def test_every_caller_gets_exactly_its_own_rows_or_one_error_that_it_could_expect(
+async def test_every_caller_gets_exactly_its_own_rows_or_one_expected_error(
     schedule: list[Visit],
     max_batch_rows: int,
     spare_queue_rows: int,
     max_delay: float,
     inline_rows: int,
     enough_requests: int,
-    ahead_seconds: float,
+    prefetch_seconds: float,
     compute_seconds: float,
     closes: int | None,
 ) -> None:
@@ -75,11 +79,13 @@ async def test_every_caller_gets_exactly_its_own_rows_or_one_error_that_it_could
 
     max_queue_rows = max_batch_rows + spare_queue_rows
 
-    async def call(batcher: MicroBatcher, index: int, visit: Visit) -> Answer | BaseException:
+    async def call(
+        batcher: MicroBatcher, index: int, visit: Visit
+    ) -> InferenceResponse | BaseException:
         inputs = rows(*range(100 * index, 100 * index + visit.rows), mark=visit.mark)
         timeout = None if visit.timeout is None else visit.timeout / 1000
         await asyncio.sleep(visit.arrives / 1000)
-        task = asyncio.create_task(batcher.submit(inputs, timeout=timeout))
+        task = asyncio.create_task(batcher.submit(inputs, timeout=timeout, caller=visit.caller))
         if visit.leaves is not None:
             await asyncio.sleep(visit.leaves / 1000)
             task.cancel()
@@ -92,7 +98,7 @@ async def test_every_caller_gets_exactly_its_own_rows_or_one_error_that_it_could
         max_delay=max_delay,
         inline_rows=inline_rows,
         enough_requests=enough_requests,
-        ahead_seconds=ahead_seconds,
+        prefetch_seconds=prefetch_seconds,
         full_seconds=0.001,
     ) as batcher:
         calls = asyncio.gather(*[call(batcher, *numbered) for numbered in enumerate(schedule)])
@@ -107,7 +113,7 @@ async def test_every_caller_gets_exactly_its_own_rows_or_one_error_that_it_could
     assert all(len(batch) <= max_batch_rows for batch in model.batches)
     for index, (visit, outcome) in enumerate(zip(schedule, outcomes, strict=True)):
         match outcome:
-            case Answer():
+            case InferenceResponse():
                 assert visit.mark == GOOD
                 assert_answers(outcome, *range(100 * index, 100 * index + visit.rows))
             case ModelFaultError():

@@ -1,12 +1,11 @@
-"""Which coding an answer is sent in."""
+"""The coding of responses."""
 
-import asyncio
 import gzip
 import zlib
 
 import pytest
 
-from service.http.compression import asked_coding, compressed
+from service.http.compression import compressed, preferred_coding
 
 
 @pytest.mark.parametrize(
@@ -38,18 +37,17 @@ from service.http.compression import asked_coding, compressed
         ("\u00e9, gzip", "gzip"),
     ],
 )
-def test_the_coding_that_is_liked_best_is_taken(accepted: str | None, coding: str | None) -> None:
+def test_the_coding_with_the_highest_quality_is_used(
+    accepted: str | None, coding: str | None
+) -> None:
     headers = {} if accepted is None else {b"accept-encoding": accepted.encode("latin-1")}
-    found = asked_coding(headers)
+    found = preferred_coding(headers)
     assert (found and found.decode()) == coding
 
 
-def test_what_is_compressed_is_what_every_reader_of_its_coding_reads() -> None:
+async def test_compressed_bodies_are_readable_by_standard_decoders() -> None:
     body = bytes(range(256)) * 300
 
-    async def run() -> tuple[bytes, bytes]:
-        return await compressed(body, b"gzip"), await compressed(body, b"deflate")
-
-    packed, deflated = asyncio.run(run())
+    packed, deflated = await compressed(body, b"gzip"), await compressed(body, b"deflate")
     assert gzip.decompress(packed) == zlib.decompress(deflated) == body
     assert len(packed) < len(body) / 10

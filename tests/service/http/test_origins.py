@@ -1,4 +1,4 @@
-"""Which hosts and origins are accepted, in every form that a header can have."""
+"""Accepted hosts and origins, in every form of the headers."""
 
 import hashlib
 import timeit
@@ -78,14 +78,14 @@ def test_a_local_host_is_accepted(host: str) -> None:
 
 
 @pytest.mark.parametrize("host", FOREIGN)
-def test_any_other_host_is_misdirected_and_the_setting_is_named(host: str) -> None:
+def test_a_foreign_host_is_refused_as_misdirected_and_the_setting_is_named(host: str) -> None:
     with pytest.raises(MisdirectedRequestError, match="FITSERVE_ALLOWED_HOSTS") as refused:
         check(host=host)
     assert refused.value.status == 421
     assert str(refused.value).count(". ") == 0
 
 
-def test_no_host_at_all_is_accepted_as_http_1_0_has_none() -> None:
+def test_a_missing_host_is_accepted_for_http_1_0() -> None:
     check()
 
 
@@ -97,7 +97,7 @@ def test_no_host_at_all_is_accepted_as_http_1_0_has_none() -> None:
         ("::ffff:10.0.0.9", "10.0.0.9"),
     ],
 )
-def test_the_address_that_the_request_came_to_is_local(address: str, host: str) -> None:
+def test_the_address_of_the_server_is_local(address: str, host: str) -> None:
     check(address, host=host)
     for other in ("10.0.0.8", "/run/fitserve.sock", None):
         with pytest.raises(MisdirectedRequestError):
@@ -124,7 +124,7 @@ def test_a_forwarded_host_is_not_trusted() -> None:
         (["fd00::7"], "[fd00::7]"),
     ],
 )
-def test_a_host_of_the_setting_is_accepted(allowed: list[str], host: str) -> None:
+def test_an_allowed_host_is_accepted(allowed: list[str], host: str) -> None:
     check(host=host, given={"allowed_hosts": allowed})
     check(host="localhost", given={"allowed_hosts": allowed})
 
@@ -133,7 +133,7 @@ def test_a_host_of_the_setting_is_accepted(allowed: list[str], host: str) -> Non
     "host",
     ["example.com", "xexample.com", "a.example.com.evil", "fit.example.evil", "a.fit.example"],
 )
-def test_a_host_like_one_of_the_setting_is_not(host: str) -> None:
+def test_a_host_similar_to_an_allowed_one_is_refused(host: str) -> None:
     with pytest.raises(MisdirectedRequestError):
         check(host=host, given={"allowed_hosts": ["*.example.com", "fit.example"]})
 
@@ -141,7 +141,7 @@ def test_a_host_like_one_of_the_setting_is_not(host: str) -> None:
 @pytest.mark.parametrize(
     "host", ["http://a.example", "a.example:80", "", "a.*.example", "*a.example", "a b", "*."]
 )
-def test_a_setting_that_is_no_host_is_told(host: str) -> None:
+def test_a_setting_that_is_not_a_host_is_refused(host: str) -> None:
     with pytest.raises(ValidationError, match="without a scheme or port"):
         Settings(allowed_hosts=(host,))
 
@@ -155,7 +155,7 @@ def test_a_setting_that_is_no_host_is_told(host: str) -> None:
         ("localhost:443", "https://localhost"),
         ("LOCALHOST:3000", "http://localhost:3000"),
         ("[::1]:3000", "http://[::1]:3000"),
-        ("localhost", "https://localhost"),  # a proxy ends TLS
+        ("localhost", "https://localhost"),  # a proxy terminates TLS
     ],
 )
 def test_a_page_of_this_service_may_call_it(host: str, origin: str) -> None:
@@ -172,7 +172,7 @@ EVIL = [
 
 
 @pytest.mark.parametrize("origin", EVIL)
-def test_a_page_of_any_other_origin_may_not(origin: str) -> None:
+def test_a_page_of_another_origin_may_not_call_the_service(origin: str) -> None:
     for more in ({}, {"sec_fetch_site": "cross-site"}, {"sec_fetch_site": "same-site"}):
         with pytest.raises(ForeignOriginError, match="FITSERVE_CORS_ORIGINS") as refused:
             check(host="localhost:3000", origin=origin, **more)
@@ -180,7 +180,7 @@ def test_a_page_of_any_other_origin_may_not(origin: str) -> None:
 
 
 @pytest.mark.parametrize("origin", ["https://a.example", "null", "chrome-extension://abcdef"])
-def test_an_origin_that_cors_allows_may(origin: str) -> None:
+def test_an_origin_of_the_cors_setting_may_call_the_service(origin: str) -> None:
     for origins_given in ([origin], ["*"]):
         check(host="localhost", origin=origin, given={"cors_origins": origins_given})
         with pytest.raises(MisdirectedRequestError):
@@ -189,7 +189,7 @@ def test_an_origin_that_cors_allows_may(origin: str) -> None:
         check(host="localhost", origin=f"{origin}.evil", given={"cors_origins": [origin]})
 
 
-def test_behind_a_proxy_that_asks_by_a_host_of_its_own_the_browser_is_believed() -> None:
+def test_behind_a_proxy_with_another_host_name_same_origin_requests_are_accepted() -> None:
     same = {"host": "127.0.0.1:3000", "sec_fetch_site": "same-origin"}
     check(**same, origin="http://localhost:8080")
     check(**same, origin="https://fit.example", given={"allowed_hosts": ["fit.example"]})
@@ -199,7 +199,7 @@ def test_behind_a_proxy_that_asks_by_a_host_of_its_own_the_browser_is_believed()
 
 
 @pytest.mark.parametrize("site", ["cross-site", "same-site"])
-def test_a_page_of_another_site_loads_no_picture_and_no_script(site: str) -> None:
+def test_a_page_of_another_site_cannot_load_pictures_or_scripts(site: str) -> None:
     for mode in ("no-cors", "cors", "websocket"):
         with pytest.raises(ForeignOriginError, match="FITSERVE_CORS_ORIGINS"):
             check(host="localhost", sec_fetch_site=site, sec_fetch_mode=mode)
@@ -209,13 +209,13 @@ def test_a_page_of_another_site_loads_no_picture_and_no_script(site: str) -> Non
         check(host="localhost", sec_fetch_site=fine, sec_fetch_mode="cors")
 
 
-def test_where_keys_are_asked_for_neither_is_looked_at() -> None:
+def test_with_api_keys_hosts_and_origins_are_not_checked() -> None:
     given = {"api_keys_file": "keys"}
     check(host="evil", origin="http://evil", given=given)
     assert OriginPolicy(Settings(**given)).accepts_everywhere(raw({"host": "evil"}))
 
 
-def test_what_takes_the_fast_path_is_what_would_pass() -> None:
+def test_the_fast_path_accepts_only_requests_that_the_check_accepts() -> None:
     policy = OriginPolicy(Settings(allowed_hosts=("fit.example",)))
     for host in (*LOCAL, "fit.example"):
         if ADDRESS not in host:
@@ -225,19 +225,19 @@ def test_what_takes_the_fast_path_is_what_would_pass() -> None:
     for header in ("origin", "sec_fetch_site"):
         assert not policy.accepts_everywhere(raw({"host": "localhost", header: "same-origin"}))
     policy.check(raw({"host": ADDRESS}), ADDRESS)
-    assert policy.accepts_everywhere(raw({"host": ADDRESS}))  # from now on it is known as local
+    assert policy.accepts_everywhere(raw({"host": ADDRESS}))  # known as local from now on
 
 
-def test_what_is_known_is_bounded() -> None:
+def test_the_cache_of_hosts_is_bounded() -> None:
     policy = OriginPolicy(Settings())
-    for number in range(3 * origins._MOST_KNOWN):
+    for number in range(3 * origins._MAX_KNOWN):
         policy.check(raw({"host": f"{'a' * (number % 600)}{number}.localhost"}), None)
-        assert len(policy._known) <= origins._MOST_KNOWN
-    assert max(len(host or b"") for host in policy._known) <= origins._LONGEST_KNOWN
+        assert len(policy._known) <= origins._MAX_KNOWN
+    assert max(len(host or b"") for host in policy._known) <= origins._MAX_KNOWN_BYTES
     assert policy.accepts_everywhere({})
 
 
-def test_a_known_host_takes_less_time_than_hashing_a_kilobyte() -> None:
+def test_the_check_of_a_known_host_is_faster_than_hashing_a_kilobyte() -> None:
     policy, headers, kilobyte = (
         OriginPolicy(Settings()),
         raw({"host": "127.0.0.1:3000"}),

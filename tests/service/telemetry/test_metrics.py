@@ -1,4 +1,4 @@
-"""The metrics as Prometheus reads them: from one process, and from several that share a folder."""
+"""Metrics in the Prometheus format, from one process and from several that share a folder."""
 
 import asyncio
 import os
@@ -8,12 +8,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from exchanges import exchange_of
 from gated import Gated
 from hypothesis import given
 from hypothesis import strategies as st
 from prometheus_client import CollectorRegistry, Histogram
 from prometheus_client.parser import text_string_to_metric_families
+from request_contexts import context_of
 from tiny import write_tiny
 
 from models.repository import ModelRepository
@@ -21,13 +21,13 @@ from service import errors
 from service.batching.batch import Timings
 from service.batching.batcher import BatchReport
 from service.errors import ServiceError
-from service.http.endpoint import error_response
-from service.http.parent import PARENT
-from service.placement import Placement, place
-from service.predictor import Predictor
+from service.http.responses import error_response
+from service.inference.placement import Placement, place
+from service.inference.predictor import Predictor
+from service.parent_watch import PARENT
 from service.settings import Settings
 from service.telemetry.metrics import ModelMetrics, count_request, exposition, show_gpu
-from service.telemetry.shared_counts import observe_all
+from service.telemetry.multiprocess import observe_all
 
 Samples = dict[tuple[str, frozenset[tuple[str, str]]], float]
 
@@ -44,13 +44,13 @@ def sample(found: Samples, name: str, **labels: str) -> float:
     return found.get((f"fitserve_{name}", frozenset(labels.items())), 0.0)
 
 
-def test_a_request_is_counted_under_its_endpoint_model_and_status() -> None:
+def test_a_request_is_counted_by_endpoint_model_and_status() -> None:
     labels = {"endpoint": "/v2/models/{model}/infer", "model": "counted", "status": "503"}
     before = samples(exposition().decode())
     for seconds in (0.0004, 0.003, 100.0):
-        exchange = exchange_of("id", "POST", "/v2/models/counted/infer", seconds=seconds)
-        exchange.endpoint, exchange.model, exchange.status = labels["endpoint"], "counted", 503
-        count_request(exchange)
+        context = context_of("id", "POST", "/v2/models/counted/infer", seconds=seconds)
+        context.endpoint, context.model, context.status = labels["endpoint"], "counted", 503
+        count_request(context)
     after = samples(exposition().decode())
 
     def change(name: str, **more: str) -> float:
@@ -85,13 +85,11 @@ MORE = {errors.RateLimitError: ("no", 1.0), errors.MethodNotAllowedError: ("PUT"
 @pytest.mark.parametrize("kind", FAILURES)
 def test_a_failure_is_counted_by_its_reason(kind: type[ServiceError]) -> None:
     error = kind(*MORE.get(kind, ("no",)))
-    exchange = exchange_of(
-        "id", "POST", "/predict_curve", endpoint="/predict_curve", model="failing"
-    )
-    exchange.status = error_response(error, exchange).status_code
+    context = context_of("id", "POST", "/predict_curve", endpoint="/predict_curve", model="failing")
+    context.status = error_response(error, context).status_code
     labels = {"endpoint": "/predict_curve", "model": "failing"}
     before = samples(exposition().decode())
-    count_request(exchange)
+    count_request(context)
     after = samples(exposition().decode())
     changed = {
         dict(labelled)["reason"]: value - before.get((name, labelled), 0.0)
@@ -106,9 +104,9 @@ def test_every_failure_has_a_reason_of_its_own() -> None:
     assert len({kind.reason for kind in FAILURES}) == len(FAILURES) > 10
 
 
-def test_what_succeeds_is_no_failure_and_what_names_no_reason_is_another() -> None:
+def test_success_is_not_a_failure_and_a_failure_without_a_reason_is_other() -> None:
     for status in (200, 404):
-        count_request(exchange_of("id", "GET", "/", endpoint="/", model="plain", status=status))
+        count_request(context_of("id", "GET", "/", endpoint="/", model="plain", status=status))
     found = samples(exposition().decode())
     failures = {
         dict(labels)["reason"]: value
@@ -118,62 +116,58 @@ def test_what_succeeds_is_no_failure_and_what_names_no_reason_is_another() -> No
     assert failures == {"other": 1.0}
 
 
-def test_a_queue_shows_the_rows_that_wait_and_then_none(tmp_path: Path) -> None:
-    async def run() -> None:
-        runtime, settings = Gated(), Settings(max_batch_rows=4)
-        package = write_tiny(tmp_path, "waiting", runtimes=("onnx",))
-        predictor = Predictor(package, Placement(runtime, {}), settings)
+@pytest.mark.timeout(30)
+async def test_the_queue_metric_shows_the_waiting_rows(tmp_path: Path) -> None:
+    runtime, settings = Gated(), Settings(max_batch_rows=4)
+    package = write_tiny(tmp_path, "waiting", runtimes=("onnx",))
+    predictor = Predictor(package, Placement(runtime, {}), settings)
 
-        def shown() -> float:
-            predictor.look()
-            return sample(samples(exposition().decode()), "queue_rows", model="waiting")
+    def shown() -> float:
+        predictor.check()
+        return sample(samples(exposition().decode()), "queue_rows", model="waiting")
 
-        def ask(rows: int) -> asyncio.Task[object]:
-            return asyncio.create_task(predictor.predict({"x": np.zeros((rows, 1), np.float32)}))
+    def ask(rows: int) -> asyncio.Task[object]:
+        return asyncio.create_task(predictor.predict({"x": np.zeros((rows, 1), np.float32)}))
 
-        assert shown() == 0
-        first = ask(1)  # it is computed, and does not wait
-        await asyncio.to_thread(runtime.entered.wait)
-        others = [ask(2), ask(5)]
-        await asyncio.sleep(0.05)
-        assert shown() == 7
-        runtime.gate.set()
-        await asyncio.gather(first, *others)
-        assert shown() == 0
-        await predictor.close()
-
-    asyncio.run(asyncio.wait_for(run(), 30))
+    assert shown() == 0
+    first = ask(1)  # computed at once, without waiting
+    await asyncio.to_thread(runtime.entered.wait)
+    others = [ask(2), ask(5)]
+    await asyncio.sleep(0.05)
+    assert shown() == 7
+    runtime.gate.set()
+    await asyncio.gather(first, *others)
+    assert shown() == 0
+    await predictor.close()
 
 
-def test_a_model_shows_what_it_is_where_it_computes_and_how_it_was_proved(shipped: Path) -> None:
-    async def run() -> None:
-        package = ModelRepository(shipped).get("curve-tanh")
-        card = package.card
-        placed = place(package, "onnx", "cpu", threads=1, max_batch_rows=4)
-        await Predictor(package, placed, Settings(), 1.5).close()
-        found = samples(exposition().decode())
-        digest = card.files["model.onnx"].sha256
-        said = {"version": card.version, "runtime": "onnx", "device": "cpu", "digest": digest}
-        assert sample(found, "model_info", model="curve-tanh", **said) == 1
-        assert sample(found, "model_load_seconds", model="curve-tanh") == 1.5
-        (parity,) = (record for record in card.parity if record.runtime == "onnx")
-        proved = parity.largest_absolute_difference
-        assert sample(found, "model_parity_difference", model="curve-tanh") == proved > 0
-
-    asyncio.run(asyncio.wait_for(run(), 30))
+@pytest.mark.timeout(30)
+async def test_the_metrics_of_a_model_show_its_placement_and_parity(shipped: Path) -> None:
+    package = ModelRepository(shipped).get("curve-tanh")
+    card = package.card
+    placed = place(package, "onnx", "cpu", threads=1, max_batch_rows=4)
+    await Predictor(package, placed, Settings(), 1.5).close()
+    found = samples(exposition().decode())
+    digest = card.files["model.onnx"].sha256
+    said = {"version": card.version, "runtime": "onnx", "device": "cpu", "digest": digest}
+    assert sample(found, "model_info", model="curve-tanh", **said) == 1
+    assert sample(found, "model_load_seconds", model="curve-tanh") == 1.5
+    (parity,) = (record for record in card.parity if record.runtime == "onnx")
+    proved = parity.largest_absolute_difference
+    assert sample(found, "model_parity_difference", model="curve-tanh") == proved > 0
 
 
 KINDS = ("used", "total")
 
 
-def test_a_gpu_shows_what_is_used_and_what_there_is() -> None:
+def test_the_metrics_of_a_gpu_show_used_and_total_memory() -> None:
     show_gpu("cuda:7", 3, 8)
     found = samples(exposition().decode())
     shown = [sample(found, "gpu_memory_bytes", device="cuda:7", kind=kind) for kind in KINDS]
     assert shown == [3, 8]
 
 
-def test_tritons_names_say_what_ours_say() -> None:
+def test_metrics_under_tritons_names_have_the_same_values() -> None:
     metrics = ModelMetrics("twice-named")
     for rows, queue in ((8, 0.5), (2, 0.25)):
         metrics.count(BatchReport(rows, 1, Timings(0.0, 0.125, 0.0), [queue]))
@@ -181,10 +175,10 @@ def test_tritons_names_say_what_ours_say() -> None:
         ("/v2/models/{model}/infer", 200, 0.5),
         ("/predict_curve", 200, 0.25),
         ("/predict_curve", 503, 0.125),
-        ("/v2/models/{model}/ready", 200, 64.0),  # no inference, and none to Triton
+        ("/v2/models/{model}/ready", 200, 64.0),  # not an inference, for Triton either
     ):
         count_request(
-            exchange_of(
+            context_of(
                 "id", "POST", "/", endpoint=endpoint, model="twice-named", status=status,
                 seconds=seconds,
             )
@@ -208,7 +202,7 @@ def test_tritons_names_say_what_ours_say() -> None:
 
 
 def worker_of(folder: Path) -> dict[str, str]:
-    """What tells a process that it is a worker whose server counts in this folder."""
+    """Return the environment of a worker whose server counts in this folder."""
     return {"PROMETHEUS_MULTIPROC_DIR": str(folder), PARENT: str(os.getpid())}
 
 
@@ -228,7 +222,7 @@ sys.stdin.read()
 """
 
 
-def test_a_worker_that_is_killed_has_no_queue_any_more_and_has_still_computed(
+def test_gauges_of_a_killed_worker_are_removed_and_its_counters_kept(
     root: Path, tmp_path: Path
 ) -> None:
     workers = [
@@ -261,22 +255,22 @@ def test_a_worker_that_is_killed_has_no_queue_any_more_and_has_still_computed(
 
 COUNT = """
 import sys
-from service.http.exchange import Exchange
+from service.telemetry.request_context import RequestContext
 from service.telemetry.metrics import ModelMetrics, count_request, exposition
 from service.batching.batch import Timings
 from service.batching.batcher import BatchReport
 
 for _ in range(int(sys.argv[1])):
-    exchange = Exchange("id", "GET", "/v2")
-    exchange.endpoint, exchange.status, exchange.seconds = "/v2", 200, 0.5
-    count_request(exchange)
+    context = RequestContext("id", "GET", "/v2")
+    context.endpoint, context.status, context.seconds = "/v2", 200, 0.5
+    count_request(context)
     ModelMetrics("line").count(BatchReport(4, 2, Timings(0.0, 0.25, 0.0)))
 sys.stdout.buffer.write(exposition())
 """
 
 
 def count(times: int, root: Path, folder: Path | None) -> Samples:
-    """What a process of its own tells that has counted so many requests."""
+    """Return the metrics of a new process that has counted this many requests."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith("PROMETHEUS_")}
     shared = {} if folder is None else worker_of(folder)
     done = subprocess.run(
@@ -292,14 +286,18 @@ def count(times: int, root: Path, folder: Path | None) -> Samples:
     return samples(done.stdout)
 
 
-def test_several_processes_add_up_where_they_share_a_folder(root: Path, tmp_path: Path) -> None:
+def test_counts_of_processes_that_share_a_folder_add_up(root: Path, tmp_path: Path) -> None:
     labels = {"endpoint": "/v2", "model": "", "status": "200"}
-    for times, told in ((3, 3), (4, 7), (0, 7)):  # the last has counted nothing and tells all
+    for times, total in (
+        (3, 3),
+        (4, 7),
+        (0, 7),
+    ):  # the last process counts nothing, and reports all
         found = count(times, root, tmp_path)
-        assert sample(found, "request_seconds_count", **labels) == told
-        assert sample(found, "request_seconds_sum", **labels) == told / 2
-        assert sample(found, "batch_requests_sum", model="line") == 2 * told
-        assert sample(found, "batch_rows_sum", model="line") == 4 * told
+        assert sample(found, "request_seconds_count", **labels) == total
+        assert sample(found, "request_seconds_sum", **labels) == total / 2
+        assert sample(found, "batch_requests_sum", model="line") == 2 * total
+        assert sample(found, "batch_rows_sum", model="line") == 4 * total
 
 
 @given(st.lists(st.floats(0, 1e6) | st.sampled_from([0.1, 1.0, 10.0]), max_size=600))
@@ -319,7 +317,7 @@ def test_many_values_at_once_are_counted_as_one_by_one(values: list[float]) -> N
     assert registry.get_sample_value("b_sum") == pytest.approx(sum(values))
 
 
-def test_a_process_alone_tells_its_own(root: Path) -> None:
+def test_a_single_process_reports_its_own_counts(root: Path) -> None:
     for times in (3, 4):
         found = count(times, root, None)
         labels = {"endpoint": "/v2", "model": "", "status": "200"}

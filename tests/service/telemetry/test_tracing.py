@@ -1,4 +1,4 @@
-"""The spans of a traced request: which there are, when they were, and what they belong to."""
+"""The spans of a traced request: names, times and parents."""
 
 import sys
 import time
@@ -6,33 +6,33 @@ from collections.abc import Sequence
 from itertools import pairwise
 
 import pytest
-from exchanges import exchange_of
 from opentelemetry.sdk.trace import ReadableSpan
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from opentelemetry.trace import SpanKind, StatusCode
+from request_contexts import context_of
 
-from service.http.exchange import Exchange
 from service.service import FitServe
 from service.settings import VERSION, current_settings
+from service.telemetry.request_context import RequestContext
 from service.telemetry.tracing import Tracer
 
 TRACE, PARENT = "4bf92f3577b34da6a3ce929d0e0e4736", "00f067aa0ba902b7"
 SAMPLED, UNSAMPLED = f"00-{TRACE}-{PARENT}-01", f"00-{TRACE}-{PARENT}-00"
 
 
-def traced(*exchanges: Exchange, share: float = 1.0) -> tuple[ReadableSpan, ...]:
+def traced(*contexts: RequestContext, share: float = 1.0) -> tuple[ReadableSpan, ...]:
     exporter = InMemorySpanExporter()
     tracer = Tracer(share, exporter)
-    for exchange in exchanges:
-        tracer.trace(exchange)
+    for context in contexts:
+        tracer.trace(context)
     tracer.close()
     return exporter.get_finished_spans()
 
 
-def predicted(traceparent: str = "", status: int = 200) -> Exchange:
-    """A prediction that has just ended, after 10 ms."""
+def predicted(traceparent: str = "", status: int = 200) -> RequestContext:
+    """The context of a prediction that has just ended, after 10 ms."""
     started = time.monotonic() - 0.010
-    return exchange_of(
+    return context_of(
         "mine",
         "POST",
         "/v2/models/line/infer",
@@ -59,7 +59,7 @@ def times(span: ReadableSpan) -> tuple[int, int]:
 
 
 def split(spans: Sequence[ReadableSpan]) -> tuple[ReadableSpan, list[ReadableSpan]]:
-    """The request's span, and those of its parts."""
+    """Return the span of the request, and those of its parts."""
     (request,) = (span for span in spans if span.kind is SpanKind.SERVER)
     return request, [span for span in spans if span is not request]
 
@@ -81,7 +81,7 @@ def test_a_prediction_is_a_span_with_its_four_parts_inside() -> None:
     assert all(times(one)[1] <= times(next_one)[0] + 1000 for one, next_one in pairwise(parts))
 
 
-def test_the_request_s_span_says_what_it_was() -> None:
+def test_the_span_of_a_request_has_its_attributes() -> None:
     request, _ = split(traced(predicted()))
     assert request.name == "POST /v2/models/{model}/infer"
     assert dict(request.attributes or {}) == {
@@ -97,8 +97,8 @@ def test_the_request_s_span_says_what_it_was() -> None:
     assert request.resource.attributes["service.version"] == VERSION
 
 
-def test_another_request_is_one_span() -> None:
-    (span,) = traced(exchange_of("mine", "GET", "/docs.json", status=200, seconds=0.001))
+def test_a_request_without_a_prediction_is_one_span() -> None:
+    (span,) = traced(context_of("mine", "GET", "/docs.json", status=200, seconds=0.001))
     assert span.name == "GET other"
 
 
@@ -106,13 +106,13 @@ def test_another_request_is_one_span() -> None:
     ("status", "fault"),
     [(200, False), (400, False), (499, False), (500, True), (503, True), (504, True)],
 )
-def test_a_fault_of_the_service_is_one_of_the_span(status: int, fault: bool) -> None:
+def test_only_a_fault_of_the_service_sets_the_error_status(status: int, fault: bool) -> None:
     request, _ = split(traced(predicted(status=status)))
     assert (request.status.status_code is StatusCode.ERROR) == fault
 
 
 @pytest.mark.parametrize("share", [0.0, 1e-9, 1.0])
-def test_a_caller_s_decision_counts_whatever_the_share(share: float) -> None:
+def test_the_sampling_decision_of_the_caller_overrides_the_share(share: float) -> None:
     request, parts = split(traced(predicted(SAMPLED), share=share))
     assert f"{request.context.trace_id:032x}" == TRACE
     assert request.parent is not None
@@ -125,17 +125,17 @@ def test_a_caller_s_decision_counts_whatever_the_share(share: float) -> None:
     "traceparent",
     ["", "x", "00-0-0-01", f"00-{'0' * 32}-{PARENT}-01", f"ff-{TRACE}-{PARENT}-01", "\xff" * 300],
 )
-def test_what_is_no_traceparent_is_none(traceparent: str) -> None:
+def test_an_invalid_traceparent_is_ignored(traceparent: str) -> None:
     request, _ = split(traced(predicted(traceparent)))
     assert request.parent is None
     assert f"{request.context.trace_id:032x}" != TRACE
 
 
-def test_the_share_is_kept() -> None:
-    exchanges = [exchange_of("mine", "GET", "/", seconds=0.001) for _ in range(1000)]
-    assert traced(*exchanges, share=0.0) == ()
+def test_the_configured_share_is_sampled() -> None:
+    contexts = [context_of("mine", "GET", "/", seconds=0.001) for _ in range(1000)]
+    assert traced(*contexts, share=0.0) == ()
     # Six standard deviations around a half.
-    assert 405 <= len(traced(*exchanges, share=0.5)) <= 595
+    assert 405 <= len(traced(*contexts, share=0.5)) <= 595
 
 
 def test_without_the_exporter_the_service_ends_with_one_sentence(
@@ -143,12 +143,13 @@ def test_without_the_exporter_the_service_ends_with_one_sentence(
 ) -> None:
     package = "opentelemetry.exporter.otlp.proto.http.trace_exporter"
     monkeypatch.setitem(sys.modules, package, None)
-    told = "^error: FITSERVE_TRACES needs the package opentelemetry-exporter-otlp-proto-http$"
-    with pytest.raises(SystemExit, match=told):
+    package = "opentelemetry-exporter-otlp-proto-http"
+    message = f"^error: FITSERVE_TRACE_SAMPLE_RATIO needs the package {package}$"
+    with pytest.raises(SystemExit, match=message):
         Tracer(0.5)
-    # Before any worker starts: BentoML would start one that ends again and again.
+    # Checked before workers start: BentoML would restart a failing worker forever.
     FitServe.inner.check()
-    monkeypatch.setenv("FITSERVE_TRACES", "0.5")
+    monkeypatch.setenv("FITSERVE_TRACE_SAMPLE_RATIO", "0.5")
     current_settings.cache_clear()
-    with pytest.raises(SystemExit, match=told):
+    with pytest.raises(SystemExit, match=message):
         FitServe.inner.check()

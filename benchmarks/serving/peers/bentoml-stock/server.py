@@ -1,4 +1,4 @@
-"""BentoML as its documentation shows adaptive batching: arrays in, arrays out, `batchable=True`."""
+"""BentoML with adaptive batching of arrays, `batchable=True`, as in its documentation."""
 
 import os
 

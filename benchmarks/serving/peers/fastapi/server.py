@@ -1,7 +1,7 @@
-"""FastAPI as its documentation shows it: a pydantic body, an async handler, no batching.
+"""FastAPI with a pydantic body and an async handler, as in its documentation, without batching.
 
-The handler calls ONNX Runtime on the event loop: the network takes 50 µs an image, which is less
-than the hop to FastAPI's thread pool costs.
+The handler calls ONNX Runtime on the event loop. The network takes 50 µs per image, less than a
+call through FastAPI's thread pool adds.
 """
 
 import os

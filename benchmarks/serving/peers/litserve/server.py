@@ -1,4 +1,4 @@
-"""LitServe as its documentation shows dynamic batching: a `LitAPI`, and one inference worker."""
+"""LitServe with dynamic batching and one inference worker, as in its documentation."""
 
 import os
 import sys
@@ -22,15 +22,15 @@ class Mnist(litserve.LitAPI):
         )
 
     def decode_request(self, request: dict[str, Any]) -> NDArray[np.uint8]:
-        """One image, uint8 [28, 28]."""
+        """Decode one image, uint8 [28, 28]."""
         return np.array(request["image"], np.uint8).reshape(28, 28)
 
     def predict(self, x: NDArray[np.uint8]) -> NDArray[np.float32]:
-        """The probabilities of a batch; LitServe stacks the images and hands out the rows."""
+        """Return the probabilities of a batch. LitServe stacks the images and splits the rows."""
         return self.session.run(None, {"image": x})[0]
 
     def encode_response(self, output: NDArray[np.float32]) -> dict[str, list[float]]:
-        """The probabilities of one image."""
+        """Encode the probabilities of one image."""
         return {"probabilities": output.tolist()}
 
 

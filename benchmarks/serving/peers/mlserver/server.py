@@ -1,4 +1,4 @@
-"""An MLServer custom runtime, with the V2 protocol and adaptive batching of the server."""
+"""MLServer with a custom runtime, the V2 protocol and adaptive batching."""
 
 import os
 
@@ -22,7 +22,7 @@ class Mnist(MLModel):
         return True
 
     async def predict(self, payload: InferenceRequest) -> InferenceResponse:
-        """Classify a batch; MLServer merges the requests and splits the answer."""
+        """Classify a batch. MLServer merges the requests and splits the response."""
         images = NumpyCodec.decode_input(payload.inputs[0]).astype(np.uint8, copy=False)
         (probabilities,) = self.session.run(None, {"image": images})
         output = NumpyCodec.encode_output("probabilities", probabilities)

@@ -1,4 +1,4 @@
-"""Ray Serve as its documentation shows request batching: `@serve.batch` on one replica."""
+"""Ray Serve with request batching, `@serve.batch`, on one replica, as in its documentation."""
 
 import sys
 
@@ -23,7 +23,7 @@ class Mnist:
 
     @serve.batch(max_batch_size=64, batch_wait_timeout_s=0.002)
     async def classify(self, images: list[NDArray[np.uint8]]) -> list[list[float]]:
-        """The probabilities of each image, uint8 [28, 28]."""
+        """Return the probabilities of each image, uint8 [28, 28]."""
         return self.session.run(None, {"image": np.stack(images)})[0].tolist()
 
     async def __call__(self, request: Request) -> dict[str, list[float]]:

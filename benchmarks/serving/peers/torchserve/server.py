@@ -1,4 +1,4 @@
-"""A TorchServe handler: JSON bodies in, batches of them through the network, rows out."""
+"""TorchServe with a handler for batches of JSON bodies."""
 
 import numpy as np
 import onnxruntime
@@ -8,7 +8,7 @@ from ts.torch_handler.base_handler import BaseHandler
 
 
 class Mnist(BaseHandler):
-    """Classifies images of digits; TorchServe gathers the batch."""
+    """Classifies images of digits. TorchServe collects the batch."""
 
     def initialize(self, context: Context) -> None:
         """Load the network."""
@@ -26,9 +26,9 @@ class Mnist(BaseHandler):
         return np.array(images, np.uint8).reshape(-1, 28, 28)
 
     def inference(self, data: NDArray[np.uint8]) -> NDArray[np.float32]:
-        """The probabilities of a batch."""
+        """Return the probabilities of a batch."""
         return self.session.run(None, {"image": data})[0]
 
     def postprocess(self, inference_output: NDArray[np.float32]) -> list[dict[str, list[float]]]:
-        """The answer to each request."""
+        """Return the response to each request."""
         return [{"probabilities": row.tolist()} for row in inference_output]

@@ -1,0 +1,341 @@
+"""The scenarios: each starts its servers and adds its samples to the results.
+
+Only one server runs at a time, so that no idle server uses the cores. Every round runs all servers
+in rotation, so that a temporary slowdown of the machine affects all of them.
+"""
+
+import threading
+import time
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import psutil
+
+from benchmarks.serving.environments import (
+    environment_of,
+    environment_without_torch,
+    versions,
+)
+from benchmarks.serving.load import Trace, h2load, wrk
+from benchmarks.serving.payloads import images, in_process, v2_binary
+from benchmarks.serving.processes import Running, ServerError, running
+from benchmarks.serving.results import Results, Sample, readable
+from benchmarks.serving.servers import BINARY, FITSERVE, OURS, SERVERS, Row, Server
+
+CONNECTIONS = (1, 16, 64)
+MAX_CONNECTIONS = CONNECTIONS[-1]
+LARGE_BATCH = 256
+LARGE_CONNECTIONS = 4
+IN_PROCESS_BATCHES = (1, 64, LARGE_BATCH)
+RUNTIMES: Mapping[str, str] = {
+    "onnx": "ONNX Runtime, in process",
+    "torchscript": "TorchScript, in process",
+}
+LARGE = Row(BINARY.name, BINARY.path, v2_binary(LARGE_BATCH))
+WITH_TORCH, ONNX_ONLY = "fitserve, with torch", "fitserve, ONNX Runtime alone"
+SOAK_SHARE = 0.7
+SOAKED: Mapping[str, float] = {
+    "fitserve": 1,
+    "minimal-server": 0.2,
+    "bare-uvicorn": 0.2,
+    "fastapi": 0.2,
+}
+"""Share of the soak's seconds by server; all but fitserve show the limits of the machine."""
+WINDOW_SECONDS = 10
+MEGABYTE = 1e6
+
+
+@dataclass(frozen=True)
+class Settings:
+    """The number of rounds, and the seconds of each run, of its warm-up and of the soak."""
+
+    rounds: int
+    seconds: float
+    warm_up: float
+    soak_seconds: float
+    servers: Sequence[str]
+
+
+def connections(count: int) -> str:
+    """Return the name of the case."""
+    return f"{count} connection{'s' if count > 1 else ''}"
+
+
+def throughput(results: Results, settings: Settings) -> None:
+    """Measure requests/s and latency of every server, with one image a request."""
+    for number in range(settings.rounds):
+        for name in settings.servers:
+            server = SERVERS[name]
+            _record_server(results, server)
+            try:
+                with running(server) as up:
+                    for row in server.rows:
+                        _measure_row(results, settings, up, row, number)
+            except ServerError as error:
+                for row in server.rows:
+                    _record_failure(results, row.name, error)
+
+
+def large_requests(results: Results, settings: Settings) -> None:
+    """Measure images/s with 256 images a request, and of the network in process."""
+    _record_server(results, FITSERVE)
+    for number in range(settings.rounds):
+        for runtime, subject in RUNTIMES.items():
+            for rows in IN_PROCESS_BATCHES:
+                _in_process(results, runtime, subject, rows, min(settings.seconds, 2.0), number)
+        with running(FITSERVE) as up:
+            up.check(BINARY)
+            _measure(up, LARGE, LARGE_CONNECTIONS, settings.warm_up, LARGE_BATCH)
+            found, errors = _measure(up, LARGE, LARGE_CONNECTIONS, settings.seconds, LARGE_BATCH)
+        quantities = {"images_per_second": found["requests_per_second"] * LARGE_BATCH, **found}
+        case = f"{LARGE_BATCH} images"
+        _add_sample(results, Sample("images", LARGE.name, case, number, quantities, errors))
+
+
+def two_workers(results: Results, settings: Settings) -> None:
+    """Measure requests/s of one and of two worker processes."""
+    _record_server(results, FITSERVE)
+    for number in range(settings.rounds):
+        for workers in (1, 2):
+            # BentoML 1.4 supports `--api-workers` for its legacy services only.
+            variables = {"BENTOML_CONFIG_OPTIONS": f"services.fitserve.workers={workers}"}
+            with running(FITSERVE, settings=variables) as up:
+                if len(up.workers()) != workers:
+                    raise ServerError(f"fitserve runs {len(up.workers())} workers, not {workers}")
+                up.check(OURS)
+                _measure(up, OURS, MAX_CONNECTIONS, settings.warm_up)
+                found, errors = _measure(up, OURS, MAX_CONNECTIONS, settings.seconds)
+            case = f"{workers} worker{'s' if workers > 1 else ''}"
+            _add_sample(results, Sample("workers", OURS.name, case, number, found, errors))
+
+
+def footprint(results: Results, settings: Settings) -> None:
+    """Measure memory and start-up time of one worker process with all shipped packages."""
+    _record_server(results, FITSERVE)
+    small = environment_without_torch()
+    for number in range(settings.rounds):
+        for subject, environment, variables in (
+            (WITH_TORCH, None, {}),
+            (ONNX_ONLY, small, {"FITSERVE_RUNTIME": "onnx"}),
+        ):
+            with running(FITSERVE, environment=environment, settings=variables) as up:
+                memory = up.workers()[0].memory_full_info()
+                quantities = {
+                    "ready_seconds": up.start_seconds,
+                    "rss_mb": memory.rss / MEGABYTE,
+                    "pss_mb": memory.pss / MEGABYTE,
+                }
+            _add_sample(results, Sample("footprint", subject, "one worker", number, quantities))
+
+
+def soak(results: Results, settings: Settings) -> None:
+    """Measure latency by windows and memory of long runs at 70% of each server's own peak."""
+    for name, share in SOAKED.items():
+        server, seconds = SERVERS[name], max(1.0, share * settings.soak_seconds)
+        row = server.rows[0]
+        _record_server(results, server)
+        with running(server) as up:
+            up.check(row)
+            _measure(up, row, MAX_CONNECTIONS, settings.warm_up)
+            peak = _peak(results, row)
+            if peak is None:
+                peak = _measure(up, row, MAX_CONNECTIONS, settings.seconds)[0][
+                    "requests_per_second"
+                ]
+            rate, body = SOAK_SHARE * peak, row.payload_format.body(images(1))
+            with _Memory(up.workers()) as memory:
+                url = up.url + row.path
+                trace = h2load(url, body, row.payload_format.headers, rate=rate, seconds=seconds)
+        ratios = []
+        for index, window in enumerate(windows(trace, WINDOW_SECONDS)):
+            case = f"from {index * WINDOW_SECONDS} s"
+            _add_sample(results, Sample("soak windows", row.name, case, 0, window), show=False)
+            ratios.append(window["p99_ms"] / window["p50_ms"])
+        quantities = {
+            "rate_per_second": rate,
+            "requests_per_second": len(trace.took) / seconds,
+            "kept_rate": len(trace.took) / seconds / rate,
+            "p50_ms": float(np.percentile(trace.took, 50)),
+            "p99_ms": float(np.percentile(trace.took, 99)),
+            "longest_ms": float(trace.took.max()),
+            "worst_window_ratio": max(ratios),
+            "median_window_ratio": float(np.median(ratios)),
+            "rss_mb": memory.settled()[0] / MEGABYTE,
+            "rss_spread_percent": memory.range_percent(),
+            "generator_cores": trace.generator_cores,
+        }
+        case = f"{seconds:g} s"
+        _add_sample(results, Sample("soak", row.name, case, 0, quantities, trace.errors))
+
+
+SCENARIOS = {
+    "throughput": throughput,
+    "images": large_requests,
+    "workers": two_workers,
+    "footprint": footprint,
+    "soak": soak,
+}
+
+
+def windows(trace: Trace, seconds: float) -> list[dict[str, float]]:
+    """Return the latency of each window of a trace.
+
+    A last window shorter than half its length is left out.
+
+    Args:
+        trace: the requests.
+        seconds: the length of a window.
+    """
+    found = []
+    for start in np.arange(0.0, float(trace.began[-1]) + 1e-9, seconds):
+        rest = float(trace.began[-1]) - start
+        inside = trace.took[(trace.began >= start) & (trace.began < start + seconds)]
+        if inside.size and (start == 0 or rest >= seconds / 2):
+            p50, p99 = np.percentile(inside, [50, 99])
+            found.append({"p50_ms": float(p50), "p99_ms": float(p99), "requests": inside.size})
+    return found
+
+
+class _Memory:
+    """The resident memory of processes in bytes, sampled once per second during the block."""
+
+    def __init__(self, processes: Sequence[psutil.Process]) -> None:
+        self._processes = processes
+        self._samples: list[int] = []
+        self._stopped = threading.Event()
+        self._thread = threading.Thread(target=self._sample, daemon=True)
+
+    def __enter__(self) -> "_Memory":
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: Any) -> None:
+        self._stopped.set()
+        self._thread.join()
+
+    def settled(self) -> list[int]:
+        """Return the samples after the first minute, or after the first fifth of a short run."""
+        return self._samples[min(60, len(self._samples) // 5) :]
+
+    def range_percent(self) -> float:
+        """Return the range of the settled samples, in percent of the lowest."""
+        found = self.settled()
+        return (max(found) - min(found)) / min(found) * 100
+
+    def _sample(self) -> None:
+        while True:
+            with suppress(psutil.Error):
+                self._samples.append(sum(p.memory_info().rss for p in self._processes))
+            if self._stopped.wait(1):
+                return
+
+
+def _measure_row(results: Results, settings: Settings, up: Running, row: Row, number: int) -> None:
+    try:
+        up.check(row)
+    except ServerError as error:
+        _record_failure(results, row.name, error)
+        return
+    _measure(up, row, MAX_CONNECTIONS, settings.warm_up)
+    for count in CONNECTIONS:
+        found, errors = _measure(up, row, count, settings.seconds)
+        case = connections(count)
+        _add_sample(results, Sample("throughput", row.name, case, number, found, errors))
+
+
+def _measure(
+    up: Running, row: Row, count: int, seconds: float, rows: int = 1
+) -> tuple[dict[str, float], Mapping[str, int]]:
+    """Send different images with wrk, `rows` a request, and return quantities and errors.
+
+    `server_cores` is the CPU use of the server. `other_cores` is that of neither the server nor
+    wrk: other processes, and the kernel.
+    """
+    pixels = images(max(16, rows))
+    bodies = [
+        row.payload_format.body(np.roll(pixels, -shift, axis=0)[:rows]) for shift in range(16)
+    ]
+    busy_before, server_before = _busy_seconds(), up.cpu_seconds()
+    load = wrk(
+        up.url + row.path, bodies, row.payload_format.headers, connections=count, seconds=seconds
+    )
+    server = (up.cpu_seconds() - server_before) / load.seconds
+    total = (_busy_seconds() - busy_before) / load.seconds
+    quantities = {
+        "requests_per_second": load.requests_per_second,
+        "p50_ms": load.p50,
+        "p99_ms": load.p99,
+        "longest_ms": load.longest,
+        "generator_cores": load.generator_cores,
+        "server_cores": server,
+        "other_cores": max(0.0, total - server - load.generator_cores),
+    }
+    return quantities, load.errors
+
+
+def _busy_seconds() -> float:
+    """Return the busy seconds of this machine, summed over all cores."""
+    times = psutil.cpu_times()
+    return float(sum(times[:8]) - times.idle - getattr(times, "iowait", 0.0))
+
+
+def _in_process(
+    results: Results, runtime: str, subject: str, rows: int, seconds: float, number: int
+) -> None:
+    compute, inputs = in_process(runtime), {"image": images(rows)}
+    for _ in range(20):
+        compute(inputs)
+    durations = []
+    started = now = time.perf_counter()
+    while now - started < seconds:
+        before = now
+        compute(inputs)
+        now = time.perf_counter()
+        durations.append(now - before)
+    quantities = {
+        "images_per_second": len(durations) * rows / (now - started),
+        "p50_ms": float(np.median(durations)) * 1e3,
+    }
+    case = f"{rows} image{'s' if rows > 1 else ''}"
+    _add_sample(results, Sample("images", subject, case, number, quantities))
+
+
+def _peak(results: Results, row: Row) -> float | None:
+    """Return the highest requests/s of this run."""
+    found = [
+        results.summary("throughput", row.name, connections(count), "requests_per_second")
+        for count in CONNECTIONS
+    ]
+    return max((summary.median for summary in found if summary is not None), default=None)
+
+
+def _record_server(results: Results, server: Server) -> None:
+    """Create the server's environment before the measurement, and record its versions."""
+    if server.name not in results.servers:
+        environment = environment_of(server)
+        results.servers[server.name] = {
+            "rows": [row.name for row in server.rows],
+            "configuration": server.description,
+            "versions": versions(environment, server.libraries),
+        }
+
+
+def _record_failure(results: Results, subject: str, error: ServerError) -> None:
+    if results.failures.setdefault(subject, str(error)) == str(error):
+        print(f"  {subject}: void: {error}")
+
+
+def _add_sample(results: Results, sample: Sample, *, show: bool = True) -> None:
+    results.samples.append(sample)
+    if show:
+        quantities = ", ".join(
+            f"{name} {readable(value)}" for name, value in sample.quantities.items()
+        )
+        errors = f"  ERRORS {dict(sample.errors)}" if sample.errors else ""
+        print(
+            f"  {sample.round + 1}  {sample.subject}, {sample.case}: {quantities}{errors}",
+            flush=True,
+        )

@@ -1,0 +1,151 @@
+"""Integer divisions that end the process for certain values of a request.
+
+The smallest INT32 or INT64 divided by -1 has no result in its type, and the processor raises a
+signal. In Div and Mod, ONNX Runtime 1.31 checks for a division by 0 but not for this one.
+"""
+
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from models.graph import inner_graphs, open_session
+
+if TYPE_CHECKING:
+    import onnx
+
+KINDS = ("Div", "Mod")
+INTEGERS = {6, 7}
+"""The codes of INT32 and INT64 in ONNX."""
+KEEPING = {
+    "Cast", "Concat", "Div", "Expand", "Gather", "Identity", "Max", "Mul", "Reshape", "Slice",
+    "Squeeze", "Unsqueeze",
+}  # fmt: skip
+"""Operators whose outputs are not negative if their inputs are not negative."""
+
+
+def dangerous_division(model: "onnx.ModelProto") -> str | None:
+    """Return the first integer division that may divide the smallest number by -1.
+
+    A value of a request may be any number. A size is not negative. A value that is computed from
+    sizes may be -1, and may be the smallest number only if a large constant is involved.
+
+    Args:
+        model: the ONNX file.
+
+    Returns:
+        A node, such as "Div (node_div)"; None if there is no such division.
+    """
+    import onnx
+    import onnx.inliner
+
+    if model.functions:  # functions of another opset too, if they can be converted
+        with suppress(Exception):
+            model = onnx.inliner.inline_local_functions(model, convert_version=True)
+    bodies = [function.node for function in model.functions]
+    if found := next((node for body in bodies for node in body if node.op_type in KINDS), None):
+        return _named(found)
+    graph = model.graph
+    with suppress(Exception):  # ONNX Runtime loads files whose types `onnx` cannot infer
+        graph = onnx.shape_inference.infer_shapes(model).graph
+    found = next(_Search(model).search(graph, {one.name for one in graph.input}), None)
+    return None if found is None else _named(found)
+
+
+def _named(node: "onnx.NodeProto") -> str:
+    return f"{node.op_type} ({node.name or node.output[0]})"
+
+
+class _Search:
+    """Follows the values of requests through a graph and its inner graphs."""
+
+    def __init__(self, model: "onnx.ModelProto") -> None:
+        self._model = model
+        self._constants: dict[str, NDArray[Any]] = {}
+        self._types: dict[str, int] = {}
+        self._sizes: set[str] = set()
+        """Sizes, and values that are computed from sizes by `KEEPING` operators only."""
+        self._sized: set[str] = set()
+        """Values that are computed from sizes and constants."""
+        self._large: set[str] = set()
+        """Values that are computed from a large constant, or by a power."""
+
+    def search(self, graph: "onnx.GraphProto", given: set[str]) -> Iterator["onnx.NodeProto"]:
+        """Yield the dangerous divisions; `given` are the values that depend on a request."""
+        import onnx
+
+        self._note({one.name: onnx.numpy_helper.to_array(one) for one in graph.initializer})
+        for value in (*graph.input, *graph.output, *graph.value_info):
+            self._types[value.name] = value.type.tensor_type.elem_type
+        self._types |= {one.name: one.data_type for one in graph.initializer}
+        for node in graph.node:
+            taken = {*node.input} - {""}
+            if node.op_type == "Constant":
+                self._note(_constant(node))
+            if node.op_type in KINDS and self._is_dangerous(node, given):
+                yield node
+            inner = list(inner_graphs(node))
+            for body in inner:
+                arguments = {one.name for one in body.input}
+                yield from self.search(body, given | arguments)
+            if node.op_type in ("Shape", "Size"):
+                self._sizes.update(node.output)
+                self._sized.update(node.output)
+                continue
+            if inner or given & taken:
+                given = given | {*node.output}
+            if taken & self._sized:
+                self._sized.update(node.output)
+                if node.op_type in KEEPING and taken & self._sizes:
+                    kept = taken - self._sizes
+                    if all(name in self._constants and self._is_natural(name) for name in kept):
+                        self._sizes.update(node.output)
+            if taken & self._large or node.op_type in ("BitShift", "Pow"):
+                self._large.update(node.output)
+
+    def _note(self, constants: Mapping[str, NDArray[Any]]) -> None:
+        self._constants |= constants
+        for name, array in constants.items():
+            if array.dtype.kind in "iu" and array.size and array.min() <= -(2**31):
+                self._large.add(name)
+
+    def _is_natural(self, name: str) -> bool:
+        return not np.any(self._constants[name] < 0)
+
+    def _is_dangerous(self, node: "onnx.NodeProto", given: set[str]) -> bool:
+        dividend, divisor = node.input
+        if not given & {dividend, divisor} and not self._sized & {dividend, divisor}:
+            return False
+        constant = self._constants.get(divisor)
+        if divisor in self._sizes or (constant is not None and not np.any(constant == -1)):
+            return False
+        if dividend not in given | self._large and not (
+            dividend not in self._constants and divisor in given
+        ):
+            return False
+        types = {self._types.get(name) or 0 for name in (dividend, divisor, *node.output)} - {0}
+        return bool((types or self._computed_types(node)) & INTEGERS)
+
+    def _computed_types(self, node: "onnx.NodeProto") -> set[int]:
+        """Return the output type that ONNX Runtime infers; integers for nodes of inner graphs."""
+        if all(one.output[:1] != node.output[:1] for one in self._model.graph.node):
+            return {*INTEGERS}
+        model = type(self._model)()
+        model.CopyFrom(self._model)
+        (output,) = (
+            one for one in open_session(model, node.output).get_outputs()
+            if one.name == node.output[0]
+        )  # fmt: skip
+        return {*INTEGERS} if output.type in ("tensor(int32)", "tensor(int64)") else set()
+
+
+def _constant(node: "onnx.NodeProto") -> Mapping[str, NDArray[Any]]:
+    import onnx
+
+    values = {one.name: onnx.helper.get_attribute_value(one) for one in node.attribute}
+    if "value" in values:
+        return {node.output[0]: onnx.numpy_helper.to_array(values["value"])}
+    numbers: Iterable[int] | int | None = values.get("value_int", values.get("value_ints"))
+    return {} if numbers is None else {node.output[0]: np.asarray(numbers)}

@@ -1,0 +1,43 @@
+"""Detection of ONNX graphs that compute in half precision."""
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+from models.graph import UnreadableGraphError, inner_graphs, parse
+
+if TYPE_CHECKING:
+    import onnx
+
+
+def computes_in_half(content: bytes) -> bool:
+    """Return whether a value in the graph is FP16.
+
+    Converters often leave the inputs and outputs FP32.
+
+    Args:
+        content: the ONNX file.
+
+    Raises:
+        AddError: the package `onnx` is not installed.
+    """
+    try:
+        model = parse(content)
+    except UnreadableGraphError:
+        return False
+    import onnx
+
+    return onnx.TensorProto.FLOAT16 in _types(model.graph)
+
+
+def _types(graph: "onnx.GraphProto") -> Iterator[int]:
+    """Yield the types of inputs, outputs and constants, and the target types of casts."""
+    yield from (one.type.tensor_type.elem_type for one in (*graph.input, *graph.output))
+    yield from (one.data_type for one in graph.initializer)
+    for node in graph.node:
+        for attribute in node.attribute:
+            if attribute.HasField("t"):
+                yield attribute.t.data_type
+            elif node.op_type == "Cast" and attribute.name == "to":
+                yield attribute.i
+        for inner in inner_graphs(node):
+            yield from _types(inner)

@@ -1,0 +1,197 @@
+"""The opening of files of other origin: files that cannot be served are refused with advice."""
+
+import re
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from models.card import NUMPY_DTYPES, Datatype, ModelCard
+from models.file_kinds import other_kind
+from models.files import FileError, open_file, read_all
+from models.runtimes import (
+    DeclaredTensor,
+    OnnxRuntime,
+    TorchScriptRuntime,
+    one_line,
+)
+
+MAX_ONNX_BYTES = 2**31
+"""The largest possible ONNX file, since the file is one message of protocol buffers."""
+
+
+class AddError(Exception):
+    """A network that cannot become a package. The message is one sentence with advice."""
+
+
+@dataclass(frozen=True)
+class ForeignGraph:
+    """An ONNX file of any origin, whose inputs and outputs are tensors of numbers."""
+
+    file: str
+    network: OnnxRuntime
+    fixed_batch: int | None
+    """The only number of rows that the graph computes at a time; None for any number."""
+
+
+def read_file(path: Path, largest: int = sys.maxsize) -> bytes:
+    """Return the content of a file of at most `largest` bytes.
+
+    Raises:
+        AddError: the file cannot be read, is not a regular file, or is too large.
+    """
+    try:
+        with open_file(path) as stream:
+            return read_all(stream, largest)
+    except FileError as error:
+        raise AddError(f"{path}: {error}") from error
+
+
+def open_graph(file: str, content: bytes) -> ForeignGraph:
+    """Open an ONNX file.
+
+    Args:
+        file: the name of the file, for errors.
+        content: the bytes of the file.
+
+    Raises:
+        AddError: the file cannot be loaded, or has inputs or outputs that cannot be served.
+    """
+    try:
+        network = OnnxRuntime(content)
+    except ImportError:
+        raise
+    except Exception as error:
+        raise AddError(f"{file}: {_unloadable(file, content, error)}") from error
+    if not network.outputs:
+        raise AddError(f"{file}: it gives no output: export it with the outputs that are asked for")
+    if not network.inputs:
+        raise AddError(f"{file}: it takes no input: export it with the inputs that it is to answer")
+    if network.defaults:
+        raise AddError(
+            f"{file}: its inputs {', '.join(network.defaults)} may be left out: make them "
+            "constants (in torch.onnx.export with keep_initializers_as_inputs=False)"
+        )
+    for kind, tensors in (("input", network.inputs), ("output", network.outputs)):
+        for tensor in tensors:
+            datatype_of(file, kind, tensor)
+            _require_size(file, kind, tensor)
+        _require_names(file, kind, tensors)
+    return ForeignGraph(file, network, _fixed_batch(file, network.inputs))
+
+
+def open_module(file: str, content: bytes, card: ModelCard) -> TorchScriptRuntime:
+    """Open a TorchScript file. Loading runs the code in the file.
+
+    Raises:
+        AddError: the file cannot be loaded, or its arguments are not the inputs of the card.
+    """
+    try:
+        module = TorchScriptRuntime(content, outputs=[spec.name for spec in card.outputs])
+    except ImportError:
+        raise
+    except Exception as error:
+        kind = other_kind(file, content)
+        reason = kind or f"torch cannot load it ({one_line(error)}): save it with torch.jit.save"
+        raise AddError(f"{file}: {reason}") from error
+    mismatch = module.mismatch(card)
+    if mismatch:
+        raise AddError(
+            f"{file}: {mismatch}, as the ONNX graph does: "
+            "export that with the module's arguments as input_names"
+        )
+    return module
+
+
+def datatype_of(file: str, kind: str, tensor: DeclaredTensor) -> Datatype:
+    """Return the datatype of a tensor.
+
+    Raises:
+        AddError: the tensor does not hold numbers, or its name is empty or not printable.
+    """
+    if not (tensor.name and tensor.name.isprintable()):
+        raise AddError(f"{file}: the {kind} {tensor.name!r} needs a name of printable characters")
+    if tensor.datatype:
+        return tensor.datatype
+    if tensor.type == "tensor(string)" and kind == "output":
+        advice = "fit it on classes that are whole numbers, and name them with --label"
+    elif tensor.type == "tensor(string)":
+        advice = "turn text into numbers before the graph, and export what follows"
+    elif tensor.type.startswith("optional"):
+        advice = "export it with inputs that are always given"
+    elif tensor.type.startswith("tensor"):
+        advice = f"export it with one of {', '.join(NUMPY_DTYPES)}"
+    elif tensor.type.startswith("seq(tensor"):
+        advice = (
+            "export each tensor of the sequence as an output of its own (of scikit-learn's "
+            "MultiOutputClassifier, convert each of its estimators_ by itself)"
+        )
+    else:
+        advice = (
+            "export tensors alone (in skl2onnx with options={'zipmap': False}, in onnxmltools with "
+            "zipmap=False)"
+        )
+    raise AddError(
+        f"{file}: the {kind} {tensor.name} is {tensor.type}, which is not served: {advice}"
+    )
+
+
+def _unloadable(file: str, content: bytes, error: Exception) -> str:
+    """Return why ONNX Runtime does not load the file, and what helps."""
+    message = one_line(error)
+    if "External data" in message:
+        return (
+            "its weights are in another file: put them into this one, with "
+            f"onnx.save(onnx.load({file!r}), 'whole.onnx'), or with external_data=False in "
+            "torch.onnx.export"
+        )
+    if kind := other_kind(file, content):
+        return kind
+    if found := re.search(r"IR version: (\d+), max supported IR version: (\d+)", message):
+        return (
+            f"its IR version is {found[1]}, and ONNX Runtime reads those up to {found[2]}: lower "
+            f"it with m = onnx.load({file!r}); m.ir_version = {found[2]}; onnx.save(m, {file!r})"
+        )
+    if found := re.search(
+        r"Opset (\d+) is .*?support for domain (\S+) is till opset (\d+)", message
+    ):
+        return (
+            f"its operators are of opset {found[1]} of {found[2]}, and ONNX Runtime reads opsets "
+            f"up to {found[3]}: export it with that one (opset_version in torch.onnx.export, "
+            "target_opset in skl2onnx)"
+        )
+    if "construct locale" in message:
+        return (
+            "it works on text, which is not served: turn text into numbers before the graph, and "
+            "export what follows"
+        )
+    return (
+        f"ONNX Runtime cannot load it ({message}): export it anew, with ONNX's own operators alone"
+    )
+
+
+def _require_size(file: str, kind: str, tensor: DeclaredTensor) -> None:
+    if 0 in tensor.shape:
+        raise AddError(
+            f"{file}: the {kind} {tensor.name} is {list(tensor.shape)}, which holds no number: "
+            "export it without"
+        )
+
+
+def _require_names(file: str, kind: str, tensors: Sequence[DeclaredTensor]) -> None:
+    names = [tensor.name for tensor in tensors]
+    if twice := [name for name in names if names.count(name) > 1]:
+        raise AddError(f"{file}: it has two {kind}s {twice[0]}: export it with a name for each")
+
+
+def _fixed_batch(file: str, inputs: Sequence[DeclaredTensor]) -> int | None:
+    """Return the number of rows that the graph states for its inputs; None if any number fits."""
+    stated = {tensor.name: tensor.shape[0] for tensor in inputs if tensor.shape}
+    sizes = {size if isinstance(size, int) else None for size in stated.values()}
+    if len(sizes) > 1:
+        found = ", ".join(f"{size or 'any'} of {name}" for name, size in stated.items())
+        raise AddError(
+            f"{file}: the first dimensions of its inputs are {found}: "
+            "export it with the batch as the first dimension of every input"
+        )
+    return sizes.pop() if sizes else None

@@ -1,0 +1,104 @@
+"""The loading of a package's file into a runtime, with checks against the card.
+
+`open_runtime` returns a runtime only if the file's bytes match the card's digest, the graph has the
+card's inputs and outputs, and the runtime reproduces the card's recorded prediction. Training
+checks its exports with the same runtimes that serve them.
+"""
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+
+from models.card import MODEL_FILES, Example, RuntimeName, TensorSpec
+from models.devices import DeviceError
+from models.differences import excess, relative_difference
+from models.package import ModelPackage, PackageError
+from models.runtimes import Arrays, OnnxRuntime, Runtime, TorchScriptRuntime, one_line
+
+
+def open_runtime(
+    package: ModelPackage, name: RuntimeName, device: str = "cpu", threads: int = 0
+) -> Runtime:
+    """Load one file of `package` and check it against the card.
+
+    Args:
+        package: the package. The file's digest is checked before the file is loaded.
+        name: the runtime, which determines the file.
+        device: `cpu` or `cuda:<index>`.
+        threads: threads for one batch; 0 leaves the choice to the runtime.
+
+    Raises:
+        DeviceError: the runtime cannot use the device on this machine, or a check fails on the
+            device and passes on the CPU.
+        PackageError: the file is missing, altered, or not loadable; the graph does not fit the
+            card; or the runtime does not reproduce the recorded prediction.
+    """
+    try:
+        return _opened(package, name, device, threads)
+    except PackageError as error:
+        if device == "cpu":
+            raise
+        _opened(package, name, "cpu", threads)  # raises if the file itself is at fault
+        raise DeviceError(f"{device} fails where the CPU does not: {error.reason}") from error
+
+
+def _opened(package: ModelPackage, name: RuntimeName, device: str, threads: int) -> Runtime:
+    card, file = package.card, MODEL_FILES[name]
+    content = package.load(file)
+    runtime: OnnxRuntime | TorchScriptRuntime
+    try:
+        if name == "onnx":
+            runtime = OnnxRuntime(content, device, threads)
+        else:
+            outputs = [spec.name for spec in card.outputs]
+            runtime = TorchScriptRuntime(content, device, threads, outputs=outputs)
+    except (DeviceError, ImportError):
+        raise
+    except Exception as error:
+        reason = f"it cannot be loaded ({one_line(error)})"
+        raise PackageError(package.label, file, reason) from error
+    mismatch = runtime.mismatch(card) or check_example(runtime, card.example, card.outputs)
+    if mismatch:
+        raise PackageError(package.label, file, mismatch)
+    return runtime
+
+
+def check_example(runtime: Runtime, example: Example, outputs: Sequence[TensorSpec]) -> str | None:
+    """Repeat the recorded prediction; return how the result differs, or None if it does not."""
+    try:
+        result = _compute_example(example, runtime)
+    except Exception as error:  # noqa: BLE001 - any error is a reason to refuse the file
+        return f"the recorded prediction fails on {runtime.device} ({one_line(error)})"
+    return _mismatch(result, example, outputs)
+
+
+def example_mismatch(
+    compute: Callable[[Arrays], Arrays], example: Example, outputs: Sequence[TensorSpec]
+) -> str | None:
+    """Do as `check_example`, for any function that computes as a runtime does."""
+    try:
+        return _mismatch(_compute_example(example, compute), example, outputs)
+    except Exception as error:  # noqa: BLE001 - any error means that the example fails
+        return f"the recorded prediction fails ({one_line(error)})"
+
+
+def _compute_example(example: Example, compute: Callable[[Arrays], Arrays]) -> Arrays:
+    return compute({name: tensor.array() for name, tensor in example.inputs.items()})
+
+
+def _mismatch(result: Arrays, example: Example, outputs: Sequence[TensorSpec]) -> str | None:
+    for spec in outputs:
+        found, recorded = result[spec.name], example.outputs[spec.name].array()
+        if found.shape != recorded.shape or found.dtype != recorded.dtype:
+            return (
+                f"{spec.name} of the recorded prediction is {found.dtype} {list(found.shape)}; "
+                f"the card says {recorded.dtype} {list(recorded.shape)}"
+            )
+        if recorded.dtype.kind != "f":
+            if not np.array_equal(found, recorded):
+                return f"{spec.name} is another whole number than the recorded prediction's"
+            continue
+        difference = relative_difference(found, recorded, probabilities=spec.is_probabilities)
+        if differs := excess(difference, example.tolerance, recorded.dtype):
+            return f"{spec.name} differs from the recorded prediction {differs}"
+    return None

@@ -1,0 +1,194 @@
+"""The `README.md` of a package, rendered from its card."""
+
+from collections.abc import Iterable, Sequence
+
+from models.card import Evaluation, FitRecord, ModelCard, TensorSpec
+
+
+def render_page(card: ModelCard) -> str:
+    """Return the card as a Markdown page, with the package's plots."""
+    sections = [
+        f"# {card.name} {card.version}\n\n{card.summary}",
+        _signature(card),
+        _figures(card),
+        _pictures(card),
+        _parity(card),
+        _fit(card.fit) if card.fit else "",
+        _use(card),
+        _files(card),
+    ]
+    return "\n\n".join(section for section in sections if section) + "\n"
+
+
+def headline(card: ModelCard) -> str:
+    """Return the most important metric as text, as `99.70% of 100 test samples right`."""
+    if not card.evaluations or not card.evaluations[0].metrics:
+        return "not evaluated"
+    test = card.evaluations[0]
+    samples = f"{test.samples:,} {test.split} samples"
+    if "accuracy" in test.metrics:
+        return f"{test.metrics['accuracy']:.2%} of {samples} right"
+    name = "mse" if "mse" in test.metrics else next(iter(test.metrics))
+    words = "mean squared error" if name == "mse" else name.replace("_", " ")
+    return f"{words} {_number(test.metrics[name])} on {samples}"
+
+
+def batching_note(card: ModelCard) -> str:
+    """What is not batched, as `requests of 12 sizes batched, others alone`; empty where all is."""
+    if card.batching == "none":
+        return "each request alone (batching: none)"
+    if card.fixed_batch is not None or not card.has_free_dimensions:
+        return ""
+    if not card.batched_shapes:
+        return "each request alone (no sizes are proved: add the network anew)"
+    return f"requests of {len(card.batched_shapes)} sizes batched, others alone"
+
+
+def _table(head: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
+    lines = [head, ["---"] * len(head), *rows]
+    return "\n".join(f"| {' | '.join(map(_cell, line))} |" for line in lines)
+
+
+def _cell(value: object) -> str:
+    text = "none" if value is None else str(value)
+    return " ".join(text.split()).replace("|", "\\|")
+
+
+def _number(value: float) -> str:
+    return f"{value:.4g}" if abs(value) < 1e-3 else f"{value:.4f}"
+
+
+def _range(spec: TensorSpec) -> str:
+    return f"{spec.range}; others are refused" if spec.enforced else spec.range
+
+
+def _signature(card: ModelCard) -> str:
+    def row(direction: str, spec: TensorSpec) -> Sequence[object]:
+        name, shape = f"`{spec.name}`", list(spec.shape)
+        return direction, name, spec.datatype, shape, _range(spec), spec.meaning
+
+    rows = [row("in", spec) for spec in card.inputs] + [row("out", spec) for spec in card.outputs]
+    return "## What goes in and comes out\n\n" + _table(
+        ["", "tensor", "datatype", "shape", "range", "meaning"], rows
+    )
+
+
+def _figures(card: ModelCard) -> str:
+    if not card.evaluations:
+        return ""
+    metrics = list(dict.fromkeys(name for entry in card.evaluations for name in entry.metrics))
+
+    def row(entry: Evaluation) -> Sequence[object]:
+        values = [_number(entry.metrics[name]) if name in entry.metrics else "" for name in metrics]
+        return f"{entry.data}, {entry.split}", f"{entry.samples:,}", *values
+
+    text = "## How good it is\n\n" + _table(
+        ["data", "samples", *(name.replace("_", " ") for name in metrics)],
+        [row(entry) for entry in card.evaluations],
+    )
+    if card.seeds:
+        text += "\n\nOver several seeds, on the test split:\n\n" + _table(
+            ["setting", "metric", "seeds", "mean", "standard deviation", "each"],
+            [
+                (
+                    entry.setting,
+                    entry.metric.replace("_", " "),
+                    ", ".join(map(str, entry.seeds)),
+                    _number(entry.mean),
+                    _number(entry.standard_deviation),
+                    ", ".join(map(_number, entry.values)),
+                )
+                for entry in card.seeds
+            ],
+        )
+    classes = card.evaluations[0].classes
+    if classes:
+        text += f"\n\nBy class ({card.evaluations[0].data}, {card.evaluations[0].split}):\n\n"
+        text += _table(
+            ["class", "precision", "recall", "F1", "samples"],
+            [
+                (c.label, _number(c.precision), _number(c.recall), _number(c.f1), c.samples)
+                for c in classes
+            ],
+        )
+    return text
+
+
+def _pictures(card: ModelCard) -> str:
+    pictures = [file for file in card.files if file.endswith(".png")]
+    return "\n\n".join(
+        f"![{file.rsplit('/', 1)[-1].removesuffix('.png').replace('-', ' ')}]({file})"
+        for file in pictures
+    )
+
+
+def _parity(card: ModelCard) -> str:
+    if not card.parity:
+        return ""
+    title, shown = "The files are proved", []
+    if card.fit:
+        title, shown = (
+            "The files equal the network",
+            ["each file against the network in eager mode"],
+        )
+    elif len(card.parity) > 1:
+        shown = ["each file against the other"]
+    if card.fixed_batch:
+        shown.append(f"each batch of {card.fixed_batch} against the same batch again")
+    else:
+        shown.append("each row of a batch against the same row alone")
+    sentence = ", and ".join(shown)
+    return f"## {title}\n\n{sentence[0].upper()}{sentence[1:]}.\n\n" + _table(
+        ["runtime", "samples", "batch sizes", "largest difference", "relative", "same answer"],
+        [
+            (
+                entry.runtime,
+                f"{entry.samples:,}",
+                ", ".join(map(str, entry.batch_sizes)),
+                f"{entry.largest_absolute_difference:.1e}",
+                f"{entry.largest_relative_difference:.1e}",
+                f"{entry.equal_answers:.2%}",
+            )
+            for entry in card.parity
+        ],
+    )
+
+
+def _fit(fit: FitRecord) -> str:
+    splits = fit.data.splits
+    facts = [
+        ("recipe", f"`{fit.recipe}`, {fit.setting} setting"),
+        ("network", f"{fit.network} ({fit.parameter_count:,} parameters)"),
+        ("data", f"{fit.data.summary}"),
+        (
+            "split",
+            f"{splits.train:,} train, {splits.validation:,} validation, {splits.test:,} test",
+        ),
+        ("data SHA-256", f"`{fit.data.sha256}`"),
+        ("device", fit.device),
+        ("time", f"{fit.seconds:.0f} s for {fit.epochs} epochs; weights of epoch {fit.kept_epoch}"),
+        ("seed", fit.seed),
+        ("libraries", ", ".join(f"{name} {version}" for name, version in fit.libraries.items())),
+    ]
+    chosen = [
+        (f"`{name}`", ", ".join(map(str, value)) if isinstance(value, tuple) else value)
+        for name, value in fit.hyperparameters.items()
+    ]
+    return (
+        "## How it was fitted\n\n"
+        + _table(["", ""], facts)
+        + "\n\n"
+        + _table(["hyperparameter", "value"], chosen)
+    )
+
+
+def _use(card: ModelCard) -> str:
+    limits = "".join(f"\n- {limit}" for limit in card.limits)
+    return f"## What it is for\n\n{card.intended_use}" + (f"\n{limits}" if limits else "")
+
+
+def _files(card: ModelCard) -> str:
+    return "## Files\n\n" + _table(
+        ["file", "bytes", "SHA-256"],
+        [(name, f"{file.bytes:,}", f"`{file.sha256}`") for name, file in card.files.items()],
+    )

@@ -1,0 +1,1 @@
+"""The API: the V2 protocol, the typed endpoints, the pages."""

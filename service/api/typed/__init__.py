@@ -1,0 +1,1 @@
+"""The typed endpoints: digits, pictures, curves and points."""

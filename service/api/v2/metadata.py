@@ -1,0 +1,137 @@
+"""The protocol's metadata of the server and of models."""
+
+from typing import Any
+
+from models.card import MODEL_FILES, RuntimeName, TensorSpec
+from service.inference.predictor import Predictor
+from service.inference.registry import ModelRegistry
+from service.settings import VERSION
+
+EXTENSIONS = (
+    "binary_tensor_data",
+    "classification",
+    "model_configuration",
+    "parameters",
+    "schedule_policy",
+    "statistics",
+)
+
+_PLATFORMS: dict[RuntimeName, str] = {"onnx": "onnx_onnxv1", "torchscript": "pytorch_torchscript"}
+"""The protocol's names of the platforms."""
+_TRITON_PLATFORMS: dict[RuntimeName, str] = {
+    "onnx": "onnxruntime_onnx",
+    "torchscript": "pytorch_libtorch",
+}
+_BACKENDS: dict[RuntimeName, str] = {"onnx": "onnxruntime", "torchscript": "pytorch"}
+
+
+def server_metadata() -> dict[str, Any]:
+    """Return the name, the version and the fully supported extensions."""
+    return {"name": "fitserve", "version": VERSION, "extensions": EXTENSIONS}
+
+
+def repository_index(registry: ModelRegistry, *, ready_only: bool = False) -> list[dict[str, str]]:
+    """Return every package of the repository with its state and the reason, if any.
+
+    Args:
+        registry: the models.
+        ready_only: leave out the models that do not serve.
+    """
+    ready = [
+        {
+            "name": predictor.card.name,
+            "version": predictor.card.version,
+            "state": "READY",
+            "reason": registry.notices.get(predictor.card.name, ""),
+        }
+        for predictor in registry
+    ]
+    unavailable = [
+        {"name": name, "version": "", "state": "UNAVAILABLE", "reason": reason}
+        for name, reason in registry.unavailable.items()
+    ]
+    return ready if ready_only else [*ready, *unavailable]
+
+
+def model_metadata(predictor: Predictor) -> dict[str, Any]:
+    """Return a model's inputs and outputs. The first dimension of the shapes is the batch."""
+    card = predictor.card
+    return {
+        "name": card.name,
+        "versions": [card.version],
+        "platform": _PLATFORMS[predictor.placement.runtime.name],
+        "inputs": [_tensor(spec) for spec in card.inputs],
+        "outputs": [_tensor(spec) for spec in card.outputs],
+    }
+
+
+def model_configuration(predictor: Predictor) -> dict[str, Any]:
+    """Return the model's configuration as Triton writes its `ModelConfig`.
+
+    Fields without a meaning here, such as `optimization`, are left out. A network with a fixed
+    batch has `max_batch_size` 0, and whole shapes as `dims`.
+    """
+    card, runtime = predictor.card, predictor.placement.runtime
+    batches = card.fixed_batch is None
+    gpu = runtime.device.partition(":")[2]
+    return {
+        "name": card.name,
+        "platform": _TRITON_PLATFORMS[runtime.name],
+        "backend": _BACKENDS[runtime.name],
+        "version_policy": {"latest": {"num_versions": 1}},
+        "max_batch_size": predictor.max_batch_rows if batches else 0,
+        "input": [
+            {**_configured(spec, batches=batches), "format": "FORMAT_NONE", "optional": False}
+            for spec in card.inputs
+        ],
+        "output": [
+            {**_configured(spec, batches=batches), "label_filename": _label_file(spec)}
+            for spec in card.outputs
+        ],
+        "instance_group": [
+            {
+                "name": card.name,
+                "kind": "KIND_GPU" if gpu else "KIND_CPU",
+                "count": 1,
+                "gpus": [int(gpu)] if gpu else [],
+            }
+        ],
+        "default_model_filename": MODEL_FILES[runtime.name],
+        **_batching(predictor),
+    }
+
+
+def _batching(predictor: Predictor) -> dict[str, Any]:
+    """Return the batching of the model: any rows, fixed batches, or each request alone."""
+    if predictor.card.fixed_batch is not None:
+        return {}
+    if predictor.card.batching == "none":
+        return {"parameters": {"batching": {"string_value": "none"}}}
+    return {"dynamic_batching": predictor.batching}
+
+
+def model_statistics(*predictors: Predictor) -> dict[str, Any]:
+    """Return the statistics of the models since the start of this worker."""
+    return {
+        "model_stats": [
+            predictor.statistics.to_json(predictor.card.name, predictor.card.version)
+            for predictor in predictors
+        ]
+    }
+
+
+def _tensor(spec: TensorSpec) -> dict[str, Any]:
+    return {"name": spec.name, "datatype": spec.datatype, "shape": spec.shape}
+
+
+def _configured(spec: TensorSpec, *, batches: bool) -> dict[str, Any]:
+    return {
+        "name": spec.name,
+        "data_type": f"TYPE_{spec.datatype}",
+        "dims": spec.shape[1:] if batches else spec.shape,
+    }
+
+
+def _label_file(spec: TensorSpec) -> str:
+    """Return the name of Triton's label file: clients check whether there is one."""
+    return f"{spec.name}_labels.txt" if spec.labels else ""

@@ -1,0 +1,308 @@
+"""One loaded model: its package, its runtime and its batcher. Every endpoint calls this."""
+
+import math
+import time
+from functools import partial
+from typing import Any
+
+from models.card import MODEL_FILES, ModelCard
+from models.package import ModelPackage
+from service.batching.batch import Arrays, DoneCallback, InferenceRequest, InferenceResponse
+from service.batching.batcher import BatchReport, MicroBatcher
+from service.concurrency import wait_for_callback
+from service.errors import ServiceError
+from service.inference.bad_values import check_ranges, judge
+from service.inference.busy_polling import BusyPolling
+from service.inference.placement import Placement
+from service.inference.warm_up import Limit
+from service.settings import Settings
+from service.telemetry.metrics import ModelMetrics, show_model
+from service.telemetry.request_context import RequestContext, current_request
+from service.telemetry.statistics import ModelStatistics
+
+MAX_HUNG = 3
+"""With this many abandoned computes, each of which holds a thread, the process is not alive."""
+
+BATCHES_IN_A_WAIT = 8
+"""The batch size is chosen so that this many full batches fit into the longest wait."""
+
+PREFETCH_SECONDS = 0.005
+"""A full batch that takes longer is not prefetched: the time of the event loop between two batches
+is small beside it."""
+
+
+def batch_seconds(settings: Settings) -> float:
+    """Return the seconds that a full batch may take."""
+    return settings.max_queue_seconds / BATCHES_IN_A_WAIT
+
+
+class Predictor:
+    """A model that is verified, warm and ready. Create it on the event loop that serves it.
+
+    Args:
+        package: the package, whose files were checked when the placement opened them.
+        placement: the runtime to compute with.
+        settings: the limits of its batches and its queue.
+        load_seconds: how long it took from the disk to here.
+    """
+
+    def __init__(
+        self,
+        package: ModelPackage,
+        placement: Placement,
+        settings: Settings,
+        load_seconds: float = 0.0,
+    ) -> None:
+        self.package = package
+        self.card = package.card
+        """What the package says of its network."""
+        self.placement = placement
+        self.statistics = ModelStatistics()
+        most = min(settings.max_batch_rows, placement.most_rows or settings.max_batch_rows)
+        in_time = placement.rows_in(batch_seconds(settings), otherwise=most)
+        self.max_batch_rows = package.card.fixed_batch or min(most, max(in_time, 1))
+        self.limit: Limit = "time" if self.max_batch_rows < most else placement.limit or "rows"
+        """Why its batches are not larger."""
+        full_seconds = placement.seconds_of(self.max_batch_rows)
+        self._name, self._version = self.card.name, self.card.version
+        self._input_names = [spec.name for spec in self.card.inputs]
+        self._batched_shapes = _batched_shapes(self.card)
+        is_free = self.card.has_free_dimensions
+        self._timed_elements = _elements_of_row(self.card) if is_free else None
+        self._ranged = tuple(spec for spec in self.card.inputs if spec.enforced)
+        self._settings = settings
+        self._metrics = ModelMetrics(package.card.name)
+        _show(package.card, placement, load_seconds)
+        self._polling = BusyPolling(settings.busy_poll_seconds)
+        self._inline_rows = placement.rows_within(settings.inline_seconds)
+        self._batcher = MicroBatcher(
+            placement.runtime,
+            max_batch_rows=self.max_batch_rows,
+            max_queue_rows=settings.max_queue_rows,
+            max_delay=settings.max_queue_delay_seconds,
+            max_wait=_longest_wait(settings, full_seconds),
+            full_seconds=full_seconds,
+            prefetch_seconds=PREFETCH_SECONDS,
+            inline_rows=self._inline_rows,
+            inline_compute=placement.inline_runtime,
+            judge=partial(judge, self.card),
+            name=package.card.name,
+            on_batch=self._count,
+        )
+
+    @property
+    def batching(self) -> dict[str, Any]:
+        """The batcher's limits, in the words of Triton's `ModelDynamicBatching`."""
+        return {
+            "max_queue_delay_microseconds": round(self._settings.max_queue_delay_seconds * 1e6),
+            "default_queue_policy": {
+                "timeout_action": "REJECT",
+                "default_timeout_microseconds": round(self._settings.timeout_seconds * 1e6),
+                "allow_timeout_override": True,
+            },
+        }
+
+    @property
+    def stuck(self) -> bool:
+        """Whether `MAX_HUNG` computations hang, after which only a new process helps."""
+        return self._batcher.hung >= MAX_HUNG
+
+    def check_capacity(self, context: RequestContext) -> None:
+        """Check that a request would be accepted now, before it is decoded.
+
+        Args:
+            context: of the request.
+
+        Raises:
+            ServiceError: as `MicroBatcher.check_capacity` says.
+        """
+        try:
+            self._batcher.check_capacity(caller=context.caller)
+        except ServiceError:
+            self.statistics.failed(0.0)
+            raise
+
+    def check(self) -> None:
+        """Abandon a compute that hangs, and update the gauges; the watchdog calls this."""
+        self._batcher.abandon_hung(self._settings.max_compute_seconds)
+        self._metrics.show_queue(self._batcher.queued_rows, self._batcher.hung)
+
+    def enqueue(
+        self,
+        context: RequestContext,
+        inputs: Arrays,
+        done_callback: DoneCallback,
+        timeout: float | None = None,
+    ) -> "Prediction":
+        """Submit one request, to be batched with others where its rows are proved independent.
+
+        Args:
+            context: of the request; model, rows and times are noted in it.
+            inputs: the card's inputs, with its dtypes and shapes, all with the same number of rows.
+            done_callback: called once, on the event loop, as `MicroBatcher.enqueue` says.
+            timeout: seconds that the request may wait, if less than the setting.
+
+        Returns:
+            The prediction. Its `cancel` takes it back: `done_callback` is not called then.
+
+        Raises:
+            BadInputError: a value is outside the range that the card requires.
+            ServiceError: as `MicroBatcher.enqueue` says.
+        """
+        context.model, context.version = self._name, self._version
+        context.submitted = time.monotonic()
+        allowed = self._settings.timeout_seconds
+        if timeout is not None:
+            allowed = min(timeout, allowed)
+        prediction = Prediction(context, self.statistics, done_callback)
+        try:
+            if self._ranged:
+                check_ranges(self.card, self._ranged, inputs)
+            whole = self._batched_shapes is not None and self._is_whole(inputs)
+            request = self._batcher.enqueue(
+                inputs,
+                prediction.complete,
+                timeout=allowed,
+                whole=whole,
+                inline=not whole or self._is_as_timed(inputs),
+                caller=context.caller,
+            )
+        except ServiceError:
+            prediction.count_failure()
+            raise
+        prediction.request = request
+        context.rows = request.rows
+        return prediction
+
+    async def predict(
+        self,
+        inputs: Arrays,
+        timeout: float | None = None,  # noqa: ASYNC109 - of the request, in the queue
+    ) -> InferenceResponse:
+        """Submit the current request as `enqueue` does, and wait for the response.
+
+        Raises:
+            ServiceError: as `enqueue` says, or the error in place of the response.
+        """
+        context = current_request()
+        response: InferenceResponse | ServiceError = await wait_for_callback(
+            lambda done: self.enqueue(context, inputs, done, timeout)
+        )
+        if isinstance(response, InferenceResponse):
+            return response
+        try:
+            raise response
+        finally:
+            del response  # the traceback holds this frame, which would hold the error
+
+    async def close(self) -> None:
+        """Refuse new requests, and compute the queued ones."""
+        await self._batcher.close()
+
+    def _is_whole(self, inputs: Arrays) -> bool:
+        shapes = tuple(inputs[name].shape[1:] for name in self._input_names)
+        return shapes not in (self._batched_shapes or ())
+
+    def _is_as_timed(self, inputs: Arrays) -> bool:
+        """Return whether the rows are no larger than those that were timed at the start."""
+        if self._timed_elements is None:
+            return True
+        rows = len(next(iter(inputs.values())))
+        return sum(array.size for array in inputs.values()) <= self._timed_elements * rows
+
+    def _count(self, report: BatchReport) -> None:
+        self.statistics.executed(report)
+        self._metrics.count(report)
+        if report.requests == 1 and report.rows <= self._inline_rows:  # else threads want the core
+            self._polling.answered(report.answered_seconds)
+
+
+class Prediction:
+    """One request to a model, in progress.
+
+    Args:
+        context: of the request.
+        statistics: of the model.
+        done_callback: called with the response, after it was noted in the context.
+    """
+
+    __slots__ = ("_context", "_done_callback", "_statistics", "request")
+
+    def __init__(
+        self, context: RequestContext, statistics: ModelStatistics, done_callback: DoneCallback
+    ) -> None:
+        self._context = context
+        self._statistics = statistics
+        self._done_callback = done_callback
+        self.request: InferenceRequest | None = None
+
+    def complete(self, response: InferenceResponse | ServiceError) -> None:
+        """Note the response, and call back."""
+        context = self._context
+        if isinstance(response, ServiceError):
+            self.count_failure()
+        else:
+            context.answered = time.monotonic()
+            context.queue_seconds = response.queue_seconds
+            context.compute_seconds = response.compute_seconds
+            context.batch_rows = response.batch_rows
+        self._done_callback(response)
+
+    def cancel(self) -> None:
+        """Take the request back; after its response, do nothing."""
+        request = self.request
+        if request is not None and request.done_callback is not None:
+            self.count_failure()
+            request.cancel()
+
+    def count_failure(self) -> None:
+        """Count the request as failed."""
+        self._statistics.failed(time.monotonic() - self._context.submitted)
+
+
+def _longest_wait(settings: Settings, full_seconds: float) -> float:
+    """Return the expected wait in seconds from which a request is refused.
+
+    The setting, except for a network whose smallest batch takes longer than `BATCHES_IN_A_WAIT`
+    allows, or did so on a machine that was busy: as many batches may wait, at most twice as long.
+    """
+    wait = settings.max_queue_seconds
+    return max(wait, min(BATCHES_IN_A_WAIT * full_seconds, 2 * wait))
+
+
+def _elements_of_row(card: ModelCard) -> int:
+    """Return the elements of a row of the card's example, which the warm-up computes."""
+    return sum(math.prod(tensor.array().shape[1:]) for tensor in card.example.inputs.values())
+
+
+def _batched_shapes(card: ModelCard) -> frozenset[tuple[tuple[int, ...], ...]] | None:
+    """Return the shapes of rows that may be batched, in the order of the inputs; None for any."""
+    if card.batching == "none":
+        return frozenset()
+    if card.fixed_batch is not None or not card.has_free_dimensions:
+        return None
+    return frozenset(
+        tuple(shapes[spec.name] for spec in card.inputs) for shapes in card.batched_shapes
+    )
+
+
+def _show(card: ModelCard, placement: Placement, load_seconds: float) -> None:
+    """Show the model in the metrics."""
+    runtime = placement.runtime
+    differences = [
+        record.largest_absolute_difference
+        for record in card.parity
+        if record.runtime == runtime.name
+    ]
+    show_model(
+        card.name,
+        card.version,
+        runtime=runtime.name,
+        device=runtime.device,
+        digest=card.files[MODEL_FILES[runtime.name]].sha256
+        if runtime.name in card.runtimes
+        else "",
+        load_seconds=load_seconds,
+        unused_runtimes=len(placement.unused),
+        parity_difference=differences[-1] if differences else None,
+    )

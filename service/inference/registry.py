@@ -1,0 +1,282 @@
+"""The registry of the models that serve, and of those that are unavailable, with the reasons."""
+
+import asyncio
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import Future
+from typing import ParamSpec, TypeVar
+
+from models.card import TensorSpec
+from models.devices import DeviceError
+from models.package import ModelPackage, PackageError
+from models.readme import batching_note
+from models.repository import ModelRepository, RepositoryError
+from models.signature import verify_signature
+from models.text import escaped
+from service.errors import BadInputError, NotReadyError, UnknownModelError
+from service.inference.descriptions import Description, describe
+from service.inference.loading_lock import loading_lock
+from service.inference.paths import without_paths
+from service.inference.placement import Placement, pick_device, place
+from service.inference.predictor import Predictor, batch_seconds
+from service.inference.served_versions import older_versions
+from service.inference.timings_cache import TimingsCache
+from service.inference.warm_up import LONGEST_BATCH_SECONDS
+from service.settings import Settings
+from service.telemetry.logs import logger
+
+Parameters = ParamSpec("Parameters")
+Result = TypeVar("Result")
+
+
+class ModelRegistry:
+    """The newest version of every package in the repository, loaded once.
+
+    The registry is empty until `open` has verified, placed and warmed up every package. An
+    unavailable package does not prevent the others from serving.
+    """
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._timings = TimingsCache(settings.timings_folder)
+        self._predictors: dict[str, Predictor] = {}
+        self._descriptions: dict[str, Description] = {}
+        self._unavailable: dict[str, str] = {}
+        self._notices: Mapping[str, str] = {}
+        self._open = False
+        self._unfit: list[str] = []  # models with a runtime that cannot use the device
+        self.lost = ""
+        """Why the GPU does not respond, so that nothing can be computed; empty otherwise."""
+
+    async def open(self, worker_index: int = 1) -> None:
+        """Load every package. Files and networks are read off the event loop.
+
+        Args:
+            worker_index: of this process among the workers, from 1.
+
+        Raises:
+            TimeoutError: the devices could not be listed in time.
+        """
+        settings = self._settings
+        patience = settings.max_load_seconds
+        repository = ModelRepository(settings.model_repository)
+        try:
+            device = await _in_time(patience, pick_device, settings.device, worker_index)
+        except TimeoutError:
+            raise TimeoutError(f"the GPUs could not be listed within {patience:g} s") from None
+        for name in await self._names(repository):
+            try:
+                started = time.monotonic()
+                package, placement, description = await _in_time(
+                    patience, _load, repository, name, device, settings, self._timings
+                )
+                seconds = time.monotonic() - started
+            except PackageError as error:
+                if isinstance(error.__cause__, DeviceError):
+                    self._unfit.append(name)
+                self._mark_unavailable(name, str(error))
+                continue
+            except TimeoutError:
+                self._mark_unavailable(
+                    name, f"package {name}: it was not loaded within {patience:g} s"
+                )
+                continue
+            except Exception as error:  # noqa: BLE001 - any error: the other models serve
+                kind = type(error).__name__
+                reason = f"package {name}: it cannot be served ({kind}; see the service's log)"
+                self._mark_unavailable(name, reason, error)
+                continue
+            self._descriptions[name] = description
+            self._predictors[name] = Predictor(package, placement, settings, seconds)
+            if placement.unused or device == "cpu":
+                self._unfit.append(name)
+            logger.info("serving %s", _placed(self._predictors[name]))
+        if not self._predictors:
+            logger.error("there is no model to serve in %s", settings.model_repository)
+        if not settings.require_device:
+            self._unfit.clear()
+        elif self._unfit:
+            logger.error(
+                "not ready, as FITSERVE_REQUIRE_DEVICE is set: no GPU for some runtime of %s",
+                ", ".join(self._unfit),
+            )
+        if settings.package_public_key is not None:
+            self._notices = await self._older_versions(settings)
+            for name, notice in self._notices.items():
+                card, placement = self[name].card, self[name].placement
+                self._descriptions[name] = describe(card, placement, notice)
+        self._open = True
+
+    async def _names(self, repository: ModelRepository) -> list[str]:
+        patience = self._settings.max_load_seconds
+        try:
+            return await _in_time(patience, repository.names)
+        except RepositoryError as error:
+            logger.error("%s", error)
+        except TimeoutError:
+            logger.error("the repository %s was not read within %g s", repository.root, patience)
+        return []
+
+    def _mark_unavailable(self, name: str, reason: str, cause: Exception | None = None) -> None:
+        """Record why a package does not serve, without this machine's paths for callers."""
+        root, reason = self._settings.model_repository, escaped(reason)
+        self._unavailable[name] = without_paths(reason, root)
+        logger.error("unavailable: %s, in %s", reason, root / name, exc_info=cause)
+
+    async def _older_versions(self, settings: Settings) -> Mapping[str, str]:
+        file, root = settings.versions_file, settings.model_repository
+        served = {predictor.card.name: int(predictor.card.version) for predictor in self}
+        try:
+            return await _in_time(settings.max_load_seconds, older_versions, served, file, root)
+        except TimeoutError:
+            logger.warning("the record of the versions served was not read in time")
+            return {}
+
+    async def close(self) -> None:
+        """Finish the queued requests of every model, and refuse new ones."""
+        self._open = False
+        await asyncio.gather(*(predictor.close() for predictor in self))
+
+    @property
+    def ready(self) -> bool:
+        """Whether loading has finished, a model serves, and the device is used as required."""
+        return self._open and bool(self._predictors) and not (self._unfit or self.lost)
+
+    @property
+    def alive(self) -> bool:
+        """Whether this process can still serve; if not, it must be restarted."""
+        return not self.lost and not any(predictor.stuck for predictor in self)
+
+    @property
+    def unavailable(self) -> Mapping[str, str]:
+        """The reason for each package that does not serve."""
+        return self._unavailable
+
+    @property
+    def notices(self) -> Mapping[str, str]:
+        """Notices about models that serve: an older version than before."""
+        return self._notices
+
+    def description(self, name: str) -> Description:
+        """Return the description of the model called `name`.
+
+        Raises:
+            NotReadyError: as for `[name]`.
+            UnknownModelError: as for `[name]`.
+        """
+        return self._descriptions[self[name].card.name]
+
+    def __iter__(self) -> Iterator[Predictor]:
+        """Iterate over the models that serve, by name."""
+        return iter(self._predictors.values())
+
+    def __getitem__(self, name: str) -> Predictor:
+        """Return the model called `name`.
+
+        Raises:
+            NotReadyError: loading has not finished, the model is unavailable, or the GPU is lost.
+            UnknownModelError: there is no such model.
+        """
+        if self.lost:
+            raise NotReadyError("The GPU does not respond; try again in a few seconds.")
+        if name in self._predictors:
+            return self._predictors[name]
+        if not self._open:
+            raise NotReadyError("The models are being loaded; try again in a few seconds.")
+        if name in self._unavailable:
+            raise NotReadyError(
+                f"Model {name!r} is unavailable since the service started; see its log."
+            )
+        raise UnknownModelError(
+            f"Request for unknown model: {name[:100]!r} is not found; GET /models has the others."
+        )
+
+    def accepting(self, name: str, wanted: TensorSpec) -> Predictor:
+        """Return the model called `name`, if its only input is a tensor like `wanted`.
+
+        Raises:
+            BadInputError: the model has other inputs.
+            NotReadyError: as for `[name]`.
+            UnknownModelError: as for `[name]`.
+        """
+        predictor = self[name]
+        if not _takes(predictor, wanted):
+            others = [other.card.name for other in self if _takes(other, wanted)]
+            raise BadInputError(
+                f"Model {name!r} does not take {wanted.name} ({wanted.to_text()}); "
+                f"these do: {', '.join(others) or 'none'}."
+            )
+        return predictor
+
+
+def _load(
+    repository: ModelRepository, name: str, device: str, settings: Settings, timings: TimingsCache
+) -> tuple[ModelPackage, Placement, Description]:
+    """Return the newest package called `name`, verified, checked and warmed up."""
+    package = repository.get(name)
+    if settings.package_public_key is not None:
+        verify_signature(package, settings.package_public_key)
+    package.verify()
+    with loading_lock(device, settings.max_load_seconds / 2):
+        placement = place(
+            package,
+            settings.runtime,
+            device,
+            threads=settings.intra_op_threads,
+            max_batch_rows=settings.max_batch_rows,
+            batch_seconds=min(batch_seconds(settings), LONGEST_BATCH_SECONDS),
+            inline_seconds=settings.inline_seconds,
+            # With timings, only the fastest runtime is opened.
+            cache=None if settings.require_device else timings,
+        )
+    return package, placement, describe(package.card, placement)
+
+
+async def _in_time(
+    seconds: float,
+    work: Callable[Parameters, Result],
+    *given: Parameters.args,
+    **named: Parameters.kwargs,
+) -> Result:
+    """Return the result of `work`, called on its own daemon thread; a hung thread is abandoned.
+
+    asyncio's threads are joined when the process ends, which would then hang.
+
+    Raises:
+        TimeoutError: `work` did not end in time.
+    """
+    done: Future[Result] = Future()
+    done.set_running_or_notify_cancel()  # only the thread can complete it from now on
+
+    def run() -> None:
+        try:
+            done.set_result(work(*given, **named))
+        except BaseException as error:  # noqa: BLE001 - raised by `await`
+            done.set_exception(error)
+
+    threading.Thread(target=run, name="loading", daemon=True).start()
+    async with asyncio.timeout(seconds):
+        return await asyncio.wrap_future(done)
+
+
+def _takes(predictor: Predictor, wanted: TensorSpec) -> bool:
+    return [(spec.name, spec.datatype, spec.shape) for spec in predictor.card.inputs] == [
+        (wanted.name, wanted.datatype, wanted.shape)
+    ]
+
+
+def _placed(predictor: Predictor) -> str:
+    runtime, seconds = predictor.placement[:2]
+    timings = "; ".join(
+        f"{name} " + ", ".join(f"{value * 1e3:.2f} ms for {rows}" for rows, value in taken.items())
+        for name, taken in seconds.items()
+    )
+    notes = [f"{runtime.name} on {runtime.device}", batching_note(predictor.card)]
+    if predictor.limit in ("time", "memory"):
+        rows = predictor.max_batch_rows
+        notes.append(
+            f"batches of at most {rows} row{'s' * (rows != 1)} to limit their {predictor.limit}"
+        )
+    placed = ", ".join(filter(None, notes))
+    return f"{predictor.package.label} with {placed} ({timings})"

@@ -1,0 +1,1 @@
+"""Functions in other processes, for work that is too long for the event loop."""

@@ -1,0 +1,79 @@
+"""Jobs for the pool of this worker: work of one request that is too long for the event loop."""
+
+import asyncio
+from collections.abc import Callable, Sequence
+from typing import Any, ParamSpec, TypeVar
+
+from service.memory import available_bytes
+from service.processes.messages import Whole
+from service.processes.pool import PER_CALLER, ProcessPool
+from service.settings import current_settings
+
+LARGE_BYTES = 2**17
+"""JSON of this size takes one or two milliseconds to read, several times as long as the way to
+another process and back."""
+
+LARGE_ELEMENTS = 2**14
+"""The same for numbers to be written as JSON."""
+
+MAX_JOB_BYTES = 2**31
+"""The most memory of one job. The largest JSON body takes less: 64 MiB of floats or integers."""
+
+LEAST_JOB_BYTES = 2**28
+
+MAX_PROCESSES = 8
+
+Parameters = ParamSpec("Parameters")
+Result = TypeVar("Result")
+
+_pools: dict[asyncio.AbstractEventLoop, ProcessPool] = {}
+"""The pool of each event loop; a worker has one."""
+
+
+def start_pool(modules: Sequence[str] = ()) -> ProcessPool:
+    """Start the processes of this event loop, which import the modules of the jobs."""
+    settings, available = current_settings(), available_bytes()
+    memory_bytes = min(max(available // 2, LEAST_JOB_BYTES), MAX_JOB_BYTES)
+    pool = ProcessPool(
+        modules,
+        cpu_seconds=settings.max_parse_seconds,
+        max_bytes=settings.max_buffered_bytes,
+        memory_bytes=memory_bytes,
+        max_processes=min(max(available // memory_bytes, PER_CALLER), MAX_PROCESSES),
+    )
+    pool.start()
+    return _pools.setdefault(asyncio.get_running_loop(), pool)
+
+
+async def close_pool() -> None:
+    """End the processes of this event loop, if it has any."""
+    pool = _pools.pop(asyncio.get_running_loop(), None)
+    if pool is not None:
+        await pool.close()
+
+
+async def run_job(
+    caller: str,
+    function: Callable[Parameters, Result],
+    *arguments: Parameters.args,
+    **named: Parameters.kwargs,
+) -> Result:
+    """Return the result of a function, called in another process.
+
+    Args:
+        caller: who asked for it; the callers take turns.
+        function: of a module that the processes can import.
+        arguments: as `ProcessPool.run` says.
+        named: further arguments.
+
+    Raises:
+        ServiceError: as `ProcessPool.run` says.
+        Exception: as the function raises.
+    """
+    pool = _pools.get(asyncio.get_running_loop()) or start_pool()
+    return await pool.run(caller, function, *arguments, **named)
+
+
+def whole(data: bytes | bytearray) -> Any:
+    """Return the data as an argument or a result of a job, where it arrives as a `bytearray`."""
+    return Whole(data)

@@ -1,0 +1,1 @@
+"""Sockets and processes: connections, the fast path, the workers and their supervisor."""

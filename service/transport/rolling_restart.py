@@ -1,0 +1,98 @@
+"""A rolling restart: new workers start, and the old ones end when the new ones are ready.
+
+No request is lost or refused meanwhile, and the new workers load the packages that are newest then.
+Each worker reports in the folder of its server when it has loaded its models. The server needs the
+memory of twice as many workers for that time.
+"""
+
+import asyncio
+import os
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from service.telemetry.logs import logger
+from service.telemetry.multiprocess_folder import FOLDER
+
+_CHECK_SECONDS = 0.1
+_PATIENCE_SECONDS = 10.0
+_PREFIX = "loaded-"
+_READY = "ready"
+
+
+def report_loaded(*, ready: bool) -> None:
+    """Report to the supervisor that this worker has loaded its models.
+
+    Args:
+        ready: whether the worker serves any of them.
+    """
+    if folder := os.environ.get(FOLDER):
+        with suppress(OSError):
+            Path(folder, f"{_PREFIX}{os.getpid()}").write_text(_READY if ready else "")
+
+
+async def let_others_serve() -> None:
+    """Wait as long as another worker serves, since this one does not, and accept no connection.
+
+    The supervisor of a rolling restart ends this worker meanwhile. The wait ends after
+    `_PATIENCE_SECONDS`.
+    """
+    folder = os.environ.get(FOLDER)
+    for _ in range(round(_PATIENCE_SECONDS / _CHECK_SECONDS)):
+        if not folder or not _another_serves(Path(folder)):
+            return
+        await asyncio.sleep(_CHECK_SECONDS)
+
+
+def _another_serves(folder: Path) -> bool:
+    """Return whether a worker of the server that is still alive has reported that it serves."""
+    for report in folder.glob(f"{_PREFIX}*"):
+        with suppress(OSError):
+            if report.read_text() == _READY:
+                os.kill(int(report.name.removeprefix(_PREFIX)), 0)
+                return True
+    return False
+
+
+async def replace_workers(watcher: Any, folder: Path) -> None:
+    """Replace the workers of a watcher, or keep them if the new ones do not become ready.
+
+    Args:
+        watcher: circus' watcher of the workers.
+        folder: of the server, in which the workers report.
+    """
+    old = list(watcher.processes.values())
+    logger.info("rolling restart: the old workers (%d) end when new ones are ready", len(old))
+    watcher.call_hook("before_start")  # these starts are not restarts after a failure
+    for _ in range(watcher.numprocesses):
+        watcher.spawn_process()
+    new = [process for process in watcher.processes.values() if process not in old]
+    failure = await _failure(watcher, new, folder)
+    if watcher.is_stopping() or watcher.is_stopped():
+        return
+    if failure:
+        logger.error("rolling restart: the old workers go on, as %s", failure)
+    await asyncio.gather(*(_end(watcher, process) for process in (new if failure else old)))
+    if not failure:
+        logger.info("rolling restart: the old workers have ended")
+
+
+async def _failure(watcher: Any, new: list[Any], folder: Path) -> str | None:
+    """Wait until the new workers have loaded their models; return why they do not serve."""
+    waiting = list(new)
+    while waiting and not watcher.is_stopping() and not watcher.is_stopped():
+        if not all(process.is_alive() for process in new):
+            return "a new worker died"
+        for process in list(waiting):
+            with suppress(FileNotFoundError):
+                if (folder / f"{_PREFIX}{process.pid}").read_text() != _READY:
+                    return "a new worker serves no model"
+                waiting.remove(process)
+        await asyncio.sleep(_CHECK_SECONDS)
+    return None
+
+
+async def _end(watcher: Any, process: Any) -> None:
+    """End a worker: it finishes its requests first."""
+    await watcher.kill_process(process)
+    watcher.reap_process(process.pid)

@@ -1,0 +1,139 @@
+"""A request that takes long to read or to write does not hold up the others.
+
+The requests are those of `benchmarks/neighbours`, which measures the waits.
+"""
+
+import io
+import socket
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+
+import httpx
+import numpy as np
+import psutil
+import pytest
+from live_server import Server, runs_jobs, serving, temporary_home
+from PIL import Image
+
+from benchmarks.neighbours.attacks import ATTACKS
+
+LONGER = 4
+"""The long request takes this many times the longest wait of the others, or more. On the event loop
+it would take as long as the wait."""
+
+STATUSES = {
+    "empty lists, gzip": 400,
+    "empty lists to V2": 400,
+    "JSON images": 200,
+    "JSON floats": 413,
+    "RLE BMP, 3.5 kB": 413,
+    "large WEBP": 200,
+}
+
+
+@pytest.fixture(scope="module")
+def server(root: Path, chosen: dict[str, str]) -> Iterator[Server]:
+    """A server whose limit of time ends the slowest picture."""
+    settings = chosen | {"FITSERVE_MAX_PARSE_SECONDS": "5"}
+    with temporary_home() as home, serving(home, root, settings=settings) as started:
+        yield started
+        assert "Traceback" not in started.read_log()
+
+
+def _ask(server: Server, request: bytes) -> int:
+    """Send the bytes of a request, read the whole response, and return its status."""
+    host, port = server.url.removeprefix("http://").split(":")
+    with socket.create_connection((host, int(port)), timeout=120) as connection:
+        connection.sendall(request.replace(b"\r\nHost:", b"\r\nConnection: close\r\nHost:", 1))
+        received = b""
+        while more := connection.recv(2**20):
+            received = (received + more)[:100]
+    return int(received[9:12])
+
+
+@pytest.mark.parametrize("name", STATUSES)
+def test_others_are_answered_while_a_long_request_is_read(name: str, server: Server) -> None:
+    request, waits, over = ATTACKS[name].request(), [0.0], threading.Event()
+    body = b'{"x": [1, 2]}'
+
+    def visit() -> None:
+        with httpx.Client(base_url=server.url, timeout=120) as client:
+            while not over.is_set():
+                begun = time.monotonic()
+                assert client.post("/predict_curve", content=body).status_code == 200
+                waits.append(time.monotonic() - begun)
+
+    visitor = threading.Thread(target=visit)
+    visitor.start()
+    begun = time.monotonic()
+    try:
+        status = _ask(server, request)
+    finally:
+        taken = time.monotonic() - begun
+        over.set()
+        visitor.join()
+    assert status == STATUSES[name]
+    assert max(waits) < taken / LONGER, f"{taken:.2f} s, and others waited {max(waits):.3f} s"
+
+
+def test_a_long_response_is_the_same_as_many_short_ones(server: Server) -> None:
+    x = np.random.default_rng(1).uniform(0, 20, 12_000).astype(np.float32)
+    url = f"{server.url}/v2/models/curve-tanh/infer"
+
+    def ask(values: np.ndarray) -> list[float]:
+        tensor = {"name": "x", "datatype": "FP32", "shape": [len(values), 1]}
+        tensor["data"] = [float(value) for value in values]
+        answer = httpx.post(url, json={"inputs": [tensor]}, timeout=60)
+        assert answer.status_code == 200, answer.text[:300]
+        found: list[float] = answer.json()["outputs"][0]["data"]
+        return found
+
+    short = [value for start in range(0, len(x), 500) for value in ask(x[start : start + 500])]
+    np.testing.assert_allclose(ask(x), short, rtol=1e-5)
+    body = {"points": np.stack([x, x], axis=1)[:10_000].tolist()}
+    answer = httpx.post(f"{server.url}/classify_points", json=body, timeout=60).json()
+    assert len(answer["predictions"]) == 10_000
+    assert set(answer["predictions"][0]) == {"label", "confidence", "probabilities"}
+
+
+def test_a_client_that_leaves_ends_the_work_for_its_picture(server: Server) -> None:
+    host, port = server.url.removeprefix("http://").split(":")
+
+    def computing() -> list[psutil.Process]:
+        found = []
+        for process in server.processes():
+            with suppress(psutil.NoSuchProcess):  # it ends now
+                is_busy = process.cpu_times().user > 0.3
+                if runs_jobs(process) and is_busy and process.status() == psutil.STATUS_RUNNING:
+                    found.append(process)
+        return found
+
+    with socket.create_connection((host, int(port)), timeout=20) as connection:
+        connection.sendall(ATTACKS["RLE BMP, 3.5 kB"].request())
+        while not computing():
+            time.sleep(0.02)
+        begun = time.monotonic()
+    while computing():
+        assert time.monotonic() - begun < 4, "it is decoded for nobody"
+        time.sleep(0.02)
+
+
+def test_pictures_in_one_form_keep_their_order(server: Server) -> None:
+    files = []
+    for width in (12, 90):
+        pixels = np.full((120, 120), 255, np.uint8)
+        pixels[20:100, 60 - width // 2 : 60 + width // 2] = 0
+        file = io.BytesIO()
+        Image.fromarray(pixels).save(file, "PNG")
+        files.append(("images", ("digit.png", file.getvalue(), "image/png")))
+    both = httpx.post(f"{server.url}/classify_image", files=files, timeout=60).json()
+    alone = [
+        httpx.post(f"{server.url}/classify_image", files=[file], timeout=60).json()
+        for file in files
+    ]
+    pixels_seen = [prediction["pixels"] for prediction in both["predictions"]]
+    assert pixels_seen == [answer["predictions"][0]["pixels"] for answer in alone]
+    assert pixels_seen[0] != pixels_seen[1]

@@ -1,0 +1,123 @@
+"""A request whose rows may depend on each other is one compute, as it came."""
+
+import asyncio
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from service.batching.batch import Arrays, InferenceResponse
+from service.batching.batcher import MicroBatcher
+from service.concurrency import wait_for_callback
+from service.errors import ModelFaultError, QueueFullError, ServiceError
+
+pytestmark = pytest.mark.timeout(20)  # a longer test hangs
+
+MOST_ROWS = 4
+QUEUE_ROWS = 1_000
+
+
+class Mixing:
+    """Gives each row itself, and the sum of all rows of the batch; or fails."""
+
+    def __init__(self, fault: BaseException | None = None) -> None:
+        self.sizes: list[int] = []
+        self._fault = fault
+
+    def __call__(self, inputs: Arrays) -> Arrays:
+        """Compute one batch."""
+        x = inputs["x"]
+        self.sizes.append(len(x))
+        if self._fault is not None:
+            raise self._fault
+        return {"y": np.full(len(x), x.sum()), "x": x.copy()}
+
+
+def batcher(model: Mixing, **options: Any) -> MicroBatcher:
+    sizes = {"max_batch_rows": MOST_ROWS, "max_queue_rows": QUEUE_ROWS}
+    return MicroBatcher(model, **{**sizes, "name": "mixing", **options})
+
+
+async def ask(
+    asked: MicroBatcher, x: Sequence[float], *, whole: bool = True
+) -> InferenceResponse | ServiceError:
+    inputs = {"x": np.array(x, np.float64)}
+    answer: InferenceResponse | ServiceError
+    answer = await wait_for_callback(lambda done: asked.enqueue(inputs, done, whole=whole))
+    return answer
+
+
+@given(
+    requests=st.lists(
+        st.tuples(
+            st.lists(st.integers(-99, 99), min_size=1, max_size=3 * MOST_ROWS), st.booleans()
+        ),
+        min_size=1,
+        max_size=12,
+    ),
+    inline=st.sampled_from([0, 2, MOST_ROWS, 100]),
+    delay=st.sampled_from([0.0, 0.001]),
+)
+@settings(max_examples=100, deadline=None)
+async def test_a_whole_request_is_never_batched_with_others(
+    requests: list[tuple[list[int], bool]], inline: int, delay: float
+) -> None:
+    model = Mixing()
+    asked = batcher(model, inline_rows=inline, max_delay=delay)
+    answers = await asyncio.gather(*(ask(asked, x, whole=whole) for x, whole in requests))
+    assert asked._queue.count_batches() == 0
+    await asked.close()
+    for (x, whole), answer in zip(requests, answers, strict=True):
+        assert isinstance(answer, InferenceResponse)
+        assert answer.outputs["x"].tolist() == x
+        if whole:
+            assert answer.outputs["y"].tolist() == [sum(x)] * len(x)
+            assert answer.batch_rows == len(x)
+    alone = [len(x) for x, whole in requests if whole]
+    assert all(model.sizes.count(size) >= alone.count(size) for size in alone)
+    assert all(size in alone for size in model.sizes if size > MOST_ROWS)
+
+
+async def test_a_request_too_large_for_the_memory_is_not_computed_in_halves() -> None:
+    model = Mixing(MemoryError("out of memory"))
+    asked = batcher(model)
+    assert isinstance(await ask(asked, [1, 2, 3]), ModelFaultError)
+    await asked.close()
+    assert model.sizes == [3]
+
+
+async def test_another_one_is_halved_beside_it() -> None:
+    model = Mixing(MemoryError("out of memory"))
+    asked = batcher(model)
+    assert isinstance(await ask(asked, [1, 2], whole=False), ModelFaultError)
+    await asked.close()
+    assert model.sizes == [2, 1]
+
+
+async def test_the_wait_is_reckoned_in_requests() -> None:
+    asked = batcher(Mixing(), full_seconds=1.0, max_wait=2.5)
+    waiting = [asyncio.create_task(ask(asked, [1])) for _ in range(3)]
+    await asyncio.sleep(0)
+    with pytest.raises(QueueFullError, match="which take"):
+        asked.check_capacity()
+    assert all(isinstance(one, InferenceResponse) for one in await asyncio.gather(*waiting))
+    await asked.close()
+
+
+async def test_a_request_does_not_wait_for_others() -> None:
+    asked = batcher(Mixing(), max_delay=math.inf)
+    assert isinstance(await ask(asked, [1]), InferenceResponse)
+    await asked.close()
+
+
+async def test_others_wait_for_company_no_longer_than_until_it_comes() -> None:
+    asked = batcher(Mixing(), max_delay=math.inf)
+    waiting = asyncio.create_task(ask(asked, [1], whole=False))
+    await asyncio.sleep(0)
+    both = await asyncio.gather(ask(asked, [2]), waiting)
+    assert [one.batch_rows for one in both if isinstance(one, InferenceResponse)] == [1, 1]
+    await asked.close()

@@ -1,0 +1,107 @@
+"""Restarts of workers and their configuration; the effects in circus are tested end to end."""
+
+import asyncio
+import os
+import sys
+from types import SimpleNamespace
+
+import pytest
+from bentoml._internal.utils import circus
+from circus.arbiter import Arbiter
+from circus.exc import ConflictError
+
+from service.transport import bentoml_adapter, server, supervisor
+from service.transport.supervisor import (
+    MAX_RESTARTS,
+    RESTART_WINDOW_SECONDS,
+    RestartLimit,
+    Supervisor,
+    _stop_seconds,
+    share_cores,
+    supervise,
+)
+
+
+def test_workers_are_restarted_until_the_limit() -> None:
+    now = 0.0
+    may_start = RestartLimit(lambda: now)
+    watcher = SimpleNamespace(numprocesses=2)
+    assert may_start(watcher)
+    assert may_start(watcher)
+    for _ in range(2 * MAX_RESTARTS):
+        assert may_start(watcher), "each of the two workers may be replaced so often"
+    assert not may_start(watcher)
+    now = RESTART_WINDOW_SECONDS + 1
+    assert may_start(watcher), "a death now and then is no reason to end"
+
+
+def test_intentional_restarts_do_not_count() -> None:
+    may_start = RestartLimit(lambda: 0.0)
+    watcher = SimpleNamespace(numprocesses=1)
+    for _ in range(MAX_RESTARTS + 5):
+        assert may_start.begin()
+        assert may_start(watcher)
+
+
+def test_the_option_overrides_the_setting(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(
+        server, "current_settings", lambda: SimpleNamespace(graceful_shutdown_seconds=7.0)
+    )
+    assert _stop_seconds(["--fd", "3"]) == 7
+    assert _stop_seconds(["--timeout-graceful-shutdown", "125", "--fd", "3"]) == 125
+
+
+async def test_a_signal_that_arrives_while_circus_is_busy_is_kept(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    refusals = [True, True]
+
+    async def stop(_: Arbiter) -> None:
+        if refusals:
+            refusals.pop()
+            raise ConflictError("arbiter is already running arbiter_start_watchers command")
+
+    monkeypatch.setattr(Arbiter, "stop", stop)
+    arbiter = object.__new__(Supervisor)
+    await asyncio.wait_for(arbiter._stop(), 10)
+    assert refusals == []
+
+
+def test_bentoml_uses_the_supervisor_as_its_arbiter() -> None:
+    supervise()
+    made = circus.create_standalone_arbiter([])
+    assert isinstance(made, Supervisor)
+    assert made.endpoint.startswith("inproc://")
+    assert made.pubsub_endpoint.startswith("inproc://")
+    assert issubclass(circus.ThreadedArbiter, Supervisor)
+
+
+@pytest.mark.parametrize(
+    ("cores", "workers", "threads"),
+    [(8.0, 3, "2"), (8.0, 8, "1"), (8.0, 9, "1"), (2.5, 1, "2"), (0.5, 1, "1"), (8.0, 1, None)],
+)
+def test_workers_share_the_cores_of_their_container(
+    monkeypatch: pytest.MonkeyPatch, cores: float, workers: int, threads: str | None
+) -> None:
+    monkeypatch.setattr(bentoml_adapter, "available_cores", lambda: cores)
+    monkeypatch.setattr(supervisor.os, "cpu_count", lambda: 8)
+    watcher = SimpleNamespace(numprocesses=workers, env={})
+    share_cores(watcher)
+    assert watcher.env.get("FITSERVE_INTRA_OP_THREADS") == threads
+
+
+def test_threads_set_by_the_operator_are_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(supervisor, "current_settings", lambda: SimpleNamespace(intra_op_threads=7))
+    watcher = SimpleNamespace(numprocesses=100, env={"FITSERVE_INTRA_OP_THREADS": "7"})
+    share_cores(watcher)
+    assert watcher.env == {"FITSERVE_INTRA_OP_THREADS": "7"}
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux has CPU masks")
+def test_the_cpu_mask_limits_the_cores(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: {3})
+    assert bentoml_adapter.available_cores() <= 1
+
+
+def test_bentoml_reports_the_number_of_cores() -> None:
+    assert 0 < bentoml_adapter.available_cores() <= (os.cpu_count() or 1)

@@ -1,0 +1,578 @@
+"""Networks of `x` and `y`, FP32 [N, 4] each: some mix the rows of a batch, others do not."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+from onnx import TensorProto as T
+from onnx import helper, numpy_helper
+
+node = helper.make_node
+
+
+@dataclass(frozen=True)
+class Network:
+    """A graph; `named` must be in the reason if it mixes rows."""
+
+    nodes: Sequence[Any]
+    constants: Mapping[str, NDArray[Any]] = field(default_factory=dict)
+    named: str = ""
+
+
+def write(folder: Path, network: Network) -> Path:
+    """Write the file of the network to a folder."""
+    tensors = [helper.make_tensor_value_info(name, T.FLOAT, ["batch", 4]) for name in "xy"]
+    constants = [numpy_helper.from_array(array, name) for name, array in network.constants.items()]
+    graph = helper.make_graph(network.nodes, "g", tensors[:1], tensors[1:], constants)
+    opsets = [helper.make_opsetid("", 20), helper.make_opsetid("ai.onnx.ml", 3)]
+    opsets.append(helper.make_opsetid("com.microsoft", 1))
+    path = folder / "network.onnx"
+    onnx.save(helper.make_model(graph, opset_imports=opsets, ir_version=10), path)
+    return path
+
+
+def whole(*numbers: int) -> NDArray[np.int64]:
+    """Return whole numbers, for shapes, axes and indices."""
+    return np.array(numbers, np.int64)
+
+
+def one(value: float) -> NDArray[np.float32]:
+    """Return a single number."""
+    return np.array(value, np.float32)
+
+
+def _four_bit_weights(accuracy_level: int) -> Network:
+    """Multiply by weights of four bits; level 4 quantizes the rows as well."""
+    numbers = np.random.default_rng(0)
+    product = node(
+        "MatMulNBits", ["wide", "weights", "scales"], ["y"], domain="com.microsoft",
+        K=32, N=4, bits=4, block_size=32, accuracy_level=accuracy_level,
+    )  # fmt: skip
+    return Network(
+        [node("Tile", ["x", "times"], ["wide"]), product],
+        {
+            "times": whole(1, 8),
+            "weights": numbers.integers(0, 255, (4, 1, 16), np.uint8),
+            "scales": numbers.random(4, np.float32),
+        },
+        named="MatMulNBits",
+    )
+
+
+def _branches() -> Sequence[Any]:
+    """Scale up the whole batch if its least confident row is below a half."""
+    y = helper.make_tensor_value_info
+    small = helper.make_graph([node("Mul", ["x", "two"], ["small"])], "small", [],
+                              [y("small", T.FLOAT, None)])  # fmt: skip
+    same = helper.make_graph([node("Identity", ["x"], ["same"])], "same", [],
+                             [y("same", T.FLOAT, None)])  # fmt: skip
+    return [
+        node("ReduceMean", ["x", "columns"], ["confidence"], keepdims=0),
+        node("ReduceMin", ["confidence"], ["least"], keepdims=0),
+        node("Less", ["least", "half"], ["is_low"]),
+        node("If", ["is_low"], ["y"], then_branch=small, else_branch=same),
+    ]
+
+
+def _random_branch() -> Sequence[Any]:
+    """Add noise to the whole batch, in a branch that is never taken."""
+    y = helper.make_tensor_value_info
+    noisy = helper.make_graph(
+        [node("RandomUniform", [], ["r"], shape=[1]), node("Add", ["x", "r"], ["noisy"])],
+        "noisy", [], [y("noisy", T.FLOAT, None)],
+    )  # fmt: skip
+    same = helper.make_graph([node("Identity", ["x"], ["same"])], "same", [],
+                             [y("same", T.FLOAT, None)])  # fmt: skip
+    return [
+        node("Greater", ["small", "far"], ["never"]),
+        node("If", ["never"], ["y"], then_branch=noisy, else_branch=same),
+    ]
+
+
+MIXED: Mapping[str, Network] = {
+    "rows quantized by blocks": _four_bit_weights(accuracy_level=4),
+    "one quantization scale": Network(
+        [
+            node("DynamicQuantizeLinear", ["x"], ["q", "scale", "zero"]),
+            node("DequantizeLinear", ["q", "scale", "zero"], ["y"]),
+        ],
+        named="DynamicQuantizeLinear",
+    ),
+    "a sum of quantized numbers": Network(
+        [
+            node("QuantizeLinear", ["x", "scale", "zero"], ["q"]),
+            node(
+                "QLinearAdd",
+                ["q", "scale", "zero", "q", "scale", "zero", "coarse", "zero"],
+                ["sum"],
+                domain="com.microsoft",
+            ),
+            node("DequantizeLinear", ["sum", "coarse", "zero"], ["y"]),
+        ],
+        {"scale": one(0.03), "coarse": one(0.07), "zero": np.array(0, np.int8)},
+        named="QLinearAdd",
+    ),
+    "a scale by the largest of the batch": Network(
+        [
+            node("ReduceMax", ["x"], ["largest"], keepdims=0),
+            node("Greater", ["largest", "one"], ["is_large"]),
+            node("Div", ["x", "white"], ["small"]),
+            node("Where", ["is_large", "small", "x"], ["y"]),
+        ],
+        {"one": one(1), "white": one(255)},
+        named="ReduceMax",
+    ),
+    "a branch on the least confidence": Network(
+        _branches(), {"half": one(0.5), "two": one(2), "columns": whole(1)}, named="ReduceMin"
+    ),
+    "a lag": Network(
+        [
+            node("Pad", ["x", "pads"], ["padded"]),
+            node("Shape", ["x"], ["end"], end=1),
+            node("Slice", ["padded", "start", "end"], ["lagged"]),
+            node("Add", ["x", "lagged"], ["y"]),
+        ],
+        {"pads": whole(168, 0, 0, 0), "start": whole(0)},
+        named="Pad",
+    ),
+    "squares of integers": Network(
+        [
+            node("Mul", ["x", "many"], ["large"]),
+            node("Cast", ["large"], ["whole"], to=T.INT64),
+            node("Slice", ["whole", "zero", "first", "columns"], ["column"]),
+            node("Pow", ["column", "squared"], ["square"]),
+            node("Sub", ["square", "odd"], ["difference"]),
+            node("Cast", ["difference"], ["sign"], to=T.FLOAT),
+            node("Add", ["x", "sign"], ["y"]),
+        ],
+        {
+            "many": one(2.0**30),
+            "zero": whole(0),
+            "first": whole(1),
+            "columns": whole(1),
+            "squared": np.array([[2]], np.int64),
+            "odd": np.array([[2**62]], np.int64),
+        },
+        named="Pow",
+    ),
+    "numbers that are no UINT32": Network(
+        [
+            node("Mul", ["x", "far"], ["large"]),
+            node("Cast", ["large"], ["whole"], to=T.UINT32),
+            node("Cast", ["whole"], ["y"], to=T.FLOAT),
+        ],
+        {"far": one(-1e10)},
+        named="Cast",
+    ),
+    "numbers that are no UINT32, by another type": Network(
+        [
+            node("Mul", ["x", "far"], ["large"]),
+            node("Cast", ["large"], ["whole"], to=T.INT64),
+            node("Cast", ["whole"], ["short"], to=T.UINT32),
+            node("Cast", ["short"], ["y"], to=T.FLOAT),
+        ],
+        {"far": one(-1e10)},
+        named="Cast",
+    ),
+    "logarithms of a softmax in FP64": Network(
+        [
+            node("Cast", ["x"], ["double"], to=T.DOUBLE),
+            node("LogSoftmax", ["double"], ["logarithms"], axis=1),
+            node("Cast", ["logarithms"], ["y"], to=T.FLOAT),
+        ],
+        named="LogSoftmax",
+    ),
+    "the batch's mean": Network(
+        [node("ReduceMean", ["x", "axis"], ["mean"]), node("Sub", ["x", "mean"], ["y"])],
+        {"axis": whole(0)},
+        named="ReduceMean",
+    ),
+    "a softmax over the rows": Network([node("Softmax", ["x"], ["y"], axis=0)], named="Softmax"),
+    "a running sum": Network(
+        [node("CumSum", ["x", "axis"], ["y"])], {"axis": whole(0)}, named="CumSum"
+    ),
+    "the rows sorted": Network(
+        [
+            node("Shape", ["x"], ["count"], end=1),
+            node("TopK", ["x", "count"], ["y", "places"], axis=0),
+        ],
+        named="TopK",
+    ),
+    "the first row beside each": Network(
+        [node("Gather", ["x", "first"], ["top"], axis=0), node("Add", ["x", "top"], ["y"])],
+        {"first": whole(0)},
+        named="Gather",
+    ),
+    "the last row beside each": Network(
+        [
+            node("Slice", ["x", "start", "end"], ["last"]),
+            node("Add", ["x", "last"], ["y"]),
+        ],
+        {"start": whole(-1), "end": whole(2**31 - 1)},
+        named="Slice",
+    ),
+    "the rows backwards": Network(
+        [
+            node("Slice", ["x", "start", "end", "axis", "step"], ["turned"]),
+            node("Add", ["x", "turned"], ["y"]),
+        ],
+        {"start": whole(-1), "end": whole(-(2**31)), "axis": whole(0), "step": whole(-1)},
+        named="Slice",
+    ),
+    "more than three rows cut": Network(
+        [
+            node("Slice", ["x", "start", "end"], ["few"]),
+            node("ReduceSum", ["few", "axis"], ["sum"]),
+            node("Add", ["x", "sum"], ["y"]),
+        ],
+        {"start": whole(0), "end": whole(1000), "axis": whole(0)},
+        named="Slice",
+    ),
+    "the number of rows": Network(
+        [
+            node("Shape", ["x"], ["count"], end=1),
+            node("Cast", ["count"], ["number"], to=T.FLOAT),
+            node("Div", ["x", "number"], ["y"]),
+        ],
+        named="Div",
+    ),
+    "a special number of rows": Network(
+        [
+            node("Shape", ["x"], ["count"], end=1),
+            node("Equal", ["count", "special"], ["is_special"]),
+            node("Cast", ["is_special"], ["number"], to=T.FLOAT),
+            node("Add", ["x", "number"], ["y"]),
+        ],
+        {"special": whole(193)},
+        named="Add",
+    ),
+    "the place in the batch": Network(
+        [
+            node("Shape", ["x"], ["counts"], end=1),
+            node("Squeeze", ["counts"], ["count"]),
+            node("Range", ["zero", "count", "step"], ["places"]),
+            node("Cast", ["places"], ["numbers"], to=T.FLOAT),
+            node("Unsqueeze", ["numbers", "axis"], ["column"]),
+            node("Add", ["x", "column"], ["y"]),
+        ],
+        {"zero": np.array(0, np.int64), "step": np.array(1, np.int64), "axis": whole(1)},
+        named="Add",
+    ),
+    "a product with the other rows": Network(
+        [
+            node("Transpose", ["x"], ["turned"], perm=[1, 0]),
+            node("MatMul", ["turned", "x"], ["products"]),
+            node("MatMul", ["x", "products"], ["y"]),
+        ],
+        named="MatMul",
+    ),
+    "attention over the rows": Network(
+        [
+            node("Transpose", ["x"], ["turned"], perm=[1, 0]),
+            node("MatMul", ["x", "turned"], ["scores"]),
+            node("Softmax", ["scores"], ["weights"], axis=1),
+            node("MatMul", ["weights", "x"], ["y"]),
+        ],
+        named="MatMul",
+    ),
+    "the numbers of a row apart": Network(
+        [
+            node("Reshape", ["x", "turned"], ["columns"]),
+            node("ReduceMean", ["columns", "axis"], ["mean"]),
+            node("Sub", ["columns", "mean"], ["less"]),
+            node("Reshape", ["less", "back"], ["y"]),
+        ],
+        {"back": whole(-1, 4), "turned": whole(-1, 2), "axis": whole(0)},
+        named="ReduceMean",
+    ),
+    "rows taken for columns": Network(
+        [
+            node("Reshape", ["x", "turned"], ["columns"]),
+            node("Transpose", ["columns"], ["back"], perm=[1, 0]),
+            node("Add", ["x", "back"], ["y"]),
+        ],
+        {"turned": whole(4, -1)},
+        named="Reshape",
+    ),
+    "a special number of rows, as a shape": Network(
+        [
+            node("Shape", ["x"], ["count"], end=1),
+            node("Equal", ["count", "special"], ["is_special"]),
+            node("Cast", ["is_special"], ["hidden"], to=T.INT64),
+            node("ConstantOfShape", ["hidden"], ["none"]),
+            node("Shape", ["none"], ["again"]),
+            node("Cast", ["again"], ["number"], to=T.FLOAT),
+            node("Add", ["x", "number"], ["y"]),
+        ],
+        {"special": whole(193)},
+        named="Add",
+    ),
+    "a special number of rows, as a size": Network(
+        [
+            node("Shape", ["x"], ["count"], end=1),
+            node("Min", ["count", "special"], ["at_most"]),
+            node("Slice", ["x", "start", "at_most"], ["cut"]),
+            node("ReduceSum", ["cut", "axis"], ["sum"]),
+            node("Add", ["x", "sum"], ["y"]),
+        ],
+        {"special": whole(100), "start": whole(0), "axis": whole(0)},
+        named="Slice",
+    ),
+    "a special number of rows, as a negative size": Network(
+        [
+            node("Shape", ["x"], ["count"], end=1),
+            node("Mul", ["count", "minus"], ["negative"]),
+            node("Equal", ["negative", "special"], ["is_special"]),
+            node("Cast", ["is_special"], ["number"], to=T.FLOAT),
+            node("Add", ["x", "number"], ["y"]),
+        ],
+        {"special": whole(-193), "minus": whole(-1)},
+        named="Add",
+    ),
+    "a special number of rows, as a place": Network(
+        [
+            node("Shape", ["x"], ["count"], end=1),
+            node("Mul", ["count", "table"], ["many"]),
+            node("Gather", ["many", "many"], ["picked"]),
+            node("Cast", ["picked"], ["numbers"], to=T.FLOAT),
+            node("ReduceSum", ["numbers", "axis"], ["number"]),
+            node("Mul", ["number", "nothing"], ["none"]),
+            node("Add", ["x", "none"], ["y"]),
+        ],
+        {"table": np.ones(1000, np.int64), "axis": whole(0), "nothing": one(0)},
+        named="Add",
+    ),
+    "a size that overflows": Network(
+        [
+            node("Shape", ["x"], ["count"], end=1),
+            node("Mul", ["count", "large"], ["huge"]),
+            node("Div", ["huge", "large"], ["again"]),
+            node("Slice", ["x", "start", "again"], ["cut"]),
+            node("ReduceSum", ["cut", "axis"], ["sum"]),
+            node("Mul", ["sum", "nothing"], ["none"]),
+            node("Add", ["x", "none"], ["y"]),
+        ],
+        {"large": whole(2**57), "start": whole(0), "axis": whole(0), "nothing": one(0)},
+        named="Slice",
+    ),
+    "a node before what it takes": Network(
+        [
+            node("Add", ["x", "late"], ["y"]),
+            node("Relu", ["far"], ["late"]),
+            node("Sub", ["largest", "million"], ["far"]),
+            node("ReduceMax", ["x"], ["largest"], keepdims=0),
+        ],
+        {"million": one(1e6)},
+        named="Add",
+    ),
+    "enlarged with its aspect": Network(
+        [node("Resize", ["x", "", "", "sizes"], ["z"], mode="linear",
+              keep_aspect_ratio_policy="not_larger"),
+         node("Slice", ["z", "start", "end", "axis"], ["y"])],
+        {"sizes": whole(2**20, 4), "start": whole(0), "end": whole(4), "axis": whole(1)},
+        named="Resize",
+    ),
+    "a little enlarged": Network(
+        [node("Resize", ["x", "", "scales"], ["y"], mode="linear")],
+        {"scales": np.array([1.003, 1], np.float32)},
+        named="Resize",
+    ),
+    "a single row that loses its axis": Network(
+        [
+            node("Squeeze", ["x"], ["squeezed"]),
+            node("Softmax", ["squeezed"], ["weights"], axis=-1),
+            node("Shape", ["x"], ["shape"]),
+            node("Reshape", ["weights", "shape"], ["y"]),
+        ],
+        named="Squeeze",
+    ),
+    "random numbers in a branch": Network(
+        _random_branch(), {"far": one(1e6), "small": one(1e-9)}, named="RandomUniform"
+    ),
+    "a size through numbers that do not hold it": Network(
+        [
+            node("Shape", ["x"], ["count"], end=1),
+            node("Cast", ["count"], ["rough"], to=T.FLOAT16),
+            node("Cast", ["rough"], ["end"], to=T.INT64),
+            node("Slice", ["x", "start", "end"], ["cut"]),
+            node("ReduceSum", ["cut", "axis"], ["sum"]),
+            node("Mul", ["sum", "nothing"], ["none"]),
+            node("Add", ["x", "none"], ["y"]),
+        ],
+        {"start": whole(0), "axis": whole(0), "nothing": one(0)},
+        named="Slice",
+    ),
+    "the number of rows around each row": Network(
+        [
+            node("Shape", ["x"], ["counts"], end=1),
+            node("Squeeze", ["counts"], ["count"]),
+            node("Cast", ["count"], ["number"], to=T.FLOAT),
+            node("Pad", ["x", "pads", "number"], ["padded"]),
+            node("Slice", ["padded", "start", "end", "axis"], ["y"]),
+        ],
+        {"pads": whole(0, 0, 0, 1), "start": whole(1), "end": whole(5), "axis": whole(1)},
+        named="Pad",
+    ),
+    "tables that are shared out among the rows": Network(
+        [
+            node("Greater", ["x", "half"], ["is_large"]),
+            node("Cast", ["is_large"], ["place"], to=T.INT64),
+            node("Unsqueeze", ["place", "last"], ["places"]),
+            node("GatherND", ["tables", "places"], ["found"], batch_dims=2),
+            node("Add", ["x", "found"], ["y"]),
+        ],
+        {"half": one(0.5), "last": whole(2),
+         "tables": np.arange(4, dtype=np.float32).reshape(1, 2, 2)},
+        named="GatherND",
+    ),
+    "interpolated columns, with the next row's infinity": Network(
+        [
+            node("Exp", ["x"], ["large"]),
+            node("Resize", ["large", "", "scales"], ["wide"], mode="linear"),
+            node("Slice", ["wide", "start", "end", "axis"], ["some"]),
+            node("IsNaN", ["some"], ["is_nan"]),
+            node("Where", ["is_nan", "hundred", "x"], ["y"]),
+        ],
+        {"hundred": one(100), "scales": np.array([1, 2], np.float32), "start": whole(0),
+         "end": whole(4), "axis": whole(1)},
+        named="Resize",
+    ),
+    "the largest number beside a NaN": Network(
+        [
+            node("Sub", ["two", "x"], ["less"]),
+            node("Sqrt", ["less"], ["root"]),
+            node("ReduceMax", ["root", "axis"], ["largest"]),
+            node("IsNaN", ["largest"], ["is_nan"]),
+            node("Where", ["is_nan", "two", "largest"], ["number"]),
+            node("Add", ["x", "number"], ["y"]),
+        ],
+        {"two": one(2), "axis": whole(1)},
+        named="ReduceMax",
+    ),
+    "an operator that is not known here": Network(
+        [
+            node("Unique", ["x"], ["values", "f", "places", "c"], sorted=1),
+            node("Shape", ["x"], ["shape"]),
+            node("Gather", ["values", "places"], ["flat"]),
+            node("Reshape", ["flat", "shape"], ["y"]),
+        ],
+        named="Unique",
+    ),
+}  # fmt: skip
+"""Networks that mix rows; most show it only for some rows."""
+
+
+APART: Mapping[str, Network] = {
+    "weights of four bits": _four_bit_weights(accuracy_level=0),
+    "a softmax of each row": Network([node("Softmax", ["x"], ["y"], axis=1)]),
+    "the row's mean": Network(
+        [
+            node("ReduceMean", ["x", "axis"], ["mean"], keepdims=0),
+            node("Unsqueeze", ["mean", "axis"], ["column"]),
+            node("Sub", ["x", "column"], ["y"]),
+        ],
+        {"axis": whole(1)},
+    ),
+    "the rows last": Network(
+        [
+            node("Transpose", ["x"], ["turned"], perm=[1, 0]),
+            node("ReduceMean", ["turned", "axis"], ["mean"]),
+            node("Sub", ["turned", "mean"], ["less"]),
+            node("Transpose", ["less"], ["y"], perm=[1, 0]),
+        ],
+        {"axis": whole(0)},
+    ),
+    "a shape that was asked for": Network(
+        [
+            node("Reshape", ["x", "split"], ["pairs"]),
+            node("ReduceSum", ["pairs", "axis"], ["sums"]),
+            node("Expand", ["sums", "pairs_shape"], ["wide"]),
+            node("Shape", ["x"], ["shape"]),
+            node("Reshape", ["wide", "shape"], ["y"]),
+        ],
+        {"split": whole(-1, 2, 2), "axis": whole(1), "pairs_shape": whole(1, 2, 1)},
+    ),
+    "one value for each row": Network(
+        [
+            node("Shape", ["x"], ["count"], end=1),
+            node("Concat", ["count", "width"], ["shape"], axis=0),
+            node("ConstantOfShape", ["shape"], ["zeros"]),
+            node("Max", ["x", "zeros"], ["y"]),
+        ],
+        {"width": whole(4)},
+    ),
+    "a token before each row": Network(
+        [
+            node("Shape", ["x"], ["count"], end=1),
+            node("Concat", ["count", "width"], ["shape"], axis=0),
+            node("Expand", ["token", "shape"], ["tokens"]),
+            node("Concat", ["tokens", "x"], ["longer"], axis=1),
+            node("Slice", ["longer", "start", "end", "axis"], ["y"]),
+        ],
+        {"width": whole(1), "token": np.ones((1, 1), np.float32), "start": whole(0),
+         "end": whole(4), "axis": whole(1)},
+    ),
+    "all rows of a slice": Network(
+        [
+            node("Shape", ["x"], ["count"], end=1),
+            node("Slice", ["x", "start", "count"], ["y"]),
+        ],
+        {"start": whole(0)},
+    ),
+    "the number of columns": Network(
+        [
+            node("Shape", ["x"], ["count"], start=1),
+            node("Cast", ["count"], ["number"], to=T.FLOAT),
+            node("Div", ["x", "number"], ["y"]),
+        ]
+    ),
+    "a token expanded as the older exporter of torch does": Network(
+        [
+            node("Shape", ["x"], ["count"], end=1),
+            node("Concat", ["count", "same"], ["asked"], axis=0),
+            node("Equal", ["asked", "minus"], ["is_same"]),
+            node("Where", ["is_same", "ones", "asked"], ["shape"]),
+            node("Expand", ["token", "shape"], ["tokens"]),
+            node("Add", ["x", "tokens"], ["y"]),
+        ],
+        {"same": whole(-1), "minus": whole(-1, -1), "ones": whole(1, 1),
+         "token": np.ones((1, 4), np.float32)},
+    ),
+    "windows of a row": Network(
+        [
+            node("Shape", ["x"], ["count"], end=1),
+            node("Reshape", ["x", "pairs"], ["windows"]),
+            node("Softmax", ["windows"], ["weights"], axis=-1),
+            node("Shape", ["weights"], ["twice"], end=1),
+            node("Div", ["twice", "two"], ["once"]),
+            node("Concat", ["once", "width"], ["shape"], axis=0),
+            node("Reshape", ["weights", "shape"], ["y"]),
+        ],
+        {"pairs": whole(-1, 2), "two": whole(2), "width": whole(4)},
+    ),
+    "the same size": Network(
+        [node("Resize", ["x", "", "scales"], ["y"], mode="nearest")],
+        {"scales": np.ones(2, np.float32)},
+    ),
+    "columns of constant classes": Network(
+        [
+            node("ArgMax", ["x"], ["place"], axis=1, keepdims=0),
+            node("ArrayFeatureExtractor", ["classes", "place"], ["label"], domain="ai.onnx.ml"),
+            node("Transpose", ["label"], ["column"], perm=[1, 0]),
+            node("Add", ["x", "column"], ["y"]),
+        ],
+        {"classes": np.arange(4, dtype=np.float32)[None]},
+    ),
+    "an embedding": Network(
+        [
+            node("ArgMax", ["x"], ["place"], axis=1, keepdims=0),
+            node("Gather", ["table", "place"], ["y"], axis=0),
+        ],
+        {"table": np.arange(16, dtype=np.float32).reshape(4, 4)},
+    ),
+}  # fmt: skip
+"""Networks that compute each row alone, with operators that could mix rows."""

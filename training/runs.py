@@ -1,0 +1,147 @@
+"""Runs of a recipe: training and evaluation over several seeds, in one or both presets.
+
+The validation split selects the seed of the exported network. The test split is used for
+measurements only.
+"""
+
+import statistics
+import sys
+from dataclasses import dataclass, replace
+
+import torch
+from torch import nn
+
+from models.card import Evaluation, SeedFigures
+from training.datasets import Dataset
+from training.evaluation import evaluate
+from training.hyperparameters import Hyperparameters
+from training.loop import History, train
+from training.recipes import Preset, Recipe
+
+
+@dataclass(frozen=True)
+class RunResult:
+    """A trained network, on the CPU and in eval mode, with its metrics.
+
+    The first evaluation is that of the test split. `interrupted` is true if Ctrl-C interrupted the
+    training of this network or of the comparison.
+    """
+
+    recipe: Recipe
+    preset: Preset
+    hyperparameters: Hyperparameters
+    data: Dataset
+    network: nn.Module
+    history: History
+    device: torch.device
+    evaluations: tuple[Evaluation, ...]
+    seeds: tuple[SeedFigures, ...] = ()
+    interrupted: bool = False
+
+    @property
+    def metric(self) -> float:
+        """Return the recipe's metric on the test split."""
+        return self.evaluations[0].metrics[self.recipe.metric]
+
+    @property
+    def score(self) -> tuple[float, float]:
+        """Return the validation score of the kept weights; larger is better."""
+        kept = self.history.kept
+        return kept.score(self.data.task) if kept else (0.0, 0.0)
+
+
+def run_recipe(
+    recipe: Recipe,
+    preset: Preset,
+    hyperparameters: Hyperparameters,
+    data: Dataset,
+    *,
+    seeds: int,
+    compare: bool,
+    device: torch.device,
+    progress: bool = True,
+) -> RunResult:
+    """Train a recipe over several seeds and return the best result by validation score.
+
+    Ctrl-C ends the current training and starts no further one. An interrupted comparison is left
+    out.
+
+    Args:
+        recipe: the recipe.
+        preset: the preset that `hyperparameters` are derived from.
+        hyperparameters: every hyperparameter; `seed` is the first seed.
+        data: the data set.
+        seeds: the number of consecutive seeds.
+        compare: whether to measure the tutorial preset too, over the same seeds.
+        device: the device for training.
+        progress: whether to report progress on standard error.
+    """
+
+    def run_seeds(preset: Preset, hyperparameters: Hyperparameters, first: int) -> list[RunResult]:
+        results = []
+        for seed in range(first, first + seeds):
+            seeded = hyperparameters.override({"seed": seed})
+            results.append(_run_seed(recipe, preset, seeded, data, device, progress))
+            if results[-1].interrupted:
+                break
+        return results
+
+    results = run_seeds(preset, hyperparameters, hyperparameters.seed)
+    interrupted = results[-1].interrupted
+    figures = [_seed_figures(results)]
+    if compare and preset != "tutorial" and not interrupted:
+        tutorial = run_seeds("tutorial", recipe.tutorial, hyperparameters.seed)
+        interrupted = tutorial[-1].interrupted
+        if not interrupted:
+            figures.append(_seed_figures(tutorial))
+    best = max(results, key=lambda result: result.score)
+    return replace(best, seeds=tuple(figures), interrupted=interrupted)
+
+
+def _run_seed(
+    recipe: Recipe,
+    preset: Preset,
+    hyperparameters: Hyperparameters,
+    data: Dataset,
+    device: torch.device,
+    progress: bool,
+) -> RunResult:
+    seed = hyperparameters.seed
+    if progress:
+        sys.stderr.write(f"{recipe.name}, {preset} preset, seed {seed}, on {device}\n")
+    torch.manual_seed(seed)
+    network = recipe.build(hyperparameters, data)
+    augment = recipe.augment(hyperparameters, device) if recipe.augment else None
+    history = train(
+        network, data, hyperparameters, device=device, augment=augment, progress=progress
+    )
+    network.cpu()
+    evaluations = [
+        evaluate(network, data, data.test, "test", references=True),
+        evaluate(network, data, data.validation, "validation"),
+    ]
+    if data.external:
+        external = data.external()
+        evaluations.append(evaluate(network, external, external.all_rows, "all"))
+    result = RunResult(
+        recipe, preset, hyperparameters, data, network, history, device, tuple(evaluations),
+        interrupted=history.interrupted,
+    )  # fmt: skip
+    if progress:
+        sys.stderr.write(
+            f"  {history.seconds:.0f} s; on the test split, {recipe.metric} {result.metric:.4f}\n"
+        )
+    return result
+
+
+def _seed_figures(results: list[RunResult]) -> SeedFigures:
+    values = [result.metric for result in results]
+    return SeedFigures(
+        setting=results[0].preset,
+        metric=results[0].recipe.metric,
+        seeds=tuple(result.hyperparameters.seed for result in results),
+        values=tuple(values),
+        mean=statistics.fmean(values),
+        standard_deviation=statistics.stdev(values) if len(values) > 1 else 0.0,
+        samples=results[0].evaluations[0].samples,
+    )
