@@ -162,8 +162,9 @@ class OnnxRuntime:
                 0, (_CUDA, {"device_id": device.removeprefix("cuda:"), **CUDA_OPTIONS})
             )
             options.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
+        self._flush_to_zero = FlushToZero()
         # By default, a session silently continues on the CPU after a failure on the GPU.
-        with FlushToZero():
+        with self._flush_to_zero:
             self._session = onnxruntime.InferenceSession(
                 content, options, providers=providers, enable_fallback=0
             )
@@ -190,7 +191,7 @@ class OnnxRuntime:
     def __call__(self, inputs: Arrays) -> dict[str, NDArray[Any]]:
         """Compute the outputs of one batch, as `Runtime` says."""
         try:
-            with FlushToZero():
+            with self._flush_to_zero:
                 results = self._session.run(self._names, dict(inputs))
         except Exception as error:
             _raise_memory_error(error, self.device)
@@ -264,9 +265,10 @@ class TorchScriptRuntime:
         self._torch = torch
         self._outputs = tuple(outputs)
         self._streams: list[Any] = []
+        self._flush_to_zero = FlushToZero()
         with warnings.catch_warnings():  # torch has deprecated TorchScript
             warnings.filterwarnings("ignore", message=".*torch.jit.*deprecated")
-            with FlushToZero():
+            with self._flush_to_zero:
                 module = torch.jit.load(io.BytesIO(content), map_location=device).eval()
                 self._module = torch.jit.freeze(module)
             arguments = module.forward.schema.arguments[1:]
@@ -286,7 +288,7 @@ class TorchScriptRuntime:
     def __call__(self, inputs: Arrays) -> dict[str, NDArray[Any]]:
         """Compute the outputs of one batch, as `Runtime` says."""
         try:
-            with FlushToZero():
+            with self._flush_to_zero:
                 return self._compute(inputs)
         except Exception as error:
             _raise_memory_error(error, self.device)

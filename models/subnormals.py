@@ -7,35 +7,49 @@ took up to 27 times as long as others. A request with such numbers would slow do
 import ctypes
 import platform
 import sys
+from collections.abc import Callable
 from types import TracebackType
 from typing import Any
 
 _Modes = ctypes.c_uint32 * 2  # glibc's femode_t, which has 8 bytes on x86-64 and 4 on aarch64
 
+_LAYOUTS = {
+    "x86_64": (1, 0x8040),  # MXCSR, after the control word of the x87: FTZ and DAZ
+    "aarch64": (0, 1 << 24),  # FPCR: FZ
+}
+"""By processor: the index of the control register in the modes, and its bits to set."""
 
-def _control() -> tuple[Any, Any, int, int] | None:
-    """Return glibc's fegetmode and fesetmode, the index of the register, and its bits to set.
 
-    None where the layout of the modes is unknown. The functions hold Python's lock (`PyDLL`):
-    another thread that waits for the lock would otherwise take it, for milliseconds.
+def _ignore(_: Any) -> int:
+    return 0
+
+
+def _load() -> tuple[Callable[[Any], int], Callable[[Any], int], Any] | None:
+    """Return glibc's fegetmode and fesetmode, and the modes of a block; None if unknown here.
+
+    The functions hold Python's lock (`PyDLL`): another thread that waits for the lock would
+    otherwise take it, for milliseconds.
     """
-    layouts = {
-        "x86_64": (1, 0x8040),  # MXCSR, after the control word of the x87: FTZ and DAZ
-        "aarch64": (0, 1 << 24),  # FPCR: FZ
-    }
-    if sys.platform != "linux" or platform.machine() not in layouts:
+    if sys.platform != "linux" or platform.machine() not in _LAYOUTS:
         return None
     try:
         library = ctypes.PyDLL("libm.so.6")
-        return library.fegetmode, library.fesetmode, *layouts[platform.machine()]
+        get_modes, set_modes = library.fegetmode, library.fesetmode
     except (OSError, AttributeError):  # not glibc, or before 2.25
         return None
+    register, bits = _LAYOUTS[platform.machine()]
+    modes = _Modes()
+    get_modes(modes)
+    modes[register] |= bits
+    return get_modes, set_modes, modes
 
 
-_CONTROL = _control()
+_LOADED = _load()
 
-SUPPORTED = _CONTROL is not None
+SUPPORTED = _LOADED is not None
 """Whether `FlushToZero` has an effect here: on Linux with glibc, x86-64 and aarch64."""
+
+_get_modes, _set_modes, _FLUSHING = _LOADED or (_ignore, _ignore, None)
 
 
 class FlushToZero:
@@ -44,18 +58,19 @@ class FlushToZero:
     It applies to this thread, and to the threads that are started in the block: a thread of Linux
     starts with the modes of its creator. Afterwards this thread has its earlier modes, because
     Python and its libraries expect subnormals.
+
+    An object can be entered again, which costs less than a new one. Threads may share it if their
+    modes outside of blocks are the same.
     """
 
-    __slots__ = ("_modes", "_saved")
+    __slots__ = ("_saved",)
+
+    def __init__(self) -> None:
+        self._saved = _Modes()
 
     def __enter__(self) -> None:
-        if _CONTROL is not None:
-            get_modes, set_modes, register, bits = _CONTROL
-            self._modes = _Modes()
-            get_modes(self._modes)
-            self._saved = self._modes[register]
-            self._modes[register] = self._saved | bits
-            set_modes(self._modes)
+        _get_modes(self._saved)
+        _set_modes(_FLUSHING)
 
     def __exit__(
         self,
@@ -63,7 +78,4 @@ class FlushToZero:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        if _CONTROL is not None:
-            _, set_modes, register, _ = _CONTROL
-            self._modes[register] = self._saved
-            set_modes(self._modes)
+        _set_modes(self._saved)
