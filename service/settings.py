@@ -62,7 +62,7 @@ class Settings(BaseSettings):
         0.0, ge=0, le=1, description="how long an idle model waits for more rows"
     )
     inline_seconds: float = Field(
-        0.0002, ge=0, le=0.01,
+        0.001, ge=0, le=0.01,
         description="a batch with a shorter compute runs on the event loop; 0 uses threads for all",
     )  # fmt: skip
     busy_poll_seconds: float = Field(

@@ -30,7 +30,7 @@ SET = {
     "cors_origins": ('["https://a.example"]', ("https://a.example",)),
     "allowed_hosts": ('["*.a.example", "::1"]', ("*.a.example", "::1")),
     "log_format": ("json", "json"),
-    "inline_seconds": ("0.001", 0.001),
+    "inline_seconds": ("0.002", 0.002),
     "busy_poll_seconds": ("0.001", 0.001),
     "timeout_seconds": ("2.5", 2.5),
     "graceful_shutdown_seconds": ("2.5", 2.5),
