@@ -62,9 +62,15 @@ class Placement(NamedTuple):
         """Return the rows of any batch that takes `seconds`; `otherwise` if nothing was timed."""
         return _rows_in(seconds, self._seconds, otherwise)
 
-    def seconds_of(self, rows: int) -> float:
-        """Return the duration of a batch of `rows`, in seconds; 0 if nothing was timed."""
-        sizes, slowest_yet = _slowest_yet(self._seconds)
+    def seconds_of(self, rows: int, *, inline: bool = False) -> float:
+        """Return the duration of a batch of `rows`, in seconds; 0 if nothing was timed.
+
+        Args:
+            rows: of the batch.
+            inline: whether the inline runtime computes it, if there is one.
+        """
+        timed = self.inline_timings if inline and self.inline_timings else self._seconds
+        sizes, slowest_yet = _slowest_yet(timed)
         return float(np.interp(rows, sizes, slowest_yet)) if sizes else 0.0
 
     @property

@@ -14,6 +14,7 @@ from service.errors import ServiceError
 from service.inference.bad_values import check_ranges, judge
 from service.inference.busy_polling import BusyPolling
 from service.inference.placement import Placement
+from service.inference.slowdown import SlowdownWatch
 from service.inference.warm_up import Limit
 from service.settings import Settings
 from service.telemetry.metrics import ModelMetrics, show_model
@@ -75,6 +76,11 @@ class Predictor:
         _show(package.card, placement, load_seconds)
         self._polling = BusyPolling(settings.busy_poll_seconds)
         self._inline_rows = placement.rows_within(settings.inline_seconds)
+        self._slowdown: SlowdownWatch | None = None
+        if not (is_free or placement.runtime.cost_varies):  # else the rows do not tell the cost
+            self._slowdown = SlowdownWatch(
+                package.label, self._inline_rows, self._seconds_of, self._metrics.show_slowdown
+            )
         self._batcher = MicroBatcher(
             placement.runtime,
             max_batch_rows=self.max_batch_rows,
@@ -210,9 +216,15 @@ class Predictor:
         rows = len(next(iter(inputs.values())))
         return sum(array.size for array in inputs.values()) <= self._timed_elements * rows
 
+    def _seconds_of(self, rows: int) -> float:
+        """Return the seconds of a batch at the start, where it would be computed; 0 if unknown."""
+        return self.placement.seconds_of(rows, inline=rows <= self._inline_rows)
+
     def _count(self, report: BatchReport) -> None:
         self.statistics.executed(report)
         self._metrics.count(report)
+        if self._slowdown is not None:
+            self._slowdown.observe(report.rows, report.timings.compute_infer)
         if report.requests == 1 and report.rows <= self._inline_rows:  # else threads want the core
             self._polling.answered(report.answered_seconds)
 

@@ -90,6 +90,11 @@ _hung = Gauge(
     "fitserve_given_up_computes", "Computes that hung, were abandoned and still hold a thread.",
     ("model",), multiprocess_mode="livesum",
 )  # fmt: skip
+_slowdown = Gauge(
+    "fitserve_model_slowdown_ratio",
+    "Median compute time of 256 batches, as a multiple of the time when the model was loaded.",
+    ("model",), multiprocess_mode="livemax",
+)  # fmt: skip
 _info = Gauge(
     "fitserve_model_info", "1 for each model that serves, with its version, runtime and device.",
     ("model", "version", "runtime", "device", "digest"), multiprocess_mode="livemax",
@@ -230,6 +235,7 @@ class ModelMetrics:
         self._requests = _batch_requests.labels(model)
         self._queued = _queued.labels(model)
         self._hung = _hung.labels(model)
+        self._slowdown = _slowdown.labels(model)
         self.count: Callable[[BatchReport], None] = _Tally(self._observe).add
         """Counts one batch."""
 
@@ -243,6 +249,10 @@ class ModelMetrics:
         """Report how many rows wait, and how many computes hung."""
         self._queued.set(rows)
         self._hung.set(hung)
+
+    def show_slowdown(self, ratio: float) -> None:
+        """Report how much longer batches take than at the start, as a multiple."""
+        self._slowdown.set(ratio)
 
 
 def write_counts() -> None:
