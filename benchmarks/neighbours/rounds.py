@@ -28,8 +28,8 @@ import psutil
 from benchmarks.neighbours import networks
 from benchmarks.neighbours.attacks import Attack
 from benchmarks.neighbours.clients import ATTACKER_NICENESS, Waits, attack, prepare, visit
-from benchmarks.serving.processes import Running, ServerError, marked, running
-from benchmarks.serving.servers import FITSERVE
+from benchmarks.serving.processes import Running, marked, running
+from benchmarks.serving.servers import FITSERVE, ServerError
 
 PACKAGES = ("curve-linear", "curve-mlp", "curve-tanh", "mnist-cnn", "mnist-mlp")
 WARM_UP_SECONDS = 1.0

@@ -8,11 +8,10 @@ from pathlib import Path
 
 from benchmarks.serving.load import LoadError, check_tools
 from benchmarks.serving.machine import machine
-from benchmarks.serving.processes import ServerError
 from benchmarks.serving.report import render, write
 from benchmarks.serving.results import Results
 from benchmarks.serving.scenarios import SCENARIOS, Settings
-from benchmarks.serving.servers import SERVERS
+from benchmarks.serving.servers import SERVERS, ServerError
 from benchmarks.serving.targets import check_targets
 
 FOLDER = Path(__file__).resolve().parent.parent

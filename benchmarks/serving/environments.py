@@ -6,20 +6,32 @@ import sys
 from importlib.metadata import distributions
 from pathlib import Path
 
-from benchmarks.serving.servers import PEERS, Server
+from benchmarks.serving.servers import PEERS, Server, ServerError
 from service.settings import ROOT
 
 ENVIRONMENTS = Path(sys.prefix).resolve() / "peers"
+MARKER = ".installed"
+"""A file in a complete environment: the digest of its lock."""
 ONNX_ONLY = "serve-onnx"
 """The environment of fitserve without torch."""
 
 
 def environment_of(server: Server) -> Path:
-    """Return the environment of `server`; create it if it is missing or of another lock."""
+    """Return the environment of `server`; create it if it is missing or of another lock.
+
+    Raises:
+        ServerError: the environment cannot be installed on this machine.
+    """
     if not server.peer:
         return Path(sys.prefix)
-    lock = PEERS / server.name / "requirements.txt"
+    lock = _lock(server)
     return _environment(server.name, ["-r", str(lock)], [lock])
+
+
+def installed(server: Server) -> bool:
+    """Return whether `environment_of` installs nothing."""
+    marker = ENVIRONMENTS / server.name / MARKER
+    return not server.peer or (marker.is_file() and marker.read_text() == _digest([_lock(server)]))
 
 
 def environment_without_torch() -> Path:
@@ -38,17 +50,30 @@ def versions(environment: Path, libraries: tuple[str, ...]) -> dict[str, str]:
 
 def _environment(name: str, requirements: list[str], sources: list[Path]) -> Path:
     path = ENVIRONMENTS / name
-    marker = path / ".installed"
-    digest = hashlib.sha256(b"".join(source.read_bytes() for source in sources)).hexdigest()
+    marker = path / MARKER
+    digest = _digest(sources)
     if marker.is_file() and marker.read_text() == digest:
         return path
     print(f"installing {name} in {path}")
     uv = str(Path(sys.prefix) / "bin" / "uv")
     python = str(path / "bin" / "python")
-    subprocess.run([uv, "venv", "-q", "--clear", "--python", sys.executable, path], check=True)
-    subprocess.run(
-        [uv, "pip", "install", "-q", "--compile-bytecode", "--python", python, *requirements],
-        check=True,
-    )
+    for command in (
+        ["venv", "-q", "--clear", "--python", sys.executable, str(path)],
+        ["pip", "install", "-q", "--compile-bytecode", "--python", python, *requirements],
+    ):
+        done = subprocess.run(
+            [uv, "--color", "never", *command], capture_output=True, text=True, check=False
+        )
+        if done.returncode:
+            reason = " ".join(done.stderr.replace("╰─▶", "").split())
+            raise ServerError(f"{name} cannot be installed on this machine: {reason}")
     marker.write_text(digest)
     return path
+
+
+def _lock(server: Server) -> Path:
+    return PEERS / server.name / "requirements.txt"
+
+
+def _digest(sources: list[Path]) -> str:
+    return hashlib.sha256(b"".join(source.read_bytes() for source in sources)).hexdigest()

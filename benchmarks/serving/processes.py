@@ -18,8 +18,15 @@ import numpy as np
 import psutil
 
 from benchmarks.serving.environments import environment_of
-from benchmarks.serving.payloads import IMAGES, PACKAGE, TOLERANCE, images, in_process
-from benchmarks.serving.servers import PEERS, Row, Server
+from benchmarks.serving.payloads import (
+    IMAGES,
+    PACKAGE,
+    TOLERANCE,
+    Probabilities,
+    images,
+    in_process,
+)
+from benchmarks.serving.servers import PEERS, Row, Server, ServerError
 from service.settings import ROOT
 
 START_SECONDS = 120
@@ -28,11 +35,17 @@ PORTS = ("port", "port2", "port3", "port4", "port5")
 MARK = "FITSERVE_BENCHMARK"
 """The environment variable that identifies all processes of a server."""
 
-_FOREIGN = ("BENTOML_", "FITSERVE_", "MLSERVER_", "OTEL_", "PROMETHEUS_", "PYTHON", "RAY_", "TS_")
-
-
-class ServerError(Exception):
-    """A server that does not start, or whose outputs differ from those of the network."""
+_FOREIGN = (
+    "BENTOML_",
+    "FITSERVE_",
+    "MLSERVER_",
+    "MOSEC_",
+    "OTEL_",
+    "PROMETHEUS_",
+    "PYTHON",
+    "RAY_",
+    "TS_",
+)
 
 
 @dataclass(frozen=True)
@@ -59,34 +72,42 @@ class Running:
                 total += times.user + times.system
         return total
 
+    def probabilities(self, row: Row) -> Probabilities:
+        """Return the outputs for 16 images, one image a request.
+
+        Raises:
+            ServerError: a response is invalid.
+        """
+        headers, outputs = dict(row.payload_format.headers), []
+        for image in images(IMAGES):
+            try:
+                body = row.payload_format.body(image[None])
+                response = httpx.post(
+                    self.url + row.path, content=body, headers=headers, timeout=30
+                )
+                response.raise_for_status()
+                outputs.append(row.payload_format.read(response.content, response.headers))
+            except (httpx.HTTPError, ValueError, KeyError, IndexError, TypeError) as error:
+                raise ServerError(f"{row.name} does not answer: {error!r}") from error
+        return np.concatenate(outputs)
+
     def check(self, row: Row) -> None:
-        """Compare the outputs for 16 images, one image a request, with those of the network.
+        """Compare the outputs for 16 images with those of the network.
 
         Raises:
             ServerError: an output differs by more than `TOLERANCE`, or a response is invalid.
         """
-        pixels = images(IMAGES)
-        outputs = in_process("onnx")({"image": pixels})["probabilities"]
-        url = self.url + row.path
-        for image, expected in zip(pixels, outputs, strict=True):
-            try:
-                body = row.payload_format.body(image[None])
-                response = httpx.post(
-                    url, content=body, headers=dict(row.payload_format.headers), timeout=30
-                )
-                response.raise_for_status()
-                found = row.payload_format.read(response.content, response.headers)
-            except (httpx.HTTPError, ValueError, KeyError, IndexError, TypeError) as error:
-                raise ServerError(f"{row.name} does not answer: {error!r}") from error
-            difference = float(np.max(np.abs(found - expected)))
-            if not difference <= TOLERANCE:
-                raise ServerError(f"{row.name} differs from the network by {difference:.2g}")
+        expected = in_process("onnx")({"image": images(IMAGES)})["probabilities"]
+        difference = float(np.max(np.abs(self.probabilities(row) - expected)))
+        if not difference <= TOLERANCE:
+            raise ServerError(f"{row.name} differs from the network by {difference:.2g}")
 
 
 @contextmanager
 def running(
     server: Server,
     *,
+    workers: int = 1,
     environment: Path | None = None,
     settings: Mapping[str, str] | None = None,
 ) -> Iterator[Running]:
@@ -94,6 +115,7 @@ def running(
 
     Args:
         server: the server.
+        workers: the number of its worker processes.
         environment: its virtual environment, if not the default one.
         settings: additional environment variables.
 
@@ -110,6 +132,7 @@ def running(
             "home": str(home),
             "bin": str((environment or environment_of(server)) / "bin"),
             "model": str(PACKAGE.path / "model.onnx"),
+            "workers": str(workers),
             **dict(zip(PORTS, map(str, _free_ports(len(PORTS))), strict=True)),
         }
         kept = {k: v for k, v in os.environ.items() if not k.startswith(_FOREIGN)}

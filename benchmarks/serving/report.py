@@ -72,7 +72,6 @@ def render(results: Results) -> str:
     for scenario, section in (
         ("throughput", _throughput),
         ("images", _images),
-        ("workers", _workers),
         ("footprint", _footprint),
         ("soak", _soak),
     ):
@@ -111,6 +110,7 @@ def draw(results: Results, path: Path) -> None:
     right.xaxis.set_major_formatter("{x:g}")
     right.xaxis.set_minor_formatter(NullFormatter())
     left.xaxis.set_major_formatter("{x:,.0f}")
+    left.locator_params(axis="x", nbins=6)
     for axes in (left, right):
         axes.margins(x=0.14, y=0.03)
         axes.spines[["top", "right"]].set_visible(False)
@@ -118,7 +118,7 @@ def draw(results: Results, path: Path) -> None:
         axes.set_axisbelow(True)
     rounds = results.settings["rounds"]
     figure.suptitle(
-        "One MNIST image a request through mnist-mlp, one server process\n"
+        "One MNIST image a request through mnist-mlp, one worker process unless stated\n"
         f"dark: {cases[0]}, light: {cases[1]}; median, lowest and highest of {rounds:g} "
         f"round{'s' if rounds > 1 else ''}",
         fontsize=11,
@@ -207,14 +207,15 @@ def _throughput(results: Results) -> str:
                 for quantity in quantities
             ]
             if errors or subject in results.failures:
-                reason = f"{errors} errors" if errors else "wrong response"
+                reason = f"{errors} errors" if errors else "the reason is below"
                 cells = [f"void: {reason}", "", "", ""]
             rows.append((subject, *cells))
         header = [case, "requests/s", "p50", "p99", "cores taken"]
         sections.append(markdown_table(header, rows))
-    failures = [
-        f"- {subject}: {reason.splitlines()[0]}" for subject, reason in results.failures.items()
-    ]
+    reasons: dict[str, list[str]] = {}
+    for subject, reason in results.failures.items():
+        reasons.setdefault(reason.splitlines()[0], []).append(subject)
+    failures = [f"- {', '.join(subjects)}: {reason}" for reason, subjects in reasons.items()]
     return "\n\n".join(sections + (["\n".join(failures)] if failures else []))
 
 
@@ -243,21 +244,6 @@ def _images(results: Results) -> str:
     return "### Many images a request\n\n" + markdown_table(
         ["", "at once", "images/s", "p50"], rows
     )
-
-
-def _workers(results: Results) -> str:
-    rows = [
-        (
-            case,
-            *(
-                _median_and_range(results.summary("workers", OURS.name, case, quantity))
-                for quantity in ("requests_per_second", "p99_ms", "server_cores", "generator_cores")
-            ),
-        )
-        for case in results.cases("workers", OURS.name)
-    ]
-    header = [OURS.name, "requests/s", "p99", "cores taken", "by wrk"]
-    return "### Two workers\n\n" + markdown_table(header, rows)
 
 
 def _footprint(results: Results) -> str:

@@ -21,12 +21,20 @@ from benchmarks.serving.environments import (
 )
 from benchmarks.serving.load import Trace, h2load, wrk
 from benchmarks.serving.payloads import images, in_process, v2_binary
-from benchmarks.serving.processes import Running, ServerError, running
+from benchmarks.serving.processes import Running, running
 from benchmarks.serving.results import Results, Sample, readable
-from benchmarks.serving.servers import BINARY, FITSERVE, OURS, SERVERS, Row, Server
+from benchmarks.serving.servers import (
+    BINARY,
+    FITSERVE,
+    SERVERS,
+    Row,
+    Server,
+    ServerError,
+    row_name,
+)
 
-CONNECTIONS = (1, 16, 64)
-MAX_CONNECTIONS = CONNECTIONS[-1]
+CONNECTIONS = (1, 16, 64, 256)
+WARM_UP_CONNECTIONS = 64
 LARGE_BATCH = 256
 LARGE_CONNECTIONS = 4
 IN_PROCESS_BATCHES = (1, 64, LARGE_BATCH)
@@ -66,26 +74,27 @@ def connections(count: int) -> str:
 
 def throughput(results: Results, settings: Settings) -> None:
     """Measure requests/s and latency of every server, with one image a request."""
+    servers = [SERVERS[name] for name in settings.servers]
+    installed = [server for server in servers if _installed(results, server)]
     for number in range(settings.rounds):
-        for name in settings.servers:
-            server = SERVERS[name]
-            _record_server(results, server)
-            try:
-                with running(server) as up:
-                    for row in server.rows:
-                        _measure_row(results, settings, up, row, number)
-            except ServerError as error:
-                for row in server.rows:
-                    _record_failure(results, row.name, error)
+        for server in installed:
+            for workers in server.workers:
+                try:
+                    with running(server, workers=workers) as up:
+                        for row in server.rows:
+                            name = row_name(row, workers)
+                            _measure_row(results, settings, up, row, name, number)
+                except ServerError as error:
+                    _record_failures(results, server, [workers], error)
 
 
 def large_requests(results: Results, settings: Settings) -> None:
     """Measure images/s with 256 images a request, and of the network in process."""
     _record_server(results, FITSERVE)
     for number in range(settings.rounds):
-        for runtime, subject in RUNTIMES.items():
+        for runtime in RUNTIMES:
             for rows in IN_PROCESS_BATCHES:
-                _in_process(results, runtime, subject, rows, min(settings.seconds, 2.0), number)
+                _in_process(results, runtime, rows, min(settings.seconds, 2.0), number)
         with running(FITSERVE) as up:
             up.check(BINARY)
             _measure(up, LARGE, LARGE_CONNECTIONS, settings.warm_up, LARGE_BATCH)
@@ -95,29 +104,12 @@ def large_requests(results: Results, settings: Settings) -> None:
         _add_sample(results, Sample("images", LARGE.name, case, number, quantities, errors))
 
 
-def two_workers(results: Results, settings: Settings) -> None:
-    """Measure requests/s of one and of two worker processes."""
-    _record_server(results, FITSERVE)
-    for number in range(settings.rounds):
-        for workers in (1, 2):
-            # BentoML 1.4 supports `--api-workers` for its legacy services only.
-            variables = {"BENTOML_CONFIG_OPTIONS": f"services.fitserve.workers={workers}"}
-            with running(FITSERVE, settings=variables) as up:
-                if len(up.workers()) != workers:
-                    raise ServerError(f"fitserve runs {len(up.workers())} workers, not {workers}")
-                up.check(OURS)
-                _measure(up, OURS, MAX_CONNECTIONS, settings.warm_up)
-                found, errors = _measure(up, OURS, MAX_CONNECTIONS, settings.seconds)
-            case = f"{workers} worker{'s' if workers > 1 else ''}"
-            _add_sample(results, Sample("workers", OURS.name, case, number, found, errors))
-
-
 def footprint(results: Results, settings: Settings) -> None:
     """Measure memory and start-up time of one worker process with all shipped packages."""
     _record_server(results, FITSERVE)
     small = environment_without_torch()
     for number in range(settings.rounds):
-        for subject, environment, variables in (
+        for name, environment, variables in (
             (WITH_TORCH, None, {}),
             (ONNX_ONLY, small, {"FITSERVE_RUNTIME": "onnx"}),
         ):
@@ -128,7 +120,7 @@ def footprint(results: Results, settings: Settings) -> None:
                     "rss_mb": memory.rss / MEGABYTE,
                     "pss_mb": memory.pss / MEGABYTE,
                 }
-            _add_sample(results, Sample("footprint", subject, "one worker", number, quantities))
+            _add_sample(results, Sample("footprint", name, "one worker", number, quantities))
 
 
 def soak(results: Results, settings: Settings) -> None:
@@ -139,12 +131,11 @@ def soak(results: Results, settings: Settings) -> None:
         _record_server(results, server)
         with running(server) as up:
             up.check(row)
-            _measure(up, row, MAX_CONNECTIONS, settings.warm_up)
+            _measure(up, row, WARM_UP_CONNECTIONS, settings.warm_up)
             peak = _peak(results, row)
             if peak is None:
-                peak = _measure(up, row, MAX_CONNECTIONS, settings.seconds)[0][
-                    "requests_per_second"
-                ]
+                found, _ = _measure(up, row, WARM_UP_CONNECTIONS, settings.seconds)
+                peak = found["requests_per_second"]
             rate, body = SOAK_SHARE * peak, row.payload_format.body(images(1))
             with _Memory(up.workers()) as memory:
                 url = up.url + row.path
@@ -174,7 +165,6 @@ def soak(results: Results, settings: Settings) -> None:
 SCENARIOS = {
     "throughput": throughput,
     "images": large_requests,
-    "workers": two_workers,
     "footprint": footprint,
     "soak": soak,
 }
@@ -233,17 +223,18 @@ class _Memory:
                 return
 
 
-def _measure_row(results: Results, settings: Settings, up: Running, row: Row, number: int) -> None:
+def _measure_row(
+    results: Results, settings: Settings, up: Running, row: Row, name: str, number: int
+) -> None:
     try:
         up.check(row)
     except ServerError as error:
-        _record_failure(results, row.name, error)
+        _record_failure(results, name, error)
         return
-    _measure(up, row, MAX_CONNECTIONS, settings.warm_up)
+    _measure(up, row, WARM_UP_CONNECTIONS, settings.warm_up)
     for count in CONNECTIONS:
         found, errors = _measure(up, row, count, settings.seconds)
-        case = connections(count)
-        _add_sample(results, Sample("throughput", row.name, case, number, found, errors))
+        _add_sample(results, Sample("throughput", name, connections(count), number, found, errors))
 
 
 def _measure(
@@ -282,9 +273,7 @@ def _busy_seconds() -> float:
     return float(sum(times[:8]) - times.idle - getattr(times, "iowait", 0.0))
 
 
-def _in_process(
-    results: Results, runtime: str, subject: str, rows: int, seconds: float, number: int
-) -> None:
+def _in_process(results: Results, runtime: str, rows: int, seconds: float, number: int) -> None:
     compute, inputs = in_process(runtime), {"image": images(rows)}
     for _ in range(20):
         compute(inputs)
@@ -300,7 +289,7 @@ def _in_process(
         "p50_ms": float(np.median(durations)) * 1e3,
     }
     case = f"{rows} image{'s' if rows > 1 else ''}"
-    _add_sample(results, Sample("images", subject, case, number, quantities))
+    _add_sample(results, Sample("images", RUNTIMES[runtime], case, number, quantities))
 
 
 def _peak(results: Results, row: Row) -> float | None:
@@ -323,9 +312,28 @@ def _record_server(results: Results, server: Server) -> None:
         }
 
 
-def _record_failure(results: Results, subject: str, error: ServerError) -> None:
-    if results.failures.setdefault(subject, str(error)) == str(error):
-        print(f"  {subject}: void: {error}")
+def _installed(results: Results, server: Server) -> bool:
+    """Record the server, or the reason why its environment cannot be installed here."""
+    try:
+        _record_server(results, server)
+    except ServerError as error:
+        _record_failures(results, server, server.workers, error)
+        return False
+    return True
+
+
+def _record_failures(
+    results: Results, server: Server, workers: Sequence[int], error: ServerError
+) -> None:
+    """Record that no row of the server was measured."""
+    for number in workers:
+        for row in server.rows:
+            _record_failure(results, row_name(row, number), error)
+
+
+def _record_failure(results: Results, name: str, error: ServerError) -> None:
+    if results.failures.setdefault(name, str(error)) == str(error):
+        print(f"  {name}: void: {error}")
 
 
 def _add_sample(results: Results, sample: Sample, *, show: bool = True) -> None:

@@ -1,8 +1,8 @@
 """The servers of the benchmark: configuration, start and endpoints.
 
 Every server has one worker process on 127.0.0.1, with batching if the server supports batching.
-All compute `mnist-mlp/1` on the CPU with ONNX Runtime and the same thread settings, except that
-fitserve selects its runtime.
+Some are measured with two worker processes as well. All compute `mnist-mlp/1` on the CPU with ONNX
+Runtime and the same thread settings, except that fitserve selects its runtime.
 """
 
 from collections.abc import Mapping
@@ -29,7 +29,8 @@ class Server:
 
     The placeholders are `{root}` (the checkout), `{folder}` (the server's folder in `peers/`),
     `{home}` (a temporary folder, the working directory), `{bin}` (of its environment), `{model}`
-    (the ONNX file), and `{port}`, `{port2}` to `{port5}` (free ports).
+    (the ONNX file), and `{port}`, `{port2}` to `{port5}` (free ports),
+    and `{workers}` (the number of worker processes).
 
     Attributes:
         name: the name of the server and of its environment.
@@ -41,6 +42,7 @@ class Server:
         prepare: a command to run before the start.
         settings: environment variables.
         peer: whether the server has its own virtual environment.
+        workers: the numbers of worker processes to measure.
     """
 
     name: str
@@ -52,6 +54,16 @@ class Server:
     prepare: str = ""
     settings: Mapping[str, str] = field(default_factory=dict)
     peer: bool = True
+    workers: tuple[int, ...] = (1,)
+
+
+class ServerError(Exception):
+    """A server that cannot be installed or does not start, or whose outputs are wrong."""
+
+
+def row_name(row: Row, workers: int) -> str:
+    """Return the name of `row` in the tables, for a number of worker processes."""
+    return row.name if workers == 1 else f"{row.name}, {workers} workers"
 
 
 V2_PATH = "/v2/models/mnist-mlp/infer"
@@ -65,17 +77,27 @@ FASTAPI = Row("FastAPI", "/predict", ONE_IMAGE)
 LITSERVE = Row("LitServe", "/predict", ONE_IMAGE)
 MLSERVER = Row("MLServer", V2_PATH, V2_JSON)
 RAY_SERVE = Row("Ray Serve", "/predict", ONE_IMAGE)
+TRITON = Row("Triton, JSON", V2_PATH, V2_JSON)
+TRITON_BINARY = Row("Triton, binary", V2_PATH, v2_binary(1))
+MOSEC_8 = Row("mosec, batches of 8", "/8", ONE_IMAGE)
+MOSEC_32 = Row("mosec, batches of 32", "/32", ONE_IMAGE)
 TORCHSERVE = Row("TorchServe", "/predictions/mnist-mlp", ONE_IMAGE)
 
 FITSERVE = Server(
     name="fitserve",
-    description="`bentoml serve` from the checkout, every setting at its default",
+    description="`bentoml serve` from the checkout, every other setting at its default",
     libraries=("bentoml", "onnxruntime-gpu", "torch", "uvicorn", "starlette"),
     command="{bin}/bentoml serve {root} --host 127.0.0.1 --port {port}",
     rows=(OURS, BINARY, TYPED_JSON),
     ready="/readyz",
-    settings={"BENTOML_HOME": "{home}", "BENTOML_DO_NOT_TRACK": "True"},
+    settings={
+        "BENTOML_HOME": "{home}",
+        "BENTOML_DO_NOT_TRACK": "True",
+        # BentoML 1.4 supports `--api-workers` for its legacy services only.
+        "BENTOML_CONFIG_OPTIONS": "services.fitserve.workers={workers}",
+    },
     peer=False,
+    workers=(1, 2),
 )
 
 SERVERS: Mapping[str, Server] = {
@@ -110,9 +132,10 @@ SERVERS: Mapping[str, Server] = {
             "uvloop and httptools, no access log, no batching",
             libraries=("fastapi", "uvicorn", "uvloop", "httptools", "pydantic", "onnxruntime"),
             command="{bin}/uvicorn --app-dir {folder} server:app --host 127.0.0.1 --port "
-            "{port} --no-access-log --log-level warning",
+            "{port} --workers {workers} --no-access-log --log-level warning",
             rows=(FASTAPI,),
             ready="/openapi.json",
+            workers=(1, 2),
         ),
         Server(
             name="litserve",
@@ -155,9 +178,30 @@ SERVERS: Mapping[str, Server] = {
             },
         ),
         Server(
+            name="triton",
+            description="a model of the Python backend with ONNX Runtime, an instance for each "
+            "worker, dynamic batches of up to 64 without a delay, two HTTP threads, no metrics",
+            libraries=("nvidia-pytriton", "numpy", "onnxruntime"),
+            command="{bin}/python {folder}/server.py {port} {workers}",
+            rows=(TRITON, TRITON_BINARY),
+            ready="/v2/health/ready",
+            workers=(1, 2),
+        ),
+        Server(
+            name="mosec",
+            description="orjson and ONNX Runtime in the workers, batches of up to 8 or 32 within "
+            "1 ms, logs of errors only",
+            libraries=("mosec", "orjson", "onnxruntime"),
+            command="{bin}/python {folder}/server.py {workers} --address 127.0.0.1 --port {port} "
+            "--log-level error",
+            rows=(MOSEC_8, MOSEC_32),
+            ready="/",
+            workers=(1, 2),
+        ),
+        Server(
             name="torchserve",
             description="one worker, batches of 64 within 1 ms, a handler with ONNX Runtime, "
-            "token authorisation off, logs of warnings only",
+            "token authorisation off, a queue for every connection, logs of warnings only",
             libraries=("torchserve", "torch", "onnxruntime"),
             prepare="{bin}/torch-model-archiver --model-name mnist-mlp --version 1 --handler "
             "{folder}/server.py --extra-files {model} --config-file "

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 from benchmarks.serving.results import Results
 from benchmarks.serving.scenarios import (
+    CONNECTIONS,
     LARGE,
     LARGE_BATCH,
     ONNX_ONLY,
@@ -14,18 +15,39 @@ from benchmarks.serving.scenarios import (
 )
 from benchmarks.serving.servers import (
     BARE_UVICORN,
+    BINARY,
     FASTAPI,
+    FITSERVE,
     LITSERVE,
+    MINIMAL,
     MLSERVER,
     OURS,
     RAY_SERVE,
-    STOCK,
-    TORCHSERVE,
+    SERVERS,
+    TRITON,
+    TRITON_BINARY,
     TYPED_JSON,
+    Row,
+    Server,
+    row_name,
 )
 
 FOUR = (FASTAPI.name, LITSERVE.name, MLSERVER.name, RAY_SERVE.name)
-PEERS = (*FOUR, STOCK.name, TORCHSERVE.name)
+
+
+def _subjects(server: Server, *rows: Row) -> list[str]:
+    return [row_name(row, workers) for row in rows for workers in server.workers]
+
+
+OURS_JSON, OURS_BINARY = _subjects(FITSERVE, OURS), _subjects(FITSERVE, BINARY)
+TRITON_JSON, PEERS_BINARY = (_subjects(SERVERS["triton"], row) for row in (TRITON, TRITON_BINARY))
+PEERS_JSON = [
+    name
+    for server in SERVERS.values()
+    if server.peer
+    for name in _subjects(server, *server.rows)
+    if name not in PEERS_BINARY
+]
 
 
 @dataclass(frozen=True)
@@ -55,7 +77,6 @@ def check_targets(results: Results) -> list[TargetResult]:
     checks = {
         "throughput": _throughput,
         "images": _images,
-        "workers": _workers,
         "footprint": _footprint,
         "soak": _soak,
     }
@@ -65,32 +86,45 @@ def check_targets(results: Results) -> list[TargetResult]:
 
 def _throughput(results: Results) -> list[TargetResult]:
     rate, p50, p99 = "requests_per_second", "p50_ms", "p99_ms"
+
+    def ratio(
+        name: str,
+        quantity: str,
+        bound: float,
+        count: int,
+        ours: Sequence[str],
+        others: Sequence[str],
+    ) -> TargetResult:
+        return _ratio(results, name, quantity, bound, connections(count), ours, others)
+
+    one, two = ([name] for name in OURS_JSON)
+    typed, minimal, bare = [TYPED_JSON.name], [MINIMAL.name], [BARE_UVICORN.name]
     target_results = []
-    for count in (16, 64):
-        case = connections(count)
-
-        def ratio(
-            name: str,
-            quantity: str,
-            bound: float,
-            others: Sequence[str],
-            ours: str = OURS.name,
-            case: str = case,
-        ) -> TargetResult:
-            return _ratio(results, f"{name}, {case}", quantity, bound, case, ours, others)
-
+    for label, ours, peers in (
+        ("JSON", OURS_JSON, PEERS_JSON),
+        ("binary", OURS_BINARY, PEERS_BINARY),
+    ):
         target_results += [
-            ratio("requests/s, V2 JSON / best of four", rate, 5, FOUR),
-            ratio("requests/s, V2 JSON / stock BentoML", rate, 6, [STOCK.name]),
-            ratio("requests/s, V2 JSON / TorchServe", rate, 2.5, [TORCHSERVE.name]),
-            ratio("requests/s, V2 JSON / bare uvicorn", rate, 0.55, [BARE_UVICORN.name]),
-            ratio("requests/s, typed JSON / best of four", rate, 3, FOUR, TYPED_JSON.name),
-            ratio("p99, V2 JSON / best peer", p99, 1, PEERS),
-            ratio("p99, V2 JSON / bare uvicorn", p99, 2.5, [BARE_UVICORN.name]),
+            ratio(f"requests/s, {label} / best peer", rate, bound, count, ours, peers)
+            for count, bound in ((16, 5), (64, 3), (256, 3))
         ]
-    case = connections(1)
-    name = f"p50, V2 JSON / best peer, {case}"
-    return [*target_results, _ratio(results, name, p50, 0.5, case, OURS.name, PEERS)]
+        target_results += [
+            ratio(f"p99, {label} / best peer", p99, 1, count, ours, peers) for count in CONNECTIONS
+        ]
+    target_results += [
+        ratio("p50, JSON / best peer", p50, 0.5, 1, OURS_JSON, PEERS_JSON),
+        ratio("p50, JSON / Triton", p50, 0.5, 1, OURS_JSON, TRITON_JSON),
+        ratio("p50, binary / Triton", p50, 0.5, 1, OURS_BINARY, PEERS_BINARY),
+        ratio("requests/s, two workers / one", rate, 1.5, 64, two, one),
+    ]
+    for count, share in ((16, 0.7), (64, 0.6)):
+        target_results += [
+            ratio("requests/s, JSON / minimal server", rate, share, count, one, minimal),
+            ratio("requests/s, JSON / bare uvicorn", rate, 0.55, count, one, bare),
+            ratio("p99, JSON / bare uvicorn", p99, 2.5, count, one, bare),
+            ratio("requests/s, typed JSON / best of four", rate, 3, count, typed, FOUR),
+        ]
+    return target_results
 
 
 def _ratio(
@@ -99,23 +133,31 @@ def _ratio(
     quantity: str,
     bound: float,
     case: str,
-    ours: str,
+    ours: Sequence[str],
     others: Sequence[str],
 ) -> TargetResult:
-    """Return the ratio of ours to the best of others: the highest rate or the lowest latency."""
+    """Return the ratio of the best of ours to the best of others.
+
+    The best is the highest rate or the lowest latency. The baseline names both, and the missing.
+    """
     at_least = quantity == "requests_per_second"
-    own = results.summary("throughput", ours, case, quantity)
+    name = f"{name}, {case}"
     found = {
-        other: summary.median
-        for other in others
-        if (summary := results.summary("throughput", other, case, quantity)) is not None
+        each: summary.median
+        for each in (*ours, *others)
+        if (summary := results.summary("throughput", each, case, quantity)) is not None
     }
-    missing = [other for other in others if other not in found]
-    if own is None or not found:
+    missing = [each for each in (*ours, *others) if each not in found]
+
+    def best(names: Sequence[str]) -> str | None:
+        measured = [each for each in names if each in found]
+        return (max if at_least else min)(measured, key=lambda each: found[each], default=None)
+
+    own, other = best(ours), best(others)
+    if own is None or other is None:
         return TargetResult(name, bound, at_least, "x", None, "not measured, or void")
-    best = (max if at_least else min)(found, key=lambda other: found[other])
-    baseline = best + (f"; without {', '.join(missing)}" if missing else "")
-    return TargetResult(name, bound, at_least, "x", own.median / found[best], baseline)
+    baseline = f"{own} / {other}" + (f"; without {', '.join(missing)}" if missing else "")
+    return TargetResult(name, bound, at_least, "x", found[own] / found[other], baseline)
 
 
 def _images(results: Results) -> list[TargetResult]:
@@ -125,14 +167,6 @@ def _images(results: Results) -> list[TargetResult]:
     value = ours.median / limit.median if ours and limit else None
     name = f"images/s, {LARGE_BATCH} images a request, V2 binary / in process"
     return [TargetResult(name, 0.7, True, "x", value, RUNTIMES["onnx"])]
-
-
-def _workers(results: Results) -> list[TargetResult]:
-    quantity = "requests_per_second"
-    one = results.summary("workers", OURS.name, "1 worker", quantity)
-    two = results.summary("workers", OURS.name, "2 workers", quantity)
-    value = two.median / one.median if one and two else None
-    return [TargetResult("requests/s, two workers / one", 1.5, True, "x", value)]
 
 
 def _footprint(results: Results) -> list[TargetResult]:

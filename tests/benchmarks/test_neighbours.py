@@ -21,7 +21,7 @@ from benchmarks.neighbours.clients import Neighbour, Waits, attack, visit
 from benchmarks.neighbours.pictures import digit, rle_bmp
 from benchmarks.neighbours.report import content, render
 from benchmarks.neighbours.rounds import AttackResult, Cores, Round, create_repository
-from benchmarks.serving.processes import ServerError
+from benchmarks.serving.servers import ServerError
 from service.api.typed.images import mnist_pixels
 
 REQUEST = b"GET / HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n"

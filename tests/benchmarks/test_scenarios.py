@@ -10,10 +10,12 @@ import pytest
 
 from benchmarks.serving.__main__ import main
 from benchmarks.serving.load import Trace
-from benchmarks.serving.payloads import images, in_process, v2_binary
-from benchmarks.serving.processes import ServerError, marked, running
+from benchmarks.serving.payloads import ONE_IMAGE, images, in_process, v2_binary
+from benchmarks.serving.processes import marked, running
 from benchmarks.serving.scenarios import windows
-from benchmarks.serving.servers import PEERS, SERVERS, Server
+from benchmarks.serving.servers import PEERS, SERVERS, Row, Server, ServerError
+
+SHORT = ["--only", "throughput", "--rounds", "1", "--seconds", "1", "--warm-up", "1"]
 
 
 def trace(began: list[float], took: list[float]) -> Trace:
@@ -84,22 +86,33 @@ def test_no_process_of_a_server_survives_its_end() -> None:
 
 
 @pytest.mark.skipif(which("wrk") is None, reason="wrk is not installed")
+def test_a_peer_without_a_wheel_for_this_machine_is_named_and_the_next_server_is_measured(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    lock = tmp_path / "newer" / "requirements.txt"
+    lock.parent.mkdir()
+    (tmp_path / "newer-1-py3-none-manylinux_9_99_x86_64.whl").touch()
+    lock.write_text(f"--no-index\n--find-links {tmp_path}\nnewer==1\n")
+    row = Row("Newer", "/", ONE_IMAGE)
+    newer = Server("newer", "", (), "", (row,), "/", workers=(1, 2))
+    monkeypatch.setitem(SERVERS, "newer", newer)
+    monkeypatch.setattr("benchmarks.serving.environments.PEERS", tmp_path)
+    monkeypatch.setattr("benchmarks.serving.environments.ENVIRONMENTS", tmp_path / "environments")
+    assert main([*SHORT, "--servers", "newer,minimal-server"]) == 1
+    out = capsys.readouterr().out
+    (reason,) = re.findall(r"^- Newer, Newer, 2 workers: (.*)$", out, re.MULTILINE)
+    assert reason.startswith("newer cannot be installed on this machine: ")
+    assert "newer==1 has no wheels with a matching platform tag" in reason
+    assert "| Newer, 2 workers | void: the reason is below |" in out
+    assert re.search(r"\| minimal server, V2 JSON \| [\d,]+ \|", out), out
+
+
+@pytest.mark.skipif(which("wrk") is None, reason="wrk is not installed")
 def test_fitserve_is_measured(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
-    arguments = [
-        "--only",
-        "throughput",
-        "--servers",
-        "fitserve",
-        "--rounds",
-        "1",
-        "--seconds",
-        "1",
-        "--warm-up",
-        "1",
-    ]
-    main([*arguments, "--output", str(tmp_path)])
+    main([*SHORT, "--servers", "fitserve", "--output", str(tmp_path)])
     out = capsys.readouterr().out
     assert re.search(r"\| fitserve, V2 JSON \| [\d,]+ \|", out), out
+    assert re.search(r"\| fitserve, V2 JSON, 2 workers \| [\d,]+ \|", out), out
     assert (tmp_path / "results.json").is_file()
 
 
