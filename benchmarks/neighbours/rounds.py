@@ -11,20 +11,19 @@ import shutil
 import subprocess
 import sys
 import tempfile
-import threading
 import time
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
-from typing import Any
 
 import httpx
 import numpy as np
-import psutil
 
+from benchmarks.memory import MEGABYTE, MemorySampler
 from benchmarks.neighbours import networks
 from benchmarks.neighbours.attacks import Attack
 from benchmarks.neighbours.clients import ATTACKER_NICENESS, Waits, attack, prepare, visit
@@ -36,7 +35,6 @@ WARM_UP_SECONDS = 1.0
 MEMORY_SECONDS = 0.1
 """The interval between two samples of the memory."""
 IDLE_SECONDS, IDLE_CORES, MAX_IDLE_WAIT_SECONDS = 0.5, 0.2, 300.0
-MEGABYTE = 1e6
 
 
 @dataclass(frozen=True)
@@ -211,8 +209,8 @@ class _Session:
         """Run the rounds, and add their samples to the result."""
         self._visit(WARM_UP_SECONDS)
         wait_until_idle(self.up)
-        with _Memory(self.up.mark) as memory:
-            result.memory_mb["before"] = memory.latest_mb
+        with MemorySampler(partial(marked, self.up.mark), MEMORY_SECONDS) as memory:
+            result.memory_mb["before"] = memory.samples[-1] / MEGABYTE
             for number in range(self.settings.rounds):
                 for attacked in (False, True):
                     waits = self._round(result, attacked=attacked)
@@ -223,10 +221,10 @@ class _Session:
                     if attacked:
                         ended = time.monotonic()
                     wait_until_idle(self.up)
-            result.memory_mb["peak"] = memory.peak_mb
+            result.memory_mb["peak"] = max(memory.samples) / MEGABYTE
             time.sleep(max(0.0, ended + self.settings.recovery_seconds - time.monotonic()))
             time.sleep(2 * MEMORY_SECONDS)
-            result.memory_mb["after"] = memory.latest_mb
+            result.memory_mb["after"] = memory.samples[-1] / MEGABYTE
 
     def _round(self, result: AttackResult, *, attacked: bool) -> list[Waits]:
         if not attacked:
@@ -268,36 +266,3 @@ def wait_until_idle(up: Running) -> None:
             if up.cpu_seconds() - before < IDLE_CORES * IDLE_SECONDS:
                 return
     raise ServerError(f"the server is busy {MAX_IDLE_WAIT_SECONDS:g} seconds after an attack")
-
-
-class _Memory:
-    """The resident memory of all processes of a server, sampled during the block."""
-
-    def __init__(self, mark: str) -> None:
-        self._mark = mark
-        self._processes = marked(mark)
-        self._stopped = threading.Event()
-        self._thread = threading.Thread(target=self._watch, daemon=True)
-        self.latest_mb = self.peak_mb = self._sample()
-
-    def __enter__(self) -> "_Memory":
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_: Any) -> None:
-        self._stopped.set()
-        self._thread.join()
-
-    def _watch(self) -> None:
-        while not self._stopped.wait(MEMORY_SECONDS):
-            self.latest_mb = self._sample()
-            self.peak_mb = max(self.peak_mb, self.latest_mb)
-
-    def _sample(self) -> float:
-        total = 0
-        for process in self._processes:
-            with suppress(psutil.Error):
-                total += process.memory_info().rss
-        if not all(process.is_running() for process in self._processes):
-            self._processes = marked(self._mark)  # the server has replaced a worker
-        return total / MEGABYTE

@@ -4,16 +4,14 @@ Only one server runs at a time, so that no idle server uses the cores. Every rou
 in rotation, so that a temporary slowdown of the machine affects all of them.
 """
 
-import threading
 import time
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import psutil
 
+from benchmarks.memory import MEGABYTE, MemorySampler
 from benchmarks.serving.environments import (
     environment_of,
     environment_without_torch,
@@ -53,7 +51,6 @@ SOAKED: Mapping[str, float] = {
 }
 """Share of the soak's seconds by server; all but fitserve show the limits of the machine."""
 WINDOW_SECONDS = 10
-MEGABYTE = 1e6
 
 
 @dataclass(frozen=True)
@@ -137,10 +134,10 @@ def soak(results: Results, settings: Settings) -> None:
                 found, _ = _measure(up, row, WARM_UP_CONNECTIONS, settings.seconds)
                 peak = found["requests_per_second"]
             rate, body = SOAK_SHARE * peak, row.payload_format.body(images(1))
-            with _Memory(up.workers()) as memory:
+            with MemorySampler(up.workers, 1) as memory:
                 url = up.url + row.path
                 trace = h2load(url, body, row.payload_format.headers, rate=rate, seconds=seconds)
-        ratios = []
+        resident, ratios = _settled(memory.samples), []
         for index, window in enumerate(windows(trace, WINDOW_SECONDS)):
             case = f"from {index * WINDOW_SECONDS} s"
             _add_sample(results, Sample("soak windows", row.name, case, 0, window), show=False)
@@ -154,8 +151,8 @@ def soak(results: Results, settings: Settings) -> None:
             "longest_ms": float(trace.took.max()),
             "worst_window_ratio": max(ratios),
             "median_window_ratio": float(np.median(ratios)),
-            "rss_mb": memory.settled()[0] / MEGABYTE,
-            "rss_spread_percent": memory.range_percent(),
+            "rss_mb": resident[0] / MEGABYTE,
+            "rss_spread_percent": _range_percent(resident),
             "generator_cores": trace.generator_cores,
         }
         case = f"{seconds:g} s"
@@ -189,38 +186,14 @@ def windows(trace: Trace, seconds: float) -> list[dict[str, float]]:
     return found
 
 
-class _Memory:
-    """The resident memory of processes in bytes, sampled once per second during the block."""
+def _settled(samples: Sequence[int]) -> Sequence[int]:
+    """Return the samples after the first minute, or after the first fifth of a short run."""
+    return samples[min(60, len(samples) // 5) :]
 
-    def __init__(self, processes: Sequence[psutil.Process]) -> None:
-        self._processes = processes
-        self._samples: list[int] = []
-        self._stopped = threading.Event()
-        self._thread = threading.Thread(target=self._sample, daemon=True)
 
-    def __enter__(self) -> "_Memory":
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_: Any) -> None:
-        self._stopped.set()
-        self._thread.join()
-
-    def settled(self) -> list[int]:
-        """Return the samples after the first minute, or after the first fifth of a short run."""
-        return self._samples[min(60, len(self._samples) // 5) :]
-
-    def range_percent(self) -> float:
-        """Return the range of the settled samples, in percent of the lowest."""
-        found = self.settled()
-        return (max(found) - min(found)) / min(found) * 100
-
-    def _sample(self) -> None:
-        while True:
-            with suppress(psutil.Error):
-                self._samples.append(sum(p.memory_info().rss for p in self._processes))
-            if self._stopped.wait(1):
-                return
+def _range_percent(samples: Sequence[int]) -> float:
+    """Return the range of the samples, in percent of the lowest."""
+    return (max(samples) - min(samples)) / min(samples) * 100
 
 
 def _measure_row(
