@@ -3,7 +3,7 @@
 import gc
 from collections.abc import Callable
 from functools import partial
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import bentoml
 import numpy as np
@@ -194,11 +194,12 @@ def _responders(service: Any, instance: FitServe) -> dict[str, Responder]:
 async def _written(
     response: Callable[..., Response], predictor: Predictor, *values: Any
 ) -> Response:
-    """Return a response for the outputs of a model; its JSON if it is large."""
+    """Return a response for the outputs of a model; `typed` sends its JSON as well."""
     card = predictor.card
-    return await responses.written(
+    content = await responses.written(
         current_request().caller, response, card.name, card.version, *values
     )
+    return cast(Response, content)  # BentoML describes the endpoints by their return types
 
 
 async def _finite(predictor: Predictor, inputs: Arrays, output: str) -> NDArray[np.float32]:

@@ -145,12 +145,20 @@ def in_a_task(
     def start(
         context: RequestContext, body: Body, reply: Callable[[Reply], None]
     ) -> asyncio.Task[None]:
-        async def run() -> None:
-            reply(await answered(respond(context, body), context))
-
-        return asyncio.get_running_loop().create_task(run())
+        return reply_from_task(respond(context, body), context, reply)
 
     return start
+
+
+def reply_from_task(
+    response: Awaitable[Reply], context: RequestContext, reply: Callable[[Reply], None]
+) -> asyncio.Task[None]:
+    """Await a response in a task, which calls `reply` with it or with its error response."""
+
+    async def run() -> None:
+        reply(await answered(response, context))
+
+    return asyncio.get_running_loop().create_task(run())
 
 
 def typed(method: Callable[..., Awaitable[Any]]) -> Any:

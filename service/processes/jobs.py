@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import Callable, Sequence
-from typing import Any, ParamSpec, TypeVar
+from typing import ParamSpec, TypeVar, cast
 
 from service.memory import available_bytes
 from service.processes.messages import Whole
@@ -74,6 +74,6 @@ async def run_job(
     return await pool.run(caller, function, *arguments, **named)
 
 
-def whole(data: bytes | bytearray) -> Any:
+def whole(data: bytes | bytearray) -> bytearray:
     """Return the data as an argument or a result of a job, where it arrives as a `bytearray`."""
-    return Whole(data)
+    return cast(bytearray, Whole(data))

@@ -117,8 +117,10 @@ def curve(model: str, version: str, y: Floats) -> Curve:
     return {"model": model, "version": version, "y": seven_digits(y[:, 0])}
 
 
-async def written(caller: str, response: Callable[..., Response], *arguments: Any) -> Response:
-    """Return a response, or its JSON in memory if it is large.
+async def written(
+    caller: str, response: Callable[..., Response], *arguments: Any
+) -> Response | bytearray:
+    """Return a response; if it is large, its JSON, which another process writes.
 
     Args:
         caller: who sent the request.
@@ -128,11 +130,10 @@ async def written(caller: str, response: Callable[..., Response], *arguments: An
     size = sum(part.size for part in arguments if isinstance(part, np.ndarray))
     if size <= LARGE_ELEMENTS:
         return response(*arguments)
-    text: Any = await run_job(caller, write_large, response, *arguments)
-    return text  # type: ignore[no-any-return]  # `typed` sends it as it is
+    return await run_job(caller, write_large, response, *arguments)
 
 
-def write_large(response: Callable[..., Any], *arguments: Any) -> Any:
+def write_large(response: Callable[..., Any], *arguments: Any) -> bytearray:
     """Return the JSON of a response, in another process."""
     return whole(orjson.dumps(response(*arguments)))
 

@@ -38,7 +38,14 @@ from service.errors import (
     UnknownPathError,
 )
 from service.http.body import read_body
-from service.http.responses import Reply, Responder, error_response, in_a_task, json_response
+from service.http.responses import (
+    Reply,
+    Responder,
+    error_response,
+    in_a_task,
+    json_response,
+    reply_from_task,
+)
 from service.inference.predictor import Predictor
 from service.inference.registry import ModelRegistry
 from service.json_body import Body, parse_json
@@ -243,8 +250,8 @@ def infer(
             if isinstance(response, ServiceError):
                 result = error_response(response, context)
             elif is_long(request, response.outputs):
-                write = partial(_write_long, predictor.card, request, response.outputs)
-                task = in_a_task(write)(context, b"", reply)
+                written = _write_long(predictor.card, request, response.outputs, context)
+                task = reply_from_task(written, context, reply)
                 _writing.add(task)
                 task.add_done_callback(_writing.discard)
                 return
@@ -274,8 +281,9 @@ async def _infer_large(predictor: Predictor, context: RequestContext, body: Body
 
 
 async def _write_long(
-    card: ModelCard, request: InferRequest, outputs: Arrays, context: RequestContext, _: Body = b""
+    card: ModelCard, request: InferRequest, outputs: Arrays, context: RequestContext
 ) -> Reply:
+    """Return a response whose JSON is written in another process."""
     return _reply(await run_job(context.caller, encode_long, card, request, outputs), context)
 
 
