@@ -61,7 +61,7 @@ async def run_job(
     """Return the result of a function, called in another process.
 
     Args:
-        caller: who asked for it; the callers take turns.
+        caller: who asked for the job; the callers are served in round-robin order.
         function: of a module that the processes can import.
         arguments: as `ProcessPool.run` says.
         named: further arguments.

@@ -4,8 +4,9 @@ Some work of one request would hold up all other requests: to parse large JSON, 
 decode a picture, to write a large response. A thread would not help, as it shares the interpreter's
 lock. A job process shares nothing with the worker, and its processor time and memory are limited.
 
-The callers take turns. The operating system shares the cores between the processes, and a process
-with a long job has less priority, so a caller with long jobs does not hold up those of another.
+The callers are served in round-robin order. The operating system shares the cores between the
+processes, and a process with a long job has less priority, so a caller with long jobs does not hold
+up those of another.
 """
 
 import asyncio
@@ -19,8 +20,8 @@ from contextlib import suppress
 from typing import Any, ParamSpec, TypeVar
 
 from service.errors import BodiesFullError, BodyTooLargeError, NotReadyError, ServiceError
+from service.processes.fair_semaphore import FairSemaphore
 from service.processes.messages import PREFIX, PROCESS_ID, lengths, pack, unpack
-from service.processes.turns import Turns
 
 PER_CALLER = 2
 """Jobs of one caller at a time."""
@@ -70,7 +71,7 @@ class ProcessPool:
         self._memory_bytes = memory_bytes
         self._bytes = 0
         self._closed = False
-        self._turns = Turns(max_processes, PER_CALLER)
+        self._slots = FairSemaphore(max_processes, PER_CALLER)
         self._idle: list[_JobProcess] = []
         self._server: _JobServer | None = None
 
@@ -93,7 +94,7 @@ class ProcessPool:
         """Return the result of a function of one of the modules, called in another process.
 
         Args:
-            caller: who asked for it; the callers take turns.
+            caller: who asked for the job; the callers are served in round-robin order.
             function: gets and returns what can be pickled.
             arguments: of the function; large bytes in a `Whole`, which is not copied.
             named: further arguments.
@@ -111,7 +112,7 @@ class ProcessPool:
             raise BodiesFullError("Too many large bodies are being read. Try again later.")
         self._bytes += size
         try:
-            async with self._turns.turn(caller):
+            async with self._slots.slot(caller):
                 result: Result = await self._run(parts)
                 return result
         finally:

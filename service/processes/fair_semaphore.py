@@ -1,4 +1,4 @@
-"""Places for jobs, which the callers get in turn."""
+"""A semaphore whose slots the callers get in round-robin order."""
 
 import asyncio
 import contextlib
@@ -6,12 +6,12 @@ from collections import Counter, OrderedDict, deque
 from collections.abc import AsyncIterator
 
 
-class Turns:
-    """Places for a number of jobs at a time. Use it on one event loop.
+class FairSemaphore:
+    """A bound on the jobs at a time, in all and by caller. Use it on one event loop.
 
     Args:
-        total: the places.
-        per_caller: the places that one caller may have at a time.
+        total: the slots.
+        per_caller: the slots that one caller may have at a time.
     """
 
     def __init__(self, total: int, per_caller: int) -> None:
@@ -22,42 +22,42 @@ class Turns:
         self._waiting: OrderedDict[str, deque[asyncio.Future[None]]] = OrderedDict()
 
     @contextlib.asynccontextmanager
-    async def turn(self, caller: str) -> AsyncIterator[None]:
-        """Wait for a place, and have it until the end of the block."""
-        place = asyncio.get_running_loop().create_future()
-        self._waiting.setdefault(caller, deque()).append(place)
+    async def slot(self, caller: str) -> AsyncIterator[None]:
+        """Wait for a slot, and hold it during the block."""
+        slot = asyncio.get_running_loop().create_future()
+        self._waiting.setdefault(caller, deque()).append(slot)
         self._grant()
         try:
-            await place
+            await slot
             yield
         finally:
-            if place.done() and not place.cancelled():
+            if slot.done() and not slot.cancelled():
                 self._running[caller] -= 1
                 if not self._running[caller]:
                     del self._running[caller]
             else:
-                self._forget(caller, place)
+                self._forget(caller, slot)
             self._grant()
 
     def _grant(self) -> None:
-        """Give the free places to the callers that wait, one each in turn."""
+        """Give the free slots to the waiting callers in round-robin order."""
         while self._running.total() < self._total:
             ready = (c for c in self._waiting if self._running[c] < self._per_caller)
             caller = next(ready, None)
             if caller is None:
                 return
-            places = self._waiting[caller]
-            place = places.popleft()
+            slots = self._waiting[caller]
+            slot = slots.popleft()
             self._waiting.move_to_end(caller)
-            if not places:
+            if not slots:
                 del self._waiting[caller]
-            if not place.done():  # else its job was cancelled
+            if not slot.done():  # else its job was cancelled
                 self._running[caller] += 1
-                place.set_result(None)
+                slot.set_result(None)
 
-    def _forget(self, caller: str, place: asyncio.Future[None]) -> None:
-        places = self._waiting.get(caller)
-        if places is not None and place in places:
-            places.remove(place)
-            if not places:
+    def _forget(self, caller: str, slot: asyncio.Future[None]) -> None:
+        slots = self._waiting.get(caller)
+        if slots is not None and slot in slots:
+            slots.remove(slot)
+            if not slots:
                 del self._waiting[caller]
