@@ -125,7 +125,7 @@ def kill(server: Server) -> None:
     server.process.wait(10)
 
 
-def test_one_host_is_killed_and_the_other_restarted_under_load(
+async def test_one_host_is_killed_and_the_other_restarted_under_load(
     nginx: None, root: Path, tmp_path: Path
 ) -> None:
     repository = tmp_path / "models"
@@ -175,7 +175,7 @@ def test_one_host_is_killed_and_the_other_restarted_under_load(
     with ExitStack() as stack:
         first = stack.enter_context(served(root, repository, FIRST))
         second = stack.enter_context(served(root, repository, SECOND))
-        asyncio.run(load(first, second, stack))
+        await load(first, second, stack)
     print(f"killed with {CLIENTS} clients: {killed}")
     print(f"rolled: {rolled}")
     assert len(killed.lost) + killed.other.total() <= CLIENTS

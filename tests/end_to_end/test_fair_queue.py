@@ -41,7 +41,7 @@ async def ask_all(port: int, others: bool) -> tuple[Reply, list[Reply]]:
 
 
 @pytest.mark.slow
-def test_neighbours_of_a_large_request_are_served_while_it_is_computed(
+async def test_neighbours_of_a_large_request_are_served_while_it_is_computed(
     root: Path, tmp_path: Path
 ) -> None:
     write_slow(tmp_path, "slow", STEPS)
@@ -53,7 +53,7 @@ def test_neighbours_of_a_large_request_are_served_while_it_is_computed(
     with temporary_home() as home, serving(home, root, settings=settings) as server:
         port = int(server.url.rpartition(":")[2])
         for others in (False, True):
-            large, replies = asyncio.run(ask_all(port, others))
+            large, replies = await ask_all(port, others)
             assert large.status == 200, large
             (output,) = json.loads(large.body)["outputs"]
             assert output["data"] == [answer(1)] * LARGE_ROWS

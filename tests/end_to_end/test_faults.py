@@ -34,6 +34,7 @@ from raw_client import Line, Reply, Tally, ask_anew, ask_on, ask_once, message
 PATIENCE = 1.0  # FITSERVE_MAX_COMPUTE_SECONDS of the server with failing networks
 RESET = struct.pack("ii", 1, 0)  # SO_LINGER of zero: a reset in place of an orderly close
 ON_CPU = {"FITSERVE_DEVICE": "cpu"}  # without torch, so it starts in half the time
+FAKETIME = sorted(Path("/usr/lib").glob("*/faketime/libfaketimeMT.so.1"))
 STEPS = 15_000  # iterations of a loop: about 10 ms
 
 
@@ -77,7 +78,7 @@ def several(workers: int, root: Path, repository: Path) -> Iterator[Server]:
 
 
 @pytest.mark.parametrize("workers", [1, 2])
-def test_sigterm_under_load_loses_nothing(root: Path, tmp_path: Path, workers: int) -> None:
+async def test_sigterm_under_load_loses_nothing(root: Path, tmp_path: Path, workers: int) -> None:
     write_sound(tmp_path, "sound")
     write_slow(tmp_path, "slow", STEPS)
     tally = Tally()
@@ -97,14 +98,14 @@ def test_sigterm_under_load_loses_nothing(root: Path, tmp_path: Path, workers: i
 
     with several(workers, root, tmp_path) as server:
         processes = server.processes()
-        asyncio.run(load(server))
+        await load(server)
         server.check_end(processes)
     print(f"SIGTERM, {workers} workers: {tally}")
     assert (tally.lost, tally.other) == ([], {})
 
 
 @pytest.mark.parametrize("workers", [1, 2])
-def test_kill_9_loses_what_is_in_flight_on_the_worker(
+async def test_kill_9_loses_what_is_in_flight_on_the_worker(
     root: Path, tmp_path: Path, workers: int
 ) -> None:
     write_slow(tmp_path, "slow", STEPS)
@@ -150,7 +151,7 @@ def test_kill_9_loses_what_is_in_flight_on_the_worker(
         assert after.right == 20
 
     with several(workers, root, tmp_path) as server:
-        asyncio.run(load(server))
+        await load(server)
 
 
 # Networks that fail.
@@ -176,29 +177,25 @@ def faulty(root: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ser
         yield server
 
 
-def ask_among_valid_requests(server: Server, model: str, **more: object) -> tuple[Reply, Tally]:
+async def ask_among_valid_requests(
+    server: Server, model: str, **more: object
+) -> tuple[Reply, Tally]:
     """Send `model` the input on which it fails, while other requests to two models are valid.
 
     Returns:
         The sentence for the failing request, and the outcome of the others.
     """
-    tally, port = Tally(), port_of(server)
-
-    async def ask_all() -> Reply:
-        over = False
-        others = [
-            *(ask_on(tally, port, model, lambda: over) for _ in range(20)),
-            *(ask_on(tally, port, "sound", lambda: over) for _ in range(4)),
-        ]
-        tasks = [asyncio.create_task(other) for other in others]
-        await asyncio.sleep(0.3)
-        victim = await ask_once(port, message(model, VICTIM, {"X-Request-Id": model}, **more))
-        await asyncio.sleep(0.3)
-        over = True
-        await asyncio.gather(*tasks)
-        return victim
-
-    reply = asyncio.run(ask_all())
+    tally, port, over = Tally(), port_of(server), False
+    others = [
+        *(ask_on(tally, port, model, lambda: over) for _ in range(20)),
+        *(ask_on(tally, port, "sound", lambda: over) for _ in range(4)),
+    ]
+    tasks = [asyncio.create_task(other) for other in others]
+    await asyncio.sleep(0.3)
+    reply = await ask_once(port, message(model, VICTIM, {"X-Request-Id": model}, **more))
+    await asyncio.sleep(0.3)
+    over = True
+    await asyncio.gather(*tasks)
     print(f"{model}: the victim got {reply.status} in {reply.seconds:.2f} s; the others, {tally}")
     assert tally.sent > 100
     return reply, tally
@@ -209,16 +206,14 @@ def ask_among_valid_requests(server: Server, model: str, **more: object) -> tupl
     [
         ("miscounting", "has 0 rows for 1 of input"),
         ("undefined", "infinity or NaN"),
-        (
-            "hanging",
-            f"did not end within {PATIENCE:g} seconds",
-        ),  # the last, as it continues to compute
+        # The last, as it continues to compute.
+        ("hanging", f"did not end within {PATIENCE:g} seconds"),
     ],
 )
-def test_a_network_that_fails_on_one_request_fails_only_that_one(
+async def test_a_network_that_fails_on_one_request_fails_only_that_one(
     model: str, sentence: str, faulty: Server
 ) -> None:
-    reply, tally = ask_among_valid_requests(faulty, model)
+    reply, tally = await ask_among_valid_requests(faulty, model)
     assert reply.status == 500
     assert f"Model {model}" in json.loads(reply.body)["error"]
     assert (tally.right, tally.lost, tally.other) == (tally.sent, [], {})
@@ -228,13 +223,14 @@ def test_a_network_that_fails_on_one_request_fails_only_that_one(
     assert sentence in log.partition(f"request {model} failed")[2]
     if model == "hanging":
         assert reply.seconds < 5 * PATIENCE, f"it failed after {reply.seconds:.1f} s"
-        assert httpx.get(f"{faulty.url}/livez").status_code == 200
+        async with httpx.AsyncClient(base_url=faulty.url) as client:
+            assert (await client.get("/livez")).status_code == 200
 
 
-def test_an_input_that_the_network_cannot_compute_is_the_fault_of_the_request(
+async def test_an_input_that_the_network_cannot_compute_is_the_fault_of_the_request(
     faulty: Server,
 ) -> None:
-    reply, tally = ask_among_valid_requests(faulty, "raising")
+    reply, tally = await ask_among_valid_requests(faulty, "raising")
     assert reply.status == 400
     assert json.loads(reply.body)["error"] == (
         "Model 'raising' cannot compute this request: indices element out of data bounds, idx=1 "
@@ -244,12 +240,12 @@ def test_an_input_that_the_network_cannot_compute_is_the_fault_of_the_request(
     assert "request raising failed" not in faulty.read_log()
 
 
-def test_nan_for_an_input_without_a_range_is_the_fault_of_the_request(faulty: Server) -> None:
-    in_json, tally = ask_among_valid_requests(faulty, "unlimited")
+async def test_nan_for_an_input_without_a_range_is_the_fault_of_the_request(faulty: Server) -> None:
+    in_json, tally = await ask_among_valid_requests(faulty, "unlimited")
     assert in_json.status == 400
     assert "infinity or NaN" in json.loads(in_json.body)["error"]
     assert (tally.right, tally.lost, tally.other) == (tally.sent, [], {})
-    in_bytes, tally = ask_among_valid_requests(
+    in_bytes, tally = await ask_among_valid_requests(
         faulty, "unlimited", parameters={"binary_data_output": True}
     )
     assert in_bytes.status == 200
@@ -261,7 +257,9 @@ def test_nan_for_an_input_without_a_range_is_the_fault_of_the_request(faulty: Se
 # Clients that disconnect.
 
 
-def test_a_thousand_clients_killed_during_a_body_have_no_effect(root: Path, tmp_path: Path) -> None:
+async def test_a_thousand_clients_killed_during_a_body_have_no_effect(
+    root: Path, tmp_path: Path
+) -> None:
     write_sound(tmp_path, "sound")
     whole = message("sound", 3)
     body = whole.index(b"\r\n\r\n") + 4
@@ -279,9 +277,7 @@ def test_a_thousand_clients_killed_during_a_body_have_no_effect(root: Path, tmp_
     async def load(server: Server) -> tuple[int, int]:
         over, port = False, port_of(server)
         asking = [asyncio.create_task(ask_on(tally, port, "sound", lambda: over)) for _ in range(4)]
-        await asyncio.to_thread(
-            kill_clients, port, 200
-        )  # memory of the first requests stays allocated
+        await asyncio.to_thread(kill_clients, port, 200)  # their memory stays allocated
         before = resident(server)
         for _ in range(10):
             await asyncio.to_thread(kill_clients, port, 100)
@@ -294,15 +290,15 @@ def test_a_thousand_clients_killed_during_a_body_have_no_effect(root: Path, tmp_
         return before, resident(server)
 
     with several(1, root, tmp_path) as server:
-        before, after = asyncio.run(load(server))
+        before, after = await load(server)
         deadline = time.monotonic() + 5
         while connected(accepting(server)[0]):
             assert time.monotonic() < deadline, "connections are held for clients who have gone"
-            time.sleep(0.1)
-        with httpx.Client(base_url=server.url) as client:
-            stats = client.get("/v2/models/sound/stats").json()["model_stats"][0]
+            await asyncio.sleep(0.1)
+        async with httpx.AsyncClient(base_url=server.url) as client:
+            stats = (await client.get("/v2/models/sound/stats")).json()["model_stats"][0]
             assert stats["inference_count"] == tally.right
-            metrics = client.get("/metrics").text
+            metrics = (await client.get("/metrics")).text
             assert re.search(r'fitserve_queue_rows\{model="sound"\} 0\.0', metrics)
         assert not re.findall(r"request \S+ failed|Traceback", server.read_log())
     print(f"1,000 killed clients: {tally}; memory +{(after - before) / 2**20:.1f} MiB")
@@ -339,7 +335,7 @@ def fill(folder: Path) -> None:
 
 
 @pytest.mark.parametrize("when", ["while it serves", "before it starts"])
-def test_a_full_disk_does_not_affect_predictions(
+async def test_a_full_disk_does_not_affect_predictions(
     root: Path, tmp_path: Path, small_disk: Path, when: str
 ) -> None:
     models = [f"sound-{number}" for number in range(20)]
@@ -373,9 +369,10 @@ def test_a_full_disk_does_not_affect_predictions(
             fill(small_disk)
         with pytest.raises(OSError, match="No space left"):
             (small_disk / "more").write_bytes(b"x")
-        asyncio.run(ask_all(port_of(server)))
-        assert httpx.get(f"{server.url}/readyz").status_code == 200
-        counted = httpx.get(f"{server.url}/metrics")
+        await ask_all(port_of(server))
+        async with httpx.AsyncClient(base_url=server.url) as client:
+            assert (await client.get("/readyz")).status_code == 200
+            counted = await client.get("/metrics")
         assert counted.status_code == 200
         assert "fitserve_request_seconds_count" in counted.text
         assert [worker.pid for worker in accepting(server)] == workers, "a worker died"
@@ -383,17 +380,15 @@ def test_a_full_disk_does_not_affect_predictions(
     assert (tally.right, tally.lost, tally.other) == (tally.sent, [], {})
 
 
-def test_a_clock_set_back_an_hour_has_no_effect(root: Path, tmp_path: Path) -> None:
-    found = sorted(Path("/usr/lib").glob("*/faketime/libfaketimeMT.so.1"))
-    if not found:
-        pytest.skip("libfaketime (Debian's package) is not installed")
+@pytest.mark.skipif(not FAKETIME, reason="libfaketime (Debian's package) is not installed")
+async def test_a_clock_set_back_an_hour_has_no_effect(root: Path, tmp_path: Path) -> None:
     write_sound(tmp_path / "models", "sound")
     clock = tmp_path / "clock"
     clock.write_text("+0")
     settings = {
         **ON_CPU,
         "FITSERVE_MODEL_REPOSITORY": str(tmp_path / "models"),
-        "LD_PRELOAD": str(found[0]),
+        "LD_PRELOAD": str(FAKETIME[0]),
         "FAKETIME_TIMESTAMP_FILE": str(clock),
         "FAKETIME_CACHE_DURATION": "1",
         "DONT_FAKE_MONOTONIC": "1",  # the monotonic clock
@@ -412,11 +407,14 @@ def test_a_clock_set_back_an_hour_has_no_effect(root: Path, tmp_path: Path) -> N
         await asyncio.gather(*tasks)
 
     with temporary_home() as home, serving(home, root, settings=settings) as server:
-        asyncio.run(load(port_of(server)))
-        server_time = parsedate_to_datetime(httpx.get(f"{server.url}/livez").headers["date"])
+        await load(port_of(server))
+        async with httpx.AsyncClient(base_url=server.url) as client:
+            date = (await client.get("/livez")).headers["date"]
+            response = await client.get("/v2/models/sound/stats")
+        server_time = parsedate_to_datetime(date)
         behind = time.time() - server_time.timestamp()
         assert 3500 < behind < 3700, f"the server's clock is {behind:.0f} s behind"
-        stats = httpx.get(f"{server.url}/v2/models/sound/stats").json()["model_stats"][0]
+        (stats,) = response.json()["model_stats"]
         assert stats["inference_count"] == tally.right
         spent = stats["inference_stats"]["success"]["ns"] / 1e9
         assert 0 < spent < 60, f"the requests took {spent:.0f} s by its own account"
@@ -427,7 +425,9 @@ def test_a_clock_set_back_an_hour_has_no_effect(root: Path, tmp_path: Path) -> N
     assert (tally.right, tally.lost, tally.other) == (tally.sent, [], {})
 
 
-def test_changed_packages_have_no_effect_until_the_next_start(root: Path, tmp_path: Path) -> None:
+async def test_changed_packages_have_no_effect_until_the_next_start(
+    root: Path, tmp_path: Path
+) -> None:
     models = ("altered", "truncated", "removed", "sound")
     files = {model: write_sound(tmp_path, model).path / "model.onnx" for model in models}
     settings = {**ON_CPU, "FITSERVE_MODEL_REPOSITORY": str(tmp_path)}
@@ -449,15 +449,13 @@ def test_changed_packages_have_no_effect_until_the_next_start(root: Path, tmp_pa
         await asyncio.gather(*tasks)
 
     with temporary_home() as home, serving(home, root, settings=settings) as server:
-        asyncio.run(load(port_of(server)))
+        await load(port_of(server))
     print(f"packages changed on disk: {tally}")
     assert tally.sent > 100
     assert (tally.right, tally.lost, tally.other) == (tally.sent, [], {})
 
     with temporary_home() as home, serving(home, root, settings=settings) as server:
-        responses = {
-            model: asyncio.run(ask_once(port_of(server), message(model, 3))) for model in models
-        }
+        responses = {model: await ask_once(port_of(server), message(model, 3)) for model in models}
         log = server.read_log()
     assert responses["sound"].is_right(3)
     statuses = {model: reply.status for model, reply in responses.items()}

@@ -68,23 +68,20 @@ def test_a_deadline_in_microseconds_holds_under_load(client: httpx.Client) -> No
     pytest.fail("no request was ever too late")
 
 
-def test_invalid_requests_do_not_affect_concurrent_ones(client: httpx.Client) -> None:
+async def test_invalid_requests_do_not_affect_concurrent_ones(server: Server) -> None:
     values = np.linspace(0, 20, 40, dtype=np.float32)
 
-    async def ask_all() -> list[httpx.Response]:
-        limits = httpx.Limits(max_connections=120)
-        async with httpx.AsyncClient(base_url=client.base_url, limits=limits, timeout=60) as many:
-            path = f"/v2/models/{CURVE}/infer"
-            posts = []
-            for value in values:
-                row = np.array([[value]], np.float32)
-                posts.append(many.post(path, json={"inputs": [tensor("x", row)]}))
-                posts.append(many.post(path, json={"inputs": [tensor("x", row, data=["1"])]}))
-                typed = {"x": [float(value)], "model": CURVE}
-                posts.append(many.post("/predict_curve", json=typed))
-            return await asyncio.gather(*posts)
-
-    responses = asyncio.run(ask_all())
+    limits = httpx.Limits(max_connections=120)
+    async with httpx.AsyncClient(base_url=server.url, limits=limits, timeout=60) as client:
+        path = f"/v2/models/{CURVE}/infer"
+        posts = []
+        for value in values:
+            row = np.array([[value]], np.float32)
+            posts.append(client.post(path, json={"inputs": [tensor("x", row)]}))
+            posts.append(client.post(path, json={"inputs": [tensor("x", row, data=["1"])]}))
+            content = {"x": [float(value)], "model": CURVE}
+            posts.append(client.post("/predict_curve", json=content))
+        responses = await asyncio.gather(*posts)
     for right, wrong, typed in zip(responses[::3], responses[1::3], responses[2::3], strict=True):
         assert_refused(wrong)
         np.testing.assert_allclose(read(right)["y"].ravel(), typed.json()["y"], atol=1e-5)
@@ -261,19 +258,16 @@ def test_more_rows_than_the_queue_limit_are_a_413(narrow_client: httpx.Client) -
     assert read(response)["y"].shape == fits.shape
 
 
-def test_a_full_queue_is_a_503_with_retry_after(narrow_client: httpx.Client) -> None:
+async def test_a_full_queue_is_a_503_with_retry_after(narrow: Server) -> None:
     rows = np.random.default_rng(6).integers(0, 256, (1000, 28, 28), np.uint8)
     header = json.dumps({"inputs": [binary("image", rows)]}).encode()
     sent = {"content": header + rows.tobytes(), "headers": {LENGTH: str(len(header))}}
     path = "/v2/models/mnist-cnn/infer"
-    wanted = read(narrow_client.post(path, **sent))["probabilities"]
-
-    async def ask_all() -> list[httpx.Response]:
-        async with httpx.AsyncClient(base_url=narrow_client.base_url, timeout=60) as many:
-            return await asyncio.gather(*(many.post(path, **sent) for _ in range(8)))
-
+    async with httpx.AsyncClient(base_url=narrow.url, timeout=60) as client:
+        wanted = read(await client.post(path, **sent))["probabilities"]
+        responses = await asyncio.gather(*(client.post(path, **sent) for _ in range(8)))
     statuses = []
-    for response in asyncio.run(ask_all()):
+    for response in responses:
         statuses.append(response.status_code)
         if response.status_code == 200:
             np.testing.assert_allclose(read(response)["probabilities"], wanted, atol=1e-5)

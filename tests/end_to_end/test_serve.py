@@ -279,28 +279,23 @@ def bad_questions(count: int, drawn: dict[int, Image.Image]) -> list[Question]:
     return [kinds[n % len(kinds)] for n in range(count)]
 
 
-def test_two_hundred_concurrent_requests_get_the_same_responses_as_alone(
-    server: Server, client: httpx.Client, drawn: dict[int, Image.Image]
+async def test_two_hundred_concurrent_requests_get_the_same_responses_as_alone(
+    server: Server, drawn: dict[int, Image.Image]
 ) -> None:
     questions = good_questions(160, drawn) + bad_questions(40, drawn)
     order = np.random.default_rng(4).permutation(len(questions))
     questions = [questions[n] for n in order]
-    alone = [client.post(question.path, **question.sent) for question in questions]
+    limits = httpx.Limits(max_connections=200)
+    async with httpx.AsyncClient(base_url=server.url, limits=limits, timeout=120) as client:
+        alone = [await client.post(question.path, **question.sent) for question in questions]
+        posts = [client.post(question.path, **question.sent, headers={"X-Request-Id": f"q{n}"})
+                 for n, question in enumerate(questions)]  # fmt: skip
+        together = await asyncio.gather(*posts)
     for question, answer in zip(questions, alone, strict=True):
         assert answer.status_code == question.status, answer.text
     right = [answer.text for answer in alone if answer.status_code == 200]
     assert len(set(right)) > 120  # otherwise two responses could be swapped unnoticed
-
-    async def ask_all() -> list[httpx.Response]:
-        limits = httpx.Limits(max_connections=200)
-        async with httpx.AsyncClient(base_url=server.url, limits=limits, timeout=120) as together:
-            posts = [together.post(q.path, **q.sent, headers={"X-Request-Id": f"q{n}"})
-                     for n, q in enumerate(questions)]  # fmt: skip
-            return await asyncio.gather(*posts)
-
-    for n, (question, one, among) in enumerate(
-        zip(questions, alone, asyncio.run(ask_all()), strict=True)
-    ):
+    for n, (question, one, among) in enumerate(zip(questions, alone, together, strict=True)):
         assert among.status_code == question.status, among.text
         assert among.headers["x-request-id"] == f"q{n}"
         if question.status != 200:
@@ -641,13 +636,11 @@ def test_without_a_package_the_service_is_live_and_never_ready(root: Path, tmp_p
         assert f"there is no model to serve in {tmp_path}" in server.read_log()
 
 
-def test_on_sigterm_every_request_in_flight_gets_its_response(
+async def test_on_sigterm_every_request_in_flight_gets_its_response(
     root: Path, chosen: dict[str, str], repository: ModelRepository
 ) -> None:
-    settings = {
-        **chosen,
-        "FITSERVE_MAX_QUEUE_DELAY_SECONDS": "1",
-    }  # so that they wait for each other
+    # So that they wait for each other.
+    settings = {**chosen, "FITSERVE_MAX_QUEUE_DELAY_SECONDS": "1"}
     x = np.linspace(0, 20, 30, dtype=np.float32)
 
     async def ask_and_end(server: Server) -> list[httpx.Response]:
@@ -667,10 +660,11 @@ def test_on_sigterm_every_request_in_flight_gets_its_response(
 
     with temporary_home() as home, serving(home, root, settings=settings) as server:
         workers = server.workers()
-        responses = asyncio.run(ask_and_end(server))
+        responses = await ask_and_end(server)
         server.check_end(workers)
-        with pytest.raises(httpx.ConnectError):
-            httpx.get(f"{server.url}/livez")
+        async with httpx.AsyncClient(base_url=server.url) as client:
+            with pytest.raises(httpx.ConnectError):
+                await client.get("/livez")
     assert [response.status_code for response in responses] == [200] * len(x)
     found = [response.json()["y"][0] for response in responses]
     wanted = computed(repository, "curve-tanh", x[:, None])[:, 0]

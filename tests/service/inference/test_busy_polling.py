@@ -2,13 +2,10 @@
 
 import asyncio
 import time
-from collections.abc import Callable, Coroutine
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
-import uvloop
 from gated import Gated
 from tiny import write_tiny
 
@@ -23,8 +20,10 @@ LIMIT = 0.2
 SMALL = 4
 """Batches of up to this many rows are computed on the event loop."""
 
-run = pytest.mark.parametrize("run", [asyncio.run, uvloop.run])
-Run = Callable[[Coroutine[Any, Any, None]], None]
+
+@pytest.fixture(params=[False, True], ids=["asyncio", "uvloop"])
+def anyio_backend(request: pytest.FixtureRequest) -> tuple[str, dict[str, bool]]:
+    return "asyncio", {"use_uvloop": request.param}
 
 
 async def stays_awake() -> bool:
@@ -36,52 +35,40 @@ async def stays_awake() -> bool:
     return computed > 0.2 * LIMIT
 
 
-@run
 @pytest.mark.parametrize(
     ("between", "limit", "awake"),
     [(0.0, LIMIT, True), (2 * LIMIT, LIMIT, False), (0.0, 0.0, False)],
 )
-def test_the_loop_stays_awake_if_the_last_request_arrived_soon(
-    run: Run, between: float, limit: float, awake: bool
+async def test_the_loop_stays_awake_if_the_last_request_arrived_soon(
+    between: float, limit: float, awake: bool
 ) -> None:
-    async def test() -> None:
-        polling = BusyPolling(limit)
-        polling.answered(0.0)
-        await asyncio.sleep(between)
-        polling.answered(0.0)
-        assert await stays_awake() == awake
-        assert not await stays_awake()
-
-    run(test())
+    polling = BusyPolling(limit)
+    polling.answered(0.0)
+    await asyncio.sleep(between)
+    polling.answered(0.0)
+    assert await stays_awake() == awake
+    assert not await stays_awake()
 
 
-@run
-def test_the_first_request_does_not_keep_the_loop_awake(run: Run) -> None:
-    async def test() -> None:
-        BusyPolling(LIMIT).answered(0.0)
-        assert not await stays_awake()
-
-    run(test())
+async def test_the_first_request_does_not_keep_the_loop_awake() -> None:
+    BusyPolling(LIMIT).answered(0.0)
+    assert not await stays_awake()
 
 
-@run
 @pytest.mark.parametrize(
     ("clients", "rows", "awake"), [(1, 1, True), (4, 1, False), (1, SMALL + 1, False)]
 )
-def test_small_requests_of_one_client_in_a_row_keep_the_loop_awake(
-    run: Run, tmp_path: Path, clients: int, rows: int, awake: bool
+async def test_small_requests_of_one_client_in_a_row_keep_the_loop_awake(
+    tmp_path: Path, clients: int, rows: int, awake: bool
 ) -> None:
-    async def test() -> None:
-        runtime = Gated()
-        runtime.gate.set()
-        package = write_tiny(tmp_path, "line", runtimes=("onnx",))
-        settings = Settings(busy_poll_seconds=LIMIT)
-        timed = {"onnx": {1: 1e-5, SMALL: 1e-5, 2 * SMALL: 0.01}}
-        predictor = Predictor(package, Placement(runtime, timed), settings)
-        x = np.zeros((rows, 1), np.float32)
-        for _ in range(3):
-            await asyncio.gather(*(predictor.predict({"x": x}) for _ in range(clients)))
-        assert await stays_awake() == awake
-        await predictor.close()
-
-    run(test())
+    runtime = Gated()
+    runtime.gate.set()
+    package = write_tiny(tmp_path, "line", runtimes=("onnx",))
+    settings = Settings(busy_poll_seconds=LIMIT)
+    timed = {"onnx": {1: 1e-5, SMALL: 1e-5, 2 * SMALL: 0.01}}
+    predictor = Predictor(package, Placement(runtime, timed), settings)
+    x = np.zeros((rows, 1), np.float32)
+    for _ in range(3):
+        await asyncio.gather(*(predictor.predict({"x": x}) for _ in range(clients)))
+    assert await stays_awake() == awake
+    await predictor.close()
