@@ -49,9 +49,9 @@ def test_the_packages_are_those_that_are_shipped_or_those_of_the_repository_name
     assert SHIPPED in shipped.stdout
     assert shipped.returncode == 0
     empty = tmp_path / "empty"
-    told = f"error: there is no package in {empty}\n"
-    assert run(project, root, "list", "--repository", str(empty)).stderr == told
-    assert run(project, root, "list", FITSERVE_MODEL_REPOSITORY=str(empty)).stderr == told
+    message = f"error: there is no package in {empty}\n"
+    assert run(project, root, "list", "--repository", str(empty)).stderr == message
+    assert run(project, root, "list", FITSERVE_MODEL_REPOSITORY=str(empty)).stderr == message
 
 
 @pytest.mark.parametrize("command", COMMANDS)

@@ -108,7 +108,7 @@ def test_a_client_that_sends_endlessly_is_disconnected_and_uses_no_memory(server
 
 @pytest.mark.parametrize("path", [b"/predict_curve", b"/v2/models/curve-tanh/infer"])
 def test_a_malformed_body_gets_one_response(path: bytes, server: Server) -> None:
-    """The handler that waits for the rest of the body is told that the body ends."""
+    """The handler that waits for the rest of the body learns that the body ends."""
     with connect(server) as connection:
         header = post(path, b"Transfer-Encoding: chunked\r\n\r\n")
         connection.sendall(header + b"2\r\n{}\r\n")

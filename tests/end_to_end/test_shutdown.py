@@ -1,4 +1,4 @@
-"""A server that is told to end does so within its time limit, whatever it is doing."""
+"""A server that gets a signal to end does so within its time limit, whatever it is doing."""
 
 import json
 import shutil

@@ -73,7 +73,7 @@ def test_labels_never_fit_a_free_dimension(add: Add) -> None:
 
 
 @pytest.mark.parametrize(
-    ("content", "told"),
+    ("content", "message"),
     [
         (
             onnx_file(
@@ -123,8 +123,8 @@ def test_labels_never_fit_a_free_dimension(add: Add) -> None:
         ),
     ],
 )  # fmt: skip
-def test_the_refusal_of_a_graph_says_what_to_change(content: bytes, told: str, add: Add) -> None:
-    assert add(content) == told
+def test_the_refusal_of_a_graph_says_what_to_change(content: bytes, message: str, add: Add) -> None:
+    assert add(content) == message
 
 
 def test_a_scalar_input_can_be_replaced_by_a_column_or_a_constant(add: Add) -> None:
@@ -217,15 +217,15 @@ KINDS: dict[str, tuple[Callable[[], bytes], str]] = {
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_another_file_format_is_recognised(kind: str, add: Add) -> None:
-    make, told = KINDS[kind]
-    assert add(make(), file="f").startswith(f"f: {told}")
+    make, message = KINDS[kind]
+    assert add(make(), file="f").startswith(f"f: {message}")
 
 
 @pytest.mark.parametrize("kind", ["checkpoint", "old checkpoint", "program", "keras"])
 def test_another_file_format_is_recognised_in_place_of_torchscript(kind: str, add: Add) -> None:
-    make, told = KINDS[kind]
+    make, message = KINDS[kind]
     Path("f").write_bytes(make())
-    assert add(onnx_file(RELU, [X], [Y]), "--torchscript", "f").startswith(f"f: {told}")
+    assert add(onnx_file(RELU, [X], [Y]), "--torchscript", "f").startswith(f"f: {message}")
 
 
 def test_the_advice_for_an_exported_torch_program_works(add: Add) -> None:
@@ -238,7 +238,7 @@ def test_the_advice_for_an_exported_torch_program_works(add: Add) -> None:
 
 
 @pytest.mark.parametrize(
-    ("rows", "datatype", "told"),
+    ("rows", "datatype", "message"),
     [
         (np.full((2, 4), 1e300), T.FLOAT, "x holds a number that is no FP32: give smaller numbers"),
         (np.full((2, 4), 1000), T.INT8, "x holds a number that is no INT8: give smaller numbers"),
@@ -248,7 +248,7 @@ def test_the_advice_for_an_exported_torch_program_works(add: Add) -> None:
     ],
 )
 def test_sample_rows_that_do_not_fit_the_input_are_refused(
-    rows: NDArray[Any], datatype: int, told: str, add: Add
+    rows: NDArray[Any], datatype: int, message: str, add: Add
 ) -> None:
     np.savez("rows.npz", x=rows)
     content = onnx_file(
@@ -256,7 +256,7 @@ def test_sample_rows_that_do_not_fit_the_input_are_refused(
         [("x", datatype, ["batch", 4])],
         [("y", datatype, ["batch", 4])],
     )
-    assert told in add(content, "--sample", "rows.npz")
+    assert message in add(content, "--sample", "rows.npz")
 
 
 @pytest.mark.parametrize("ends", ["-1e308:1e308", "1e308:", ":-1e308"])

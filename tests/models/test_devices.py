@@ -236,9 +236,9 @@ def test_a_driver_is_too_old_if_a_library_needs_a_newer_cuda(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     fake_torch_cuda(monkeypatch, [], driver=driver)
-    told = driver_problem("net 1.0", cuda)
-    assert told.startswith(problem)
-    assert bool(told) == bool(problem)
+    message = driver_problem("net 1.0", cuda)
+    assert message.startswith(problem)
+    assert bool(message) == bool(problem)
 
 
 @pytest.mark.parametrize(
@@ -294,13 +294,13 @@ from models.repository import ModelRepository
 from models.loading import open_runtime
 
 package = ModelRepository(Path(sys.argv[1])).get("bend")
-told = {}
+errors = {}
 for name in ("onnx", "torchscript"):
     try:
         open_runtime(package, name, "cuda:0")
     except DeviceError as error:
-        told[name] = str(error)
-print(json.dumps({**told, "auto": torch_devices()}))
+        errors[name] = str(error)
+print(json.dumps({**errors, "auto": torch_devices()}))
 """
 
 
@@ -325,12 +325,12 @@ def test_the_reason_of_cuda_is_reported_and_nothing_else_is_printed(
         capture_output=True, text=True, timeout=120, check=False,
     )  # fmt: skip
     assert done.stderr == ""
-    told = json.loads(done.stdout)
-    assert onnx in told["onnx"]
-    assert "hostname" not in told["onnx"]
-    assert torchscript in told["torchscript"]
-    assert told["auto"][0] == []
-    assert torchscript in told["auto"][1]
+    errors = json.loads(done.stdout)
+    assert onnx in errors["onnx"]
+    assert "hostname" not in errors["onnx"]
+    assert torchscript in errors["torchscript"]
+    assert errors["auto"][0] == []
+    assert torchscript in errors["auto"][1]
 
 
 @needs_cuda_wheels

@@ -1,4 +1,4 @@
-"""Networks that are right at one length alone are found, and the sizes that were tried are told."""
+"""Networks that are right at one length alone are found; the card lists the sizes of the check."""
 
 from pathlib import Path
 from typing import Any
@@ -49,8 +49,10 @@ def test_a_module_that_was_traced_at_one_length_is_found(tmp_path: Path) -> None
     torch.jit.save(torch.jit.script(Mean().eval()), scripted)
     package = add(tmp_path / "repository", "net", onnx, torchscript=scripted)
     assert package.card.runtimes == ("onnx", "torchscript")
-    told = "Of x, rows of [32, 3], [1, 3], [33, 3], [48, 3], [64, 3], [2, 3], [4, 3], [8, 3], [16, "
-    assert package.card.limits[-1].startswith(told)
+    limit = (
+        "Of x, rows of [32, 3], [1, 3], [33, 3], [48, 3], [64, 3], [2, 3], [4, 3], [8, 3], [16, "
+    )
+    assert package.card.limits[-1].startswith(limit)
     assert package.card.limits[-1].endswith("with rows of other sizes is computed alone.")
     assert {"x": (512, 3)} in package.card.batched_shapes
     assert len(package.card.batched_shapes) == 12

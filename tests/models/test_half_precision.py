@@ -275,6 +275,6 @@ def test_a_recorded_prediction_in_half_precision_holds_on_another_runtime() -> N
 
     assert example_mismatch(computing(weights), example, outputs) is None
     for others in (weights_of(seed=1), nearby(weights, 0.05)):
-        told = example_mismatch(computing(others), example, outputs)
-        assert told is not None
-        assert told.startswith("y differs from the recorded prediction by ")
+        mismatch = example_mismatch(computing(others), example, outputs)
+        assert mismatch is not None
+        assert mismatch.startswith("y differs from the recorded prediction by ")

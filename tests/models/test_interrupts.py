@@ -62,6 +62,8 @@ def test_a_missing_library_of_training_is_reported_with_the_command_to_install_i
     tmp_path: Path,
 ) -> None:
     missing = "raise ModuleNotFoundError(\"No module named 'typer'\", name='typer')"
-    told = "error: training needs typer, which is not installed here: `make dev` installs what is "
-    assert run("training", tmp_path, "typer", missing) == (1, "", told + "missing\n")
+    message = (
+        "error: training needs typer, which is not installed here: `make dev` installs what is "
+    )
+    assert run("training", tmp_path, "typer", missing) == (1, "", message + "missing\n")
     assert "\ndev: $(VENV)/.all $(VENV)/.clients ##" in (CHECKOUT / "Makefile").read_text()

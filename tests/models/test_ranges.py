@@ -95,7 +95,7 @@ def test_the_smallest_table_sets_the_range_and_computed_indices_are_ignored() ->
 
 
 @pytest.mark.parametrize(
-    ("ranges", "told"),
+    ("ranges", "message"),
     [
         (("words=0:3",), "--range names 'words': the inputs are tokens, x"),
         (("x=0:3", "x=0:4"), "--range names an input twice: give each input one range"),
@@ -111,10 +111,10 @@ def test_the_smallest_table_sets_the_range_and_computed_indices_are_ignored() ->
     ],
 )
 def test_a_range_that_does_not_fit_an_input_is_refused(
-    ranges: tuple[str, ...], told: str, file: Path, capsys: pytest.CaptureFixture[str]
+    ranges: tuple[str, ...], message: str, file: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     options = [word for text in ranges for word in ("--range", text)]
-    assert add(file, capsys, *options) == (1, f"error: {told}\n")
+    assert add(file, capsys, *options) == (1, f"error: {message}\n")
 
 
 def test_a_sample_outside_the_range_is_refused(

@@ -145,12 +145,12 @@ def test_the_driver_reports_the_number_of_devices(count: int, root: Path, tmp_pa
     """The test uses a separate process, since a stub stays loaded."""
     program = "from models.devices import driver_devices; print(driver_devices())"
     stub = write_stub_driver(tmp_path, devices=count)
-    told = subprocess.run(
+    printed = subprocess.run(
         [sys.executable, "-c", program], cwd=root,
         env={**os.environ, "LD_LIBRARY_PATH": str(stub)},
         capture_output=True, text=True, timeout=60, check=True,
     ).stdout  # fmt: skip
-    assert told == f"{count}\n"
+    assert printed == f"{count}\n"
 
 
 def test_another_library_of_the_driver_s_name_is_ignored(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -172,14 +172,14 @@ from models.runtimes import CUDA_OPTIONS
 content = ModelRepository(Path(sys.argv[1])).get("bend").load(MODEL_FILES["onnx"])
 onnxruntime = load_onnxruntime()
 _preload()
-told = []
+errors = []
 for more in ({}, {"arena_extend_strategy": "kNone"}, {"nonsense": "1"}):
     providers = [("CUDAExecutionProvider", {**CUDA_OPTIONS, **more})]
     try:
         onnxruntime.InferenceSession(content, providers=providers, enable_fallback=0)
     except Exception as error:
-        told.append(str(error))
-print(json.dumps(told))
+        errors.append(str(error))
+print(json.dumps(errors))
 """
 
 

@@ -151,8 +151,8 @@ class Tally:
             line.close()
 
     def __str__(self) -> str:
-        told = f"{self.sent} requests: {self.right} right, {len(self.lost)} lost"
-        return told + (f", {dict(self.other)}" if self.other else "")
+        text = f"{self.sent} requests: {self.right} right, {len(self.lost)} lost"
+        return text + (f", {dict(self.other)}" if self.other else "")
 
 
 async def ask_on(

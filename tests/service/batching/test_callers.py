@@ -141,29 +141,29 @@ async def test_a_caller_cancelled_in_the_queue_frees_its_rows_and_is_not_compute
 async def test_a_caller_cancelled_in_the_loop_iteration_of_the_dispatch_is_not_computed() -> None:
     model = Model()
     async with batching(model) as batcher:
-        told: list[Any] = []
-        leaver = batcher.enqueue(rows(1), told.append)
-        batcher.enqueue(rows(2), told.append)
+        responses: list[Any] = []
+        leaver = batcher.enqueue(rows(1), responses.append)
+        batcher.enqueue(rows(2), responses.append)
         leaver.cancel()
-        await until(lambda: told)
-        (response,) = told
+        await until(lambda: responses)
+        (response,) = responses
         assert_answers(response, 2)
     assert model.batches == [[2]]
 
 
 async def test_a_retry_after_a_deadline_does_not_affect_others() -> None:
-    told: list[Any] = []
+    responses: list[Any] = []
 
     def ask_again(error: object) -> None:
-        told.append(error)
-        batcher.enqueue(rows(3, 4, 5, 6), told.append)
+        responses.append(error)
+        batcher.enqueue(rows(3, 4, 5, 6), responses.append)
 
     async with batching(Model()) as batcher:
-        batcher.enqueue(rows(1), told.append)
+        batcher.enqueue(rows(1), responses.append)
         batcher.enqueue(rows(2), ask_again, timeout=0.001)
         time.sleep(0.005)  # noqa: ASYNC251 - blocks the event loop beyond the deadline
-        await until(lambda: len(told) == 3)
-    late, first, again = told
+        await until(lambda: len(responses) == 3)
+    late, first, again = responses
     assert isinstance(late, DeadlineExceededError)
     assert_answers(first, 1)
     assert_answers(again, 3, 4, 5, 6)
@@ -171,12 +171,12 @@ async def test_a_retry_after_a_deadline_does_not_affect_others() -> None:
 
 async def test_a_callback_runs_once_and_a_later_cancel_does_nothing() -> None:
     async with batching(Model()) as batcher:
-        told: list[Any] = []
-        request = batcher.enqueue(rows(1), told.append)
+        responses: list[Any] = []
+        request = batcher.enqueue(rows(1), responses.append)
         assert_answers(await batcher.submit(rows(2)), 2)
         request.cancel()
         await batcher.submit(rows(3))
-        (response,) = told
+        (response,) = responses
         assert_answers(response, 1)
 
 
@@ -186,7 +186,7 @@ async def test_a_callback_that_raises_does_not_affect_its_neighbours(
     inline_rows: int, mistake: BaseException
 ) -> None:
     complaints: list[dict[str, Any]] = []
-    asyncio.get_running_loop().set_exception_handler(lambda _, told: complaints.append(told))
+    asyncio.get_running_loop().set_exception_handler(lambda _, context: complaints.append(context))
 
     def fail(_: object) -> None:
         raise mistake
@@ -196,7 +196,7 @@ async def test_a_callback_that_raises_does_not_affect_its_neighbours(
         batcher.enqueue(rows(1), fail)
         assert_answers(await batcher.submit(rows(2)), 2)
     assert model.batches == [[1, 2]]
-    assert [told["exception"] for told in complaints] == [mistake]
+    assert [context["exception"] for context in complaints] == [mistake]
 
 
 async def test_a_caller_cancelled_during_compute_does_not_affect_its_neighbours() -> None:

@@ -52,14 +52,14 @@ async def test_small_batches_may_have_their_own_compute() -> None:
 
 
 async def test_enough_requests_for_one_inline_batch_do_not_wait_for_more() -> None:
-    told: list[InferenceResponse] = []
+    responses: list[InferenceResponse] = []
     model = Model()
     async with batching(model, max_batch_rows=100, inline_rows=40) as batcher:
         for i in range(0, 46, 2):
-            batcher.enqueue(rows(i, i + 1), told.append)
-            assert len(told) == (20 if i >= 40 else 0)
+            batcher.enqueue(rows(i, i + 1), responses.append)
+            assert len(responses) == (20 if i >= 40 else 0)
     assert model.batches == [[*range(40)], [*range(40, 46)]]
-    for i, response in enumerate(told):
+    for i, response in enumerate(responses):
         assert_answers(response, 2 * i, 2 * i + 1)
 
 
@@ -76,37 +76,37 @@ async def test_fewer_requests_wait_for_the_end_of_the_loop_iteration(
 
 
 async def test_a_request_from_a_callback_waits_for_the_next_batch() -> None:
-    told: list[InferenceResponse] = []
+    responses: list[InferenceResponse] = []
 
     def ask_again(_: object) -> None:
-        batcher.enqueue(rows(100), told.append)
+        batcher.enqueue(rows(100), responses.append)
 
     model = Model()
     async with batching(model, max_batch_rows=100, inline_rows=20) as batcher:
         for i in range(21):
             batcher.enqueue(rows(i), ask_again)
         assert model.batches == [[*range(20)]]
-        await until(lambda: len(told) == 21)
+        await until(lambda: len(responses) == 21)
     assert model.batches == [[*range(20)], [100] * 20 + [20], [100]]
 
 
 @pytest.mark.slow
 async def test_the_loop_runs_between_the_batches_of_a_long_queue() -> None:
-    turns = 0
+    iterations = 0
 
-    async def turn() -> None:
-        nonlocal turns
+    async def count_iterations() -> None:
+        nonlocal iterations
         while True:
-            turns += 1
+            iterations += 1
             await asyncio.sleep(0)
 
     async with batching(Model(), max_batch_rows=1, max_queue_rows=5_000, inline_rows=1) as batcher:
-        turning = asyncio.create_task(turn())
+        counting = asyncio.create_task(count_iterations())
         responses = await asyncio.gather(*[batcher.submit(rows(i)) for i in range(5_000)])
-        turning.cancel()
+        counting.cancel()
     for i, response in enumerate(responses):
         assert_answers(response, i)
-    assert turns >= 5_000
+    assert iterations >= 5_000
 
 
 async def test_closing_completes_inline_batches() -> None:
@@ -118,18 +118,18 @@ async def test_closing_completes_inline_batches() -> None:
 
 
 async def test_a_request_from_a_callback_does_not_overtake_the_slices_of_a_large_one() -> None:
-    told: list[InferenceResponse] = []
+    responses: list[InferenceResponse] = []
     model, small = Model(), Model()
     limits = {"max_batch_rows": 40, "inline_rows": 20, "inline_compute": small}
     async with batching(model, **limits) as batcher:
         model.gate.clear()
         again = partial(batcher.enqueue, rows(200), lambda _: None)
         batcher.enqueue(rows(*range(10)), lambda _: again())
-        batcher.enqueue(rows(*range(100, 135)), told.append)  # five of its rows still wait
+        batcher.enqueue(rows(*range(100, 135)), responses.append)  # five of its rows still wait
         await until(lambda: model.batches)
         for i in range(15):
             batcher.enqueue(rows(i), lambda _: None)
         model.gate.set()
-        await until(lambda: told)
-    (response,) = told
+        await until(lambda: responses)
+    (response,) = responses
     assert_answers(response, *range(100, 135))

@@ -100,38 +100,38 @@ async def test_a_prefetched_batch_is_computed_whole_if_the_one_before_it_is_aban
 
 
 async def test_retries_after_an_abandoned_compute_do_not_fill_the_worker() -> None:
-    told: list[object] = []
+    responses: list[object] = []
     model = Model()
     async with batching(model, full_seconds=1.0) as batcher:
         model.gate.clear()
-        batcher.enqueue(rows(*range(4)), lambda _: batcher.enqueue(rows(20), told.append))
+        batcher.enqueue(rows(*range(4)), lambda _: batcher.enqueue(rows(20), responses.append))
         await until(lambda: model.batches)
         for i in range(4, 20):
-            batcher.enqueue(rows(i), told.append)
+            batcher.enqueue(rows(i), responses.append)
         batcher.abandon_hung(0.0)
         assert batcher.queued_rows == 13
         model.gate.set()
-        await until(lambda: len(told) == 17)
+        await until(lambda: len(responses) == 17)
 
 
 async def test_closing_ends_the_worker_after_its_last_batch() -> None:
-    told: list[object] = []
+    responses: list[object] = []
     model, held = Model(), threading.Event()
     async with batching(model, **QUICK) as batcher:
         model.gate.clear()
         for i in range(8):
-            batcher.enqueue(rows(i), told.append)
+            batcher.enqueue(rows(i), responses.append)
         for i in range(8, 14):
-            batcher.enqueue(rows(i), told.append, timeout=0.001)
+            batcher.enqueue(rows(i), responses.append, timeout=0.001)
         closing = asyncio.create_task(batcher.close())
         await asyncio.sleep(0)
         time.sleep(0.002)  # noqa: ASYNC251 - beyond the deadlines, before they are checked
         first, model.gate = model.gate, held
         first.set()
         block_until(lambda: len(model.batches) == 2)
-        await until(lambda: len(told) >= 10)  # the first batch, and all late requests
+        await until(lambda: len(responses) >= 10)  # the first batch, and all late requests
         held.set()
         time.sleep(0.05)  # noqa: ASYNC251 - the second batch ends, and the event loop does not know
         batcher.abandon_hung(0.0)
         await closing
-    assert len(told) == 14
+    assert len(responses) == 14

@@ -1,4 +1,4 @@
-"""Clients without API keys are told apart by their network."""
+"""Clients without API keys are distinguished by their network."""
 
 import pytest
 

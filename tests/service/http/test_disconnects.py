@@ -37,7 +37,7 @@ async def handle(
     except asyncio.CancelledError:
         if not context.disconnected:
             raise
-        return "departed"
+        return "disconnected"
     finally:
         watcher.unwatch(task)
 
@@ -59,7 +59,7 @@ async def test_a_request_of_a_disconnected_client_is_cancelled() -> None:
     ]
     await asyncio.sleep(PATIENCE_SECONDS / 2)
     caller.gone.set()
-    assert await asyncio.wait_for(tasks[0], 5) == "departed"
+    assert await asyncio.wait_for(tasks[0], 5) == "disconnected"
     assert await tasks[1] == "answered"
 
 

@@ -49,19 +49,20 @@ def connected(stack: ExitStack, listening: socket.socket, number: int) -> list[s
 def test_each_iteration_accepts_connections_in_proportion_to_its_duration(
     listening: socket.socket, iteration_seconds: float
 ) -> None:
-    greeter, turns = Greeter(), 0
+    greeter, iterations = Greeter(), 0
 
     async def serve() -> None:
-        nonlocal turns
+        nonlocal iterations
         loop = asyncio.get_running_loop()
         server = await loop.create_server(lambda: greeter, sock=listening)
         acceptor = Acceptor(listening, lambda: greeter, None)
         started = time.monotonic()
         while greeter.met < CLIENTS:
-            assert turns < 10 * CLIENTS
+            assert iterations < 10 * CLIENTS
             await iterate(iteration_seconds)
-            turns += 1
-            assert greeter.met <= 2 + turns + (time.monotonic() - started) / SECONDS_PER_CONNECTION
+            iterations += 1
+            due = (time.monotonic() - started) / SECONDS_PER_CONNECTION
+            assert greeter.met <= 2 + iterations + due
         server.close()
         await acceptor.close()
 
@@ -71,7 +72,7 @@ def test_each_iteration_accepts_connections_in_proportion_to_its_duration(
         assert all(client.recv(7) == b"welcome" for client in clients)
     assert greeter.met == CLIENTS
     if iteration_seconds:
-        assert turns < CLIENTS / 4
+        assert iterations < CLIENTS / 4
 
 
 def test_connections_accepted_before_the_close_are_served_and_later_ones_are_not(

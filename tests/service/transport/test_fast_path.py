@@ -303,8 +303,8 @@ async def test_a_chunked_body_is_read_no_faster_than_it_is_consumed() -> None:
     protocol.app = slow
     protocol.data_received(CHUNKED)
     reads = {False: 0, True: 0}
-    for turn in range(400):
-        if turn == 200:
+    for number in range(400):
+        if number == 200:
             taken.set()
         if not wire.paused:
             reads[taken.is_set()] += 1

@@ -200,13 +200,13 @@ def test_the_log_says_how_many_clients_were_disconnected_once_in_a_while(
         clock.advance(0.5)
     clock.advance(SECONDS + 2)
     lines = [record.getMessage() for record in caplog.records]
-    told = [int(line.rpartition(" ")[2]) for line in lines if "did not read" in line]
-    assert told[0] == 1
-    assert 3 <= len(told) <= 5
-    assert 35 <= sum(told) <= 60
+    counts = [int(line.rpartition(" ")[2]) for line in lines if "did not read" in line]
+    assert counts[0] == 1
+    assert 3 <= len(counts) <= 5
+    assert 35 <= sum(counts) <= 60
 
 
-# The protocol, with a client that reads when it is told to.
+# The protocol, with a client that reads on request.
 
 
 class Slow(asyncio.Transport):
