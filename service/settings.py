@@ -75,7 +75,7 @@ class Settings(BaseSettings):
     )
     graceful_shutdown_seconds: float = Field(
         30.0, gt=0,
-        description="how long a worker may finish its requests after it is told to stop; then they "
+        description="how long a worker may finish its requests after the signal to stop; then they "
         "are dropped",
     )  # fmt: skip
     max_connections: int = Field(10_000, ge=1, description="connections per worker; more get 503")

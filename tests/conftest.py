@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 if TYPE_CHECKING:
-    from foreign_networks import Added
+    from exported_networks import Added
 
 # BentoML creates its folders at import: not in the user's home.
 HOME = Path(tempfile.mkdtemp(prefix="fitserve-"))
@@ -104,11 +104,11 @@ def mnist_folder(root: Path) -> Path:
 @pytest.fixture(scope="session")
 def added_repository(tmp_path_factory: pytest.TempPathFactory) -> "Added":
     """Five networks of Keras, torchvision, scikit-learn and torch, added as a user adds them."""
-    from foreign_networks import ALL, Added
+    from exported_networks import ALL, Added
 
     from models.__main__ import main
 
-    folder, root = tmp_path_factory.mktemp("foreign"), tmp_path_factory.mktemp("added")
+    folder, root = tmp_path_factory.mktemp("exported"), tmp_path_factory.mktemp("added")
     networks = [make(folder) for make in ALL]
     for network in networks:
         options = ["--onnx", str(network.onnx), "--repository", str(root)]

@@ -35,7 +35,7 @@ PORTS = ("port", "port2", "port3", "port4", "port5")
 MARK = "FITSERVE_BENCHMARK"
 """The environment variable that identifies all processes of a server."""
 
-_FOREIGN = (
+_REMOVED_PREFIXES = (
     "BENTOML_",
     "FITSERVE_",
     "MLSERVER_",
@@ -135,7 +135,7 @@ def running(
             "workers": str(workers),
             **dict(zip(PORTS, map(str, _free_ports(len(PORTS))), strict=True)),
         }
-        kept = {k: v for k, v in os.environ.items() if not k.startswith(_FOREIGN)}
+        kept = {k: v for k, v in os.environ.items() if not k.startswith(_REMOVED_PREFIXES)}
         variables = {
             **kept,
             "PATH": f"{placeholders['bin']}{os.pathsep}{os.environ.get('PATH', '')}",

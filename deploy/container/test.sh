@@ -107,13 +107,13 @@ check "it runs as $(cat "$work/log") and can write in its volume alone" [ "$(cat
 say "${command[*]}, on 127.0.0.1 alone"
 "${contained[@]}" "${run[@]}" "${command[@]}" --host 127.0.0.1 --port "$port" > "$work/log" 2>&1 &
 runner=$!
-tell() { tail -n 20 "$work/log"; exit 1; }
-"$python" "$here/ask.py" "$port" || tell
+show_log() { tail -n 20 "$work/log"; exit 1; }
+"$python" "$here/ask.py" "$port" || show_log
 check "its health check says that it lives" "${run[@]}" "${health[@]:1}"
 for server in $(pgrep -u 10001 -x bentoml); do
   ! grep -qzx "$port" "/proc/$server/cmdline" || break
 done
-"$python" "$here/ask.py" "$port" "$server" || tell
+"$python" "$here/ask.py" "$port" "$server" || show_log
 status=0; wait "$runner" || status=$?
 runner=
 check "it ended with $status" [ "$status" = 0 ]

@@ -28,7 +28,7 @@ from service.telemetry.request_context import RequestContext
 HEALTH = frozenset({"/livez", "/readyz", "/healthz", "/v2/health/live", "/v2/health/ready"})
 METRICS = frozenset({"/metrics"})
 
-LEAST_RATE = 1e-6
+MIN_RATE = 1e-6
 """Requests per second: one in eleven days."""
 
 _CHECK_SECONDS = 1.0  # interval of the checks of the file, while requests arrive
@@ -59,10 +59,10 @@ def read_keys(text: str) -> list[ApiKey]:
             digest, rate = bytes.fromhex(rest[0]), float(rest[1]) if rest[1:] else math.inf
         except (IndexError, ValueError):
             digest, rate = b"", 0.0
-        if len(digest) != 32 or not rate >= LEAST_RATE or len(rest) > 2 or not name.isprintable():
+        if len(digest) != 32 or not rate >= MIN_RATE or len(rest) > 2 or not name.isprintable():
             raise ValueError(
                 f"line {number} must be a name, the SHA-256 of a key in hexadecimal, "
-                f"and perhaps a rate, in requests a second, of {LEAST_RATE:f} at the least"
+                f"and perhaps a rate, in requests a second, of {MIN_RATE:f} at the least"
             )
         if name in keys:
             raise ValueError(f"line {number} has the name of an earlier one")
@@ -242,7 +242,7 @@ def main() -> None:
     try:
         (_,) = read_keys(line)
     except ValueError:
-        parser.error(f"a name has no spaces and no '#', and a rate is {LEAST_RATE:f} or more")
+        parser.error(f"a name has no spaces and no '#', and a rate is {MIN_RATE:f} or more")
     print(f"the key, shown this once:       {key}\nits line in the file of the keys: {line}")  # noqa: T201
 
 

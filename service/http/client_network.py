@@ -1,4 +1,4 @@
-"""The network that a request comes from, by which clients without API keys are told apart."""
+"""The network that a request comes from, by which clients without API keys are distinguished."""
 
 from collections.abc import Sequence
 from functools import lru_cache

@@ -23,25 +23,25 @@ class ErrorMiddleware:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Handle one connection."""
-        foreign: Message | None = None
+        error_start: Message | None = None
         body = b""
 
         async def shaped(message: Message) -> None:
-            nonlocal foreign, body
-            if message["type"] == "http.response.start" and _is_foreign_error(message):
-                foreign = message
+            nonlocal error_start, body
+            if message["type"] == "http.response.start" and _starts_other_error(message):
+                error_start = message
                 return
-            if foreign is None:
+            if error_start is None:
                 await send(message)
             else:
                 body += message.get("body", b"")
                 if not message.get("more_body"):
-                    await _shaped(foreign, body, scope)(scope, receive, send)
+                    await _shaped(error_start, body, scope)(scope, receive, send)
 
         await self.app(scope, receive, shaped if scope["type"] == "http" else send)
 
 
-def _is_foreign_error(start: Message) -> bool:
+def _starts_other_error(start: Message) -> bool:
     """Return whether this starts an error response that `json_response` did not make."""
     return start["status"] >= 400 and "x-request-id" not in Headers(raw=start["headers"])
 

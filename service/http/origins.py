@@ -100,8 +100,8 @@ class OriginPolicy:
 
     def _check_site(self, headers: Mapping[bytes, bytes]) -> None:
         """Refuse the load of a script or picture by another site's page; links are allowed."""
-        foreign = headers.get(b"sec-fetch-site") in (b"cross-site", b"same-site")
-        if foreign and headers.get(b"sec-fetch-mode") != b"navigate" and not self._origins:
+        cross_origin = headers.get(b"sec-fetch-site") in (b"cross-site", b"same-site")
+        if cross_origin and headers.get(b"sec-fetch-mode") != b"navigate" and not self._origins:
             raise ForeignOriginError(
                 "Pages of other origins may not load anything from this service; "
                 "FITSERVE_CORS_ORIGINS names those that may."

@@ -19,7 +19,7 @@ LARGE_ELEMENTS = 2**14
 MAX_JOB_BYTES = 2**31
 """The most memory of one job. The largest JSON body takes less: 64 MiB of floats or integers."""
 
-LEAST_JOB_BYTES = 2**28
+MIN_JOB_BYTES = 2**28
 
 MAX_PROCESSES = 8
 
@@ -33,7 +33,7 @@ _pools: dict[asyncio.AbstractEventLoop, ProcessPool] = {}
 def start_pool(modules: Sequence[str] = ()) -> ProcessPool:
     """Start the processes of this event loop, which import the modules of the jobs."""
     settings, available = current_settings(), available_bytes()
-    memory_bytes = min(max(available // 2, LEAST_JOB_BYTES), MAX_JOB_BYTES)
+    memory_bytes = min(max(available // 2, MIN_JOB_BYTES), MAX_JOB_BYTES)
     pool = ProcessPool(
         modules,
         cpu_seconds=settings.max_parse_seconds,

@@ -184,5 +184,5 @@ def _in_kernel(transport: Transport) -> int | None:
         return None
     try:
         return int(struct.unpack("i", ioctl(found.fileno(), TIOCOUTQ, bytes(4)))[0])
-    except (OSError, ValueError):  # the connection is lost, and its protocol is told next
+    except (OSError, ValueError):  # the connection is lost; `connection_lost` follows
         return None

@@ -21,7 +21,7 @@ from raw_client import Tally, ask_on
 
 CLIENTS = 8
 NET = f"10.{200 + os.getpid() % 50}.{os.getpid() // 50 % 250}"
-FRONT, FIRST, SECOND = (f"{NET}.{number}" for number in (1, 2, 3))
+PROXY, FIRST, SECOND = (f"{NET}.{number}" for number in (1, 2, 3))
 
 MAIN = """
 user root;
@@ -63,7 +63,7 @@ def hosts() -> Iterator[None]:
         try:
             ip("link", "add", bridge, "type", "bridge")
             stack.callback(ip, "link", "del", bridge)
-            for address in (FRONT, FIRST, SECOND):
+            for address in (PROXY, FIRST, SECOND):
                 host, cable = namespace(address), f"{bridge}-{address.rpartition('.')[2]}"
                 ip("netns", "add", host)
                 stack.callback(ip, "netns", "del", host)
@@ -93,7 +93,7 @@ def nginx(hosts: None, root: Path, tmp_path: Path) -> Iterator[None]:
         listed = listed.replace(example, address)
     (tmp_path / "fitserve-hosts").write_text(listed)
     (tmp_path / "nginx.conf").write_text(MAIN)
-    exec_there = ("ip", "netns", "exec", namespace(FRONT))
+    exec_there = ("ip", "netns", "exec", namespace(PROXY))
     command = [*exec_there, "nginx", "-p", str(tmp_path), "-c", "nginx.conf", "-e", "error.log"]
     process = subprocess.Popen(command)
     try:
@@ -109,7 +109,7 @@ def served(root: Path, repository: Path, address: str) -> Iterator[Server]:
     settings = {
         "FITSERVE_MODEL_REPOSITORY": str(repository),
         "FITSERVE_DEVICE": "cpu",
-        "FITSERVE_ALLOWED_HOSTS": json.dumps([FRONT]),
+        "FITSERVE_ALLOWED_HOSTS": json.dumps([PROXY]),
     }
     there = ("ip", "netns", "exec", namespace(address))
     with (
@@ -135,7 +135,7 @@ async def test_one_host_is_killed_and_the_other_restarted_under_load(
 
     def begin(tally: Tally) -> list[asyncio.Task[None]]:
         return [
-            asyncio.create_task(ask_on(tally, 80, "slow", lambda: over, FRONT))
+            asyncio.create_task(ask_on(tally, 80, "slow", lambda: over, PROXY))
             for _ in range(CLIENTS)
         ]
 

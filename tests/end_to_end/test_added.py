@@ -9,7 +9,7 @@ import httpx
 import numpy as np
 import onnx
 import pytest
-from foreign_networks import Added
+from exported_networks import Added
 from live_server import serving, temporary_home
 from numpy.typing import NDArray
 from onnx import TensorProto, helper

@@ -22,7 +22,7 @@ from live_server import Server, free_port, serving, temporary_home
 from playwright.sync_api import Browser, Page, Response, Route, expect
 
 TABS = ("digits", "curves", "points", "networks", "now")
-MOST_BYTES = 150_000
+MAX_BYTES = 150_000
 KEY = "a key that nobody guesses"
 
 ONE: Stroke = [(50, 15), (50, 85)]
@@ -99,7 +99,7 @@ def test_a_tab_has_an_address(tab: str, visitor: Visitor, server: Server) -> Non
 
 def test_the_page_is_small(visitor: Visitor, server: Server, root: Path) -> None:
     files = {file.name: file.stat().st_size for file in (root / "service/api/static").iterdir()}
-    assert sum(files.values()) < MOST_BYTES, files
+    assert sum(files.values()) < MAX_BYTES, files
     page = visitor.arrive(server.url)
     answers: list[Response] = []
     page.on("response", lambda response: answers.append(response))  # no built-in names
@@ -111,7 +111,7 @@ def test_the_page_is_small(visitor: Visitor, server: Server, root: Path) -> None
         if (path := urlsplit(response.url).path) == "/" or path.startswith("/playground/")
     }
     assert {"/", "/playground/main.js", "/playground/style.css"} <= set(sizes)
-    assert 10_000 < sum(sizes.values()) < MOST_BYTES, sizes
+    assert 10_000 < sum(sizes.values()) < MAX_BYTES, sizes
 
 
 def test_without_javascript_the_page_links_to_the_api(browser: Browser, server: Server) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
-from foreign_networks import DIGITS, SPECIES, Added, scripted
+from exported_networks import DIGITS, SPECIES, Added, scripted
 from numpy.typing import NDArray
 from onnx import TensorProto as T
 from onnx import helper, numpy_helper

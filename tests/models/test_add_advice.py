@@ -13,7 +13,7 @@ import numpy as np
 import onnx
 import pytest
 import torch
-from foreign_networks import scripted
+from exported_networks import scripted
 from numpy.typing import NDArray
 from onnx import TensorProto as T
 from onnx import helper

@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from foreign_networks import scripted
+from exported_networks import scripted
 from numpy.typing import NDArray
 from onnx import TensorProto as T
 from onnx import helper

@@ -5,7 +5,7 @@ import { make, part, table } from "./dom.js";
 import { tryIt } from "./try_it.js";
 
 const HASH = "#networks";
-const MOST_LABELS = 20;
+const MAX_LABELS = 20;
 let models = [];
 let shown = "";
 
@@ -122,7 +122,7 @@ function tensors({ inputs, outputs }) {
     [minimum !== null && `from ${minimum}`, maximum !== null && `${minimum === null ? "up " : ""}to ${maximum}`]
       .filter(Boolean)
       .join(" ");
-  const labels = (all) => all.slice(0, MOST_LABELS).join(", ") + (all.length > MOST_LABELS ? ", …" : "");
+  const labels = (all) => all.slice(0, MAX_LABELS).join(", ") + (all.length > MAX_LABELS ? ", …" : "");
   const row = (way) => (spec) => [
     way,
     code(spec.name),

@@ -5,14 +5,14 @@ import { bars, fill, make, showPixels, table } from "./dom.js";
 import { MOST, areExact, snippets } from "./snippets.js";
 import { WAYS, shapeOf, sizeOf, valuesOf } from "./tensors.js";
 
-const MOST_ROWS = 16;
-const MOST_TYPED = 4096; // numbers
-const MOST_SHOWN = { classes: 10, columns: 12, numbers: 8 };
+const MAX_ROWS = 16;
+const MAX_TYPED = 4096; // numbers
+const MAX_SHOWN = { classes: 10, columns: 12, numbers: 8 };
 
 /** The form for `card`, and the code snippets. */
 export function tryIt(card) {
   const fixed = card.inputs[0].shape[0];
-  const rows = make("input", { type: "number", min: 1, max: MOST_ROWS, value: 1 });
+  const rows = make("input", { type: "number", min: 1, max: MAX_ROWS, value: 1 });
   const inputs = card.inputs.map((spec) => field(card, spec, () => (fixed === -1 ? counted(rows) : fixed), changed));
   const trouble = make("p", { class: "trouble", role: "alert" });
   const said = make("p", { class: "quiet", role: "status" });
@@ -86,7 +86,7 @@ function field(card, spec, rows, changed) {
 
   function refill() {
     const size = sizeOf(shape());
-    fill(way, WAYS.filter(([name]) => name !== "own" || size <= MOST_TYPED));
+    fill(way, WAYS.filter(([name]) => name !== "own" || size <= MAX_TYPED));
     for (const input of free) if (input) input.disabled = way.value === "example";
     if (way.value !== "own") values = valuesOf(card, spec, shape(), way.value);
     again.hidden = way.value !== "random";
@@ -138,8 +138,8 @@ function preview(spec, shape, values) {
     showPixels(canvas, values.slice(0, 784));
     return canvas;
   }
-  const more = values.length > MOST_SHOWN.numbers ? `, … ${values.length.toLocaleString("en")} in all` : "";
-  return document.createTextNode(values.slice(0, MOST_SHOWN.numbers).map(text).join(", ") + more);
+  const more = values.length > MAX_SHOWN.numbers ? `, … ${values.length.toLocaleString("en")} in all` : "";
+  return document.createTextNode(values.slice(0, MAX_SHOWN.numbers).map(text).join(", ") + more);
 }
 
 const text = (value) => (typeof value === "number" && !Number.isInteger(value) ? String(Number(value.toPrecision(7))) : String(value));
@@ -161,8 +161,8 @@ function shown(spec, { name, datatype, shape, data }) {
 /** The probabilities of one row; of many classes only the largest. */
 function classes({ labels }, row, title) {
   let order = row.map((_, index) => index);
-  const many = row.length > MOST_SHOWN.classes;
-  if (many) order = order.sort((a, b) => row[b] - row[a]).slice(0, MOST_SHOWN.classes);
+  const many = row.length > MAX_SHOWN.classes;
+  if (many) order = order.sort((a, b) => row[b] - row[a]).slice(0, MAX_SHOWN.classes);
   return make(
     "div",
     {},
@@ -175,7 +175,7 @@ function classes({ labels }, row, title) {
 /** The first numbers of each row, under their labels if any. */
 function numbersOf({ labels }, rows) {
   const width = rows[0]?.length ?? 0;
-  const columns = Math.min(width, MOST_SHOWN.columns);
+  const columns = Math.min(width, MAX_SHOWN.columns);
   const more = width > columns ? [`… ${width - columns} more`] : [];
   const head = labels?.length === width ? ["", ...labels.slice(0, columns)] : [];
   const line = (row, index) => [`Row ${index + 1}`, ...row.slice(0, columns).map(text), ...more];

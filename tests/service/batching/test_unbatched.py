@@ -17,7 +17,7 @@ from service.errors import ModelFaultError, QueueFullError, ServiceError
 
 pytestmark = pytest.mark.timeout(20)  # a longer test hangs
 
-MOST_ROWS = 4
+MAX_ROWS = 4
 QUEUE_ROWS = 1_000
 
 
@@ -38,7 +38,7 @@ class Mixing:
 
 
 def batcher(model: Mixing, **options: Any) -> MicroBatcher:
-    sizes = {"max_batch_rows": MOST_ROWS, "max_queue_rows": QUEUE_ROWS}
+    sizes = {"max_batch_rows": MAX_ROWS, "max_queue_rows": QUEUE_ROWS}
     return MicroBatcher(model, **{**sizes, "name": "mixing", **options})
 
 
@@ -53,13 +53,11 @@ async def ask(
 
 @given(
     requests=st.lists(
-        st.tuples(
-            st.lists(st.integers(-99, 99), min_size=1, max_size=3 * MOST_ROWS), st.booleans()
-        ),
+        st.tuples(st.lists(st.integers(-99, 99), min_size=1, max_size=3 * MAX_ROWS), st.booleans()),
         min_size=1,
         max_size=12,
     ),
-    inline=st.sampled_from([0, 2, MOST_ROWS, 100]),
+    inline=st.sampled_from([0, 2, MAX_ROWS, 100]),
     delay=st.sampled_from([0.0, 0.001]),
 )
 @settings(max_examples=100, deadline=None)
@@ -79,7 +77,7 @@ async def test_a_whole_request_is_never_batched_with_others(
             assert answer.batch_rows == len(x)
     alone = [len(x) for x, whole in requests if whole]
     assert all(model.sizes.count(size) >= alone.count(size) for size in alone)
-    assert all(size in alone for size in model.sizes if size > MOST_ROWS)
+    assert all(size in alone for size in model.sizes if size > MAX_ROWS)
 
 
 async def test_a_request_too_large_for_the_memory_is_not_computed_in_halves() -> None:

@@ -41,7 +41,7 @@ LOCAL = [
     *("[::1]", "[0:0:0:0:0:0:0:1]", "[::ffff:127.0.0.1]", "[::FFFF:7f00:1]", "[::1%25lo]:3000"),
     *("0.0.0.0:3000", "[::]", ADDRESS, f"{ADDRESS}:8080", f"[::ffff:{ADDRESS}]"),
 ]
-FOREIGN = [
+OTHER_HOSTS = [
     *(
         "evil.example",
         "evil.example:3000",
@@ -77,7 +77,7 @@ def test_a_local_host_is_accepted(host: str) -> None:
     check(host=host)
 
 
-@pytest.mark.parametrize("host", FOREIGN)
+@pytest.mark.parametrize("host", OTHER_HOSTS)
 def test_a_foreign_host_is_refused_as_misdirected_and_the_setting_is_named(host: str) -> None:
     with pytest.raises(MisdirectedRequestError, match="FITSERVE_ALLOWED_HOSTS") as refused:
         check(host=host)
@@ -220,7 +220,7 @@ def test_the_fast_path_accepts_only_requests_that_the_check_accepts() -> None:
     for host in (*LOCAL, "fit.example"):
         if ADDRESS not in host:
             assert policy.accepts_everywhere(raw({"host": host}))
-    for host in (*FOREIGN, ADDRESS):
+    for host in (*OTHER_HOSTS, ADDRESS):
         assert not policy.accepts_everywhere(raw({"host": host}))
     for header in ("origin", "sec_fetch_site"):
         assert not policy.accepts_everywhere(raw({"host": "localhost", header: "same-origin"}))

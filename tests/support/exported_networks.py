@@ -19,7 +19,7 @@ SPECIES = ("setosa", "versicolor", "virginica")
 
 
 @dataclass(frozen=True)
-class Foreign:
+class ExportedNetwork:
     """The files of a network, with rows and the outputs of its own library."""
 
     name: str
@@ -35,7 +35,7 @@ class Added:
     """A repository to which the networks were added, and the networks by package name."""
 
     root: Path
-    networks: Mapping[str, Foreign]
+    networks: Mapping[str, ExportedNetwork]
 
 
 class TwoInputs(nn.Module):
@@ -65,7 +65,7 @@ class OneAtATime(nn.Module):
         return self.linear(signal).relu()
 
 
-def keras_digits(folder: Path) -> Foreign:
+def keras_digits(folder: Path) -> ExportedNetwork:
     """Export a convolutional classifier of Keras on its torch backend, with initial weights."""
     os.environ["KERAS_BACKEND"] = "torch"
     os.environ["KERAS_HOME"] = str(folder)  # Keras writes its settings there
@@ -93,10 +93,12 @@ def keras_digits(folder: Path) -> Foreign:
         )  # warnings of the tracer about shapes, which are constant here
         model.export(path, format="onnx", verbose=False)
     (output,) = _outputs(path)
-    return Foreign("keras-digits", path, {"pixels": pixels}, {output: answers}, labels=DIGITS)
+    return ExportedNetwork(
+        "keras-digits", path, {"pixels": pixels}, {output: answers}, labels=DIGITS
+    )
 
 
-def resnet(folder: Path) -> Foreign:
+def resnet(folder: Path) -> ExportedNetwork:
     """Export torchvision's ResNet-18 with its initial weights, as ONNX and as TorchScript."""
     from torchvision.models import resnet18
 
@@ -108,10 +110,10 @@ def resnet(folder: Path) -> Foreign:
     module = folder / "resnet.pt"
     module.write_bytes(scripted(network))
     answers = {"logits": network(torch.from_numpy(images)).detach().numpy()}
-    return Foreign("resnet", path, {"x": images}, answers, torchscript=module)
+    return ExportedNetwork("resnet", path, {"x": images}, answers, torchscript=module)
 
 
-def iris_pipeline(folder: Path) -> Foreign:
+def iris_pipeline(folder: Path) -> ExportedNetwork:
     """Export a fitted pipeline of scikit-learn with two outputs: class and probabilities."""
     from skl2onnx import to_onnx
     from sklearn.datasets import load_iris
@@ -130,10 +132,10 @@ def iris_pipeline(folder: Path) -> Foreign:
         "label": pipeline.predict(rows),
         "probabilities": pipeline.predict_proba(rows).astype(np.float32),
     }
-    return Foreign("iris", path, {"X": rows}, answers, labels=SPECIES)
+    return ExportedNetwork("iris", path, {"X": rows}, answers, labels=SPECIES)
 
 
-def two_inputs(folder: Path) -> Foreign:
+def two_inputs(folder: Path) -> ExportedNetwork:
     """Export a network of two inputs with different shapes and datatypes."""
     random = np.random.default_rng(0)
     rows = {
@@ -143,10 +145,10 @@ def two_inputs(folder: Path) -> Foreign:
     network = _seeded(TwoInputs())
     path = _exported(network, folder / "two-inputs.onnx", rows, ["score"], "batch")
     answers = network(*map(torch.from_numpy, rows.values())).detach().numpy()
-    return Foreign("two-inputs", path, rows, {"score": answers})
+    return ExportedNetwork("two-inputs", path, rows, {"score": answers})
 
 
-def one_at_a_time(folder: Path) -> Foreign:
+def one_at_a_time(folder: Path) -> ExportedNetwork:
     """Export a network with a fixed batch of one row."""
     rows = {"signal": np.random.default_rng(0).normal(size=(5, 4)).astype(np.float32)}
     network = _seeded(OneAtATime())
@@ -154,7 +156,7 @@ def one_at_a_time(folder: Path) -> Foreign:
         network, folder / "one-at-a-time.onnx", {"signal": rows["signal"][:1]}, ["answer"]
     )
     answers = network(torch.from_numpy(rows["signal"])).detach().numpy()
-    return Foreign("one-at-a-time", path, rows, {"answer": answers})
+    return ExportedNetwork("one-at-a-time", path, rows, {"answer": answers})
 
 
 ALL = (keras_digits, resnet, iris_pipeline, two_inputs, one_at_a_time)
