@@ -35,9 +35,7 @@ machine=$(uname -m)
   --python-version "$python" --python-platform "${machine/arm64/aarch64}-manylinux_2_28" \
   "$lock" -o "$context/requirements.txt"
 sed -n '/^uv==/,/[^\\]$/p' requirements/all.txt > "$context/uv.txt"
-mkdir -p "$(dirname "$sbom")"
-"$bin/python" -W ignore -m cyclonedx_py requirements --pyproject pyproject.toml --output-reproducible --of JSON \
-  -o "$sbom" "$context/requirements.txt"
+deploy/container/sbom.sh "$context/requirements.txt" "$sbom"
 
 label() { flags+=(--label "org.opencontainers.image.$1=$2"); }
 label version "$(sed -n 's/^VERSION = "\(.*\)"/\1/p' service/settings.py)"

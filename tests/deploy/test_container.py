@@ -1,5 +1,6 @@
 """The cpu image, built and run by deploy/container/test.sh; and its lock."""
 
+import json
 import os
 import re
 import signal
@@ -11,7 +12,7 @@ import pytest
 from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
 
-from service.settings import Settings
+from service.settings import VERSION, Settings
 from service.transport.supervisor import KILL_SECONDS
 
 SKIPPED = 77  # the exit status of test.sh if it cannot run here
@@ -48,6 +49,21 @@ def test_an_image_has_the_optional_libraries_of_its_settings(root: Path, name: s
     """Nothing can be installed into an image, and signatures and traces need these."""
     asked = {"model-signing", "pyopenssl", "opentelemetry-exporter-otlp-proto-http"}
     assert asked <= lock(root / f"requirements/{name}.txt").keys()
+
+
+def test_the_list_of_libraries_names_the_version_and_each_library(
+    root: Path, tmp_path: Path
+) -> None:
+    small, file = tmp_path / "lock.txt", tmp_path / "new" / "list.json"
+    small.write_text("numpy==2.3.0\norjson==3.11.3\n")
+    subprocess.run(
+        [root / "deploy/container/sbom.sh", small, file],
+        env={**os.environ, "VENV": sys.prefix}, check=True,
+    )  # fmt: skip
+    content = json.loads(file.read_bytes())
+    component = content["metadata"]["component"]
+    assert (component["name"], component["version"]) == ("fitserve", VERSION)
+    assert [library["name"] for library in content["components"]] == ["numpy", "orjson"]
 
 
 def test_the_stop_timeout_of_the_image_exceeds_the_shutdown(root: Path) -> None:
