@@ -56,12 +56,30 @@ def start(package: ModelPackage, folder: Path | Any, **options: Any) -> Placemen
     return place(package, cache=TimingsCache(folder), **options)
 
 
-def test_a_second_start_opens_the_fastest_runtime_and_computes_two_batches(
-    package: ModelPackage, folder: Path, opened: list[SlowRuntime]
-) -> None:
-    first = start(package, folder)
+@pytest.fixture
+def first(package: ModelPackage, folder: Path, opened: list[SlowRuntime]) -> Placement:
+    """The placement of an earlier start, whose timings are in the folder."""
+    placement = start(package, folder)
     assert [runtime.name for runtime in opened] == ["onnx", "torchscript"]
     opened.clear()
+    return placement
+
+
+def with_fields(**fields: Any) -> Callable[[str], str]:
+    """Return a function that changes these fields of a JSON object."""
+    return lambda text: json.dumps(json.loads(text) | fields)
+
+
+def edit(folder: Path, change: Callable[[str], str]) -> Path:
+    """Change the only file of the folder, and return its path."""
+    (file,) = folder.iterdir()
+    file.write_text(change(file.read_text()))
+    return file
+
+
+def test_a_second_start_opens_the_fastest_runtime_and_computes_two_batches(
+    first: Placement, package: ModelPackage, folder: Path, opened: list[SlowRuntime]
+) -> None:
     second = start(package, folder)
     assert [runtime.name for runtime in opened] == ["onnx"]
     assert opened[0].batches == [1, 64]
@@ -100,16 +118,16 @@ def test_batches_on_the_event_loop_are_not_timed_again(package: ModelPackage, fo
         {"device": "cuda:0"},
     ],
 )
+@pytest.mark.usefixtures("first")
 def test_timings_under_other_settings_are_not_used(
     changed: dict[str, Any], package: ModelPackage, folder: Path, opened: list[SlowRuntime]
 ) -> None:
-    start(package, folder)
-    opened.clear()
     start(package, folder, **changed)
     assert len(opened[0].batches) > 2
 
 
 @pytest.mark.parametrize("part", ["_processor", "_cores", "_version"])
+@pytest.mark.usefixtures("first")
 def test_timings_of_another_machine_are_not_used(
     part: str,
     package: ModelPackage,
@@ -117,25 +135,18 @@ def test_timings_of_another_machine_are_not_used(
     opened: list[SlowRuntime],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    start(package, folder)
-    opened.clear()
     monkeypatch.setattr(f"service.inference.timings_cache.{part}", lambda *_: "another")
     start(package, folder)
     assert [runtime.name for runtime in opened] == ["onnx", "torchscript"]
 
 
+@pytest.mark.usefixtures("first")
 def test_timings_of_another_network_are_not_used(
-    package: ModelPackage, folder: Path, tmp_path: Path, opened: list[SlowRuntime]
+    folder: Path, tmp_path: Path, opened: list[SlowRuntime]
 ) -> None:
-    start(package, folder)
-    opened.clear()
     start(write_tiny(tmp_path / "others", "line", version="2"), folder)
     assert [runtime.name for runtime in opened] == ["onnx", "torchscript"]
     assert len(list(folder.iterdir())) == 2
-
-
-def _changed(**fields: Any) -> Callable[[str], str]:
-    return lambda text: json.dumps(json.loads(text) | fields)
 
 
 @pytest.mark.parametrize(
@@ -146,42 +157,39 @@ def _changed(**fields: Any) -> Callable[[str], str]:
         lambda text: "[]",
         lambda text: "[" * 10_000,
         lambda text: text + " " * 2**20,
-        _changed(runtime="tensorrt"),
-        _changed(seconds={}),
-        _changed(seconds={"onnx": {}}),
-        _changed(seconds={"torchscript": {"1": 0.01}}),
-        _changed(seconds={"onnx": {"0": 0.01}}),
-        _changed(seconds={"onnx": {"1": -1}}),
-        _changed(seconds={"onnx": {"1": float("nan")}}),
-        _changed(seconds={"onnx": {"1": "0.01"}}),
-        _changed(memory_bytes=-1),
-        _changed(memory_bytes=2**60),
-        _changed(limit="none"),
-        _changed(inline_seconds={}),
-        _changed(more=1),
+        with_fields(runtime="tensorrt"),
+        with_fields(seconds={}),
+        with_fields(seconds={"onnx": {}}),
+        with_fields(seconds={"torchscript": {"1": 0.01}}),
+        with_fields(seconds={"onnx": {"0": 0.01}}),
+        with_fields(seconds={"onnx": {"1": -1}}),
+        with_fields(seconds={"onnx": {"1": float("nan")}}),
+        with_fields(seconds={"onnx": {"1": "0.01"}}),
+        with_fields(memory_bytes=-1),
+        with_fields(memory_bytes=2**60),
+        with_fields(limit="none"),
+        with_fields(inline_seconds={}),
+        with_fields(more=1),
     ],
 )
+@pytest.mark.usefixtures("first")
 def test_a_damaged_file_is_replaced(
     damage: Callable[[str], str], package: ModelPackage, folder: Path, opened: list[SlowRuntime]
 ) -> None:
-    start(package, folder)
-    (file,) = folder.iterdir()
-    sound = json.loads(file.read_text())
-    file.write_text(damage(file.read_text()))
-    opened.clear()
+    (sound,) = (json.loads(file.read_text()) for file in folder.iterdir())
+    file = edit(folder, damage)
     assert start(package, folder).runtime.name == "onnx"
     assert [runtime.name for runtime in opened][-2:] == ["onnx", "torchscript"]
     assert json.loads(file.read_text()).keys() == sound.keys()
     assert list(folder.iterdir()) == [file]
 
 
+@pytest.mark.usefixtures("first")
 def test_a_network_that_is_much_faster_than_recorded_is_timed_again(
-    package: ModelPackage, folder: Path, opened: list[SlowRuntime]
+    package: ModelPackage, folder: Path
 ) -> None:
     """The machine was busy when it was timed."""
-    start(package, folder)
-    (file,) = folder.iterdir()
-    file.write_text(_changed(seconds={"onnx": {"1": 0.1, "64": 0.2}})(file.read_text()))
+    edit(folder, with_fields(seconds={"onnx": {"1": 0.1, "64": 0.2}}))
     assert start(package, folder).seconds["onnx"][1] < 0.1
 
 
@@ -205,6 +213,7 @@ def test_a_runtime_that_fails_is_timed_again_with_the_others(
     assert start(package, folder, device="cuda:0").runtime.name == "onnx"
 
 
+@pytest.mark.usefixtures("first")
 @pytest.mark.parametrize("kept", [False, True])
 def test_larger_batches_are_tried_with_much_more_memory(
     kept: bool,
@@ -213,12 +222,9 @@ def test_larger_batches_are_tried_with_much_more_memory(
     opened: list[SlowRuntime],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    start(package, folder)
-    (file,) = folder.iterdir()
-    file.write_text(_changed(limit="memory", memory_bytes=2**20)(file.read_text()))
+    file = edit(folder, with_fields(limit="memory", memory_bytes=2**20))
     budget = json.loads(file.read_text())["budget_bytes"]
     monkeypatch.setattr(placement, "available_bytes", lambda: budget * (8 if kept else 32))
-    opened.clear()
     start(package, folder)
     assert (len(opened) == 1) == kept
 
