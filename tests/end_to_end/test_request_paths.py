@@ -151,9 +151,9 @@ def test_a_malformed_body_after_the_headers_is_refused(server: Server) -> None:
 
 
 def test_requests_of_a_disconnected_client_are_not_computed(
-    root: Path, chosen: dict[str, str]
+    root: Path, without_torch: dict[str, str]
 ) -> None:
-    settings = chosen | {"FITSERVE_MAX_QUEUE_DELAY_SECONDS": "0.5"}
+    settings = without_torch | {"FITSERVE_MAX_QUEUE_DELAY_SECONDS": "0.5"}
     with temporary_home() as home, serving(home, root, settings=settings) as started:
         for _ in range(5):
             with connected(started) as connection:
@@ -169,9 +169,9 @@ def test_requests_of_a_disconnected_client_are_not_computed(
 
 
 def test_a_request_in_flight_gets_its_response_when_the_service_stops(
-    root: Path, chosen: dict[str, str]
+    root: Path, without_torch: dict[str, str]
 ) -> None:
-    settings = chosen | {"FITSERVE_MAX_QUEUE_DELAY_SECONDS": "1"}
+    settings = without_torch | {"FITSERVE_MAX_QUEUE_DELAY_SECONDS": "1"}
     with (
         temporary_home() as home,
         serving(home, root, settings=settings) as started,

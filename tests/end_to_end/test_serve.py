@@ -637,10 +637,10 @@ def test_without_a_package_the_service_is_live_and_never_ready(root: Path, tmp_p
 
 
 async def test_on_sigterm_every_request_in_flight_gets_its_response(
-    root: Path, chosen: dict[str, str], repository: ModelRepository
+    root: Path, without_torch: dict[str, str], repository: ModelRepository
 ) -> None:
     # So that they wait for each other.
-    settings = {**chosen, "FITSERVE_MAX_QUEUE_DELAY_SECONDS": "1"}
+    settings = {**without_torch, "FITSERVE_MAX_QUEUE_DELAY_SECONDS": "1"}
     x = np.linspace(0, 20, 30, dtype=np.float32)
 
     async def ask_and_end(server: Server) -> list[httpx.Response]:
@@ -710,11 +710,11 @@ def test_a_port_in_use_is_an_error_of_one_sentence(root: Path, server: Server) -
 
 @pytest.mark.parametrize("path", ["/predict_curve", "/v2/models/curve-tanh/infer"])
 def test_requests_of_a_disconnected_client_are_not_computed(
-    root: Path, chosen: dict[str, str], path: str
+    root: Path, without_torch: dict[str, str], path: str
 ) -> None:
     tensor = {"name": "x", "shape": [1, 1], "datatype": "FP32", "data": [3]}
     body = {"x": [3]} if path == "/predict_curve" else {"inputs": [tensor]}
-    settings = chosen | {"FITSERVE_MAX_QUEUE_DELAY_SECONDS": "1"}
+    settings = without_torch | {"FITSERVE_MAX_QUEUE_DELAY_SECONDS": "1"}
     with temporary_home() as home, serving(home, root, settings=settings) as started:
         with pytest.raises(httpx.ReadTimeout):
             httpx.post(started.url + path, json=body, timeout=httpx.Timeout(10, read=0.3))

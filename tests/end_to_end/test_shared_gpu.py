@@ -59,7 +59,7 @@ def test_two_workers_share_a_gpu_and_all_predictions_are_correct(root: Path) -> 
             "FITSERVE_DEVICE": "cuda:0",
             "FITSERVE_REQUIRE_DEVICE": "true",
             "FITSERVE_MAX_BATCH_ROWS": "64",
-            "FITSERVE_MAX_WAIT_SECONDS": "60",  # otherwise slow runs lead to smaller batches
+            "FITSERVE_MAX_QUEUE_SECONDS": "60",  # otherwise slow runs lead to smaller batches
             "BENTOML_CONFIG_OPTIONS": "services.fitserve.workers=2",
             "PYTHONPATH": f"{home}:{root / 'tests' / 'support'}:{root}",
         }

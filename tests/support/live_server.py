@@ -21,6 +21,12 @@ BIN = Path(sys.executable).parent
 START_SECONDS = 180
 STOP_SECONDS = 60
 
+WITHOUT_TORCH = {"FITSERVE_RUNTIME": "onnx"}
+"""The settings of a server that does not import torch, which takes longer than all other imports.
+
+For packages with both files, and tests in which the runtime does not matter.
+"""
+
 
 @dataclass(frozen=True)
 class Server:
