@@ -4,6 +4,7 @@ import json
 import re
 import socket
 import time
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -150,36 +151,44 @@ def test_a_malformed_body_after_the_headers_is_refused(server: Server) -> None:
         assert httpx.get(f"{server.url}/livez").status_code == 200
 
 
-def test_requests_of_a_disconnected_client_are_not_computed(
-    root: Path, without_torch: dict[str, str]
-) -> None:
+@pytest.fixture(scope="module")
+def delayed(root: Path, without_torch: dict[str, str]) -> Iterator[Server]:
+    """A server in which each batch waits half a second for more requests."""
     settings = without_torch | {"FITSERVE_MAX_QUEUE_DELAY_SECONDS": "0.5"}
     with temporary_home() as home, serving(home, root, settings=settings) as started:
-        for _ in range(5):
-            with connected(started) as connection:
-                connection.sendall(request())
-                time.sleep(0.02)
-        time.sleep(1)
-        stats = httpx.get(f"{started.url}/v2/models/curve-tanh/stats").json()["model_stats"][0]
-        assert stats["inference_count"] == 0
-        assert stats["inference_stats"]["fail"]["count"] == 5
-        assert re.search(r'status="499"\} 5', httpx.get(f"{started.url}/metrics").text)
-        ask(started, request())
+        yield started
         assert "Traceback" not in started.read_log()
 
 
-def test_a_request_in_flight_gets_its_response_when_the_service_stops(
-    root: Path, without_torch: dict[str, str]
+def counts(server: Server) -> Counter[str]:
+    """Return how many rows were computed, and how many requests failed and were cancelled."""
+    (stats,) = httpx.get(f"{server.url}/v2/models/curve-tanh/stats").json()["model_stats"]
+    cancelled = re.findall(r'status="499"\} (\d+)', httpx.get(f"{server.url}/metrics").text)
+    return Counter(
+        computed=stats["inference_count"],
+        failed=stats["inference_stats"]["fail"]["count"],
+        cancelled=sum(map(int, cancelled)),
+    )
+
+
+TYPED = (
+    b"POST /predict_curve HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
+    b'Content-Length: 13\r\n\r\n{"x": [1, 2]}'
+)
+
+
+@pytest.mark.parametrize("on_asgi", [False, True], ids=["fast path", "ASGI path"])
+@pytest.mark.parametrize("sent", [request(), TYPED], ids=["protocol", "typed"])
+def test_requests_of_a_disconnected_client_are_not_computed(
+    delayed: Server, sent: bytes, on_asgi: bool
 ) -> None:
-    settings = without_torch | {"FITSERVE_MAX_QUEUE_DELAY_SECONDS": "1"}
-    with (
-        temporary_home() as home,
-        serving(home, root, settings=settings) as started,
-        connected(started) as connection,
-    ):
-        connection.sendall(request())
-        time.sleep(0.2)
-        started.process.terminate()
-        ((header, body),) = read_responses(connection, 1)
-        assert header.startswith(b"HTTP/1.1 200")
-        assert json.loads(body)["id"] == "7"
+    if on_asgi:  # a request with a query
+        sent = sent.replace(b" HTTP/1.1", b"?on=asgi HTTP/1.1", 1)
+    before = counts(delayed)
+    for _ in range(5):
+        with connected(delayed) as connection:
+            connection.sendall(sent)
+            time.sleep(0.02)
+    ((header, _),) = ask(delayed, sent)  # its batch would have the other requests too
+    assert header.startswith(b"HTTP/1.1 200 ")
+    assert counts(delayed) - before == {"computed": 2, "failed": 5, "cancelled": 5}

@@ -46,17 +46,31 @@ def clients(server: Server) -> Iterator[Counter[str]]:
             thread.join()
 
 
-@pytest.fixture(params=[1, 2])
-def server(request: pytest.FixtureRequest, root: Path, tmp_path: Path) -> Iterator[Server]:
-    """A server of one network with one worker, or two."""
-    write_sound(tmp_path, "sound")
+@pytest.fixture(scope="module")
+def packages(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The repository of the servers."""
+    root = tmp_path_factory.mktemp("packages")
+    write_sound(root, "sound")
+    return root
+
+
+@pytest.fixture(scope="module", params=[1, 2])
+def server(request: pytest.FixtureRequest, root: Path, packages: Path) -> Iterator[Server]:
+    """A server with one worker, or two. The last test ends it."""
     settings = {
         "FITSERVE_DEVICE": "cpu",
-        "FITSERVE_MODEL_REPOSITORY": str(tmp_path),
+        "FITSERVE_MODEL_REPOSITORY": str(packages),
         "BENTOML_CONFIG_OPTIONS": f"services.fitserve.workers={request.param}",
     }
     with temporary_home() as home, serving(home, root, settings=settings) as running:
         yield running
+
+
+@pytest.fixture
+def read_new_log(server: Server) -> Callable[[], str]:
+    """A function that returns the log since the start of the test."""
+    before = len(server.read_log())
+    return lambda: server.read_log()[before:]
 
 
 def wait_for(condition: Callable[[], object], server: Server) -> None:
@@ -66,36 +80,45 @@ def wait_for(condition: Callable[[], object], server: Server) -> None:
         time.sleep(0.05)
 
 
-def test_sighup_replaces_the_workers_and_loads_new_packages(server: Server, tmp_path: Path) -> None:
+def test_sighup_replaces_the_workers_and_loads_new_packages(
+    server: Server, packages: Path, read_new_log: Callable[[], str]
+) -> None:
     before = set(server.workers())
+    late = f"late-{len(before)}"
     with clients(server) as outcomes:
         wait_for(lambda: outcomes["200"] > 20, server)
-        write_sound(tmp_path, "late")
+        write_sound(packages, late)
         server.process.send_signal(signal.SIGHUP)
-        wait_for(lambda: "the old workers have ended" in server.read_log(), server)
+        wait_for(lambda: "the old workers have ended" in read_new_log(), server)
         sent = outcomes.total()
         wait_for(lambda: outcomes.total() > sent + 20, server)
     assert set(outcomes) == {"200"}, outcomes
     after = set(server.workers())
     assert len(after) == len(before)
     assert not after & before
-    assert httpx.get(f"{server.url}/v2/models/late/ready").status_code == 200
-    assert "a worker died" not in server.read_log()
+    assert httpx.get(f"{server.url}/v2/models/{late}/ready").status_code == 200
+    assert "a worker died" not in read_new_log()
 
 
 def test_workers_that_serve_nothing_do_not_replace_those_that_serve(
-    server: Server, tmp_path: Path
+    server: Server, packages: Path, read_new_log: Callable[[], str]
 ) -> None:
     before = set(server.workers())
-    (tmp_path / "sound" / "1" / "model.onnx").write_bytes(b"damaged")
-    with clients(server) as outcomes:
-        server.process.send_signal(signal.SIGHUP)
-        wait_for(lambda: "the old workers go on" in server.read_log(), server)
-        wait_for(lambda: set(server.workers()) == before, server)
-        sent = outcomes.total()
-        wait_for(lambda: outcomes.total() > sent + 20, server)
+    files = {path: path.read_bytes() for path in packages.glob("*/1/model.onnx")}
+    for file in files:
+        file.write_bytes(b"damaged")
+    try:
+        with clients(server) as outcomes:
+            server.process.send_signal(signal.SIGHUP)
+            wait_for(lambda: "the old workers go on" in read_new_log(), server)
+            wait_for(lambda: set(server.workers()) == before, server)
+            sent = outcomes.total()
+            wait_for(lambda: outcomes.total() > sent + 20, server)
+    finally:
+        for file, content in files.items():
+            file.write_bytes(content)
     assert set(outcomes) == {"200"}, outcomes
-    assert "as a new worker serves no model" in server.read_log()
+    assert "as a new worker serves no model" in read_new_log()
 
 
 def test_a_worker_that_is_terminated_is_replaced_while_connections_wait(server: Server) -> None:
@@ -114,9 +137,11 @@ def test_a_worker_that_is_terminated_is_replaced_while_connections_wait(server: 
     assert set(outcomes) == {"200"}, outcomes
 
 
-def test_sigterm_during_a_restart_ends_all_workers(server: Server) -> None:
+def test_sigterm_during_a_restart_ends_all_workers(
+    server: Server, read_new_log: Callable[[], str]
+) -> None:
     server.process.send_signal(signal.SIGHUP)
-    wait_for(lambda: "rolling restart" in server.read_log(), server)
+    wait_for(lambda: "rolling restart" in read_new_log(), server)
     workers = server.workers()
     server.process.send_signal(signal.SIGTERM)
     server.check_end(workers)

@@ -703,26 +703,3 @@ def test_a_port_in_use_is_an_error_of_one_sentence(root: Path, server: Server) -
     assert f"error: 127.0.0.1:{port} is not available (Address already in use)" in done.stderr
     assert "Traceback" not in done.stderr
     assert httpx.get(f"{server.url}/readyz").status_code == 200
-
-
-# Clients that disconnect.
-
-
-@pytest.mark.parametrize("path", ["/predict_curve", "/v2/models/curve-tanh/infer"])
-def test_requests_of_a_disconnected_client_are_not_computed(
-    root: Path, without_torch: dict[str, str], path: str
-) -> None:
-    tensor = {"name": "x", "shape": [1, 1], "datatype": "FP32", "data": [3]}
-    body = {"x": [3]} if path == "/predict_curve" else {"inputs": [tensor]}
-    settings = without_torch | {"FITSERVE_MAX_QUEUE_DELAY_SECONDS": "1"}
-    with temporary_home() as home, serving(home, root, settings=settings) as started:
-        with pytest.raises(httpx.ReadTimeout):
-            httpx.post(started.url + path, json=body, timeout=httpx.Timeout(10, read=0.3))
-        time.sleep(1.5)
-        (statistics,) = httpx.get(f"{started.url}/v2/models/curve-tanh/stats").json()["model_stats"]
-        assert (statistics["inference_count"], statistics["execution_count"]) == (0, 0)
-        assert statistics["inference_stats"]["fail"]["count"] == 1
-        metrics = httpx.get(f"{started.url}/metrics").text
-        assert re.search(r'model="curve-tanh",status="499"\} 1', metrics)
-        assert httpx.post(started.url + path, json=body).status_code == 200
-        assert "Exception in ASGI" not in started.read_log()
