@@ -104,8 +104,8 @@ def _read(connection: socket.socket, size: int) -> bytearray | None:
 def _picklable(error: BaseException) -> BaseException:
     """Return the error; an unexpected one has its traceback as text, which a pickle would lose.
 
-    If memory was short, the error is a MemoryError, in whatever words the library put it: orjson
-    causes a SystemError.
+    If memory was short, the error is a MemoryError, whatever the library raised: orjson raises a
+    SystemError.
     """
     if isinstance(error, ServiceError):
         return error

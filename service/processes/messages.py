@@ -1,8 +1,7 @@
 """Messages between a worker and its job processes: pickled objects, with large buffers beside them.
 
-Arrays, and bytes in a `Whole`, travel as they are: they are neither copied into the pickle nor out
-of it. Both ends are this program's own
-processes, connected by a socket pair.
+Arrays, and bytes in a `Whole`, are neither copied into the pickle nor out of it. A socket pair
+connects the two processes, which both belong to this program.
 """
 
 import pickle

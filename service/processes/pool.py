@@ -1,4 +1,4 @@
-"""A pool of job processes: functions run there while the event loop of the worker goes on.
+"""A pool of job processes: they run functions while the event loop of the worker continues.
 
 Some work of one request would hold up all other requests: to parse large JSON, to expand a body, to
 decode a picture, to write a large response. A thread would not help, as it shares the interpreter's
