@@ -18,6 +18,8 @@ SIDE_BY_SIDE = --numprocesses logical --maxprocesses 4 --dist loadfile --no-load
 # The command `fitserve`, which runs this checkout.
 INSTALL = $(UV) pip install -q --no-deps --python $(BIN)/python --editable .
 export BENTOML_DO_NOT_TRACK ?= True
+# The tests start hundreds of processes, each of which would compile the code again.
+unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
 .PHONY: help serve test test-fast check dev train image bench bench-neighbours bench-gpu bench-training fuzz lint audit format lock clean
