@@ -5,8 +5,7 @@ import json
 import re
 import shutil
 import subprocess
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -15,6 +14,7 @@ import httpx
 import pytest
 import yaml
 from live_server import WITHOUT_TORCH, Server, free_port, serving, temporary_home
+from waiting import wait_until
 
 ROOT = Path(__file__).resolve().parents[2]
 FOLDER = ROOT / "deploy" / "monitoring"
@@ -112,13 +112,6 @@ class Prometheus:
         return sum(found)
 
 
-def until(what: Callable[[], bool], seconds: float = 60) -> None:
-    deadline = time.monotonic() + seconds
-    while not what():
-        assert time.monotonic() < deadline, "it did not come about in time"
-        time.sleep(0.2)
-
-
 @pytest.fixture(scope="module")
 def program() -> str:
     if shutil.which("prometheus") is None:
@@ -172,14 +165,14 @@ def prometheus(
         )
     try:
         started = Prometheus(f"http://127.0.0.1:{port}")
-        until(lambda: _is_ready(started))
+        wait_until(lambda: _is_ready(started))
         # One worker responds to a scrape; the counts of the other are included.
-        until(lambda: started.value("sum(fitserve_workers)") == 2)
+        wait_until(lambda: started.value("sum(fitserve_workers)") == 2)
         for wave in (1, 2):
             send(watched)
             sent = wave * (CURVES + POINTS + WRONG + UNKNOWN)
-            until(partial(has_counted, started, sent))
-        until(lambda: bool(started.query("fitserve:request_seconds:p99_5m")))
+            wait_until(partial(has_counted, started, sent))
+        wait_until(lambda: bool(started.query("fitserve:request_seconds:p99_5m")))
         yield started
     finally:
         process.terminate()
@@ -243,9 +236,8 @@ SENT = {
 def test_the_counts_of_prometheus_match_the_requests(
     expression: str, value: float, prometheus: Prometheus
 ) -> None:
-    until(
-        lambda: prometheus.value(expression) == value
-    )  # those of the other worker appear a scrape later
+    # The counts of the other worker appear one scrape later.
+    wait_until(lambda: prometheus.value(expression) == value)
 
 
 @pytest.mark.parametrize("panel", PANELS)
@@ -281,7 +273,8 @@ def test_every_alert_uses_existing_series(rule: dict[str, str], prometheus: Prom
 def test_the_adapter_exposes_the_queue_of_each_pod(prometheus: Prometheus) -> None:
     text = (ROOT / "deploy" / "kubernetes" / "adapter-rules.yaml").read_text()
     (rule,) = yaml.safe_load(text)["rules"]["custom"]
-    until(lambda: bool(prometheus.query(rule["seriesQuery"])))  # a busy machine may miss a scrape
+    # A busy machine may miss a scrape.
+    wait_until(lambda: prometheus.query(rule["seriesQuery"]))
     filled = {
         "<<.Series>>": "fitserve_queue_rows",
         "<<.LabelMatchers>>": 'namespace="default",pod="fitserve-1"',
@@ -290,4 +283,4 @@ def test_the_adapter_exposes_the_queue_of_each_pod(prometheus: Prometheus) -> No
     expression = rule["metricsQuery"]
     for placeholder, value in filled.items():
         expression = expression.replace(placeholder, value)
-    until(lambda: prometheus.query(expression) == [({"pod": "fitserve-1"}, 0.0)])
+    wait_until(lambda: prometheus.query(expression) == [({"pod": "fitserve-1"}, 0.0)])

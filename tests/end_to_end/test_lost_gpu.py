@@ -1,13 +1,11 @@
 """A real server loses its GPU: clients get an error at once, and the worker is replaced."""
 
-import time
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import httpx
 from faulty_networks import answer, write_sound
 from live_server import serving, temporary_home
+from waiting import wait_until
 
 # Python runs this first in every process of the server: ONNX Runtime computes on the CPU and
 # reports CUDA, and torch reads the state of the GPU from a file.
@@ -29,14 +27,6 @@ if any("worker" in argument for argument in sys.orig_argv):
     torch.cuda.mem_get_info = memory
 """
 ASK = {"inputs": [{"name": "x", "shape": [1, 1], "datatype": "FP32", "data": [3]}]}
-SECONDS = 60
-
-
-def until(condition: Callable[[], Any]) -> None:
-    deadline = time.monotonic() + SECONDS
-    while not condition():
-        assert time.monotonic() < deadline, "it does not come"
-        time.sleep(0.05)
 
 
 def test_a_lost_gpu_makes_the_server_not_ready_and_its_worker_is_replaced(root: Path) -> None:
@@ -62,7 +52,7 @@ def test_a_lost_gpu_makes_the_server_not_ready_and_its_worker_is_replaced(root: 
             assert ask().json()["outputs"][0]["data"] == [answer(3)]
             (worker,) = [one for one in server.workers() if "worker" in " ".join(one.cmdline())]
             lost.touch()
-            until(lambda: status("/readyz") == 503)
+            wait_until(lambda: status("/readyz") == 503)
             for path in ("/livez", "/v2/health/live", "/v2/health/ready"):
                 assert status(path) == 503
             refused = ask()
@@ -70,9 +60,9 @@ def test_a_lost_gpu_makes_the_server_not_ready_and_its_worker_is_replaced(root: 
             assert refused.json() == {
                 "error": "The GPU does not respond; try again in a few seconds."
             }
-            until(lambda: not worker.is_running())
+            wait_until(lambda: not worker.is_running())
             lost.unlink()
-            until(lambda: status("/readyz") == 200)
+            wait_until(lambda: status("/readyz") == 200)
             assert ask().json()["outputs"][0]["data"] == [answer(3)]
             log = server.read_log()
     reason = "cuda:0: CUDA error: GPU has fallen off the bus"

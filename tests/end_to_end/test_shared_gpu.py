@@ -1,14 +1,12 @@
 """Two workers of a real server on one GPU, whose memory is too small for both at full size."""
 
 import re
-import time
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import httpx
 from faulty_networks import answer, write_sound
 from live_server import serving, temporary_home
+from waiting import wait_until
 
 # Python runs this first in every process of the server: ONNX Runtime computes on the CPU and
 # reports CUDA. The worker that loads second finds memory for 16 rows, and both for 4 later.
@@ -41,13 +39,6 @@ if any("worker" in argument for argument in sys.orig_argv):
     fake_onnx_cuda(pytest.MonkeyPatch(), fault)
     torch.cuda.mem_get_info = lambda device: (300, 1000)
 """
-
-
-def until(condition: Callable[[], Any]) -> None:
-    deadline = time.monotonic() + 60
-    while not condition():
-        assert time.monotonic() < deadline, "it does not come"
-        time.sleep(0.05)
 
 
 def test_two_workers_share_a_gpu_and_all_predictions_are_correct(root: Path) -> None:
@@ -86,8 +77,8 @@ def test_two_workers_share_a_gpu_and_all_predictions_are_correct(root: Path) -> 
                     assert response.status_code == 200, response.text
                     assert response.json()["outputs"][0]["data"] == [answer(x) for x in numbers]
 
-            until(lambda: shown("fitserve_workers") == 2)
-            until(lambda: shown("fitserve_gpu_memory_bytes", '{device="cuda:0",kind="used"}'))
+            wait_until(lambda: shown("fitserve_workers") == 2)
+            wait_until(lambda: shown("fitserve_gpu_memory_bytes", '{device="cuda:0",kind="used"}'))
             for kind, size in (("used", 700), ("total", 1000)):
                 labels = f'{{device="cuda:0",kind="{kind}"}}'
                 assert shown("fitserve_gpu_memory_bytes", labels) == size
