@@ -273,7 +273,7 @@ def test_an_id_is_returned_and_none_is_generated() -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "value", "message"),
+    ("name", "value", "reason"),
     [
         ("h", 0.5, "The output 'h' is FP16: ask for it as binary data."),
         ("p", np.nan, "The output 'p' of model 'tiny' holds infinity or NaN .* ask for binary"),
@@ -281,11 +281,11 @@ def test_an_id_is_returned_and_none_is_generated() -> None:
     ],
 )
 def test_values_that_json_cannot_represent_must_be_requested_as_binary(
-    name: str, value: float, message: str
+    name: str, value: float, reason: str
 ) -> None:
     outputs = outputs_of(2)
     outputs[name][0, 0] = value
-    with pytest.raises(BadInputError, match=message):
+    with pytest.raises(BadInputError, match=reason):
         encode(PLANE, decode(PLANE, *one_row_request(outputs=[{"name": name}]).wire()), outputs)
     entry = {"name": name, "parameters": {"binary_data": True}}
     encoded = encode(PLANE, decode(PLANE, *one_row_request(outputs=[entry]).wire()), outputs)
@@ -408,12 +408,12 @@ REFUSED: list[tuple[str, Any, str]] = [
 
 
 @pytest.mark.parametrize(
-    ("place", "value", "message"),
+    ("place", "value", "reason"),
     REFUSED,
     ids=[f"{place}-{n}" for n, (place, *_) in enumerate(REFUSED)],
 )
 def test_an_error_names_the_problem_and_says_what_to_change(
-    place: str, value: Any, message: str
+    place: str, value: Any, reason: str
 ) -> None:
     content = copy.deepcopy(one_row_request().content)
     *way, last = [int(part) if part.isdigit() else part for part in place.split(".")]
@@ -424,13 +424,13 @@ def test_an_error_names_the_problem_and_says_what_to_change(
     with pytest.raises(BadInputError) as refused:
         decode(PLANE, json.dumps(content).encode(), None)
     sentence = str(refused.value)
-    assert re.search(re.escape(message).replace(r"\.\*", ".*"), sentence), sentence
+    assert re.search(re.escape(reason).replace(r"\.\*", ".*"), sentence), sentence
     assert sentence.endswith(".")
     assert len(sentence) < 300
 
 
 @pytest.mark.parametrize(
-    ("body", "length", "message"),
+    ("body", "length", "reason"),
     [
         (b"", None, "The body is not JSON"),
         (b"{", None, "The body is not JSON"),
@@ -447,13 +447,13 @@ def test_an_error_names_the_problem_and_says_what_to_change(
         (b'{"inputs": []}xyz', b"14", "There are 3 bytes behind the last input"),
     ],
 )
-def test_a_body_that_is_not_a_request_is_refused(body: bytes, length: bytes, message: str) -> None:
-    with pytest.raises(BadInputError, match=message):
+def test_a_body_that_is_not_a_request_is_refused(body: bytes, length: bytes, reason: str) -> None:
+    with pytest.raises(BadInputError, match=reason):
         decode(PLANE, body, length)
 
 
 @pytest.mark.parametrize(
-    ("size", "sent", "message"),
+    ("size", "sent", "reason"),
     [
         (8, 7, "'x' needs 8 bytes, and 7 are left of the body"),
         (8, 9, "There are 1 bytes behind the last input"),
@@ -463,10 +463,10 @@ def test_a_body_that_is_not_a_request_is_refused(body: bytes, length: bytes, mes
         (8.0, 8, "'x' has the binary_data_size 8.0; its shape and datatype make 8 bytes"),
     ],
 )
-def test_a_binary_tensor_has_the_size_of_its_shape(size: Any, sent: int, message: str) -> None:
+def test_a_binary_tensor_has_the_size_of_its_shape(size: Any, sent: int, reason: str) -> None:
     message = message_of(PLANE, {"x": POINT}, {"x": "binary"})
     message.content["inputs"][0]["parameters"] = {"binary_data_size": size}
-    with pytest.raises(BadInputError, match=message):
+    with pytest.raises(BadInputError, match=reason):
         decode(PLANE, *message._replace(tensors=(bytes(sent),)).wire())
 
 
