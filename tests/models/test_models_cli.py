@@ -236,6 +236,7 @@ def test_a_wrong_call_exits_with_2_and_prints_the_usage(
     assert "usage: python -m models" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_the_command_runs_as_a_program_with_its_exit_code(written: Path) -> None:
 
     def program(*arguments: str) -> subprocess.CompletedProcess[str]:
@@ -278,6 +279,7 @@ def test_no_shipped_network_holds_paths_of_the_machine_that_exported_it() -> Non
             assert b"site-packages" not in package.load(MODEL_FILES[file]), f"{name}: {file}"
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not SHIPPED.names(), reason="no package is shipped yet in models/")
 def test_every_shipped_package_is_verified(run: Command) -> None:
     labels = [label for label, _ in SHIPPED]

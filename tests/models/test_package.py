@@ -126,6 +126,7 @@ def _list_file(name: str, record: dict[str, Any], card: CardJson) -> None:
     card["files"][name] = record
 
 
+@pytest.mark.slow
 def test_other_files_have_a_size_limit_and_verifying_needs_little_memory(
     blot: ModelPackage,
 ) -> None:
@@ -459,6 +460,7 @@ def test_exactly_one_of_several_threads_writes_a_version(
     assert {path.name for path in (tmp_path / "bend").iterdir()} == {"1"}
 
 
+@pytest.mark.slow
 def test_exactly_one_of_several_processes_writes_a_version(
     blot: ModelPackage, tmp_path: Path
 ) -> None:

@@ -244,6 +244,7 @@ def test_every_row_is_computed_once_at_each_batch_size() -> None:
     np.testing.assert_array_equal(np.concatenate(asked), np.tile(SAMPLES["point"], (3, 1)))
 
 
+@pytest.mark.slow
 @property_test
 @given(
     st.integers(0, ROWS - 1),

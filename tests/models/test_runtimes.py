@@ -308,6 +308,7 @@ def test_opening_both_runtimes_on_the_cpu_prints_nothing_to_stderr(written: Path
     ]  # fmt: skip
 
 
+@pytest.mark.slow
 def test_a_package_is_verified_and_opened_without_torch(written: Path) -> None:
     code = (
         "import sys; from pathlib import Path\n"
@@ -381,6 +382,7 @@ def test_a_file_in_the_format_of_onnx_runtime_is_not_loaded(tmp_path: Path) -> N
         OnnxRuntime(content)
 
 
+@pytest.mark.slow
 def test_onnx_runtime_sends_no_telemetry(written: Path, tmp_path: Path) -> None:
     """Its telemetry would first write an identifier of the machine into the home folder."""
     code = (

@@ -183,6 +183,7 @@ print(json.dumps(errors))
 """
 
 
+@pytest.mark.slow
 @needs_cuda_wheels
 def test_onnx_runtime_knows_every_option(root: Path, written: Path, tmp_path: Path) -> None:
     """An unknown option is an error. Known options lead to the error of the missing device."""

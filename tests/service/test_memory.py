@@ -11,6 +11,7 @@ from service import memory
 MIB = 2**20
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kept", [True, False])
 def test_the_growth_during_a_computation_is_measured(kept: bool) -> None:
     def compute() -> object:

@@ -72,6 +72,7 @@ def test_task_and_input_kind_describe_the_tensors(data: Dataset) -> None:
     assert data.outputs == {"curve": 1, "moons": 2}.get(data.name, 10)
 
 
+@pytest.mark.slow
 def test_only_mnist_has_an_external_test_set(data: Dataset) -> None:
     if data.name == "mnist":
         assert data.external is not None
@@ -80,6 +81,7 @@ def test_only_mnist_has_an_external_test_set(data: Dataset) -> None:
         assert data.external is None
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["digits", "curve", "moons"])
 def test_data_and_digest_are_the_same_at_every_call(name: str, tmp_path: Path) -> None:
     first, second = load(name, tmp_path), load(name, tmp_path)

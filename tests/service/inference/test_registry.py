@@ -464,6 +464,7 @@ async def test_the_warm_up_runs_no_batches_that_take_longer_than_those_that_serv
 # The shipped packages, and a GPU.
 
 
+@pytest.mark.slow
 async def test_every_shipped_package_serves(shipped: Path, tmp_path: Path) -> None:
     shutil.copytree(shipped, tmp_path / "models")
     async with serving(tmp_path / "models", max_batch_rows=16) as registry:

@@ -129,6 +129,7 @@ def test_no_batch_is_run_whose_memory_is_expected_to_exceed_the_bound(
     assert max(runtime.batches) == largest
 
 
+@pytest.mark.slow
 def test_a_network_of_64_mb_per_row_has_small_batches(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

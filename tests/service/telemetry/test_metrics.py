@@ -222,6 +222,7 @@ sys.stdin.read()
 """
 
 
+@pytest.mark.slow
 def test_gauges_of_a_killed_worker_are_removed_and_its_counters_kept(
     root: Path, tmp_path: Path
 ) -> None:
@@ -286,6 +287,7 @@ def count(times: int, root: Path, folder: Path | None) -> Samples:
     return samples(done.stdout)
 
 
+@pytest.mark.slow
 def test_counts_of_processes_that_share_a_folder_add_up(root: Path, tmp_path: Path) -> None:
     labels = {"endpoint": "/v2", "model": "", "status": "200"}
     for times, total in (
@@ -317,6 +319,7 @@ def test_many_values_at_once_are_counted_as_one_by_one(values: list[float]) -> N
     assert registry.get_sample_value("b_sum") == pytest.approx(sum(values))
 
 
+@pytest.mark.slow
 def test_a_single_process_reports_its_own_counts(root: Path) -> None:
     for times in (3, 4):
         found = count(times, root, None)

@@ -629,6 +629,7 @@ def test_any_document_is_accepted_or_refused_with_a_4xx(kind: type[Input]) -> No
     assert not all(taken)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", [DigitsInput, PicturesInput])
 @property_test
 @given(
@@ -642,6 +643,7 @@ async def test_any_bytes_of_any_type_are_accepted_or_refused_with_a_4xx(
         await is_accepted(kind, body, given_type)
 
 
+@pytest.mark.slow
 @property_test
 @given(st.data())
 async def test_any_damaged_form_is_accepted_or_refused_with_a_4xx(

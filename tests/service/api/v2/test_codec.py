@@ -533,6 +533,7 @@ def answerable(card: ModelCard, request: InferRequest) -> None:
 lengths = st.none() | st.binary(max_size=4) | st.integers(-5, 400).map(lambda n: b"%d" % n)
 
 
+@pytest.mark.slow
 @property_test
 @given(st.binary(max_size=200), lengths)
 @example(b"", b"0")
@@ -563,6 +564,7 @@ json_values = st.recursive(
 )
 
 
+@pytest.mark.slow
 @property_test
 @given(json_values)
 def test_any_json(content: Any) -> None:
