@@ -16,7 +16,8 @@ HOME = Path(tempfile.mkdtemp(prefix="fitserve-"))
 os.environ["BENTOML_HOME"] = str(HOME)
 os.environ["BENTOML_DO_NOT_TRACK"] = "True"
 os.environ["XDG_STATE_HOME"] = str(HOME / "state")
-os.environ["FITSERVE_TIMINGS_FOLDER"] = str(HOME / "timings")
+if "PYTEST_XDIST_WORKER" not in os.environ:  # the workers share the folder of their parent
+    os.environ["FITSERVE_TIMINGS_FOLDER"] = str(HOME / "timings")
 os.environ["ORT_DISABLE_TELEMETRY"] = "1"  # for tests that import it in this process
 
 SHIPPED = (

@@ -8,7 +8,7 @@ import httpx
 import numpy as np
 import pytest
 from browser import Visitor, chromium
-from live_server import WITHOUT_TORCH, Server, serving, temporary_home
+from live_server import Server, serving, temporary_home
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 from playwright.sync_api import Browser, Page
@@ -20,12 +20,6 @@ from models.repository import ModelRepository
 def chosen(root: Path, shipped: Path) -> dict[str, str]:
     """The settings for the shipped packages: none, except with a stand-in."""
     return {} if shipped == root / "models" else {"FITSERVE_MODEL_REPOSITORY": str(shipped)}
-
-
-@pytest.fixture(scope="session")
-def without_torch(chosen: dict[str, str]) -> dict[str, str]:
-    """The same with ONNX Runtime only: the server starts in half the time."""
-    return chosen | WITHOUT_TORCH
 
 
 @pytest.fixture(scope="session")

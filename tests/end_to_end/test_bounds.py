@@ -27,9 +27,9 @@ RIGHT = WHOLE + b"\r\n" + BODY
 
 
 @pytest.fixture(scope="module")
-def hasty(root: Path, without_torch: dict[str, str]) -> Iterator[Server]:
+def hasty(root: Path, chosen: dict[str, str]) -> Iterator[Server]:
     """A server with a header timeout of one second."""
-    settings = without_torch | {"FITSERVE_HEADER_TIMEOUT_SECONDS": str(SECONDS)}
+    settings = chosen | {"FITSERVE_HEADER_TIMEOUT_SECONDS": str(SECONDS)}
     with temporary_home() as home, serving(home, root, settings=settings) as started:
         yield started
         assert "Traceback" not in started.read_log()
@@ -212,12 +212,12 @@ def test_an_upgrade_is_ignored(hasty: Server) -> None:
 
 
 @pytest.fixture(scope="module")
-def small(root: Path, without_torch: dict[str, str]) -> Iterator[Server]:
+def small(root: Path, chosen: dict[str, str]) -> Iterator[Server]:
     """A server with low limits: 20 connections, and 3 MB of bodies of at most a megabyte.
 
     It is started with a low limit of open files.
     """
-    settings = without_torch | {
+    settings = chosen | {
         "FITSERVE_MAX_CONNECTIONS": "20",
         "FITSERVE_MAX_BODY_BYTES": "1000000",
         "FITSERVE_MAX_BUFFERED_BYTES": "3000000",

@@ -37,9 +37,9 @@ builtins.__import__ = watch
 
 
 @pytest.fixture(scope="module")
-def stormed(root: Path, without_torch: dict[str, str]) -> Iterator[Server]:
+def stormed(root: Path, chosen: dict[str, str]) -> Iterator[Server]:
     """A separate server, as its memory is measured."""
-    with temporary_home() as home, serving(home, root, settings=without_torch) as started:
+    with temporary_home() as home, serving(home, root, settings=chosen) as started:
         yield started
         log = started.read_log()
         refused = log.count(
@@ -87,9 +87,9 @@ def test_invalid_requests_get_no_5xx_and_use_no_memory(stormed: Server) -> None:
     assert httpx.get(f"{stormed.url}/readyz").status_code == 200
 
 
-def test_a_leak_is_noticed(root: Path, without_torch: dict[str, str], tmp_path: Path) -> None:
+def test_a_leak_is_noticed(root: Path, chosen: dict[str, str], tmp_path: Path) -> None:
     (tmp_path / "sitecustomize.py").write_text(LEAK)
-    leaking = without_torch | {"PYTHONPATH": str(tmp_path)}
+    leaking = chosen | {"PYTHONPATH": str(tmp_path)}
     with temporary_home() as home, serving(home, root, settings=leaking) as started:
         tally = fuzz.run(started, SEED, range(LEAK_CASES))
         with pytest.raises(fuzz.FuzzError, match=r"memory has grown by \d+ MiB"):

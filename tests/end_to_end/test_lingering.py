@@ -19,8 +19,8 @@ SENT = 60 * MEGABYTE
 
 
 @pytest.fixture(scope="module")
-def server(root: Path, without_torch: dict[str, str]) -> Iterator[Server]:
-    settings = without_torch | {
+def server(root: Path, chosen: dict[str, str]) -> Iterator[Server]:
+    settings = chosen | {
         "FITSERVE_MAX_BODY_BYTES": str(LARGEST),
         "FITSERVE_BODY_TIMEOUT_SECONDS": str(BODY_SECONDS),
     }
@@ -138,11 +138,11 @@ def has(worker: psutil.Process, connection: socket.socket) -> bool:
 
 
 def test_lingering_connections_do_not_delay_the_shutdown(
-    root: Path, without_torch: dict[str, str]
+    root: Path, chosen: dict[str, str]
 ) -> None:
     with (
         temporary_home() as home,
-        serving(home, root, settings=without_torch) as started,
+        serving(home, root, settings=chosen) as started,
         connect(started) as connection,
     ):
         connection.sendall(b"\x00\x01")

@@ -35,9 +35,9 @@ STATUSES = {
 
 
 @pytest.fixture(scope="module")
-def server(root: Path, without_torch: dict[str, str]) -> Iterator[Server]:
+def server(root: Path, chosen: dict[str, str]) -> Iterator[Server]:
     """A server whose limit of time ends the slowest picture."""
-    settings = without_torch | {"FITSERVE_MAX_PARSE_SECONDS": "5"}
+    settings = chosen | {"FITSERVE_MAX_PARSE_SECONDS": "5"}
     with temporary_home() as home, serving(home, root, settings=settings) as started:
         yield started
         assert "Traceback" not in started.read_log()

@@ -152,9 +152,9 @@ def test_a_malformed_body_after_the_headers_is_refused(server: Server) -> None:
 
 
 @pytest.fixture(scope="module")
-def delayed(root: Path, without_torch: dict[str, str]) -> Iterator[Server]:
+def delayed(root: Path, chosen: dict[str, str]) -> Iterator[Server]:
     """A server in which each batch waits half a second for more requests."""
-    settings = without_torch | {"FITSERVE_MAX_QUEUE_DELAY_SECONDS": "0.5"}
+    settings = chosen | {"FITSERVE_MAX_QUEUE_DELAY_SECONDS": "0.5"}
     with temporary_home() as home, serving(home, root, settings=settings) as started:
         yield started
         assert "Traceback" not in started.read_log()
@@ -163,7 +163,8 @@ def delayed(root: Path, without_torch: dict[str, str]) -> Iterator[Server]:
 def counts(server: Server) -> Counter[str]:
     """Return how many rows were computed, and how many requests failed and were cancelled."""
     (stats,) = httpx.get(f"{server.url}/v2/models/curve-tanh/stats").json()["model_stats"]
-    cancelled = re.findall(r'status="499"\} (\d+)', httpx.get(f"{server.url}/metrics").text)
+    found = httpx.get(f"{server.url}/metrics").text
+    cancelled = re.findall(r'request_seconds_count\{.*status="499"\} (\d+)', found)
     return Counter(
         computed=stats["inference_count"],
         failed=stats["inference_stats"]["fail"]["count"],

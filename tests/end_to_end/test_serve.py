@@ -637,10 +637,10 @@ def test_without_a_package_the_service_is_live_and_never_ready(root: Path, tmp_p
 
 
 async def test_on_sigterm_every_request_in_flight_gets_its_response(
-    root: Path, without_torch: dict[str, str], repository: ModelRepository
+    root: Path, chosen: dict[str, str], repository: ModelRepository
 ) -> None:
     # So that they wait for each other.
-    settings = {**without_torch, "FITSERVE_MAX_QUEUE_DELAY_SECONDS": "1"}
+    settings = {**chosen, "FITSERVE_MAX_QUEUE_DELAY_SECONDS": "1"}
     x = np.linspace(0, 20, 30, dtype=np.float32)
 
     async def ask_and_end(server: Server) -> list[httpx.Response]:

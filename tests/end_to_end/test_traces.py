@@ -67,9 +67,9 @@ def ask(url: str, path: str, traceparent: str | None = None) -> None:
 
 
 def test_a_collector_gets_the_spans_of_both_paths_in_the_trace_of_the_caller(
-    root: Path, without_torch: dict[str, str], collector: Collector
+    root: Path, chosen: dict[str, str], collector: Collector
 ) -> None:
-    settings = without_torch | {
+    settings = chosen | {
         "FITSERVE_TRACE_SAMPLE_RATIO": "1",
         "OTEL_EXPORTER_OTLP_ENDPOINT": f"http://127.0.0.1:{collector.server_port}",
     }
@@ -93,10 +93,10 @@ def test_a_collector_gets_the_spans_of_both_paths_in_the_trace_of_the_caller(
 
 
 def test_a_collector_that_does_not_respond_delays_neither_requests_nor_the_shutdown(
-    root: Path, without_torch: dict[str, str]
+    root: Path, chosen: dict[str, str]
 ) -> None:
     with socket.create_server(("127.0.0.1", 0)) as silent:
-        settings = without_torch | {
+        settings = chosen | {
             "FITSERVE_TRACE_SAMPLE_RATIO": "1",
             "OTEL_EXPORTER_OTLP_ENDPOINT": f"http://127.0.0.1:{silent.getsockname()[1]}",
         }

@@ -26,8 +26,8 @@ BACK_SECONDS = 15.0  # one check a second, and a start: BentoML, the libraries, 
 
 
 @pytest.fixture
-def running(root: Path, without_torch: dict[str, str]) -> Iterator[Server]:
-    with temporary_home() as home, serving(home, root, settings=without_torch) as server:
+def running(root: Path, chosen: dict[str, str]) -> Iterator[Server]:
+    with temporary_home() as home, serving(home, root, settings=chosen) as server:
         yield server
 
 
@@ -88,10 +88,10 @@ def test_a_killed_worker_is_replaced_and_only_its_own_requests_are_lost(running:
 
 
 def test_one_of_several_workers_is_replaced_in_a_container(
-    root: Path, without_torch: dict[str, str]
+    root: Path, chosen: dict[str, str]
 ) -> None:
     settings = {
-        **without_torch,
+        **chosen,
         "BENTOML_CONFIG_OPTIONS": "services.fitserve.workers=2",
         "BENTOML_CONTAINERIZED": "true",
     }
@@ -106,14 +106,12 @@ def test_one_of_several_workers_is_replaced_in_a_container(
         assert httpx.get(f"{server.url}/readyz").status_code == 200
 
 
-def test_a_server_whose_workers_cannot_start_ends(
-    root: Path, without_torch: dict[str, str]
-) -> None:
+def test_a_server_whose_workers_cannot_start_ends(root: Path, chosen: dict[str, str]) -> None:
     """The key file is valid when the server starts, and invalid when a worker is replaced."""
     with temporary_home() as home:
         keys = home / "keys"
         keys.write_text(f"ann {'0' * 64}")
-        settings = {**without_torch, "FITSERVE_API_KEYS_FILE": str(keys)}
+        settings = {**chosen, "FITSERVE_API_KEYS_FILE": str(keys)}
         with serving(home, root, settings=settings) as server:
             keys.write_text("this is no line of a file of keys")
             the_worker(server).kill()
