@@ -1,12 +1,14 @@
 """Shared set-up: a home for BentoML, the shipped packages, and the marker of GPU tests."""
 
 import os
+import pickle
 import shutil
 import tempfile
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import pytest
+from filelock import FileLock
 
 if TYPE_CHECKING:
     from exported_networks import Added
@@ -106,13 +108,28 @@ def mnist_folder(root: Path) -> Path:
 
 @pytest.fixture(scope="session")
 def added_repository(tmp_path_factory: pytest.TempPathFactory) -> "Added":
-    """Five networks of Keras, torchvision, scikit-learn and torch, added as a user adds them."""
+    """Five networks of Keras, torchvision, scikit-learn and torch, added as a user adds them.
+
+    The workers of a test run share them. Tests must not change the repository.
+    """
+    folder = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        folder = folder.parent
+    networks = folder / "added-networks.pickle"
+    with FileLock(folder / "added-networks.lock"):
+        if not networks.exists():
+            networks.write_bytes(pickle.dumps(_add_networks(folder / "added")))
+        return cast("Added", pickle.loads(networks.read_bytes()))  # noqa: S301 - from above
+
+
+def _add_networks(folder: Path) -> "Added":
     from exported_networks import ALL, Added
 
     from models.__main__ import main
 
-    folder, root = tmp_path_factory.mktemp("exported"), tmp_path_factory.mktemp("added")
-    networks = [make(folder) for make in ALL]
+    files, root = folder / "files", folder / "repository"
+    files.mkdir(parents=True)
+    networks = [make(files) for make in ALL]
     for network in networks:
         options = ["--onnx", str(network.onnx), "--repository", str(root)]
         if network.torchscript:

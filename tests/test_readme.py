@@ -21,7 +21,7 @@ from cryptography.hazmat.primitives.serialization import (
     PrivateFormat,
     PublicFormat,
 )
-from live_server import free_port
+from live_server import free_port, serving, temporary_home
 
 from models.card import ModelCard
 from models.readme import headline
@@ -137,14 +137,21 @@ def test_the_curve_request_gets_the_shown_response(port: int) -> None:
     assert answer["y"] == pytest.approx(shown["y"], abs=1e-4)
 
 
-def test_the_protocol_request_gets_the_shown_response(port: int) -> None:
-    command = next(line for line in COMMANDS if "/v2/models" in line)
-    shown = json.loads(re.findall(r"```json\n(.*?)```", README, re.DOTALL)[1])
-    answer = json.loads(run(command.replace(":3000", f":{port}")))
+def check_protocol_request(page: str, address: str) -> None:
+    """Send the page's request to a model, and compare the response with the one after it."""
+    request, response = re.findall(
+        r"```sh\n(curl.*/v2/models/.*)\n```\n\n```json\n(.*)\n```", page
+    )[0]
+    shown, answer = json.loads(response), json.loads(run(request.replace(":3000", address)))
     for content in (shown, answer):
-        content["values"] = content["outputs"][0].pop("data")
-    assert answer.pop("values") == pytest.approx(shown.pop("values"), abs=1e-4)
+        content["values"] = [output.pop("data") for output in content["outputs"]]
+    for found, expected in zip(answer.pop("values"), shown.pop("values"), strict=True):
+        assert found == pytest.approx(expected, abs=1e-4)
     assert answer == shown
+
+
+def test_the_protocol_request_gets_the_shown_response(port: int) -> None:
+    check_protocol_request(PAGES["docs/endpoints.md"], f":{port}")
 
 
 def test_the_python_lines_run(port: int) -> None:
@@ -192,7 +199,9 @@ def test_the_train_command_writes_a_package(tmp_path: Path) -> None:
     assert ModelRepository(tmp_path).get("curve-tanh").card.fit is not None
 
 
-def test_the_network_of_another_library_is_exported_and_added_as_shown(tmp_path: Path) -> None:
+def test_the_network_of_another_library_is_exported_added_and_served_as_shown(
+    tmp_path: Path,
+) -> None:
     (code,) = (block for block in PYTHON if "skl2onnx" in block)
     subprocess.run([sys.executable, "-c", code], cwd=tmp_path, check=True, timeout=120)
     (command,) = (line for line in COMMANDS if " add " in line)
@@ -200,6 +209,9 @@ def test_the_network_of_another_library_is_exported_and_added_as_shown(tmp_path:
     run(here(command).replace("iris.onnx", file) + f" --repository {tmp_path}/repository")
     card = ModelRepository(tmp_path / "repository").get("iris").card
     assert card.outputs[1].labels == ("setosa", "versicolor", "virginica")
+    settings = {"FITSERVE_MODEL_REPOSITORY": str(tmp_path / "repository")}
+    with temporary_home() as home, serving(home, ROOT, settings=settings) as server:
+        check_protocol_request(PAGES["README.md"], server.url.removeprefix("http://127.0.0.1"))
 
 
 @pytest.mark.parametrize("card", CARDS, ids=[card.name for card in CARDS])

@@ -99,7 +99,7 @@ def test_fit_writes_a_package_with_both_presets_and_needs_no_data_folder(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    package = fit_one(tmp_path / "models", "curve-linear", "--seeds", "2")
+    package = fit_one(tmp_path / "models", "curve-linear", "--seeds", "2", "--epochs", "2")
     assert package.label == "curve-linear/1"
     assert [figures.setting for figures in package.card.seeds] == ["default", "tutorial"]
     assert [len(figures.seeds) for figures in package.card.seeds] == [2, 2]
