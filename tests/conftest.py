@@ -118,18 +118,17 @@ def added_repository(tmp_path_factory: pytest.TempPathFactory) -> "Added":
     networks = folder / "added-networks.pickle"
     with FileLock(folder / "added-networks.lock"):
         if not networks.exists():
-            networks.write_bytes(pickle.dumps(_add_networks(folder / "added")))
+            networks.write_bytes(pickle.dumps(_add_networks(tmp_path_factory)))
         return cast("Added", pickle.loads(networks.read_bytes()))  # noqa: S301 - from above
 
 
-def _add_networks(folder: Path) -> "Added":
+def _add_networks(tmp_path_factory: pytest.TempPathFactory) -> "Added":
     from exported_networks import ALL, Added
 
     from models.__main__ import main
 
-    files, root = folder / "files", folder / "repository"
-    files.mkdir(parents=True)
-    networks = [make(files) for make in ALL]
+    folder, root = tmp_path_factory.mktemp("exported"), tmp_path_factory.mktemp("added")
+    networks = [make(folder) for make in ALL]
     for network in networks:
         options = ["--onnx", str(network.onnx), "--repository", str(root)]
         if network.torchscript:

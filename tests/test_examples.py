@@ -8,9 +8,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from live_server import free_port, serving, temporary_home
+from live_server import TIMED, free_port, serving, temporary_home
 
-SETTINGS = {"FITSERVE_DEVICE": "cpu"}
+SETTINGS = {"FITSERVE_DEVICE": "cpu", **TIMED}
 
 
 @pytest.fixture(scope="module")

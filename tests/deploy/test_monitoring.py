@@ -13,7 +13,7 @@ from typing import Any
 import httpx
 import pytest
 import yaml
-from live_server import Server, free_port, serving, temporary_home
+from live_server import TIMED, Server, free_port, serving, temporary_home
 from waiting import wait_until
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -124,7 +124,7 @@ def watched(program: str) -> Iterator[Server]:
     """A server of two workers, with a key."""
     with temporary_home() as home:
         (home / "keys").write_text(f"alice {hashlib.sha256(KEY.encode()).hexdigest()}\n")
-        settings = {
+        settings = TIMED | {
             "FITSERVE_API_KEYS_FILE": str(home / "keys"),
             "BENTOML_CONFIG_OPTIONS": "services.fitserve.workers=2",
         }

@@ -8,7 +8,7 @@ import httpx
 import numpy as np
 import pytest
 from browser import Visitor, chromium
-from live_server import Server, serving, temporary_home
+from live_server import TIMED, Server, serving, temporary_home
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 from playwright.sync_api import Browser, Page
@@ -18,8 +18,9 @@ from models.repository import ModelRepository
 
 @pytest.fixture(scope="session")
 def chosen(root: Path, shipped: Path) -> dict[str, str]:
-    """The settings for the shipped packages: none, except with a stand-in."""
-    return {} if shipped == root / "models" else {"FITSERVE_MODEL_REPOSITORY": str(shipped)}
+    """The settings for the shipped packages, or for a stand-in, which are timed once."""
+    stand_in = {} if shipped == root / "models" else {"FITSERVE_MODEL_REPOSITORY": str(shipped)}
+    return TIMED | stand_in
 
 
 @pytest.fixture(scope="session")
@@ -29,7 +30,7 @@ def repository(shipped: Path) -> ModelRepository:
 
 @pytest.fixture(scope="session")
 def server(root: Path, chosen: dict[str, str]) -> Iterator[Server]:
-    """`bentoml serve` as a user starts it: from the checkout, without settings."""
+    """`bentoml serve` as a user starts it: from the checkout."""
     with temporary_home() as home, serving(home, root, settings=chosen) as started:
         yield started
         faults = re.findall(r"request \S+ failed", started.read_log())

@@ -13,7 +13,7 @@ import numpy as np
 import psutil
 import pytest
 from faulty_networks import VICTIM, write_miscounting
-from live_server import Server, serving, temporary_home
+from live_server import TIMED, Server, serving, temporary_home
 from messages import X, binary, tensor
 from pictures import encoded, file_part
 from PIL import Image
@@ -66,7 +66,7 @@ def keys(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def locked(root: Path, few: Path, keys: Path) -> Iterator[Server]:
     """A server with keys, on its default address; every request is logged as JSON."""
-    settings = {
+    settings = TIMED | {
         "FITSERVE_MODEL_REPOSITORY": str(few),
         "FITSERVE_API_KEYS_FILE": str(keys),
         "FITSERVE_METRICS": "key",
@@ -80,7 +80,7 @@ def locked(root: Path, few: Path, keys: Path) -> Iterator[Server]:
 @pytest.fixture(scope="module")
 def open_one(root: Path, few: Path) -> Iterator[Server]:
     """A server without keys, on its default address; pages of one origin may call it."""
-    settings = {
+    settings = TIMED | {
         "FITSERVE_MODEL_REPOSITORY": str(few),
         "FITSERVE_HEALTH": "off",
         "FITSERVE_PLAYGROUND": "off",

@@ -36,7 +36,6 @@ PATIENCE = 1.0  # FITSERVE_MAX_COMPUTE_SECONDS of the server with failing networ
 RESET = struct.pack("ii", 1, 0)  # SO_LINGER of zero: a reset in place of an orderly close
 ON_CPU = {"FITSERVE_DEVICE": "cpu"}  # without torch, so it starts in half the time
 FAKETIME = sorted(Path("/usr/lib").glob("*/faketime/libfaketimeMT.so.1"))
-CLOCK_SECONDS = 1  # libfaketime reads its file this often
 STEPS = 15_000  # iterations of a loop: about 10 ms
 
 
@@ -124,7 +123,7 @@ async def test_kill_9_loses_what_is_in_flight_on_the_worker(
         killed = time.monotonic()
         if workers == 2:  # the other worker serves all clients
             answered = before.right
-            await until(lambda: before.right > answered + 10, 2, "the other worker does not serve")
+            await until(lambda: before.right > answered + 10, 5, "the other worker does not serve")
         await until(
             lambda: not victim.is_running() and len(accepting(server)) == workers,
             what=f"the worker does not come back: {server.tail()}",
@@ -382,30 +381,33 @@ async def test_a_clock_set_back_an_hour_has_no_effect(root: Path, tmp_path: Path
         "FITSERVE_MODEL_REPOSITORY": str(tmp_path / "models"),
         "LD_PRELOAD": str(FAKETIME[0]),
         "FAKETIME_TIMESTAMP_FILE": str(clock),
-        "FAKETIME_CACHE_DURATION": str(CLOCK_SECONDS),
+        "FAKETIME_CACHE_DURATION": "1",
         "DONT_FAKE_MONOTONIC": "1",  # the monotonic clock
     }
     tally = Tally()
 
-    async def load(port: int) -> None:
-        over = False
+    async def seconds_behind(server: Server) -> float:
+        async with httpx.AsyncClient(base_url=server.url) as client:
+            date = (await client.get("/livez")).headers["date"]
+        return time.time() - parsedate_to_datetime(date).timestamp()
+
+    async def load(server: Server) -> None:
+        over, port = False, port_of(server)
         tasks = [asyncio.create_task(ask_on(tally, port, "sound", lambda: over)) for _ in range(4)]
         await until(lambda: tally.right > 10)
         clock.write_text("-1h")
-        await asyncio.sleep(2 * CLOCK_SECONDS)
+        async with asyncio.timeout(30):
+            while await seconds_behind(server) < 3500:  # noqa: ASYNC110 - in another process
+                await asyncio.sleep(0.1)
         before = tally.right
         await until(lambda: tally.right > before + 10)
         over = True
         await asyncio.gather(*tasks)
 
     with temporary_home() as home, serving(home, root, settings=settings) as server:
-        await load(port_of(server))
+        await load(server)
         async with httpx.AsyncClient(base_url=server.url) as client:
-            date = (await client.get("/livez")).headers["date"]
             response = await client.get("/v2/models/sound/stats")
-        server_time = parsedate_to_datetime(date)
-        behind = time.time() - server_time.timestamp()
-        assert 3500 < behind < 3700, f"the server's clock is {behind:.0f} s behind"
         (stats,) = response.json()["model_stats"]
         assert stats["inference_count"] == tally.right
         spent = stats["inference_stats"]["success"]["ns"] / 1e9

@@ -18,7 +18,7 @@ from urllib.parse import urlsplit
 import httpx
 import pytest
 from browser import AWAY, Stroke, Visitor, draw
-from live_server import Server, free_port, serving, temporary_home
+from live_server import TIMED, Server, free_port, serving, temporary_home
 from playwright.sync_api import Browser, Page, Response, Route, expect
 
 TABS = ("digits", "curves", "points", "networks", "now")
@@ -429,7 +429,7 @@ def test_the_page_recovers_after_an_outage_of_the_server(
     visitor: Visitor, root: Path, few: Path
 ) -> None:
     visitor.expect(AWAY)
-    settings = {"FITSERVE_MODEL_REPOSITORY": str(few)}
+    settings = TIMED | {"FITSERVE_MODEL_REPOSITORY": str(few)}
     port = free_port()
     with ExitStack() as stack:
 
@@ -467,7 +467,7 @@ def test_the_page_asks_for_a_key_if_the_server_needs_one(
     visitor.expect("status of 401")
     keys = tmp_path / "keys"
     keys.write_text(f"ann {hashlib.sha256(KEY.encode()).hexdigest()}\n")
-    settings = {
+    settings = TIMED | {
         "FITSERVE_MODEL_REPOSITORY": str(few), "FITSERVE_API_KEYS_FILE": str(keys)
     }  # fmt: skip
     with temporary_home() as home, serving(home, root, settings=settings) as server:

@@ -8,7 +8,7 @@ import httpx
 import numpy as np
 import pytest
 from browser import AWAY, Visitor, opened
-from live_server import Server, serving, temporary_home
+from live_server import TIMED, Server, serving, temporary_home
 from playwright.sync_api import Locator, Page, Route, expect
 from prometheus_client.parser import text_string_to_metric_families
 
@@ -102,7 +102,7 @@ def test_disabled_metrics_are_reported_and_a_burst_works_without_them(
 ) -> None:
     visitor.expect("status of 404")
     shutil.copytree(shipped / "curve-tanh", tmp_path / "curve-tanh")
-    settings = {
+    settings = TIMED | {
         "FITSERVE_MODEL_REPOSITORY": str(tmp_path), "FITSERVE_METRICS": "off"
     }  # fmt: skip
     with temporary_home() as home, serving(home, root, settings=settings) as server:
@@ -120,7 +120,7 @@ def test_an_outage_of_the_server_ends_a_burst_with_a_sentence(
 ) -> None:
     visitor.expect(AWAY)
     shutil.copytree(shipped / "mnist-cnn", tmp_path / "mnist-cnn")
-    settings = {"FITSERVE_MODEL_REPOSITORY": str(tmp_path)}
+    settings = TIMED | {"FITSERVE_MODEL_REPOSITORY": str(tmp_path)}
     with temporary_home() as home, serving(home, root, settings=settings) as server:
         page = opened(visitor, server, "now")
         routes: list[Route] = []

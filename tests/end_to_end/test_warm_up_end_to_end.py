@@ -18,11 +18,7 @@ def test_networks_with_expensive_rows_have_small_batches_and_are_timed_once(
     repository = tmp_path / "models"
     write_slow(repository, "slow", STEPS)
     write_large(repository, "large", ROW_BYTES)
-    settings = {
-        "FITSERVE_MODEL_REPOSITORY": str(repository),
-        "FITSERVE_DEVICE": "cpu",
-        "FITSERVE_TIMINGS_FOLDER": str(tmp_path / "timings"),
-    }
+    settings = {"FITSERVE_MODEL_REPOSITORY": str(repository), "FITSERVE_DEVICE": "cpu"}
     with temporary_home() as home:
         with serving(home, root, settings=settings) as server:
             first = _placements(server)

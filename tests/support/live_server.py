@@ -21,6 +21,14 @@ BIN = Path(sys.executable).parent
 START_SECONDS = 180
 STOP_SECONDS = 60
 
+TIMED = {"FITSERVE_TIMINGS_FOLDER": os.environ.get("FITSERVE_TIMINGS_FOLDER", "off")}
+"""The settings of servers that share the timings of their networks.
+
+With the timings of an earlier start, a server opens only the faster runtime of each network, and
+usually does not import torch: a server of the shipped packages starts in half the time. Servers of
+slow networks time them anew, since the machine may have been busier before.
+"""
+
 
 @dataclass(frozen=True)
 class Server:
@@ -77,17 +85,11 @@ def runs_jobs(process: psutil.Process) -> bool:
 
 
 def environment(home: Path, settings: Mapping[str, str]) -> dict[str, str]:
-    """Return the environment of this process, without variables for other servers.
-
-    The servers of a test run share the timings of the networks: with those of an earlier start, a
-    server opens only the faster runtime, which usually spares the import of torch, and starts in
-    half the time.
-    """
+    """Return the environment of this process, without variables for other servers."""
     ours = ("BENTOML_", "FITSERVE_", "PROMETHEUS_", "PYTHONPATH")
     kept = {name: value for name, value in os.environ.items() if not name.startswith(ours)}
-    timings = {"FITSERVE_TIMINGS_FOLDER": os.environ.get("FITSERVE_TIMINGS_FOLDER", "off")}
     own = {"BENTOML_HOME": str(home), "BENTOML_DO_NOT_TRACK": "True"}
-    return {**kept, **own, "XDG_CACHE_HOME": str(home / "cache"), **timings, **settings}
+    return {**kept, **own, "XDG_CACHE_HOME": str(home / "cache"), **settings}
 
 
 def free_port() -> int:
