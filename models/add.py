@@ -29,7 +29,7 @@ from models.differences import HALF_PRECISION, relative_difference, tolerated
 from models.divisions import dangerous_division
 from models.empty_sizes import nonempty_dimensions
 from models.free_sizes import other_sizes
-from models.graph import load
+from models.graph import is_quantized, load
 from models.half_precision import computes_in_half
 from models.importing import (
     MAX_ONNX_BYTES,
@@ -43,16 +43,20 @@ from models.indices import index_ranges
 from models.labels import require_agreement
 from models.package import ModelPackage, require_writable, write_package
 from models.parity import BATCH_SIZES, RELATIVE_TOLERANCE
-from models.proofs import ROWS_OF_OTHER_SIZES, RowsProof, prove_equal, prove_rows
+from models.proofs import ROWS_OF_OTHER_SIZES, RowsProof, prove_equal, prove_rows, rewriting
 from models.ranges import InputRange, with_ranges
 from models.repository import ModelRepository
-from models.runtimes import Arrays, one_line
+from models.runtimes import Arrays, OnnxRuntime, one_line
 from models.samples import Samples, given_samples, random_samples, read_arrays
-from models.script_mixing import OBSERVED, observed_mixing, script_mixing
+from models.script_mixing import script_mixing
 from models.specs import input_specs, output_specs
 
 REPEATED = 8
 """The number of rows that are computed twice: dropout may leave a single row unchanged."""
+LEFT_OUT = (
+    "The TorchScript file is left out, since it is not proved that a row's answer does not depend "
+    "on the rows beside it"
+)
 LARGE_ROW = 10_000
 """The example has one row if it has at least this many values, else two rows."""
 
@@ -103,6 +107,11 @@ def add(
     files = {MODEL_FILES["onnx"]: read_file(onnx, MAX_ONNX_BYTES)}
     graph = open_graph(_shown(onnx), files[MODEL_FILES["onnx"]])
     model = load(files[MODEL_FILES["onnx"]])
+    if not model.graph.node:
+        raise AddError(
+            f"{graph.file}: it has no operators, and so computes nothing: export the network "
+            "again, with the outputs that it computes"
+        )
     if unsafe := crash(model):
         raise AddError(f"{graph.file}: {unsafe}")
     if division := dangerous_division(model):
@@ -130,6 +139,13 @@ def add(
     )
     inputs = tuple(replace(spec, nonempty=nonempty.get(spec.name, ())) for spec in inputs)
     outputs = output_specs(graph, answers, inputs, labels)
+    rewritten = None
+    if not is_quantized(model):
+        rewritten = rewriting(graph, files[MODEL_FILES["onnx"]], few, samples, outputs, half=half)
+    if rewritten:
+        graph = replace(graph, network=OnnxRuntime(files[MODEL_FILES["onnx"]], optimized=False))
+        answers = _answers(graph, samples)
+        outputs = output_specs(graph, answers, inputs, labels)
     require_agreement(graph.file, answers, outputs)
     card = ModelCard(
         name=name,
@@ -139,8 +155,9 @@ def add(
         inputs=inputs,
         outputs=outputs,
         example=_example(graph, samples, inputs, outputs, half=half),
+        optimized=not rewritten,
         intended_use=intended_use or "Not stated.",
-        limits=_limits(samples),
+        limits=_limits(samples, rewritten),
     )
     mismatch = graph.network.mismatch(card)
     if mismatch:
@@ -152,18 +169,21 @@ def add(
         )
     proof = prove_rows(graph, files[MODEL_FILES["onnx"]], samples, others, outputs, half=half)
     parity: tuple[ParityRecord, ...] = (proof.record,)
+    limits: tuple[str, ...] = ()
     if torchscript:
-        files[MODEL_FILES["torchscript"]] = read_file(torchscript)
-        module = open_module(_shown(torchscript), files[MODEL_FILES["torchscript"]], card)
-        if mixing := script_mixing(module.graph):
-            proof = RowsProof(proof.record, proof.mixing or mixing)
-        parity = prove_equal(
+        content = read_file(torchscript)
+        module = open_module(_shown(torchscript), content, card)
+        compared = prove_equal(
             graph, _shown(torchscript), module, samples, others, outputs,
             batched=proof.batched, half=half,
         )  # fmt: skip
-        if not proof.mixing and samples.fixed_batch is None:
-            proof = proof._replace(mixing=observed_mixing(module, samples.resized(OBSERVED[-1])))
+        if reason := next(filter(None, (script_mixing(module, one) for one in proof.batched)), ""):
+            limits = (f"{LEFT_OUT}: {reason}.",)
+        else:
+            files[MODEL_FILES["torchscript"]] = content
+            parity = compared
     card = card.model_copy(update={"parity": parity, **_batching(card, proof)})
+    card = card.model_copy(update={"limits": (*card.limits, *limits)})
     try:
         return write_package(root, card, files)
     except OSError as error:
@@ -340,8 +360,13 @@ def _batched(inputs: Sequence[TensorSpec], batched: Sequence[Arrays]) -> Iterabl
             )
 
 
-def _limits(samples: Samples) -> tuple[str, ...]:
+def _limits(samples: Samples, rewritten: str | None) -> tuple[str, ...]:
     limits = ["How it was fitted and how good it is are not known here."]
     if not samples.real:
         limits.append("Its example and its proof rest on random numbers, not on real data.")
+    if rewritten:
+        limits.append(
+            "The graph is computed as it is written, since ONNX Runtime computes other outputs "
+            f"after its optimizations: {rewritten}."
+        )
     return tuple(limits)

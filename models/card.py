@@ -322,7 +322,8 @@ class ModelCard(_Part):
 
     `batching` is `none` where a row's answer is not proved to be the same whatever rows are beside
     it; `limits` says why. Where inputs have free dimensions, it is proved for the
-    `batched_shapes` only: the shapes of the inputs by name, without the batch.
+    `batched_shapes` only: the shapes of the inputs by name, without the batch. `optimized` is false
+    where ONNX Runtime computes other outputs after it has rewritten the graph.
     """
 
     schema_version: Literal[1] = SCHEMA_VERSION
@@ -334,6 +335,7 @@ class ModelCard(_Part):
     outputs: tuple[TensorSpec, ...] = Field(min_length=1)
     batching: Batching = "rows"
     batched_shapes: tuple[dict[str, tuple[NonNegativeInt, ...]], ...] = ()
+    optimized: bool = True
     fit: FitRecord | None = None
     evaluations: tuple[Evaluation, ...] = ()
     seeds: tuple[SeedFigures, ...] = ()

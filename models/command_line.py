@@ -24,6 +24,7 @@ from models.ranges import parse_range
 from models.readme import batching_note, headline, render_page
 from models.repository import ModelRepository, RepositoryError, default_repository
 from models.runtimes import one_line
+from models.script_mixing import require_rows_apart
 from models.text import escaped
 
 BROKEN_PIPE = 141
@@ -209,6 +210,10 @@ def _add(repository: ModelRepository, options: argparse.Namespace) -> int:
         _say(f"  batching: none. {package.card.limits[-1]}")
     elif note := batching_note(package.card):
         _say(f"  batching: {note}")
+    if not package.card.optimized:
+        _say("  optimizations: none, since ONNX Runtime computes other outputs with them")
+    if options.torchscript and "torchscript" not in package.card.runtimes:
+        _say(f"  torchscript: {package.card.limits[-1]}")
     return 0
 
 
@@ -247,7 +252,7 @@ def _verify(repository: ModelRepository, names: Sequence[str]) -> int:
                 raise package
             package.verify()
             for runtime in package.card.runtimes:
-                open_runtime(package, runtime)
+                require_rows_apart(package, open_runtime(package, runtime))
         except PackageError as error:
             wrong += 1
             _say(f"refused  {error}")

@@ -3,10 +3,9 @@
 Seen in ONNX Runtime 1.31. `divisions.py` finds divisions that end the process.
 """
 
-from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Any
 
-from models.graph import inner_graphs
+from models.graph import all_nodes
 
 if TYPE_CHECKING:
     import onnx
@@ -23,19 +22,12 @@ def crash(model: "onnx.ModelProto") -> str | None:
     """
     constants = {one.name for one in model.graph.initializer}
     bodies = [model.graph.node, *(function.node for function in model.functions)]
-    for node in (node for body in bodies for node in _nodes(body)):
+    for node in (node for body in bodies for node in all_nodes(body)):
         if node.op_type == "Constant":
             constants.update(node.output)
         if found := _unsafe(node, constants):
             return f"{node.op_type} ({node.name or next(filter(None, node.output), '')}) {found}"
     return None
-
-
-def _nodes(nodes: Iterable["onnx.NodeProto"]) -> Iterator["onnx.NodeProto"]:
-    for node in nodes:
-        yield node
-        for graph in inner_graphs(node):
-            yield from _nodes(graph.node)
 
 
 def _unsafe(node: "onnx.NodeProto", constants: set[str]) -> str | None:

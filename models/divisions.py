@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from models.graph import inner_graphs, open_session
+from models.graph import constant_array, inner_graphs, open_session
 
 if TYPE_CHECKING:
     import onnx
@@ -74,9 +74,7 @@ class _Search:
 
     def search(self, graph: "onnx.GraphProto", given: set[str]) -> Iterator["onnx.NodeProto"]:
         """Yield the dangerous divisions; `given` are the values that depend on a request."""
-        import onnx
-
-        self._note({one.name: onnx.numpy_helper.to_array(one) for one in graph.initializer})
+        self._note({one.name: constant_array(one) for one in graph.initializer})
         for value in (*graph.input, *graph.output, *graph.value_info):
             self._types[value.name] = value.type.tensor_type.elem_type
         self._types |= {one.name: one.data_type for one in graph.initializer}
@@ -146,6 +144,6 @@ def _constant(node: "onnx.NodeProto") -> Mapping[str, NDArray[Any]]:
 
     values = {one.name: onnx.helper.get_attribute_value(one) for one in node.attribute}
     if "value" in values:
-        return {node.output[0]: onnx.numpy_helper.to_array(values["value"])}
+        return {node.output[0]: constant_array(values["value"])}
     numbers: Iterable[int] | int | None = values.get("value_int", values.get("value_ints"))
     return {} if numbers is None else {node.output[0]: np.asarray(numbers)}

@@ -99,7 +99,48 @@ def load(content: bytes) -> "onnx.ModelProto":
         raise AddError(
             f"reading the graph needs the package onnx ({error}): install it with pip install onnx"
         ) from error
-    return onnx.load_model_from_string(content)
+    model = onnx.load_model_from_string(content)
+    _state_defaults(model)
+    return model
+
+
+def _state_defaults(model: "onnx.ModelProto") -> None:
+    """Write the default attributes of functions into their calls: `onnx.inliner` drops them."""
+    defaults = {
+        (function.domain, function.name, function.overload): function.attribute_proto
+        for function in model.functions
+    }
+    bodies = [model.graph.node, *(function.node for function in model.functions)]
+    for node in (node for body in bodies for node in all_nodes(body)):
+        stated = {one.name for one in node.attribute}
+        missing = defaults.get((node.domain, node.op_type, node.overload), ())
+        node.attribute.extend(one for one in missing if one.name not in stated)
+
+
+def all_nodes(nodes: Iterable["onnx.NodeProto"]) -> Iterator["onnx.NodeProto"]:
+    """Yield the nodes, and those of the graphs inside them."""
+    for node in nodes:
+        yield node
+        for graph in inner_graphs(node):
+            yield from all_nodes(graph.node)
+
+
+def constant_array(tensor: "onnx.TensorProto") -> NDArray[Any]:
+    """Return the numbers of a constant, or its texts as bytes, since they may not be UTF-8."""
+    import onnx
+
+    if tensor.data_type == onnx.TensorProto.STRING:
+        return np.array([*tensor.string_data], object).reshape(tuple(tensor.dims))
+    return onnx.numpy_helper.to_array(tensor)
+
+
+def is_quantized(model: "onnx.ModelProto") -> bool:
+    """Return whether the graph rounds numbers to integers.
+
+    ONNX Runtime replaces operators between such roundings by operators on integers. These may give
+    the next integer.
+    """
+    return any(node.op_type == "QuantizeLinear" for node in all_nodes(model.graph.node))
 
 
 def parse(content: bytes) -> "onnx.ModelProto":
@@ -132,13 +173,11 @@ class Observer:
     def __init__(self, content: bytes) -> None:
         with _readable():
             model = parse(content)
-            import onnx
-
             _require_one_meaning(model)
             _require_determined(model.graph)
             self._stated = _stated_shapes(model.graph)
             self._constants = {
-                one.name: _value([onnx.numpy_helper.to_array(one)] * len(COUNTS))
+                one.name: _value([constant_array(one)] * len(COUNTS))
                 for one in model.graph.initializer
             }
             self._inputs = tuple(
@@ -184,6 +223,8 @@ def _readable() -> Iterator[None]:
         yield
     except (AddError, UnreadableGraphError):
         raise
+    except UnicodeDecodeError as error:
+        raise UnreadableGraphError("it holds text that is no UTF-8") from error
     except Exception as error:
         reason = str(error).strip().partition("\n")[0]
         raise UnreadableGraphError(reason or type(error).__name__) from error

@@ -139,6 +139,8 @@ def datatype_of(file: str, kind: str, tensor: DeclaredTensor) -> Datatype:
 def _unloadable(file: str, content: bytes, error: Exception) -> str:
     """Return why ONNX Runtime does not load the file, and what helps."""
     message = one_line(error)
+    if isinstance(error, UnicodeDecodeError):
+        return "it has names that are no UTF-8: export it with other names"
     if "External data" in message:
         return (
             "its weights are in another file: put them into this one, with "

@@ -48,7 +48,7 @@ def _opened(package: ModelPackage, name: RuntimeName, device: str, threads: int)
     runtime: OnnxRuntime | TorchScriptRuntime
     try:
         if name == "onnx":
-            runtime = OnnxRuntime(content, device, threads)
+            runtime = OnnxRuntime(content, device, threads, optimized=card.optimized)
         else:
             outputs = [spec.name for spec in card.outputs]
             runtime = TorchScriptRuntime(content, device, threads, outputs=outputs)

@@ -1,13 +1,14 @@
 """The checks of added files: rows are independent, and both files compute the same outputs."""
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from typing import NamedTuple
 
 from models.card import ParityRecord, TensorSpec
 from models.importing import AddError, ForeignGraph
 from models.parity import BATCH_SIZES, ParityError, check_parity
 from models.row_mixing import row_mixing
-from models.runtimes import Arrays, Runtime, one_line
+from models.runtimes import Arrays, OnnxRuntime, Runtime, one_line
 from models.samples import Samples
 from models.varied_rows import computable, varied_rows
 
@@ -93,6 +94,37 @@ def prove_rows(
             "export the network in evaluation mode, without dropout or random numbers"
         ) from error
     return RowsProof(record, mixing)
+
+
+def rewriting(
+    graph: ForeignGraph,
+    content: bytes,
+    few: Arrays,
+    samples: Samples,
+    outputs: Sequence[TensorSpec],
+    *,
+    half: bool,
+) -> str | None:
+    """Return how the optimized graph differs from the graph as it is written; None if it does not.
+
+    Args:
+        graph: the network, which ONNX Runtime has optimized.
+        content: the bytes of its file.
+        few: some of the samples.
+        samples: the samples.
+        outputs: the specifications of the outputs.
+        half: whether the network computes in half precision.
+    """
+    given = replace(samples, rows=few)
+    try:
+        plain = OnnxRuntime(content, optimized=False)
+        for tried in (given, *_unlike(plain, graph.network, samples, few)):
+            _prove(plain, graph.network, tried, outputs, tried.count, whole=True, half=half)
+    except ParityError as error:
+        return str(error)
+    except Exception:  # noqa: BLE001 - some graphs are computed after optimization only
+        return None
+    return None
 
 
 def _difference(

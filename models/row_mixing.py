@@ -206,7 +206,7 @@ class _Follower:
         *constant, shape = node.inputs
         if shape not in self._sizes or self._sized & {*constant}:
             return None
-        axis = batch_axis(value)
+        axis = batch_axis(value.shapes)
         if axis is None or axis not in value.level:
             return None
         return Rows(axis, 1, value.shapes[-1][axis] // MORE)
@@ -214,7 +214,7 @@ class _Follower:
     def _found(self, name: str, structure: tuple[int, int]) -> Rows:
         """Return the batch axis of a value whose rows have this order."""
         value = self._value(name)
-        axis, (outer, inner) = batch_axis(value), structure
+        axis, (outer, inner) = batch_axis(value.shapes), structure
         if axis is None or value.shapes[-1][axis] != outer * MORE * inner:
             raise MixesError(f"gives {list(value.shapes[-1])} for {MORE} rows")
         return Rows(axis, outer, inner)

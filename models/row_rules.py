@@ -5,12 +5,12 @@ outputs, or raises `MixesError` if the node mixes rows or may mix them.
 """
 
 import math
-from collections.abc import Callable, Mapping, Set
+from collections.abc import Callable, Mapping, Sequence, Set
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from models.graph import COUNTS, MORE, Node, Value
+from models.graph import COUNTS, MORE, Node, Shape, Value
 
 ELEMENTWISE = {
     "Abs", "Acos", "Acosh", "Add", "And", "Asin", "Asinh", "Atan", "Atanh", "BitShift",
@@ -57,18 +57,21 @@ class MixesError(Exception):
     """A node mixes rows, or may mix them. The message is the predicate of a sentence."""
 
 
-def batch_axis(value: Value) -> int | None:
-    """Return the only axis whose size is proportional to the number of rows; None otherwise."""
-    first = value.shapes[0]
-    if any(len(shape) != len(first) for shape in value.shapes):
+def batch_axis(shapes: Sequence[Shape]) -> int | None:
+    """Return the only axis whose size is proportional to the number of rows; None otherwise.
+
+    Args:
+        shapes: the shape of a value for each batch size.
+    """
+    first = shapes[0]
+    if any(len(shape) != len(first) for shape in shapes):
         return None
-    axes = [axis for axis, sizes in enumerate(zip(*value.shapes, strict=True)) if len({*sizes}) > 1]
+    axes = [axis for axis, sizes in enumerate(zip(*shapes, strict=True)) if len({*sizes}) > 1]
     if len(axes) != 1:
         return None
     (axis,) = axes
     linear = all(
-        shape[axis] == first[axis] * count
-        for shape, count in zip(value.shapes, COUNTS, strict=True)
+        shape[axis] == first[axis] * count for shape, count in zip(shapes, COUNTS, strict=True)
     )
     return axis if linear else None
 
@@ -394,8 +397,19 @@ def _pad(call: Call) -> Structure:
 
 def _reshape(call: Call) -> Structure:
     """Check that the number of values before each row stays the same."""
-    rows, axis, found = call.alone(), batch_axis(call.output()), call.output().shapes[-1]
-    before = math.prod(call.shape(0)[: rows.axis]) * rows.outer
+    return reshaped(call.alone(), call.shape(0), call.output().shapes)
+
+
+def reshaped(rows: Rows, given: Shape, shapes: Sequence[Shape]) -> Structure:
+    """Return the order of the rows in a reshaped value.
+
+    Args:
+        rows: the place of the rows in the value.
+        given: the shape of the value for `MORE` rows.
+        shapes: of the result for each batch size.
+    """
+    axis, found = batch_axis(shapes), shapes[-1]
+    before = math.prod(given[: rows.axis]) * rows.outer
     if axis is not None and before and math.prod(found[:axis]):
         outer, rest = divmod(before, math.prod(found[:axis]))
         if not rest and outer and not found[axis] % (outer * MORE):

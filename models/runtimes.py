@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from models.card import Datatype, ModelCard, RuntimeName, TensorSpec
 from models.devices import DeviceError, is_out_of_memory, torch_problem
 from models.onnx_library import cuda_failure, load_cuda, load_onnxruntime
-from models.subnormals import FlushToZero
+from models.subnormals import FlushToZero, without_subnormals
 
 Arrays = Mapping[str, NDArray[Any]]
 """Tensors by name. The first axis of each is the batch of rows."""
@@ -122,6 +122,7 @@ class OnnxRuntime:
         content: the ONNX file.
         device: the device. On a GPU, TF32 is off so that results equal those of a CPU.
         threads: threads for one batch; 0 leaves the choice to ONNX Runtime.
+        optimized: whether ONNX Runtime may rewrite the graph.
 
     Attributes:
         device: the device in use. It is `cpu` also if a GPU was requested and ONNX Runtime assigned
@@ -133,10 +134,14 @@ class OnnxRuntime:
 
     name: RuntimeName = "onnx"
 
-    def __init__(self, content: bytes, device: str = "cpu", threads: int = 0) -> None:
+    def __init__(
+        self, content: bytes, device: str = "cpu", threads: int = 0, *, optimized: bool = True
+    ) -> None:
         onnxruntime = load_onnxruntime()
         self.device = device
         options = onnxruntime.SessionOptions()
+        if not optimized:
+            options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
         options.intra_op_num_threads = threads
         self.cost_varies = _names_any(content, _VARYING_OPERATORS)
         if self.cost_varies:  # ONNX Runtime would keep the memory of the most expensive batch
@@ -151,6 +156,8 @@ class OnnxRuntime:
         # ONNX Runtime sets the mode of its own threads when they start. The threads that call a
         # session need `FlushToZero`.
         options.add_session_config_entry("session.set_denormal_as_zero", "1")
+        # By default, ONNX Runtime computes with inputs of eight bits where weights have four.
+        options.add_session_config_entry("session.qdq_matmulnbits_accuracy_level", "0")
         # Weights in a separate file have no digest. This folder makes their loading fail.
         options.add_session_config_entry(
             "session.model_external_initializers_file_folder_path", os.devnull
@@ -174,6 +181,7 @@ class OnnxRuntime:
             assigned = self._session.get_provider_graph_assignment_info()
             if not any(part.ep_name == _CUDA for part in assigned):
                 self.device = "cpu"
+        self._takes_logarithms = _names_any(content, ("Log",))
         self.inputs = _declared(self._session.get_inputs())
         self.outputs = _declared(self._session.get_outputs())
         self._names = [output.name for output in self.outputs]
@@ -190,6 +198,8 @@ class OnnxRuntime:
 
     def __call__(self, inputs: Arrays) -> dict[str, NDArray[Any]]:
         """Compute the outputs of one batch, as `Runtime` says."""
+        if self._takes_logarithms:  # the C library's logarithm of a subnormal is another number
+            inputs = {name: without_subnormals(array) for name, array in inputs.items()}
         try:
             with self._flush_to_zero:
                 results = self._session.run(self._names, dict(inputs))
@@ -241,6 +251,9 @@ class TorchScriptRuntime:
         device: the device. On a GPU, TF32 is off so that results equal those of a CPU.
         threads: threads for one batch, for the whole process; 0 leaves the choice to torch.
         outputs: the names of the outputs, in the order in which the module returns them.
+
+    Attributes:
+        arguments: the names of the inputs, in the order in which the module takes them.
     """
 
     name: RuntimeName = "torchscript"
@@ -272,7 +285,7 @@ class TorchScriptRuntime:
                 module = torch.jit.load(io.BytesIO(content), map_location=device).eval()
                 self._module = torch.jit.freeze(module)
             arguments = module.forward.schema.arguments[1:]
-            self._inputs = tuple(argument.name for argument in arguments)
+            self.arguments = tuple(argument.name for argument in arguments)
         if device != "cpu":  # other streams must not read weights that are not yet written
             torch.cuda.synchronize(device)
         self.cost_varies = any(
@@ -281,9 +294,9 @@ class TorchScriptRuntime:
         )
 
     @property
-    def graph(self) -> Any:
-        """The module's code, as a `torch.Graph`."""
-        return self._module.graph
+    def module(self) -> Any:
+        """The frozen module, a `torch.jit.ScriptModule`."""
+        return self._module
 
     def __call__(self, inputs: Arrays) -> dict[str, NDArray[Any]]:
         """Compute the outputs of one batch, as `Runtime` says."""
@@ -299,7 +312,7 @@ class TorchScriptRuntime:
         # Both contexts apply to the current thread only.
         with torch.inference_mode(), self._stream():
             # torch does not support read-only arrays and negative strides: such arrays are copied.
-            arrays = (np.require(inputs[name], requirements=["C", "W"]) for name in self._inputs)
+            arrays = (np.require(inputs[name], requirements=["C", "W"]) for name in self.arguments)
             result = self._module(*(torch.from_numpy(array).to(self.device) for array in arrays))
             outputs = result if isinstance(result, tuple) else (result,)
             if len(outputs) != len(self._outputs):
@@ -337,9 +350,9 @@ class TorchScriptRuntime:
         on every load, checks them.
         """
         expected = {spec.name for spec in card.inputs}
-        if set(self._inputs) != expected:
+        if set(self.arguments) != expected:
             return (
-                f"the module's arguments are {', '.join(self._inputs)}; "
+                f"the module's arguments are {', '.join(self.arguments)}; "
                 f"the card says {', '.join(sorted(expected))}"
             )
         return None

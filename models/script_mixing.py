@@ -1,218 +1,296 @@
-"""A search of a TorchScript module's code for operators that mix the rows of a batch.
+"""The search of a TorchScript module for an operator that mixes the rows of a batch.
 
-A module states no shapes, so the batch axis cannot be followed as in an ONNX graph
-(`row_mixing.py`). The module must compute the same as such a graph on every tried row. The search
-covers operators whose mixing the tried rows may not show: numbers taken out of a tensor, reductions
-over a whole tensor or its first axis, and one scale for the whole batch. `observed_mixing` then
-runs the module on batches of two sizes, and finds reductions over an axis that grows with the
-batch, wherever it is.
+As in an ONNX graph (`row_mixing.py`), the batch axis is followed from node to node, through
+operators that are known to compute along other axes only (`script_rules.py`). The first other node
+is reported. A module without such a node has no state, no random numbers, and no branch or loop
+that depends on the rows.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from models.runtimes import Arrays, Runtime
+import numpy as np
 
-NUMBERS = {
-    "aten::Bool", "aten::Float", "aten::FloatImplicit", "aten::Int", "aten::IntImplicit",
-    "aten::ScalarImplicit", "aten::allclose", "aten::equal", "aten::is_nonzero", "aten::item",
-    "aten::tolist",
+from models.card import MODEL_FILES
+from models.graph import COUNTS, MORE
+from models.package import ModelPackage, PackageError
+from models.row_rules import MixesError, Rows, batch_axis
+from models.runtimes import Arrays, Runtime, TorchScriptRuntime, one_line
+from models.script_graph import Interpreter, Item, ScriptNode, Tracked, flattened, listed
+from models.script_rules import ELEMENTWISE, FACTORIES, RULES, SIZES_AT, Call
+from models.subnormals import FlushToZero
+
+ASKING = {
+    "aten::__is__", "aten::__isnot__", "aten::dim", "aten::is_floating_point",
+    "aten::is_autocast_enabled", "aten::is_grad_enabled", "aten::len", "aten::numel", "aten::size",
+    "prim::device", "prim::dtype", "prim::is_nested", "prim::layout", "prim::requires_grad",
+    "prim::type",
 }  # fmt: skip
-"""Operators that convert a tensor to a Python number, on which a branch may depend."""
-RANDOM = {
-    "aten::bernoulli", "aten::exponential", "aten::log_normal", "aten::multinomial",
-    "aten::normal", "aten::rand", "aten::rand_like", "aten::randint", "aten::randint_like",
-    "aten::randn", "aten::randn_like", "aten::random", "aten::randperm", "aten::uniform",
+"""Operators that take the shape or the type of a tensor, and none of its numbers."""
+COMPARING = {"aten::eq", "aten::ge", "aten::gt", "aten::le", "aten::lt", "aten::ne"}
+CONVERTING = {
+    "aten::Int", "aten::IntImplicit", "aten::ScalarImplicit", "prim::NumToTensor",
 }  # fmt: skip
-COUNTED = {
-    "aten::_unique", "aten::_unique2", "aten::argwhere", "aten::bincount", "aten::masked_scatter",
-    "aten::masked_select", "aten::nonzero", "aten::nonzero_numpy", "aten::unique_dim",
+DIVIDING = {"aten::div", "aten::floor_divide", "aten::floordiv"}
+NUMBERS = COMPARING | CONVERTING | DIVIDING | {
+    "aten::Bool", "aten::Float", "aten::FloatImplicit", "aten::__and__", "aten::__contains__",
+    "aten::__not__", "aten::__or__", "aten::add", "aten::ceil", "aten::floor", "aten::format",
+    "aten::mul", "aten::neg", "aten::pow", "aten::remainder", "aten::round", "aten::sqrt",
+    "aten::str", "aten::sub", "aten::warn", "prim::abs", "prim::max", "prim::min",
 }  # fmt: skip
-"""Operators whose output has a size, or an order, that depends on the numbers of all rows."""
-DYNAMIC = {
-    "aten::choose_qparams_optimized", "aten::quantize_per_tensor_dynamic",
-    "aten::quantized_gru", "aten::quantized_lstm", "quantized::linear_dynamic",
-    "quantized::linear_dynamic_fp16", "quantized::linear_relu_dynamic",
-    "quantized::make_quantized_cell_params_dynamic",
-}  # fmt: skip
-REDUCING = {
-    "aten::all", "aten::amax", "aten::amin", "aten::aminmax", "aten::any", "aten::argmax",
-    "aten::argmin", "aten::argsort", "aten::cdist", "aten::count_nonzero", "aten::cummax",
-    "aten::cummin", "aten::cumprod", "aten::cumsum", "aten::dist", "aten::dot", "aten::flip",
-    "aten::frobenius_norm", "aten::isin", "aten::kthvalue", "aten::linalg_norm",
-    "aten::linalg_vector_norm", "aten::log_softmax", "aten::logcumsumexp", "aten::logsumexp",
-    "aten::max", "aten::mean", "aten::median", "aten::min", "aten::mode", "aten::msort",
-    "aten::nanmean", "aten::nansum", "aten::norm", "aten::nuclear_norm", "aten::prod",
-    "aten::quantile", "aten::roll", "aten::softmax", "aten::sort", "aten::special_logsumexp",
-    "aten::std", "aten::std_mean", "aten::sum", "aten::topk", "aten::trace",
-    "aten::unique_consecutive", "aten::unique_dim", "aten::var", "aten::var_mean",
-}  # fmt: skip
-PRODUCTS = {
-    "aten::addmm": "mat1", "aten::baddbmm": "batch1", "aten::bmm": "self", "aten::matmul": "self",
-    "aten::mm": "self", "aten::mv": "self",
-}  # fmt: skip
-"""Products of matrices, and the argument whose last axis they sum over."""
-OBSERVED = (3, 5)
-"""Numbers of rows of two runs: an axis that counts the rows has another size in each."""
-PICKING = {
-    "aten::cat", "aten::index_add", "aten::index_select", "aten::narrow", "aten::scatter_add",
-    "aten::select", "aten::slice",
-}  # fmt: skip
-PERMUTING = {
-    "aten::T", "aten::movedim", "aten::numpy_T", "aten::permute", "aten::swapaxes", "aten::t",
-    "aten::transpose", "aten::unbind",
-}  # fmt: skip
-"""Operators that may move the batch from the first axis."""
-NORMALIZING = {"aten::batch_norm": 5, "aten::dropout": 2, "aten::feature_dropout": 2}
-"""The index of the argument that selects the behaviour of training."""
+"""Operators on Python's numbers and texts."""
+REPEATING = FACTORIES | {"expand", "repeat", "tile"}
+"""Operators that may give a constant once for each row."""
+TRAINING = ("dropout_p", "train", "training", "use_input_stats")
+"""Arguments with which an operator may draw random numbers, or change its weights."""
+LARGEST = 2**31
+"""A multiple of the number of rows below this for three rows is exact for any number of rows."""
 
 
-def script_mixing(graph: Any) -> str | None:
-    """Return the first operator of a frozen module's graph that mixes rows, and how.
+def script_mixing(module: TorchScriptRuntime, rows: Arrays) -> str | None:
+    """Return the first operator of a module that mixes rows, or may mix them, and how.
 
     Args:
-        graph: a `torch.Graph`.
+        module: the TorchScript module.
+        rows: at least one row of every input.
 
     Returns:
-        A clause such as "aten::max reduces the whole batch"; None if no operator mixes rows.
+        A clause such as "aten::max works on the whole batch"; None if no operator mixes rows.
     """
-    nodes = list(_nodes(graph))
-    rows_first = not any(
-        node.kind() in PERMUTING and next(node.inputs()).node().kind() != "prim::Constant"
-        for node in nodes
-    )
-    for node in nodes:
-        found = _found(node, rows_first)
-        if found is not None:
-            return f"{node.kind()} {found}"
-    return None
-
-
-def _nodes(block: Any) -> Iterator[Any]:
-    for node in block.nodes():
-        yield node
-        for inner in node.blocks():
-            yield from _nodes(inner)
-
-
-def _found(node: Any, rows_first: bool) -> str | None:
-    kind, inputs = node.kind(), list(node.inputs())
-    if kind.removesuffix("_") in RANDOM:
-        return "draws random numbers"
-    if kind in DYNAMIC:
-        return "scales all rows of a batch by their least and largest number"
-    if kind.removesuffix("_") in COUNTED or (kind == "aten::where" and len(inputs) == 1):
-        return "counts numbers of the whole batch"
-    if kind == "aten::index" and _picks_rows(inputs):
-        return "picks some of the rows"
-    if kind in NUMBERS and not _is_size(inputs[0]):
-        return "takes a number out of the batch"
-    if kind in NORMALIZING and inputs[NORMALIZING[kind]].toIValue() is not False:
-        return "works as in training"
-    if kind in REDUCING | PICKING:
-        return _over(node, inputs, rows_first)
-    return None
-
-
-def _picks_rows(inputs: Sequence[Any]) -> bool:
-    """Return whether `tensor[first, ...]` indexes the first axis of a tensor that is computed."""
-    tensor, indices = inputs
-    if tensor.node().kind() == "prim::Constant":  # a table, in which each row looks up its own
-        return False
-    first = next(indices.node().inputs(), None)
-    return first is None or first.type().kind() != "NoneType"
-
-
-def _over(node: Any, inputs: Sequence[Any], rows_first: bool) -> str | None:
-    """Return how an operator that works along some axes mixes rows; None if it does not."""
-    named = dict(zip(_arguments(node), inputs, strict=False))
-    axes = named.get("dim", named.get("dims"))
-    if axes is None or axes.type().kind() == "NoneType":
-        elementwise = "other" in named  # for example, the maximum of two tensors
-        return "reduces the whole batch" if node.kind() in REDUCING and not elementwise else None
-    given = axes.toIValue()
-    places = given if isinstance(given, list) else [given]
-    if not places:
-        return "reduces the whole batch"
-    if node.kind() == "aten::slice" and _is_whole(named):
-        return None
-    return "works along the first axis" if rows_first and 0 in places else None
-
-
-def observed_mixing(module: Runtime, rows: Arrays) -> str | None:
-    """Return the first reduction over the rows in a run of a TorchScript module, and how.
-
-    Args:
-        module: computes the rows.
-        rows: at least `OBSERVED[-1]` rows of every input.
-    """
-    few, many = (
-        _reductions(module, {name: array[:count] for name, array in rows.items()})
-        for count in OBSERVED
-    )
-    if [name for name, _, _ in few] != [name for name, _, _ in many]:
-        return "its operators depend on the number of rows"
-    for (name, before, axes), (_, after, _) in zip(few, many, strict=True):
-        rank = len(before)
-        if len(after) != rank or any(before[axis % rank] != after[axis % rank] for axis in axes):
-            return f"{name} reduces over the rows"
-    return None
-
-
-def _reductions(module: Runtime, rows: Arrays) -> list[tuple[str, tuple[int, ...], list[int]]]:
-    """Return the name, the shape and the axes of each reduction in a run of the module."""
-    from torch.utils._python_dispatch import TorchDispatchMode
-
-    found: list[tuple[str, tuple[int, ...], list[int]]] = []
-
-    class Recorder(TorchDispatchMode):
-        def __torch_dispatch__(
-            self,
-            operator: Any,
-            types: object,
-            args: tuple[Any, ...] = (),
-            kwargs: dict[str, Any] | None = None,
-        ) -> Any:
-            name = operator.name().partition(".")[0]
-            names = [argument.name for argument in operator._schema.arguments]
-            given = dict(zip(names, args, strict=False)) | (kwargs or {})
-            axes = given.get("dim", given.get("dims")) if name in REDUCING else None
-            if name in PRODUCTS:
-                axes = -1
-            if axes is not None and (tensor := given[PRODUCTS.get(name, "self")]).ndim:
-                listed = axes if isinstance(axes, list | tuple) else [axes]
-                found.append((name, tuple(tensor.shape), list(listed)))
-            return operator(*args, **(kwargs or {}))
-
-    recorder: Any = Recorder  # its constructor is untyped
-    with recorder():
-        module(rows)
-    return found
-
-
-def _is_whole(named: Mapping[str, Any]) -> bool:
-    """Return whether a slice covers the whole axis."""
-    start, end, step = (named[name].toIValue() for name in ("start", "end", "step"))
-    return start in (0, None) and (end is None or end >= 2**31 - 1) and step == 1
-
-
-def _arguments(node: Any) -> list[str]:
     import torch
 
-    schema = node.schema()
-    if not schema or schema == "(no schema)":
-        return []
-    return [argument.name for argument in torch._C.parse_schema(schema).arguments]
+    inputs = {
+        name: [
+            torch.from_numpy(np.resize(rows[name], (count, *rows[name].shape[1:])))
+            for count in COUNTS
+        ]
+        for name in module.arguments
+    }
+    try:
+        with FlushToZero(), torch.inference_mode():
+            for output in Interpreter(module.module, _follow).run(inputs):
+                if output.rows != Rows(0):
+                    return "an output does not hold one row for each row"
+    except MixesError as found:
+        return str(found)
+    except Exception as error:  # noqa: BLE001 - after any error, nothing is known of the module
+        return f"its code cannot be followed ({one_line(error)})"
+    return None
 
 
-def _is_size(value: Any) -> bool:
-    """Return whether a tensor holds a number that depends only on shapes and constants."""
-    node = value.node()
-    if node.kind() in ("prim::NumToTensor", "prim::Constant"):
-        return True
-    computed = node.kind().removesuffix("_") in (
-        "aten::add", "aten::div", "aten::floor_divide", "aten::mul", "aten::sub", "aten::to",
-    )  # fmt: skip
-    return computed and all(
-        _is_size(one) for one in node.inputs() if one.type().kind() == "TensorType"
+def require_rows_apart(package: ModelPackage, runtime: Runtime) -> None:
+    """Check that a TorchScript file computes each row of the example alone, if rows are batched.
+
+    Raises:
+        PackageError: the file may mix rows.
+    """
+    card = package.card
+    if card.batching == "none" or card.fixed_batch or not isinstance(runtime, TorchScriptRuntime):
+        return
+    rows = {name: tensor.array() for name, tensor in card.example.inputs.items()}
+    if found := script_mixing(runtime, rows):
+        reason = f"rows are batched, and it may mix them ({found}): add the network again"
+        raise PackageError(package.label, MODEL_FILES[runtime.name], reason)
+
+
+def _follow(node: ScriptNode) -> Item:
+    """Return the tracked result of a node; raise `MixesError` if it mixes rows."""
+    first = next(iter(node.arguments.values()), None)
+    if node.kind in _LISTS and isinstance(first, list):
+        return _LISTS[node.kind](*node.arguments.values())
+    if node.kind in ASKING:
+        return _asked(node)
+    changes = node.kind.endswith("_") and not node.kind.endswith("__")
+    name = node.kind.partition("::")[2]
+    name = name.removesuffix("_") if changes else name
+    is_known = node.kind.startswith("aten::") and name in {*RULES, *FACTORIES}
+    if "out" in node.arguments or not (is_known or node.kind in NUMBERS):
+        raise MixesError("is not known to compute each row for itself")
+    with_rows = [
+        item for item in node.arguments.values() if any(one.rows for one in flattened(item))
+    ]
+    if changes and not (isinstance(first, Tracked) and _may_change(node, name, first)):
+        raise MixesError("changes a value that others may share")
+    takes_type = name in FACTORIES and with_rows == [node.arguments.get("self")]
+    if not with_rows or takes_type:
+        return _without_rows(node, name)
+    if not is_known:
+        raise MixesError("takes a number out of the batch")
+    for argument, item in node.arguments.items():
+        counted = [one for one in flattened(item) if one.counted]
+        if counted and argument != SIZES_AT.get(name):
+            raise MixesError("computes with the number of rows")
+        if not all(one.multiple for one in counted):
+            raise MixesError("takes a size that is computed from the number of rows")
+    taken = node.tracked
+    results = node.compute()
+    outer, inner = RULES[name](Call(node, results))
+
+    def tracked(values: tuple[Any, ...]) -> Tracked:
+        found = Tracked(values)
+        if not found.is_tensor:
+            raise MixesError("takes a number out of the batch")
+        axis = batch_axis(found.shapes)
+        if axis is None or found.shapes[-1][axis] != outer * MORE * inner:
+            raise MixesError(f"gives {list(found.shapes[-1])} for {MORE} rows")
+        is_new = changes or not _shares(values[-1], taken)
+        return Tracked(values, Rows(axis, outer, inner), is_new=is_new)
+
+    return _items(results, tracked)
+
+
+def _may_change(node: ScriptNode, name: str, changed: Tracked) -> bool:
+    """Return whether a node may change its first argument: no weight, no input, no view of rows.
+
+    A view of a constant may be changed to a constant, since the constant stays one.
+    """
+    if not changed.is_new:
+        return False
+    if changed.rows is None:
+        return not any(one.rows or one.counted for one in node.tracked)
+    return name in ELEMENTWISE
+
+
+def _shares(tensor: Any, taken: Sequence[Tracked]) -> bool:
+    """Return whether a tensor shares memory with one that its node has taken."""
+    place = tensor.untyped_storage().data_ptr()
+    return any(
+        one.is_tensor and one.values[-1].untyped_storage().data_ptr() == place for one in taken
     )
+
+
+def _items(results: Sequence[Any], tracked: Callable[[tuple[Any, ...]], Tracked]) -> Item:
+    """Return the results of a node as values, or lists of values."""
+    if not isinstance(results[0], list | tuple):
+        return tracked(tuple(results))
+    if len({len(result) for result in results}) > 1:
+        raise MixesError("gives as many results as there are rows")
+    return [_items(parts, tracked) for parts in zip(*results, strict=True)]
+
+
+def _asked(node: ScriptNode) -> Item:
+    sized = any(one.counted for one in node.tracked)
+
+    def tracked(values: tuple[Any, ...]) -> Tracked:
+        differs = values[0] != values[-1]
+        return Tracked(values, counted=sized or differs, multiple=not sized and _is_linear(values))
+
+    return _items(node.compute(), tracked)
+
+
+def _without_rows(node: ScriptNode, name: str) -> Item:
+    """Return the results of a node that takes no rows: constants, unless it takes their number."""
+    for argument in TRAINING:
+        if any(one.values[0] for one in flattened(node.arguments.get(argument, []))):
+            raise MixesError("works as in training")
+    counted = [one for one in node.tracked if one.counted]
+    is_settled = node.kind in COMPARING and _is_settled(*node.arguments.values())
+    others = [
+        one
+        for argument, item in node.arguments.items()
+        if argument not in ("size", "repeats", "dims")
+        for one in flattened(item)
+        if one.counted
+    ]
+    taken = node.tracked
+    olds = [one for one in taken if not one.is_new or one.rows is not None]
+    results = node.compute()
+
+    def tracked(values: tuple[Any, ...]) -> Tracked:
+        found = Tracked(values)
+        is_new = found.is_tensor and not _shares(values[-1], olds)
+        if not counted or is_settled:
+            return Tracked(values, is_new=is_new)
+        if name in REPEATING and all(one.multiple for one in counted) and not others:
+            axis = batch_axis(found.shapes)
+            if axis is not None and bool((values[-1] == values[-1].roll(1, axis)).all()):
+                rows = Rows(axis, 1, found.shapes[-1][axis] // MORE)
+                return Tracked(values, rows, is_new=not _shares(values[-1], taken))
+        return Tracked(values, counted=True, multiple=_keeps(node, counted, values))
+
+    return _items(results, tracked)
+
+
+def _is_linear(values: Sequence[Any]) -> bool:
+    """Return whether these are the multiples of a positive whole number by `COUNTS`."""
+    try:
+        first, *_ = numbers = [int(value) for value in values]
+    except (TypeError, ValueError, RuntimeError):
+        return False
+    exact = all(number == value for number, value in zip(numbers, values, strict=True))
+    linear = numbers == [first * count for count in COUNTS]
+    return exact and linear and first > 0 and numbers[-1] < LARGEST
+
+
+def _keeps(node: ScriptNode, counted: Sequence[Tracked], values: Sequence[Any]) -> bool:
+    """Return whether a node gives a multiple of the number of rows, for any number of rows."""
+    if len(counted) != 1 or not counted[0].multiple or not _is_linear(values):
+        return False
+    if node.kind == "aten::mul" or node.kind in CONVERTING:
+        return True
+    if node.kind not in DIVIDING:
+        return False
+    dividend, divisor, *_ = node.arguments.values()
+    return (
+        dividend is counted[0]
+        and isinstance(divisor, Tracked)
+        and all(
+            int(value) % int(by) == 0
+            for value, by in zip(counted[0].values, divisor.values, strict=True)
+        )
+    )
+
+
+def _is_settled(one: Item, other: Item, *_: Item) -> bool:
+    """Return whether a comparison has one result for any number of rows."""
+    pairs = zip(flattened(one), flattened(other), strict=False)
+    return all(_is_pair_settled(*pair) for pair in pairs)
+
+
+def _is_pair_settled(one: Tracked, other: Tracked) -> bool:
+    if one.multiple and other.multiple:
+        return True
+    if not one.counted and not other.counted:
+        return True
+    counted, constant = (one, other) if one.counted else (other, one)
+    number = constant.values[0]
+    is_number = not constant.counted and isinstance(number, int | float)
+    return counted.multiple and is_number and number < counted.values[0]
+
+
+def _sliced(items: Item, start: Item, end: Item, step: Item) -> Item:
+    return listed(items)[slice(_number(start), _number(end), _number(step))]
+
+
+def _appended(items: Item, item: Item) -> Item:
+    listed(items).append(item)
+    return items
+
+
+def _replaced(items: Item, index: Item, item: Item) -> Item:
+    listed(items)[_number(index)] = item
+    return items
+
+
+def _picked(items: Item, index: Item) -> Item:
+    item: Item = listed(items)[_number(index)]
+    return item
+
+
+def _number(item: Item) -> Any:
+    if not isinstance(item, Tracked) or item.counted or item.rows:
+        raise MixesError("computes with the number of rows")
+    return item.values[0]
+
+
+_LISTS: Mapping[str, Callable[..., Item]] = {
+    "aten::__getitem__": _picked,
+    "aten::_set_item": _replaced,
+    "aten::add": lambda items, others: [*items, *others],
+    "aten::append": _appended,
+    "aten::copy": lambda items: [*items],
+    "aten::len": lambda items: Tracked((len(items),) * len(COUNTS)),
+    "aten::list": lambda items: [*items],
+    "aten::slice": _sliced,
+}
+"""Operators on Python's lists."""

@@ -11,6 +11,9 @@ from collections.abc import Callable
 from types import TracebackType
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 _Modes = ctypes.c_uint32 * 2  # glibc's femode_t, which has 8 bytes on x86-64 and 4 on aarch64
 
 _LAYOUTS = {
@@ -79,3 +82,11 @@ class FlushToZero:
         traceback: TracebackType | None,
     ) -> None:
         _set_modes(self._saved)
+
+
+def without_subnormals(array: NDArray[Any]) -> NDArray[Any]:
+    """Return an array with zeros for the subnormal numbers of FP32 and FP64."""
+    if array.dtype.kind != "f" or array.dtype.itemsize < 4:
+        return array
+    small = np.abs(array) < np.finfo(array.dtype).tiny
+    return np.where(small, array.dtype.type(0), array) if small.any() else array

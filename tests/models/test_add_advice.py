@@ -26,6 +26,10 @@ from models.samples import random_samples
 node = helper.make_node
 X: tuple[str, int, list[str | int]] = ("x", T.FLOAT, ["batch", 4])
 Y: tuple[str, int, Any] = ("y", T.FLOAT, None)
+EMPTY = (
+    "net.onnx: it has no operators, and so computes nothing: export the network again, with the "
+    "outputs that it computes"
+)
 RELU = [node("Relu", ["x"], ["y"])]
 
 Add = Callable[..., str]
@@ -113,6 +117,18 @@ def test_labels_never_fit_a_free_dimension(add: Add) -> None:
         (onnx_file(RELU, [X], [Y, Y]), "net.onnx: it has two outputs y: export it with a name for "
          "each"),
         (
+            onnx_file([], [X], [("x", T.FLOAT, ["batch", 4])]),
+            EMPTY,
+        ),
+        (
+            onnx_file([], [X], [("w", T.FLOAT, [1, 4])], w=np.ones((1, 4), np.float32)),
+            EMPTY,
+        ),
+        (
+            onnx_file(RELU, [X], [Y]).replace(b"\x01x", b"\x01\xff"),
+            "net.onnx: it has names that are no UTF-8: export it with other names",
+        ),
+        (
             onnx_file(
                 [node("StringNormalizer", ["text"], ["lower"], case_change_action="LOWER",
                       locale="xx_YY"), node("Size", ["lower"], ["y"])],
@@ -125,6 +141,31 @@ def test_labels_never_fit_a_free_dimension(add: Add) -> None:
 )  # fmt: skip
 def test_the_refusal_of_a_graph_says_what_to_change(content: bytes, message: str, add: Add) -> None:
     assert add(content) == message
+
+
+TEXT = onnx.TensorProto(name="text", data_type=T.STRING, dims=[1], string_data=[b"\xff"])
+
+
+def test_a_constant_text_may_be_no_utf_8(add: Add) -> None:
+    content = onnx_file(RELU, [X], [Y])
+    assert add(changed(content, lambda model: model.graph.initializer.append(TEXT))) == "wrote"
+
+
+def test_a_computed_text_that_is_no_utf_8_is_named(
+    add: Add, capsys: pytest.CaptureFixture[str]
+) -> None:
+    encoder = node(
+        "LabelEncoder", ["x"], ["text"], domain="ai.onnx.ml", keys_floats=[1.0],
+        values_strings=[b"\xff"], default_string=b"\xfe",
+    )  # fmt: skip
+    decoder = node(
+        "LabelEncoder", ["text"], ["y"], domain="ai.onnx.ml", keys_strings=[b"\xff"],
+        values_floats=[2.0], default_float=1.0,
+    )  # fmt: skip
+    content = onnx_file([encoder, decoder], [X], [Y])
+    Path("net.onnx").write_bytes(content)
+    assert main(["add", "net", "--onnx", "net.onnx", "--repository", "added"]) == 0
+    assert "cannot be followed (it holds text that is no UTF-8)" in capsys.readouterr().out
 
 
 def test_a_scalar_input_can_be_replaced_by_a_column_or_a_constant(add: Add) -> None:

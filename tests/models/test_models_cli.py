@@ -8,6 +8,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import torch
+from foreign_networks import scripted
 from small_packages import Bend, bend_onnx, edit_card, reseal, seeded
 
 import models.command_line
@@ -201,6 +203,29 @@ def test_verify_repeats_the_recorded_predictions(run: Command, bend: ModelPackag
     code, lines, _ = run("verify", "bend")
     assert code == 1
     assert lines[0].startswith("refused  package bend/1: model.onnx: y differs from the recorded")
+
+
+def test_verify_refuses_a_torchscript_file_that_may_mix_batched_rows(
+    run: Command, bend: ModelPackage
+) -> None:
+    """The recorded prediction is right."""
+
+    class Largest(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.bend = seeded(Bend)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            answer: torch.Tensor = self.bend(x)
+            return torch.where(x.max() > 1e6, answer / 2, answer)
+
+    reseal(bend, "model.pt", scripted(Largest()))
+    code, lines, _ = run("verify", "bend")
+    assert code == 1
+    assert lines == [
+        "refused  package bend/1: model.pt: rows are batched, and it may mix them (aten::max works "
+        "on the whole batch): add the network again"
+    ]
 
 
 def test_verify_reports_a_changed_plot_and_a_missing_page(run: Command, blot: ModelPackage) -> None:

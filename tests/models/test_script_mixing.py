@@ -1,150 +1,107 @@
-"""TorchScript operators that mix the rows of a batch, found in the module's code."""
+"""TorchScript modules are followed as ONNX graphs are; a module that mixes rows is left out."""
 
 import io
+import warnings
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from mixing_modules import APART, MIXED
 from mixing_networks import Network, write
 from onnx import helper
 from torch import Tensor, nn
 
 from models.add import add
+from models.card import ModelCard
+from models.command_line import main
+from models.package import ModelPackage
+from models.repository import ModelRepository
 from models.runtimes import TorchScriptRuntime
-from models.script_mixing import observed_mixing, script_mixing
+from models.script_mixing import script_mixing
+
+ROWS = {"x": np.ones((3, 4), np.float32)}
 
 
-class _Branch(nn.Module):
+def saved(module: nn.Module, *, traced: bool = False) -> bytes:
+    stream = io.BytesIO()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # TorchScript is deprecated, and tracing warns of shapes
+        ready = module.eval()
+        x = torch.ones(2, 4)
+        ready = torch.jit.trace(ready, x, check_trace=False) if traced else torch.jit.script(ready)
+        torch.jit.save(ready, stream)
+    return stream.getvalue()
+
+
+@pytest.mark.parametrize("name", MIXED)
+def test_the_operator_that_mixes_rows_is_named(name: str) -> None:
+    module, named = MIXED[name]
+    found = script_mixing(TorchScriptRuntime(saved(module), outputs=["y"]), ROWS)
+    assert found is not None
+    assert found.startswith(named)
+
+
+@pytest.mark.parametrize("traced", [False, True], ids=["scripted", "traced"])
+@pytest.mark.parametrize("name", APART)
+def test_a_module_that_computes_each_row_alone_is_followed(name: str, traced: bool) -> None:
+    runtime = TorchScriptRuntime(saved(APART[name], traced=traced), outputs=["y"])
+    assert script_mixing(runtime, ROWS) is None
+
+
+class _Relu(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
-        if bool(x.narrow(1, 0, 1).squeeze() > 1e9):
-            x = x / 255
         return torch.relu(x)
 
 
-class _Largest(nn.Module):
-    def forward(self, x: Tensor) -> Tensor:
-        return torch.where(x.max() > 1e9, x / 255, torch.relu(x))
-
-
-class _Centred(nn.Module):
-    def forward(self, x: Tensor) -> Tensor:
-        return x - x.mean(0)
-
-
-class _Noise(nn.Module):
-    def forward(self, x: Tensor) -> Tensor:
-        return x + torch.randn_like(x)
-
-
-class _First(nn.Module):
-    def forward(self, x: Tensor) -> Tensor:
-        return x + x[0]
-
-
-class _Dropped(nn.Module):
-    def forward(self, x: Tensor) -> Tensor:
-        return torch.dropout(x, 0.5, True)
-
-
-class _Outliers(nn.Module):
-    def forward(self, x: Tensor) -> Tensor:
-        if x[x > 1e9].numel() > 0:
-            x = x / 255
-        return torch.relu(x)
-
-
-class _Found(nn.Module):
-    def forward(self, x: Tensor) -> Tensor:
-        if torch.nonzero(x > 1e9).shape[0] > 0:
-            x = x / 255
-        return torch.relu(x)
-
-
-class _Count(nn.Module):
-    def forward(self, x: Tensor) -> Tensor:
-        return torch.relu(x) + torch.count_nonzero(x > 1e9)
-
-
-class _Backwards(nn.Module):
-    def forward(self, x: Tensor) -> Tensor:
-        large = torch.relu(x - 1e9)
-        return torch.relu(x) + large.amax(-2)
-
-
-class _Flat(nn.Module):
-    def forward(self, x: Tensor) -> Tensor:
-        large = torch.relu(x - 1e9)
-        return torch.relu(x) + large.reshape(1, -1).sum(1)
-
-
-class _Product(nn.Module):
-    def forward(self, x: Tensor) -> Tensor:
-        large = torch.relu(x - 1e9)
-        return torch.relu(x) + large @ (large.t() @ large)
-
-
-class _PerRow(nn.Module):
-    """A module without mixing: it uses a shape, a maximum of two tensors and inner axes."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        y = x.view(x.shape[0], -1, 2).sum(2).repeat_interleave(2, dim=1)
-        return torch.max(x, y.clamp(min=0)) - x.mean(1, keepdim=True) + x.softmax(-1)
-
-
-@pytest.mark.parametrize(
-    ("module", "named"),
-    [
-        (_Branch(), "aten::Bool takes a number"),
-        (_Largest(), "aten::max reduces the whole batch"),
-        (_Centred(), "aten::mean works along the first axis"),
-        (_Noise(), "aten::randn_like draws random numbers"),
-        (_First(), "aten::select works along the first axis"),
-        (_Dropped(), "aten::dropout works as in training"),
-        (_Outliers(), "aten::index picks some of the rows"),
-        (_Found(), "aten::nonzero counts numbers of the whole batch"),
-        (_Count(), "aten::count_nonzero reduces the whole batch"),
-        (_PerRow(), None),
-    ],
-    ids=lambda value: type(value).__name__ if isinstance(value, nn.Module) else "",
-)
-@pytest.mark.filterwarnings("ignore:.*torch.jit")
-def test_the_operator_that_mixes_rows_is_named(module: nn.Module, named: str | None) -> None:
-    found = script_mixing(torch.jit.freeze(torch.jit.script(module.eval())).graph)
-    assert (found is None) == (named is None), found
-    assert found is None or named is None or named in found
-
-
-@pytest.mark.parametrize(
-    ("module", "named"),
-    [
-        (_Backwards(), "aten::amax reduces over the rows"),
-        (_Flat(), "aten::sum reduces over the rows"),
-        (_Product(), "aten::m"),
-        (_PerRow(), None),
-    ],
-    ids=lambda value: type(value).__name__ if isinstance(value, nn.Module) else "",
-)
-@pytest.mark.filterwarnings("ignore:.*torch.jit")
-def test_a_reduction_over_the_rows_is_seen_wherever_their_axis_is(
-    module: nn.Module, named: str | None
-) -> None:
-    saved = io.BytesIO()
-    torch.jit.save(torch.jit.script(module.eval()), saved)
-    runtime = TorchScriptRuntime(saved.getvalue(), outputs=["y"])
-    found = observed_mixing(runtime, {"x": np.ones((5, 4), np.float32)})
-    assert (found is None) == (named is None), found
-    assert found is None or named is None or found.startswith(named)
-
-
-@pytest.mark.filterwarnings("ignore:.*torch.jit")
-def test_a_module_that_mixes_rows_is_not_batched_even_if_all_tried_rows_agree(
-    tmp_path: Path,
-) -> None:
+def added(tmp_path: Path, module: nn.Module) -> ModelCard:
+    """Add the module beside a graph that computes the ReLU of each row."""
     file = write(tmp_path, Network([helper.make_node("Relu", ["x"], ["y"])]))
-    torch.jit.save(torch.jit.script(_Largest().eval()), tmp_path / "model.pt")
-    np.savez(tmp_path / "rows.npz", x=np.ones((8, 4), np.float32))
-    options = {"torchscript": tmp_path / "model.pt", "sample": tmp_path / "rows.npz"}
-    card = add(tmp_path / "repository", "net", file, **options).card
-    assert card.batching == "none"
-    assert "aten::max reduces the whole batch" in card.limits[-1]
+    (tmp_path / "model.pt").write_bytes(saved(module))
+    return add(tmp_path / "repository", "net", file, torchscript=tmp_path / "model.pt").card
+
+
+@pytest.mark.parametrize("name", MIXED)
+def test_a_module_that_mixes_rows_is_left_out_even_if_all_tried_rows_agree(
+    name: str, tmp_path: Path
+) -> None:
+    module, named = MIXED[name]
+    card = added(tmp_path, module)
+    assert card.batching == "rows"
+    assert card.runtimes == ("onnx",)
+    assert "TorchScript file is left out" in card.limits[-1]
+    assert named in card.limits[-1]
+    assert [record.runtime for record in card.parity] == ["onnx"]
+
+
+def test_a_module_of_the_same_rows_is_kept(tmp_path: Path) -> None:
+    card = added(tmp_path, _Relu())
+    assert card.runtimes == ("onnx", "torchscript")
+
+
+def test_the_command_says_why_a_module_is_left_out(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    module, named = MIXED["a scale by the largest of the batch"]
+    file = write(tmp_path, Network([helper.make_node("Relu", ["x"], ["y"])]))
+    (tmp_path / "model.pt").write_bytes(saved(module))
+    options = ["--torchscript", str(tmp_path / "model.pt"), "--repository", str(tmp_path / "all")]
+    assert main(["add", "net", "--onnx", str(file), *options]) == 0
+    (line,) = (
+        line for line in capsys.readouterr().out.splitlines() if line.startswith("  torchscript: ")
+    )
+    assert "is left out" in line
+    assert named in line
+
+
+def test_every_shipped_module_keeps_its_rows_apart(root: Path) -> None:
+    packages = [one for _, one in ModelRepository(root / "models")]
+    assert packages
+    for package in packages:
+        assert isinstance(package, ModelPackage)
+        card = package.card
+        module = TorchScriptRuntime(
+            package.load("model.pt"), outputs=[spec.name for spec in card.outputs]
+        )
+        rows = {name: tensor.array() for name, tensor in card.example.inputs.items()}
+        assert script_mixing(module, rows) is None, package.label

@@ -8,13 +8,17 @@ from typing import TypeVar
 import numpy as np
 import pytest
 import torch
+from onnx import TensorProto, helper
+from small_packages import onnx_file
 from subnormal_networks import SUBNORMAL, TINY, open_squares, rows
 
 from models.card import RuntimeName
+from models.runtimes import OnnxRuntime
 from models.subnormals import SUPPORTED, FlushToZero
 
 pytestmark = pytest.mark.skipif(not SUPPORTED, reason="subnormals are not flushed here")
 
+node = helper.make_node
 RUNTIMES: tuple[RuntimeName, ...] = ("onnx", "torchscript")
 
 T = TypeVar("T")
@@ -102,3 +106,16 @@ def test_python_has_subnormals_after_a_runtime_was_opened_and_has_failed(
         opened({"x": np.zeros((1, 1), np.str_)})
     assert not flushes()
     assert json.loads("1e-310") == 1e-310 > 0
+
+
+@pytest.mark.parametrize("count", [1, 16])
+def test_the_logarithm_of_a_subnormal_is_that_of_zero_in_any_batch(count: int) -> None:
+    """The C library's function, which computes the last numbers of a batch, gives -103.97."""
+    content = onnx_file(
+        [node("Log", ["x"], ["log"]), node("Clip", ["log", "least"], ["y"])],
+        [("x", TensorProto.FLOAT, ["batch", 1])],
+        [("y", TensorProto.FLOAT, ["batch", 1])],
+        least=np.float32(-1000).reshape(()),
+    )
+    found = OnnxRuntime(content)({"x": np.full((count, 1), 1e-40, np.float32)})["y"]
+    assert (found == -1000).all()

@@ -21,6 +21,7 @@ class Network:
     nodes: Sequence[Any]
     constants: Mapping[str, NDArray[Any]] = field(default_factory=dict)
     named: str = ""
+    functions: Sequence[Any] = ()
 
 
 def write(folder: Path, network: Network) -> Path:
@@ -29,9 +30,12 @@ def write(folder: Path, network: Network) -> Path:
     constants = [numpy_helper.from_array(array, name) for name, array in network.constants.items()]
     graph = helper.make_graph(network.nodes, "g", tensors[:1], tensors[1:], constants)
     opsets = [helper.make_opsetid("", 20), helper.make_opsetid("ai.onnx.ml", 3)]
-    opsets.append(helper.make_opsetid("com.microsoft", 1))
+    opsets += [helper.make_opsetid("com.microsoft", 1), helper.make_opsetid("own", 1)]
     path = folder / "network.onnx"
-    onnx.save(helper.make_model(graph, opset_imports=opsets, ir_version=10), path)
+    model = helper.make_model(
+        graph, functions=network.functions, opset_imports=opsets, ir_version=10
+    )
+    onnx.save(model, path)
     return path
 
 
@@ -93,7 +97,28 @@ def _random_branch() -> Sequence[Any]:
     ]
 
 
+def _softmax_function() -> Any:
+    """Return a function with a default: without it, the softmax is along the last axis."""
+    inner = node("Softmax", ["a"], ["b"])
+    inner.attribute.add(name="axis", ref_attr_name="axis", type=onnx.AttributeProto.INT)
+    return helper.make_function(
+        "own", "Weights", ["a"], ["b"], [inner], [helper.make_opsetid("", 20)],
+        attribute_protos=[helper.make_attribute("axis", 0)],
+    )  # fmt: skip
+
+
 MIXED: Mapping[str, Network] = {
+    "an axis that is the default of a function": Network(
+        [
+            node("Mul", ["x", "million"], ["far"]),
+            node("Clip", ["far", "million", ""], ["large"]),
+            node("Weights", ["large"], ["weights"], domain="own"),
+            node("Add", ["x", "weights"], ["y"]),
+        ],
+        {"million": one(1e6)},
+        named="Softmax",
+        functions=[_softmax_function()],
+    ),
     "rows quantized by blocks": _four_bit_weights(accuracy_level=4),
     "one quantization scale": Network(
         [
