@@ -14,7 +14,7 @@ import numpy as np
 
 from models.card import ModelCard, RuntimeName
 from models.runtimes import Arrays, Runtime, one_line
-from service.memory import measured
+from service.memory import SAMPLE_SECONDS, measured
 
 LONGEST_BATCH_SECONDS = 1.0
 """Of a batch in the warm-up, whatever the settings allow: longer batches would prolong the start,
@@ -26,6 +26,7 @@ LEAST_BUDGET_BYTES = 64 * 2**20
 _TURNS = 5
 _MOST_TURNS = 10  # while other processes take the cores
 _TURN_SECONDS = 0.001  # the first run of a turn finds the data of the other runtime in the caches
+_LONE_TURN_SECONDS = 0.0002  # of a runtime that is timed alone
 _MOST_RUNS_OF_A_TURN = 1000
 _ENOUGH_SECONDS = 0.1  # the runs of a slow network need no repetition
 _MOST_SECONDS = 1.0
@@ -79,7 +80,8 @@ def warm_up(
     Raises:
         Exception: a network fails on the CPU.
     """
-    warming = {name: _WarmUp(runtime, card, bounds) for name, runtime in runtimes.items()}
+    turn = _TURN_SECONDS if len(runtimes) > 1 else _LONE_TURN_SECONDS
+    warming = {name: _WarmUp(runtime, card, bounds, turn) for name, runtime in runtimes.items()}
     while sizes := {each: rows for each in warming.values() if (rows := each.next_rows())}:
         rows = min(sizes.values())
         untimed = list(sizes)
@@ -125,10 +127,13 @@ def repeat(
 class _WarmUp:
     """The warm-up of one runtime."""
 
-    def __init__(self, runtime: Runtime, card: ModelCard, bounds: Bounds) -> None:
+    def __init__(
+        self, runtime: Runtime, card: ModelCard, bounds: Bounds, turn_seconds: float
+    ) -> None:
         self._runtime = runtime
         self._card = card
         self._bounds = bounds
+        self._turn_seconds = turn_seconds
         self._first = card.fixed_batch or 1
         self._most = card.fixed_batch or bounds.rows
         self._seconds: dict[int, float] = {}
@@ -180,7 +185,8 @@ class _WarmUp:
         if self._runtime.device != "cpu":
             self.run()
             return
-        _, peak, kept = measured(self.run)
+        is_short = bool(self._seconds) and self._before < SAMPLE_SECONDS
+        _, peak, kept = measured(self.run, sampled=not is_short)
         self._memory[rows] = max(self._kept_bytes + peak, *self._memory.values(), 0)
         self._kept_bytes = max(self._kept_bytes + kept, 0)
 
@@ -198,7 +204,7 @@ class _WarmUp:
                 self._runtime(self._inputs)
                 now = time.monotonic()
                 least, before = min(least, now - before), now
-                if now - started > _TURN_SECONDS:
+                if now - started > self._turn_seconds:
                     break
         except MemoryError as error:
             self._seconds.pop(self._rows, None)

@@ -97,7 +97,12 @@ async def _live(call: Call) -> Reply:
 
 
 async def _ready(call: Call) -> Reply:
-    """Whether all models serve. `/readyz` reports whether at least one does."""
+    """Whether all models serve. `/readyz` is also 200 if some are unavailable."""
+    if loading := len(call.registry.loading):
+        raise NotReadyError(
+            f"{loading} of the models {'is' if loading == 1 else 'are'} being loaded; "
+            "try again in a few seconds."
+        )
     if not call.registry.ready:
         raise NotReadyError("No model is ready.")
     if unavailable := len(call.registry.unavailable):
