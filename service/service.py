@@ -23,7 +23,7 @@ from service.api.typed.requests import CurveInput, DigitsInput, PicturesInput, P
 from service.api.typed.responses import Curve, Digits, Pictures, Points
 from service.api.v2.routes import OpenInference
 from service.batching.batch import Arrays
-from service.errors import BadInputError
+from service.errors import BadInputError, LoadingError
 from service.http.app import App
 from service.http.auth import ApiKeyAuth
 from service.http.error_middleware import ErrorMiddleware
@@ -140,7 +140,9 @@ class FitServe:
         await close_pool()
 
     async def __is_ready__(self) -> bool:
-        """Return whether `/readyz` responds 200: a model serves, and no GPU is lost."""
+        """Return whether `/readyz` responds 200: all are loaded, one serves, no GPU is lost."""
+        if self.registry.is_loading:
+            current_request().reason = LoadingError.reason
         return self.registry.ready
 
     async def __is_alive__(self) -> bool:

@@ -12,7 +12,7 @@ from models.package import ModelPackage, PackageError
 from models.readme import batching_note
 from models.repository import ModelRepository, RepositoryError
 from models.text import escaped
-from service.errors import BadInputError, NotReadyError, UnknownModelError
+from service.errors import BadInputError, LoadingError, NotReadyError, UnknownModelError
 from service.inference.descriptions import Description, describe
 from service.inference.loader import Loaded, Loader, in_time
 from service.inference.paths import without_paths
@@ -177,6 +177,11 @@ class ModelRegistry:
         return self._open and bool(self._predictors) and not (self._unfit or self.lost)
 
     @property
+    def is_loading(self) -> bool:
+        """Whether models are still being loaded."""
+        return self._loading is None or bool(self._loading)
+
+    @property
     def alive(self) -> bool:
         """Whether this process can still serve; if not, it must be restarted."""
         return not self.lost and not any(predictor.stuck for predictor in self)
@@ -213,7 +218,8 @@ class ModelRegistry:
         """Return the model called `name`.
 
         Raises:
-            NotReadyError: the model is being loaded or unavailable, or the GPU is lost.
+            LoadingError: the model is being loaded.
+            NotReadyError: the model is unavailable, or the GPU is lost.
             UnknownModelError: there is no such model.
         """
         if self.lost:
@@ -221,9 +227,9 @@ class ModelRegistry:
         if name in self._predictors:
             return self._predictors[name]
         if self._loading is None:
-            raise NotReadyError("The models are being loaded; try again in a few seconds.")
+            raise LoadingError("The models are being loaded; try again in a few seconds.")
         if name in self._loading:
-            raise NotReadyError(f"Model {name!r} is being loaded; try again in a few seconds.")
+            raise LoadingError(f"Model {name!r} is being loaded; try again in a few seconds.")
         if name in self._unavailable:
             raise NotReadyError(
                 f"Model {name!r} is unavailable since the service started; see its log."

@@ -46,6 +46,7 @@ def test_it_is_live_and_not_ready(loading: Server) -> None:
     assert response.json()["error"] == (
         "1 of the models is being loaded; try again in a few seconds."
     )
+    assert "[ERROR]" not in loading.read_log()
 
 
 def test_a_loaded_model_predicts(loading: Server) -> None:

@@ -31,6 +31,7 @@ from service.concurrency import Cancellable, wait_for_callback
 from service.errors import (
     BadInputError,
     BodyTooLargeError,
+    LoadingError,
     MethodNotAllowedError,
     NotReadyError,
     ServiceError,
@@ -98,8 +99,9 @@ async def _live(call: Call) -> Reply:
 
 async def _ready(call: Call) -> Reply:
     """Whether all models serve. `/readyz` is also 200 if some are unavailable."""
-    if loading := len(call.registry.loading):
-        raise NotReadyError(
+    if call.registry.is_loading:
+        loading = len(call.registry.loading) or "Some"
+        raise LoadingError(
             f"{loading} of the models {'is' if loading == 1 else 'are'} being loaded; "
             "try again in a few seconds."
         )
