@@ -41,6 +41,15 @@ def with_gpus(monkeypatch: pytest.MonkeyPatch, count: int) -> None:
 # Devices.
 
 
+def test_without_a_driver_auto_is_the_cpu_and_torch_is_not_asked(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Its import takes seconds, and 300 MB."""
+    monkeypatch.setattr(placement.devices, "driver_cuda", lambda: None)
+    monkeypatch.setattr(placement.devices, "torch_devices", lambda: pytest.fail("it was asked"))
+    assert pick_device("auto", 1) == "cpu"
+
+
 @pytest.mark.parametrize("setting", ["cpu", "cuda:0", "cuda:5"])
 def test_an_explicit_device_is_used_as_it_is(setting: str, monkeypatch: pytest.MonkeyPatch) -> None:
     with_gpus(monkeypatch, 2)
@@ -341,10 +350,11 @@ def opened(monkeypatch: pytest.MonkeyPatch) -> list[tuple[RuntimeName, int]]:
     return opened
 
 
+@pytest.mark.parametrize("runtimes", [("onnx",), ("onnx", "torchscript")])
 def test_a_network_whose_batches_are_all_short_has_one_runtime_of_one_thread(
-    opened: list[tuple[RuntimeName, int]], tmp_path: Path
+    runtimes: tuple[RuntimeName, ...], opened: list[tuple[RuntimeName, int]], tmp_path: Path
 ) -> None:
-    package = write_tiny(tmp_path, "line", runtimes=("onnx",))
+    package = write_tiny(tmp_path, "line", runtimes=runtimes)
     for _ in range(2):  # the second time, with the timings of the first
         placed = place(
             package,
