@@ -23,6 +23,7 @@ _LIBRARIES: Mapping[RuntimeName, str] = {"onnx": "onnxruntime", "torchscript": "
 _MEMORY_SHARE = 8  # a batch takes an eighth of the available memory: other models need some too
 _CLEARLY_FASTER = 0.9  # of the time of the first runtime; less may be chance
 _SMALL_BYTES = 2**18  # of a file; larger networks take too long on one thread to be tried there
+_SHORT_SECONDS = 0.0002  # of a batch; TorchScript and more threads have nothing to gain
 
 
 class NotTimedError(Exception):
@@ -136,8 +137,7 @@ def place(
     sizes (geometric mean) is used; the first one, unless another is clearly faster. A runtime that
     cannot use the device is left out, and so are batches that take too much time or memory. If ONNX
     Runtime computes a batch in less than `inline_seconds`, a second one of one thread is opened for
-    batches on the event loop. A small network whose batches all take less on one thread has only
-    that one.
+    batches on the event loop. A small network whose batches are all short has only that one.
 
     Args:
         package: the package. Its files are compared with its card.
@@ -180,7 +180,8 @@ def place(
         raise NotTimedError
     alone = None
     if inline_seconds and threads != 1 and device == "cpu" and "onnx" in candidates:
-        alone = _single_threaded(package, bounds._replace(seconds=inline_seconds))
+        short = bounds._replace(seconds=min(inline_seconds, _SHORT_SECONDS))
+        alone = _single_threaded(package, short)
     placement, timed = alone or _timed(package, candidates, device, threads, bounds)
     if timed.limit == "memory":
         message = "%s: batches of at most %s rows, since the memory of %s holds no more"
@@ -237,8 +238,8 @@ def _recorded(
 def _single_threaded(package: ModelPackage, bounds: Bounds) -> tuple[Placement, Timings] | None:
     """Return ONNX Runtime on one thread, and its timings, if all its batches are within the bounds.
 
-    Then every batch is computed on the event loop: other threads are never used, and TorchScript,
-    whose calls take longer, has nothing to gain.
+    Then every batch is computed on the event loop, and other threads are never used. TorchScript is
+    not tried: its calls take longer.
     """
     if package.card.files[MODEL_FILES["onnx"]].bytes > _SMALL_BYTES:
         return None
