@@ -197,6 +197,12 @@ class NotReadyError(ServiceError):
     headers = (("Retry-After", "1"),)
 
 
+class LoadingError(NotReadyError):
+    """The model is being loaded, as the service has just started."""
+
+    reason = "loading"
+
+
 class DeadlineExceededError(ServiceError):
     """The deadline of the request passed before its rows were computed."""
 

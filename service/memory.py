@@ -10,9 +10,12 @@ from typing import TypeVar
 
 import psutil
 
-_SAMPLE_SECONDS = 0.002  # a shorter computation touches a few megabytes at most
 _CGROUPS = Path("/sys/fs/cgroup")
 _OWN_CGROUPS = Path("/proc/self/cgroup")
+
+SAMPLE_SECONDS = 0.002
+"""The interval between two samples of the memory. A shorter computation touches a few megabytes at
+most."""
 
 LARGE_BLOCK_BYTES = 4 * 2**20
 
@@ -42,8 +45,13 @@ def available_bytes() -> int:
     return min([psutil.virtual_memory().available, *_left_in_cgroups()])
 
 
-def measured(compute: Callable[[], Result]) -> tuple[Result, int, int]:
+def measured(compute: Callable[[], Result], *, sampled: bool = True) -> tuple[Result, int, int]:
     """Return the result of `compute`, and the bytes by which this process grew.
+
+    Args:
+        compute: the computation.
+        sampled: whether a thread looks at the memory meanwhile. It takes longer to start than a
+            short computation.
 
     Returns:
         The result; the largest growth meanwhile; and the growth that is left afterwards, which is
@@ -54,16 +62,18 @@ def measured(compute: Callable[[], Result]) -> tuple[Result, int, int]:
 
     def sample() -> None:
         nonlocal peak
-        while not ended.wait(_SAMPLE_SECONDS):
+        while not ended.wait(SAMPLE_SECONDS):
             peak = max(peak, process.memory_info().rss)
 
     sampler = threading.Thread(target=sample, name="memory", daemon=True)
-    sampler.start()
+    if sampled:
+        sampler.start()
     try:
         result = compute()
     finally:
         ended.set()
-        sampler.join()
+        if sampled:
+            sampler.join()
     after = process.memory_info().rss
     return result, max(peak, after) - before, after - before
 

@@ -1,6 +1,8 @@
 """The BentoML service: its endpoints and life cycle."""
 
+import asyncio
 import gc
+import os
 from collections.abc import Callable
 from functools import partial
 from typing import Any, TypeVar, cast
@@ -21,7 +23,7 @@ from service.api.typed.requests import CurveInput, DigitsInput, PicturesInput, P
 from service.api.typed.responses import Curve, Digits, Pictures, Points
 from service.api.v2.routes import OpenInference
 from service.batching.batch import Arrays
-from service.errors import BadInputError
+from service.errors import BadInputError, LoadingError
 from service.http.app import App
 from service.http.auth import ApiKeyAuth
 from service.http.error_middleware import ErrorMiddleware
@@ -29,7 +31,7 @@ from service.http.responses import Responder, typed
 from service.inference.bad_values import not_finite
 from service.inference.predictor import Predictor
 from service.inference.registry import ModelRegistry
-from service.inference.watchdog import Watchdog
+from service.inference.watchdog import EX_SOFTWARE, Watchdog
 from service.json_body import Body
 from service.memory import return_large_blocks
 from service.processes.jobs import close_pool, run_job, start_pool, whole
@@ -38,7 +40,12 @@ from service.telemetry.logs import logger, set_up_log
 from service.telemetry.request_context import current_request
 from service.telemetry.tracing import otlp_exporter
 from service.transport.bentoml_adapter import wrap_service
-from service.transport.rolling_restart import let_others_serve, report_loaded
+from service.transport.rolling_restart import (
+    is_first,
+    let_others_serve,
+    report_loaded,
+    wait_for_the_first,
+)
 from service.transport.supervisor import supervise
 
 Response = TypeVar("Response")
@@ -95,19 +102,30 @@ class FitServe:
 
     @bentoml.on_startup
     async def start(self) -> None:
-        """Load every model; the service is not ready until then."""
+        """Begin to load the models; the service is not ready until all are loaded."""
         return_large_blocks()
         settings = current_settings()
         self.registry = state.registry
         self.watchdog = Watchdog(self.registry, settings)
         state.openapi = openapi_of(FitServe, "fitserve", VERSION)
         state.responders.update(_responders(FitServe, self))
-        await self.registry.open(bentoml.server_context.worker_index or 1)
         start_pool(JOB_MODULES)
         self.watchdog.start()
+        worker_index = bentoml.server_context.worker_index or 1
+        first = is_first(worker_index)
+        self.loading = asyncio.create_task(self.load(worker_index))
+        if first:
+            self.loading.add_done_callback(_end_after_failure)
+            return
+        await self.loading
+        await (wait_for_the_first() if self.registry.ready else let_others_serve())
+
+    async def load(self, worker_index: int) -> None:
+        """Load the models, and report when they are loaded."""
+        gc.freeze()  # the collector need not traverse what was imported while models are loaded
+        await self.registry.open(worker_index)
+        self.watchdog.watch_devices()
         report_loaded(ready=self.registry.ready)
-        if not self.registry.ready:
-            await let_others_serve()
         # The objects that exist now are permanent, so the collector need not traverse them.
         gc.collect()
         gc.freeze()
@@ -116,12 +134,15 @@ class FitServe:
     @bentoml.on_shutdown
     async def stop(self) -> None:
         """Finish the queued requests, and stop."""
+        self.loading.cancel()
         await self.registry.close()
         self.watchdog.stop()  # it abandons computes that hang until then
         await close_pool()
 
     async def __is_ready__(self) -> bool:
-        """Return whether `/readyz` responds 200: a model serves, and no GPU is lost."""
+        """Return whether `/readyz` responds 200: all are loaded, one serves, no GPU is lost."""
+        if self.registry.is_loading:
+            current_request().reason = LoadingError.reason
         return self.registry.ready
 
     async def __is_alive__(self) -> bool:
@@ -180,6 +201,17 @@ wrap_service(
     ),
 )
 supervise()
+
+
+def _end_after_failure(loading: asyncio.Task[None]) -> None:
+    """End a worker that serves already if its models cannot be loaded; the supervisor restarts it.
+
+    An error of one package makes this package unavailable. This is an error of all, such as a hung
+    driver.
+    """
+    if not loading.cancelled() and (error := loading.exception()) is not None:
+        logger.critical("this worker ends, as it cannot load models: %s", error, exc_info=error)
+        os._exit(EX_SOFTWARE)
 
 
 def _responders(service: Any, instance: FitServe) -> dict[str, Responder]:

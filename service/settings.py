@@ -26,7 +26,9 @@ class Settings(BaseSettings):
 
     model_repository: Path = Field(SHIPPED, description="the folder of the packages")
     runtime: Literal["auto", "onnx", "torchscript"] = Field(
-        "auto", description="auto times both for each model at start-up, and uses the faster"
+        "auto",
+        description="auto times both for each model at start-up, and uses the faster; onnx if all "
+        "its batches are very short",
     )
     device: str = Field(
         "auto",

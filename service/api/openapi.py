@@ -72,6 +72,7 @@ def openapi_of(service: Any, name: str, version: str) -> dict[str, Any]:
                 {
                     "models": {"type": "array", "items": {"type": "object"}},
                     "refused": {"type": "object", "additionalProperties": {"type": "string"}},
+                    "loading": {"type": "array", "items": {"type": "string"}},
                 },
             )
         },

@@ -59,8 +59,9 @@ class _Pages:
         registry = self._state.registry
         names = [predictor.card.name for predictor in registry]
         summaries = b",".join(registry.description(name).summary for name in names)
-        refused = orjson.dumps(registry.unavailable)
-        return Reply(current_request(), b'{"models":[%b],"refused":%b}' % (summaries, refused))
+        refused, loading = orjson.dumps(registry.unavailable), orjson.dumps(registry.loading)
+        content = b'{"models":[%b],"refused":%b,"loading":%b}' % (summaries, refused, loading)
+        return Reply(current_request(), content)
 
     async def model(self, request: Request) -> Response:
         description = self._state.registry.description(request.path_params["name"])

@@ -232,6 +232,10 @@ class MicroBatcher:
             self._complete(hung[0].request, fault(self._name, cause))
         self._continue()
 
+    def end_idle_thread(self) -> None:
+        """End a thread that has had no work for long. A watchdog calls this regularly."""
+        self._worker.end_idle_thread()
+
     def enqueue(
         self,
         inputs: Arrays,

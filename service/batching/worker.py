@@ -1,8 +1,10 @@
 """The thread that computes a batcher's batches one at a time, and is replaced if one hangs.
 
-A batch goes to the thread through a queue and comes back with one `call_soon_threadsafe`: one
-wake-up in each direction, whatever its size. The queue may hold a second batch, which the thread
-computes while the event loop unbatches the first. All state belongs to the event loop.
+The thread starts with its first batch and ends when it has had none for a while, so that a server
+of many models has threads only where there is work. A batch goes to the thread through a queue and
+comes back with one `call_soon_threadsafe`: one wake-up in each direction, whatever its size. The
+queue may hold a second batch, which the thread computes while the event loop unbatches the first.
+All state belongs to the event loop.
 """
 
 import asyncio
@@ -19,6 +21,9 @@ from service.errors import ServiceError
 
 MAX_IN_FLIGHT = 2
 """The batches that a worker may have: one in compute and one prefetched."""
+
+IDLE_SECONDS = 60.0
+"""A thread without a batch for this long ends."""
 
 
 class ComputedBatch(NamedTuple):
@@ -60,7 +65,8 @@ class Worker:
         self._since = 0.0  # when the compute of the first began
         self._hung: list[threading.Thread] = []
         self._stopped = asyncio.Event()
-        self._start_thread()
+        self._inbox: SimpleQueue[Sequence[Slice]] | None = None  # of the thread, if there is one
+        self._thread: threading.Thread | None = None
 
     @property
     def batches(self) -> int:
@@ -77,8 +83,12 @@ class Worker:
         """Compute a batch after those in flight; an empty batch ends the thread."""
         if not self._batches:
             self._since = time.monotonic()
+        if not batch and self._inbox is None:
+            self._stopped.set()
+            return
         self._batches.append(batch)
-        self._inbox.put(batch)
+        inbox = self._start_thread() if self._inbox is None else self._inbox
+        inbox.put(batch)
 
     def abandon_hung(self, seconds: float) -> list[Sequence[Slice]]:
         """Return the batches in flight if the first one has computed for `seconds`, else [].
@@ -86,12 +96,14 @@ class Worker:
         The first batch is the one that hangs. Python cannot end its thread, so the thread is
         abandoned and another one replaces it.
         """
-        if not any(self._batches) or time.monotonic() - self._since < seconds:
+        inbox, thread = self._inbox, self._thread
+        if inbox is None or thread is None or not any(self._batches):
+            return []
+        if time.monotonic() - self._since < seconds:
             return []
         returned = list(self._batches)
         self._batches.clear()
-        self._hung.append(self._thread)
-        inbox = self._inbox
+        self._hung.append(thread)
         self._start_thread()  # first: the end of the abandoned thread is not the worker's end
         with suppress(Empty):
             while True:
@@ -99,18 +111,28 @@ class Worker:
         inbox.put(())  # if the abandoned thread ever returns, it ends
         return returned
 
+    def end_idle_thread(self) -> None:
+        """End the thread if it has had no batch for `IDLE_SECONDS`; the next batch starts one."""
+        idle = not self._batches and time.monotonic() - self._since > IDLE_SECONDS
+        if self._inbox is not None and idle:
+            self._inbox.put(())
+            self._inbox = None
+
     async def stopped(self) -> None:
         """Wait until the thread has ended, after an empty batch."""
         await self._stopped.wait()
-        self._thread.join()
+        if self._thread is not None:
+            self._thread.join()
 
-    def _start_thread(self) -> None:
-        self._inbox: SimpleQueue[Sequence[Slice]] = SimpleQueue()
+    def _start_thread(self) -> SimpleQueue[Sequence[Slice]]:
+        """Start a thread, and return its inbox."""
+        self._inbox = inbox = SimpleQueue[Sequence[Slice]]()
         # A daemon, so that a compute that never returns does not keep the process alive.
         self._thread = threading.Thread(
-            target=self._work, args=(self._inbox,), name=self._name, daemon=True
+            target=self._work, args=(inbox,), name=self._name, daemon=True
         )
         self._thread.start()
+        return inbox
 
     def _work(self, inbox: SimpleQueue[Sequence[Slice]]) -> None:
         """Run on the thread."""

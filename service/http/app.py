@@ -16,6 +16,7 @@ from starlette.middleware.cors import CORSMiddleware
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from service.errors import (
+    LoadingError,
     NotImplementedHttpError,
     ServiceError,
     UnknownPathError,
@@ -36,8 +37,10 @@ from service.telemetry.tracing import Tracer
 CLIENT_CLOSED_REQUEST = 499
 """nginx's status for a cancelled request: no response was sent, and nothing failed."""
 
-CALLERS_REASONS = frozenset({NotImplementedHttpError.reason, UnknownVersionError.reason})
-"""Reasons of 5xx responses that the service is not at fault for."""
+EXPECTED_REASONS = frozenset(
+    {LoadingError.reason, NotImplementedHttpError.reason, UnknownVersionError.reason}
+)
+"""Reasons of 5xx responses that are no fault of the service, and are not logged as errors."""
 
 SECURITY_HEADERS = (
     (b"x-content-type-options", b"nosniff"),
@@ -220,7 +223,7 @@ class App:
         if context.status == CLIENT_CLOSED_REQUEST:
             context.reason = "cancelled"
         count_request(context)
-        if context.status >= 500 and context.reason not in CALLERS_REASONS:
+        if context.status >= 500 and context.reason not in EXPECTED_REASONS:
             logger.error("%s", context.line(), extra=context.fields())
         elif self._logged and random.random() < self._logged:  # noqa: S311 - a sample, no secret
             logger.info("%s", context.line(), extra=context.fields())

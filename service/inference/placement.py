@@ -22,6 +22,12 @@ from service.telemetry.logs import logger
 _LIBRARIES: Mapping[RuntimeName, str] = {"onnx": "onnxruntime", "torchscript": "torch"}
 _MEMORY_SHARE = 8  # a batch takes an eighth of the available memory: other models need some too
 _CLEARLY_FASTER = 0.9  # of the time of the first runtime; less may be chance
+_SMALL_BYTES = 2**18  # of a file; larger networks take too long on one thread to be tried there
+_SHORT_SECONDS = 0.0002  # of a batch; TorchScript and more threads have nothing to gain
+
+
+class NotTimedError(Exception):
+    """The network must be timed, as no earlier start has done so."""
 
 
 class Placement(NamedTuple):
@@ -100,12 +106,14 @@ def pick_device(setting: str, worker_index: int) -> str:
     """
     if setting != "auto":
         return setting
+    if devices.driver_cuda() is None:  # no GPU is expected; torch takes seconds to import
+        return "cpu"
     usable: list[str] = []
     if find_spec("torch") is None:
         problem = "torch is not installed (it contains CUDA's libraries)"
     else:
         usable, problem = devices.torch_devices()
-    if problem and devices.driver_cuda() is not None:  # without a driver, no GPU is expected
+    if problem:
         where = f"on {', '.join(usable) or 'the CPU'}"
         logger.warning("FITSERVE_DEVICE=auto: models compute %s: %s", where, problem)
     return usable[(worker_index - 1) % len(usable)] if usable else "cpu"
@@ -121,14 +129,15 @@ def place(
     batch_seconds: float = 1.0,
     inline_seconds: float = 0.0,
     cache: TimingsCache | None = None,
+    may_time: bool = True,
 ) -> Placement:
     """Open `package` on `device`, check it, and warm it up with batches of ascending rows.
 
     With `auto`, every available runtime of the package is timed, and the fastest over the batch
     sizes (geometric mean) is used; the first one, unless another is clearly faster. A runtime that
-    cannot use the device is left out, and so are batches that take too much time or memory. If the
-    runtime computes a batch in less than `inline_seconds`, a second one is opened for batches on
-    the event loop.
+    cannot use the device is left out, and so are batches that take too much time or memory. If ONNX
+    Runtime computes a batch in less than `inline_seconds`, a second one of one thread is opened for
+    batches on the event loop. A small network whose batches are all short has only that one.
 
     Args:
         package: the package. Its files are compared with its card.
@@ -140,8 +149,10 @@ def place(
         inline_seconds: the same for batches on the event loop.
         cache: timings of earlier starts. With these, only the fastest runtime is opened, and only
             the smallest and the largest batch are computed.
+        may_time: whether the network may be timed if it has to be.
 
     Raises:
+        NotTimedError: the network has to be timed, and `may_time` is false.
         PackageError: the package cannot be served as configured, with the reason.
     """
     candidates = [
@@ -165,13 +176,19 @@ def place(
         record = cache.read(key, candidates)
         if record and (placement := _recorded(package, record, device, threads, bounds)):
             return placement
-    placement, timed = _timed(package, candidates, device, threads, bounds)
+    if not may_time:
+        raise NotTimedError
+    alone = None
+    if inline_seconds and threads != 1 and device == "cpu" and "onnx" in candidates:
+        short = bounds._replace(seconds=min(inline_seconds, _SHORT_SECONDS))
+        alone = _single_threaded(package, short)
+    placement, timed = alone or _timed(package, candidates, device, threads, bounds)
     if timed.limit == "memory":
         message = "%s: batches of at most %s rows, since the memory of %s holds no more"
         logger.warning(message, package.label, placement.most_rows, device)
     # Torch has one thread pool per process.
     name: RuntimeName = placement.runtime.name
-    if name == "onnx" and threads != 1 and placement.rows_within(inline_seconds):
+    if not alone and name == "onnx" and threads != 1 and placement.rows_within(inline_seconds):
         inline_runtime = open_runtime(package, name, placement.runtime.device, threads=1)
         # Up to the first that takes too long: a session keeps the memory of its largest batch.
         inline_bounds = bounds._replace(seconds=inline_seconds)
@@ -187,6 +204,7 @@ def place(
             memory_bytes=timed.memory_bytes,
             budget_bytes=round(memory_bytes),
             inline_seconds=None if inline_timings is None else dict(inline_timings),
+            one_thread=alone is not None,
         )
         cache.write(key, record)
     return placement
@@ -202,7 +220,8 @@ def _recorded(
     if not record.fits(bounds.memory_bytes):
         return None
     try:
-        runtime = open_runtime(package, record.runtime, device, threads)
+        own_threads = 1 if record.one_thread else threads
+        runtime = open_runtime(package, record.runtime, device, own_threads)
         placement = Placement(runtime, record.seconds, limit=record.limit)
         fits = repeat(runtime, package.card, record.seconds[record.runtime], bounds.seconds)
         if record.inline_seconds is not None:
@@ -214,6 +233,23 @@ def _recorded(
     except Exception:  # noqa: BLE001 - as said
         return None
     return placement if fits else None
+
+
+def _single_threaded(package: ModelPackage, bounds: Bounds) -> tuple[Placement, Timings] | None:
+    """Return ONNX Runtime on one thread, and its timings, if all its batches are within the bounds.
+
+    Then every batch is computed on the event loop, and other threads are never used. TorchScript is
+    not tried: its calls take longer.
+    """
+    if package.card.files[MODEL_FILES["onnx"]].bytes > _SMALL_BYTES:
+        return None
+    runtime = open_runtime(package, "onnx", "cpu", threads=1)
+    if runtime.cost_varies:
+        return None
+    timed = warm_up({"onnx": runtime}, package.card, bounds)["onnx"]
+    is_short = timed.limit == "rows" and max(timed.seconds.values()) <= bounds.seconds
+    placement = Placement(runtime, {"onnx": timed.seconds}, limit=timed.limit)
+    return (placement, timed) if is_short else None
 
 
 def _timed(

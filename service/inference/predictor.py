@@ -129,8 +129,12 @@ class Predictor:
             raise
 
     def check(self) -> None:
-        """Abandon a compute that hangs, and update the gauges; the watchdog calls this."""
+        """Abandon a compute that hangs, end an idle thread, and update the gauges.
+
+        The watchdog calls this.
+        """
         self._batcher.abandon_hung(self._settings.max_compute_seconds)
+        self._batcher.end_idle_thread()
         self._metrics.show_queue(self._batcher.queued_rows, self._batcher.hung)
 
     def enqueue(

@@ -1,40 +1,37 @@
 """The registry of the models that serve, and of those that are unavailable, with the reasons."""
 
 import asyncio
-import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
-from concurrent.futures import Future
-from typing import ParamSpec, TypeVar
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import TypeVar
 
 from models.card import TensorSpec
 from models.devices import DeviceError
 from models.package import ModelPackage, PackageError
 from models.readme import batching_note
 from models.repository import ModelRepository, RepositoryError
-from models.signature import verify_signature
 from models.text import escaped
-from service.errors import BadInputError, NotReadyError, UnknownModelError
+from service.errors import BadInputError, LoadingError, NotReadyError, UnknownModelError
 from service.inference.descriptions import Description, describe
-from service.inference.loading_lock import loading_lock
+from service.inference.loader import Loaded, Loader, in_time
 from service.inference.paths import without_paths
-from service.inference.placement import Placement, pick_device, place
-from service.inference.predictor import Predictor, batch_seconds
+from service.inference.placement import pick_device
+from service.inference.predictor import Predictor
 from service.inference.served_versions import older_versions
 from service.inference.timings_cache import TimingsCache
-from service.inference.warm_up import LONGEST_BATCH_SECONDS
 from service.settings import Settings
 from service.telemetry.logs import logger
 
-Parameters = ParamSpec("Parameters")
+Given = TypeVar("Given")
 Result = TypeVar("Result")
 
 
 class ModelRegistry:
     """The newest version of every package in the repository, loaded once.
 
-    The registry is empty until `open` has verified, placed and warmed up every package. An
-    unavailable package does not prevent the others from serving.
+    `open` verifies, places and warms up every package. A model serves as soon as it is loaded,
+    while others are loaded. An unavailable package does not prevent the others from serving.
     """
 
     def __init__(self, settings: Settings) -> None:
@@ -44,6 +41,8 @@ class ModelRegistry:
         self._descriptions: dict[str, Description] = {}
         self._unavailable: dict[str, str] = {}
         self._notices: Mapping[str, str] = {}
+        self._loading: set[str] | None = None  # the names; None until they are known
+        self._load_seconds: defaultdict[str, float] = defaultdict(float)
         self._open = False
         self._unfit: list[str] = []  # models with a runtime that cannot use the device
         self.lost = ""
@@ -51,6 +50,9 @@ class ModelRegistry:
 
     async def open(self, worker_index: int = 1) -> None:
         """Load every package. Files and networks are read off the event loop.
+
+        Networks that an earlier start has timed are loaded side by side. The others follow one
+        after another, because other work would disturb their timings.
 
         Args:
             worker_index: of this process among the workers, from 1.
@@ -62,36 +64,29 @@ class ModelRegistry:
         patience = settings.max_load_seconds
         repository = ModelRepository(settings.model_repository)
         try:
-            device = await _in_time(patience, pick_device, settings.device, worker_index)
+            device = await in_time(patience, pick_device, settings.device, worker_index)
         except TimeoutError:
             raise TimeoutError(f"the GPUs could not be listed within {patience:g} s") from None
-        for name in await self._names(repository):
-            try:
-                started = time.monotonic()
-                package, placement, description = await _in_time(
-                    patience, _load, repository, name, device, settings, self._timings
-                )
-                seconds = time.monotonic() - started
-            except PackageError as error:
-                if isinstance(error.__cause__, DeviceError):
-                    self._unfit.append(name)
-                self._mark_unavailable(name, str(error))
-                continue
-            except TimeoutError:
-                self._mark_unavailable(
-                    name, f"package {name}: it was not loaded within {patience:g} s"
-                )
-                continue
-            except Exception as error:  # noqa: BLE001 - any error: the other models serve
-                kind = type(error).__name__
-                reason = f"package {name}: it cannot be served ({kind}; see the service's log)"
-                self._mark_unavailable(name, reason, error)
-                continue
-            self._descriptions[name] = description
-            self._predictors[name] = Predictor(package, placement, settings, seconds)
-            if placement.unused or device == "cpu":
-                self._unfit.append(name)
-            logger.info("serving %s", _placed(self._predictors[name]))
+        names = await self._names(repository)
+        self._loading = set(names)
+        loader = Loader(repository, device, settings, self._timings)
+        slots = asyncio.Semaphore(loader.side_by_side)
+        untimed: dict[str, ModelPackage] = {}
+
+        async def load_timed(name: str) -> None:
+            async with slots:
+                found = await self._attempt(name, loader.load_timed, name)
+            if isinstance(found, ModelPackage):
+                untimed[name] = found
+            elif found is not None:
+                self._serve(name, found, device)
+
+        await asyncio.gather(*map(load_timed, names))
+        for name in names:
+            if name in untimed:
+                found = await self._attempt(name, loader.load, untimed[name])
+                if found is not None:
+                    self._serve(name, found, device)
         if not self._predictors:
             logger.error("there is no model to serve in %s", settings.model_repository)
         if not settings.require_device:
@@ -108,10 +103,43 @@ class ModelRegistry:
                 self._descriptions[name] = describe(card, placement, notice)
         self._open = True
 
+    async def _attempt(
+        self, name: str, work: Callable[[Given], Result], given: Given
+    ) -> Result | None:
+        """Return the result of a step of loading; None if it makes the package unavailable."""
+        patience, started = self._settings.max_load_seconds, time.monotonic()
+        try:
+            result = await in_time(patience, work, given)
+        except PackageError as error:
+            if isinstance(error.__cause__, DeviceError):
+                self._unfit.append(name)
+            self._mark_unavailable(name, str(error))
+        except TimeoutError:
+            self._mark_unavailable(name, f"package {name}: it was not loaded within {patience:g} s")
+        except Exception as error:  # noqa: BLE001 - any error: the other models serve
+            kind = type(error).__name__
+            reason = f"package {name}: it cannot be served ({kind}; see the service's log)"
+            self._mark_unavailable(name, reason, error)
+        else:
+            self._load_seconds[name] += time.monotonic() - started
+            return result
+        return None
+
+    def _serve(self, name: str, loaded: Loaded, device: str) -> None:
+        """Serve a model from now on."""
+        package, placement, description = loaded
+        seconds = self._load_seconds[name]
+        self._descriptions[name] = description
+        self._predictors[name] = Predictor(package, placement, self._settings, seconds)
+        self._end_loading(name)
+        if placement.unused or device == "cpu":
+            self._unfit.append(name)
+        logger.info("serving %s", _placed(self._predictors[name]))
+
     async def _names(self, repository: ModelRepository) -> list[str]:
         patience = self._settings.max_load_seconds
         try:
-            return await _in_time(patience, repository.names)
+            return await in_time(patience, repository.names)
         except RepositoryError as error:
             logger.error("%s", error)
         except TimeoutError:
@@ -122,13 +150,18 @@ class ModelRegistry:
         """Record why a package does not serve, without this machine's paths for callers."""
         root, reason = self._settings.model_repository, escaped(reason)
         self._unavailable[name] = without_paths(reason, root)
+        self._end_loading(name)
         logger.error("unavailable: %s, in %s", reason, root / name, exc_info=cause)
+
+    def _end_loading(self, name: str) -> None:
+        if self._loading is not None:
+            self._loading.discard(name)
 
     async def _older_versions(self, settings: Settings) -> Mapping[str, str]:
         file, root = settings.versions_file, settings.model_repository
         served = {predictor.card.name: int(predictor.card.version) for predictor in self}
         try:
-            return await _in_time(settings.max_load_seconds, older_versions, served, file, root)
+            return await in_time(settings.max_load_seconds, older_versions, served, file, root)
         except TimeoutError:
             logger.warning("the record of the versions served was not read in time")
             return {}
@@ -144,14 +177,24 @@ class ModelRegistry:
         return self._open and bool(self._predictors) and not (self._unfit or self.lost)
 
     @property
+    def is_loading(self) -> bool:
+        """Whether models are still being loaded."""
+        return self._loading is None or bool(self._loading)
+
+    @property
     def alive(self) -> bool:
         """Whether this process can still serve; if not, it must be restarted."""
         return not self.lost and not any(predictor.stuck for predictor in self)
 
     @property
+    def loading(self) -> Sequence[str]:
+        """The names of the packages that are not loaded yet; empty before they are known."""
+        return sorted(self._loading or ())
+
+    @property
     def unavailable(self) -> Mapping[str, str]:
-        """The reason for each package that does not serve."""
-        return self._unavailable
+        """The reason for each package that does not serve, by name."""
+        return dict(sorted(self._unavailable.items()))
 
     @property
     def notices(self) -> Mapping[str, str]:
@@ -169,21 +212,24 @@ class ModelRegistry:
 
     def __iter__(self) -> Iterator[Predictor]:
         """Iterate over the models that serve, by name."""
-        return iter(self._predictors.values())
+        return (self._predictors[name] for name in sorted(self._predictors))
 
     def __getitem__(self, name: str) -> Predictor:
         """Return the model called `name`.
 
         Raises:
-            NotReadyError: loading has not finished, the model is unavailable, or the GPU is lost.
+            LoadingError: the model is being loaded.
+            NotReadyError: the model is unavailable, or the GPU is lost.
             UnknownModelError: there is no such model.
         """
         if self.lost:
             raise NotReadyError("The GPU does not respond; try again in a few seconds.")
         if name in self._predictors:
             return self._predictors[name]
-        if not self._open:
-            raise NotReadyError("The models are being loaded; try again in a few seconds.")
+        if self._loading is None:
+            raise LoadingError("The models are being loaded; try again in a few seconds.")
+        if name in self._loading:
+            raise LoadingError(f"Model {name!r} is being loaded; try again in a few seconds.")
         if name in self._unavailable:
             raise NotReadyError(
                 f"Model {name!r} is unavailable since the service started; see its log."
@@ -208,56 +254,6 @@ class ModelRegistry:
                 f"these do: {', '.join(others) or 'none'}."
             )
         return predictor
-
-
-def _load(
-    repository: ModelRepository, name: str, device: str, settings: Settings, timings: TimingsCache
-) -> tuple[ModelPackage, Placement, Description]:
-    """Return the newest package called `name`, verified, checked and warmed up."""
-    package = repository.get(name)
-    if settings.package_public_key is not None:
-        verify_signature(package, settings.package_public_key)
-    package.verify()
-    with loading_lock(device, settings.max_load_seconds / 2):
-        placement = place(
-            package,
-            settings.runtime,
-            device,
-            threads=settings.intra_op_threads,
-            max_batch_rows=settings.max_batch_rows,
-            batch_seconds=min(batch_seconds(settings), LONGEST_BATCH_SECONDS),
-            inline_seconds=settings.inline_seconds,
-            # With timings, only the fastest runtime is opened.
-            cache=None if settings.require_device else timings,
-        )
-    return package, placement, describe(package.card, placement)
-
-
-async def _in_time(
-    seconds: float,
-    work: Callable[Parameters, Result],
-    *given: Parameters.args,
-    **named: Parameters.kwargs,
-) -> Result:
-    """Return the result of `work`, called on its own daemon thread; a hung thread is abandoned.
-
-    asyncio's threads are joined when the process ends, which would then hang.
-
-    Raises:
-        TimeoutError: `work` did not end in time.
-    """
-    done: Future[Result] = Future()
-    done.set_running_or_notify_cancel()  # only the thread can complete it from now on
-
-    def run() -> None:
-        try:
-            done.set_result(work(*given, **named))
-        except BaseException as error:  # noqa: BLE001 - raised by `await`
-            done.set_exception(error)
-
-    threading.Thread(target=run, name="loading", daemon=True).start()
-    async with asyncio.timeout(seconds):
-        return await asyncio.wrap_future(done)
 
 
 def _takes(predictor: Predictor, wanted: TensorSpec) -> bool:

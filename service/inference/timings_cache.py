@@ -11,6 +11,7 @@ import platform
 import tempfile
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
+from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -25,7 +26,7 @@ from models.package import ModelPackage
 from service.inference.warm_up import Limit
 from service.telemetry.logs import logger
 
-_FORMAT = 1  # of the files; another warm-up makes another format
+_FORMAT = 2  # of the files; another warm-up makes another format
 _MORE_MEMORY = 2  # times as much may allow larger batches
 _MAX_BYTES = 64 * 2**10
 _LIBRARIES = ("onnxruntime", "onnxruntime-gpu", "torch")
@@ -46,6 +47,7 @@ class TimingsRecord(BaseModel):
         memory_bytes: the memory of the largest batch of `runtime`.
         budget_bytes: the most that it could take.
         inline_seconds: as `seconds`, of the runtime for batches on the event loop, if there is one.
+        one_thread: whether `runtime` has one thread, because all its batches are short.
     """
 
     model_config = ConfigDict(strict=True, frozen=True, extra="forbid")
@@ -56,6 +58,7 @@ class TimingsRecord(BaseModel):
     memory_bytes: int = Field(ge=0)
     budget_bytes: int = Field(ge=0)
     inline_seconds: Annotated[_Seconds, Field(min_length=1)] | None = None
+    one_thread: bool = False
 
     def fits(self, budget_bytes: float) -> bool:
         """Return whether the same batches would be timed with this much memory."""
@@ -134,7 +137,7 @@ def timings_key(
         "format": _FORMAT,
         "card": package.card_sha256,
         "files": {name: files[MODEL_FILES[name]].sha256 for name in runtimes},
-        "machine": [platform.system(), platform.machine(), _processor(), _cores()],
+        "machine": [platform.system(), platform.machine(), _processor(), usable_cores()],
         "device": [device, "" if device == "cpu" else device_name(device)],
         "libraries": {name: _version(name) for name in _LIBRARIES},
         "threads": os.environ.get("OMP_NUM_THREADS", ""),
@@ -152,6 +155,7 @@ def _default_folder() -> Path | Literal["off"]:
     return home / "fitserve" / "timings"
 
 
+@cache
 def _processor() -> str:
     """Return the model of the CPU, as far as the system tells it."""
     with suppress(OSError):
@@ -162,13 +166,14 @@ def _processor() -> str:
     return platform.processor()
 
 
-def _cores() -> int:
+def usable_cores() -> int:
     """Return the number of cores that this process may use."""
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 0
 
 
+@cache
 def _version(library: str) -> str:
     try:
         return version(library)

@@ -14,7 +14,7 @@ import numpy as np
 
 from models.card import ModelCard, RuntimeName
 from models.runtimes import Arrays, Runtime, one_line
-from service.memory import measured
+from service.memory import SAMPLE_SECONDS, measured
 
 LONGEST_BATCH_SECONDS = 1.0
 """Of a batch in the warm-up, whatever the settings allow: longer batches would prolong the start,
@@ -26,6 +26,9 @@ LEAST_BUDGET_BYTES = 64 * 2**20
 _TURNS = 5
 _MOST_TURNS = 10  # while other processes take the cores
 _TURN_SECONDS = 0.001  # the first run of a turn finds the data of the other runtime in the caches
+# A runtime that is timed alone is not compared with another.
+_LONE_TURNS = 3
+_LONE_TURN_SECONDS = 0.0002
 _MOST_RUNS_OF_A_TURN = 1000
 _ENOUGH_SECONDS = 0.1  # the runs of a slow network need no repetition
 _MOST_SECONDS = 1.0
@@ -79,7 +82,8 @@ def warm_up(
     Raises:
         Exception: a network fails on the CPU.
     """
-    warming = {name: _WarmUp(runtime, card, bounds) for name, runtime in runtimes.items()}
+    is_alone = len(runtimes) == 1
+    warming = {name: _WarmUp(runtime, card, bounds, is_alone) for name, runtime in runtimes.items()}
     while sizes := {each: rows for each in warming.values() if (rows := each.next_rows())}:
         rows = min(sizes.values())
         untimed = list(sizes)
@@ -125,10 +129,12 @@ def repeat(
 class _WarmUp:
     """The warm-up of one runtime."""
 
-    def __init__(self, runtime: Runtime, card: ModelCard, bounds: Bounds) -> None:
+    def __init__(self, runtime: Runtime, card: ModelCard, bounds: Bounds, is_alone: bool) -> None:
         self._runtime = runtime
         self._card = card
         self._bounds = bounds
+        self._least_turns = _LONE_TURNS if is_alone else _TURNS
+        self._turn_seconds = _LONE_TURN_SECONDS if is_alone else _TURN_SECONDS
         self._first = card.fixed_batch or 1
         self._most = card.fixed_batch or bounds.rows
         self._seconds: dict[int, float] = {}
@@ -180,7 +186,8 @@ class _WarmUp:
         if self._runtime.device != "cpu":
             self.run()
             return
-        _, peak, kept = measured(self.run)
+        is_short = bool(self._seconds) and self._before < SAMPLE_SECONDS
+        _, peak, kept = measured(self.run, sampled=not is_short)
         self._memory[rows] = max(self._kept_bytes + peak, *self._memory.values(), 0)
         self._kept_bytes = max(self._kept_bytes + kept, 0)
 
@@ -198,7 +205,7 @@ class _WarmUp:
                 self._runtime(self._inputs)
                 now = time.monotonic()
                 least, before = min(least, now - before), now
-                if now - started > _TURN_SECONDS:
+                if now - started > self._turn_seconds:
                     break
         except MemoryError as error:
             self._seconds.pop(self._rows, None)
@@ -230,7 +237,7 @@ class _WarmUp:
         if self._rows not in self._seconds or self._failure:
             return True
         turns = len(self._turns)
-        if turns >= _MOST_TURNS or (turns >= _TURNS and self._undisturbed):
+        if turns >= _MOST_TURNS or (turns >= self._least_turns and self._undisturbed):
             return True
         agree = self._before / 2 < self._turns[-1] < self._before * 2
         enough = _ENOUGH_SECONDS if self._undisturbed else _MOST_SECONDS

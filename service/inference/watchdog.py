@@ -22,7 +22,8 @@ _STALLED_SECONDS = 10.0  # the event loop may stand still for this long beyond t
 LOST_SECONDS = 10.0
 """How long a process without its GPU stays up, to report that it is not ready."""
 
-_EX_SOFTWARE = 70
+EX_SOFTWARE = 70
+"""The exit status of a process that only a restart helps, as sysexits.h has it."""
 
 
 class Watchdog:
@@ -38,7 +39,14 @@ class Watchdog:
         self._lost_since: float | None = None
 
     def start(self) -> None:
-        """Start the checks."""
+        """Start the checks of the models, which may be loaded later."""
+        self._task = asyncio.get_running_loop().create_task(self._check())
+
+    def watch_devices(self) -> None:
+        """Start the checks of the GPUs and of the event loop, when all models are loaded.
+
+        Before that, a library may block the interpreter for as long as it loads a network.
+        """
         self._heartbeat = time.monotonic()
         show_worker()
         devices = {predictor.placement.runtime.device for predictor in self._registry} - {"cpu"}
@@ -46,7 +54,6 @@ class Watchdog:
         for gpu in self._gpus:
             gpu.start()
         loop = asyncio.get_running_loop()
-        self._task = loop.create_task(self._check())
         threading.Thread(target=self._watch, args=(loop,), name="watchdog", daemon=True).start()
 
     def stop(self) -> None:
@@ -87,9 +94,9 @@ class Watchdog:
             now, lost_since = time.monotonic(), self._lost_since
             if now - self._heartbeat > self._patience + _STALLED_SECONDS:
                 logger.critical("the event loop has not run for %g s", self._patience)
-                os._exit(_EX_SOFTWARE)
+                os._exit(EX_SOFTWARE)
             if lost_since is not None and now - lost_since > LOST_SECONDS:
                 logger.critical(
                     "this process ends, as its GPU does not respond: %s", self._registry.lost
                 )
-                os._exit(_EX_SOFTWARE)
+                os._exit(EX_SOFTWARE)

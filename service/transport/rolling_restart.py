@@ -3,14 +3,20 @@
 No request is lost or refused meanwhile, and the new workers load the packages that are newest then.
 Each worker reports in the folder of its server when it has loaded its models. The server needs the
 memory of twice as many workers for that time.
+
+A worker accepts connections when it has loaded its models, so that no request meets a worker that
+lacks a model. The first worker of a server is the exception: it accepts them at once, because no
+other worker can, and reports which models are ready.
 """
 
 import asyncio
 import os
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from service.parent_watch import is_worker
 from service.telemetry.logs import logger
 from service.telemetry.multiprocess_folder import FOLDER
 
@@ -31,22 +37,50 @@ def report_loaded(*, ready: bool) -> None:
             Path(folder, f"{_PREFIX}{os.getpid()}").write_text(_READY if ready else "")
 
 
+def is_first(worker_index: int) -> bool:
+    """Return whether no worker of this server has loaded its models yet, and this is its first.
+
+    A process that is no worker of `bentoml serve` is not: its caller expects the models.
+    """
+    folder = os.environ.get(FOLDER)
+    return is_worker() and worker_index == 1 and not (folder and any(_reports(Path(folder))))
+
+
 async def let_others_serve() -> None:
     """Wait as long as another worker serves, since this one does not, and accept no connection.
 
     The supervisor of a rolling restart ends this worker meanwhile. The wait ends after
     `_PATIENCE_SECONDS`.
     """
+    await _wait_while(_another_serves)
+
+
+async def wait_for_the_first() -> None:
+    """Wait until a worker has reported that it has loaded its models, and accept no connection.
+
+    The first worker of a server accepts connections while it loads. Another one beside it would
+    respond that all models are ready, and the next request would meet the first. The wait ends
+    after `_PATIENCE_SECONDS`.
+    """
+    await _wait_while(lambda folder: not any(_reports(folder)))
+
+
+async def _wait_while(condition: Callable[[Path], bool]) -> None:
     folder = os.environ.get(FOLDER)
     for _ in range(round(_PATIENCE_SECONDS / _CHECK_SECONDS)):
-        if not folder or not _another_serves(Path(folder)):
+        if not folder or not condition(Path(folder)):
             return
         await asyncio.sleep(_CHECK_SECONDS)
 
 
+def _reports(folder: Path) -> Iterator[Path]:
+    """Return the reports of the workers of a server, also of those that have ended."""
+    return folder.glob(f"{_PREFIX}*")
+
+
 def _another_serves(folder: Path) -> bool:
     """Return whether a worker of the server that is still alive has reported that it serves."""
-    for report in folder.glob(f"{_PREFIX}*"):
+    for report in _reports(folder):
         with suppress(OSError):
             if report.read_text() == _READY:
                 os.kill(int(report.name.removeprefix(_PREFIX)), 0)

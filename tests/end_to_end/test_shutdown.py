@@ -178,7 +178,6 @@ def test_the_server_ends_while_models_are_loading(root: Path, tmp_path: Path, en
         if end == "SIGTERM":
             server.process.send_signal(signal.SIGTERM)
             check_end(server, [worker], began)
-            assert "told to end before it served" in server.read_log()
         else:
             server.process.kill()
             server.process.wait()

@@ -104,17 +104,33 @@ function errorIn(text) {
   }
 }
 
-async function lookForServer() {
+function lookForServer() {
+  return waitUntil(
+    async () => {
+      const { status } = await fetch("readyz", { cache: "no-store" });
+      return status !== 502 && status !== 503 && status !== 504;
+    },
+    "The server does not answer. What you drew is still here; it is asked again each second.",
+  );
+}
+
+/** Show a notice while the server loads networks, and call the listeners when it has. */
+export function waitForLoading() {
+  return waitUntil(
+    async () => !(await getJson("models")).loading.length,
+    "The server is still loading networks; those that are missing here appear when it has.",
+  );
+}
+
+async function waitUntil(isBack, text) {
   if (away) return;
   away = true;
-  trouble.textContent =
-    "The server does not answer. What you drew is still here; it is asked again each second.";
+  trouble.textContent = text;
   trouble.hidden = false;
   while (away) {
     await new Promise((resolve) => setTimeout(resolve, AGAIN_SECONDS * 1000));
     try {
-      const { status } = await fetch("readyz", { cache: "no-store" });
-      away = status === 502 || status === 503 || status === 504;
+      away = !(await isBack());
     } catch {
       continue;
     }

@@ -1,6 +1,6 @@
 /** The page: its tabs; the fragment of the URL selects the one that is shown. */
 
-import { getJson, whenBack } from "./api.js";
+import { getJson, waitForLoading, whenBack } from "./api.js";
 import * as curves from "./curves.js";
 import * as digits from "./digits.js";
 import * as networks from "./networks.js";
@@ -66,8 +66,9 @@ function offer(models) {
 
 async function greet() {
   try {
-    const { models } = await getJson("models");
+    const { models, loading } = await getJson("models");
     offer(models);
+    if (loading.length) waitForLoading();
     const version = (await getJson("v2")).version;
     document.getElementById("serving").textContent =
       `Version ${version}, serving ${models.length} trained networks.`;

@@ -46,11 +46,14 @@ def repository_index(registry: ModelRegistry, *, ready_only: bool = False) -> li
         }
         for predictor in registry
     ]
-    unavailable = [
-        {"name": name, "version": "", "state": "UNAVAILABLE", "reason": reason}
-        for name, reason in registry.unavailable.items()
+    if ready_only:
+        return ready
+    others = {name: ("UNAVAILABLE", reason) for name, reason in registry.unavailable.items()}
+    others |= dict.fromkeys(registry.loading, ("LOADING", ""))
+    return ready + [
+        {"name": name, "version": "", "state": state, "reason": reason}
+        for name, (state, reason) in others.items()
     ]
-    return ready if ready_only else [*ready, *unavailable]
 
 
 def model_metadata(predictor: Predictor) -> dict[str, Any]:

@@ -31,6 +31,7 @@ from service.concurrency import Cancellable, wait_for_callback
 from service.errors import (
     BadInputError,
     BodyTooLargeError,
+    LoadingError,
     MethodNotAllowedError,
     NotReadyError,
     ServiceError,
@@ -97,7 +98,13 @@ async def _live(call: Call) -> Reply:
 
 
 async def _ready(call: Call) -> Reply:
-    """Whether all models serve. `/readyz` reports whether at least one does."""
+    """Whether all models serve. `/readyz` is also 200 if some are unavailable."""
+    if call.registry.is_loading:
+        loading = len(call.registry.loading) or "Some"
+        raise LoadingError(
+            f"{loading} of the models {'is' if loading == 1 else 'are'} being loaded; "
+            "try again in a few seconds."
+        )
     if not call.registry.ready:
         raise NotReadyError("No model is ready.")
     if unavailable := len(call.registry.unavailable):

@@ -80,7 +80,8 @@ async def test_models_lists_summaries_and_the_reasons_of_unavailable_models(page
     response = await pages.get("/models")
     assert response.status_code == 200
     content = response.json()
-    assert list(content) == ["models", "refused"]
+    assert list(content) == ["models", "refused", "loading"]
+    assert content["loading"] == []
     (model,) = content["models"]
     card = json.loads(pages.package.card.model_dump_json())
     same = ("name", "version", "summary", "task", "batching")

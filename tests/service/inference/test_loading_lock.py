@@ -15,7 +15,7 @@ import pytest
 from fake_cuda import fake_onnx_cuda
 from tiny import write_tiny
 
-from service.inference import registry as registry_module
+from service.inference import loader
 from service.inference.loading_lock import loading_lock
 from service.inference.registry import ModelRegistry
 from service.settings import Settings
@@ -101,7 +101,7 @@ async def test_a_worker_does_not_miss_memory_that_another_uses_while_it_loads(
     fake_onnx_cuda(monkeypatch)
     write_tiny(tmp_path / "models", "line", runtimes=("onnx",))
     loading = threading.Barrier(2)
-    place = registry_module.place
+    place = loader.place
 
     def place_with_peak(*given: Any, **named: Any) -> Any:
         try:
@@ -111,7 +111,7 @@ async def test_a_worker_does_not_miss_memory_that_another_uses_while_it_loads(
             return place(*given, **named)
         raise MemoryError("cuda:0 has too little memory")
 
-    monkeypatch.setattr(registry_module, "place", place_with_peak)
+    monkeypatch.setattr(loader, "place", place_with_peak)
 
     settings = Settings(model_repository=tmp_path / "models", device="cuda:0")
     workers = [ModelRegistry(settings), ModelRegistry(settings)]

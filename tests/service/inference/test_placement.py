@@ -23,6 +23,7 @@ from models.devices import DeviceError
 from models.package import PackageError
 from service.inference import placement, warm_up
 from service.inference.placement import Placement, pick_device, place
+from service.inference.timings_cache import TimingsCache
 
 
 def without(monkeypatch: pytest.MonkeyPatch, *missing: str) -> None:
@@ -38,6 +39,15 @@ def with_gpus(monkeypatch: pytest.MonkeyPatch, count: int) -> None:
 
 
 # Devices.
+
+
+def test_without_a_driver_auto_is_the_cpu_and_torch_is_not_asked(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Its import takes seconds, and 300 MB."""
+    monkeypatch.setattr(placement.devices, "driver_cuda", lambda: None)
+    monkeypatch.setattr(placement.devices, "torch_devices", lambda: pytest.fail("it was asked"))
+    assert pick_device("auto", 1) == "cpu"
 
 
 @pytest.mark.parametrize("setting", ["cpu", "cuda:0", "cuda:5"])
@@ -308,8 +318,14 @@ def test_the_duration_of_a_batch_is_interpolated_between_timed_batches(tmp_path:
     ],
 )
 def test_batches_on_the_event_loop_have_a_runtime_of_one_thread_if_needed(
-    runtime: RuntimeName, threads: int, seconds: float, has_its_own: bool, tmp_path: Path
+    runtime: RuntimeName,
+    threads: int,
+    seconds: float,
+    has_its_own: bool,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.setattr(placement, "_SMALL_BYTES", 10)  # so that not all batches are short
     package = write_tiny(tmp_path, "line")
     placed = place(
         package, runtime, "cpu", threads=threads, max_batch_rows=4, inline_seconds=seconds
@@ -318,6 +334,63 @@ def test_batches_on_the_event_loop_have_a_runtime_of_one_thread_if_needed(
     if placed.inline_runtime is not None:
         x = {"x": np.array([[3.0], [0.5]], np.float32)}
         np.testing.assert_array_equal(placed.inline_runtime(x)["y"], placed.runtime(x)["y"])
+
+
+@pytest.fixture
+def opened(monkeypatch: pytest.MonkeyPatch) -> list[tuple[RuntimeName, int]]:
+    """The names and the threads of the runtimes that are opened."""
+    opened: list[tuple[RuntimeName, int]] = []
+    open_runtime = placement.open_runtime
+
+    def note(package: Any, name: RuntimeName, device: str, threads: int) -> Any:
+        opened.append((name, threads))
+        return open_runtime(package, name, device, threads)
+
+    monkeypatch.setattr(placement, "open_runtime", note)
+    return opened
+
+
+@pytest.mark.parametrize("runtimes", [("onnx",), ("onnx", "torchscript")])
+def test_a_network_whose_batches_are_all_short_has_one_runtime_of_one_thread(
+    runtimes: tuple[RuntimeName, ...],
+    opened: list[tuple[RuntimeName, int]],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(placement, "_SHORT_SECONDS", 1.0)  # also on a busy machine
+    package = write_tiny(tmp_path, "line", runtimes=runtimes)
+    for _ in range(2):  # the second time, with the timings of the first
+        placed = place(
+            package,
+            "auto",
+            "cpu",
+            threads=2,
+            max_batch_rows=16,
+            inline_seconds=1.0,
+            cache=TimingsCache(tmp_path / "timings"),
+        )
+        assert opened == [("onnx", 1)]
+        assert placed.inline_runtime is None
+        assert placed.rows_within(1.0) == 16
+        opened.clear()
+
+
+def test_a_network_with_long_batches_has_a_runtime_of_all_threads(
+    opened: list[tuple[RuntimeName, int]], tmp_path: Path
+) -> None:
+    package = write_tiny(tmp_path, "line", runtimes=("onnx",))
+    placed = place(package, "auto", "cpu", threads=2, max_batch_rows=16, inline_seconds=1e-9)
+    assert opened == [("onnx", 1), ("onnx", 2)]
+    assert placed.rows_within(1e-9) == 0
+
+
+def test_a_large_network_is_not_tried_on_one_thread_first(
+    opened: list[tuple[RuntimeName, int]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(placement, "_SMALL_BYTES", 10)
+    package = write_tiny(tmp_path, "line", runtimes=("onnx",))
+    place(package, "auto", "cpu", threads=2, max_batch_rows=16, inline_seconds=1e-9)
+    assert opened == [("onnx", 2)]
 
 
 def test_the_inline_rows_are_those_that_the_inline_runtime_computes_in_time() -> None:

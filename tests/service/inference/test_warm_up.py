@@ -103,7 +103,7 @@ def memory_per_row(monkeypatch: pytest.MonkeyPatch, row_bytes: int, *, kept: boo
         return None, growth, growth
 
     monkeypatch.setattr(
-        warm_up, "measured", lambda compute: measured(compute, compute.__self__._runtime)
+        warm_up, "measured", lambda compute, **_: measured(compute, compute.__self__._runtime)
     )
 
 

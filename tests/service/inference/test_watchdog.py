@@ -38,6 +38,7 @@ async def watched_registry(
     registry._predictors["line"] = Predictor(package, Placement(runtime, {}), settings)
     watchdog = Watchdog(registry, settings)
     watchdog.start()
+    watchdog.watch_devices()
     assert registry.alive
     yield registry, watchdog
     watchdog.stop()
@@ -71,7 +72,9 @@ def test_a_process_with_a_stalled_event_loop_ends(root: Path) -> None:
 
         async def run():
             settings = Settings(max_compute_seconds=1)
-            watchdog.Watchdog(ModelRegistry(settings), settings).start()
+            watching = watchdog.Watchdog(ModelRegistry(settings), settings)
+            watching.start()
+            watching.watch_devices()
             await asyncio.sleep(2.5)
             print("moves", flush=True)
             time.sleep(60)
@@ -232,6 +235,7 @@ GPU_PROGRAM = """
         registry._predictors["line"] = Predictor(package, Placement(gpu, {{}}), settings)
         watched = watchdog.Watchdog(registry, settings)
         watched.start()
+        watched.watch_devices()
         {then}
         print("ends", flush=True)
 
