@@ -1,9 +1,11 @@
 """Jobs for the pool of this worker: work of one request that is too long for the event loop."""
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
 from typing import ParamSpec, TypeVar, cast
 
+from service.errors import DeadlineExceededError
 from service.memory import available_bytes
 from service.processes.messages import Whole
 from service.processes.pool import PER_CALLER, ProcessPool
@@ -67,11 +69,30 @@ async def run_job(
         named: further arguments.
 
     Raises:
-        ServiceError: as `ProcessPool.run` says.
+        ServiceError: as `ProcessPool.run` and `within_timeout` say.
         Exception: as the function raises.
     """
     pool = _pools.get(asyncio.get_running_loop()) or start_pool()
-    return await pool.run(caller, function, *arguments, **named)
+    async with within_timeout():
+        return await pool.run(caller, function, *arguments, **named)
+
+
+@asynccontextmanager
+async def within_timeout() -> AsyncIterator[None]:
+    """Limit the time of the jobs of the block, of which most may be the wait for their turns.
+
+    Raises:
+        DeadlineExceededError: the jobs took longer than a request may.
+    """
+    seconds = current_settings().timeout_seconds
+    try:
+        async with asyncio.timeout(seconds):
+            yield
+    except TimeoutError:
+        raise DeadlineExceededError(
+            f"The request was not read and written within {seconds:g} seconds. Send less at once, "
+            "or try again later."
+        ) from None
 
 
 def whole(data: bytes | bytearray) -> bytearray:

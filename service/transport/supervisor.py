@@ -196,6 +196,11 @@ class Supervisor(bentoml_adapter.Arbiter):  # type: ignore[misc]  # circus has n
 
     async def _stop(self) -> None:
         """Stop as soon as circus is idle: it refuses while it starts or replaces workers."""
+        for watcher in self._workers:
+            for process in watcher.processes.values():
+                # circus would not wait for a worker that a rolling restart is ending: it would
+                # block this process until the worker ends by itself.
+                process.stopping = False
         while True:
             try:
                 await Arbiter.stop(self)

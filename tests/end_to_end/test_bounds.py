@@ -6,7 +6,7 @@ import re
 import socket
 import time
 from collections.abc import Iterable, Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any
 
@@ -256,8 +256,9 @@ def test_bodies_beyond_the_memory_limit_are_a_503_and_the_others_are_served(smal
     header = POST + b"Content-Length: %d\r\n\r\n" % len(body)
     with ExitStack() as stack:
         held = [stack.enter_context(connect(small)) for _ in range(3)]
-        for connection in held:
-            connection.sendall(header + body[:-1])
+        for number, connection in enumerate(held):
+            caller = b"\r\nX-Forwarded-For: 192.0.2.%d\r\n\r\n" % number
+            connection.sendall(header.replace(b"\r\n\r\n", caller) + body[:-1])
         time.sleep(0.5)
         for _ in range(3):
             answer, _, _ = send(small, [header + body[:-1]])
@@ -268,6 +269,21 @@ def test_bodies_beyond_the_memory_limit_are_a_503_and_the_others_are_served(smal
             connection.sendall(body[-1:])
             assert connection.recv(65_536).startswith(b"HTTP/1.1 200 ")
     assert_counted(small, "bodies_full")
+
+
+def test_one_caller_leaves_memory_for_the_bodies_of_others(small: Server) -> None:
+    body = BODY + b" " * 700_000
+    header = POST + b"Content-Length: %d\r\n\r\n" % len(body)
+    with ExitStack() as stack:
+        held = [stack.enter_context(connect(small)) for _ in range(8)]
+        for connection in held:
+            connection.setblocking(False)
+            with suppress(OSError):  # refused
+                connection.sendall(header + body[:400_000])
+        time.sleep(0.5)
+        caller = b"Connection: close\r\nX-Forwarded-For: 192.0.2.7\r\n"
+        parts = [POST + caller + b"Content-Length: %d\r\n\r\n" % len(body) + body[:-1], body[-1:]]
+        assert b" 200 OK" in send(small, parts, pause=0.2)[0]
 
 
 def assert_counted(server: Server, reason: str) -> None:

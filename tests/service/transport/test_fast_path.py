@@ -235,6 +235,18 @@ async def test_both_paths_tell_callers_apart_by_the_client_behind_a_trusted_prox
     assert taken == ["fast", "fast", "asgi"]
 
 
+async def test_a_caller_behind_proxies_that_add_a_line_each_is_the_same_on_both_paths() -> None:
+    protocol, wire = connect("127.0.0.1")
+    lines = "X-Forwarded-For: 192.0.2.9\r\nX-Forwarded-For: 127.0.0.1\r\n"
+    for path in ("/short", "/short", "/long"):
+        request = f"POST {path} HTTP/1.1\r\nHost: localhost\r\n{lines}Content-Length: 3\r\n\r\nabc"
+        protocol.data_received(request.encode())
+        for _ in range(40):
+            await asyncio.sleep(0)
+    protocol.connection_lost(None)
+    assert re.findall(rb"x-caller: ([^\r]*)\r", wire.written) == [b"192.0.2.9"] * 3
+
+
 @pytest.mark.slow
 @settings(max_examples=200, deadline=None, derandomize=True, database=None)
 @given(
