@@ -33,6 +33,8 @@ _WINDOW_BITS = {
     b"deflate": zlib.MAX_WBITS,
 }
 _PIECE = 2**16  # bytes per call: zlib copies what follows the end of a gzip member
+_MEMBER = b"\x1f\x8b\x08"  # a gzip member begins with it
+_FEW_MEMBERS = 100  # take less than a millisecond
 _MAX_MEMBERS = 10_000  # of a gzip stream: empty ones take time, and expand to nothing
 
 
@@ -114,7 +116,7 @@ async def _decoded(body: bytes | bytearray, encoding: bytes, limit: int) -> Body
             ("Accept-Encoding", "gzip, deflate"),
         )
     coding = codings[0].removeprefix(b"x-")
-    if len(body) <= LARGE_BYTES:
+    if len(body) <= LARGE_BYTES and body.count(_MEMBER) <= _FEW_MEMBERS:
         with suppress(BodyTooLargeError):
             return expand(body, coding, min(limit, LARGE_BYTES))
         if limit <= LARGE_BYTES:

@@ -246,7 +246,9 @@ class FastPathCycle(RequestCycle):
 
     def reply(self, reply: Reply) -> None:
         """Send the response, compressed if the request asks for that."""
-        if self.disconnected:  # while a long response was written
+        # Disconnected while a long response was written. A second response, for an error after the
+        # first, would be taken for that to the next request.
+        if self.disconnected or self.response_complete:
             return
         coding = None
         if len(reply.body) >= self._connection.compress_from:

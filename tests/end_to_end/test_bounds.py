@@ -251,6 +251,30 @@ def test_the_limit_of_open_files_exceeds_the_limit_of_connections(small: Server)
     assert min(hard, 1020) <= soft <= hard
 
 
+def test_all_connections_leave_open_files_for_large_requests_and_metrics(
+    root: Path, chosen: dict[str, str]
+) -> None:
+    under = ("bash", "-c", 'ulimit -n 200 && exec "$0" "$@"')
+    header = POST + b"Connection: close\r\nContent-Length: %d\r\n\r\n"
+    large = BODY + b" " * 200_000  # read in another process
+    with (
+        temporary_home() as home,
+        serving(home, root, settings=chosen, under=under) as server,
+        ExitStack() as stack,
+    ):
+        held = [stack.enter_context(connect(server)) for _ in range(150)]
+        assert_refusal(send(server, [RIGHT])[0], 503, "There are 150 connections, the maximum")
+        for connection in held[:3]:
+            connection.sendall(header % len(large) + large)
+        for connection in held[:3]:
+            assert b" 200 OK" in connection.recv(65_536)
+        held[3].sendall(WHOLE + b"\r\n" + BODY[::-1])
+        assert b" 400 Bad Request" in held[3].recv(65_536)
+        held[4].sendall(b"GET /metrics HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        assert b" 200 OK" in held[4].recv(65_536)
+        assert "Traceback" not in server.read_log()
+
+
 def test_bodies_beyond_the_memory_limit_are_a_503_and_the_others_are_served(small: Server) -> None:
     body = BODY + b" " * 900_000
     header = POST + b"Content-Length: %d\r\n\r\n" % len(body)

@@ -464,6 +464,25 @@ async def test_a_responder_that_raises_gets_500_and_the_connection_stays_usable(
     assert b"nor here" not in written
 
 
+@pytest.mark.parametrize("body", [b"abc", b"ab"], ids=["response at once", "later"])
+async def test_an_error_after_a_response_is_not_a_second_response(
+    body: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The client, or a proxy, would take it for the response to the next request."""
+
+    def fail(context: RequestContext) -> None:
+        raise RuntimeError("after the response")
+
+    protocol, wire = connect()
+    asyncio.get_running_loop().set_exception_handler(lambda *_: None)
+    monkeypatch.setattr(FastPath.application, "end_request", fail)
+    for number in range(2):
+        protocol.data_received(request_bytes(number, "/short", body, chunked=False))
+        for _ in range(20):
+            await asyncio.sleep(0)
+    assert len(re.findall(rb"HTTP/1.1 (\d+)", wire.written)) == 2
+
+
 async def test_a_request_whose_client_disconnects_is_cancelled_and_counted_as_that() -> None:
     cancelled: list[str] = []
     statuses: list[int] = []
