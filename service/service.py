@@ -34,7 +34,7 @@ from service.inference.registry import ModelRegistry
 from service.inference.watchdog import EX_SOFTWARE, Watchdog
 from service.json_body import Body
 from service.memory import return_large_blocks
-from service.processes.jobs import close_pool, run_job, start_pool, whole
+from service.processes.jobs import close_pool, run_job, start_pool, whole, within_timeout
 from service.settings import RENAMED_WARNINGS, VERSION, current_settings
 from service.telemetry.logs import logger, set_up_log
 from service.telemetry.request_context import current_request
@@ -166,9 +166,11 @@ class FitServe:
         """
         predictor = self.registry.accepting(model, IMAGE)
         caller, most = current_request().caller, current_settings().max_image_pixels
-        pixels = np.stack(
-            [await run_job(caller, mnist_pixels, whole(file), max_pixels=most) for file in images]
-        )
+        async with within_timeout():
+            decoded = [
+                await run_job(caller, mnist_pixels, whole(file), max_pixels=most) for file in images
+            ]
+        pixels = np.stack(decoded)
         probabilities = await _finite(predictor, {"image": pixels}, "probabilities")
         return await _written(responses.pictures, predictor, probabilities, pixels)
 

@@ -73,8 +73,10 @@ class Settings(BaseSettings):
         "another; 0 turns it off",
     )  # fmt: skip
     timeout_seconds: float = Field(
-        30.0, gt=0, description="how long a request may wait for its compute; then 504"
-    )
+        30.0, gt=0,
+        description="how long a request may wait for its compute, and for its reading and writing "
+        "in other processes; then 504",
+    )  # fmt: skip
     graceful_shutdown_seconds: float = Field(
         30.0, gt=0,
         description="how long a worker may finish its requests after the signal to stop; then they "

@@ -222,7 +222,10 @@ class App:
         context.seconds = time.monotonic() - context.started
         if context.status == CLIENT_CLOSED_REQUEST:
             context.reason = "cancelled"
-        count_request(context)
+        try:
+            count_request(context)
+        except OSError as error:  # a new series needs a file, and no descriptor may be left
+            logger.error("request %s was not counted: %s", context.id, error)
         if context.status >= 500 and context.reason not in EXPECTED_REASONS:
             logger.error("%s", context.line(), extra=context.fields())
         elif self._logged and random.random() < self._logged:  # noqa: S311 - a sample, no secret

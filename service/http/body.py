@@ -1,13 +1,14 @@
 """Read the whole body of a request, with limits on its size, time and decompressed size.
 
 The bodies that are being received share one memory limit: many clients, each within its own limits,
-could otherwise exhaust the memory.
+could otherwise exhaust the memory. Each caller has a share of it.
 """
 
 import asyncio
 import zlib
 from collections.abc import Mapping
 from contextlib import suppress
+from functools import cache
 from typing import Any
 
 from starlette.types import Message, Receive
@@ -22,6 +23,7 @@ from service.errors import (
 from service.json_body import Body
 from service.processes.jobs import LARGE_BYTES, run_job, whole
 from service.settings import Settings
+from service.shared_buffer import SharedBuffer
 from service.telemetry.request_context import current_request
 
 # zlib's value for each Content-Encoding; "deflate" is zlib's own format (RFC 9110).
@@ -31,13 +33,15 @@ _WINDOW_BITS = {
     b"deflate": zlib.MAX_WBITS,
 }
 _PIECE = 2**16  # bytes per call: zlib copies what follows the end of a gzip member
+_MEMBER = b"\x1f\x8b\x08"  # a gzip member begins with it
+_FEW_MEMBERS = 100  # take less than a millisecond
 _MAX_MEMBERS = 10_000  # of a gzip stream: empty ones take time, and expand to nothing
 
 
-class _Arriving:
-    """The size of all bodies that this process is receiving."""
-
-    bytes = 0
+@cache
+def _arriving(max_bytes: int) -> SharedBuffer:
+    """Return the bodies that this process is receiving; a process has one limit."""
+    return SharedBuffer(max_bytes)
 
 
 async def read_body(headers: Mapping[bytes, bytes], receive: Receive, settings: Settings) -> Body:
@@ -51,7 +55,7 @@ async def read_body(headers: Mapping[bytes, bytes], receive: Receive, settings: 
     Raises:
         BodyTooLargeError: the body, its declared length or its decompressed size exceeds the limit.
         BodyTimeoutError: the body did not arrive in time.
-        BodiesFullError: all bodies being received exceed their common limit.
+        BodiesFullError: all bodies being received, or those of this caller, take too much memory.
         UnsupportedMediaError: the body is compressed other than once with gzip or deflate.
         BadInputError: the client disconnected before the end, or the compressed data is invalid.
     """
@@ -87,16 +91,16 @@ async def _in_parts(
     """
     # One buffer, not a list of chunks: a client may send one chunk per byte.
     body, counted = bytearray(message.get("body", b"")), 0
+    arriving, caller = _arriving(settings.max_buffered_bytes), current_request().caller
     try:
         while message.get("more_body") and len(body) <= settings.max_body_bytes:
-            _Arriving.bytes += len(body) - counted
-            counted = len(body)
-            if _Arriving.bytes > settings.max_buffered_bytes:
+            if not arriving.take(caller, len(body) - counted, earlier=counted):
                 raise BodiesFullError("Too many large bodies are arriving. Try again later.")
+            counted = len(body)
             message = await receive()
             body += message.get("body", b"")
     finally:
-        _Arriving.bytes -= counted
+        arriving.give_back(caller, counted)
     return body, message
 
 
@@ -112,7 +116,7 @@ async def _decoded(body: bytes | bytearray, encoding: bytes, limit: int) -> Body
             ("Accept-Encoding", "gzip, deflate"),
         )
     coding = codings[0].removeprefix(b"x-")
-    if len(body) <= LARGE_BYTES:
+    if len(body) <= LARGE_BYTES and body.count(_MEMBER) <= _FEW_MEMBERS:
         with suppress(BodyTooLargeError):
             return expand(body, coding, min(limit, LARGE_BYTES))
         if limit <= LARGE_BYTES:

@@ -49,7 +49,14 @@ def main() -> None:
         if not message:
             return
         connection = socket.socket(fileno=descriptors[0])
-        if os.fork() == 0:
+        try:
+            process_id = os.fork()
+        except OSError:  # no memory, or too many processes: only this job fails
+            with suppress(ConnectionError):
+                connection.sendall(PROCESS_ID.pack(0))
+            connection.close()
+            continue
+        if process_id == 0:
             control.close()
             end_at_once()
             _limit_memory(memory_bytes)

@@ -1,9 +1,11 @@
 """Jobs for the pool of this worker: work of one request that is too long for the event loop."""
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
 from typing import ParamSpec, TypeVar, cast
 
+from service.errors import DeadlineExceededError
 from service.memory import available_bytes
 from service.processes.messages import Whole
 from service.processes.pool import PER_CALLER, ProcessPool
@@ -12,6 +14,9 @@ from service.settings import current_settings
 LARGE_BYTES = 2**17
 """JSON of this size takes one or two milliseconds to read, several times as long as the way to
 another process and back."""
+
+MANY_VALUES = 2**12
+"""So many lists and objects take about a millisecond, in however few bytes."""
 
 LARGE_ELEMENTS = 2**14
 """The same for numbers to be written as JSON."""
@@ -67,11 +72,37 @@ async def run_job(
         named: further arguments.
 
     Raises:
-        ServiceError: as `ProcessPool.run` says.
+        ServiceError: as `ProcessPool.run` and `within_timeout` say.
         Exception: as the function raises.
     """
     pool = _pools.get(asyncio.get_running_loop()) or start_pool()
-    return await pool.run(caller, function, *arguments, **named)
+    async with within_timeout():
+        return await pool.run(caller, function, *arguments, **named)
+
+
+@asynccontextmanager
+async def within_timeout() -> AsyncIterator[None]:
+    """Limit the time of the jobs of the block, of which most may be the wait for their turns.
+
+    Raises:
+        DeadlineExceededError: the jobs took longer than a request may.
+    """
+    seconds = current_settings().timeout_seconds
+    try:
+        async with asyncio.timeout(seconds):
+            yield
+    except TimeoutError:
+        raise DeadlineExceededError(
+            f"The request was not read and written within {seconds:g} seconds. Send less at once, "
+            "or try again later."
+        ) from None
+
+
+def is_large_json(body: bytes | bytearray, size: int) -> bool:
+    """Return whether the JSON in the first `size` bytes takes too long for the event loop."""
+    if size <= MANY_VALUES:
+        return False
+    return size > LARGE_BYTES or body.count(b"[", 0, size) + body.count(b"{", 0, size) > MANY_VALUES
 
 
 def whole(data: bytes | bytearray) -> bytearray:

@@ -13,7 +13,7 @@ PREFIX = struct.Struct("<II")
 """The number of buffers, and the length of the pickle; the lengths of the buffers follow."""
 
 PROCESS_ID = struct.Struct("<I")
-"""The first bytes from a job process."""
+"""The first bytes from a job process; 0 if the system can start no process."""
 
 
 class Whole:

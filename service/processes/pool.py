@@ -22,6 +22,7 @@ from typing import Any, ParamSpec, TypeVar
 from service.errors import BodiesFullError, BodyTooLargeError, NotReadyError, ServiceError
 from service.processes.fair_semaphore import FairSemaphore
 from service.processes.messages import PREFIX, PROCESS_ID, lengths, pack, unpack
+from service.shared_buffer import SharedBuffer
 
 PER_CALLER = 2
 """Jobs of one caller at a time."""
@@ -51,7 +52,7 @@ class ProcessPool:
     Args:
         modules: imported by the processes: those of the functions to run.
         cpu_seconds: the processor time that one job may take.
-        max_bytes: the arguments of all jobs that wait or run.
+        max_bytes: the arguments of all jobs that wait or run; the callers share them.
         memory_bytes: the memory that one job may take.
         max_processes: the jobs at a time.
     """
@@ -67,21 +68,21 @@ class ProcessPool:
     ) -> None:
         self._modules = modules
         self._cpu_seconds = cpu_seconds
-        self._max_bytes = max_bytes
         self._memory_bytes = memory_bytes
-        self._bytes = 0
+        self._buffer = SharedBuffer(max_bytes)
         self._closed = False
         self._slots = FairSemaphore(max_processes, PER_CALLER)
         self._idle: list[_JobProcess] = []
         self._server: _JobServer | None = None
 
-    def start(self) -> None:
+    def start(self) -> "_JobServer":
         """Start the server of the processes; otherwise the first job does, and waits for it.
 
         Call this on the thread that lives as long as the process: the kernel ends the server
         together with the thread that started it.
         """
         self._server = _JobServer(self._memory_bytes, self._modules)
+        return self._server
 
     async def run(
         self,
@@ -101,22 +102,22 @@ class ProcessPool:
 
         Raises:
             NotReadyError: the pool is closed.
-            BodiesFullError: the arguments of the jobs in progress take too much memory.
+            BodiesFullError: the arguments of the jobs in progress take too much memory, or the
+                system can start no process now.
             BodyTooLargeError: the job takes more time or memory than it may.
             ServiceError: the process ended for another reason.
             Exception: as the function raises.
         """
         parts = pack((self._cpu_seconds, function, arguments, named))
         size = sum(map(len, parts))
-        if self._bytes and self._bytes + size > self._max_bytes:
+        if not self._buffer.take(caller, size):
             raise BodiesFullError("Too many large bodies are being read. Try again later.")
-        self._bytes += size
         try:
             async with self._slots.slot(caller):
                 result: Result = await self._run(parts)
                 return result
         finally:
-            self._bytes -= size
+            self._buffer.give_back(caller, size)
 
     async def close(self) -> None:
         """End the processes, and fail the jobs in progress."""
@@ -132,7 +133,7 @@ class ProcessPool:
         if self._closed:
             raise _closed_error()
         loop = asyncio.get_running_loop()
-        process = self._idle.pop() if self._idle else await self._start_process()
+        process = self._idle_process() or await self._start_process()
         started = loop.time()
         try:
             return await process.run(parts)
@@ -156,15 +157,30 @@ class ProcessPool:
             else:
                 process.end()
 
+    def _idle_process(self) -> "_JobProcess | None":
+        """Return an idle process; those that have ended, as when memory is short, are dropped."""
+        while self._idle:
+            process = self._idle.pop()
+            if process.is_alive():
+                return process
+            process.end()
+        return None
+
     async def _start_process(self) -> "_JobProcess":
         """Start a process; if its server has ended, start another server first."""
         for _ in range(2):
-            if self._server is None:
-                self.start()
-            if self._server is not None:
-                with suppress(OSError, EOFError):
-                    return await self._server.start_process()
-            self._server = None
+            if self._closed:
+                raise _closed_error()
+            try:
+                server = self._server or self.start()
+                return await server.start_process()
+            except (ConnectionError, EOFError):
+                if self._server is server:  # otherwise another job has replaced it
+                    self._server = None
+            except OSError as error:  # too little memory, or too many processes or descriptors
+                raise BodiesFullError(
+                    "No process can be started for this request now. Try again later."
+                ) from error
         raise ServiceError("No process could be started to read this request.")
 
 
@@ -191,14 +207,18 @@ class _JobServer:
         """Fork a process.
 
         Raises:
-            OSError, EOFError: this server has ended.
+            ConnectionError, EOFError: this server has ended.
+            OSError: the system can start no process now.
         """
         ours, theirs = socket.socketpair()
         with theirs:
             socket.send_fds(self._control, [b"\0"], [theirs.fileno()])
         ours.setblocking(False)
         try:
-            return _JobProcess(ours, PROCESS_ID.unpack(await _read(ours, PROCESS_ID.size))[0])
+            (process_id,) = PROCESS_ID.unpack(await _read(ours, PROCESS_ID.size))
+            if process_id == 0:
+                raise OSError("the process could not be forked")
+            return _JobProcess(ours, process_id)
         except BaseException:
             ours.close()
             raise
@@ -223,6 +243,16 @@ class _JobProcess:
         self._id = process_id
         self._running = False
         self.is_reusable = True
+
+    def is_alive(self) -> bool:
+        """Return whether the process, which is idle, waits for a job."""
+        try:
+            self._connection.recv(1, socket.MSG_PEEK)
+        except BlockingIOError:
+            return True
+        except OSError:
+            pass
+        return False
 
     async def run(self, parts: Sequence[memoryview]) -> Any:
         """Send a job; return its result or raise its error.

@@ -9,8 +9,10 @@ may be on its way.
 
 import math
 import os
+import sys
 from asyncio import TimerHandle, Transport
 from collections.abc import Callable
+from functools import cache
 from typing import Any, ClassVar
 
 from service.errors import (
@@ -22,10 +24,17 @@ from service.errors import (
 from service.http.app import SECURITY_HEADERS, App
 from service.http.responses import Reply, error_response
 from service.settings import current_settings
+from service.telemetry.logs import logger
 from service.telemetry.request_context import start_request
 from service.transport.peer import BegunTransport
 from service.transport.protocol import STATUS_LINE, PipelinedProtocol, RequestCycle
 from service.transport.unread import UnreadResponses
+
+if sys.platform != "win32":
+    import resource
+
+OTHER_FILES = 1000
+"""Open files of a worker other than connections, at most."""
 
 LAST_SECONDS = 0.3
 """How long an idle connection is kept for one more request when the process ends."""
@@ -46,6 +55,26 @@ up would take nearly all.
 """
 
 
+@cache
+def max_connections() -> int:
+    """Return how many connections this worker accepts: those of the setting, or fewer.
+
+    The limit of open files may be lower (`supervisor.py` raises it as far as it may). A part of it
+    is left for files and job processes, which would otherwise fail.
+    """
+    wanted = current_settings().max_connections
+    if sys.platform == "win32":
+        return wanted
+    files, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    possible = wanted if files == resource.RLIM_INFINITY else files - min(OTHER_FILES, files // 4)
+    if possible < wanted:
+        logger.warning(
+            "at most %d connections are accepted, and not %d, as the limit of open files is %d",
+            *(possible, wanted, files),
+        )
+    return min(wanted, possible)
+
+
 class Connection(PipelinedProtocol):
     """uvicorn's protocol for one connection, with limits. `application` is set at start-up."""
 
@@ -57,7 +86,7 @@ class Connection(PipelinedProtocol):
         settings = current_settings()
         self.ws_protocol_class = None  # WebSocket is not supported
         self._draining = False
-        self._max_connections = settings.max_connections
+        self._max_connections = max_connections()
         self._max_header_bytes = settings.max_header_bytes
         self._header_seconds = settings.header_timeout_seconds
         self._timer: TimerHandle | None = None

@@ -11,6 +11,7 @@ parsed again.
 
 import math
 from asyncio import Future, Transport
+from collections.abc import Mapping
 from functools import partial
 from typing import Any
 
@@ -24,7 +25,7 @@ from service.http.responses import Reply, Responder, error_response
 from service.settings import current_settings
 from service.telemetry.request_context import RequestContext, start_request
 from service.transport.connection import Connection
-from service.transport.framing import check_framing
+from service.transport.framing import Lines, check_framing
 from service.transport.lingering import LingeringTransport
 from service.transport.protocol import END, RequestCycle
 
@@ -114,6 +115,7 @@ class FastPath(Connection):
             and self._is_free()
             and not self.root_path
             and self.limit_concurrency is None
+            and not _is_repeated(b"x-forwarded-for", self.headers, headers)
         ):
             self._responder, self._request_headers, self._body = responder, headers, b""
             self._header_count = len(self.headers)
@@ -205,6 +207,13 @@ class FastPath(Connection):
             super().on_body(self._body)
 
 
+def _is_repeated(name: bytes, lines: Lines, headers: Mapping[bytes, bytes]) -> bool:
+    """Return whether a header field is sent more than once; `headers` has one value of each."""
+    if len(lines) == len(headers) or name not in headers:
+        return False
+    return sum(found == name for found, _ in lines) > 1
+
+
 class FastPathCycle(RequestCycle):
     """One request on the fast path, and its response.
 
@@ -237,7 +246,9 @@ class FastPathCycle(RequestCycle):
 
     def reply(self, reply: Reply) -> None:
         """Send the response, compressed if the request asks for that."""
-        if self.disconnected:  # while a long response was written
+        # Disconnected while a long response was written. A second response, for an error after the
+        # first, would be taken for that to the next request.
+        if self.disconnected or self.response_complete:
             return
         coding = None
         if len(reply.body) >= self._connection.compress_from:

@@ -18,6 +18,7 @@ NO_REQUEST = "This is not a readable HTTP/1.1 request."
 Lines = Sequence[tuple[bytes, bytes]]
 """Header fields in the order received, names in lower case."""
 
+_MAX_HOST = 300  # bytes; longer values are not cached
 _HOST = re.compile(rb"(\[[0-9A-Za-z:.%~_-]+\]|[0-9A-Za-z._~%!$&'()*+,;=-]*)(:[0-9]*)?")
 
 
@@ -55,7 +56,7 @@ def check_framing(
     if host is None:
         if version == "1.1":
             raise BadInputError("Send the header Host, which HTTP/1.1 requires.")
-    elif not _is_host(host):
+    elif len(host) > _MAX_HOST or not _is_host(host):
         raise BadInputError("The header Host must be a host, and perhaps a port.")
     elif not target.startswith(b"/") and _host_of(target) not in (None, host.lower()):
         raise BadInputError("The request line and the header Host name different hosts; send one.")
@@ -77,7 +78,7 @@ def _host_of(target: bytes) -> bytes | None:
 
 @lru_cache(maxsize=256)  # clients repeat the same value
 def _is_host(value: bytes) -> bool:
-    return len(value) <= 300 and _HOST.fullmatch(value) is not None
+    return _HOST.fullmatch(value) is not None
 
 
 def without_upgrade(method: bytes, target: bytes, version: str, lines: Lines) -> bytes:

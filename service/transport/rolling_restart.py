@@ -23,7 +23,7 @@ from service.telemetry.multiprocess_folder import FOLDER
 _CHECK_SECONDS = 0.1
 _PATIENCE_SECONDS = 10.0
 _PREFIX = "loaded-"
-_READY = "ready"
+_READY, _NOT_READY = "ready", "not ready"
 
 
 def report_loaded(*, ready: bool) -> None:
@@ -33,8 +33,11 @@ def report_loaded(*, ready: bool) -> None:
         ready: whether the worker serves any of them.
     """
     if folder := os.environ.get(FOLDER):
-        with suppress(OSError):
-            Path(folder, f"{_PREFIX}{os.getpid()}").write_text(_READY if ready else "")
+        try:
+            report = Path(folder, f"{_PREFIX}{os.getpid()}")
+            report.write_text(_READY if ready else _NOT_READY)
+        except OSError as error:
+            logger.error("a rolling restart would wait for this worker without end: %s", error)
 
 
 def is_first(worker_index: int) -> bool:
@@ -101,7 +104,10 @@ async def replace_workers(watcher: Any, folder: Path) -> None:
     for _ in range(watcher.numprocesses):
         watcher.spawn_process()
     new = [process for process in watcher.processes.values() if process not in old]
-    failure = await _failure(watcher, new, folder)
+    if len(new) < watcher.numprocesses:  # too little memory, for example; circus logs the error
+        failure: str | None = "a new worker could not be started"
+    else:
+        failure = await _failure(watcher, new, folder)
     if watcher.is_stopping() or watcher.is_stopped():
         return
     if failure:
@@ -119,9 +125,11 @@ async def _failure(watcher: Any, new: list[Any], folder: Path) -> str | None:
             return "a new worker died"
         for process in list(waiting):
             with suppress(FileNotFoundError):
-                if (folder / f"{_PREFIX}{process.pid}").read_text() != _READY:
+                report = (folder / f"{_PREFIX}{process.pid}").read_text()
+                if report == _NOT_READY:
                     return "a new worker serves no model"
-                waiting.remove(process)
+                if report == _READY:  # otherwise it is being written
+                    waiting.remove(process)
         await asyncio.sleep(_CHECK_SECONDS)
     return None
 

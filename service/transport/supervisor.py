@@ -44,6 +44,7 @@ from service.telemetry.multiprocess_folder import (
     place_of_folder,
 )
 from service.transport import bentoml_adapter
+from service.transport.connection import OTHER_FILES
 from service.transport.rolling_restart import replace_workers
 from service.transport.server import stop_seconds
 from service.transport.shared_socket import hold_lock, release_lock
@@ -54,7 +55,6 @@ if sys.platform != "win32":
 CHECK_SECONDS = 1.0
 MAX_RESTARTS = 5  # of each worker
 RESTART_WINDOW_SECONDS = 600.0
-OTHER_FILES = 1000  # open files of a worker other than connections
 STOP_OPTION = "--timeout-graceful-shutdown"
 KILL_SECONDS = 2.0
 """How much longer than its own timeout a worker may take before it is killed."""
@@ -196,6 +196,11 @@ class Supervisor(bentoml_adapter.Arbiter):  # type: ignore[misc]  # circus has n
 
     async def _stop(self) -> None:
         """Stop as soon as circus is idle: it refuses while it starts or replaces workers."""
+        for watcher in self._workers:
+            for process in watcher.processes.values():
+                # circus would not wait for a worker that a rolling restart is ending: it would
+                # block this process until the worker ends by itself.
+                process.stopping = False
         while True:
             try:
                 await Arbiter.stop(self)

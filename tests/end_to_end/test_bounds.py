@@ -6,7 +6,7 @@ import re
 import socket
 import time
 from collections.abc import Iterable, Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any
 
@@ -251,13 +251,48 @@ def test_the_limit_of_open_files_exceeds_the_limit_of_connections(small: Server)
     assert min(hard, 1020) <= soft <= hard
 
 
+def header_from(connection: socket.socket) -> bytes:
+    """Return the header of a response, whose first bytes may come before the others."""
+    received = b""
+    while b"\r\n\r\n" not in received:
+        more = connection.recv(65_536)
+        assert more, received
+        received += more
+    return received
+
+
+def test_all_connections_leave_open_files_for_large_requests_and_metrics(
+    root: Path, chosen: dict[str, str]
+) -> None:
+    under = ("bash", "-c", 'ulimit -n 200 && exec "$0" "$@"')
+    header = POST + b"Connection: close\r\nContent-Length: %d\r\n\r\n"
+    large = BODY + b" " * 200_000  # read in another process
+    with (
+        temporary_home() as home,
+        serving(home, root, settings=chosen, under=under) as server,
+        ExitStack() as stack,
+    ):
+        held = [stack.enter_context(connect(server)) for _ in range(150)]
+        assert_refusal(send(server, [RIGHT])[0], 503, "There are 150 connections, the maximum")
+        for connection in held[:3]:
+            connection.sendall(header % len(large) + large)
+        for connection in held[:3]:
+            assert b" 200 OK" in header_from(connection)
+        held[3].sendall(WHOLE + b"\r\n" + BODY[::-1])
+        assert b" 400 Bad Request" in header_from(held[3])
+        held[4].sendall(b"GET /metrics HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        assert b" 200 OK" in header_from(held[4])
+        assert "Traceback" not in server.read_log()
+
+
 def test_bodies_beyond_the_memory_limit_are_a_503_and_the_others_are_served(small: Server) -> None:
     body = BODY + b" " * 900_000
     header = POST + b"Content-Length: %d\r\n\r\n" % len(body)
     with ExitStack() as stack:
         held = [stack.enter_context(connect(small)) for _ in range(3)]
-        for connection in held:
-            connection.sendall(header + body[:-1])
+        for number, connection in enumerate(held):
+            caller = b"\r\nX-Forwarded-For: 192.0.2.%d\r\n\r\n" % number
+            connection.sendall(header.replace(b"\r\n\r\n", caller) + body[:-1])
         time.sleep(0.5)
         for _ in range(3):
             answer, _, _ = send(small, [header + body[:-1]])
@@ -268,6 +303,21 @@ def test_bodies_beyond_the_memory_limit_are_a_503_and_the_others_are_served(smal
             connection.sendall(body[-1:])
             assert connection.recv(65_536).startswith(b"HTTP/1.1 200 ")
     assert_counted(small, "bodies_full")
+
+
+def test_one_caller_leaves_memory_for_the_bodies_of_others(small: Server) -> None:
+    body = BODY + b" " * 700_000
+    header = POST + b"Content-Length: %d\r\n\r\n" % len(body)
+    with ExitStack() as stack:
+        held = [stack.enter_context(connect(small)) for _ in range(8)]
+        for connection in held:
+            connection.setblocking(False)
+            with suppress(OSError):  # refused
+                connection.sendall(header + body[:400_000])
+        time.sleep(0.5)
+        caller = b"Connection: close\r\nX-Forwarded-For: 192.0.2.7\r\n"
+        parts = [POST + caller + b"Content-Length: %d\r\n\r\n" % len(body) + body[:-1], body[-1:]]
+        assert b" 200 OK" in send(small, parts, pause=0.2)[0]
 
 
 def assert_counted(server: Server, reason: str) -> None:

@@ -1,5 +1,6 @@
 """Framing: the boundaries of requests are unambiguous, whatever a client or proxy sends."""
 
+import gzip
 import json
 import re
 import shutil
@@ -407,6 +408,11 @@ FORM = (
 )
 
 
+LARGE_X = b'{"x": [%b1]}' % (b"1.50000000," * 16_000)
+MANY_POINTS = b'{"points": [%b[0, 1]]}' % (b"[1,2]," * 9_000)
+LARGE_V2 = many_rows("curve-tanh", 16_000).partition(b"\r\n\r\n")[2].ljust(200_000)
+
+
 @pytest.mark.parametrize(
     ("request_line", "kind", "body"),
     [
@@ -417,7 +423,17 @@ FORM = (
         ("GET /models", "text/plain", b""),
         ("GET /models/curve-tanh/report/fitted-curve.png", "text/plain", b""),
         ("GET /readyz", "text/plain", b""),
+        # Read or written in another process.
+        ("POST /predict_curve", "application/json", LARGE_X),
+        ("POST /classify_points", "application/json", MANY_POINTS),
+        ("POST /v2/models/curve-tanh/infer", "application/json", LARGE_V2),
+        (
+            "POST /predict_curve",
+            "application/json\r\nContent-Encoding: gzip\r\nAccept-Encoding: gzip",
+            gzip.compress(LARGE_X),
+        ),
     ],
+    ids=range(11),
 )
 def test_every_endpoint_serves_a_client_that_closes_its_sending_side(
     request_line: str, kind: str, body: bytes, server: Server

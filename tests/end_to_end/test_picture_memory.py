@@ -38,7 +38,8 @@ def test_at_most_two_large_pictures_of_a_caller_are_decoded_at_a_time(root: Path
     Image.new("RGBA", (5000, 4000), (255, 255, 255, 255)).save(file, "PNG")
     assert len(file.getvalue()) < 100_000
 
-    with temporary_home() as home, serving(home, root) as server:
+    settings = {"FITSERVE_TIMEOUT_SECONDS": "120"}  # for a busy machine
+    with temporary_home() as home, serving(home, root, settings=settings) as server:
 
         def send(_: int) -> int:
             files = {"images": ("white.png", file.getvalue())}

@@ -61,6 +61,7 @@ def server(request: pytest.FixtureRequest, root: Path, packages: Path) -> Iterat
         "FITSERVE_DEVICE": "cpu",
         "FITSERVE_MODEL_REPOSITORY": str(packages),
         "BENTOML_CONFIG_OPTIONS": f"services.fitserve.workers={request.param}",
+        "FITSERVE_GRACEFUL_SHUTDOWN_SECONDS": "5",
     }
     with temporary_home() as home, serving(home, root, settings=settings) as running:
         yield running
@@ -145,3 +146,18 @@ def test_sigterm_during_a_restart_ends_all_workers(
     workers = server.workers()
     server.process.send_signal(signal.SIGTERM)
     server.check_end(workers)
+
+
+@pytest.mark.parametrize("server", [1], indirect=True)
+def test_sigterm_ends_a_server_whose_old_worker_hangs(server: Server) -> None:
+    """The old worker is being ended by the rolling restart, which then stops, too."""
+    (old,) = server.workers()
+    old.suspend()
+    server.process.send_signal(signal.SIGHUP)
+    wait_for(lambda: server.read_log().count("Completed async startup hook") == 2, server)
+    time.sleep(0.5)  # the old one has been told to end
+    workers = server.workers()
+    assert len(workers) == 2
+    server.process.send_signal(signal.SIGTERM)
+    server.check_end(workers)
+    assert "Traceback" not in server.read_log()

@@ -104,6 +104,7 @@ def test_a_busy_server_ends_within_its_time_limit(
         "FITSERVE_MAX_QUEUE_ROWS": str(ROWS),
         "FITSERVE_MAX_QUEUE_SECONDS": "60",
         "FITSERVE_BODY_TIMEOUT_SECONDS": "120",
+        "FITSERVE_TIMEOUT_SECONDS": "120",
     }
     with server_of(root, tmp_path, ".", *option, **settings) as server, ExitStack() as stack:
         wait_until_ready(server)

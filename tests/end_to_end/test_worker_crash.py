@@ -16,9 +16,10 @@ import httpx
 import psutil
 import pytest
 from faulty_networks import VICTIM, write_hanging, write_sound
-from live_server import STOP_SECONDS, Server, serving, temporary_home
+from live_server import STOP_SECONDS, Server, runs_jobs, serving, temporary_home
 from raw_client import message
 
+from benchmarks.neighbours.attacks import ATTACKS
 from service.transport.supervisor import MAX_RESTARTS
 
 CLIENTS = 4
@@ -171,6 +172,43 @@ def test_workers_of_a_killed_parent_finish_their_requests_and_end(
                 worker.kill()
         with socket.create_server(("127.0.0.1", port)):
             pass  # the port is free
+
+
+@pytest.mark.parametrize("killed", ["the worker", "its parent", "the server of the jobs"])
+def test_no_job_process_outlives_those_that_started_it(killed: str, running: Server) -> None:
+    worker, port = the_worker(running), int(running.url.rpartition(":")[2])
+    with socket.create_connection(("127.0.0.1", port), timeout=30) as connection:
+        connection.sendall(ATTACKS["RLE BMP, 33 kB"].request())
+        deadline = time.monotonic() + STOP_SECONDS
+        while not (busy := [one for one in jobs_of(worker) if one.children()]):
+            assert time.monotonic() < deadline, running.tail()
+            time.sleep(0.02)
+        (job_server,) = busy
+        jobs = job_server.children()
+        ended = [job_server, *jobs]
+        if killed == "the worker":
+            worker.kill()
+        elif killed == "its parent":
+            running.process.kill()
+            running.process.wait()
+            ended.append(worker)
+        else:
+            job_server.kill()
+        while left := [process for process in ended if is_running(process)]:
+            assert time.monotonic() < deadline, f"{left} go on; {running.tail()}"
+            time.sleep(0.02)
+    if killed == "the server of the jobs":
+        for _ in range(3):
+            large = httpx.post(
+                f"{running.url}/predict_curve", json={"x": [1.5] * 50_000}, timeout=60
+            )
+            assert large.status_code in (200, 413)
+        assert the_worker(running) == worker
+
+
+def jobs_of(worker: psutil.Process) -> list[psutil.Process]:
+    """Return the server of the job processes of a worker, once it runs its own program."""
+    return [one for one in worker.children() if runs_jobs(one)]
 
 
 def connected(worker: psutil.Process) -> int:

@@ -17,6 +17,9 @@ from service.processes.jobs import whole
 
 MAX_FILES = 1_000
 
+FEW_PARTS = 100
+"""A form of more parts is read in another process, however small it is."""
+
 
 async def read_form(body: Body, content_type: bytes) -> list[tuple[str, bytes | str]]:
     """Return the name and the value of each field, in order; the value of a file is its content.

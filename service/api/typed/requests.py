@@ -29,13 +29,13 @@ from service.api.typed.fields import (
     to_name,
     to_points,
 )
-from service.api.typed.forms import read_form, read_large_form
+from service.api.typed.forms import FEW_PARTS, read_form, read_large_form
 from service.errors import UnsupportedMediaError
 from service.http.body import read_body
 from service.http.charsets import require_charset
 from service.http.responses import Reply, Responder, in_a_task
 from service.json_body import Body
-from service.processes.jobs import LARGE_BYTES, run_job, whole
+from service.processes.jobs import LARGE_BYTES, is_large_json, run_job, whole
 from service.settings import current_settings
 from service.telemetry.request_context import RequestContext, current_request
 
@@ -84,7 +84,7 @@ class Input(bentoml.IODescriptor):  # type: ignore[misc]  # it is untyped
     @classmethod
     async def parse(cls, body: Body) -> dict[str, Any]:
         """Return the fields of a JSON body, converted."""
-        if len(body) <= LARGE_BYTES:
+        if not is_large_json(body, len(body)):
             return read_fields(body, cls.fields())
         caller = current_request().caller
         return await run_job(caller, read_large_fields, whole(body), cls.fields())
@@ -169,7 +169,7 @@ class PicturesInput(Input):
         content_type = headers[b"content-type"]
         require_charset(content_type)
         body = await _body(request)
-        if len(body) <= LARGE_BYTES:
+        if len(body) <= LARGE_BYTES and body.count(b"\r\n--") <= FEW_PARTS:
             values = await read_form(body, content_type)
         else:
             caller = current_request().caller

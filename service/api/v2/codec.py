@@ -20,7 +20,7 @@ from service.batching.batch import Arrays
 from service.errors import BadInputError
 from service.inference.bad_values import not_finite
 from service.json_body import Body, check_structure, may_hold_booleans, parse_json
-from service.processes.jobs import LARGE_BYTES, LARGE_ELEMENTS, whole
+from service.processes.jobs import LARGE_ELEMENTS, MANY_VALUES, is_large_json, whole
 
 
 class RequestedOutput(NamedTuple):
@@ -83,9 +83,10 @@ def is_large(body: Body, header_length: bytes | None) -> bool:
     Raises:
         BadInputError: the length of the header is not valid.
     """
-    if len(body) <= LARGE_BYTES:
+    if len(body) <= MANY_VALUES:
         return False
-    return header_length is None or _header_size(header_length, len(body)) > LARGE_BYTES
+    size = len(body) if header_length is None else _header_size(header_length, len(body))
+    return is_large_json(body, size)
 
 
 def decode_large(body: bytearray, card: ModelCard, header_length: bytes | None) -> InferRequest:

@@ -1,6 +1,7 @@
 """The app: routing, metrics, the access log and traces of requests."""
 
 import asyncio
+import errno
 import gc
 import hashlib
 import logging
@@ -26,6 +27,7 @@ from service.api.pages import create_pages
 from service.api.playground import paths
 from service.api.state import ServiceState
 from service.api.v2.routes import OpenInference, split
+from service.http import app as http_app
 from service.http import origins
 from service.http.app import SECURITY_HEADERS, App
 from service.http.error_middleware import ErrorMiddleware
@@ -35,7 +37,7 @@ from service.inference.registry import ModelRegistry
 from service.settings import Settings
 from service.telemetry import tracing
 from service.telemetry.metrics import write_counts
-from service.telemetry.request_context import current_request
+from service.telemetry.request_context import RequestContext, current_request
 
 Logged = Callable[[], list[logging.LogRecord]]
 LINE = {"inputs": [{"name": "x", "datatype": "FP32", "shape": [2, 1], "data": [3, 0.5]}]}
@@ -484,3 +486,16 @@ async def test_nothing_is_traced_by_default(monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setattr(tracing, "otlp_exporter", exporter)
     headers = {"traceparent": "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"}
     assert (await ask(app_of(Named("host")), "/", headers=headers)).status_code == 200
+
+
+async def test_a_request_that_cannot_be_counted_gets_its_response(
+    monkeypatch: pytest.MonkeyPatch, logged: Logged
+) -> None:
+    """A new series may need a new file."""
+
+    def fail(_: RequestContext) -> None:
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    monkeypatch.setattr(http_app, "count_request", fail)
+    assert (await ask(app_of(Named("host")), "/")).status_code == 200
+    assert "was not counted: [Errno 24] Too many open files" in logged()[-1].getMessage()

@@ -21,7 +21,9 @@ from service.errors import (
     UnsupportedMediaError,
 )
 from service.http.body import _MAX_MEMBERS, read_body
+from service.json_body import Body
 from service.settings import Settings
+from service.telemetry.request_context import start_request
 
 COMPRESS: Mapping[str, Callable[[bytes], bytes]] = {
     "gzip": gzip.compress,
@@ -146,8 +148,12 @@ async def test_bodies_beyond_the_common_limit_are_refused_and_earlier_ones_are_r
 
         return receive
 
+    async def read_for(caller: str) -> Body:
+        start_request("POST", "/", {}).client = caller
+        return await read_body({}, arriving(more), settings)
+
     more = asyncio.Event()
-    first = [asyncio.create_task(read_body({}, arriving(more), settings)) for _ in range(2)]
+    first = [asyncio.create_task(read_for(caller)) for caller in "ab"]
     await asyncio.sleep(0.01)
     with pytest.raises(BodiesFullError) as refused:
         await read_body({}, arriving(more), settings)
@@ -161,6 +167,21 @@ async def test_bodies_beyond_the_common_limit_are_refused_and_earlier_ones_are_r
     assert [len(await task) for task in first] == [900, 900]
     for _ in range(3):  # no bytes are counted any more
         assert len(await read_body({}, arriving(more), settings)) == 900
+
+
+@pytest.mark.timeout(20)
+async def test_a_caller_with_many_bodies_leaves_memory_for_those_of_others() -> None:
+    limits = Settings(max_body_bytes=1_000, max_buffered_bytes=5_000, body_timeout_seconds=0.2)
+
+    async def read_for(caller: str, *, ends: bool) -> Body:
+        start_request("POST", "/", {}).client = caller
+        return await read_body({}, sender([bytes(900)], ends=ends), limits)
+
+    many = [asyncio.create_task(read_for("a", ends=False)) for _ in range(9)]
+    await asyncio.sleep(0.05)
+    assert len(await asyncio.create_task(read_for("b", ends=True))) == 900
+    errors = await asyncio.gather(*many, return_exceptions=True)
+    assert {type(error) for error in errors} == {BodiesFullError, BodyTimeoutError}
 
 
 @pytest.mark.parametrize(

@@ -1,13 +1,16 @@
 """Jobs in other processes: bounded in time and memory, and harmless when they end badly."""
 
 import asyncio
+import errno
 import math
 import os
 import signal
+import socket
 import time
 import zlib
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import suppress
+from pathlib import Path
 
 import numpy as np
 import psutil
@@ -150,22 +153,111 @@ async def test_the_memory_of_a_large_job_is_free_after_it(pool: ProcessPool) -> 
 
 async def test_the_bytes_of_waiting_jobs_are_bounded(pool: ProcessPool) -> None:
     jobs = [
-        asyncio.create_task(pool.run("a", zlib.adler32, Whole(bytes(40 * MIB)))) for _ in range(3)
+        asyncio.create_task(pool.run(name, zlib.adler32, Whole(bytes(40 * MIB)))) for name in "abc"
     ]
     results = await asyncio.gather(*jobs, return_exceptions=True)
     assert [type(result) for result in results] == [int, int, BodiesFullError]
     assert await pool.run("a", math.sqrt, 4) == 2, "the bytes are free again"
 
 
-async def test_a_server_that_was_killed_is_replaced(pool: ProcessPool) -> None:
-    assert await pool.run("a", math.sqrt, 4) == 2
-    for process in _processes():
+async def test_a_caller_with_many_jobs_leaves_memory_for_those_of_others(pool: ProcessPool) -> None:
+    body = Whole(bytes(15 * MIB))
+    jobs = [asyncio.create_task(pool.run("a", zlib.adler32, body)) for _ in range(20)]
+    await asyncio.sleep(0)  # all of them ask
+    assert type(await pool.run("b", zlib.adler32, body)) is int
+    results = await asyncio.gather(*jobs, return_exceptions=True)
+    assert {type(result) for result in results} == {int, BodiesFullError}
+
+
+def _kill(processes: Iterable[psutil.Process]) -> None:
+    for process in processes:
         process.kill()
         with suppress(psutil.NoSuchProcess):
             process.wait()
-    with suppress(ServiceError):  # the first job may meet a process that is gone
-        await pool.run("a", math.sqrt, 4)
+
+
+async def test_a_server_that_was_killed_is_replaced_without_a_failed_job(pool: ProcessPool) -> None:
+    assert await pool.run("a", math.sqrt, 4) == 2
+    _kill(_processes())
     assert await pool.run("a", math.sqrt, 9) == 3
+
+
+async def test_an_idle_process_that_was_killed_fails_no_job(pool: ProcessPool) -> None:
+    """As the kernel does when memory is short: it ends these processes first."""
+    assert await pool.run("a", math.sqrt, 4) == 2
+    _kill(SERVERS[0].children())
+    assert await pool.run("a", math.sqrt, 9) == 3
+    assert SERVERS[0].is_running()
+
+
+async def test_jobs_that_lose_their_server_at_the_same_time_share_the_next_one(
+    pool: ProcessPool,
+) -> None:
+    SERVERS[0].suspend()
+    jobs = [asyncio.create_task(pool.run(name, time.sleep, 0.3)) for name in "abc"]
+    await asyncio.sleep(0.1)  # all wait for a process of the suspended server
+    SERVERS[0].kill()
+    assert await asyncio.gather(*jobs) == [None] * 3
+
+
+async def test_a_pool_that_is_closed_while_a_job_waits_for_a_process_starts_no_other_server(
+    pool: ProcessPool,
+) -> None:
+    SERVERS[0].suspend()
+    job = asyncio.create_task(pool.run("a", math.sqrt, 4))
+    await asyncio.sleep(0.1)
+    before = len(psutil.Process().children())
+    await pool.close()
+    with pytest.raises(NotReadyError, match="shutting down"):
+        await job
+    assert len(psutil.Process().children()) < before
+
+
+FEW_FORKS = """
+import errno, os
+
+_fork, _left = os.fork, [1]
+
+def fork():
+    if not _left:
+        raise BlockingIOError(errno.EAGAIN, "Resource temporarily unavailable")
+    _left.pop()
+    return _fork()
+
+os.fork = fork
+"""
+
+
+async def test_a_process_that_cannot_be_forked_fails_only_its_job(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "few_forks.py").write_text(FEW_FORKS)
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path), prepend=os.pathsep)
+    pool = ProcessPool(
+        ["few_forks"], cpu_seconds=5, max_bytes=MIB, memory_bytes=300 * MIB, max_processes=4
+    )
+    first = asyncio.create_task(pool.run("a", time.sleep, 0.5))
+    await asyncio.sleep(0.1)
+    with pytest.raises(BodiesFullError, match="No process can be started"):
+        await pool.run("b", math.sqrt, 4)
+    assert await first is None, "the server ended, and its processes with it"
+    await pool.close()
+
+
+async def test_without_a_descriptor_only_the_job_that_needs_one_fails(
+    pool: ProcessPool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse() -> None:
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    first = asyncio.create_task(pool.run("a", time.sleep, 0.5))
+    await _until(lambda: len(_processes()) == 2)
+    with monkeypatch.context() as patched:
+        patched.setattr(socket, "socketpair", refuse)
+        with pytest.raises(BodiesFullError, match="No process can be started"):
+            await pool.run("b", math.sqrt, 4)
+    assert await first is None
+    assert SERVERS[0].is_running()
 
 
 async def test_no_process_is_left_after_the_close(pool: ProcessPool) -> None:

@@ -235,6 +235,18 @@ async def test_both_paths_tell_callers_apart_by_the_client_behind_a_trusted_prox
     assert taken == ["fast", "fast", "asgi"]
 
 
+async def test_a_caller_behind_proxies_that_add_a_line_each_is_the_same_on_both_paths() -> None:
+    protocol, wire = connect("127.0.0.1")
+    lines = "X-Forwarded-For: 192.0.2.9\r\nX-Forwarded-For: 127.0.0.1\r\n"
+    for path in ("/short", "/short", "/long"):
+        request = f"POST {path} HTTP/1.1\r\nHost: localhost\r\n{lines}Content-Length: 3\r\n\r\nabc"
+        protocol.data_received(request.encode())
+        for _ in range(40):
+            await asyncio.sleep(0)
+    protocol.connection_lost(None)
+    assert re.findall(rb"x-caller: ([^\r]*)\r", wire.written) == [b"192.0.2.9"] * 3
+
+
 @pytest.mark.slow
 @settings(max_examples=200, deadline=None, derandomize=True, database=None)
 @given(
@@ -450,6 +462,25 @@ async def test_a_responder_that_raises_gets_500_and_the_connection_stays_usable(
     assert re.findall(rb"HTTP/1.1 (\d+)", written) == [b"500", b"500"]
     assert b"not even" not in written
     assert b"nor here" not in written
+
+
+@pytest.mark.parametrize("body", [b"abc", b"ab"], ids=["response at once", "later"])
+async def test_an_error_after_a_response_is_not_a_second_response(
+    body: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The client, or a proxy, would take it for the response to the next request."""
+
+    def fail(context: RequestContext) -> None:
+        raise RuntimeError("after the response")
+
+    protocol, wire = connect()
+    asyncio.get_running_loop().set_exception_handler(lambda *_: None)
+    monkeypatch.setattr(FastPath.application, "end_request", fail)
+    for number in range(2):
+        protocol.data_received(request_bytes(number, "/short", body, chunked=False))
+        for _ in range(20):
+            await asyncio.sleep(0)
+    assert len(re.findall(rb"HTTP/1.1 (\d+)", wire.written)) == 2
 
 
 async def test_a_request_whose_client_disconnects_is_cancelled_and_counted_as_that() -> None:

@@ -3,6 +3,7 @@
 import asyncio
 import os
 import sys
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -10,7 +11,8 @@ from bentoml._internal.utils import circus
 from circus.arbiter import Arbiter
 from circus.exc import ConflictError
 
-from service.transport import bentoml_adapter, server, supervisor
+from service.transport import bentoml_adapter, rolling_restart, server, supervisor
+from service.transport.rolling_restart import replace_workers
 from service.transport.supervisor import (
     MAX_RESTARTS,
     RESTART_WINDOW_SECONDS,
@@ -63,6 +65,7 @@ async def test_a_signal_that_arrives_while_circus_is_busy_is_kept(
 
     monkeypatch.setattr(Arbiter, "stop", stop)
     arbiter = object.__new__(Supervisor)
+    arbiter._workers = []
     await asyncio.wait_for(arbiter._stop(), 10)
     assert refusals == []
 
@@ -105,3 +108,36 @@ def test_the_cpu_mask_limits_the_cores(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_bentoml_reports_the_number_of_cores() -> None:
     assert 0 < bentoml_adapter.available_cores() <= (os.cpu_count() or 1)
+
+
+async def test_without_all_new_workers_a_rolling_restart_ends_no_old_one(tmp_path: Path) -> None:
+    """As circus does if the system has too little memory for another process."""
+    ended: list[int] = []
+
+    async def kill(process: SimpleNamespace) -> None:
+        ended.append(process.pid)
+
+    watcher = SimpleNamespace(
+        processes={1: SimpleNamespace(pid=1, is_alive=lambda: True)},
+        numprocesses=1,
+        call_hook=lambda _: True,
+        spawn_process=lambda: False,
+        is_stopping=lambda: False,
+        is_stopped=lambda: False,
+        kill_process=kill,
+        reap_process=lambda _: None,
+    )
+    await replace_workers(watcher, tmp_path)
+    assert ended == []
+
+
+async def test_a_report_that_is_being_written_is_not_yet_read(tmp_path: Path) -> None:
+    new = SimpleNamespace(pid=2, is_alive=lambda: True)
+    watcher = SimpleNamespace(is_stopping=lambda: False, is_stopped=lambda: False)
+    report = tmp_path / "loaded-2"
+    report.touch()
+    waiting = asyncio.create_task(rolling_restart._failure(watcher, [new], tmp_path))
+    await asyncio.sleep(0.3)
+    assert not waiting.done()
+    report.write_text("ready")
+    assert await asyncio.wait_for(waiting, 10) is None
