@@ -11,6 +11,7 @@ import bentoml
 import numpy as np
 from numpy.typing import NDArray
 
+from models.card import TensorSpec
 from models.interfaces import IMAGE, POINT, X
 from models.signature import require_signing
 from service.api.openapi import openapi_of
@@ -149,11 +150,16 @@ class FitServe:
         """Return whether `/livez` responds 200; if not, only a restart helps."""
         return self.registry.alive
 
+    async def _predictor(self, model: str, wanted: TensorSpec) -> Predictor:
+        """Return a model as `ModelRegistry.accepting` does, once it is loaded."""
+        await self.registry.wait_until_loaded(model)
+        return self.registry.accepting(model, wanted)
+
     @bentoml.api(input_spec=DigitsInput)
     @typed
     async def classify_digits(self, images: NDArray[np.uint8], model: str) -> Digits:
         """Classify images in MNIST's framing."""
-        predictor = self.registry.accepting(model, IMAGE)
+        predictor = await self._predictor(model, IMAGE)
         probabilities = await _finite(predictor, {"image": images}, "probabilities")
         return await _written(responses.digits, predictor, probabilities)
 
@@ -164,7 +170,7 @@ class FitServe:
 
         `curl -F images=@digit.png localhost:3000/classify_image`
         """
-        predictor = self.registry.accepting(model, IMAGE)
+        predictor = await self._predictor(model, IMAGE)
         caller, most = current_request().caller, current_settings().max_image_pixels
         async with within_timeout():
             decoded = [
@@ -178,14 +184,14 @@ class FitServe:
     @typed
     async def predict_curve(self, x: NDArray[np.float32], model: str) -> Curve:
         """Evaluate a fitted curve."""
-        predictor = self.registry.accepting(model, X)
+        predictor = await self._predictor(model, X)
         return await _written(responses.curve, predictor, await _finite(predictor, {"x": x}, "y"))
 
     @bentoml.api(input_spec=PointsInput)
     @typed
     async def classify_points(self, points: NDArray[np.float32], model: str) -> Points:
         """Classify points in the plane."""
-        predictor = self.registry.accepting(model, POINT)
+        predictor = await self._predictor(model, POINT)
         probabilities = await _finite(predictor, {"point": points}, "probabilities")
         labels = predictor.card.outputs[0].labels
         return await _written(responses.points, predictor, probabilities, labels)

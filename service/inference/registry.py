@@ -4,6 +4,7 @@ import asyncio
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from typing import TypeVar
 
 from models.card import TensorSpec
@@ -42,6 +43,8 @@ class ModelRegistry:
         self._unavailable: dict[str, str] = {}
         self._notices: Mapping[str, str] = {}
         self._loading: set[str] | None = None  # the names; None until they are known
+        self._changed = asyncio.Event()  # of `_loading`; each change has its own
+        self._closing = False
         self._load_seconds: defaultdict[str, float] = defaultdict(float)
         self._open = False
         self._unfit: list[str] = []  # models with a runtime that cannot use the device
@@ -69,6 +72,7 @@ class ModelRegistry:
             raise TimeoutError(f"the GPUs could not be listed within {patience:g} s") from None
         names = await self._names(repository)
         self._loading = set(names)
+        self._note_change()
         loader = Loader(repository, device, settings, self._timings)
         slots = asyncio.Semaphore(loader.side_by_side)
         untimed: dict[str, ModelPackage] = {}
@@ -156,6 +160,11 @@ class ModelRegistry:
     def _end_loading(self, name: str) -> None:
         if self._loading is not None:
             self._loading.discard(name)
+            self._note_change()
+
+    def _note_change(self) -> None:
+        self._changed.set()
+        self._changed = asyncio.Event()
 
     async def _older_versions(self, settings: Settings) -> Mapping[str, str]:
         file, root = settings.versions_file, settings.model_repository
@@ -168,7 +177,8 @@ class ModelRegistry:
 
     async def close(self) -> None:
         """Finish the queued requests of every model, and refuse new ones."""
-        self._open = False
+        self._open, self._closing = False, True
+        self._note_change()
         await asyncio.gather(*(predictor.close() for predictor in self))
 
     @property
@@ -185,6 +195,17 @@ class ModelRegistry:
     def alive(self) -> bool:
         """Whether this process can still serve; if not, it must be restarted."""
         return not self.lost and not any(predictor.stuck for predictor in self)
+
+    async def wait_until_loaded(self, name: str) -> None:
+        """Wait while the model called `name` is being loaded, no longer than a request may wait.
+
+        A server that refused predictions while it loads would attract them: a proxy that prefers
+        the server with the fewest connections sends it more, the faster it refuses.
+        """
+        with suppress(TimeoutError):
+            async with asyncio.timeout(self._settings.timeout_seconds):
+                while not self._closing and (self._loading is None or name in self._loading):
+                    await self._changed.wait()
 
     @property
     def loading(self) -> Sequence[str]:

@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import httpx
@@ -14,10 +15,11 @@ STEPS = 300_000  # a fifth of a second on an idle machine
 BODY = {"inputs": [{"name": "x", "shape": [1, 1], "datatype": "FP32", "data": [3.0]}]}
 
 
-def settings(repository: Path, workers: int = 1) -> dict[str, str]:
+def settings(repository: Path, workers: int = 1, timeout: float = 30) -> dict[str, str]:
     return {
         "FITSERVE_DEVICE": "cpu",
         "FITSERVE_MODEL_REPOSITORY": str(repository),
+        "FITSERVE_TIMEOUT_SECONDS": str(timeout),
         "BENTOML_CONFIG_OPTIONS": f"services.fitserve.workers={workers}",
     }
 
@@ -31,7 +33,7 @@ def loading(root: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Se
     with (
         temporary_home() as home,
         serving(
-            home, root, until="/v2/models/quick/ready", settings=settings(repository)
+            home, root, until="/v2/models/quick/ready", settings=settings(repository, timeout=1)
         ) as server,
     ):
         yield server
@@ -73,6 +75,23 @@ def test_a_model_that_is_being_loaded_is_a_503_for_a_moment(
     assert response.status_code == 503
     assert response.headers["retry-after"] == "1"
     assert response.json() == {"error": "Model 'slow' is being loaded; try again in a few seconds."}
+
+
+def test_predictions_wait_for_their_model(root: Path, tmp_path: Path) -> None:
+    """A proxy would send more requests to a server that refuses them at once."""
+    write_slow(tmp_path, "slow", STEPS // 20)
+    with (
+        temporary_home() as home,
+        serving(home, root, until="/livez", settings=settings(tmp_path)) as server,
+        ThreadPoolExecutor(3) as threads,
+    ):
+        assert httpx.get(f"{server.url}/readyz").status_code == 503
+        url = f"{server.url}/v2/models/slow/infer"
+        fast = [threads.submit(httpx.post, url, json=BODY, timeout=60) for _ in range(2)]
+        asgi = threads.submit(httpx.post, f"{url}?", json=BODY, timeout=60)
+        for asked in (*fast, asgi):
+            assert asked.result().status_code == 200, asked.result().text
+        assert httpx.get(f"{server.url}/readyz").status_code == 200
 
 
 def test_an_unknown_model_is_a_404(loading: Server) -> None:

@@ -158,6 +158,7 @@ async def _statistics(call: Call) -> Reply:
 
 async def _infer(call: Call) -> Reply:
     """Run a prediction, in JSON or with binary tensors."""
+    await call.registry.wait_until_loaded(call.model)
     predictor = call.predictor
     body = await call.read()
     return await wait_for_callback(lambda reply: infer(predictor, call.context, body, reply))
@@ -209,7 +210,15 @@ class OpenInference:
             context: RequestContext, body: Body, reply: Callable[[Reply], None]
         ) -> Cancellable:
             context.endpoint = endpoint
-            return infer(_find(self._state.registry, context, model, version), context, body, reply)
+            registry = self._state.registry
+            if registry.is_loading:
+                return in_a_task(infer_when_loaded)(context, body, reply)
+            return infer(_find(registry, context, model, version), context, body, reply)
+
+        async def infer_when_loaded(context: RequestContext, body: Body) -> Reply:
+            await self._state.registry.wait_until_loaded(model)
+            predictor = _find(self._state.registry, context, model, version)
+            return await wait_for_callback(lambda reply: infer(predictor, context, body, reply))
 
         return respond
 
