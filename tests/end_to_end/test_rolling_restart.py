@@ -54,17 +54,24 @@ def packages(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
-@pytest.fixture(scope="module", params=[1, 2])
-def server(request: pytest.FixtureRequest, root: Path, packages: Path) -> Iterator[Server]:
-    """A server with one worker, or two. The last test ends it."""
+@contextmanager
+def served(root: Path, packages: Path, workers: int) -> Iterator[Server]:
+    """Serve with this number of workers during the block."""
     settings = {
         "FITSERVE_DEVICE": "cpu",
         "FITSERVE_MODEL_REPOSITORY": str(packages),
-        "BENTOML_CONFIG_OPTIONS": f"services.fitserve.workers={request.param}",
+        "BENTOML_CONFIG_OPTIONS": f"services.fitserve.workers={workers}",
         "FITSERVE_GRACEFUL_SHUTDOWN_SECONDS": "5",
     }
-    with temporary_home() as home, serving(home, root, settings=settings) as running:
-        yield running
+    with temporary_home() as home, serving(home, root, settings=settings) as server:
+        yield server
+
+
+@pytest.fixture(scope="module", params=[1, 2])
+def server(request: pytest.FixtureRequest, root: Path, packages: Path) -> Iterator[Server]:
+    """A server with one worker, or two. The last test with it ends it."""
+    with served(root, packages, request.param) as server:
+        yield server
 
 
 @pytest.fixture
@@ -148,16 +155,16 @@ def test_sigterm_during_a_restart_ends_all_workers(
     server.check_end(workers)
 
 
-@pytest.mark.parametrize("server", [1], indirect=True)
-def test_sigterm_ends_a_server_whose_old_worker_hangs(server: Server) -> None:
+def test_sigterm_ends_a_server_whose_old_worker_hangs(root: Path, packages: Path) -> None:
     """The old worker is being ended by the rolling restart, which then stops, too."""
-    (old,) = server.workers()
-    old.suspend()
-    server.process.send_signal(signal.SIGHUP)
-    wait_for(lambda: server.read_log().count("Completed async startup hook") == 2, server)
-    time.sleep(0.5)  # the old one has been told to end
-    workers = server.workers()
-    assert len(workers) == 2
-    server.process.send_signal(signal.SIGTERM)
-    server.check_end(workers)
-    assert "Traceback" not in server.read_log()
+    with served(root, packages, workers=1) as server:
+        (old,) = server.workers()
+        old.suspend()
+        server.process.send_signal(signal.SIGHUP)
+        wait_for(lambda: server.read_log().count("Completed async startup hook") == 2, server)
+        time.sleep(0.5)  # the old one has been told to end
+        workers = server.workers()
+        assert len(workers) == 2
+        server.process.send_signal(signal.SIGTERM)
+        server.check_end(workers)
+        assert "Traceback" not in server.read_log()

@@ -628,7 +628,7 @@ def test_without_a_package_the_service_is_live_and_never_ready(root: Path, tmp_p
             assert client.get("/readyz").status_code == 503
             time.sleep(0.2)
         assert client.get("/livez").status_code == 200
-        assert client.get("/models").json() == {"models": [], "refused": {}}
+        assert client.get("/models").json() == {"models": [], "refused": {}, "loading": []}
         assert_error(
             client.post("/predict_curve", json={"x": [1]}), 404, "GET /models has the others"
         )

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from foreign_networks import scripted
+from exported_networks import scripted
 from small_packages import Bend, bend_onnx, edit_card, reseal, seeded
 
 import models.command_line
