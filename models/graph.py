@@ -27,7 +27,8 @@ MORE = COUNTS[-1]
 RANDOM = {"Bernoulli", "Multinomial", "RandomNormal", "RandomNormalLike", "RandomUniform",
           "RandomUniformLike"}  # fmt: skip
 OWN_DOMAINS = ("", "ai.onnx")
-KNOWN_DOMAINS = (*OWN_DOMAINS, "ai.onnx.ml", "com.microsoft")
+RUNTIME_DOMAINS = ("ai.onnx", "com.microsoft", "com.ms", "org.pytorch")
+"""ONNX Runtime may use its own operator in place of a function in a domain that begins so."""
 SMALL = 1_000
 """Values with at most this many numbers are kept."""
 
@@ -154,7 +155,7 @@ def parse(content: bytes) -> "onnx.ModelProto":
 
     model = load(content)
     for function in model.functions:
-        if function.domain in KNOWN_DOMAINS:  # ONNX Runtime may use its own operator of that name
+        if function.domain.startswith(RUNTIME_DOMAINS) or not function.domain:
             raise UnreadableGraphError(f"it defines {function.name}, which is an operator already")
     return onnx.inliner.inline_local_functions(model) if model.functions else model
 

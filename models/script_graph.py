@@ -240,13 +240,32 @@ def _unpacked(_: Any, items: Sequence[Item]) -> Sequence[Item]:
 
 def _attribute(node: Any, items: Sequence[Item]) -> Sequence[Item]:
     """Return a weight. It is constant: no node sets an attribute, or changes what is not new."""
+    import torch
+
     (item,) = items
-    return [constant(getattr(single(item).values[0], node.s("name")))]
+    value = getattr(single(item).values[0], node.s("name"))
+    if isinstance(value, list | dict | torch._C.ScriptList | torch._C.ScriptDict):
+        # What never changes has become a constant in the frozen module.
+        raise MixesError("prim::GetAttr reads a list that a request may have changed")
+    return [constant(value)]
 
 
 def _element(_: Any, items: Sequence[Item]) -> Sequence[Item]:
     elements, place = items
-    return [listed(elements)[single(place).values[0]]]
+    at = single(place)
+    if at.rows is not None or at.counted:
+        raise MixesError("prim::TupleIndex depends on the number of rows")
+    return [listed(elements)[at.values[0]]]
+
+
+def _format(text: str, *values: Any) -> str:
+    return text.format(*map(_text, values))
+
+
+def _text(value: Any) -> str:
+    if isinstance(value, float):
+        raise MixesError("writes a number, which TorchScript does in another way than Python")
+    return str(value)
 
 
 def _fails(_: Any, items: Sequence[Item]) -> Sequence[Item]:
@@ -256,8 +275,8 @@ def _fails(_: Any, items: Sequence[Item]) -> Sequence[Item]:
 _PYTHON: Mapping[str, Callable[..., Any]] = {
     "aten::__is__": lambda one, other: one is other,
     "aten::__isnot__": lambda one, other: one is not other,
-    "aten::format": lambda text, *values: text.format(*values),
-    "aten::str": str,
+    "aten::format": _format,
+    "aten::str": _text,
     "aten::warn": lambda *_: None,
 }
 """Operators that torch does not compute outside of a graph."""

@@ -133,7 +133,7 @@ def _follow(node: ScriptNode) -> Item:
         axis = batch_axis(found.shapes)
         if axis is None or found.shapes[-1][axis] != outer * MORE * inner:
             raise MixesError(f"gives {list(found.shapes[-1])} for {MORE} rows")
-        is_new = changes or not _shares(values[-1], taken)
+        is_new = changes or not _share(values, taken)
         return Tracked(values, Rows(axis, outer, inner), is_new=is_new)
 
     return _items(results, tracked)
@@ -151,11 +151,16 @@ def _may_change(node: ScriptNode, name: str, changed: Tracked) -> bool:
     return name in ELEMENTWISE
 
 
-def _shares(tensor: Any, taken: Sequence[Tracked]) -> bool:
-    """Return whether a tensor shares memory with one that its node has taken."""
-    place = tensor.untyped_storage().data_ptr()
+def _share(tensors: Sequence[Any], taken: Sequence[Tracked]) -> bool:
+    """Return whether a tensor shares memory with one that its node has taken.
+
+    A result may be a view for one batch size, and a copy for another.
+    """
     return any(
-        one.is_tensor and one.values[-1].untyped_storage().data_ptr() == place for one in taken
+        given.untyped_storage().data_ptr() == tensor.untyped_storage().data_ptr()
+        for one in taken
+        if one.is_tensor
+        for tensor, given in zip(tensors, one.values, strict=True)
     )
 
 
@@ -198,14 +203,14 @@ def _without_rows(node: ScriptNode, name: str) -> Item:
 
     def tracked(values: tuple[Any, ...]) -> Tracked:
         found = Tracked(values)
-        is_new = found.is_tensor and not _shares(values[-1], olds)
+        is_new = found.is_tensor and not _share(values, olds)
         if not counted or is_settled:
             return Tracked(values, is_new=is_new)
         if name in REPEATING and all(one.multiple for one in counted) and not others:
             axis = batch_axis(found.shapes)
             if axis is not None and bool((values[-1] == values[-1].roll(1, axis)).all()):
                 rows = Rows(axis, 1, found.shapes[-1][axis] // MORE)
-                return Tracked(values, rows, is_new=not _shares(values[-1], taken))
+                return Tracked(values, rows, is_new=not _share(values, taken))
         return Tracked(values, counted=True, multiple=_keeps(node, counted, values))
 
     return _items(results, tracked)
@@ -277,6 +282,16 @@ def _picked(items: Item, index: Item) -> Item:
     return item
 
 
+def _length(items: Item) -> Item:
+    if any(one.counted and one.is_tensor for one in flattened(items)):  # or the parts of one
+        raise MixesError("may count the rows")
+    return Tracked((len(listed(items)),) * len(COUNTS))
+
+
+def _unknown(*_: Item) -> Item:
+    raise MixesError("is not known to compute each row for itself")
+
+
 def _number(item: Item) -> Any:
     if not isinstance(item, Tracked) or item.counted or item.rows:
         raise MixesError("computes with the number of rows")
@@ -289,8 +304,9 @@ _LISTS: Mapping[str, Callable[..., Item]] = {
     "aten::add": lambda items, others: [*items, *others],
     "aten::append": _appended,
     "aten::copy": lambda items: [*items],
-    "aten::len": lambda items: Tracked((len(items),) * len(COUNTS)),
+    "aten::len": _length,
     "aten::list": lambda items: [*items],
     "aten::slice": _sliced,
+    "aten::sort": _unknown,  # in place
 }
 """Operators on Python's lists."""

@@ -153,19 +153,25 @@ def test_a_function_inside_the_file_is_followed_into(tmp_path: Path) -> None:
     assert "reduces over the rows" in found
 
 
-def test_a_function_that_has_the_name_of_an_operator_is_not_followed() -> None:
+@pytest.mark.parametrize(
+    ("domain", "name"), [("", "Hardmax"), ("com.microsoft.nchwc", "ReorderInput")]
+)
+def test_a_function_that_has_the_name_of_an_operator_is_not_followed(
+    domain: str, name: str
+) -> None:
     """The runtime computes its own of that name, and not the function."""
     opset = helper.make_opsetid("", 17)
     function = helper.make_function(
-        "", "Hardmax", ["a"], ["b"], [node("Identity", ["a"], ["b"])], [opset]
+        domain, name, ["a"], ["b"], [node("Identity", ["a"], ["b"])], [opset]
     )
     x = helper.make_tensor_value_info("x", T.FLOAT, shaped("batch", 4))
     y = helper.make_tensor_value_info("y", T.FLOAT, shaped("batch", 4))
-    graph = helper.make_graph([node("Hardmax", ["x"], ["y"], axis=0)], "g", [x], [y])
-    model = helper.make_model(graph, functions=[function], opset_imports=[opset], ir_version=9)
+    graph = helper.make_graph([node(name, ["x"], ["y"], domain=domain)], "g", [x], [y])
+    imports = [opset, *([helper.make_opsetid(domain, 1)] if domain else [])]
+    model = helper.make_model(graph, functions=[function], opset_imports=imports, ir_version=9)
     found = row_mixing(model.SerializeToString(), [{"x": np.ones((1, 4), np.float32)}])[0]
     assert found is not None
-    assert "it defines Hardmax" in found
+    assert f"it defines {name}" in found
 
 
 def test_a_file_that_states_two_versions_of_its_operators_is_not_followed() -> None:

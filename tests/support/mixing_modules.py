@@ -291,7 +291,65 @@ class _Filled(nn.Module):
         return torch.relu(x) + torch.relu(counts - 1e6).select(0, 1)
 
 
+class _CopiedForMany(nn.Module):
+    """A view for one row, and a copy for more, that is changed."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        a = torch.relu(x)
+        b = a.view(x.shape[0], 2, 2).transpose(0, 1).reshape(x.shape[0] * 2, 2)
+        b.add_(torch.relu(b - 1e6))
+        return a
+
+
+class _Remembers(nn.Module):
+    """The first row of the request before."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.last: list[Tensor] = [torch.zeros(1, 4)]
+
+    def forward(self, x: Tensor) -> Tensor:
+        old = self.last[0]
+        self.last[0] = torch.relu(x - 1e6)
+        return torch.relu(x) + old[:1]
+
+
+class _SortedSizes(nn.Module):
+    """A branch on a list that is sorted in place."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = torch.relu(x)
+        sizes = [x.shape[1] + 1, x.shape[1]]
+        sizes.sort()
+        if sizes[0] == 4:
+            y = y + torch.relu(x - 1e6).mean(0)
+        return y
+
+
+class _WrittenSize(nn.Module):
+    """A branch on a text that TorchScript writes in another way than Python."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = torch.relu(x)
+        if f"{float(x.shape[1])}" != "4.0":
+            y = y + torch.relu(x - 1e6).mean(0)
+        return y
+
+
+class _CountedParts(nn.Module):
+    """The number of parts of the row numbers."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        parts = len(torch.arange(x.shape[0]).split(3))
+        return torch.relu(x) + (parts - 1) * torch.relu(x - 1e6)
+
+
 MIXED: Mapping[str, tuple[nn.Module, str]] = {
+    "a copy for many rows that is a view for one": (_CopiedForMany(), "aten::add_"),
+    "the request before": (_Remembers(), "prim::GetAttr"),
+    "sorted sizes": (_SortedSizes(), "aten::sort"),
+    "a size as text": (_WrittenSize(), "aten::format"),
+    "parts that are counted": (_CountedParts(), "aten::len"),
     "a branch on a number of a row": (_Branch(), "aten::select"),
     "a scale by the largest of the batch": (_Largest(), "aten::max"),
     "the batch's mean": (_Centred(), "aten::mean"),
