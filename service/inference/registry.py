@@ -202,10 +202,18 @@ class ModelRegistry:
         A server that refused predictions while it loads would attract them: a proxy that prefers
         the server with the fewest connections sends it more, the faster it refuses.
         """
+        if not self._is_awaited(name):  # a timer would keep the request's context for a while
+            return
         with suppress(TimeoutError):
             async with asyncio.timeout(self._settings.timeout_seconds):
-                while not self._closing and (self._loading is None or name in self._loading):
+                while self._is_awaited(name):
                     await self._changed.wait()
+
+    def _is_awaited(self, name: str) -> bool:
+        """Whether the model called `name` does not serve yet, but may soon."""
+        if self._closing or name in self._predictors:
+            return False
+        return self._loading is None or name in self._loading
 
     @property
     def loading(self) -> Sequence[str]:
