@@ -58,7 +58,7 @@ WORKERS = {
 
 
 @pytest.mark.parametrize("doing", WORKERS)
-def test_a_worker_ends_soon_after_its_parent(tmp_path: Path, root: Path, doing: str) -> None:
+def test_a_worker_ends_within_two_seconds_of_its_parent(tmp_path: Path, root: Path, doing: str) -> None:
     if "holds the interpreter" in doing and sys.platform != "linux":
         pytest.skip("only Linux' kernel ends it then")
     (tmp_path / "program.py").write_text(textwrap.dedent(WORKERS[doing]))
@@ -77,13 +77,8 @@ def test_a_worker_ends_soon_after_its_parent(tmp_path: Path, root: Path, doing: 
         started.kill()
         started.wait()
         with suppress(psutil.NoSuchProcess):
-            worker.wait(10)
+            worker.wait(2)
     finally:
         started.kill()
         if worker.is_running():
             worker.kill()
-
-
-def test_a_worker_without_its_parent_ends_within_two_seconds() -> None:
-    assert parent_watch.CHECK_SECONDS + parent_watch.LAST_SECONDS <= 1.5
-    assert parent_watch.STALLED_SECONDS <= 1.5
