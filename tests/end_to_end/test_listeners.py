@@ -15,6 +15,7 @@ from circus.client import CircusClient
 from circus.exc import CallError
 from faulty_networks import write_sound
 from live_server import Server, serving, temporary_home
+from waiting import is_running, wait_until
 
 WORKERS = "BENTOML_CONFIG_OPTIONS"
 
@@ -101,19 +102,10 @@ def test_nothing_is_left_of_a_reloading_server_that_was_killed(tree: Path, tmp_p
             assert accepting(server) < set(processes), "a worker, and what watches the files"
             server.process.kill()
             server.process.wait()
-            left = [one for one in psutil.wait_procs(processes, timeout=2)[1] if not is_ended(one)]
-            assert left == [], "a process outlives its parent by more than 2 s"
+            wait_until(lambda: not any(map(is_running, processes)), 2, "they did not end")
         with small(tree, tmp_path / "repository", ".", "--reload", **settings) as server:
             assert len(list(temporary.glob("fitserve-admin-*"))) == 1, "the next one clears it"
         assert list(temporary.glob("fitserve-*")) == []
-
-
-def is_ended(process: psutil.Process) -> bool:
-    """Return whether a process has ended, also if its new parent has not yet collected it."""
-    try:
-        return bool(process.status() == psutil.STATUS_ZOMBIE)
-    except psutil.NoSuchProcess:
-        return True
 
 
 def accepting(server: Server) -> set[psutil.Process]:
