@@ -28,7 +28,7 @@ from models.crashes import crash
 from models.differences import HALF_PRECISION, relative_difference, tolerated
 from models.divisions import dangerous_division
 from models.empty_sizes import nonempty_dimensions
-from models.free_sizes import other_sizes
+from models.free_sizes import dimension_key, other_sizes
 from models.graph import is_quantized, load
 from models.half_precision import computes_in_half
 from models.importing import (
@@ -41,12 +41,20 @@ from models.importing import (
 )
 from models.indices import index_ranges
 from models.labels import require_agreement
+from models.max_length import MaxLength, Sizes, at_sizes, given_sizes, largest_sizes, within
 from models.package import ModelPackage, require_writable, write_package
 from models.parity import BATCH_SIZES, RELATIVE_TOLERANCE
-from models.proofs import ROWS_OF_OTHER_SIZES, RowsProof, prove_equal, prove_rows, rewriting
+from models.proofs import (
+    ROWS_OF_OTHER_SIZES,
+    RowsProof,
+    prove_equal,
+    prove_largest,
+    prove_rows,
+    rewriting,
+)
 from models.ranges import InputRange, with_ranges
 from models.repository import ModelRepository
-from models.runtimes import Arrays, OnnxRuntime, one_line
+from models.runtimes import Arrays, DeclaredTensor, OnnxRuntime, Runtime, one_line
 from models.samples import Samples, given_samples, random_samples, read_arrays
 from models.script_mixing import script_mixing
 from models.specs import input_specs, output_specs
@@ -70,6 +78,7 @@ def add(
     sample: Path | None = None,
     labels: Sequence[str] = (),
     ranges: Sequence[InputRange] = (),
+    max_lengths: Sequence[MaxLength] = (),
     task: Task | None = None,
     summary: str | None = None,
     intended_use: str | None = None,
@@ -87,6 +96,8 @@ def add(
             or else of whole numbers.
         ranges: the valid ranges of inputs; random rows are within them. By default, the range of
             an input that indexes a constant table is the range of the table's indices.
+        max_lengths: the largest sizes of free dimensions; by default, they are found by doubling
+            those of the samples (`models.max_length`).
         task: by default `classification` if an output has labels or is probabilities, else
             `other`.
         summary: for the card.
@@ -124,6 +135,7 @@ def add(
     given = {one.name for one in ranges}
     places = [one for one in index_ranges(files[MODEL_FILES["onnx"]]) if one.name not in given]
     ranges = [*ranges, *places]
+    max_sizes = given_sizes(graph.network.inputs, max_lengths)
     if sample:
         arrays = read_arrays(sample)
         inputs = with_ranges(input_specs(graph, arrays), ranges)
@@ -131,13 +143,16 @@ def add(
     else:
         inputs = with_ranges(input_specs(graph), ranges)
         samples = random_samples(inputs, graph.fixed_batch)
+    samples = within(samples, graph.network.inputs, max_sizes)
     few = samples.resized(graph.fixed_batch or min(samples.count, ROWS_OF_OTHER_SIZES))
-    others = other_sizes(graph.network, graph.network.inputs, few, graph.fixed_batch or 1)
+    largest = largest_sizes(graph, files[MODEL_FILES["onnx"]], few, max_sizes)
+    others = other_sizes(graph.network, graph.network.inputs, few, graph.fixed_batch or 1, largest)
     answers = _answers(graph, samples)
     nonempty = nonempty_dimensions(
         files[MODEL_FILES["onnx"]], graph.network.inputs, samples.smallest[0]
     )
     inputs = tuple(replace(spec, nonempty=nonempty.get(spec.name, ())) for spec in inputs)
+    inputs = _with_maxima(inputs, graph.network.inputs, largest)
     outputs = output_specs(graph, answers, inputs, labels)
     rewritten = None
     if not is_quantized(model):
@@ -170,6 +185,7 @@ def add(
     proof = prove_rows(graph, files[MODEL_FILES["onnx"]], samples, others, outputs, half=half)
     parity: tuple[ParityRecord, ...] = (proof.record,)
     limits: tuple[str, ...] = ()
+    candidates: dict[str, Runtime] = {graph.file: graph.network}
     if torchscript:
         content = read_file(torchscript)
         module = open_module(_shown(torchscript), content, card)
@@ -182,6 +198,11 @@ def add(
         else:
             files[MODEL_FILES["torchscript"]] = content
             parity = compared
+            candidates[_shown(torchscript)] = module
+    if largest:
+        one = replace(samples, real=False, rows=samples.resized(graph.fixed_batch or 1))
+        one = replace(one, rows=at_sizes(graph.network.inputs, one.rows, largest))
+        prove_largest(graph, candidates, one, outputs, half=half)
     card = card.model_copy(update={"parity": parity, **_batching(card, proof)})
     card = card.model_copy(update={"limits": (*card.limits, *limits)})
     try:
@@ -300,6 +321,25 @@ def _run(graph: ForeignGraph, samples: Samples, rows: Arrays) -> Arrays:
         reason = f"it fails on {tried} ({one_line(error)})"
         raise AddError(f"{graph.file}: {reason}: {advice}") from error
     return answer
+
+
+def _with_maxima(
+    inputs: Sequence[TensorSpec], declared: Sequence[DeclaredTensor], largest: Sizes
+) -> tuple[TensorSpec, ...]:
+    """Return the inputs with the largest sizes of their free dimensions."""
+    tensors = {tensor.name: tensor for tensor in declared}
+
+    def largest_shape(spec: TensorSpec) -> tuple[int, ...] | None:
+        if -1 not in spec.shape[1:]:
+            return None
+        inner = enumerate(spec.shape[1:], start=1)
+        sizes = (
+            largest[dimension_key(tensors[spec.name], axis)] if size == -1 else size
+            for axis, size in inner
+        )
+        return (spec.shape[0], *sizes)
+
+    return tuple(replace(spec, max_shape=largest_shape(spec)) for spec in inputs)
 
 
 def _tells_classes(spec: TensorSpec) -> bool:

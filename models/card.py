@@ -7,6 +7,7 @@ hand: `training/` and `models/add.py` measure and write the values, `service/` r
 
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Annotated, Any, Literal, Self
 
 import numpy as np
@@ -114,7 +115,8 @@ class TensorSpec:
 
     `minimum` and `maximum` are the range of the usual values. With `enforced`, other values are
     refused before the computation. `labels` name the classes, the columns of the last dimension.
-    `nonempty` lists the axes of any size that must not have the size 0.
+    `nonempty` lists the axes of any size that must not have the size 0. `max_shape` has the largest
+    size of each free dimension, and the sizes of the others; None means no limit.
 
     A dataclass, since every request reads some fields: the fields of a pydantic model take several
     times as long to read.
@@ -129,6 +131,7 @@ class TensorSpec:
     labels: tuple[str, ...] | None = None
     enforced: bool = False
     nonempty: tuple[int, ...] = ()
+    max_shape: tuple[Dimension, ...] | None = None
 
     @property
     def dtype(self) -> np.dtype[np.generic]:
@@ -147,7 +150,19 @@ class TensorSpec:
             # The type is compared, since 1.0 and true equal 1 in Python.
             if type(found) is not int or not 0 <= found < 2**31 or size not in (found, -1):
                 return False
+        if self.max_shape is not None and self.too_large(shape) is not None:
+            return False
         return not self.nonempty or all(shape[axis] for axis in self.nonempty)
+
+    def too_large(self, shape: Sequence[Any]) -> int | None:
+        """Return the first axis of a shape that is larger than the maximum; None if none is.
+
+        The shape has as many whole numbers as that of the tensor.
+        """
+        for axis, most in enumerate(self.max_shape or ()):
+            if most != -1 and shape[axis] > most:
+                return axis
+        return None
 
     @property
     def is_probabilities(self) -> bool:
@@ -400,6 +415,19 @@ class ModelCard(_Part):
         if len({spec.shape[0] for spec in tensors}) > 1:
             found = ", ".join(f"{spec.shape[0]} of {spec.name}" for spec in tensors)
             raise ValueError(f"the first dimensions are {found}; the batch must be one for all")
+        return self
+
+    @model_validator(mode="after")
+    def _max_shapes_fit(self) -> Self:
+        for spec in (*self.inputs, *self.outputs):
+            if spec.max_shape is None:
+                continue
+            free = replace(spec, max_shape=None, shape=(-1, *spec.shape[1:]), nonempty=())
+            if spec.max_shape[0] != spec.shape[0] or not free.takes((1, *spec.max_shape[1:])):
+                raise ValueError(
+                    f"the largest shape of {spec.name} is {list(spec.max_shape)}; its shape is "
+                    f"{list(spec.shape)}"
+                )
         return self
 
     @model_validator(mode="after")

@@ -19,9 +19,10 @@ from models.child_process import run_in_child
 from models.importing import AddError
 from models.interrupts import INTERRUPTED
 from models.loading import open_runtime
+from models.max_length import parse_max_length
 from models.package import ModelPackage, PackageError
 from models.ranges import parse_range
-from models.readme import batching_note, headline, render_page
+from models.readme import batching_note, headline, largest_note, render_page
 from models.repository import ModelRepository, RepositoryError, default_repository
 from models.runtimes import one_line
 from models.script_mixing import require_rows_apart
@@ -160,6 +161,12 @@ def _parser() -> argparse.ArgumentParser:
         "requests with other values are refused",
     )  # fmt: skip
     added.add_argument(
+        "--max-length", action="append", type=parse_max_length, default=[], metavar="[NAME=]N",
+        dest="max_lengths",
+        help="the largest size of the free dimensions, or of the one called NAME in the graph, or "
+        "INPUT.AXIS; larger requests are refused (default: found by doubling those of the sample)",
+    )  # fmt: skip
+    added.add_argument(
         "--label", nargs="+", action="extend", default=[], metavar="CLASS", dest="labels",
         help="the classes, in the order of the output's columns",
     )  # fmt: skip
@@ -197,6 +204,7 @@ def _add(repository: ModelRepository, options: argparse.Namespace) -> int:
         sample=options.sample,
         labels=options.labels,
         ranges=options.ranges,
+        max_lengths=options.max_lengths,
         task=options.task,
         summary=options.summary,
         intended_use=options.intended_use,
@@ -206,6 +214,8 @@ def _add(repository: ModelRepository, options: argparse.Namespace) -> int:
         for spec in specs:
             values = f", {spec.range}" if spec.enforced else ""
             _say(f"  {kind}  {spec.name}  {spec.to_text()}{values}")
+    if maxima := largest_note(package.card):
+        _say(f"  largest sizes: {maxima}; --max-length gives others")
     if package.card.batching == "none":
         _say(f"  batching: none. {package.card.limits[-1]}")
     elif note := batching_note(package.card):

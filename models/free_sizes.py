@@ -32,17 +32,23 @@ _CHANGES: Sequence[Callable[[int], int]] = (
 
 
 def other_sizes(
-    network: Runtime, inputs: Sequence[DeclaredTensor], rows: Arrays, batch: int = 1
+    network: Runtime,
+    inputs: Sequence[DeclaredTensor],
+    rows: Arrays,
+    batch: int = 1,
+    largest: Mapping[Hashable, int] | None = None,
 ) -> list[dict[str, NDArray[np.generic]]]:
     """Return the rows with size 1 and larger sizes, in all free dimensions and in each one alone.
 
-    The sizes include powers of two, as far as the time for their check allows.
+    The sizes include powers of two and the largest sizes, as far as the time for their check
+    allows.
 
     Args:
         network: sizes whose first rows it cannot compute are omitted.
         inputs: the declared inputs; dimensions with the same name have the same size.
         rows: inputs by name, at least `batch` rows of each.
         batch: the batch size of the network.
+        largest: the largest size of each free dimension; None for any.
 
     Returns:
         Inputs by name for each size, with as many rows as `rows`. Empty if no dimension is free, or
@@ -50,24 +56,26 @@ def other_sizes(
     """
     free, found, left = free_dimensions(inputs, rows), [], MOST_SECONDS
     tried = [free]
-    for sizes, is_power in _sizes(free):
+    for sizes, is_limited in _sizes(free, largest):
         if sizes in tried or left < 0:
             continue
-        tried.append(sizes)
-        if sum(_count(tensor, rows[tensor.name], sizes) for tensor in inputs) > MOST_NUMBERS:
+        if largest and any(size > largest[key] for key, size in sizes.items()):
             continue
-        resized = {tensor.name: _resized(tensor, rows[tensor.name], sizes) for tensor in inputs}
+        tried.append(sizes)
+        if sum(count_values(tensor, rows[tensor.name], sizes) for tensor in inputs) > MOST_NUMBERS:
+            continue
+        others = {tensor.name: resized(tensor, rows[tensor.name], sizes) for tensor in inputs}
         started = time.monotonic()
         try:
-            answer = network({name: array[:batch] for name, array in resized.items()})
+            answer = network({name: array[:batch] for name, array in others.items()})
         except Exception:  # noqa: BLE001, S112 - the network does not accept this size
             continue
-        if is_power:
-            numbers = sum(array[0].size for array in (*resized.values(), *answer.values()))
+        if is_limited:
+            numbers = sum(array[0].size for array in (*others.values(), *answer.values()))
             seconds = (time.monotonic() - started) / batch + SECONDS_OF_A_NUMBER * numbers
             left -= RUNS * seconds
         if left >= 0:
-            found.append(resized)
+            found.append(others)
     return found
 
 
@@ -92,8 +100,10 @@ def dimension_key(tensor: DeclaredTensor, axis: int) -> Hashable:
     return size if isinstance(size, str) and size else (tensor.name, axis)
 
 
-def _sizes(free: Mapping[Hashable, int]) -> Iterator[tuple[dict[Hashable, int], bool]]:
-    """Yield the sizes to test, and whether all of them are the same power of two."""
+def _sizes(
+    free: Mapping[Hashable, int], largest: Mapping[Hashable, int] | None
+) -> Iterator[tuple[dict[Hashable, int], bool]]:
+    """Yield the sizes to test, and whether the time for their check is limited."""
     groups: list[tuple[Hashable, ...]] = [tuple(free)] if free else []
     if len(free) > 1:
         groups += [(key,) for key in free]
@@ -102,9 +112,11 @@ def _sizes(free: Mapping[Hashable, int]) -> Iterator[tuple[dict[Hashable, int], 
             yield {**free, **{key: change(free[key]) for key in keys}}, False
     for power in POWERS if free else ():
         yield dict.fromkeys(free, power), True
+    if largest:
+        yield dict(largest), True
 
 
-def _count(
+def count_values(
     tensor: DeclaredTensor, array: NDArray[np.generic], sizes: Mapping[Hashable, int]
 ) -> int:
     """Return the number of values of the array at these sizes."""
@@ -114,13 +126,15 @@ def _count(
     )
 
 
-def _resized(
+def resized(
     tensor: DeclaredTensor, array: NDArray[np.generic], sizes: Mapping[Hashable, int]
 ) -> NDArray[np.generic]:
     """Return the array with its free dimensions cut, or repeated from the start."""
     for axis, stated in enumerate(tensor.shape):
         if axis > 0 and _is_free(stated):
             size = sizes[dimension_key(tensor, axis)]
+            if size == array.shape[axis]:
+                continue
             if not array.shape[axis]:  # nothing to repeat
                 shape = (*array.shape[:axis], size, *array.shape[axis + 1 :])
                 array = np.zeros(shape, array.dtype)

@@ -13,7 +13,14 @@ from models.card import MODEL_FILES, Example, RuntimeName, TensorSpec
 from models.devices import DeviceError
 from models.differences import excess, relative_difference
 from models.package import ModelPackage, PackageError
-from models.runtimes import Arrays, OnnxRuntime, Runtime, TorchScriptRuntime, one_line
+from models.runtimes import (
+    Arrays,
+    OnnxRuntime,
+    Runtime,
+    TorchScriptRuntime,
+    may_vary_in_cost,
+    one_line,
+)
 
 
 def open_runtime(
@@ -48,7 +55,10 @@ def _opened(package: ModelPackage, name: RuntimeName, device: str, threads: int)
     runtime: OnnxRuntime | TorchScriptRuntime
     try:
         if name == "onnx":
-            runtime = OnnxRuntime(content, device, threads, optimized=card.optimized)
+            bounded = card.has_free_dimensions or may_vary_in_cost(content)
+            runtime = OnnxRuntime(
+                content, device, threads, optimized=card.optimized, bounded=bounded
+            )
         else:
             outputs = [spec.name for spec in card.outputs]
             runtime = TorchScriptRuntime(content, device, threads, outputs=outputs)

@@ -1,6 +1,6 @@
 """The checks of added files: rows are independent, and both files compute the same outputs."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import NamedTuple
 
@@ -194,6 +194,42 @@ def prove_equal(
             "sizes"
         ) from error
     return records
+
+
+def prove_largest(
+    graph: ForeignGraph,
+    candidates: Mapping[str, Runtime],
+    samples: Samples,
+    outputs: Sequence[TensorSpec],
+    *,
+    half: bool,
+) -> None:
+    """Check that each candidate computes one request at the largest sizes as the graph does.
+
+    Args:
+        graph: the network.
+        candidates: the network again, and other files of it, by the names of the files.
+        samples: rows of the largest sizes, as many as the network takes at a time.
+        outputs: the specifications of the outputs.
+        half: whether the network computes in half precision.
+
+    Raises:
+        AddError: the results differ, or a candidate fails.
+    """
+    shapes = ", ".join(f"{list(array.shape)} of {name}" for name, array in samples.rows.items())
+    for file, candidate in candidates.items():
+        try:
+            _prove(graph.network, candidate, samples, outputs, whole=True, half=half)
+        except ParityError as error:
+            reason = f"the answers are not those of {graph.file} ({error})"
+        except Exception as error:  # noqa: BLE001 - any error means that the size is not proved
+            reason = f"it fails on what {graph.file} computes ({one_line(error)})"
+        else:
+            continue
+        raise AddError(
+            f"{file}: for {shapes}, {reason}: give a smaller size with --max-length, or files that "
+            "are equal at this one"
+        )
 
 
 def _unlike(network: Runtime, other: Runtime, samples: Samples, rows: Arrays) -> Iterator[Samples]:

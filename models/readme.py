@@ -44,6 +44,21 @@ def batching_note(card: ModelCard) -> str:
     return f"requests of {len(card.batched_shapes)} sizes batched, others alone"
 
 
+def largest_note(card: ModelCard) -> str:
+    """The largest sizes of the free dimensions, as `x.1=512, y.1=512`; empty if none is known."""
+    return ", ".join(
+        f"{spec.name}.{axis}={spec.max_shape[axis]}"
+        for spec in card.inputs
+        if spec.max_shape is not None
+        for axis, size in enumerate(spec.shape)
+        if axis and size == -1
+    )
+
+
+def _shape(spec: TensorSpec) -> str:
+    return f"{list(spec.shape)}" + (f", at most {list(spec.max_shape)}" if spec.max_shape else "")
+
+
 def _table(head: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
     lines = [head, ["---"] * len(head), *rows]
     return "\n".join(f"| {' | '.join(map(_cell, line))} |" for line in lines)
@@ -64,7 +79,7 @@ def _range(spec: TensorSpec) -> str:
 
 def _signature(card: ModelCard) -> str:
     def row(direction: str, spec: TensorSpec) -> Sequence[object]:
-        name, shape = f"`{spec.name}`", list(spec.shape)
+        name, shape = f"`{spec.name}`", _shape(spec)
         return direction, name, spec.datatype, shape, _range(spec), spec.meaning
 
     rows = [row("in", spec) for spec in card.inputs] + [row("out", spec) for spec in card.outputs]

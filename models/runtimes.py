@@ -15,6 +15,7 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from models.arena import bound_session, current_arena, run_options
 from models.card import Datatype, ModelCard, RuntimeName, TensorSpec
 from models.devices import DeviceError, is_out_of_memory, torch_problem
 from models.onnx_library import cuda_failure, load_cuda, load_onnxruntime
@@ -123,6 +124,8 @@ class OnnxRuntime:
         device: the device. On a GPU, TF32 is off so that results equal those of a CPU.
         threads: threads for one batch; 0 leaves the choice to ONNX Runtime.
         optimized: whether ONNX Runtime may rewrite the graph.
+        bounded: whether the computations on a CPU share the arena of this process
+            (`models.arena`), if it has one.
 
     Attributes:
         device: the device in use. It is `cpu` also if a GPU was requested and ONNX Runtime assigned
@@ -135,7 +138,13 @@ class OnnxRuntime:
     name: RuntimeName = "onnx"
 
     def __init__(
-        self, content: bytes, device: str = "cpu", threads: int = 0, *, optimized: bool = True
+        self,
+        content: bytes,
+        device: str = "cpu",
+        threads: int = 0,
+        *,
+        optimized: bool = True,
+        bounded: bool = False,
     ) -> None:
         onnxruntime = load_onnxruntime()
         self.device = device
@@ -143,8 +152,11 @@ class OnnxRuntime:
         if not optimized:
             options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
         options.intra_op_num_threads = threads
-        self.cost_varies = _names_any(content, _VARYING_OPERATORS)
-        if self.cost_varies:  # ONNX Runtime would keep the memory of the most expensive batch
+        self.cost_varies = may_vary_in_cost(content)
+        self._arena = current_arena() if bounded and device == "cpu" else None
+        if self._arena is not None:
+            bound_session(options)
+        elif self.cost_varies:  # ONNX Runtime would keep the memory of the most expensive batch
             options.enable_cpu_mem_arena = False
         # Errors are raised and logged by the service. ONNX Runtime's own log lines are not JSON.
         options.log_severity_level = 4
@@ -201,8 +213,14 @@ class OnnxRuntime:
         if self._takes_logarithms:  # the C library's logarithm of a subnormal is another number
             inputs = {name: without_subnormals(array) for name, array in inputs.items()}
         try:
-            with self._flush_to_zero:
-                results = self._session.run(self._names, dict(inputs))
+            if self._arena is None:
+                with self._flush_to_zero:
+                    results = self._session.run(self._names, dict(inputs))
+            else:
+                with self._arena.computing(), self._flush_to_zero:
+                    results = self._session.run(self._names, dict(inputs), run_options())
+        except MemoryError:
+            raise
         except Exception as error:
             _raise_memory_error(error, self.device)
             raise
@@ -228,6 +246,11 @@ class OnnxRuntime:
                         f"the card says {spec.to_text()}"
                     )
         return None
+
+
+def may_vary_in_cost(content: bytes) -> bool:
+    """Return whether the cost of an ONNX file may depend on values, as `Runtime.cost_varies`."""
+    return _names_any(content, _VARYING_OPERATORS)
 
 
 def _names_any(content: bytes, operators: Iterable[str]) -> bool:

@@ -189,6 +189,14 @@ class BodiesFullError(ServiceError):
     headers = (("Retry-After", "1"), ("Connection", "close"))
 
 
+class ComputeMemoryError(ServiceError):
+    """The computations in progress leave too little memory for this one. It can be retried."""
+
+    status = 503
+    reason = "compute_memory"
+    headers = (("Retry-After", "1"),)
+
+
 class NotReadyError(ServiceError):
     """The model or the service is starting, unavailable or shutting down."""
 

@@ -60,6 +60,12 @@ class Settings(BaseSettings):
     max_compute_seconds: float = Field(
         60.0, gt=0, description="a batch that computes for longer is abandoned, with 500"
     )
+    max_compute_bytes: int | None = Field(
+        None, ge=2**26,
+        description="memory for computing networks with free dimensions or control flow, on the "
+        "CPU of each worker; by default a quarter of the memory available at start; a request that "
+        "takes more gets 413",
+    )  # fmt: skip
     max_queue_delay_seconds: float = Field(
         0.0, ge=0, le=1, description="how long an idle model waits for more rows"
     )

@@ -140,8 +140,8 @@ def run_batch(
         compute: maps a batch's inputs to its outputs, row by row; raises MemoryError if the batch
             is too large for the memory.
         name: of the model, for the errors.
-        judge: decides the error of a slice that fails alone, unless memory is short or the number
-            of rows is wrong. Without it, the error is the model's fault.
+        judge: decides the error of a slice that fails alone, unless the number of rows is wrong.
+            Without it, the error is the model's fault.
 
     Returns:
         One outcome for each slice, and the timings of the batch.
@@ -170,11 +170,7 @@ def _error_of(
     judge: Judge | None,
 ) -> ServiceError:
     """Return the error for the caller whose slice fails alone."""
-    if (
-        judge is None
-        or not isinstance(error, Exception)
-        or isinstance(error, (RowCountError, MemoryError))
-    ):
+    if judge is None or not isinstance(error, Exception) or isinstance(error, RowCountError):
         return fault(name, error)
     try:
         return judge(compute, error)

@@ -6,12 +6,19 @@ They get a 400 with a sentence; other failures of a network get a 500.
 import re
 from collections.abc import Callable, Iterable
 
+from models.arena import MemoryLimitError
 from models.card import ModelCard, TensorSpec
 from models.loading import example_mismatch
 from models.runtimes import one_line
 from models.text import escaped
 from service.batching.batch import Arrays, fault
-from service.errors import BadInputError, ModelFaultError, ServiceError
+from service.errors import (
+    BadInputError,
+    BodyTooLargeError,
+    ComputeMemoryError,
+    ModelFaultError,
+    ServiceError,
+)
 from service.inference.paths import without_paths
 
 LONGEST_REASON = 300
@@ -70,20 +77,40 @@ def judge(card: ModelCard, compute: Callable[[Arrays], Arrays], error: Exception
     afterwards: then the network works, and only the values of the request differ. The service is at
     fault if the example fails too, as after an error that makes a GPU unusable. The service is also
     at fault if the device failed, whatever the example does: another device, or the same one later,
-    may compute the same input. The batcher handles a lack of memory, a hang and a wrong number of
-    rows itself, as faults of the service.
+    may compute the same input. A request that does not fit into the limited memory for computations
+    is refused, with 413 if it was computed alone and so will not fit later either, else with 503.
+    The batcher handles a hang and a wrong number of rows itself, as faults of the service.
 
     Args:
         card: of the model.
         compute: the runtime that failed; it is called here, so call this on its thread.
         error: the exception of the runtime.
     """
-    if _is_device_error(error):
+    if isinstance(error, MemoryLimitError):
+        return _over_limit(card, error)
+    if isinstance(error, MemoryError) or _is_device_error(error):
         return fault(card.name, error)
     if (mismatch := example_mismatch(compute, card.example, card.outputs)) is not None:
         error.add_note(f"the recorded example fails on the same runtime: {mismatch}")
         return fault(card.name, error)
     refusal = BadInputError(f"Model {card.name!r} cannot compute this request: {_reason(error)}.")
+    refusal.__cause__ = error
+    return refusal
+
+
+def _over_limit(card: ModelCard, error: MemoryLimitError) -> ServiceError:
+    refusal: ServiceError
+    limit = f"the {error.limit_bytes // 2**20:,} MiB of FITSERVE_MAX_COMPUTE_BYTES"
+    if error.is_alone:
+        refusal = BodyTooLargeError(
+            f"Model {card.name!r} needs more memory for this request than {limit}: send fewer or "
+            "smaller rows."
+        )
+    else:
+        refusal = ComputeMemoryError(
+            f"Model {card.name!r} needs more memory for this request than other requests leave of "
+            f"{limit}: try again later, or send fewer or smaller rows."
+        )
     refusal.__cause__ = error
     return refusal
 

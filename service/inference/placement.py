@@ -9,6 +9,7 @@ from typing import Literal, NamedTuple
 import numpy as np
 
 from models import devices
+from models.arena import limit_arena
 from models.card import MODEL_FILES, RuntimeName
 from models.devices import DeviceError
 from models.loading import open_runtime
@@ -21,6 +22,7 @@ from service.telemetry.logs import logger
 
 _LIBRARIES: Mapping[RuntimeName, str] = {"onnx": "onnxruntime", "torchscript": "torch"}
 _MEMORY_SHARE = 8  # a batch takes an eighth of the available memory: other models need some too
+_ARENA_SHARE = 4  # for all computations that share the arena of a worker
 _CLEARLY_FASTER = 0.9  # of the time of the first runtime; less may be chance
 _SMALL_BYTES = 2**18  # of a file; larger networks take too long on one thread to be tried there
 _SHORT_SECONDS = 0.0002  # of a batch; TorchScript and more threads have nothing to gain
@@ -119,6 +121,18 @@ def pick_device(setting: str, worker_index: int) -> str:
     return usable[(worker_index - 1) % len(usable)] if usable else "cpu"
 
 
+def limit_memory(runtime: Literal["auto"] | RuntimeName, limit_bytes: int | None) -> None:
+    """Limit the memory of computations whose requests decide how much they take, on the CPU.
+
+    Args:
+        runtime: that of the settings; only the memory of ONNX Runtime can be limited.
+        limit_bytes: of all such computations together; by default a share of the available memory.
+    """
+    if runtime != "torchscript" and find_spec(_LIBRARIES["onnx"]) is not None:
+        available = available_bytes()
+        limit_arena(limit_bytes or round(budget_bytes(available, _ARENA_SHARE)))
+
+
 def place(
     package: ModelPackage,
     runtime: Literal["auto"] | RuntimeName,
@@ -134,7 +148,8 @@ def place(
     """Open `package` on `device`, check it, and warm it up with batches of ascending rows.
 
     With `auto`, every available runtime of the package is timed, and the fastest over the batch
-    sizes (geometric mean) is used; the first one, unless another is clearly faster. A runtime that
+    sizes (geometric mean) is used; the first one, unless another is clearly faster. On a CPU, ONNX
+    Runtime computes a network with free dimensions, since its memory can be limited. A runtime that
     cannot use the device is left out, and so are batches that take too much time or memory. If ONNX
     Runtime computes a batch in less than `inline_seconds`, a second one of one thread is opened for
     batches on the event loop. A small network whose batches are all short has only that one.
@@ -160,6 +175,8 @@ def place(
         for name in package.card.runtimes
         if runtime in ("auto", name) and find_spec(_LIBRARIES[name]) is not None
     ]
+    if "onnx" in candidates and device == "cpu" and package.card.has_free_dimensions:
+        candidates = ["onnx"]  # the memory of TorchScript's computations cannot be limited
     if not candidates:
         raise PackageError(
             package.label,

@@ -17,7 +17,7 @@ from service.errors import BadInputError, LoadingError, NotReadyError, UnknownMo
 from service.inference.descriptions import Description, describe
 from service.inference.loader import Loaded, Loader, in_time
 from service.inference.paths import without_paths
-from service.inference.placement import pick_device
+from service.inference.placement import limit_memory, pick_device
 from service.inference.predictor import Predictor
 from service.inference.served_versions import older_versions
 from service.inference.timings_cache import TimingsCache
@@ -70,6 +70,7 @@ class ModelRegistry:
             device = await in_time(patience, pick_device, settings.device, worker_index)
         except TimeoutError:
             raise TimeoutError(f"the GPUs could not be listed within {patience:g} s") from None
+        await in_time(patience, limit_memory, settings.runtime, settings.max_compute_bytes)
         names = await self._names(repository)
         self._loading = set(names)
         self._note_change()

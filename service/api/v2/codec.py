@@ -185,7 +185,8 @@ def _raw(card: ModelCard, body: Body) -> InferRequest:
             f"{'one row' if rows == 1 else f'the {rows} rows'} of {spec.name!r} "
             f"({spec.to_text()}) {'takes' if rows == 1 else 'take'} {known:,}."
         )
-    shape = (rows, *(variable if dimension == -1 else dimension for dimension in spec.shape[1:]))
+    inner = (variable if dimension == -1 else dimension for dimension in spec.shape[1:])
+    shape = check_shape(spec, [rows, *inner])
     outputs = [RequestedOutput(output, binary=True) for output in card.outputs]
     return InferRequest(None, {spec.name: from_bytes(spec, shape, body, 0)}, outputs, None)
 

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from models.card import MODEL_FILES, RuntimeName, TensorSpec
+from models.card import MODEL_FILES, ModelCard, RuntimeName, TensorSpec
 from service.inference.predictor import Predictor
 from service.inference.registry import ModelRegistry
 from service.settings import VERSION
@@ -101,16 +101,29 @@ def model_configuration(predictor: Predictor) -> dict[str, Any]:
         ],
         "default_model_filename": MODEL_FILES[runtime.name],
         **_batching(predictor),
+        **_parameters(card),
     }
 
 
 def _batching(predictor: Predictor) -> dict[str, Any]:
-    """Return the batching of the model: any rows, fixed batches, or each request alone."""
-    if predictor.card.fixed_batch is not None:
+    """Return the batcher of the model; none for fixed batches, and for requests alone."""
+    if predictor.card.fixed_batch is not None or predictor.card.batching == "none":
         return {}
-    if predictor.card.batching == "none":
-        return {"parameters": {"batching": {"string_value": "none"}}}
     return {"dynamic_batching": predictor.batching}
+
+
+def _parameters(card: ModelCard) -> dict[str, Any]:
+    """Return what Triton's fields do not say: requests computed alone, and the largest shapes."""
+    parameters: dict[str, str] = {}
+    if card.fixed_batch is None and card.batching == "none":
+        parameters["batching"] = "none"
+    for spec in card.inputs:
+        if spec.max_shape is not None:
+            dims = spec.max_shape[1:] if card.fixed_batch is None else spec.max_shape
+            parameters[f"max_dims.{spec.name}"] = ",".join(map(str, dims))
+    if not parameters:
+        return {}
+    return {"parameters": {name: {"string_value": value} for name, value in parameters.items()}}
 
 
 def model_statistics(*predictors: Predictor) -> dict[str, Any]:

@@ -10,6 +10,7 @@ received before an array is created.
 import math
 from array import array
 from collections.abc import Sequence
+from dataclasses import replace
 from itertools import chain
 from reprlib import repr as short_repr
 from typing import Any
@@ -39,6 +40,8 @@ def check_shape(spec: TensorSpec, shape: Any) -> tuple[int, ...]:
         BadInputError: the shape is malformed, or not accepted.
     """
     if not isinstance(shape, list) or not spec.takes(shape):
+        if isinstance(shape, list) and replace(spec, max_shape=None).takes(shape):
+            raise _too_large(spec, shape)
         sizes = "-1 is any size"
         if spec.nonempty:
             sizes += f", but axis {' and '.join(map(str, spec.nonempty))} must not be 0"
@@ -47,6 +50,15 @@ def check_shape(spec: TensorSpec, shape: Any) -> tuple[int, ...]:
             f"the model takes {list(spec.shape)}, where {sizes}."
         )
     return tuple(shape)
+
+
+def _too_large(spec: TensorSpec, shape: Sequence[int]) -> BadInputError:
+    axis = spec.too_large(shape) or 0
+    most = (spec.max_shape or ())[axis]
+    return BadInputError(
+        f"Tensor {spec.name!r} has the size {shape[axis]} in axis {axis}; the model takes at most "
+        f"{most}: send less, or have the model added again with --max-length {spec.name}.{axis}=N."
+    )
 
 
 def from_json(spec: TensorSpec, shape: tuple[int, ...], data: Any, *, booleans: bool) -> Any:
