@@ -1,12 +1,13 @@
 """The largest size of each free dimension: as `--max-length` gives it, or found by doubling.
 
 A request with a larger size is refused. Without the option, the sizes are doubled while a row takes
-little time and memory, so that a short sample does not make a short maximum.
+little time and memory, so that a short sample does not make a short maximum. If the network itself
+has a largest size, as one with a table of positions, that size is found.
 """
 
 import time
 from argparse import ArgumentTypeError
-from collections.abc import Collection, Hashable, Mapping, Sequence
+from collections.abc import Callable, Collection, Hashable, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -27,6 +28,13 @@ ROW_BYTES = 2**30
 
 Sizes = Mapping[Hashable, int]
 """Free dimensions, by `free_sizes.dimension_key`."""
+
+
+class Failure(NamedTuple):
+    """Why a size is not computed: `too_costly`, or an error of the network."""
+
+    reason: str
+    too_costly: bool = False
 
 
 class MaxLength(NamedTuple):
@@ -122,32 +130,50 @@ def largest_sizes(graph: ForeignGraph, content: bytes, rows: Arrays, given: Size
         if failure:
             shapes = ", ".join(f"{shown(key)}={size}" for key, size in given.items())
             raise AddError(
-                f"{graph.file}: it fails at --max-length {shapes} ({failure}): give the largest "
-                "size that it can compute"
+                f"{graph.file}: it fails at --max-length {shapes} ({failure.reason}): give the "
+                "largest size that it can compute"
             )
     if not growing:
         return sizes
     limit_arena(ROW_BYTES)
     network = OnnxRuntime(content, bounded=True)
+
+    def failure_at(tried: Sizes) -> Failure | None:
+        return _failure(network, inputs, rows, tried, batch)
+
     while True:
         larger = _doubled(sizes, growing, goals)
         if larger == sizes:
             return sizes
         started = time.monotonic()
-        if _failure(network, inputs, rows, larger, batch) is None:
+        failure = failure_at(larger)
+        if failure is None:
             sizes = larger
             if (time.monotonic() - started) / batch > LONGEST_ROW_SECONDS:
                 return sizes
             continue
+        if failure.too_costly:
+            return sizes
         # Some dimensions may have one size only, although the graph leaves them free.
-        alone = {
-            key
-            for key in growing
-            if not _failure(network, inputs, rows, _doubled(sizes, {key}, goals), batch)
-        }
-        if not alone < growing:
+        alone = {key for key in growing if failure_at(_doubled(sizes, {key}, goals)) is None}
+        if not alone:
+            return _between(sizes, larger, failure_at)
+        if alone == growing:
             return sizes
         growing = alone
+
+
+def _between(sizes: Sizes, failing: Sizes, failure_at: Callable[[Sizes], Failure | None]) -> Sizes:
+    """Return the largest sizes that are computed between two, by bisection."""
+    low, high = 0, max(failing[key] - sizes[key] for key in sizes)
+    while high - low > 1:
+        middle = (low + high) // 2
+        tried = {key: min(size + middle, failing[key]) for key, size in sizes.items()}
+        if failure_at(tried) is None:
+            low = middle
+        else:
+            high = middle
+    return {key: min(size + low, failing[key]) for key, size in sizes.items()}
 
 
 def at_sizes(inputs: Sequence[DeclaredTensor], rows: Arrays, sizes: Sizes) -> Arrays:
@@ -167,16 +193,16 @@ def _doubled(sizes: Sizes, keys: Collection[Hashable], goals: Sizes) -> dict[Has
 
 def _failure(
     network: Runtime, inputs: Sequence[DeclaredTensor], rows: Arrays, sizes: Sizes, batch: int
-) -> str | None:
+) -> Failure | None:
     """Return why the network does not compute the smallest batch at these sizes."""
     if sum(count_values(one, rows[one.name][:batch], sizes) for one in inputs) > MOST_NUMBERS:
-        return f"a row has more than {MOST_NUMBERS:,} values"
+        return Failure(f"a row has more than {MOST_NUMBERS:,} values", too_costly=True)
     batches = at_sizes(inputs, {name: array[:batch] for name, array in rows.items()}, sizes)
     try:
         outputs = network(batches)
     except Exception as error:  # noqa: BLE001 - any error: the network does not take this size
-        return one_line(error)
+        return Failure(one_line(error), isinstance(error, MemoryError))
     for name, array in outputs.items():
         if not np.isfinite(array).all():
-            return f"the output {name} is infinite or NaN"
+            return Failure(f"the output {name} is infinite or NaN")
     return None
