@@ -7,9 +7,10 @@ import numpy as np
 import pytest
 from small_packages import bend_kit
 
+from models.arena import MemoryLimitError
 from models.card import TensorSpec
 from service.batching.batch import Arrays
-from service.errors import BadInputError, ModelFaultError
+from service.errors import BadInputError, BodyTooLargeError, ModelFaultError
 from service.inference.bad_values import check_ranges, judge
 
 KIT = bend_kit()
@@ -113,6 +114,28 @@ def test_the_network_is_at_fault_if_it_does_not_compute_its_example_any_more(
 )
 def test_an_error_of_the_device_is_never_the_fault_of_the_request(text: str) -> None:
     assert isinstance(judge(KIT.card, Runtime(), RuntimeError(text)), ModelFaultError)
+
+
+def test_a_lack_of_memory_is_no_fault_of_the_request() -> None:
+    runtime = Runtime()
+    assert isinstance(judge(KIT.card, runtime, MemoryError("CUDA out of memory")), ModelFaultError)
+    assert runtime.calls == 0
+
+
+def test_a_request_over_the_limit_of_memory_is_refused_and_may_fit_later() -> None:
+    name = KIT.card.name
+    found = judge(KIT.card, Runtime(), MemoryLimitError(3 * 2**30, is_alone=True))
+    assert isinstance(found, BodyTooLargeError)
+    assert str(found) == (
+        f"Model {name!r} needs more memory for this request than the 3,072 MiB of "
+        "FITSERVE_MAX_COMPUTE_BYTES: send fewer or smaller rows."
+    )
+    found = judge(KIT.card, Runtime(), MemoryLimitError(3 * 2**30, is_alone=False))
+    assert (found.status, found.headers) == (503, (("Retry-After", "1"),))
+    assert str(found) == (
+        f"Model {name!r} needs more memory for this request than other requests leave of the "
+        "3,072 MiB of FITSERVE_MAX_COMPUTE_BYTES: try again later, or send fewer or smaller rows."
+    )
 
 
 # Ranges.

@@ -6,7 +6,8 @@ import re
 import tracemalloc
 import warnings
 from collections.abc import Iterator
-from typing import Any
+from dataclasses import replace
+from typing import Any, Literal
 
 import numpy as np
 import pytest
@@ -329,6 +330,36 @@ def test_labels_may_be_missing_and_values_may_be_nan() -> None:
     outputs = {"p": np.array([[np.nan, np.inf]], np.float32)}
     response = read_answer(*encode(card, decode(card, *message.wire()), outputs))
     assert response.outputs["p"] == [["inf:1"]]
+
+
+# Sizes beyond those that were proved.
+
+LONGER = (
+    "Tensor 'x' has the size 6 in axis 1; the model takes at most 5: send less, or have the model "
+    "added again with --max-length x.1=N."
+)
+
+
+@pytest.mark.parametrize("form", ["JSON", "binary", "raw", "without data"])
+def test_a_larger_size_than_the_maximum_is_refused_before_the_data_are_read(form: str) -> None:
+    card = card_of({"x": ("FP32", (-1, -1, 2))})
+    limited = (replace(card.inputs[0], max_shape=(-1, 5, 2)),)
+    card = card.model_copy(update={"inputs": limited})
+    for length in (5, 6):
+        rows = np.ones((1, length, 2), np.float32)
+        if form == "raw":
+            wire: tuple[bytes, bytes | None] = rows.tobytes(), b"0"
+        elif form == "without data":
+            tensor = {"name": "x", "datatype": "FP32", "shape": rows.shape, "data": None}
+            wire = json.dumps({"inputs": [tensor]}).encode(), None
+        else:
+            way: Literal["flat", "binary"] = "flat" if form == "JSON" else "binary"
+            wire = message_of(card, {"x": rows}, {"x": way}).wire()
+        if length == 6:
+            with pytest.raises(BadInputError, match=f"^{re.escape(LONGER)}$"):
+                decode(card, *wire)
+        elif form != "without data":
+            np.testing.assert_array_equal(decode(card, *wire).inputs["x"], rows)
 
 
 # Refusals name the field, and say what to change.

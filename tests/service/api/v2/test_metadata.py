@@ -1,6 +1,7 @@
 """The protocol's metadata of the server and of models."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -43,6 +44,18 @@ async def metadata_of(
         return function(predictor)
     finally:
         await predictor.close()
+
+
+async def test_the_configuration_has_the_largest_sizes() -> None:
+    card = card_of({"x": ("FP32", (-1, -1, 2)), "n": ("INT64", (-1,))})
+    x = replace(card.inputs[0], max_shape=(-1, 512, 2))
+    limited = card.model_copy(update={"inputs": (x, card.inputs[1])})
+    found = await metadata_of(model_configuration, limited)
+    assert found["parameters"] == {"max_dims.x": {"string_value": "512,2"}}
+    alone = limited.model_copy(update={"batching": "none"})
+    found = await metadata_of(model_configuration, alone)
+    assert found["parameters"]["batching"] == {"string_value": "none"}
+    assert "parameters" not in await metadata_of(model_configuration, card)
 
 
 def test_the_server_names_its_version_and_extensions() -> None:
