@@ -94,25 +94,22 @@ def judge(card: ModelCard, compute: Callable[[Arrays], Arrays], error: Exception
         error.add_note(f"the recorded example fails on the same runtime: {mismatch}")
         return fault(card.name, error)
     refusal = BadInputError(f"Model {card.name!r} cannot compute this request: {_reason(error)}.")
-    refusal.__cause__ = error
+    # The traceback would keep the request's rows alive until the garbage collector runs.
+    refusal.__cause__ = error.with_traceback(None)
     return refusal
 
 
 def _over_limit(card: ModelCard, error: MemoryLimitError) -> ServiceError:
-    refusal: ServiceError
     limit = f"the {error.limit_bytes // 2**20:,} MiB of FITSERVE_MAX_COMPUTE_BYTES"
     if error.is_alone:
-        refusal = BodyTooLargeError(
+        return BodyTooLargeError(
             f"Model {card.name!r} needs more memory for this request than {limit}: send fewer or "
             "smaller rows."
         )
-    else:
-        refusal = ComputeMemoryError(
-            f"Model {card.name!r} needs more memory for this request than other requests leave of "
-            f"{limit}: try again later, or send fewer or smaller rows."
-        )
-    refusal.__cause__ = error
-    return refusal
+    return ComputeMemoryError(
+        f"Model {card.name!r} needs more memory for this request than other requests leave of "
+        f"{limit}: try again later, or send fewer or smaller rows."
+    )
 
 
 def _is_device_error(error: Exception) -> bool:

@@ -15,7 +15,6 @@ from pathlib import Path
 import httpx
 import numpy as np
 import onnxruntime
-import psutil
 import pytest
 from attention import WIDTH, rows_of, write_attention
 from live_server import Server, serving, temporary_home

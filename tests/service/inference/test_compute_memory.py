@@ -1,8 +1,11 @@
 """Networks with free dimensions: the memory of a request is limited, and any size is right."""
 
 import asyncio
+import gc
 import threading
+import weakref
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -22,7 +25,7 @@ from models import arena
 from models.add import add
 from models.max_length import MaxLength
 from models.package import ModelPackage, write_package
-from service.errors import BodyTooLargeError, ComputeMemoryError
+from service.errors import BadInputError, BodyTooLargeError, ComputeMemoryError
 from service.inference.placement import Placement, limit_memory, place
 from service.inference.predictor import Predictor
 from service.settings import Settings
@@ -105,6 +108,28 @@ async def test_many_rows_are_divided_if_they_may_be(length: int, package: ModelP
     else:
         with pytest.raises(BodyTooLargeError, match="send fewer or smaller rows"):
             await ask(predictor, rows)
+    await predictor.close()
+
+
+@pytest.mark.parametrize("shape", [(1, 10_000, 8), (1, 5, 9)], ids=["too large", "another width"])
+async def test_a_refused_request_leaves_nothing_to_the_garbage_collector(
+    shape: tuple[int, ...], old: ModelPackage
+) -> None:
+    """A collection comes after many requests, whose rows would stay in memory until then."""
+    predictor = served(old)
+    kept: list[weakref.ref[NDArray[np.float32]]] = []
+    gc.collect()
+    gc.disable()
+    try:
+        for _ in range(5):
+            rows = np.ones(shape, np.float32)
+            kept.append(weakref.ref(rows))
+            with suppress(BodyTooLargeError, BadInputError):
+                await predictor.predict({"x": rows})
+        del rows
+        assert sum(one() is not None for one in kept) <= 1  # the thread has its last batch
+    finally:
+        gc.enable()
     await predictor.close()
 
 
