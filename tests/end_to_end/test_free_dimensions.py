@@ -49,6 +49,7 @@ def server(root: Path, package: ModelPackage) -> Iterator[Server]:
         "FITSERVE_MODEL_REPOSITORY": str(package.path.parents[1]),
         "FITSERVE_DEVICE": "cpu",
         "FITSERVE_MAX_COMPUTE_BYTES": str(LIMIT),
+        "FITSERVE_MAX_QUEUE_SECONDS": "30",  # refused requests are computed for a moment, too
     }
     with temporary_home() as home, serving(home, root, settings=settings) as started:
         yield started
