@@ -203,6 +203,8 @@ def _failure(
     except Exception as error:  # noqa: BLE001 - any error: the network does not take this size
         return Failure(one_line(error), isinstance(error, MemoryError))
     for name, array in outputs.items():
+        if array.ndim == 0 or len(array) != batch:
+            return Failure(f"the output {name} is {list(array.shape)} for a batch of {batch}")
         if not np.isfinite(array).all():
             return Failure(f"the output {name} is infinite or NaN")
     return None

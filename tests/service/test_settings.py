@@ -20,6 +20,7 @@ SET = {
     "max_queue_delay_seconds": ("0.01", 0.01),
     "max_queue_seconds": ("2.5", 2.5),
     "max_compute_seconds": ("2.5", 2.5),
+    "max_compute_bytes": ("100000000", 100_000_000),
     "api_keys_file": ("/etc/keys", Path("/etc/keys")),
     "package_public_key": ("/etc/key.pub", Path("/etc/key.pub")),
     "versions_file": ("/var/versions.json", Path("/var/versions.json")),
