@@ -215,7 +215,7 @@ def _add(repository: ModelRepository, options: argparse.Namespace) -> int:
             values = f", {spec.range}" if spec.enforced else ""
             _say(f"  {kind}  {spec.name}  {spec.to_text()}{values}")
     if maxima := largest_note(package.card):
-        _say(f"  largest sizes: {maxima}; --max-length gives others")
+        _say(f"  largest sizes: {maxima}; larger requests are refused; --max-length changes it")
     if package.card.batching == "none":
         _say(f"  batching: none. {package.card.limits[-1]}")
     elif note := batching_note(package.card):

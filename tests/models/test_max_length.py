@@ -1,6 +1,7 @@
 """The largest size of a free dimension: given, or found, and recorded in the card."""
 
 import json
+import re
 from argparse import ArgumentTypeError
 from dataclasses import replace
 from pathlib import Path
@@ -16,7 +17,7 @@ from onnx import helper
 from small_packages import onnx_file
 from torch import Tensor, nn
 
-from models import max_length
+from models import free_sizes, max_length
 from models.add import add
 from models.card import ModelCard
 from models.command_line import main
@@ -90,7 +91,10 @@ def test_a_given_maximum_is_proved_and_shown(
     file, root = write_attention(tmp_path), tmp_path / "all"
     options = ["--onnx", str(file), "--max-length", given, "--repository", str(root)]
     assert main(["add", "net", *options]) == 0
-    assert "  largest sizes: x.1=600; --max-length gives others\n" in capsys.readouterr().out
+    assert (
+        "  largest sizes: x.1=600; larger requests are refused; --max-length changes it\n"
+        in capsys.readouterr().out
+    )
     package = ModelPackage.read(root / "net" / "1")
     assert maxima(package.card) == {"x": (-1, 600, 8)}
     assert main(["show", "net", "--repository", str(root)]) == 0
@@ -164,14 +168,19 @@ class Late(nn.Module):
 
 
 @pytest.mark.filterwarnings("ignore")
-def test_a_file_that_differs_at_the_largest_size_is_found(tmp_path: Path) -> None:
+@pytest.mark.parametrize("seconds", [20.0, 0.0], ids=["rows proved", "one row computed"])
+def test_a_file_that_differs_at_the_largest_size_is_found(
+    seconds: float, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(free_sizes, "MOST_SECONDS", seconds)
     onnx, other = tmp_path / "sum.onnx", tmp_path / "late.pt"
     inputs: Any = [("x", T.FLOAT, ["batch", "length"])]
     nodes = [node("ReduceSum", ["x", "axis"], ["y"], keepdims=0)]
     onnx.write_bytes(onnx_file(nodes, inputs, [("y", T.FLOAT, ["batch"])], axis=np.array([1])))
     torch.jit.save(torch.jit.script(Late().eval()), other)
     longest = [MaxLength(None, 5001)]
-    with pytest.raises(AddError, match=r"late\.pt: .*(5001|answers are not those)"):
+    message = "for [1, 5001] of x, the answers are not those" if not seconds else "its answers are"
+    with pytest.raises(AddError, match=rf"late\.pt: {re.escape(message)}"):
         add(tmp_path / "all", "net", onnx, torchscript=other, max_lengths=longest)
     card = add(tmp_path / "all", "net", onnx, torchscript=other).card
     assert maxima(card) == {"x": (-1, 512)}
