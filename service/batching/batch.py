@@ -56,7 +56,8 @@ class InferenceRequest:
         responses: to the slices that were computed, if the request was split.
         whole: whether the request is never split or batched with others, because its rows may
             depend on each other.
-        inline: whether the event loop may compute the request; only a whole one may differ.
+        size: the rows of usual size that are as large as the request; 0 for `rows`.
+        cost: of a whole request, the rows of full batches that take as long; 0 if not known.
         suspect: whether the request was in a batch that hung; it is not batched with others then.
     """
 
@@ -70,7 +71,8 @@ class InferenceRequest:
     queue: "RequestQueue | None" = None
     responses: list[InferenceResponse] = field(default_factory=list)
     whole: bool = False
-    inline: bool = True
+    size: float = 0.0
+    cost: int = 0
     suspect: bool = False
 
     def cancel(self) -> None:

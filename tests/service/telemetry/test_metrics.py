@@ -214,7 +214,7 @@ from service.batching.batcher import BatchReport
 
 show_worker()
 metrics = ModelMetrics("line")
-metrics.show_queue(5, 1)
+metrics.show_queue(5, 0.5, 1)
 metrics.count(BatchReport(4, 2, Timings(0.0, 0.25, 0.0)))
 write_counts()
 print("shown", flush=True)
