@@ -6,7 +6,7 @@ from collections.abc import MutableMapping
 from functools import cache
 from ipaddress import ip_address
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict, SettingsError
@@ -17,6 +17,7 @@ VERSION = "0.1.0"
 ROOT = Path(__file__).resolve().parent.parent
 """The folder that holds `service/`: the checkout, where there is one."""
 Exposure = Literal["open", "key", "off"]
+Weight = Annotated[float, Field(ge=0.1, le=10)]
 
 
 class Settings(BaseSettings):
@@ -72,6 +73,11 @@ class Settings(BaseSettings):
         description="how long a worker polls for the next request of a client that sends one after "
         "another; 0 turns it off",
     )  # fmt: skip
+    model_weights: dict[str, Weight] = Field(
+        {},
+        description="shares of a busy machine's cores by model, as JSON, between 0.1 and 10; 1 for "
+        "the others",
+    )
     timeout_seconds: float = Field(
         30.0, gt=0,
         description="how long a request may wait for its compute, and for its reading and writing "

@@ -110,6 +110,7 @@ class MicroBatcher:
         judge: decides whose fault it is that a request fails alone; without it, the model's.
         name: of the model, for the errors and the thread.
         on_batch: called with the report of each batch, on the event loop, after its callers.
+        prepare_thread: called on each new thread, before its batches.
 
     Raises:
         ValueError: `1 <= max_batch_rows <= max_queue_rows` does not hold.
@@ -134,6 +135,7 @@ class MicroBatcher:
         judge: Judge | None = None,
         name: str,
         on_batch: Callable[[BatchReport], None] | None = None,
+        prepare_thread: Callable[[], object] = lambda: None,
     ) -> None:
         if not 1 <= max_batch_rows <= max_queue_rows:
             raise ValueError(
@@ -162,7 +164,7 @@ class MicroBatcher:
         self._closing = False
         run = partial(run_batch, compute=compute, name=name, judge=judge)
         self._run_inline = partial(run, compute=inline_compute or compute)
-        self._worker = Worker(run, self._finish, f"batcher-{name}")
+        self._worker = Worker(run, self._finish, f"batcher-{name}", prepare_thread)
 
     @property
     def queued_rows(self) -> int:

@@ -49,6 +49,7 @@ class Worker:
         run: computes a batch, on the thread.
         finished: called with each computed batch, on the event loop.
         name: of the thread.
+        prepare: called on each new thread.
     """
 
     def __init__(
@@ -56,10 +57,12 @@ class Worker:
         run: Callable[[Sequence[Slice]], tuple[list[Arrays | ServiceError], Timings]],
         finished: Callable[[ComputedBatch], None],
         name: str,
+        prepare: Callable[[], object] = lambda: None,
     ) -> None:
         self._run = run
         self._finished = finished
         self._name = name
+        self._prepare = prepare
         self._loop = asyncio.get_running_loop()
         self._batches: deque[Sequence[Slice]] = deque()  # the batch in compute, then the next one
         self._expected: deque[float] = deque()  # their seconds
@@ -144,6 +147,7 @@ class Worker:
 
     def _work(self, inbox: SimpleQueue[Sequence[Slice]]) -> None:
         """Run on the thread."""
+        self._prepare()
         with suppress(RuntimeError):  # the loop is closed: no caller is left
             while batch := inbox.get():
                 started = time.monotonic()

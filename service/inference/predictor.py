@@ -17,6 +17,7 @@ from service.inference.busy_polling import BusyPolling
 from service.inference.placement import Placement
 from service.inference.slowdown import SlowdownWatch
 from service.inference.warm_up import Limit
+from service.inference.weights import add_niceness, niceness
 from service.settings import Settings
 from service.telemetry.metrics import ModelMetrics, show_model
 from service.telemetry.request_context import RequestContext, current_request
@@ -99,6 +100,7 @@ class Predictor:
             judge=partial(judge, self.card),
             name=package.card.name,
             on_batch=self._count,
+            prepare_thread=partial(add_niceness, niceness(settings.model_weights, self._name)),
         )
 
     @property

@@ -32,6 +32,7 @@ SET = {
     "log_format": ("json", "json"),
     "inline_seconds": ("0.002", 0.002),
     "busy_poll_seconds": ("0.001", 0.001),
+    "model_weights": ('{"line": 2}', {"line": 2.0}),
     "timeout_seconds": ("2.5", 2.5),
     "graceful_shutdown_seconds": ("2.5", 2.5),
     "max_connections": ("100", 100),
