@@ -25,6 +25,8 @@ from service.json_body import Body
 from service.settings import Settings
 from service.telemetry.request_context import start_request
 
+pytestmark = pytest.mark.usefixtures("pool")
+
 COMPRESS: Mapping[str, Callable[[bytes], bytes]] = {
     "gzip": gzip.compress,
     "deflate": zlib.compress,
