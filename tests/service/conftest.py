@@ -3,6 +3,7 @@
 The timings of one test are not kept for the next one.
 """
 
+import itertools
 import logging
 import os
 from collections.abc import AsyncIterator, Callable, Iterator
@@ -13,12 +14,15 @@ from service.processes.jobs import close_pool, start_pool
 from service.settings import Settings
 from service.telemetry.logs import logger
 
+_numbers = itertools.count()
+
 
 @pytest.fixture(autouse=True)
 def _defaults(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory) -> None:
     for name in [name for name in os.environ if name.startswith("FITSERVE_")]:
         monkeypatch.delenv(name)
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
+    cache = tmp_path_factory.getbasetemp() / f"cache-{next(_numbers)}"  # created if it is used
+    monkeypatch.setenv("XDG_CACHE_HOME", str(cache))
 
 
 @pytest.fixture(scope="module")
