@@ -6,6 +6,7 @@ import tracemalloc
 import zlib
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from contextlib import suppress
+from functools import cache
 
 import numpy as np
 import pytest
@@ -57,6 +58,9 @@ def sender(
     return receive
 
 
+_limited: Callable[..., Settings] = cache(Settings)  # each takes over a millisecond
+
+
 def whole(body: bytes) -> Receive:
     async def receive() -> Message:
         return {"type": "http.request", "body": body}
@@ -68,7 +72,7 @@ async def read(
     receive: Receive, headers: Mapping[str, str] | None = None, **limits: float
 ) -> bytes:
     raw = {name.encode(): value.encode() for name, value in (headers or {}).items()}
-    reading: Awaitable[bytes | bytearray] = read_body(raw, receive, Settings(**limits))  # type: ignore[arg-type]
+    reading: Awaitable[bytes | bytearray] = read_body(raw, receive, _limited(**limits))
     return bytes(await asyncio.wait_for(reading, 20))
 
 
