@@ -2,11 +2,10 @@
 
 import os
 import re
-from collections.abc import MutableMapping
-from functools import cache
+from collections.abc import Mapping, MutableMapping
 from ipaddress import ip_address
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal, cast
 
 from pydantic import Field, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict, SettingsError
@@ -239,9 +238,22 @@ RENAMED_WARNINGS = old_names(os.environ)
 """Logged after the log is set up, which needs the settings."""
 
 
-@cache
-def current_settings() -> Settings:
-    """Return the settings of this process, read once.
+SCOPE_KEY = "fitserve.settings"
+"""The key of the settings in an ASGI scope, where `App` puts them."""
+
+
+def settings_of(scope: Mapping[str, Any]) -> Settings:
+    """Return the settings of an ASGI scope.
+
+    They reach functions in this way that BentoML or Starlette calls with a request alone.
+    """
+    return cast(Settings, scope[SCOPE_KEY])
+
+
+def read_settings() -> Settings:
+    """Return the settings that the environment contains.
+
+    Each program calls it once, and passes the settings on as an argument.
 
     Raises:
         SystemExit: a setting is invalid; the process ends with one sentence.

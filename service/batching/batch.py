@@ -6,15 +6,12 @@ The code runs on the thread of a batcher's worker. It knows nothing of queues or
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from service.errors import DeadlineExceededError, ModelFaultError, ServiceError
-
-if TYPE_CHECKING:
-    from service.batching.request_queue import RequestQueue
 
 Arrays = Mapping[str, NDArray[Any]]
 """Tensor names to arrays; the first axis of each array counts the rows."""
@@ -38,6 +35,13 @@ class InferenceResponse(NamedTuple):
 
 DoneCallback = Callable[[InferenceResponse | ServiceError], None]
 """Called once with the response to a request, or with the error in its place."""
+
+
+class WaitingRows(Protocol):
+    """The queue as a request knows it; `RequestQueue` is the implementation."""
+
+    def remove(self, request: "InferenceRequest") -> None:
+        """Take the waiting rows of the request out of the queue."""
 
 
 @dataclass(slots=True, eq=False)
@@ -68,7 +72,7 @@ class InferenceRequest:
     deadline: float
     done_callback: DoneCallback | None
     caller: str = ""
-    queue: "RequestQueue | None" = None
+    queue: WaitingRows | None = None
     responses: list[InferenceResponse] = field(default_factory=list)
     whole: bool = False
     size: float = 0.0
