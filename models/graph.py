@@ -118,6 +118,24 @@ def _state_defaults(model: "onnx.ModelProto") -> None:
         node.attribute.extend(one for one in missing if one.name not in stated)
 
 
+def _require_attributes(model: "onnx.ModelProto") -> None:
+    """Check that each attribute that a function refers to is stated in each call.
+
+    `onnx.inliner` drops other references. ONNX Runtime then takes the default of the operator, or
+    that of the function that is called.
+    """
+    referred: dict[tuple[str, str, str], set[str]] = {}
+    for one in model.functions:
+        attributes = (given for node in all_nodes(one.node) for given in node.attribute)
+        names = {given.ref_attr_name for given in attributes} - {""}
+        referred[one.domain, one.name, one.overload] = names
+    bodies = [model.graph.node, *(one.node for one in model.functions)]
+    for node in (node for body in bodies for node in all_nodes(body)):
+        stated = {given.name for given in node.attribute}
+        if missing := referred.get((node.domain, node.op_type, node.overload), set()) - stated:
+            raise UnreadableGraphError(f"it calls {node.op_type} without {min(missing)}")
+
+
 def all_nodes(nodes: Iterable["onnx.NodeProto"]) -> Iterator["onnx.NodeProto"]:
     """Yield the nodes, and those of the graphs inside them."""
     for node in nodes:
@@ -149,7 +167,8 @@ def parse(content: bytes) -> "onnx.ModelProto":
 
     Raises:
         AddError: the package `onnx` is not installed.
-        UnreadableGraphError: a function in it has the name of an operator.
+        UnreadableGraphError: a function in it has the name of an operator, or refers to an
+            attribute that a call does not state.
     """
     import onnx.inliner
 
@@ -157,6 +176,7 @@ def parse(content: bytes) -> "onnx.ModelProto":
     for function in model.functions:
         if function.domain.startswith(RUNTIME_DOMAINS) or not function.domain:
             raise UnreadableGraphError(f"it defines {function.name}, which is an operator already")
+    _require_attributes(model)
     return onnx.inliner.inline_local_functions(model) if model.functions else model
 
 

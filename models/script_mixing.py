@@ -222,9 +222,18 @@ def _is_linear(values: Sequence[Any]) -> bool:
         first, *_ = numbers = [int(value) for value in values]
     except (TypeError, ValueError, RuntimeError):
         return False
-    exact = all(number == value for number, value in zip(numbers, values, strict=True))
+    exact = all(
+        _is_wide(value) and number == value for number, value in zip(numbers, values, strict=True)
+    )
     linear = numbers == [first * count for count in COUNTS]
     return exact and linear and first > 0 and numbers[-1] < LARGEST
+
+
+def _is_wide(value: Any) -> bool:
+    """Return whether the type of a value represents any number of rows exactly."""
+    import torch
+
+    return not isinstance(value, torch.Tensor) or value.dtype in (torch.int64, torch.float64)
 
 
 def _keeps(node: ScriptNode, counted: Sequence[Tracked], values: Sequence[Any]) -> bool:
@@ -240,7 +249,7 @@ def _keeps(node: ScriptNode, counted: Sequence[Tracked], values: Sequence[Any]) 
         dividend is counted[0]
         and isinstance(divisor, Tracked)
         and all(
-            int(value) % int(by) == 0
+            by == int(by) and int(value) % int(by) == 0
             for value, by in zip(counted[0].values, divisor.values, strict=True)
         )
     )

@@ -344,7 +344,35 @@ class _CountedParts(nn.Module):
         return torch.relu(x) + (parts - 1) * torch.relu(x - 1e6)
 
 
+class _Overflow(nn.Module):
+    """A branch on the number of rows in eight bits, which 128 rows make negative."""
+
+    one: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("one", torch.ones((), dtype=torch.int8))
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = torch.relu(x)
+        if bool(self.one * x.shape[0] < 0):
+            y = y + 1
+        return y
+
+
+class _Fraction(nn.Module):
+    """A branch on the number of rows divided by a fraction, which differs for 7 rows."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = torch.relu(x)
+        if (x.shape[0] * 3) // 1.4 != x.shape[0] * 2:
+            y = y + torch.relu(x - 1e6).mean(0)
+        return y
+
+
 MIXED: Mapping[str, tuple[nn.Module, str]] = {
+    "a number of rows that overflows eight bits": (_Overflow(), "prim::If"),
+    "a number of rows that is divided by a fraction": (_Fraction(), "prim::If"),
     "a copy for many rows that is a view for one": (_CopiedForMany(), "aten::add_"),
     "the request before": (_Remembers(), "prim::GetAttr"),
     "sorted sizes": (_SortedSizes(), "aten::sort"),

@@ -107,7 +107,26 @@ def _softmax_function() -> Any:
     )  # fmt: skip
 
 
+def _passing_function() -> Any:
+    """Return a function that passes its own axis on to `_softmax_function`, if it is given one."""
+    inner = node("Weights", ["a"], ["b"], domain="own")
+    inner.attribute.add(name="axis", ref_attr_name="axis", type=onnx.AttributeProto.INT)
+    opsets = [helper.make_opsetid("", 20), helper.make_opsetid("own", 1)]
+    return helper.make_function("own", "Passed", ["a"], ["b"], [inner], opsets, attributes=["axis"])
+
+
 MIXED: Mapping[str, Network] = {
+    "an axis that a function passes on to a default": Network(
+        [
+            node("Mul", ["x", "million"], ["far"]),
+            node("Clip", ["far", "million", ""], ["large"]),
+            node("Passed", ["large"], ["weights"], domain="own"),
+            node("Add", ["x", "weights"], ["y"]),
+        ],
+        {"million": one(1e6)},
+        named="Passed without axis",
+        functions=[_softmax_function(), _passing_function()],
+    ),
     "an axis that is the default of a function": Network(
         [
             node("Mul", ["x", "million"], ["far"]),
