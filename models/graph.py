@@ -26,6 +26,9 @@ COUNTS = (1, 2, 3)
 MORE = COUNTS[-1]
 RANDOM = {"Bernoulli", "Multinomial", "RandomNormal", "RandomNormalLike", "RandomUniform",
           "RandomUniformLike"}  # fmt: skip
+UNFILLED = {"Concat", "Conv", "ConvInteger", "MatMul", "MatMulInteger", "QLinearConv",
+            "QLinearMatMul"}  # fmt: skip
+"""Operators that may leave their output as they find it in the memory, if an input is empty."""
 OWN_DOMAINS = ("", "ai.onnx")
 RUNTIME_DOMAINS = ("ai.onnx", "com.microsoft", "com.ms", "org.pytorch")
 """ONNX Runtime may use its own operator in place of a function in a domain that begins so."""
@@ -314,6 +317,10 @@ def _require_determined(graph: "onnx.GraphProto", *, is_inner: bool = False) -> 
             raise UnreadableGraphError(f"{node.op_type} ({name}) draws random numbers")
         if is_inner and node.domain not in OWN_DOMAINS:
             raise UnreadableGraphError(f"{node.op_type} is inside a node, and not ONNX's own")
+        if is_inner and node.op_type in UNFILLED:
+            raise UnreadableGraphError(
+                f"{node.op_type} is inside a node, with tensors of any shape"
+            )
         for inner in inner_graphs(node):
             _require_determined(inner, is_inner=True)
 

@@ -27,6 +27,16 @@ MOST_BYTES = 2**31
 SIZES_AT = {"Expand": 1, "Reshape": 1, "Resize": 3, "Slice": 2}
 """By operator: the input with sizes, one of which may be the batch size."""
 
+FILLING = {
+    "Concat", "Pad", "ScatterElements", "ScatterND", "Shape", "Size",
+    "ReduceL1", "ReduceL2", "ReduceLogSum", "ReduceLogSumExp", "ReduceMean", "ReduceProd",
+    "ReduceSum", "ReduceSumSquare",
+}  # fmt: skip
+"""Operators that set their whole output, also if they take a tensor without numbers.
+
+Other operators may leave it as they find it in the memory, such as products over no columns.
+"""
+
 
 def row_mixing(content: bytes, sizes: Sequence[Arrays]) -> list[str | None]:
     """Return the first operator that mixes rows, or may mix them, for each size.
@@ -114,6 +124,7 @@ class _Follower:
             raise MixesError("stands before what it takes")
         self._later.difference_update(node.outputs)
         with_rows = [name for name in taken if name in self.rows]
+        self._require_numbers(node)
         if "." in node.kind and node.kind not in RULES:
             raise MixesError("is not known to compute each row for itself")
         is_listed = "." in node.kind or (with_rows and node.kind in RULES)
@@ -138,6 +149,16 @@ class _Follower:
         structure = rule(Call(node, self._opset, self._values, self.rows, self._sized, self._sizes))
         for name in filter(None, node.outputs):
             self.rows[name] = self._found(name, structure)
+
+    def _require_numbers(self, node: Node) -> None:
+        """Check that a node does not make numbers of a tensor that holds none."""
+        outputs = [self._values[name].shapes[-1] for name in node.outputs if name in self._values]
+        if node.kind in FILLING or node.inner is not None or all(0 in one for one in outputs):
+            return
+        for name in node.inputs:
+            shape = self._values[name].shapes[-1] if name in self._values else ()
+            if 0 in shape and (name in self.rows or len(shape) > 1):  # else a list of sizes
+                raise MixesError("computes with a tensor that holds no numbers")
 
     def _follow_sizes(self, node: Node, taken: set[str]) -> None:
         """Follow a node that takes no rows, or only their shape."""

@@ -361,6 +361,9 @@ def _concat(call: Call) -> Structure:
         raise MixesError("puts rows beside others")
     if first.axis in axis:
         raise MixesError("puts rows behind each other")
+    shapes = [call.shape(index) for index in range(len(call.node.inputs))]
+    if len({tuple(np.delete(shape, [*axis])) for shape in shapes}) > 1:  # ONNX Runtime takes a tensor without numbers of any shape
+        raise MixesError("joins tensors of different shapes")
     return first[1:]
 
 

@@ -97,6 +97,16 @@ def _random_branch() -> Sequence[Any]:
     ]
 
 
+def _only_of_large(name: str) -> Sequence[Any]:
+    """Add a value to the rows, in proportion to what is beyond a million."""
+    return [
+        node("Sub", ["x", "million"], ["less"]),
+        node("Relu", ["less"], ["beyond"]),
+        node("Mul", ["beyond", name], ["added"]),
+        node("Add", ["x", "added"], ["y"]),
+    ]
+
+
 def _softmax_function() -> Any:
     """Return a function with a default: without it, the softmax is along the last axis."""
     inner = node("Softmax", ["a"], ["b"])
@@ -137,6 +147,34 @@ MIXED: Mapping[str, Network] = {
         {"million": one(1e6)},
         named="Softmax",
         functions=[_softmax_function()],
+    ),
+    "a product of integers over no columns": Network(
+        [
+            node("Slice", ["x", "zero", "zero", "one"], ["none"]),
+            node("Cast", ["none"], ["whole"], to=T.UINT8),
+            node("MatMulInteger", ["whole", "weights"], ["memory"]),
+            node("Cast", ["memory"], ["numbers"], to=T.FLOAT),
+            *_only_of_large("numbers"),
+        ],
+        {"zero": whole(0), "one": whole(1), "weights": np.zeros((0, 4), np.uint8),
+         "million": one(1e6)},
+        named="MatMulInteger",
+    ),
+    "tensors of other shapes behind each other": Network(
+        [
+            node("Unsqueeze", ["x", "two"], ["wide"]),
+            node("Shape", ["x"], ["columns"], start=1),
+            node("Cast", ["columns"], ["number"], to=T.FLOAT),
+            node("Mul", ["number", "nothing"], ["product"]),
+            node("Cast", ["product"], ["end"], to=T.INT64),
+            node("Slice", ["wide", "zero", "end", "one"], ["none"]),
+            node("Concat", ["wide", "none"], ["joined"], axis=2),
+            node("ReduceSum", ["joined", "two"], ["sums"], keepdims=0),
+            *_only_of_large("sums"),
+        ],
+        {"zero": whole(0), "one": whole(1), "two": whole(2), "million": one(1e6),
+         "nothing": one(0)},
+        named="Concat",
     ),
     "rows quantized by blocks": _four_bit_weights(accuracy_level=4),
     "one quantization scale": Network(
