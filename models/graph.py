@@ -54,6 +54,8 @@ class Value:
     """The value for each batch size, if it is small."""
     level: frozenset[int] = frozenset()
     """The axes along which all numbers are equal, for `MORE` rows."""
+    subnormal: bool = False
+    """Whether a value that was the same has numbers that count as zero in most operators."""
 
 
 @dataclass(frozen=True)
@@ -389,7 +391,16 @@ def _value(arrays: Sequence[NDArray[Any]]) -> Value:
         axis for axis in range(last.ndim) if varies and _equal(last, np.roll(last, 1, axis))
     )
     kept = tuple(arrays) if last.size <= SMALL else None
-    return Value(tuple(one.shape for one in arrays), last.dtype, same, kept, level)
+    shapes = tuple(one.shape for one in arrays)
+    return Value(shapes, last.dtype, same, kept, level, same and _is_subnormal(first))
+
+
+def _is_subnormal(array: NDArray[Any]) -> bool:
+    """Return whether there is a subnormal number of FP32 or FP64; others are computed as FP32."""
+    if array.dtype not in (np.float32, np.float64):
+        return False
+    size = np.abs(array)
+    return bool(np.any((size > 0) & (size < np.finfo(array.dtype).tiny)))
 
 
 def _equal(one: NDArray[Any], other: NDArray[Any]) -> bool:

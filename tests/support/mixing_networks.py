@@ -148,6 +148,30 @@ MIXED: Mapping[str, Network] = {
         named="Softmax",
         functions=[_softmax_function()],
     ),
+    "the sign of a zero": Network(
+        [
+            node("Mul", ["x", "nothing"], ["zeros"]),
+            node("Neg", ["zeros"], ["others"]),
+            node("Max", ["zeros", "others"], ["either"]),
+            node("Mul", ["either", "two"], ["twice"]),
+            node("Reciprocal", ["twice"], ["infinite"]),
+            node("Clip", ["infinite", "minus", "two"], ["sign"]),
+            *_only_of_large("sign"),
+        ],
+        {"nothing": one(0), "two": one(2), "minus": one(-2), "million": one(1e6)},
+        named="Reciprocal",
+    ),
+    "a logarithm of a constant below the normal numbers": Network(
+        [
+            node("Greater", ["x", "million"], ["is_large"]),
+            node("Where", ["is_large", "subnormal", "million"], ["number"]),
+            node("Log", ["number"], ["logarithm"]),
+            node("Max", ["logarithm", "least"], ["bounded"]),
+            node("Add", ["x", "bounded"], ["y"]),
+        ],
+        {"subnormal": one(1e-40), "million": one(1e6), "least": one(-1000)},
+        named="Log",
+    ),
     "a product of integers over no columns": Network(
         [
             node("Slice", ["x", "zero", "zero", "one"], ["none"]),
@@ -550,6 +574,16 @@ MIXED: Mapping[str, Network] = {
 
 APART: Mapping[str, Network] = {
     "weights of four bits": _four_bit_weights(accuracy_level=0),
+    "a quotient by the larger of two numbers and a small one": Network(
+        [
+            node("Neg", ["x"], ["less"]),
+            node("Max", ["x", "less"], ["size"]),
+            node("Pow", ["size", "two"], ["square"]),
+            node("Add", ["square", "small"], ["positive"]),
+            node("Div", ["x", "positive"], ["y"]),
+        ],
+        {"two": one(2), "small": one(1e-6)},
+    ),
     "a softmax of each row": Network([node("Softmax", ["x"], ["y"], axis=1)]),
     "the row's mean": Network(
         [
