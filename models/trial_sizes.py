@@ -96,7 +96,7 @@ def _resized(
     """Return the shapes of all inputs, with these sizes of free dimensions."""
     return {
         tensor.name: [
-            sizes.get(dimension_key(tensor, axis), size) if axis else size
+            sizes.get(dimension_key(tensor, axis), size) if 0 < axis < len(tensor.shape) else size
             for axis, size in enumerate(rows[tensor.name].shape)
         ]
         for tensor in inputs

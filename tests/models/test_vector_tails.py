@@ -84,7 +84,8 @@ def graph(kind: str) -> Compute:
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 4
     options.add_session_config_entry("session.set_denormal_as_zero", "1")
-    session = onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
+    with FlushToZero():  # or ONNX Runtime sets the mode of this thread for good
+        session = onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
 
     def compute(given: Sequence[Array]) -> Array:
         with FlushToZero():
