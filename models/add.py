@@ -27,7 +27,6 @@ from models.card import (
 from models.crashes import crash
 from models.differences import HALF_PRECISION, relative_difference, tolerated
 from models.divisions import dangerous_division
-from models.empty_sizes import nonempty_dimensions
 from models.free_sizes import other_sizes
 from models.graph import is_quantized, load
 from models.half_precision import computes_in_half
@@ -50,6 +49,7 @@ from models.runtimes import Arrays, OnnxRuntime, one_line
 from models.samples import Samples, given_samples, random_samples, read_arrays
 from models.script_mixing import script_mixing
 from models.specs import input_specs, output_specs
+from models.trial_sizes import require_safe
 
 REPEATED = 8
 """The number of rows that are computed twice: dropout may leave a single row unchanged."""
@@ -132,11 +132,9 @@ def add(
         inputs = with_ranges(input_specs(graph), ranges)
         samples = random_samples(inputs, graph.fixed_batch)
     few = samples.resized(graph.fixed_batch or min(samples.count, ROWS_OF_OTHER_SIZES))
+    nonempty = require_safe(graph.file, files[MODEL_FILES["onnx"]], graph.network.inputs, few)
     others = other_sizes(graph.network, graph.network.inputs, few, graph.fixed_batch or 1)
     answers = _answers(graph, samples)
-    nonempty = nonempty_dimensions(
-        files[MODEL_FILES["onnx"]], graph.network.inputs, samples.smallest[0]
-    )
     inputs = tuple(replace(spec, nonempty=nonempty.get(spec.name, ())) for spec in inputs)
     outputs = output_specs(graph, answers, inputs, labels)
     rewritten = None
