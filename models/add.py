@@ -27,7 +27,6 @@ from models.card import (
 from models.crashes import crash
 from models.differences import HALF_PRECISION, relative_difference, tolerated
 from models.divisions import dangerous_division
-from models.empty_sizes import nonempty_dimensions
 from models.free_sizes import dimension_key, other_sizes
 from models.graph import is_quantized, load
 from models.half_precision import computes_in_half
@@ -58,6 +57,7 @@ from models.runtimes import Arrays, DeclaredTensor, OnnxRuntime, Runtime, one_li
 from models.samples import Samples, given_samples, random_samples, read_arrays
 from models.script_mixing import script_mixing
 from models.specs import input_specs, output_specs
+from models.trial_sizes import require_safe
 
 REPEATED = 8
 """The number of rows that are computed twice: dropout may leave a single row unchanged."""
@@ -145,12 +145,10 @@ def add(
         samples = random_samples(inputs, graph.fixed_batch)
     samples = within(samples, graph.network.inputs, max_sizes)
     few = samples.resized(graph.fixed_batch or min(samples.count, ROWS_OF_OTHER_SIZES))
+    nonempty = require_safe(graph.file, files[MODEL_FILES["onnx"]], graph.network.inputs, few)
     largest = largest_sizes(graph, files[MODEL_FILES["onnx"]], few, max_sizes)
     others = other_sizes(graph.network, graph.network.inputs, few, graph.fixed_batch or 1, largest)
     answers = _answers(graph, samples)
-    nonempty = nonempty_dimensions(
-        files[MODEL_FILES["onnx"]], graph.network.inputs, samples.smallest[0]
-    )
     inputs = tuple(replace(spec, nonempty=nonempty.get(spec.name, ())) for spec in inputs)
     inputs = _with_maxima(inputs, graph.network.inputs, largest)
     outputs = output_specs(graph, answers, inputs, labels)

@@ -26,6 +26,9 @@ COUNTS = (1, 2, 3)
 MORE = COUNTS[-1]
 RANDOM = {"Bernoulli", "Multinomial", "RandomNormal", "RandomNormalLike", "RandomUniform",
           "RandomUniformLike"}  # fmt: skip
+UNFILLED = {"Concat", "Conv", "ConvInteger", "MatMul", "MatMulInteger", "QLinearConv",
+            "QLinearMatMul"}  # fmt: skip
+"""Operators that may leave their output as they find it in the memory, if an input is empty."""
 OWN_DOMAINS = ("", "ai.onnx")
 RUNTIME_DOMAINS = ("ai.onnx", "com.microsoft", "com.ms", "org.pytorch")
 """ONNX Runtime may use its own operator in place of a function in a domain that begins so."""
@@ -51,6 +54,8 @@ class Value:
     """The value for each batch size, if it is small."""
     level: frozenset[int] = frozenset()
     """The axes along which all numbers are equal, for `MORE` rows."""
+    subnormal: bool = False
+    """Whether a value that was the same has numbers that count as zero in most operators."""
 
 
 @dataclass(frozen=True)
@@ -118,6 +123,24 @@ def _state_defaults(model: "onnx.ModelProto") -> None:
         node.attribute.extend(one for one in missing if one.name not in stated)
 
 
+def _require_attributes(model: "onnx.ModelProto") -> None:
+    """Check that each attribute that a function refers to is stated in each call.
+
+    `onnx.inliner` drops other references. ONNX Runtime then takes the default of the operator, or
+    that of the function that is called.
+    """
+    referred: dict[tuple[str, str, str], set[str]] = {}
+    for one in model.functions:
+        attributes = (given for node in all_nodes(one.node) for given in node.attribute)
+        names = {given.ref_attr_name for given in attributes} - {""}
+        referred[one.domain, one.name, one.overload] = names
+    bodies = [model.graph.node, *(one.node for one in model.functions)]
+    for node in (node for body in bodies for node in all_nodes(body)):
+        stated = {given.name for given in node.attribute}
+        if missing := referred.get((node.domain, node.op_type, node.overload), set()) - stated:
+            raise UnreadableGraphError(f"it calls {node.op_type} without {min(missing)}")
+
+
 def all_nodes(nodes: Iterable["onnx.NodeProto"]) -> Iterator["onnx.NodeProto"]:
     """Yield the nodes, and those of the graphs inside them."""
     for node in nodes:
@@ -149,7 +172,8 @@ def parse(content: bytes) -> "onnx.ModelProto":
 
     Raises:
         AddError: the package `onnx` is not installed.
-        UnreadableGraphError: a function in it has the name of an operator.
+        UnreadableGraphError: a function in it has the name of an operator, or refers to an
+            attribute that a call does not state.
     """
     import onnx.inliner
 
@@ -157,6 +181,7 @@ def parse(content: bytes) -> "onnx.ModelProto":
     for function in model.functions:
         if function.domain.startswith(RUNTIME_DOMAINS) or not function.domain:
             raise UnreadableGraphError(f"it defines {function.name}, which is an operator already")
+    _require_attributes(model)
     return onnx.inliner.inline_local_functions(model) if model.functions else model
 
 
@@ -294,6 +319,10 @@ def _require_determined(graph: "onnx.GraphProto", *, is_inner: bool = False) -> 
             raise UnreadableGraphError(f"{node.op_type} ({name}) draws random numbers")
         if is_inner and node.domain not in OWN_DOMAINS:
             raise UnreadableGraphError(f"{node.op_type} is inside a node, and not ONNX's own")
+        if is_inner and node.op_type in UNFILLED:
+            raise UnreadableGraphError(
+                f"{node.op_type} is inside a node, with tensors of any shape"
+            )
         for inner in inner_graphs(node):
             _require_determined(inner, is_inner=True)
 
@@ -362,7 +391,16 @@ def _value(arrays: Sequence[NDArray[Any]]) -> Value:
         axis for axis in range(last.ndim) if varies and _equal(last, np.roll(last, 1, axis))
     )
     kept = tuple(arrays) if last.size <= SMALL else None
-    return Value(tuple(one.shape for one in arrays), last.dtype, same, kept, level)
+    shapes = tuple(one.shape for one in arrays)
+    return Value(shapes, last.dtype, same, kept, level, same and _is_subnormal(first))
+
+
+def _is_subnormal(array: NDArray[Any]) -> bool:
+    """Return whether there is a subnormal number of FP32 or FP64; others are computed as FP32."""
+    if array.dtype not in (np.float32, np.float64):
+        return False
+    size = np.abs(array)
+    return bool(np.any((size > 0) & (size < np.finfo(array.dtype).tiny)))
 
 
 def _equal(one: NDArray[Any], other: NDArray[Any]) -> bool:

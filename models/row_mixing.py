@@ -27,6 +27,21 @@ MOST_BYTES = 2**31
 SIZES_AT = {"Expand": 1, "Reshape": 1, "Resize": 3, "Slice": 2}
 """By operator: the input with sizes, one of which may be the batch size."""
 
+SIGN_TELLING = {"Div": 1, "LabelEncoder": 0, "Pow": 0, "Reciprocal": 0}
+"""By operator: the input of which 0 and -0 have unlike results."""
+UNSIGNED = {"Abs", "Cos", "Cosh", "Exp", "LpNormalization", "ReduceL1", "ReduceL2",
+            "ReduceSumSquare", "Sigmoid", "Softmax"}  # fmt: skip
+"""Operators of which 0 and -0 have the same result, or results of the same sign."""
+FILLING = {
+    "Concat", "Pad", "ScatterElements", "ScatterND", "Shape", "Size",
+    "ReduceL1", "ReduceL2", "ReduceLogSum", "ReduceLogSumExp", "ReduceMean", "ReduceProd",
+    "ReduceSum", "ReduceSumSquare",
+}  # fmt: skip
+"""Operators that set their whole output, also if they take a tensor without numbers.
+
+Other operators may leave it as they find it in the memory, such as products over no columns.
+"""
+
 
 def row_mixing(content: bytes, sizes: Sequence[Arrays]) -> list[str | None]:
     """Return the first operator that mixes rows, or may mix them, for each size.
@@ -100,6 +115,9 @@ class _Follower:
         """The values without rows that depend on the number of rows."""
         self._sizes: set[str] = set()
         """The subset of these values that are sizes, or multiples of sizes."""
+        self._zeros: set[str] = set()
+        """The values whose zeros have a sign that depends on their place in the batch."""
+        self._has_subnormals = any(value.subnormal for value in graph.values.values())
         self._later = {name for node in graph.nodes for name in node.outputs if name}
         """The outputs of the nodes that are not followed yet."""
 
@@ -114,6 +132,7 @@ class _Follower:
             raise MixesError("stands before what it takes")
         self._later.difference_update(node.outputs)
         with_rows = [name for name in taken if name in self.rows]
+        self._require_numbers(node)
         if "." in node.kind and node.kind not in RULES:
             raise MixesError("is not known to compute each row for itself")
         is_listed = "." in node.kind or (with_rows and node.kind in RULES)
@@ -132,12 +151,61 @@ class _Follower:
                     raise MixesError("takes a size that is computed from the number of rows")
             elif name in self._sized:
                 raise MixesError("computes with the number of rows")
+        if node.kind == "Log" and self._has_subnormals:  # those of requests are zeros already
+            raise MixesError("takes a constant below the normal numbers for zero, or not")
         rule = RULES.get(node.kind)
         if rule is None:
             raise MixesError("is not known to compute each row for itself")
         structure = rule(Call(node, self._opset, self._values, self.rows, self._sized, self._sizes))
         for name in filter(None, node.outputs):
             self.rows[name] = self._found(name, structure)
+        self._follow_zeros(node)
+
+    def _follow_zeros(self, node: Node) -> None:
+        """Check that 0 and -0 are not told apart where either may be computed.
+
+        Max and Min of 0 and -0 give the one or the other, by their place in a vector of the
+        processor.
+        """
+        doubtful = [name for name in node.inputs if name in self._zeros]
+        at = SIGN_TELLING.get(node.kind.rpartition(".")[2])
+        is_power = node.kind == "Pow" and self._is_positive(node, 1)
+        if at is not None and node.inputs[at] in doubtful and not is_power:
+            raise MixesError("tells 0 from -0, of which Max or Min give either")
+        others = [name for name in node.inputs if name not in doubtful]
+        has_constant = any(self._is_nonzero(name) for name in others)
+        if node.kind in ("Max", "Min"):
+            chooses = bool(doubtful) or sum(not self._is_nonzero(name) for name in others) > 1
+        elif node.kind in ("Add", "Sub"):
+            chooses = bool(doubtful) and not has_constant
+        elif node.kind == "Clip":
+            chooses = bool(doubtful) and not self._is_positive(node, 1)
+        else:
+            chooses = bool(doubtful) and node.kind not in UNSIGNED
+        for name in filter(None, node.outputs):
+            if chooses and self._value(name).dtype.kind == "f":
+                self._zeros.add(name)
+
+    def _is_nonzero(self, name: str) -> bool:
+        """Return whether a value has no rows and no zeros."""
+        arrays = self._values[name].arrays if name in self._values else None
+        return name not in self.rows and arrays is not None and all(map(np.all, arrays))
+
+    def _is_positive(self, node: Node, index: int) -> bool:
+        """Return whether an input has no rows and only positive numbers."""
+        name = node.inputs[index] if index < len(node.inputs) else ""
+        arrays = self._values[name].arrays if self._is_nonzero(name) else None
+        return arrays is not None and all(bool(np.all(array > 0)) for array in arrays)
+
+    def _require_numbers(self, node: Node) -> None:
+        """Check that a node does not make numbers of a tensor that holds none."""
+        outputs = [self._values[name].shapes[-1] for name in node.outputs if name in self._values]
+        if node.kind in FILLING or node.inner is not None or all(0 in one for one in outputs):
+            return
+        for name in node.inputs:
+            shape = self._values[name].shapes[-1] if name in self._values else ()
+            if 0 in shape and (name in self.rows or len(shape) > 1):  # else a list of sizes
+                raise MixesError("computes with a tensor that holds no numbers")
 
     def _follow_sizes(self, node: Node, taken: set[str]) -> None:
         """Follow a node that takes no rows, or only their shape."""

@@ -32,7 +32,7 @@ FIRST_AXIS = {
     "GlobalMaxPool", "GridSample", "GroupNormalization", "InstanceNormalization",
     "LRN", "MaxPool", "QLinearConv", "SpaceToDepth",
     "ai.onnx.ml.FeatureVectorizer", "ai.onnx.ml.Imputer", "ai.onnx.ml.LinearClassifier",
-    "ai.onnx.ml.LinearRegressor", "ai.onnx.ml.Normalizer", "ai.onnx.ml.OneHotEncoder",
+    "ai.onnx.ml.Normalizer", "ai.onnx.ml.OneHotEncoder",
     "ai.onnx.ml.SVMClassifier", "ai.onnx.ml.SVMRegressor", "ai.onnx.ml.Scaler",
     "ai.onnx.ml.TreeEnsemble", "ai.onnx.ml.TreeEnsembleClassifier",
     "ai.onnx.ml.TreeEnsembleRegressor", "com.microsoft.FusedConv",
@@ -204,6 +204,12 @@ def _pow(call: Call) -> Structure:
     return _elementwise(call)
 
 
+def _linear_regressor(call: Call) -> Structure:
+    if call.node.attributes.get("post_transform", b"NONE") not in (b"NONE", 0):
+        raise MixesError("rounds small numbers by their place in the batch")
+    return _first_axis(call)
+
+
 def _cast(call: Call) -> Structure:
     """ONNX Runtime casts to UINT32 by vectors, and the remaining values in another way.
 
@@ -361,6 +367,11 @@ def _concat(call: Call) -> Structure:
         raise MixesError("puts rows beside others")
     if first.axis in axis:
         raise MixesError("puts rows behind each other")
+    shapes = [call.shape(index) for index in range(len(call.node.inputs))]
+    if (
+        len({tuple(np.delete(shape, [*axis])) for shape in shapes}) > 1
+    ):  # ONNX Runtime takes a tensor without numbers of any shape
+        raise MixesError("joins tensors of different shapes")
     return first[1:]
 
 
@@ -515,6 +526,7 @@ RULES: Mapping[str, Rule] = {
     **dict.fromkeys(ELEMENTWISE, _elementwise),
     **dict.fromkeys(FIRST_AXIS, _first_axis),
     "Pow": _pow,
+    "ai.onnx.ml.LinearRegressor": _linear_regressor,
     **dict.fromkeys(["Cast", "CastLike"], _cast),
     **dict.fromkeys(["QuantizeLinear", "com.microsoft.QuantizeLinear"], _quantize),
     **dict.fromkeys(RESHAPING, _reshape),

@@ -25,6 +25,7 @@ class Tracked:
         multiple: whether a counted value is a positive multiple of the number of rows.
         is_new: whether a tensor shares no memory with a weight or an input, and none with other
             rows.
+        either_zero: whether the sign of a zero in it depends on its place in the batch.
     """
 
     values: tuple[Any, ...]
@@ -32,6 +33,7 @@ class Tracked:
     counted: bool = False
     multiple: bool = False
     is_new: bool = False
+    either_zero: bool = False
 
     @property
     def is_tensor(self) -> bool:

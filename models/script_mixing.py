@@ -16,8 +16,18 @@ from models.graph import COUNTS, MORE
 from models.package import ModelPackage, PackageError
 from models.row_rules import MixesError, Rows, batch_axis
 from models.runtimes import Arrays, Runtime, TorchScriptRuntime, one_line
-from models.script_graph import Interpreter, Item, ScriptNode, Tracked, flattened, listed
-from models.script_rules import ELEMENTWISE, FACTORIES, RULES, SIZES_AT, Call
+from models.script_graph import Interpreter, Item, ScriptNode, Tracked, flattened, listed, single
+from models.script_rules import (
+    ELEMENTWISE,
+    FACTORIES,
+    RULES,
+    SIGN_CHOOSING,
+    SIGN_TELLING,
+    SIZES_AT,
+    UNSIGNED,
+    VECTORS,
+    Call,
+)
 from models.subnormals import FlushToZero
 
 ASKING = {
@@ -125,6 +135,9 @@ def _follow(node: ScriptNode) -> Item:
     taken = node.tracked
     results = node.compute()
     outer, inner = RULES[name](Call(node, results))
+    either_zero = _either_zero(node, name)
+    if changes and either_zero and not node.tracked[0].either_zero:
+        raise MixesError("writes 0 or -0 to a tensor that may have other names")
 
     def tracked(values: tuple[Any, ...]) -> Tracked:
         found = Tracked(values)
@@ -134,9 +147,48 @@ def _follow(node: ScriptNode) -> Item:
         if axis is None or found.shapes[-1][axis] != outer * MORE * inner:
             raise MixesError(f"gives {list(found.shapes[-1])} for {MORE} rows")
         is_new = changes or not _share(values, taken)
-        return Tracked(values, Rows(axis, outer, inner), is_new=is_new)
+        chosen = either_zero and values[0].is_floating_point()
+        return Tracked(values, Rows(axis, outer, inner), is_new=is_new, either_zero=chosen)
 
     return _items(results, tracked)
+
+
+def _either_zero(node: ScriptNode, name: str) -> bool:
+    """Return whether a zero in the result is 0 or -0 by its place in the batch.
+
+    Raises:
+        MixesError: the node tells 0 from -0, where either may be given.
+    """
+    told = node.arguments.get(SIGN_TELLING.get(name, ""))
+    is_power = name == "pow" and _is_constant(node.arguments["exponent"], lambda one: one > 0)
+    if isinstance(told, Tracked) and told.either_zero and not is_power:
+        raise MixesError("tells 0 from -0, of which an operator before gives either")
+    taken = node.tracked
+    if name in ("expand_as", "type_as"):  # they take the shape or the type of the other
+        taken = [single(node.arguments["self"])]
+    doubtful = any(one.either_zero for one in taken)
+    if name == "gelu":
+        return True
+    if name in ("clamp", "clamp_min") and _is_constant(node.arguments["min"], lambda one: one > 0):
+        return False
+    if name in SIGN_CHOOSING:
+        limits = [one for key, one in node.arguments.items() if key != "self"]
+        tensors = [one for item in limits for one in flattened(item) if one.is_tensor]
+        exact = all(_is_constant(one, lambda number: number != 0) for one in tensors)
+        return doubtful or not exact or name == "softshrink"
+    if name in ("add", "sub") and _is_constant(node.arguments["other"], lambda one: one != 0):
+        return False
+    return doubtful and name not in UNSIGNED
+
+
+def _is_constant(item: Item, holds: Callable[[Any], Any]) -> bool:
+    """Return whether a value has no rows, and this holds for all its numbers."""
+    if not isinstance(item, Tracked) or item.rows is not None or item.counted:
+        return False
+    value = item.values[0]
+    if item.is_tensor:
+        return bool(holds(value).all())
+    return isinstance(value, int | float) and bool(holds(value))
 
 
 def _may_change(node: ScriptNode, name: str, changed: Tracked) -> bool:
@@ -148,7 +200,7 @@ def _may_change(node: ScriptNode, name: str, changed: Tracked) -> bool:
         return False
     if changed.rows is None:
         return not any(one.rows or one.counted for one in node.tracked)
-    return name in ELEMENTWISE
+    return name in ELEMENTWISE | VECTORS
 
 
 def _share(tensors: Sequence[Any], taken: Sequence[Tracked]) -> bool:
@@ -222,9 +274,18 @@ def _is_linear(values: Sequence[Any]) -> bool:
         first, *_ = numbers = [int(value) for value in values]
     except (TypeError, ValueError, RuntimeError):
         return False
-    exact = all(number == value for number, value in zip(numbers, values, strict=True))
+    exact = all(
+        _is_wide(value) and number == value for number, value in zip(numbers, values, strict=True)
+    )
     linear = numbers == [first * count for count in COUNTS]
     return exact and linear and first > 0 and numbers[-1] < LARGEST
+
+
+def _is_wide(value: Any) -> bool:
+    """Return whether the type of a value represents any number of rows exactly."""
+    import torch
+
+    return not isinstance(value, torch.Tensor) or value.dtype in (torch.int64, torch.float64)
 
 
 def _keeps(node: ScriptNode, counted: Sequence[Tracked], values: Sequence[Any]) -> bool:
@@ -240,7 +301,7 @@ def _keeps(node: ScriptNode, counted: Sequence[Tracked], values: Sequence[Any]) 
         dividend is counted[0]
         and isinstance(divisor, Tracked)
         and all(
-            int(value) % int(by) == 0
+            by == int(by) and int(value) % int(by) == 0
             for value, by in zip(counted[0].values, divisor.values, strict=True)
         )
     )

@@ -12,18 +12,35 @@ from models.row_rules import ENDLESS, MixesError, Rows, Structure, reshaped
 from models.script_graph import ScriptNode, Tracked, flattened, listed, single
 
 ELEMENTWISE = {
-    "abs", "acos", "acosh", "add", "addcdiv", "addcmul", "alias", "asin", "asinh", "atan", "atan2",
-    "atanh", "bitwise_and", "bitwise_not", "bitwise_or", "bitwise_xor", "ceil", "celu", "clamp",
-    "clamp_max", "clamp_min", "clone", "contiguous", "cos", "cosh", "detach", "div", "elu", "eq",
-    "erf", "erfc", "exp", "exp2", "expand", "expand_as", "expm1", "floor", "floor_divide", "fmod",
-    "frac", "full_like", "ge", "gelu", "gt", "hardshrink", "hardsigmoid", "hardswish", "hardtanh",
-    "isfinite", "isinf", "isnan", "le", "leaky_relu", "lerp", "log", "log10", "log1p", "log2",
-    "log_sigmoid", "logical_and", "logical_not", "logical_or", "logical_xor", "logit", "lt",
-    "masked_fill", "maximum", "minimum", "mish", "mul", "nan_to_num", "ne", "neg", "ones_like",
-    "pow", "reciprocal", "relu", "relu6", "remainder", "round", "rsqrt", "rsub", "selu", "sigmoid",
-    "sign", "silu", "sin", "sinh", "softplus", "softshrink", "sqrt", "square", "sub", "tan", "tanh",
-    "threshold", "to", "trunc", "type_as", "xlogy", "zeros_like",
+    "abs", "acos", "acosh", "add", "addcdiv", "addcmul", "alias", "asin", "asinh", "atan", "atanh",
+    "bitwise_and", "bitwise_not", "bitwise_or", "bitwise_xor", "ceil", "celu", "clamp", "clamp_max",
+    "clamp_min", "clone", "contiguous", "cos", "detach", "elu", "eq", "erf", "erfc", "exp", "exp2",
+    "expand", "expand_as", "expm1", "floor", "frac", "full_like", "ge", "gelu", "gt", "hardshrink",
+    "hardsigmoid", "hardswish", "hardtanh", "isfinite", "isinf", "isnan", "le", "leaky_relu",
+    "lerp", "log", "log10", "log1p", "log2", "log_sigmoid", "logical_and", "logical_not",
+    "logical_or", "logical_xor", "logit", "lt", "masked_fill", "maximum", "minimum", "mish", "mul",
+    "nan_to_num", "ne", "neg", "ones_like", "reciprocal", "relu", "relu6", "round", "rsqrt", "rsub",
+    "selu", "sigmoid", "sign", "silu", "sin", "softplus", "softshrink", "sqrt", "square", "sub",
+    "tan", "tanh", "threshold", "to", "trunc", "type_as", "xlogy", "zeros_like",
 }  # fmt: skip
+VECTORS = {"cosh", "div", "floor_divide", "fmod", "pow", "remainder", "sinh"}
+"""Elementwise operators that give other numbers in a vector of the processor than at its end.
+
+Rounding apart, these are remainders and quotients of very large numbers, powers of numbers below
+the normal ones, and results close to the largest FP64.
+"""
+SIGN_TELLING = {
+    "addcdiv": "tensor2", "div": "other", "pow": "self", "reciprocal": "self", "rsqrt": "self",
+}  # fmt: skip
+"""By operator: the argument of which 0 and -0 have unlike results."""
+SIGN_CHOOSING = {"clamp", "clamp_max", "clamp_min", "gelu", "max", "maximum", "min", "minimum",
+                 "softshrink"}  # fmt: skip
+"""Operators that give 0 or -0 by the place in a vector of the processor."""
+UNSIGNED = {
+    "abs", "cos", "exp", "exp2", "full_like", "linalg_vector_norm", "norm", "ones_like", "sigmoid",
+    "softmax", "std", "var", "zeros_like",
+}  # fmt: skip
+"""Operators of which 0 and -0 have the same result, or results of the same sign."""
 ALONG = {
     "all", "amax", "amin", "any", "argmax", "argmin", "argsort", "chunk", "count_nonzero",
     "cumprod", "cumsum", "flip", "glu", "linalg_vector_norm", "log_softmax", "logsumexp", "mean",
@@ -121,6 +138,20 @@ def _elementwise(call: Call) -> Structure:
         raise MixesError("combines each row with others")
     ((_, outer, inner),) = places
     return outer, inner
+
+
+def _vector(call: Call) -> Structure:
+    name = call.node.kind.partition("::")[2].removesuffix("_")
+    floats = call.results[0].is_floating_point()
+    if name == "div":
+        differs = call.has("rounding_mode") and call.value("rounding_mode") is not None
+    elif name in ("cosh", "sinh"):
+        differs = call.results[0].element_size() > 4
+    else:
+        differs = name != "pow" or call.tensor("exponent") is not None
+    if floats and differs:
+        raise MixesError("computes extreme numbers in another way by their place in the batch")
+    return _elementwise(call)
 
 
 def _where(call: Call) -> Structure:
@@ -384,6 +415,7 @@ def _einsum(call: Call) -> Structure:
 
 RULES: Mapping[str, Rule] = {
     **dict.fromkeys(ELEMENTWISE, _elementwise),
+    **dict.fromkeys(VECTORS, _vector),
     **dict.fromkeys(ALONG, _along),
     **dict.fromkeys(MOVING, _moved),
     **dict.fromkeys(RESHAPING, _reshape),

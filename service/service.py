@@ -36,7 +36,7 @@ from service.inference.watchdog import EX_SOFTWARE, Watchdog
 from service.json_body import Body
 from service.memory import return_large_blocks
 from service.processes.jobs import close_pool, run_job, start_pool, whole, within_timeout
-from service.settings import RENAMED_WARNINGS, VERSION, current_settings
+from service.settings import RENAMED_WARNINGS, VERSION, read_settings
 from service.telemetry.logs import logger, set_up_log
 from service.telemetry.request_context import current_request
 from service.telemetry.tracing import otlp_exporter
@@ -51,7 +51,10 @@ from service.transport.supervisor import supervise
 
 Response = TypeVar("Response")
 
-set_up_log(current_settings().log_format)
+settings = read_settings()
+"""Read here, as BentoML needs the address at the import; everything below gets an argument."""
+
+set_up_log(settings.log_format)
 
 JOB_MODULES = (
     "service.api.typed.fields",
@@ -62,7 +65,7 @@ JOB_MODULES = (
 )
 """The modules of the functions that run in other processes."""
 
-state = ServiceState(ModelRegistry(current_settings()))
+state = ServiceState(ModelRegistry(settings))
 pages = create_pages(state)
 
 
@@ -72,7 +75,7 @@ pages = create_pages(state)
     metrics={"enabled": False},
     # Without a key file, anyone who can reach the port may call the service, so it binds to
     # loopback.
-    http={"host": "127.0.0.1" if current_settings().api_keys_file is None else "0.0.0.0"},  # noqa: S104
+    http={"host": "127.0.0.1" if settings.api_keys_file is None else "0.0.0.0"},  # noqa: S104
     logging={"access": {"enabled": False}},
 )
 @bentoml.asgi_app(pages, path="/")
@@ -87,7 +90,6 @@ class FitServe:
     @staticmethod
     def check() -> None:
         """Refuse invalid settings before any worker starts."""
-        settings = current_settings()
         for warning in RENAMED_WARNINGS:
             logger.warning("%s", warning)
         ApiKeyAuth(settings)
@@ -105,12 +107,11 @@ class FitServe:
     async def start(self) -> None:
         """Begin to load the models; the service is not ready until all are loaded."""
         return_large_blocks()
-        settings = current_settings()
         self.registry = state.registry
         self.watchdog = Watchdog(self.registry, settings)
         state.openapi = openapi_of(FitServe, "fitserve", VERSION)
         state.responders.update(_responders(FitServe, self))
-        start_pool(JOB_MODULES)
+        start_pool(settings, JOB_MODULES)
         self.watchdog.start()
         worker_index = bentoml.server_context.worker_index or 1
         first = is_first(worker_index)
@@ -171,8 +172,8 @@ class FitServe:
         `curl -F images=@digit.png localhost:3000/classify_image`
         """
         predictor = await self._predictor(model, IMAGE)
-        caller, most = current_request().caller, current_settings().max_image_pixels
-        async with within_timeout():
+        caller, most = current_request().caller, settings.max_image_pixels
+        async with within_timeout(settings.timeout_seconds):
             decoded = [
                 await run_job(caller, mnist_pixels, whole(file), max_pixels=most) for file in images
             ]
@@ -201,14 +202,15 @@ wrap_service(
     FitServe,
     lambda inner_app: App(
         ErrorMiddleware(inner_app),
-        current_settings(),
+        settings,
         mounts=[OpenInference(state)],
         typed=state.responders,
         index_page=ErrorMiddleware(pages),
         playground_paths=paths(),
     ),
+    settings,
 )
-supervise()
+supervise(settings)
 
 
 def _end_after_failure(loading: asyncio.Task[None]) -> None:

@@ -2,11 +2,10 @@
 
 import os
 import re
-from collections.abc import MutableMapping
-from functools import cache
+from collections.abc import Mapping, MutableMapping
 from ipaddress import ip_address
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Any, Literal, cast
 
 from pydantic import Field, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict, SettingsError
@@ -17,6 +16,7 @@ VERSION = "0.1.0"
 ROOT = Path(__file__).resolve().parent.parent
 """The folder that holds `service/`: the checkout, where there is one."""
 Exposure = Literal["open", "key", "off"]
+Weight = Annotated[float, Field(ge=0.1, le=10)]
 
 
 class Settings(BaseSettings):
@@ -78,6 +78,11 @@ class Settings(BaseSettings):
         description="how long a worker polls for the next request of a client that sends one after "
         "another; 0 turns it off",
     )  # fmt: skip
+    model_weights: dict[str, Weight] = Field(
+        {},
+        description="shares of a busy machine's cores by model, as JSON, between 0.1 and 10; 1 for "
+        "the others",
+    )
     timeout_seconds: float = Field(
         30.0, gt=0,
         description="how long a request may wait for its compute, and for its reading and writing "
@@ -239,9 +244,22 @@ RENAMED_WARNINGS = old_names(os.environ)
 """Logged after the log is set up, which needs the settings."""
 
 
-@cache
-def current_settings() -> Settings:
-    """Return the settings of this process, read once.
+SCOPE_KEY = "fitserve.settings"
+"""The key of the settings in an ASGI scope, where `App` puts them."""
+
+
+def settings_of(scope: Mapping[str, Any]) -> Settings:
+    """Return the settings of an ASGI scope.
+
+    They reach functions in this way that BentoML or Starlette calls with a request alone.
+    """
+    return cast(Settings, scope[SCOPE_KEY])
+
+
+def read_settings() -> Settings:
+    """Return the settings that the environment contains.
+
+    Each program calls it once, and passes the settings on as an argument.
 
     Raises:
         SystemExit: a setting is invalid; the process ends with one sentence.

@@ -60,6 +60,14 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker("browser")
 
 
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    """Do not import the files of which `-m "not slow"` deselects every test."""
+    if config.option.markexpr != "not slow":
+        return None
+    path = collection_path.relative_to(Path(__file__).parent).as_posix()
+    return (path.endswith(".py") and path.startswith(MARKED_FILES["slow"])) or None
+
+
 def pytest_unconfigure() -> None:
     shutil.rmtree(HOME, ignore_errors=True)
 

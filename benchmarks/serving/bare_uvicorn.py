@@ -11,11 +11,13 @@ from service.api.state import ServiceState
 from service.api.v2.routes import OpenInference
 from service.http.app import App
 from service.inference.registry import ModelRegistry
-from service.settings import current_settings
+from service.processes.jobs import close_pool, start_pool
+from service.settings import read_settings
 
-registry = ModelRegistry(current_settings())
+settings = read_settings()
+registry = ModelRegistry(settings)
 protocol = OpenInference(ServiceState(registry))
-inner = App(protocol, current_settings(), mounts=[protocol])
+inner = App(protocol, settings, mounts=[protocol])
 
 
 async def app(scope: Scope, receive: Receive, send: Send) -> None:
@@ -25,10 +27,12 @@ async def app(scope: Scope, receive: Receive, send: Send) -> None:
         return
     await receive()
     await registry.open()
+    start_pool(settings)
     gc.collect()
     gc.freeze()
     gc.set_threshold(50_000, 20, 100)  # as in the service
     await send({"type": "lifespan.startup.complete"})
     await receive()
     await registry.close()
+    await close_pool()
     await send({"type": "lifespan.shutdown.complete"})

@@ -6,15 +6,12 @@ The code runs on the thread of a batcher's worker. It knows nothing of queues or
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from service.errors import DeadlineExceededError, ModelFaultError, ServiceError
-
-if TYPE_CHECKING:
-    from service.batching.request_queue import RequestQueue
 
 Arrays = Mapping[str, NDArray[Any]]
 """Tensor names to arrays; the first axis of each array counts the rows."""
@@ -40,6 +37,13 @@ DoneCallback = Callable[[InferenceResponse | ServiceError], None]
 """Called once with the response to a request, or with the error in its place."""
 
 
+class WaitingRows(Protocol):
+    """The queue as a request knows it; `RequestQueue` is the implementation."""
+
+    def remove(self, request: "InferenceRequest") -> None:
+        """Take the waiting rows of the request out of the queue."""
+
+
 @dataclass(slots=True, eq=False)
 class InferenceRequest:
     """One request, from its submission to its response. `cancel` takes it back.
@@ -56,7 +60,8 @@ class InferenceRequest:
         responses: to the slices that were computed, if the request was split.
         whole: whether the request is never split or batched with others, because its rows may
             depend on each other.
-        inline: whether the event loop may compute the request; only a whole one may differ.
+        size: the rows of usual size that are as large as the request; 0 for `rows`.
+        cost: of a whole request, the rows of full batches that take as long; 0 if not known.
         suspect: whether the request was in a batch that hung; it is not batched with others then.
     """
 
@@ -67,10 +72,11 @@ class InferenceRequest:
     deadline: float
     done_callback: DoneCallback | None
     caller: str = ""
-    queue: "RequestQueue | None" = None
+    queue: WaitingRows | None = None
     responses: list[InferenceResponse] = field(default_factory=list)
     whole: bool = False
-    inline: bool = True
+    size: float = 0.0
+    cost: int = 0
     suspect: bool = False
 
     def cancel(self) -> None:

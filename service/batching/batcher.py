@@ -40,11 +40,13 @@ from service.batching.batch import (
     run_batch,
     too_late,
 )
+from service.batching.costs import CostModel
 from service.batching.request_queue import RequestQueue
 from service.batching.worker import MAX_IN_FLIGHT, ComputedBatch, Worker
 from service.errors import (
     BadInputError,
     BodyTooLargeError,
+    DeadlineExceededError,
     NotReadyError,
     QueueFullError,
     ServiceError,
@@ -55,9 +57,6 @@ ENOUGH_REQUESTS = 16
 
 MAX_QUEUE_RATIO = 4
 """The most rows that wait, of all callers together, as a multiple of `max_queue_rows`."""
-
-_EWMA_WEIGHT = 0.25
-"""Of the last full batch, in the average of the seconds of full batches."""
 
 Value = TypeVar("Value")
 
@@ -96,17 +95,22 @@ class MicroBatcher:
         max_delay: seconds that an idle batcher waits for more requests, unless a batch is full.
             Keep it well below the timeouts.
         max_wait: seconds. A new request is refused if the batches before its last rows take longer.
-        full_seconds: the seconds of a full batch, until the first one was timed.
+        costs: of the batches on the thread. The batcher corrects them by what it computes.
+        batch_seconds: the batches get fewer rows if a full one takes longer.
         prefetch_seconds: if a full batch takes at most this long, the thread gets the next full
             batch while it computes, so that it does not wait for the event loop. A prefetched batch
             counts as in compute: its deadlines and cancellations are no longer looked at.
         inline_rows: a batch of at most this many rows is computed on the event loop.
         inline_compute: computes those batches; by default `compute`.
+        inline_costs: of those batches; by default `costs`.
+        inline_seconds: the event loop computes fewer rows if `inline_rows` take longer, and more if
+            they take less.
         enough_requests: if this many requests fill a batch of `inline_rows`, the batch is computed
             before the end of the loop iteration.
         judge: decides whose fault it is that a request fails alone; without it, the model's.
         name: of the model, for the errors and the thread.
         on_batch: called with the report of each batch, on the event loop, after its callers.
+        prepare_thread: called on each new thread, before its batches.
 
     Raises:
         ValueError: `1 <= max_batch_rows <= max_queue_rows` does not hold.
@@ -120,14 +124,18 @@ class MicroBatcher:
         max_queue_rows: int,
         max_delay: float = 0.0,
         max_wait: float = math.inf,
-        full_seconds: float = 0.0,
+        costs: CostModel | None = None,
+        batch_seconds: float = math.inf,
         prefetch_seconds: float = 0.0,
         inline_rows: int = 0,
         inline_compute: Callable[[Arrays], Arrays] | None = None,
+        inline_costs: CostModel | None = None,
+        inline_seconds: float = 0.0,
         enough_requests: int = ENOUGH_REQUESTS,
         judge: Judge | None = None,
         name: str,
         on_batch: Callable[[BatchReport], None] | None = None,
+        prepare_thread: Callable[[], object] = lambda: None,
     ) -> None:
         if not 1 <= max_batch_rows <= max_queue_rows:
             raise ValueError(
@@ -138,7 +146,12 @@ class MicroBatcher:
         self._max_queue_rows = max_queue_rows
         self._max_delay = max_delay
         self._max_wait = max_wait
+        self._batch_rows = max_batch_rows  # of a full batch; fewer if it takes too long
+        self._batch_seconds = batch_seconds
         self._inline_rows = inline_rows
+        self._inline_seconds = inline_seconds
+        self._costs = costs or CostModel()
+        self._inline_costs = inline_costs or self._costs
         self._enough_requests = enough_requests
         self._prefetch_seconds = prefetch_seconds
         self._name = name
@@ -146,13 +159,12 @@ class MicroBatcher:
 
         self._loop = asyncio.get_running_loop()
         self._queue = RequestQueue(self._refuse_late, max_batch_rows)
-        self._batch_seconds_ewma = full_seconds  # of full batches and of whole requests
         self._scheduled: asyncio.Handle | None = None  # the next dispatch of an idle batcher
         self._unbatching = False  # callbacks run, and may submit requests
         self._closing = False
         run = partial(run_batch, compute=compute, name=name, judge=judge)
         self._run_inline = partial(run, compute=inline_compute or compute)
-        self._worker = Worker(run, self._finish, f"batcher-{name}")
+        self._worker = Worker(run, self._finish, f"batcher-{name}", prepare_thread)
 
     @property
     def queued_rows(self) -> int:
@@ -160,11 +172,24 @@ class MicroBatcher:
         return self._queue.rows
 
     @property
+    def inline_rows(self) -> int:
+        """The rows of the largest batch that the event loop computes now."""
+        return self._inline_rows
+
+    @property
     def hung(self) -> int:
         """The number of abandoned computes that still hold a thread."""
         return self._worker.hung
 
-    def check_capacity(self, rows: int = 1, caller: str = "", whole: bool = False) -> None:
+    @property
+    def expected_wait(self) -> float:
+        """The seconds that what is in compute and what waits are expected to take."""
+        waiting = self._queue.load / self._max_batch_rows * self._full_seconds
+        return waiting + self._worker.expected_seconds
+
+    def check_capacity(
+        self, rows: int = 1, caller: str = "", whole_cost: int = 0, timeout: float = math.inf
+    ) -> None:
         """Check that a request of this many rows would be accepted now.
 
         One batch may wait, however slow. Beyond it, a request is refused for what would be computed
@@ -179,9 +204,12 @@ class MicroBatcher:
         Args:
             rows: of the request.
             caller: whose request it is.
-            whole: whether the request is one batch.
+            whole_cost: of a request that is one batch, the rows of a full batch that take as long;
+                otherwise 0.
+            timeout: seconds that the request may wait.
 
         Raises:
+            DeadlineExceededError: the wait is longer than `timeout`.
             NotReadyError: the batcher is closing.
             QueueFullError: the queue has too little room for the rows, or its wait is too long.
         """
@@ -199,19 +227,53 @@ class MicroBatcher:
                 f"{room}. Try again later.",
                 self._wait(-(-(wanted - room) // self._max_batch_rows)),
             )
-        if self._wait(queue.count_batches()) > self._max_wait:
-            ahead = queue.count_ahead(rows, caller, whole=whole)
+        if self._wait(queue.count_batches()) > min(self._max_wait, timeout):
+            ahead = queue.count_ahead(rows, caller, whole_cost)
             wait = self._wait(ahead.batches)
+            waiting = f"{ahead.rows} rows waiting, which take {max(wait, 0.1):.1f} seconds"
             if wait > self._max_wait:
-                raise QueueFullError(
-                    f"Model {self._name} has {ahead.rows} rows waiting, which take "
-                    f"{wait:.1f} seconds. Try again later.",
-                    wait - self._max_wait,
+                message = f"Model {self._name} has {waiting}. Try again later."
+                raise QueueFullError(message, wait - self._max_wait)
+            if wait > timeout:
+                raise DeadlineExceededError(
+                    f"Model {self._name} has {waiting}, and the request may wait for {timeout:g}. "
+                    "Try again later, or allow it more time."
                 )
 
     def _wait(self, batches: int) -> float:
         """Return the seconds until this many waiting batches are computed; 0 if none waits."""
-        return batches and (batches + self._worker.batches) * self._batch_seconds_ewma
+        return batches and batches * self._full_seconds + self._worker.expected_seconds
+
+    @property
+    def _full_seconds(self) -> float:
+        """The expected seconds of `max_batch_rows`, in as many batches as they take now."""
+        rows = self._batch_rows
+        return self._costs_of(rows).seconds(rows) * (self._max_batch_rows / rows)
+
+    def _costs_of(self, rows: int) -> CostModel:
+        """Return the costs where a batch of these rows is computed."""
+        return self._inline_costs if rows <= self._inline_rows else self._costs
+
+    def _whole_cost(self, rows: int, size: float) -> int:
+        """Return the rows of a full batch that take as long as a whole request."""
+        full, seconds = self._full_seconds, self._costs_of(rows).seconds(rows, size)
+        if not full:
+            return max(rows, self._max_batch_rows)
+        return max(1, round(seconds / full * self._max_batch_rows))
+
+    def adapt(self) -> None:
+        """Choose the rows of a batch, and those of the event loop, by what batches cost now.
+
+        A watchdog calls this regularly.
+        """
+        self._costs.forget()
+        if self._inline_costs is not self._costs:
+            self._inline_costs.forget()
+        if self._batch_seconds < math.inf:
+            rows = self._costs_of(self._max_batch_rows).rows_within(self._batch_seconds)
+            self._batch_rows = min(max(rows, 1), self._max_batch_rows)
+        if self._inline_seconds:
+            self._inline_rows = self._inline_costs.rows_within(self._inline_seconds)
 
     def abandon_hung(self, seconds: float) -> None:
         """Abandon a compute that has lasted for `seconds`. A watchdog calls this regularly.
@@ -243,7 +305,7 @@ class MicroBatcher:
         *,
         timeout: float | None = None,
         whole: bool = False,
-        inline: bool = True,
+        size: float = 0.0,
         caller: str = "",
     ) -> InferenceRequest:
         """Submit one request of one or more rows, to be batched with others unless it is whole.
@@ -264,10 +326,10 @@ class MicroBatcher:
             timeout: seconds after which a request with waiting rows is refused. Once all rows are
                 in compute, the response is given however late, unless the batch fails: it is then
                 repeated only before the deadline.
-            inline: whether the event loop may compute the request, if it is whole: its rows may be
-                larger than those that `inline_rows` is for.
             whole: whether the request is one batch, whatever its number of rows, because its rows
                 may depend on each other. `max_delay` does not apply then.
+            size: of a whole request, the rows of usual size that are as large, by which it is
+                counted; 0 for its number of rows. If they are more, the thread computes it.
             caller: whose request it is; callers share the batches equally.
 
         Returns:
@@ -277,17 +339,20 @@ class MicroBatcher:
             NotReadyError: the batcher is closing.
             BadInputError: the request has no rows.
             BodyTooLargeError: the request has more rows than the queue may ever hold.
+            DeadlineExceededError: the queue has more to compute before it than `timeout` allows.
             QueueFullError: the queue has too little room for the rows now.
         """
         rows = len(next(iter(inputs.values())))
         if self._is_enough(rows):
             self._dispatch()
-        self._check_rows(rows, caller, whole)
+        cost = self._whole_cost(rows, size) if whole else 0
+        longest = math.inf if timeout is None else timeout
+        self._check_rows(rows, caller, cost, longest)
         now = time.monotonic()
-        deadline = math.inf if timeout is None else now + timeout
         request = InferenceRequest(
-            inputs, rows, rows, now, deadline, done_callback, caller, whole=whole, inline=inline
-        )
+            inputs, rows, rows, now, now + longest, done_callback, caller,
+            whole=whole, size=size, cost=cost,
+        )  # fmt: skip
         self._queue.add(request)
         if whole and self._max_delay:
             self._unschedule()  # the batch ahead gets no more rows
@@ -308,7 +373,7 @@ class MicroBatcher:
 
     # From the queue into a batch.
 
-    def _check_rows(self, rows: int, caller: str, whole: bool) -> None:
+    def _check_rows(self, rows: int, caller: str, whole_cost: int, timeout: float) -> None:
         if rows < 1:
             raise BadInputError("The request has no rows; send at least one.")
         if rows > self._max_queue_rows:
@@ -316,7 +381,7 @@ class MicroBatcher:
                 f"The request has {rows} rows; model {self._name} takes at most "
                 f"{self._max_queue_rows} in one request. Send them in several."
             )
-        self.check_capacity(rows, caller, whole)
+        self.check_capacity(rows, caller, whole_cost, timeout)
 
     def _is_enough(self, more_rows: int) -> bool:
         """Return whether the waiting requests fill a batch for the event loop.
@@ -334,7 +399,7 @@ class MicroBatcher:
         """Dispatch the waiting requests now, or schedule the dispatch."""
         if self._unbatching:
             return  # `_continue` follows
-        is_full = self._queue.rows >= self._max_batch_rows > self._inline_rows
+        is_full = self._queue.rows >= self._batch_rows > self._inline_rows
         if self._worker.batches:
             if is_full and self._may_prefetch():
                 self._dispatch()
@@ -353,34 +418,39 @@ class MicroBatcher:
 
     def _may_prefetch(self) -> bool:
         """Return whether the worker may have the next batch before it has computed this one."""
-        is_fast = 0.0 < self._batch_seconds_ewma <= self._prefetch_seconds
-        return self._worker.batches < MAX_IN_FLIGHT and is_fast
+        if self._worker.batches >= MAX_IN_FLIGHT:
+            return False
+        slower = max(self._full_seconds, self._worker.expected_seconds)
+        return 0.0 < slower <= self._prefetch_seconds
 
     def _dispatch(self) -> None:
         """Compute the next batch; if the batcher is closing and the queue empty, end the thread."""
         self._unschedule()
-        batch, late = self._queue.next_batch()
+        batch, late = self._queue.next_batch(self._batch_rows)
         rows = count_rows(batch)
         if 0 < rows <= self._inline_rows and self._may_be_inline(batch[0].request):
             started = time.monotonic()
-            self._unbatch(ComputedBatch(batch, *self._run_inline(batch), started))
+            computed = ComputedBatch(batch, *self._run_inline(batch), started)
+            self._unbatch(computed, self._inline_costs)
             if self._queue.rows or self._closing:
                 self._scheduled = self._loop.call_soon(self._dispatch)
         elif batch or (self._closing and not self._worker.batches):
-            self._worker.compute(batch)
+            size = batch[0].request.size if batch else 0.0
+            self._worker.compute(batch, self._costs.seconds(rows, size) if batch else 0.0)
             if self._queue.rows:
                 self._schedule()
         self._refuse_late(late)
 
     def _may_be_inline(self, request: InferenceRequest) -> bool:
         """Return whether the event loop may compute a small batch that begins with the request."""
-        return request.inline and not (request.suspect or self._worker.batches)
+        is_usual = request.size <= request.rows
+        return is_usual and not (request.suspect or self._worker.batches)
 
     # From a computed batch to the callers.
 
     def _finish(self, computed: ComputedBatch) -> None:
         """Unbatch what the worker computed, and dispatch the next batch."""
-        self._unbatch(computed)
+        self._unbatch(computed, self._costs)
         self._continue()
 
     def _continue(self) -> None:
@@ -390,7 +460,7 @@ class MicroBatcher:
         elif not self._unbatching:
             self._dispatch()
 
-    def _unbatch(self, computed: ComputedBatch) -> None:
+    def _unbatch(self, computed: ComputedBatch, costs: CostModel) -> None:
         """Give each request of a batch its outcome, and report the batch.
 
         Nothing is dispatched meanwhile, whatever the callbacks do: the later slice of a split
@@ -399,11 +469,11 @@ class MicroBatcher:
         self._unbatching = True
         batch, outcomes, timings, started = computed
         rows, seconds, now = count_rows(batch), sum(timings), time.monotonic()
-        if batch[0].request.whole or rows == self._max_batch_rows:
-            self._batch_seconds_ewma += _EWMA_WEIGHT * (seconds - self._batch_seconds_ewma)
+        failed = False
         waits, answered_rows, answered_seconds = [], 0, 0.0
         for (request, start, stop), outcome in zip(batch, outcomes, strict=True):
             if isinstance(outcome, ServiceError):
+                failed = True
                 self._complete(request, outcome)
                 continue
             response: InferenceResponse | ServiceError
@@ -418,6 +488,8 @@ class MicroBatcher:
                 answered_rows += stop
                 answered_seconds += now - request.arrived
             self._complete(request, response)
+        if not failed:
+            costs.observe(rows, seconds, batch[0].request.size)
         if self._on_batch is not None:
             report = rows, len(batch), timings, waits, answered_rows, answered_seconds
             self._invoke(self._on_batch, BatchReport(*report))

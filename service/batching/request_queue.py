@@ -42,7 +42,7 @@ class CallerQueue:
         requests: with waiting rows; the first is next.
         rows: the waiting rows.
         excess: the rows beyond the next turn of each request, except whole ones.
-        surplus: the rows by which the whole requests are smaller than full batches, in sum.
+        surplus: the costs of the whole requests, less their rows, in sum.
     """
 
     name: str
@@ -92,24 +92,29 @@ class RequestQueue:
         """Return the number of requests with waiting rows."""
         return sum(len(caller.requests) for caller in self._ring)
 
-    def count_batches(self) -> int:
-        """Return the number of full batches and of whole requests that wait."""
-        return (self.rows + self._surplus) // self._max_rows
+    @property
+    def load(self) -> int:
+        """The rows that take as long as all that waits, if they are in full batches."""
+        return self.rows + self._surplus
 
-    def count_ahead(self, rows: int, name: str, *, whole: bool = False) -> Ahead:
+    def count_batches(self) -> int:
+        """Return the number of full batches that take as long as all that waits."""
+        return self.load // self._max_rows
+
+    def count_ahead(self, rows: int, name: str, whole_cost: int = 0) -> Ahead:
         """Return what would be computed before the last rows of a new request, at most.
 
         A request of `rows` rows takes ceil(rows / quantum) turns. In each of them, each other
         request of the caller has at most one turn; while the caller computes these rows, each other
-        caller computes at most as many. A whole request takes one turn, and counts as a full batch.
+        caller computes at most as many. A whole request takes one turn, and counts as its cost.
         Requests that come later are not known, nor are debts and the rest of a turn.
 
         Args:
             rows: of the new request.
             name: of its caller.
-            whole: whether the new request is whole.
+            whole_cost: of the new request, if it is whole; else 0.
         """
-        turns = 1 if whole else -(-rows // self.quantum)
+        turns = 1 if whole_cost else -(-rows // self.quantum)
         caller, others = self._find(name)
 
         def count(own: int, total: int, added: int, turn: int) -> int:
@@ -123,7 +128,7 @@ class RequestQueue:
         load = count(
             caller.rows + caller.surplus,
             self.rows + self._surplus,
-            self._max_rows if whole else rows,
+            whole_cost or rows,
             self._max_rows,
         )
         return Ahead(ahead, load // self._max_rows)
@@ -165,16 +170,20 @@ class RequestQueue:
         if request.deadline < self._alarm_at:
             self._set_alarm(request.deadline)
 
-    def next_batch(self) -> tuple[list[Slice], list[InferenceRequest]]:
+    def next_batch(self, max_rows: int = 0) -> tuple[list[Slice], list[InferenceRequest]]:
         """Remove and return the next batch, and the requests that are too late for it.
 
         A whole request is a batch of its own, whatever its number of rows, and so is a suspect one.
         Another request has one slice in the batch, whatever its turns.
+
+        Args:
+            max_rows: of this batch; 0 for the most rows of any batch.
         """
+        most = max_rows or self._max_rows
         batch: list[Slice] = []
         late: list[InferenceRequest] = []
         places: dict[InferenceRequest, int] = {}  # in the batch, of requests with more rows
-        ring, room, now = self._ring, self._max_rows, time.monotonic()
+        ring, room, now = self._ring, most, time.monotonic()
         in_debt = 0  # callers in succession
         while room and ring:
             caller = ring[0]
@@ -211,9 +220,9 @@ class RequestQueue:
                 ring.popleft()
             elif left:  # the next request is a batch of its own
                 if not batch:
-                    batch.append(self._take_alone(caller))
+                    batch.append(self._take_alone(caller, most))
                 break
-        self.rows -= self._max_rows - room
+        self.rows -= most - room
         return batch, late
 
     def requeue(self, batch: Sequence[Slice]) -> None:
@@ -288,17 +297,19 @@ class RequestQueue:
         return 0
 
     def _cost(self, request: InferenceRequest, rows: int) -> int:
-        """Return the rows that a caller pays: for a whole request at least those of a full batch.
+        """Return the rows that a caller pays: for a whole request those that take as long.
 
         A batch of one row takes nearly as long as a batch of some.
         """
-        return max(rows, self._max_rows) if request.whole else rows
+        if not request.whole:
+            return rows
+        return request.cost or max(request.rows, self._max_rows)
 
-    def _take_alone(self, caller: CallerQueue) -> Slice:
+    def _take_alone(self, caller: CallerQueue, most: int) -> Slice:
         """Take the first request as a batch of its own; the caller may be in debt afterwards."""
         request = caller.requests.popleft()
         start = request.rows - request.waiting
-        rows = request.waiting if request.whole else min(request.waiting, self._max_rows)
+        rows = request.waiting if request.whole else min(request.waiting, most)
         self._set_waiting(caller, request, request.waiting - rows)
         caller.credit -= self._cost(request, rows)
         caller.turn = self.quantum
@@ -353,7 +364,7 @@ class RequestQueue:
         caller.rows += waiting - before
         if request.whole:  # all its rows wait, or none
             begun = bool(waiting) - bool(before)
-            surplus = begun * self._max_rows - (waiting - before)
+            surplus = begun * self._cost(request, 0) - (waiting - before)
             self.whole_requests += begun
             self._surplus += surplus
             caller.surplus += surplus

@@ -49,6 +49,7 @@ class Worker:
         run: computes a batch, on the thread.
         finished: called with each computed batch, on the event loop.
         name: of the thread.
+        prepare: called on each new thread.
     """
 
     def __init__(
@@ -56,12 +57,15 @@ class Worker:
         run: Callable[[Sequence[Slice]], tuple[list[Arrays | ServiceError], Timings]],
         finished: Callable[[ComputedBatch], None],
         name: str,
+        prepare: Callable[[], object] = lambda: None,
     ) -> None:
         self._run = run
         self._finished = finished
         self._name = name
+        self._prepare = prepare
         self._loop = asyncio.get_running_loop()
         self._batches: deque[Sequence[Slice]] = deque()  # the batch in compute, then the next one
+        self._expected: deque[float] = deque()  # their seconds
         self._since = 0.0  # when the compute of the first began
         self._hung: list[threading.Thread] = []
         self._stopped = asyncio.Event()
@@ -74,12 +78,17 @@ class Worker:
         return len(self._batches)
 
     @property
+    def expected_seconds(self) -> float:
+        """The seconds that the batches in flight are expected to take together."""
+        return sum(self._expected)
+
+    @property
     def hung(self) -> int:
         """The number of abandoned computes that still hold a thread."""
         self._hung = [thread for thread in self._hung if thread.is_alive()]
         return len(self._hung)
 
-    def compute(self, batch: Sequence[Slice]) -> None:
+    def compute(self, batch: Sequence[Slice], expected_seconds: float = 0.0) -> None:
         """Compute a batch after those in flight; an empty batch ends the thread."""
         if not self._batches:
             self._since = time.monotonic()
@@ -87,6 +96,7 @@ class Worker:
             self._stopped.set()
             return
         self._batches.append(batch)
+        self._expected.append(expected_seconds)
         inbox = self._start_thread() if self._inbox is None else self._inbox
         inbox.put(batch)
 
@@ -103,6 +113,7 @@ class Worker:
             return []
         returned = list(self._batches)
         self._batches.clear()
+        self._expected.clear()
         self._hung.append(thread)
         self._start_thread()  # first: the end of the abandoned thread is not the worker's end
         with suppress(Empty):
@@ -136,6 +147,7 @@ class Worker:
 
     def _work(self, inbox: SimpleQueue[Sequence[Slice]]) -> None:
         """Run on the thread."""
+        self._prepare()
         with suppress(RuntimeError):  # the loop is closed: no caller is left
             while batch := inbox.get():
                 started = time.monotonic()
@@ -148,5 +160,6 @@ class Worker:
     def _finish(self, computed: ComputedBatch) -> None:
         if self._batches and computed.batch is self._batches[0]:  # else it was abandoned
             self._batches.popleft()
+            self._expected.popleft()
             self._since = time.monotonic()
             self._finished(computed)

@@ -28,7 +28,7 @@ from service.http.disconnects import DisconnectWatcher
 from service.http.error_middleware import ErrorMiddleware
 from service.http.origins import OriginPolicy
 from service.http.responses import Responder, error_response
-from service.settings import Settings
+from service.settings import SCOPE_KEY, Settings
 from service.telemetry.logs import logger
 from service.telemetry.metrics import count_request
 from service.telemetry.request_context import RequestContext, current_request, start_request
@@ -86,7 +86,7 @@ class App:
 
     Args:
         inner_app: BentoML's application: the typed endpoints, the pages and the life cycle.
-        settings: authentication, and the shares of the requests that are logged and traced.
+        settings: of the service; the connections and, by the ASGI scope, the endpoints get them.
         mounts: applications that are called in place of `inner_app` below their prefixes.
         typed: the responders of the typed endpoints, by path.
         index_page: the application at `/`; it replaces BentoML's page, which loads from other
@@ -105,6 +105,7 @@ class App:
         playground_paths: Iterable[str] = (),
     ) -> None:
         self._inner_app = inner_app
+        self.settings = settings
         self._mounts = [(mount.prefix, f"{mount.prefix}/", mount) for mount in mounts]
         self._typed = {} if typed is None else typed
         self._index_page = index_page or inner_app
@@ -135,7 +136,7 @@ class App:
             await self._inner_app(scope, receive, self._flush_spans_before(send))
             return
 
-        scope = {**scope, "path": normal_path(scope["path"])}
+        scope = {**scope, "path": normal_path(scope["path"]), SCOPE_KEY: self.settings}
         context = start_request(scope["method"], scope["path"], dict(scope["headers"]))
 
         async def send_with_headers(message: Message) -> None:

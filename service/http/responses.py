@@ -6,7 +6,8 @@ logged with the request's ID; the caller gets only the ID.
 
 import asyncio
 import functools
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+import math
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
 import orjson
@@ -18,7 +19,7 @@ from service.concurrency import Cancellable
 from service.errors import ServiceError
 from service.http.compression import compressed, preferred_coding
 from service.json_body import Body
-from service.settings import current_settings
+from service.settings import SCOPE_KEY
 from service.telemetry.logs import logger
 from service.telemetry.request_context import RequestContext, current_request
 
@@ -64,11 +65,6 @@ class Reply(Response):
         for header in headers:
             self.lines += b"%b: %b\r\n" % header
 
-    def coding(self, headers: Mapping[bytes, bytes]) -> bytes | None:
-        """Return the coding for a request with these headers; None to send the body as it is."""
-        min_bytes = current_settings().compress_from_bytes
-        return preferred_coding(headers) if 0 < min_bytes <= len(self.body) else None
-
     def take_compressed(self, body: bytes, coding: bytes) -> None:
         """Replace the body by the compressed `body`, if that is shorter."""
         if len(body) >= len(self.body):
@@ -83,8 +79,12 @@ class Reply(Response):
         self.body = body
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Send the response, compressed if the request asks for that."""
-        coding = self.coding(dict(scope["headers"])) if scope["method"] != "HEAD" else None
+        """Send the response, compressed if the request and the settings in the scope ask for it."""
+        settings = scope.get(SCOPE_KEY)
+        min_bytes = (settings and settings.compress_from_bytes) or math.inf
+        coding = None
+        if len(self.body) >= min_bytes and scope["method"] != "HEAD":
+            coding = preferred_coding(dict(scope["headers"]))
         if coding is not None:
             self.take_compressed(await compressed(bytes(self.body), coding), coding)
         await super().__call__(scope, receive, send)

@@ -15,6 +15,7 @@ from service.inference.placement import NotTimedError, Placement, place
 from service.inference.predictor import batch_seconds
 from service.inference.timings_cache import TimingsCache, usable_cores
 from service.inference.warm_up import LONGEST_BATCH_SECONDS
+from service.inference.weights import add_niceness, niceness
 from service.settings import Settings
 
 Parameters = ParamSpec("Parameters")
@@ -82,6 +83,8 @@ class Loader:
 
     def _load(self, package: ModelPackage, *, may_time: bool) -> Loaded:
         settings = self._settings
+        # The threads of the session take the niceness of this one, which ends with the loading.
+        add_niceness(niceness(settings.model_weights, package.card.name))
         with loading_lock(self._device, settings.max_load_seconds / 2):
             placement = place(
                 package,

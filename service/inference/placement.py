@@ -55,7 +55,7 @@ class Placement(NamedTuple):
     @property
     def most_rows(self) -> int | None:
         """The rows of the largest batch that was timed; None if nothing was timed."""
-        return max(self._seconds, default=None)
+        return max(self.timings, default=None)
 
     def rows_within(self, seconds: float) -> int:
         """Return the rows that the inline runtime computes within `seconds` on the CPU.
@@ -64,11 +64,11 @@ class Placement(NamedTuple):
         """
         if self.runtime.device != "cpu" or self.runtime.cost_varies:
             return 0
-        return _rows_in(seconds, self.inline_timings or self._seconds, otherwise=0)
+        return _rows_in(seconds, self.inline_timings or self.timings, otherwise=0)
 
     def rows_in(self, seconds: float, otherwise: int) -> int:
         """Return the rows of any batch that takes `seconds`; `otherwise` if nothing was timed."""
-        return _rows_in(seconds, self._seconds, otherwise)
+        return _rows_in(seconds, self.timings, otherwise)
 
     def seconds_of(self, rows: int, *, inline: bool = False) -> float:
         """Return the duration of a batch of `rows`, in seconds; 0 if nothing was timed.
@@ -77,12 +77,13 @@ class Placement(NamedTuple):
             rows: of the batch.
             inline: whether the inline runtime computes it, if there is one.
         """
-        timed = self.inline_timings if inline and self.inline_timings else self._seconds
+        timed = self.inline_timings if inline and self.inline_timings else self.timings
         sizes, slowest_yet = _slowest_yet(timed)
         return float(np.interp(rows, sizes, slowest_yet)) if sizes else 0.0
 
     @property
-    def _seconds(self) -> Mapping[int, float]:
+    def timings(self) -> Mapping[int, float]:
+        """The least seconds of the runtime's batches by their rows; empty if none was timed."""
         return self.seconds.get(self.runtime.name, {})
 
 

@@ -9,6 +9,7 @@ from models.card import MODEL_FILES, ModelCard
 from models.package import ModelPackage
 from service.batching.batch import Arrays, DoneCallback, InferenceRequest, InferenceResponse
 from service.batching.batcher import BatchReport, MicroBatcher
+from service.batching.costs import CostModel
 from service.concurrency import wait_for_callback
 from service.errors import ServiceError
 from service.inference.bad_values import check_ranges, judge
@@ -16,6 +17,7 @@ from service.inference.busy_polling import BusyPolling
 from service.inference.placement import Placement
 from service.inference.slowdown import SlowdownWatch
 from service.inference.warm_up import Limit
+from service.inference.weights import add_niceness, niceness
 from service.settings import Settings
 from service.telemetry.metrics import ModelMetrics, show_model
 from service.telemetry.request_context import RequestContext, current_request
@@ -65,6 +67,7 @@ class Predictor:
         self.limit: Limit = "time" if self.max_batch_rows < most else placement.limit or "rows"
         """Why its batches are not larger."""
         full_seconds = placement.seconds_of(self.max_batch_rows)
+        costs, inline_costs = CostModel(placement.timings), CostModel(placement.inline_timings)
         self._name, self._version = self.card.name, self.card.version
         self._input_names = [spec.name for spec in self.card.inputs]
         self._batched_shapes = _batched_shapes(self.card)
@@ -87,13 +90,17 @@ class Predictor:
             max_queue_rows=settings.max_queue_rows,
             max_delay=settings.max_queue_delay_seconds,
             max_wait=_longest_wait(settings, full_seconds),
-            full_seconds=full_seconds,
+            costs=costs,
+            batch_seconds=math.inf if package.card.fixed_batch else batch_seconds(settings),
             prefetch_seconds=PREFETCH_SECONDS,
             inline_rows=self._inline_rows,
             inline_compute=placement.inline_runtime,
+            inline_costs=inline_costs if placement.inline_timings else costs,
+            inline_seconds=settings.inline_seconds if self._inline_rows else 0.0,
             judge=partial(judge, self.card),
             name=package.card.name,
             on_batch=self._count,
+            prepare_thread=partial(add_niceness, niceness(settings.model_weights, self._name)),
         )
 
     @property
@@ -133,9 +140,11 @@ class Predictor:
 
         The watchdog calls this.
         """
-        self._batcher.abandon_hung(self._settings.max_compute_seconds)
-        self._batcher.end_idle_thread()
-        self._metrics.show_queue(self._batcher.queued_rows, self._batcher.hung)
+        batcher = self._batcher
+        batcher.abandon_hung(self._settings.max_compute_seconds)
+        batcher.end_idle_thread()
+        batcher.adapt()
+        self._metrics.show_queue(batcher.queued_rows, batcher.expected_wait, batcher.hung)
 
     def enqueue(
         self,
@@ -174,7 +183,7 @@ class Predictor:
                 prediction.complete,
                 timeout=allowed,
                 whole=whole,
-                inline=not whole or self._is_as_timed(inputs),
+                size=self._size_of(inputs) if whole else 0.0,
                 caller=context.caller,
             )
         except ServiceError:
@@ -213,12 +222,11 @@ class Predictor:
         shapes = tuple(inputs[name].shape[1:] for name in self._input_names)
         return shapes not in (self._batched_shapes or ())
 
-    def _is_as_timed(self, inputs: Arrays) -> bool:
-        """Return whether the rows are no larger than those that were timed at the start."""
-        if self._timed_elements is None:
-            return True
-        rows = len(next(iter(inputs.values())))
-        return sum(array.size for array in inputs.values()) <= self._timed_elements * rows
+    def _size_of(self, inputs: Arrays) -> float:
+        """Return how many rows of the size that was timed are as large; 0 if all are so large."""
+        if not self._timed_elements:
+            return 0.0
+        return sum(array.size for array in inputs.values()) / self._timed_elements
 
     def _seconds_of(self, rows: int) -> float:
         """Return the seconds of a batch at the start, where it would be computed; 0 if unknown."""
@@ -229,7 +237,8 @@ class Predictor:
         self._metrics.count(report)
         if self._slowdown is not None:
             self._slowdown.observe(report.rows, report.timings.compute_infer)
-        if report.requests == 1 and report.rows <= self._inline_rows:  # else threads want the core
+        if report.requests == 1 and report.rows <= self._batcher.inline_rows:
+            # With threads, polling would take a core from them.
             self._polling.answered(report.answered_seconds)
 
 

@@ -92,6 +92,8 @@ class ModelRegistry:
                 found = await self._attempt(name, loader.load, untimed[name])
                 if found is not None:
                     self._serve(name, found, device)
+        for name in settings.model_weights.keys() - set(names):
+            logger.warning("FITSERVE_MODEL_WEIGHTS names %r, which is not in the repository", name)
         if not self._predictors:
             logger.error("there is no model to serve in %s", settings.model_repository)
         if not settings.require_device:

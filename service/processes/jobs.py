@@ -9,7 +9,7 @@ from service.errors import DeadlineExceededError
 from service.memory import available_bytes
 from service.processes.messages import Whole
 from service.processes.pool import PER_CALLER, ProcessPool
-from service.settings import current_settings
+from service.settings import Settings
 
 LARGE_BYTES = 2**17
 """JSON of this size takes one or two milliseconds to read, several times as long as the way to
@@ -31,13 +31,18 @@ MAX_PROCESSES = 8
 Parameters = ParamSpec("Parameters")
 Result = TypeVar("Result")
 
-_pools: dict[asyncio.AbstractEventLoop, ProcessPool] = {}
-"""The pool of each event loop; a worker has one."""
+_pools: dict[asyncio.AbstractEventLoop, tuple[ProcessPool, float]] = {}
+"""The pool of each event loop, and the seconds of a job; a worker has one loop."""
 
 
-def start_pool(modules: Sequence[str] = ()) -> ProcessPool:
-    """Start the processes of this event loop, which import the modules of the jobs."""
-    settings, available = current_settings(), available_bytes()
+def start_pool(settings: Settings, modules: Sequence[str] = ()) -> ProcessPool:
+    """Start the processes of this event loop, which import the modules of the jobs.
+
+    Args:
+        settings: the limits of the jobs.
+        modules: of the functions that are called often.
+    """
+    available = available_bytes()
     memory_bytes = min(max(available // 2, MIN_JOB_BYTES), MAX_JOB_BYTES)
     pool = ProcessPool(
         modules,
@@ -47,14 +52,15 @@ def start_pool(modules: Sequence[str] = ()) -> ProcessPool:
         max_processes=min(max(available // memory_bytes, PER_CALLER), MAX_PROCESSES),
     )
     pool.start()
-    return _pools.setdefault(asyncio.get_running_loop(), pool)
+    _pools[asyncio.get_running_loop()] = pool, settings.timeout_seconds
+    return pool
 
 
 async def close_pool() -> None:
     """End the processes of this event loop, if it has any."""
-    pool = _pools.pop(asyncio.get_running_loop(), None)
-    if pool is not None:
-        await pool.close()
+    found = _pools.pop(asyncio.get_running_loop(), None)
+    if found is not None:
+        await found[0].close()
 
 
 async def run_job(
@@ -63,7 +69,7 @@ async def run_job(
     *arguments: Parameters.args,
     **named: Parameters.kwargs,
 ) -> Result:
-    """Return the result of a function, called in another process.
+    """Return the result of a function, called in another process, once `start_pool` was called.
 
     Args:
         caller: who asked for the job; the callers are served in round-robin order.
@@ -75,19 +81,18 @@ async def run_job(
         ServiceError: as `ProcessPool.run` and `within_timeout` say.
         Exception: as the function raises.
     """
-    pool = _pools.get(asyncio.get_running_loop()) or start_pool()
-    async with within_timeout():
+    pool, seconds = _pools[asyncio.get_running_loop()]
+    async with within_timeout(seconds):
         return await pool.run(caller, function, *arguments, **named)
 
 
 @asynccontextmanager
-async def within_timeout() -> AsyncIterator[None]:
+async def within_timeout(seconds: float) -> AsyncIterator[None]:
     """Limit the time of the jobs of the block, of which most may be the wait for their turns.
 
     Raises:
         DeadlineExceededError: the jobs took longer than a request may.
     """
-    seconds = current_settings().timeout_seconds
     try:
         async with asyncio.timeout(seconds):
             yield

@@ -86,6 +86,12 @@ _queued = Gauge(
     ("model",),
     multiprocess_mode="livesum",
 )
+_expected_wait = Gauge(
+    "fitserve_expected_wait_seconds",
+    "Expected seconds until all that waits is computed, in the worker where it takes longest.",
+    ("model",),
+    multiprocess_mode="livemax",
+)
 _hung = Gauge(
     "fitserve_given_up_computes", "Computes that hung, were abandoned and still hold a thread.",
     ("model",), multiprocess_mode="livesum",
@@ -234,6 +240,7 @@ class ModelMetrics:
         self._rows = _batch_rows.labels(model)
         self._requests = _batch_requests.labels(model)
         self._queued = _queued.labels(model)
+        self._expected_wait = _expected_wait.labels(model)
         self._hung = _hung.labels(model)
         self._slowdown = _slowdown.labels(model)
         self.count: Callable[[BatchReport], None] = _Tally(self._observe).add
@@ -245,9 +252,10 @@ class ModelMetrics:
         observe_all(self._requests, [report.requests for report in reports])
         observe_all(self._queue, [wait for report in reports for wait in report.waits])
 
-    def show_queue(self, rows: int, hung: int) -> None:
-        """Report how many rows wait, and how many computes hung."""
+    def show_queue(self, rows: int, seconds: float, hung: int) -> None:
+        """Report how many rows wait, the seconds that they take, and how many computes hung."""
         self._queued.set(rows)
+        self._expected_wait.set(seconds)
         self._hung.set(hung)
 
     def show_slowdown(self, ratio: float) -> None:

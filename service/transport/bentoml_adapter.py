@@ -13,6 +13,7 @@ The tests in `tests/service/transport/` fail if BentoML or uvicorn change these 
 
 import os
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,7 @@ from starlette.types import ASGIApp
 from uvicorn.config import HTTP_PROTOCOLS
 
 from service.http.app import App
+from service.settings import Settings
 from service.transport.fast_path import FastPath
 from service.transport.server import Server
 
@@ -36,12 +38,13 @@ Arbiter: Any = circus.Arbiter
 ThreadedArbiter: Any = circus.ThreadedArbiter
 
 
-def wrap_service(service: Any, wrap: Callable[[ASGIApp], App]) -> None:
+def wrap_service(service: Any, wrap: Callable[[ASGIApp], App], settings: Settings) -> None:
     """Serve a BentoML service through our app and on the fast path.
 
     Args:
         service: the decorated service.
         wrap: makes the app of BentoML's application.
+        settings: for the server of each worker.
     """
     kind: Any = type(service)
 
@@ -58,20 +61,22 @@ def wrap_service(service: Any, wrap: Callable[[ASGIApp], App]) -> None:
             app = wrap(inner)
             FastPath.application = app
             HTTP_PROTOCOLS["auto"] = f"{FastPath.__module__}:{FastPath.__name__}"
-            uvicorn.Server = Server  # type: ignore[misc]  # a class, replaced by its own
+            uvicorn.Server = partial(Server, settings=settings)  # type: ignore[misc, assignment]  # a class
             return app
 
     service.__class__ = WrappedService
 
 
 def use_supervisor(
-    supervisor: type[Any], threaded: type[Any], prepare_folders: Callable[[], None]
+    supervisor: Callable[..., Any],
+    threaded: Callable[..., Any],
+    prepare_folders: Callable[[], None],
 ) -> None:
     """Make `bentoml serve` run its workers under another supervisor.
 
     Args:
-        supervisor: replaces `Arbiter`.
-        threaded: replaces `ThreadedArbiter`.
+        supervisor: makes what replaces an `Arbiter`.
+        threaded: makes what replaces a `ThreadedArbiter`.
         prepare_folders: is called at the start, in place of BentoML's own for its metrics.
     """
 
@@ -80,8 +85,8 @@ def use_supervisor(
         return ""
 
     # BentoML looks these names up at each start.
-    circus.Arbiter = supervisor  # type: ignore[misc]  # a class, replaced by ours
-    circus.ThreadedArbiter = threaded  # type: ignore[misc]  # as above
+    circus.Arbiter = supervisor  # type: ignore[misc, assignment]  # a class
+    circus.ThreadedArbiter = threaded  # type: ignore[misc, assignment]  # as above
     serving.ensure_prometheus_dir = prepare
 
 

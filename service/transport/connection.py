@@ -21,9 +21,8 @@ from service.errors import (
     ServiceError,
     TooManyConnectionsError,
 )
-from service.http.app import SECURITY_HEADERS, App
+from service.http.app import SECURITY_HEADERS
 from service.http.responses import Reply, error_response
-from service.settings import current_settings
 from service.telemetry.logs import logger
 from service.telemetry.request_context import start_request
 from service.transport.peer import BegunTransport
@@ -56,13 +55,12 @@ up would take nearly all.
 
 
 @cache
-def max_connections() -> int:
-    """Return how many connections this worker accepts: those of the setting, or fewer.
+def max_connections(wanted: int) -> int:
+    """Return how many connections this worker accepts: `wanted`, those of the setting, or fewer.
 
     The limit of open files may be lower (`supervisor.py` raises it as far as it may). A part of it
     is left for files and job processes, which would otherwise fail.
     """
-    wanted = current_settings().max_connections
     if sys.platform == "win32":
         return wanted
     files, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
@@ -76,24 +74,23 @@ def max_connections() -> int:
 
 
 class Connection(PipelinedProtocol):
-    """uvicorn's protocol for one connection, with limits. `application` is set at start-up."""
+    """uvicorn's protocol for one connection, with limits."""
 
-    application: ClassVar[App]
     _common: ClassVar[tuple[object, bytes]] = (None, b"")  # the encoded headers of every response
 
     def __init__(self, *arguments: Any, **options: Any) -> None:
         super().__init__(*arguments, **options)
-        settings = current_settings()
+        settings = self.application.settings
         self.ws_protocol_class = None  # WebSocket is not supported
         self._draining = False
-        self._max_connections = max_connections()
+        self._max_connections = max_connections(settings.max_connections)
         self._max_header_bytes = settings.max_header_bytes
         self._header_seconds = settings.header_timeout_seconds
         self._timer: TimerHandle | None = None
         self._header_due = math.inf  # loop time at which the header is late
         self._header_begun = False  # the timeout of the current header is running
         self._idle = True  # no bytes have arrived since the last response
-        self._unread = UnreadResponses.of_loop(self.loop)
+        self._unread = UnreadResponses.of_loop(self.loop, settings)
         self._written = 0  # bytes of the last write
 
     def connection_made(self, transport: Transport) -> None:  # type: ignore[override]  # as uvicorn's

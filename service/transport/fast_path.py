@@ -20,9 +20,8 @@ from uvicorn.middleware.proxy_headers import ProxyHeadersMiddleware
 from service.concurrency import Cancellable
 from service.http.app import CLIENT_CLOSED_REQUEST, CachedHeader
 from service.http.client_network import client_network
-from service.http.compression import compressed
+from service.http.compression import compressed, preferred_coding
 from service.http.responses import Reply, Responder, error_response
-from service.settings import current_settings
 from service.telemetry.request_context import RequestContext, start_request
 from service.transport.connection import Connection
 from service.transport.framing import Lines, check_framing
@@ -48,8 +47,9 @@ class FastPath(Connection):
         self._header_count = 0  # fields beyond it are trailers, which are ignored
         self._body = b""
         self._network = ""  # of the peer
-        self._max_body_bytes = current_settings().max_body_bytes
-        self.compress_from: float = current_settings().compress_from_bytes or math.inf
+        settings = self.application.settings
+        self._max_body_bytes = settings.max_body_bytes
+        self.compress_from: float = settings.compress_from_bytes or math.inf
         """The smallest body that is compressed, in bytes."""
 
     def connection_made(self, transport: Transport) -> None:  # type: ignore[override]  # as uvicorn's
@@ -252,7 +252,7 @@ class FastPathCycle(RequestCycle):
             return
         coding = None
         if len(reply.body) >= self._connection.compress_from:
-            coding = reply.coding(self._context.headers)
+            coding = preferred_coding(self._context.headers)
         if coding is None:
             self._send(reply)
         else:

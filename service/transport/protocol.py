@@ -9,7 +9,7 @@ that disconnects is detected even while reading is paused.
 
 import re
 from asyncio import Handle, TimerHandle, Transport
-from typing import Any
+from typing import Any, ClassVar
 
 from httptools import (
     HttpParserCallbackError,
@@ -22,7 +22,7 @@ from uvicorn.protocols.http.httptools_impl import STATUS_LINE as STATUS_LINE
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from service.errors import BadInputError, ServiceError
-from service.settings import current_settings
+from service.http.app import App
 from service.transport.framing import NO_REQUEST, without_upgrade
 from service.transport.lingering import Lingering
 from service.transport.peer import BegunTransport, was_reset
@@ -102,8 +102,13 @@ class Flow(FlowControl):
 
 
 class PipelinedProtocol(HttpToolsProtocol):
-    """uvicorn's protocol for one connection, with bounded pipelining."""
+    """uvicorn's protocol for one connection, with bounded pipelining.
 
+    Attributes:
+        application: with the settings; set at start-up, as uvicorn makes the connections.
+    """
+
+    application: ClassVar[App]
     flow: Flow
 
     def __init__(self, *arguments: Any, **options: Any) -> None:
@@ -119,7 +124,7 @@ class PipelinedProtocol(HttpToolsProtocol):
         self._deferred = False  # the next step waits until the client has read the last response
         self._ended = False  # the client has closed its sending side
         self._peer_timer: TimerHandle | None = None  # for the check of the client
-        self._body_seconds = current_settings().body_timeout_seconds
+        self._body_seconds = self.application.settings.body_timeout_seconds
         self._lingering: Lingering | None = None  # received bytes are discarded
 
     def connection_made(self, transport: Transport) -> None:  # type: ignore[override]  # as uvicorn's

@@ -59,13 +59,14 @@ async def let_others_serve() -> None:
 
 
 async def wait_for_the_first() -> None:
-    """Wait until a worker has reported that it has loaded its models, and accept no connection.
+    """Wait until another worker has loaded its models, and accept no connection.
 
     The first worker of a server accepts connections while it loads. Another one beside it would
     respond that all models are ready, and the next request would meet the first. The wait ends
     after `_PATIENCE_SECONDS`.
     """
-    await _wait_while(lambda folder: not any(_reports(folder)))
+    own = f"{_PREFIX}{os.getpid()}"
+    await _wait_while(lambda folder: all(report.name == own for report in _reports(folder)))
 
 
 async def _wait_while(condition: Callable[[Path], bool]) -> None:

@@ -24,7 +24,7 @@ from typing import Any
 import uvicorn
 
 from service import parent_watch
-from service.settings import current_settings
+from service.settings import Settings
 from service.telemetry.logs import logger
 from service.telemetry.metrics import write_counts
 from service.transport.acceptor import Acceptor, serve
@@ -43,23 +43,29 @@ moment of the close.
 _CHECK_SECONDS = 0.05
 
 
-def stop_seconds(option: float | None) -> float:
+def stop_seconds(settings: Settings, option: float | None) -> float:
     """Return the maximum duration of a worker's shutdown, in seconds.
 
     Args:
+        settings: of the service.
         option: the value of `--timeout-graceful-shutdown`, which overrides the setting, if given.
     """
-    return current_settings().graceful_shutdown_seconds if option is None else float(option)
+    return settings.graceful_shutdown_seconds if option is None else float(option)
 
 
 class Server(uvicorn.Server):
-    """uvicorn's server with an `Acceptor`, and a graceful shutdown that is bounded in time."""
+    """uvicorn's server with an `Acceptor`, and a graceful shutdown that is bounded in time.
 
-    def __init__(self, config: uvicorn.Config) -> None:
+    Args:
+        config: as BentoML makes it.
+        settings: for the values that the command line does not give.
+    """
+
+    def __init__(self, config: uvicorn.Config, settings: Settings) -> None:
         super().__init__(config)
         if config.timeout_keep_alive == BENTOML_KEEP_ALIVE:  # the option was not given
-            config.timeout_keep_alive = current_settings().keep_alive_seconds
-        self._option: float | None = config.timeout_graceful_shutdown
+            config.timeout_keep_alive = settings.keep_alive_seconds
+        self._max_stop_seconds = stop_seconds(settings, config.timeout_graceful_shutdown)
         self._due: float | None = None  # the monotonic time at which the process ends at the latest
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
@@ -112,7 +118,7 @@ class Server(uvicorn.Server):
         self._due = due if self._due is None else min(self._due, due)
 
     def _stop_seconds(self) -> float:
-        seconds = stop_seconds(self._option)
+        seconds = self._max_stop_seconds
         return min(seconds, ORPHAN_SECONDS) if parent_watch.is_gone() else seconds
 
     def _end_in_time(self) -> None:

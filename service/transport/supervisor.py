@@ -26,6 +26,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +35,7 @@ from circus.exc import ConflictError  # type: ignore[import-untyped]  # as above
 from psutil import NoSuchProcess
 
 from service import parent_watch
-from service.settings import current_settings
+from service.settings import Settings
 from service.telemetry.logs import logger
 from service.telemetry.multiprocess_folder import (
     ADMIN,
@@ -68,16 +69,23 @@ KILL = signal.SIGTERM if sys.platform == "win32" else signal.SIGKILL
 
 
 class Supervisor(bentoml_adapter.Arbiter):  # type: ignore[misc]  # circus has no types
-    """The parent of the workers."""
+    """The parent of the workers.
 
-    def __init__(self, watchers: Sequence[Any], **options: Any) -> None:
+    Args:
+        watchers: one for each kind of worker, as BentoML makes them.
+        settings: of the service.
+        options: of circus.
+    """
+
+    def __init__(self, watchers: Sequence[Any], *, settings: Settings, **options: Any) -> None:
+        self._settings = settings
         self._workers = list(watchers)
         self._admin: ServerFolder | None = None
         self._counts: ServerFolder | None = None
         self._ending = self._hurried = self._replacing = False
         for watcher in watchers:
             self._prepare(watcher)
-        allow_open_files()
+        allow_open_files(settings.max_connections + OTHER_FILES)
         own = {**self._endpoints(bool(options.get("plugins"))), "check_delay": CHECK_SECONDS}
         super().__init__(list(watchers), **{**options, **own})
         for plugin in self.watchers[len(watchers) :]:
@@ -137,11 +145,11 @@ class Supervisor(bentoml_adapter.Arbiter):  # type: ignore[misc]  # circus has n
         watcher.hooks["before_spawn"] = restart_limit
         watcher.hooks["after_signal"] = self._note_kill
         watcher.respawn = True  # BentoML does not replace workers in a container
-        share_cores(watcher)
+        share_cores(watcher, self._settings.intra_op_threads)
         watcher.env[parent_watch.PARENT] = str(os.getpid())
         if watcher.args[0] == "-m":
             watcher.args = [*_TIED, *watcher.args[1:]]
-        watcher.graceful_timeout = _stop_seconds(watcher.args) + KILL_SECONDS
+        watcher.graceful_timeout = self._stop_seconds(watcher) + KILL_SECONDS
 
     def _endpoints(self, plugins: bool) -> dict[str, str]:
         """Return the addresses of circus' commands: in-process, except with plugins."""
@@ -180,7 +188,7 @@ class Supervisor(bentoml_adapter.Arbiter):  # type: ignore[misc]  # circus has n
             self._ending = True
             for listening in self.sockets.values():
                 release_lock(listening)
-            seconds = max(_stop_seconds(watcher.args) for watcher in self._workers)
+            seconds = max(self._stop_seconds(watcher) for watcher in self._workers)
             logger.info(
                 "the server ends: requests in progress are answered, for at most %g s; Ctrl-C "
                 "ends it at once",
@@ -209,6 +217,12 @@ class Supervisor(bentoml_adapter.Arbiter):  # type: ignore[misc]  # circus has n
             else:
                 return
 
+    def _stop_seconds(self, watcher: Any) -> float:
+        """Return the maximum duration of the shutdown of a watcher's workers."""
+        arguments = watcher.args
+        given = arguments[arguments.index(STOP_OPTION) + 1] if STOP_OPTION in arguments else None
+        return stop_seconds(self._settings, None if given is None else float(given))
+
     def _signal_workers(self, number: int) -> None:
         for watcher in self.watchers:
             for process in list(watcher.processes.values()):
@@ -225,9 +239,13 @@ class ThreadedSupervisor(Supervisor, bentoml_adapter.ThreadedArbiter):  # type: 
     """The supervisor on a thread of a Python program, for BentoML's `serve_http`."""
 
 
-def supervise() -> None:
+def supervise(settings: Settings) -> None:
     """Make `bentoml serve` run its workers under a `Supervisor`."""
-    bentoml_adapter.use_supervisor(Supervisor, ThreadedSupervisor, _prepare_folders)
+    bentoml_adapter.use_supervisor(
+        partial(Supervisor, settings=settings),
+        partial(ThreadedSupervisor, settings=settings),
+        _prepare_folders,
+    )
 
 
 def _prepare_folders() -> None:
@@ -239,34 +257,31 @@ def _prepare_folders() -> None:
     ensure_temporary_folder(bentoml_adapter.home())
 
 
-def _stop_seconds(arguments: Sequence[str]) -> float:
-    """Return the maximum duration of the shutdown of a worker with these arguments."""
-    given = arguments[arguments.index(STOP_OPTION) + 1] if STOP_OPTION in arguments else None
-    return stop_seconds(None if given is None else float(given))
-
-
-def share_cores(watcher: Any) -> None:
+def share_cores(watcher: Any, threads: int) -> None:
     """Limit the workers' threads to the number of cores, all workers together.
 
     Without a limit, each worker would compute on every core, and take the cores from the others and
     from their event loops. The same holds in a container that may use fewer cores than the machine
-    has. A value set by the operator is kept.
+    has.
+
+    Args:
+        watcher: of the workers.
+        threads: of the setting; 0 if the operator has set none, otherwise nothing is done.
     """
     cores = bentoml_adapter.available_cores()
     share = max(1, int(cores) // watcher.numprocesses)
-    if share < (os.cpu_count() or 1) and not current_settings().intra_op_threads:
+    if share < (os.cpu_count() or 1) and not threads:
         watcher.env["FITSERVE_INTRA_OP_THREADS"] = str(share)
 
 
-def allow_open_files() -> None:
-    """Raise the limit of open files to the number of connections; the usual limit is 1,024.
+def allow_open_files(wanted: int) -> None:
+    """Raise the limit of open files to `wanted`, as far as it may be; the usual limit is 1,024.
 
     Beyond the limit, uvloop drops connections without a response or a log line.
     """
     if sys.platform == "win32":
         return
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    wanted = current_settings().max_connections + OTHER_FILES
     if hard != resource.RLIM_INFINITY:
         wanted = min(wanted, hard)
     if soft not in (resource.RLIM_INFINITY, hard) and soft < wanted:

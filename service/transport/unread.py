@@ -18,7 +18,7 @@ from asyncio import AbstractEventLoop, TimerHandle, Transport
 from contextlib import suppress
 from typing import ClassVar
 
-from service.settings import Settings, current_settings
+from service.settings import Settings
 from service.telemetry.logs import logger
 from service.telemetry.metrics import count_slow_reader
 
@@ -101,10 +101,13 @@ class UnreadResponses:
         self._logged_at = -math.inf
 
     @classmethod
-    def of_loop(cls, loop: AbstractEventLoop) -> "UnreadResponses":
-        """Return the unread responses of the event loop; a worker has one loop."""
+    def of_loop(cls, loop: AbstractEventLoop, settings: Settings) -> "UnreadResponses":
+        """Return the unread responses of the event loop; a worker has one loop.
+
+        The settings are those of the loop's first connection.
+        """
         if cls._current is None or cls._current._loop is not loop:
-            cls._current = cls(loop, current_settings())
+            cls._current = cls(loop, settings)
         return cls._current
 
     def add(self, transport: Transport, size: int) -> None:

@@ -221,7 +221,7 @@ def test_the_service_responds_to_every_probe(overlay: str, probe: str, pod_serve
 def test_the_scrape_annotations_match_the_metrics_endpoint(pod_server: Server) -> None:
     (endpoint,) = one("cpu", "ServiceMonitor")["spec"]["endpoints"]
     response = httpx.get(pod_server.url + endpoint["path"])
-    assert "fitserve_queue_rows{" in response.text
+    assert "fitserve_expected_wait_seconds{" in response.text
 
 
 def test_a_gpu_pod_that_finds_no_gpu_gets_no_requests_and_is_not_restarted() -> None:
@@ -330,8 +330,8 @@ def test_the_autoscaler_uses_the_queue_metric_or_cpu(overlay: str, pod_server: S
     pods, resource = one(overlay, "HorizontalPodAutoscaler")["spec"]["metrics"]
     name = pods["pods"]["metric"]["name"]
     assert f"\n{name}{{" in httpx.get(pod_server.url + "/metrics").text
-    # Clients that wait for responses leave at most one batch in the queue.
-    assert 0 < int(pods["pods"]["target"]["averageValue"]) < DEFAULTS.max_batch_rows
+    milliseconds = int(pods["pods"]["target"]["averageValue"].removesuffix("m"))
+    assert 0 < milliseconds < 1_000 * DEFAULTS.max_queue_seconds, "requests would be refused first"
     assert resource["resource"]["name"] == "cpu"
     asked = Decimal(container(overlay)["resources"]["requests"]["cpu"])
     share = Decimal(resource["resource"]["target"]["averageUtilization"]) / 100

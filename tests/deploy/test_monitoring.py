@@ -228,6 +228,7 @@ SENT = {
     "sum(fitserve_workers)": 2,
     "count(count by (model) (fitserve_model_info))": 7,
     "sum(fitserve_queue_rows)": 0,
+    "sum(fitserve_expected_wait_seconds)": 0,
     "sum(fitserve_given_up_computes)": 0,
 }
 
@@ -276,7 +277,7 @@ def test_the_adapter_exposes_the_queue_of_each_pod(prometheus: Prometheus) -> No
     # A busy machine may miss a scrape.
     wait_until(lambda: prometheus.query(rule["seriesQuery"]))
     filled = {
-        "<<.Series>>": "fitserve_queue_rows",
+        "<<.Series>>": "fitserve_expected_wait_seconds",
         "<<.LabelMatchers>>": 'namespace="default",pod="fitserve-1"',
         "<<.GroupBy>>": "pod",
     }

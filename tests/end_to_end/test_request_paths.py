@@ -153,8 +153,8 @@ def test_a_malformed_body_after_the_headers_is_refused(server: Server) -> None:
 
 @pytest.fixture(scope="module")
 def delayed(root: Path, chosen: dict[str, str]) -> Iterator[Server]:
-    """A server in which each batch waits half a second for more requests."""
-    settings = chosen | {"FITSERVE_MAX_QUEUE_DELAY_SECONDS": "0.5"}
+    """A server in which each batch waits a second for more requests."""
+    settings = chosen | {"FITSERVE_MAX_QUEUE_DELAY_SECONDS": "1"}
     with temporary_home() as home, serving(home, root, settings=settings) as started:
         yield started
         assert "Traceback" not in started.read_log()

@@ -173,6 +173,8 @@ def test_the_server_ends_while_models_are_loading(root: Path, tmp_path: Path, en
     write_slow(tmp_path, "slow", FOREVER)
     with server_of(root, tmp_path) as server:
         wait_for(lambda: "Running startup hook" in server.read_log(), server)
+        # A fork for the server of the jobs looks like a worker until its program begins.
+        wait_for(lambda: len(server.workers()) == 1, server)
         (worker,) = server.workers()
         wait_for(lambda: worker.cpu_percent(0.2) > 50, server)
         began = time.monotonic()

@@ -8,6 +8,8 @@ from onnx import TensorProto, helper
 from small_packages import onnx_file
 
 from models.__main__ import main
+from models.add import add
+from models.importing import AddError
 from models.loading import open_runtime
 from models.repository import ModelRepository
 from service.api.v2.tensors import check_shape
@@ -85,3 +87,62 @@ def test_an_empty_dimension_that_ends_the_process_is_refused(
     else:
         assert check_shape(spec, [1, 0, 4]) == (1, 0, 4)
     assert check_shape(spec, [1, 5, 4]) == (1, 5, 4)
+
+
+def product(columns: str | int) -> bytes:
+    """Return a graph of a product of each row's integers with themselves, over some columns."""
+    nodes = [
+        helper.make_node("Slice", ["x", "start", "end", "axis"], ["some"]),
+        helper.make_node("Cast", ["some"], ["whole"], to=TensorProto.UINT8),
+        helper.make_node("Transpose", ["whole"], ["turned"], perm=[0, 2, 1]),
+        helper.make_node("MatMulInteger", ["whole", "turned"], ["sums"]),
+        helper.make_node("Cast", ["sums"], ["y"], to=TensorProto.FLOAT),
+    ]
+    constants = {"start": 0, "end": columns if isinstance(columns, int) else 100, "axis": 2}
+    shape: list[str | int] = ["batch", 4, columns if isinstance(columns, str) else 4]
+    return onnx_file(
+        nodes,
+        [("x", TensorProto.FLOAT, shape)],
+        [("y", TensorProto.FLOAT, ["batch", 4, 4])],
+        **{name: np.array([number], np.int64) for name, number in constants.items()},
+    )
+
+
+def test_an_empty_dimension_that_returns_uninitialized_memory_is_refused(tmp_path: Path) -> None:
+    """The memory may hold numbers of another request."""
+    file = tmp_path / "model.onnx"
+    file.write_bytes(product("columns"))
+    card = add(tmp_path / "repository", "net", file).card
+    assert card.inputs[0].nonempty == (2,)
+
+
+def test_a_graph_that_returns_uninitialized_memory_is_refused(tmp_path: Path) -> None:
+    file = tmp_path / "model.onnx"
+    file.write_bytes(product(4))
+    add(tmp_path / "repository", "net", file)
+    file.write_bytes(product(0))
+    with pytest.raises(AddError, match="it returns what it finds in the memory"):
+        add(tmp_path / "repository", "net", file)
+
+
+def test_a_graph_that_ends_the_process_is_refused(tmp_path: Path) -> None:
+    """The last state of a GRU over no steps, whatever the request is."""
+    nodes = [
+        helper.make_node("Transpose", ["x"], ["turned"], perm=[1, 0, 2]),
+        helper.make_node("Slice", ["turned", "start", "start"], ["steps"]),
+        helper.make_node("GRU", ["steps", "w", "r"], ["", "last"], hidden_size=2),
+        helper.make_node("Transpose", ["last"], ["y"], perm=[1, 0, 2]),
+    ]
+    file = tmp_path / "model.onnx"
+    file.write_bytes(
+        onnx_file(
+            nodes,
+            [("x", TensorProto.FLOAT, ["batch", 3, 4])],
+            [("y", TensorProto.FLOAT, ["batch", 1, 2])],
+            start=np.array([0], np.int64),
+            w=np.ones((1, 6, 4), np.float32),
+            r=np.ones((1, 6, 2), np.float32),
+        )
+    )
+    with pytest.raises(AddError, match=r"model.onnx: for \[8, 3, 4\] of x, it ends the process"):
+        add(tmp_path / "repository", "net", file)

@@ -3,26 +3,34 @@
 The timings of one test are not kept for the next one.
 """
 
+import itertools
 import logging
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 
 import pytest
 
-from service.settings import current_settings
+from service.processes.jobs import close_pool, start_pool
+from service.settings import Settings
 from service.telemetry.logs import logger
+
+_numbers = itertools.count()
 
 
 @pytest.fixture(autouse=True)
-def _defaults(
-    monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[None]:
+def _defaults(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory) -> None:
     for name in [name for name in os.environ if name.startswith("FITSERVE_")]:
         monkeypatch.delenv(name)
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
-    current_settings.cache_clear()
+    cache = tmp_path_factory.getbasetemp() / f"cache-{next(_numbers)}"  # created if it is used
+    monkeypatch.setenv("XDG_CACHE_HOME", str(cache))
+
+
+@pytest.fixture(scope="module")
+async def pool(anyio_backend: str) -> AsyncIterator[None]:
+    """The processes for jobs, which the tests of a file share, with their event loop."""
+    start_pool(Settings())
     yield
-    current_settings.cache_clear()
+    await close_pool()
 
 
 @pytest.fixture

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from service.settings import Settings, current_settings
+from service.settings import Settings, read_settings
 
 SET = {
     "model_repository": ("/srv/models", Path("/srv/models")),
@@ -33,6 +33,7 @@ SET = {
     "log_format": ("json", "json"),
     "inline_seconds": ("0.002", 0.002),
     "busy_poll_seconds": ("0.001", 0.001),
+    "model_weights": ('{"line": 2}', {"line": 2.0}),
     "timeout_seconds": ("2.5", 2.5),
     "graceful_shutdown_seconds": ("2.5", 2.5),
     "max_connections": ("100", 100),
@@ -139,10 +140,16 @@ def test_a_queue_that_cannot_hold_a_batch_is_refused_with_both_names(
     assert Settings().max_queue_rows == 100
 
 
-def test_settings_do_not_change_once_read(monkeypatch: pytest.MonkeyPatch) -> None:
-    before = current_settings()
-    monkeypatch.setenv("FITSERVE_INTRA_OP_THREADS", "3")
-    assert current_settings() is before
+def test_settings_are_read_at_one_place_and_passed_on(root: Path) -> None:
+    sources = {path: path.read_text() for path in (root / "service").rglob("*.py")}
+    readers = [path for path, source in sources.items() if "read_settings()" in source]
+    assert sorted(path.name for path in readers) == ["service.py", "settings.py"]
+    assert sources[root / "service" / "service.py"].count("read_settings()") == 1
+    assert not [path for path, source in sources.items() if "= Settings()" in source]
+
+
+def test_settings_do_not_change_once_read() -> None:
+    before = read_settings()
     value: Any = 3
     with pytest.raises(ValidationError, match="frozen"):
         before.intra_op_threads = value
@@ -171,11 +178,7 @@ def test_an_invalid_setting_ends_the_process_with_one_sentence(
     name: str, value: str, message: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv(name, value)
-    current_settings.cache_clear()
-    try:
-        with pytest.raises(SystemExit) as ended:
-            current_settings()
-    finally:
-        current_settings.cache_clear()
+    with pytest.raises(SystemExit) as ended:
+        read_settings()
     assert str(ended.value.code).startswith(message)
     assert "\n" not in str(ended.value.code)

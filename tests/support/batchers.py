@@ -16,6 +16,7 @@ import pytest
 
 from service.batching.batch import Arrays, InferenceRequest, InferenceResponse
 from service.batching.batcher import MicroBatcher
+from service.batching.costs import CostModel
 from service.concurrency import wait_for_callback
 from service.errors import ServiceError
 
@@ -92,12 +93,20 @@ async def batching(compute: Callable[[Arrays], Arrays], **options: Any) -> Async
     """Open a batcher without a thread; at the end it must be empty, and have none again."""
     name = f"test-{next(numbers)}"
     defaults: dict[str, Any] = {"max_batch_rows": 4, "max_queue_rows": 100, "name": name}
-    batcher = Awaited(compute, **(defaults | options))
+    batcher = Awaited(compute, **with_costs(defaults | options))
     assert not threads(name)
     yield batcher
     await batcher.close()
     assert batcher.queued_rows == 0
     await until(lambda: not threads(name))
+
+
+def with_costs(options: dict[str, Any]) -> dict[str, Any]:
+    """Return the options with the costs of a model in place of the seconds of a full batch."""
+    full_seconds = options.pop("full_seconds", 0.0)
+    if full_seconds:
+        options["costs"] = CostModel({options["max_batch_rows"]: full_seconds})
+    return options
 
 
 def threads(name: str) -> list[threading.Thread]:

@@ -344,7 +344,72 @@ class _CountedParts(nn.Module):
         return torch.relu(x) + (parts - 1) * torch.relu(x - 1e6)
 
 
+class _Overflow(nn.Module):
+    """A branch on the number of rows in eight bits, which 128 rows make negative."""
+
+    one: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("one", torch.ones((), dtype=torch.int8))
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = torch.relu(x)
+        if bool(self.one * x.shape[0] < 0):
+            y = y + 1
+        return y
+
+
+class _Fraction(nn.Module):
+    """A branch on the number of rows divided by a fraction, which differs for 7 rows."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = torch.relu(x)
+        if (x.shape[0] * 3) // 1.4 != x.shape[0] * 2:
+            y = y + torch.relu(x - 1e6).mean(0)
+        return y
+
+
+class _Remainder(nn.Module):
+    """The remainder of a number so large that a vector of the processor has none."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        rest = torch.fmod(torch.relu(x - 1e6) * 1e30, 0.7)
+        return torch.relu(x) + rest
+
+
+class _Rounded(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        far = torch.relu(x - 1e6) * 1e30
+        return torch.relu(x) + torch.div(far, far + 1, rounding_mode="floor")
+
+
+class _ZeroSign(nn.Module):
+    """The sign of a zero, of which the maximum of 0 and -0 gives either."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        zeros = x * 0
+        either = torch.maximum(zeros, -zeros) * 2
+        return torch.relu(x) + torch.relu(x - 1e6) * either.reciprocal().clamp(-1, 1)
+
+
+class _ZeroSignInPlace(nn.Module):
+    """The same, where another tensor is multiplied by the maximum."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        zeros = x * 0
+        either = torch.ones_like(x) + zeros
+        either.mul_(torch.maximum(zeros, -zeros))
+        return torch.relu(x) + torch.relu(x - 1e6) * either.reciprocal().clamp(-1, 1)
+
+
 MIXED: Mapping[str, tuple[nn.Module, str]] = {
+    "a remainder of large numbers": (_Remainder(), "aten::fmod"),
+    "a rounded quotient of large numbers": (_Rounded(), "aten::div"),
+    "the sign of a zero": (_ZeroSign(), "aten::reciprocal"),
+    "the sign of a zero in place": (_ZeroSignInPlace(), "aten::mul_"),
+    "a number of rows that overflows eight bits": (_Overflow(), "prim::If"),
+    "a number of rows that is divided by a fraction": (_Fraction(), "prim::If"),
     "a copy for many rows that is a view for one": (_CopiedForMany(), "aten::add_"),
     "the request before": (_Remembers(), "prim::GetAttr"),
     "sorted sizes": (_SortedSizes(), "aten::sort"),
@@ -399,6 +464,15 @@ class _PerRow(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         y = x.view(x.shape[0], -1, 2).sum(2).repeat_interleave(2, dim=1)
         return torch.max(x, y.clamp(min=0)) - x.mean(1, keepdim=True) + x.softmax(-1)
+
+
+class _Scaled(nn.Module):
+    """Quotients by what has no zeros, behind operators of which zeros have either sign."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = torch.maximum(functional.gelu(x), -x)
+        y = y * torch.rsqrt(y.pow(2).mean(-1, keepdim=True) + 1e-6)
+        return functional.normalize(y, dim=-1) / (y.std(-1, keepdim=True) + 1e-6)
 
 
 class _Convolutional(nn.Module):
@@ -519,6 +593,7 @@ class _Checked(nn.Module):
 
 
 APART: Mapping[str, nn.Module] = {
+    "quotients by what has no zeros": _Scaled(),
     "shapes and inner axes": _PerRow(),
     "convolutions": _Convolutional(),
     "a recurrent network": _Recurrent(),

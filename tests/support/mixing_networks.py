@@ -97,6 +97,16 @@ def _random_branch() -> Sequence[Any]:
     ]
 
 
+def _only_of_large(name: str) -> Sequence[Any]:
+    """Add a value to the rows, in proportion to what is beyond a million."""
+    return [
+        node("Sub", ["x", "million"], ["less"]),
+        node("Relu", ["less"], ["beyond"]),
+        node("Mul", ["beyond", name], ["added"]),
+        node("Add", ["x", "added"], ["y"]),
+    ]
+
+
 def _softmax_function() -> Any:
     """Return a function with a default: without it, the softmax is along the last axis."""
     inner = node("Softmax", ["a"], ["b"])
@@ -107,7 +117,26 @@ def _softmax_function() -> Any:
     )  # fmt: skip
 
 
+def _passing_function() -> Any:
+    """Return a function that passes its own axis on to `_softmax_function`, if it is given one."""
+    inner = node("Weights", ["a"], ["b"], domain="own")
+    inner.attribute.add(name="axis", ref_attr_name="axis", type=onnx.AttributeProto.INT)
+    opsets = [helper.make_opsetid("", 20), helper.make_opsetid("own", 1)]
+    return helper.make_function("own", "Passed", ["a"], ["b"], [inner], opsets, attributes=["axis"])
+
+
 MIXED: Mapping[str, Network] = {
+    "an axis that a function passes on to a default": Network(
+        [
+            node("Mul", ["x", "million"], ["far"]),
+            node("Clip", ["far", "million", ""], ["large"]),
+            node("Passed", ["large"], ["weights"], domain="own"),
+            node("Add", ["x", "weights"], ["y"]),
+        ],
+        {"million": one(1e6)},
+        named="Passed without axis",
+        functions=[_softmax_function(), _passing_function()],
+    ),
     "an axis that is the default of a function": Network(
         [
             node("Mul", ["x", "million"], ["far"]),
@@ -118,6 +147,58 @@ MIXED: Mapping[str, Network] = {
         {"million": one(1e6)},
         named="Softmax",
         functions=[_softmax_function()],
+    ),
+    "the sign of a zero": Network(
+        [
+            node("Mul", ["x", "nothing"], ["zeros"]),
+            node("Neg", ["zeros"], ["others"]),
+            node("Max", ["zeros", "others"], ["either"]),
+            node("Mul", ["either", "two"], ["twice"]),
+            node("Reciprocal", ["twice"], ["infinite"]),
+            node("Clip", ["infinite", "minus", "two"], ["sign"]),
+            *_only_of_large("sign"),
+        ],
+        {"nothing": one(0), "two": one(2), "minus": one(-2), "million": one(1e6)},
+        named="Reciprocal",
+    ),
+    "a logarithm of a constant below the normal numbers": Network(
+        [
+            node("Greater", ["x", "million"], ["is_large"]),
+            node("Where", ["is_large", "subnormal", "million"], ["number"]),
+            node("Log", ["number"], ["logarithm"]),
+            node("Max", ["logarithm", "least"], ["bounded"]),
+            node("Add", ["x", "bounded"], ["y"]),
+        ],
+        {"subnormal": one(1e-40), "million": one(1e6), "least": one(-1000)},
+        named="Log",
+    ),
+    "a product of integers over no columns": Network(
+        [
+            node("Slice", ["x", "zero", "zero", "one"], ["none"]),
+            node("Cast", ["none"], ["whole"], to=T.UINT8),
+            node("MatMulInteger", ["whole", "weights"], ["memory"]),
+            node("Cast", ["memory"], ["numbers"], to=T.FLOAT),
+            *_only_of_large("numbers"),
+        ],
+        {"zero": whole(0), "one": whole(1), "weights": np.zeros((0, 4), np.uint8),
+         "million": one(1e6)},
+        named="MatMulInteger",
+    ),
+    "tensors of other shapes behind each other": Network(
+        [
+            node("Unsqueeze", ["x", "two"], ["wide"]),
+            node("Shape", ["x"], ["columns"], start=1),
+            node("Cast", ["columns"], ["number"], to=T.FLOAT),
+            node("Mul", ["number", "nothing"], ["product"]),
+            node("Cast", ["product"], ["end"], to=T.INT64),
+            node("Slice", ["wide", "zero", "end", "one"], ["none"]),
+            node("Concat", ["wide", "none"], ["joined"], axis=2),
+            node("ReduceSum", ["joined", "two"], ["sums"], keepdims=0),
+            *_only_of_large("sums"),
+        ],
+        {"zero": whole(0), "one": whole(1), "two": whole(2), "million": one(1e6),
+         "nothing": one(0)},
+        named="Concat",
     ),
     "rows quantized by blocks": _four_bit_weights(accuracy_level=4),
     "one quantization scale": Network(
@@ -493,6 +574,16 @@ MIXED: Mapping[str, Network] = {
 
 APART: Mapping[str, Network] = {
     "weights of four bits": _four_bit_weights(accuracy_level=0),
+    "a quotient by the larger of two numbers and a small one": Network(
+        [
+            node("Neg", ["x"], ["less"]),
+            node("Max", ["x", "less"], ["size"]),
+            node("Pow", ["size", "two"], ["square"]),
+            node("Add", ["square", "small"], ["positive"]),
+            node("Div", ["x", "positive"], ["y"]),
+        ],
+        {"two": one(2), "small": one(1e-6)},
+    ),
     "a softmax of each row": Network([node("Softmax", ["x"], ["y"], axis=1)]),
     "the row's mean": Network(
         [

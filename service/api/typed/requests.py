@@ -36,7 +36,7 @@ from service.http.charsets import require_charset
 from service.http.responses import Reply, Responder, in_a_task
 from service.json_body import Body
 from service.processes.jobs import LARGE_BYTES, is_large_json, run_job, whole
-from service.settings import current_settings
+from service.settings import settings_of
 from service.telemetry.request_context import RequestContext, current_request
 
 
@@ -185,7 +185,7 @@ class PicturesInput(Input):
 
 async def _body(request: Request) -> Body:
     headers = dict(request.scope["headers"])
-    body = await read_body(headers, request.receive, current_settings())
+    body = await read_body(headers, request.receive, settings_of(request.scope))
     current_request().receive = request.receive
     return body
 

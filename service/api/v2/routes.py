@@ -51,7 +51,7 @@ from service.inference.predictor import Predictor
 from service.inference.registry import ModelRegistry
 from service.json_body import Body, parse_json
 from service.processes.jobs import LARGE_BYTES, run_job, whole
-from service.settings import current_settings
+from service.settings import Settings, settings_of
 from service.telemetry.request_context import RequestContext, current_request
 
 PREFIX = "/v2"
@@ -65,12 +65,13 @@ class Call:
     registry: ModelRegistry
     context: RequestContext
     receive: Receive
+    settings: Settings
     model: str
     version: str
 
     async def read(self) -> Body:
         """Return the whole body."""
-        body = await read_body(self.context.headers, self.receive, current_settings())
+        body = await read_body(self.context.headers, self.receive, self.settings)
         self.context.receive = self.receive
         return body
 
@@ -196,7 +197,7 @@ class OpenInference:
         Raises:
             ServiceError: the request is refused; the app sends the response.
         """
-        response = await self._respond(current_request(), receive)
+        response = await self._respond(current_request(), receive, settings_of(scope))
         await response(scope, receive, send)
 
     def responder(self, path: str) -> Responder | None:
@@ -222,7 +223,9 @@ class OpenInference:
 
         return respond
 
-    async def _respond(self, context: RequestContext, receive: Receive) -> Reply:
+    async def _respond(
+        self, context: RequestContext, receive: Receive, settings: Settings
+    ) -> Reply:
         pattern, model, version = split(context.path)
         route = ROUTES.get(pattern)
         if route is None:
@@ -232,7 +235,8 @@ class OpenInference:
         allowed = ("GET", "HEAD") if method == "GET" else (method,)
         if context.method not in allowed:
             raise MethodNotAllowedError(context.method, *allowed)
-        return await handler(Call(self._state.registry, context, receive, model, version))
+        call = Call(self._state.registry, context, receive, settings, model, version)
+        return await handler(call)
 
 
 def infer(

@@ -27,7 +27,7 @@ async def test_a_small_batch_is_computed_on_the_loop_and_a_larger_one_is_not() -
     assert seen == [(2, True), (3, False)]
 
 
-async def test_a_whole_request_may_be_kept_off_the_loop() -> None:
+async def test_a_whole_request_of_larger_rows_is_kept_off_the_loop() -> None:
     threads: list[bool] = []
 
     def compute(inputs: Arrays) -> Arrays:
@@ -36,11 +36,11 @@ async def test_a_whole_request_may_be_kept_off_the_loop() -> None:
 
     model = Model()
     async with batching(compute, inline_rows=2) as batcher:
-        for inline in (True, False):
+        for size in (0.5, 1.0, 2.0):
             done: asyncio.Future[InferenceResponse] = asyncio.Future()
-            batcher.enqueue(rows(1), done.set_result, whole=True, inline=inline)  # type: ignore[arg-type]  # no error here
+            batcher.enqueue(rows(1), done.set_result, whole=True, size=size)  # type: ignore[arg-type]  # no error here
             assert_answers(await done, 1)
-    assert threads == [True, False]
+    assert threads == [True, True, False]
 
 
 async def test_small_batches_may_have_their_own_compute() -> None:

@@ -117,7 +117,7 @@ async def test_retries_after_an_abandoned_compute_do_not_fill_the_worker() -> No
 async def test_closing_ends_the_worker_after_its_last_batch() -> None:
     responses: list[object] = []
     model, held = Model(), threading.Event()
-    async with batching(model, **QUICK) as batcher:
+    async with batching(model, prefetch_seconds=1.0, full_seconds=1e-6) as batcher:
         model.gate.clear()
         for i in range(8):
             batcher.enqueue(rows(i), responses.append)

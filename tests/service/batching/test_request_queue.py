@@ -38,14 +38,15 @@ class Queue(RuleBasedStateMachine):
         rows=st.integers(1, 6) | st.integers(1, 100),
         late=st.sampled_from([False] * 4 + [True]),
         whole=st.sampled_from([False] * 2 + [True]),
+        cost=st.sampled_from([0, 1, 7, 1_000]),
         caller=st.sampled_from("abc"),
     )
-    def add(self, rows: int, late: bool, whole: bool, caller: str) -> None:
+    def add(self, rows: int, late: bool, whole: bool, cost: int, caller: str) -> None:
         """A request comes, perhaps with a deadline that has passed."""
         inputs = {"x": np.zeros(rows)}
         deadline = LATE if late else math.inf
         request = InferenceRequest(
-            inputs, rows, rows, 0.0, deadline, lambda _: None, caller, whole=whole
+            inputs, rows, rows, 0.0, deadline, lambda _: None, caller, whole=whole, cost=cost
         )
         self.requests.append(request)
         self.next[request] = 0
@@ -74,6 +75,10 @@ class Queue(RuleBasedStateMachine):
             assert rows <= self.max_rows
             assert rows == self.max_rows or all(one.whole or one.suspect for one in self.firsts())
         self.taken.append(batch)
+
+    def cost(self, request: InferenceRequest) -> int:
+        """Return what a whole request costs."""
+        return request.cost or max(request.rows, self.max_rows)
 
     def firsts(self) -> list[InferenceRequest]:
         """Return the waiting request that ends a batch before it is full: the first of all."""
@@ -120,7 +125,7 @@ class Queue(RuleBasedStateMachine):
         whole = [request for request in waiting if request.whole]
         assert self.queue.whole_requests == len(whole)
         others = sum(rows for request, rows in waiting.items() if not request.whole)
-        assert self.queue.count_batches() == len(whole) + others // self.max_rows
+        assert self.queue.load == others + sum(map(self.cost, whole))
         by_caller = defaultdict(list)
         for request in waiting:
             by_caller[request.caller].append(request)
@@ -132,7 +137,7 @@ class Queue(RuleBasedStateMachine):
             assert caller.excess == sum(
                 max(0, one.waiting - quantum) for one in mine if not one.whole
             )
-            assert caller.surplus == sum(self.max_rows - one.waiting for one in mine if one.whole)
+            assert caller.surplus == sum(self.cost(one) - one.waiting for one in mine if one.whole)
             assert caller.credit <= quantum
             assert 1 <= caller.turn <= quantum
             assert (caller in self.queue._ring) == (bool(mine) or caller.credit < 0)

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from batchers import with_costs
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -39,7 +40,7 @@ class Mixing:
 
 def batcher(model: Mixing, **options: Any) -> MicroBatcher:
     sizes = {"max_batch_rows": MAX_ROWS, "max_queue_rows": QUEUE_ROWS}
-    return MicroBatcher(model, **{**sizes, "name": "mixing", **options})
+    return MicroBatcher(model, **with_costs({**sizes, "name": "mixing", **options}))
 
 
 async def ask(

@@ -6,6 +6,7 @@ import tracemalloc
 import zlib
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from contextlib import suppress
+from functools import cache
 
 import numpy as np
 import pytest
@@ -24,6 +25,8 @@ from service.http.body import _MAX_MEMBERS, read_body
 from service.json_body import Body
 from service.settings import Settings
 from service.telemetry.request_context import start_request
+
+pytestmark = pytest.mark.usefixtures("pool")
 
 COMPRESS: Mapping[str, Callable[[bytes], bytes]] = {
     "gzip": gzip.compress,
@@ -55,6 +58,9 @@ def sender(
     return receive
 
 
+_limited: Callable[..., Settings] = cache(Settings)  # each takes over a millisecond
+
+
 def whole(body: bytes) -> Receive:
     async def receive() -> Message:
         return {"type": "http.request", "body": body}
@@ -66,7 +72,7 @@ async def read(
     receive: Receive, headers: Mapping[str, str] | None = None, **limits: float
 ) -> bytes:
     raw = {name.encode(): value.encode() for name, value in (headers or {}).items()}
-    reading: Awaitable[bytes | bytearray] = read_body(raw, receive, Settings(**limits))  # type: ignore[arg-type]
+    reading: Awaitable[bytes | bytearray] = read_body(raw, receive, _limited(**limits))
     return bytes(await asyncio.wait_for(reading, 20))
 
 

@@ -32,7 +32,7 @@ async def stays_awake() -> bool:
     await asyncio.sleep(3 * LIMIT)
     computed = time.thread_time() - before
     assert computed < 1.3 * LIMIT
-    return computed > 0.2 * LIMIT
+    return computed > 0.05 * LIMIT  # other programs may use the cores
 
 
 @pytest.mark.parametrize(

@@ -24,15 +24,18 @@ SECONDS = 0.5
 
 @pytest.fixture
 async def _pool() -> AsyncIterator[None]:
-    start_pool()
+    start_pool(Settings())
     await run_job("a", math.sqrt, 4)  # its server has started
     yield
     await close_pool()
 
 
 @pytest.fixture
-def _hasty(_pool: None, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(jobs, "current_settings", lambda: Settings(timeout_seconds=SECONDS))
+async def _hasty() -> AsyncIterator[None]:
+    pool = start_pool(Settings(timeout_seconds=SECONDS))
+    await pool.run("a", math.sqrt, 4)  # its server has started
+    yield
+    await close_pool()
 
 
 @pytest.mark.usefixtures("_hasty")
@@ -50,7 +53,7 @@ async def test_several_jobs_of_one_request_have_one_limit() -> None:
 
     async def run_all() -> None:
         nonlocal done
-        async with within_timeout():
+        async with within_timeout(SECONDS):
             for _ in range(10):
                 await run_job("a", time.sleep, SECONDS / 4)
                 done += 1

@@ -12,7 +12,7 @@ from opentelemetry.trace import SpanKind, StatusCode
 from request_contexts import context_of
 
 from service.service import FitServe
-from service.settings import VERSION, current_settings
+from service.settings import VERSION, Settings
 from service.telemetry.request_context import RequestContext
 from service.telemetry.tracing import Tracer
 
@@ -149,7 +149,6 @@ def test_without_the_exporter_the_service_ends_with_one_sentence(
         Tracer(0.5)
     # Checked before workers start: BentoML would restart a failing worker forever.
     FitServe.inner.check()
-    monkeypatch.setenv("FITSERVE_TRACE_SAMPLE_RATIO", "0.5")
-    current_settings.cache_clear()
+    monkeypatch.setattr("service.service.settings", Settings(trace_sample_ratio=0.5))
     with pytest.raises(SystemExit, match=message):
         FitServe.inner.check()

@@ -14,6 +14,7 @@ import pytest
 from starlette.applications import Starlette
 from starlette.types import Receive, Scope, Send
 
+from service.settings import Settings
 from service.transport.bentoml_adapter import DROPPED, wrap_service
 
 
@@ -61,7 +62,7 @@ def test_bentoml_creates_a_starlette_application_with_the_dropped_middlewares(
 
 def test_the_app_wraps_an_application_without_the_dropped_middlewares(service: Any) -> None:
     before = names(service.to_asgi())
-    wrap_service(service, Recorder)
+    wrap_service(service, Recorder, Settings())
     wrapped = service.to_asgi(is_main=True)
     assert isinstance(wrapped, Recorder)
     assert isinstance(wrapped.app, Starlette)
@@ -72,13 +73,13 @@ def test_the_app_wraps_an_application_without_the_dropped_middlewares(service: A
 
 def test_a_wrapped_service_keeps_its_behaviour(service: Any) -> None:
     kind, name, apis = type(service), service.name, dict(service.apis)
-    wrap_service(service, Recorder)
+    wrap_service(service, Recorder, Settings())
     assert isinstance(service, kind)
     assert (service.name, dict(service.apis)) == (name, apis)
 
 
 def test_only_the_given_service_is_wrapped(service: Any) -> None:
-    wrap_service(service, Recorder)
+    wrap_service(service, Recorder, Settings())
     assert isinstance(make_service().to_asgi(), Starlette)
 
 
@@ -90,7 +91,7 @@ def test_the_worker_of_bentoml_calls_to_asgi_of_the_service() -> None:
 
 
 async def test_the_wrapped_application_starts_and_responds(service: Any) -> None:
-    wrap_service(service, Recorder)
+    wrap_service(service, Recorder, Settings())
     wrapped = service.to_asgi()
     async with wrapped.app.router.lifespan_context(wrapped.app):
         transport = httpx.ASGITransport(wrapped)

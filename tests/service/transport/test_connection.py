@@ -5,7 +5,6 @@ from collections.abc import Iterator
 
 import pytest
 
-from service.settings import Settings
 from service.transport import connection
 from service.transport.connection import OTHER_FILES, max_connections
 
@@ -33,5 +32,4 @@ def test_connections_leave_open_files_for_other_work(
     files: int, accepted: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(connection.resource, "getrlimit", lambda _: (files, files))
-    monkeypatch.setattr(connection, "current_settings", lambda: Settings(max_connections=10_000))
-    assert max_connections() == accepted
+    assert max_connections(10_000) == accepted

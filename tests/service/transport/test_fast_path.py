@@ -28,7 +28,7 @@ from service.http.app import App
 from service.http.responses import Reply, Responder, in_a_task
 from service.inference.registry import ModelRegistry
 from service.service import FitServe
-from service.settings import Settings, current_settings
+from service.settings import Settings
 from service.telemetry.request_context import RequestContext, current_request
 from service.transport import connection, fast_path, protocol
 from service.transport.fast_path import FastPath
@@ -433,7 +433,6 @@ async def test_a_body_above_the_limit_takes_the_asgi_path_and_is_refused(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setenv("FITSERVE_MAX_BODY_BYTES", "2")
-    current_settings.cache_clear()
     whole = request_bytes(0, "/short", b"abc", chunked=False)
     ((_, _, taken, _),) = await converse([whole], 1)
     assert taken == "asgi"

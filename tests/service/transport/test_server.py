@@ -5,6 +5,7 @@ import signal
 import pytest
 import uvicorn
 
+from service.settings import Settings
 from service.transport.server import Server
 
 
@@ -24,7 +25,7 @@ async def _app(*_: object) -> None:
 def test_ctrl_c_ends_a_worker_that_is_told_to_end(
     signals: list[signal.Signals], at_once: bool
 ) -> None:
-    server = Server(uvicorn.Config(_app))
+    server = Server(uvicorn.Config(_app), Settings())
     server.started = True
     for number in signals:
         server.handle_exit(number, None)
@@ -36,4 +37,5 @@ def test_ctrl_c_ends_a_worker_that_is_told_to_end(
 def test_an_idle_connection_stays_open_for_the_setting_or_the_option(
     option: dict[str, int], kept: int
 ) -> None:
-    assert Server(uvicorn.Config(_app, **option)).config.timeout_keep_alive == kept  # type: ignore[arg-type]  # one option
+    config = uvicorn.Config(_app, **option)  # type: ignore[arg-type]  # one option
+    assert Server(config, Settings()).config.timeout_keep_alive == kept

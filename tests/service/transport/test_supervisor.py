@@ -11,14 +11,15 @@ from bentoml._internal.utils import circus
 from circus.arbiter import Arbiter
 from circus.exc import ConflictError
 
-from service.transport import bentoml_adapter, rolling_restart, server, supervisor
+from service.settings import Settings
+from service.transport import bentoml_adapter, rolling_restart, supervisor
 from service.transport.rolling_restart import replace_workers
 from service.transport.supervisor import (
     MAX_RESTARTS,
     RESTART_WINDOW_SECONDS,
     RestartLimit,
     Supervisor,
-    _stop_seconds,
+    ThreadedSupervisor,
     share_cores,
     supervise,
 )
@@ -45,12 +46,14 @@ def test_intentional_restarts_do_not_count() -> None:
         assert may_start(watcher)
 
 
-def test_the_option_overrides_the_setting(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(
-        server, "current_settings", lambda: SimpleNamespace(graceful_shutdown_seconds=7.0)
-    )
-    assert _stop_seconds(["--fd", "3"]) == 7
-    assert _stop_seconds(["--timeout-graceful-shutdown", "125", "--fd", "3"]) == 125
+@pytest.mark.parametrize(
+    ("option", "seconds"), [([], 7.0), (["--timeout-graceful-shutdown", "125"], 125.0)]
+)
+def test_the_option_overrides_the_setting(option: list[str], seconds: float) -> None:
+    watcher = SimpleNamespace(args=["worker.py", *option, "--fd", "3"])
+    arbiter = object.__new__(Supervisor)
+    arbiter._settings = Settings(graceful_shutdown_seconds=7.0)
+    assert arbiter._stop_seconds(watcher) == seconds
 
 
 async def test_a_signal_that_arrives_while_circus_is_busy_is_kept(
@@ -71,12 +74,12 @@ async def test_a_signal_that_arrives_while_circus_is_busy_is_kept(
 
 
 def test_bentoml_uses_the_supervisor_as_its_arbiter() -> None:
-    supervise()
+    supervise(Settings())
     made = circus.create_standalone_arbiter([])
     assert isinstance(made, Supervisor)
     assert made.endpoint.startswith("inproc://")
     assert made.pubsub_endpoint.startswith("inproc://")
-    assert issubclass(circus.ThreadedArbiter, Supervisor)
+    assert isinstance(circus.create_standalone_arbiter([], threaded=True), ThreadedSupervisor)
 
 
 @pytest.mark.parametrize(
@@ -89,14 +92,13 @@ def test_workers_share_the_cores_of_their_container(
     monkeypatch.setattr(bentoml_adapter, "available_cores", lambda: cores)
     monkeypatch.setattr(supervisor.os, "cpu_count", lambda: 8)
     watcher = SimpleNamespace(numprocesses=workers, env={})
-    share_cores(watcher)
+    share_cores(watcher, 0)
     assert watcher.env.get("FITSERVE_INTRA_OP_THREADS") == threads
 
 
-def test_threads_set_by_the_operator_are_kept(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(supervisor, "current_settings", lambda: SimpleNamespace(intra_op_threads=7))
+def test_threads_set_by_the_operator_are_kept() -> None:
     watcher = SimpleNamespace(numprocesses=100, env={"FITSERVE_INTRA_OP_THREADS": "7"})
-    share_cores(watcher)
+    share_cores(watcher, 7)
     assert watcher.env == {"FITSERVE_INTRA_OP_THREADS": "7"}
 
 

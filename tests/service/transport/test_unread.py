@@ -16,7 +16,7 @@ from uvicorn.server import ServerState
 from service.concurrency import Cancellable
 from service.http.app import App
 from service.http.responses import Reply
-from service.settings import Settings, current_settings
+from service.settings import Settings
 from service.telemetry.request_context import RequestContext, current_request
 from service.transport.fast_path import FastPath
 from service.transport.unread import PROGRESS_BYTES, UnreadResponses
@@ -391,7 +391,6 @@ async def test_a_connection_whose_client_does_not_read_is_aborted(
     path: str, fields: str, accepts: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("FITSERVE_RESPONSE_TIMEOUT_SECONDS", "0.05")
-    current_settings.cache_clear()
     protocol, client = connect(accepts)
     protocol.data_received(request(1, path, fields))
     async with asyncio.timeout(10):
@@ -406,7 +405,6 @@ async def test_a_small_response_that_is_not_read_is_dropped_after_the_idle_timeo
     """The transport never pauses writing for it."""
     monkeypatch.setenv("FITSERVE_RESPONSE_TIMEOUT_SECONDS", "0.05")
     monkeypatch.setattr("test_unread.LARGE", 10)
-    current_settings.cache_clear()
     protocol, client = connect(timeout_keep_alive=0.05)
     protocol.data_received(request(1, "/fast"))
     assert not client.paused

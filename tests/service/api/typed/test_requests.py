@@ -22,7 +22,7 @@ from starlette.types import Message
 from service.api.typed.requests import CurveInput, DigitsInput, Input, PicturesInput, PointsInput
 from service.errors import BadInputError, BodyTooLargeError, ServiceError, UnsupportedMediaError
 from service.http.charsets import CHARSETS
-from service.settings import Settings
+from service.settings import SCOPE_KEY, Settings
 
 JSON = "application/json"
 BLANK = [[0] * 28 for _ in range(28)]
@@ -30,13 +30,24 @@ FLAT = [0] * 784
 BELOW = np.iinfo(np.int64).min
 PICTURE = ("images", ("a.png", b"any bytes", "image/png"))
 
+pytestmark = pytest.mark.usefixtures("pool")
+
+DEFAULTS, HUNDRED_BYTES = Settings(), Settings(max_body_bytes=100)
+
 property_test = settings(deadline=None, derandomize=True, database=None, max_examples=200)
 
 
 class Sent:
     """A request that arrives in chunks."""
 
-    def __init__(self, body: bytes, headers: dict[str, str], chunk: int, cut: bool) -> None:
+    def __init__(
+        self,
+        body: bytes,
+        headers: dict[str, str],
+        chunk: int,
+        cut: bool,
+        settings: Settings = DEFAULTS,
+    ) -> None:
         step = range(0, max(len(body), 1), chunk)
         self._messages: Iterator[Message] = iter(
             [
@@ -48,6 +59,7 @@ class Sent:
         self.received = 0
         raw = [(name.encode(), value.encode("latin-1")) for name, value in headers.items()]
         scope = {"type": "http", "method": "POST", "path": "/", "headers": raw, "app": None}
+        scope[SCOPE_KEY] = settings
         self.request = Request(scope, self._receive)
 
     async def _receive(self) -> Message:
@@ -71,9 +83,10 @@ async def ask(
     headers: dict[str, str] | None = None,
     chunk: int = 1 << 20,
     cut: bool = False,
+    settings: Settings = DEFAULTS,
 ) -> dict[str, Any]:
     given_type = {} if content_type is None else {"content-type": content_type}
-    return await read(kind, Sent(body, given_type | (headers or {}), chunk, cut))
+    return await read(kind, Sent(body, given_type | (headers or {}), chunk, cut, settings))
 
 
 async def ask_json(kind: type[Input], content: object) -> dict[str, Any]:
@@ -359,46 +372,43 @@ async def test_one_long_text_does_not_take_its_length_for_each_element() -> None
 # The size of bodies.
 
 
-@pytest.fixture
-def hundred_bytes(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Limit bodies to 100 bytes."""
-    monkeypatch.setattr(
-        "service.api.typed.requests.current_settings", lambda: Settings(max_body_bytes=100)
-    )
-
-
-@pytest.mark.usefixtures("hundred_bytes")
 @pytest.mark.parametrize("kind", [CurveInput, PicturesInput])
 async def test_a_body_whose_declared_length_is_too_large_is_refused_unread(
     kind: type[Input],
 ) -> None:
     content_type = JSON if kind is CurveInput else "multipart/form-data; boundary=b"
-    sent = Sent(b" " * 101, {"content-type": content_type, "content-length": "101"}, 10, False)
+    sent = Sent(
+        b" " * 101,
+        {"content-type": content_type, "content-length": "101"},
+        10,
+        False,
+        HUNDRED_BYTES,
+    )
     with pytest.raises(BodyTooLargeError, match="larger than 100 bytes") as refused:
         await read(kind, sent)
     assert sent.received == 0
     assert_one_sentence(refused.value)
 
 
-@pytest.mark.usefixtures("hundred_bytes")
 @pytest.mark.parametrize("length", [{}, {"content-length": "10"}], ids=["undeclared", "a lie"])
 @pytest.mark.parametrize("kind", [CurveInput, PicturesInput])
 async def test_a_body_that_exceeds_the_limit_is_not_read_to_its_end(
     kind: type[Input], length: dict[str, str]
 ) -> None:
     content_type = JSON if kind is CurveInput else "multipart/form-data; boundary=b"
-    sent = Sent(b" " * 1000, {"content-type": content_type} | length, 10, False)
+    sent = Sent(b" " * 1000, {"content-type": content_type} | length, 10, False, HUNDRED_BYTES)
     with pytest.raises(BodyTooLargeError, match="larger than 100 bytes"):
         await read(kind, sent)
     assert sent.received == 11
 
 
-@pytest.mark.usefixtures("hundred_bytes")
 async def test_a_body_of_exactly_the_limit_is_accepted() -> None:
     body = b'{"x": [1]}'.ljust(100)
-    assert (await ask(CurveInput, body, headers={"content-length": "100"}))["x"] == [[1]]
+    headers = {"content-length": "100"}
+    fields = await ask(CurveInput, body, headers=headers, settings=HUNDRED_BYTES)
+    assert fields["x"] == [[1]]
     with pytest.raises(BodyTooLargeError):
-        await ask(CurveInput, body + b" ")
+        await ask(CurveInput, body + b" ", settings=HUNDRED_BYTES)
 
 
 async def test_an_incomplete_body_is_refused() -> None:

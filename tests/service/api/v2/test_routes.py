@@ -20,7 +20,7 @@ from service.api.v2 import routes
 from service.api.v2.routes import ROUTES, OpenInference, split
 from service.http.app import App
 from service.inference.registry import ModelRegistry
-from service.settings import Settings, current_settings
+from service.settings import Settings
 from service.telemetry.request_context import RequestContext
 
 
@@ -43,8 +43,8 @@ class Result(NamedTuple):
 class Client:
     """A client of the application over a registry."""
 
-    def __init__(self, registry: ModelRegistry) -> None:
-        self.app = App(OpenInference(ServiceState(registry)), Settings())
+    def __init__(self, registry: ModelRegistry, **settings: Any) -> None:
+        self.app = App(OpenInference(ServiceState(registry)), Settings(**settings))
         self.registry = registry
         self.contexts: list[RequestContext] = []
         self.app.end_request = self.contexts.append  # type: ignore[method-assign]
@@ -297,9 +297,8 @@ async def test_an_invalid_request_gets_one_sentence(
     assert found.context.model == "line"
 
 
-async def test_a_body_over_the_limit_is_413(ask: Client, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("FITSERVE_MAX_BODY_BYTES", "20")
-    current_settings.cache_clear()
+async def test_a_body_over_the_limit_is_413(ask: Client) -> None:
+    ask = Client(ask.registry, max_body_bytes=20)
     for path in (INFER, "/v2/repository/index"):
         found = await ask("POST", path, LINE)
         assert found.response.status_code == 413
