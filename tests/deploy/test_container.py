@@ -47,8 +47,8 @@ def test_every_library_of_an_image_has_a_digest(root: Path) -> None:
 @pytest.mark.parametrize("name", ["cpu", "serve"])
 def test_an_image_has_the_optional_libraries_of_its_settings(root: Path, name: str) -> None:
     """Nothing can be installed into an image, and signatures and traces need these."""
-    asked = {"model-signing", "pyopenssl", "opentelemetry-exporter-otlp-proto-http"}
-    assert asked <= lock(root / f"requirements/{name}.txt").keys()
+    requested = {"model-signing", "pyopenssl", "opentelemetry-exporter-otlp-proto-http"}
+    assert requested <= lock(root / f"requirements/{name}.txt").keys()
 
 
 def test_the_list_of_libraries_names_the_version_and_each_library(

@@ -212,10 +212,10 @@ PROBES = ("startupProbe", "readinessProbe", "livenessProbe")
 @pytest.mark.parametrize("overlay", OVERLAYS)
 @pytest.mark.parametrize("probe", PROBES)
 def test_the_service_responds_to_every_probe(overlay: str, probe: str, pod_server: Server) -> None:
-    asked = container(overlay)[probe]["httpGet"]
+    requested = container(overlay)[probe]["httpGet"]
     ports = {port["name"]: port["containerPort"] for port in container(overlay)["ports"]}
-    assert ports.get(asked["port"], asked["port"]) == 3000
-    assert httpx.get(pod_server.url + asked["path"]).status_code == 200
+    assert ports.get(requested["port"], requested["port"]) == 3000
+    assert httpx.get(pod_server.url + requested["path"]).status_code == 200
 
 
 def test_the_scrape_annotations_match_the_metrics_endpoint(pod_server: Server) -> None:
@@ -333,9 +333,9 @@ def test_the_autoscaler_uses_the_queue_metric_or_cpu(overlay: str, pod_server: S
     milliseconds = int(pods["pods"]["target"]["averageValue"].removesuffix("m"))
     assert 0 < milliseconds < 1_000 * DEFAULTS.max_queue_seconds, "requests would be refused first"
     assert resource["resource"]["name"] == "cpu"
-    asked = Decimal(container(overlay)["resources"]["requests"]["cpu"])
+    requested = Decimal(container(overlay)["resources"]["requests"]["cpu"])
     share = Decimal(resource["resource"]["target"]["averageUtilization"]) / 100
-    assert share * asked < 1, "an event loop that is full takes a core: it would never scale"
+    assert share * requested < 1, "an event loop that is full takes a core: it would never scale"
     (rule,) = yaml.safe_load((FOLDER / "adapter-rules.yaml").read_text())["rules"]["custom"]
     assert rule["name"]["as"] == name
     assert rule["seriesQuery"].startswith(f"{name}{{")

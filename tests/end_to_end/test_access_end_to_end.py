@@ -254,8 +254,8 @@ def test_every_kind_of_response_has_the_security_headers(
 
 
 def test_pages_of_other_origins_are_refused_by_default(locked: Server) -> None:
-    asked = {"Origin": ORIGIN, "Access-Control-Request-Method": "POST"}
-    for headers in (asked, {**asked, **bearer("annie")}):
+    preflight_headers = {"Origin": ORIGIN, "Access-Control-Request-Method": "POST"}
+    for headers in (preflight_headers, {**preflight_headers, **bearer("annie")}):
         for path in (INFER, "/predict_curve"):
             response = httpx.options(locked.url + path, headers=headers)
             assert response.status_code in (401, 405)
@@ -266,10 +266,10 @@ def test_pages_of_other_origins_are_refused_by_default(locked: Server) -> None:
 
 
 def test_pages_of_configured_origins_may_call_the_service(open_one: Server) -> None:
-    asked = {"Origin": ORIGIN, "Access-Control-Request-Method": "POST",
+    preflight_headers = {"Origin": ORIGIN, "Access-Control-Request-Method": "POST",
              "Access-Control-Request-Headers": "authorization"}  # fmt: skip
     for name, way in WAYS.items():
-        preflight = httpx.options(open_one.url + way["url"], headers=asked)
+        preflight = httpx.options(open_one.url + way["url"], headers=preflight_headers)
         assert preflight.status_code == 200, name
         assert preflight.headers["access-control-allow-origin"] == ORIGIN
         response = ask(open_one, way, Origin=ORIGIN)
@@ -280,7 +280,9 @@ def test_pages_of_configured_origins_may_call_the_service(open_one: Server) -> N
         other = ask(open_one, way, Origin="https://b.example")
         assert other.status_code == 403
         assert "access-control-allow-origin" not in other.headers
-    refused = httpx.options(open_one.url + INFER, headers={**asked, "Origin": "https://b.example"})
+    refused = httpx.options(
+        open_one.url + INFER, headers={**preflight_headers, "Origin": "https://b.example"}
+    )
     assert refused.status_code == 403
     assert "access-control-allow-origin" not in refused.headers
 

@@ -127,8 +127,8 @@ def test_each_network_predicts_as_its_own_library(
     (rows,) = {len(array) for array in network.inputs.values()}
     size = 1 if name == "one-at-a-time" else rows
     for start in range(0, rows, size):
-        asked = {key: array[start : start + size] for key, array in network.inputs.items()}
-        answered = infer(client, name, asked, binary=binary)
+        part = {key: array[start : start + size] for key, array in network.inputs.items()}
+        answered = infer(client, name, part, binary=binary)
         assert set(answered) == set(network.outputs)
         for key, expected in network.outputs.items():
             wanted = expected[start : start + size]

@@ -19,7 +19,7 @@ from echo_models import write_echo
 from live_server import Server, serving, temporary_home
 from messages import LENGTH, Json
 from real_triton import Triton, installation
-from triton_requests import MODELS, Asked, requests
+from triton_requests import MODELS, TritonRequest, requests
 
 LARGEST = 4096
 """The rows of Triton's largest batch."""
@@ -122,10 +122,10 @@ def ours(root: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Serve
         yield server
 
 
-def ask(client: httpx.Client, url: str, asked: Asked) -> Response:
-    headers = {"Accept-Encoding": "identity", **asked.headers}
-    content = asked.content
-    with client.stream(asked.method, url + asked.path, content=content, headers=headers) as got:
+def ask(client: httpx.Client, url: str, case: TritonRequest) -> Response:
+    headers = {"Accept-Encoding": "identity", **case.headers}
+    content = case.content
+    with client.stream(case.method, url + case.path, content=content, headers=headers) as got:
         body = b"".join(got.iter_raw())
         unpack = {"gzip": gzip.decompress, "deflate": zlib.decompress, "": bytes}
         encoding = got.headers.get("content-encoding", "")
@@ -139,27 +139,25 @@ def test_every_response_equals_tritons_or_differs_for_a_known_reason(
     used = set()
     wrong = []
     with httpx.Client(timeout=60) as client, httpx.Client(timeout=10) as other:
-        for asked in requests():
-            response = ask(client, ours.url, asked)
+        for case in requests():
+            response = ask(client, ours.url, case)
             try:
-                wanted = ask(other, triton.url, asked)
+                wanted = ask(other, triton.url, case)
             except httpx.TransportError:
                 wanted = Response(ENDED, {}, b"")
             if response.status != wanted.status:
                 row = (wanted.status, response.status)
                 reasons = [
-                    one
-                    for one in STATUSES
-                    if one[1:3] == row and fnmatchcase(asked.name, one.names)
+                    one for one in STATUSES if one[1:3] == row and fnmatchcase(case.name, one.names)
                 ]
                 used.update(reasons)
                 text = "" if reasons else f"{wanted.status} there and {response.status} here"
             else:
-                text = other_content(asked, wanted, response)
+                text = other_content(case, wanted, response)
             if response.status >= 400:
                 text = text or no_sentence(response)
             if text:
-                wrong.append(f"{asked.name}: {text}: {wanted.body[:150]!r} {response.body[:150]!r}")
+                wrong.append(f"{case.name}: {text}: {wanted.body[:150]!r} {response.body[:150]!r}")
             if wanted.status == ENDED:
                 triton.restart()
     assert not wrong, "\n".join([f"{len(wrong)} answers differ:", *wrong[:40]])
@@ -174,18 +172,18 @@ def no_sentence(response: Response) -> str:
     return "" if is_one else "no sentence"
 
 
-def other_content(asked: Asked, wanted: Response, response: Response) -> str:
+def other_content(case: TritonRequest, wanted: Response, response: Response) -> str:
     """Return how two responses of one status differ; empty if they do not."""
     if wanted.status >= 400:
-        if "unknown" not in asked.name and "nobody" not in asked.path:
+        if "unknown" not in case.name and "nobody" not in case.path:
             return ""
         message = json.loads(wanted.body)["error"]
         return "" if json.loads(response.body)["error"].startswith(message) else "another sentence"
-    if asked.headers.get("Accept-Encoding"):
+    if case.headers.get("Accept-Encoding"):
         names = [found.headers.get("content-encoding") for found in (wanted, response)]
         if names[0] != names[1]:
             return f"the coding {names[0]} there and {names[1]} here"
-    if asked.path.endswith("/infer"):
+    if case.path.endswith("/infer"):
         return other_tensors(wanted, response)
     if not wanted.body:
         return ""

@@ -143,22 +143,22 @@ public class Ask {
 def test_the_client_of_java_is_served(networks: Server, tmp_path: Path) -> None:
     (tmp_path / "Ask.java").write_text(JAVA)
     bodies = [post("sound", x).partition(b"\r\n\r\n")[2].decode() for x in (1, 2, 3)]
-    asked = subprocess.run(
+    completed = subprocess.run(
         ["java", tmp_path / "Ask.java", f"{networks.url}/v2/models/sound/infer", *bodies],
         capture_output=True, text=True, timeout=120, check=True,
     )  # fmt: skip
-    lines = asked.stdout.splitlines()
-    assert [line[:4] for line in lines] == ["200 "] * 3, asked.stdout
+    lines = completed.stdout.splitlines()
+    assert [line[:4] for line in lines] == ["200 "] * 3, completed.stdout
     assert [json.loads(line[4:])["id"] for line in lines] == ["x=1", "x=2", "x=3"]
 
 
 def test_curl_with_an_http_2_offer_is_served(networks: Server) -> None:
     body = post("sound", 7).partition(b"\r\n\r\n")[2].decode()
-    asked = subprocess.run(
+    completed = subprocess.run(
         ["curl", "-s", "--http2", f"{networks.url}/v2/models/sound/infer", "-d", body],
         capture_output=True, text=True, timeout=60, check=True,
     )  # fmt: skip
-    assert json.loads(asked.stdout)["id"] == "x=7"
+    assert json.loads(completed.stdout)["id"] == "x=7"
 
 
 NGINX = """

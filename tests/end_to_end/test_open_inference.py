@@ -339,8 +339,8 @@ def test_another_datatype_is_a_400(datatype: Any, client: httpx.Client) -> None:
 )  # fmt: skip
 def test_another_shape_is_a_400_however_large(shape: Any, client: httpx.Client) -> None:
     assert_refused(infer(client, {"inputs": [tensor("x", ROW, shape=shape)]}))
-    asked = binary("x", ROW, shape=shape)
-    assert_refused(infer(client, {"inputs": [asked]}, ROW.tobytes()))
+    binary_request = binary("x", ROW, shape=shape)
+    assert_refused(infer(client, {"inputs": [binary_request]}, ROW.tobytes()))
 
 
 def with_value(literal: str) -> dict[str, Any]:

@@ -200,13 +200,16 @@ def test_refusals_are_counted_by_their_reason(guarded: Server) -> None:
 
 
 def test_only_the_origin_of_the_cors_setting_may_call_the_service(shut: Server) -> None:
-    asked = ("Access-Control-Request-Method: POST", "Access-Control-Request-Headers: content-type")
+    preflight = (
+        "Access-Control-Request-Method: POST",
+        "Access-Control-Request-Headers: content-type",
+    )
     for path_taken in ("the fast path", "the ASGI path", "the cards", "a preflight request"):
-        found, header, _ = send(shut, *PATHS_TAKEN[path_taken], f"Origin: {ORIGIN}", *asked)
+        found, header, _ = send(shut, *PATHS_TAKEN[path_taken], f"Origin: {ORIGIN}", *preflight)
         assert found == 200
         assert f"access-control-allow-origin: {ORIGIN}" in header
-        assert status(shut, path_taken, "Origin: https://b.example", *asked) == 403
-        assert status(shut, path_taken, f"Origin: {ORIGIN}", *asked, host="evil.example") == 421
+        assert status(shut, path_taken, "Origin: https://b.example", *preflight) == 403
+        assert status(shut, path_taken, f"Origin: {ORIGIN}", *preflight, host="evil.example") == 421
 
 
 SPELLINGS = [

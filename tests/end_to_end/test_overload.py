@@ -129,11 +129,11 @@ async def _measure(port: int, worker: psutil.Process) -> Measured:
     before = worker.memory_info().rss
     found = Measured(found.peak, normal)
     begun = time.monotonic()
-    asked = await _burst(found, port, lines, BURST_SECONDS)
+    requested = await _burst(found, port, lines, BURST_SECONDS)
     ended = begun + BURST_SECONDS
     await asyncio.sleep(max(0.0, ended + 1 - time.monotonic()))
     found.after = await _alone(port, 10)
-    await asyncio.gather(*asked)
+    await asyncio.gather(*requested)
     found.grown = worker.memory_info().rss - before
     answered = [when for when, _ in found.served if begun + 1 <= when <= ended]
     found.goodput = len(answered) / (BURST_SECONDS - 1)

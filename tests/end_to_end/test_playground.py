@@ -141,10 +141,10 @@ def test_no_script_but_its_own_runs(page: Page, visitor: Visitor) -> None:
 
 def test_the_page_cannot_call_another_host(page: Page, visitor: Visitor) -> None:
     visitor.expect("Content Security Policy")
-    asked = page.evaluate(
+    requested = page.evaluate(
         "fetch('http://127.0.0.2/').then(() => 'answered', (error) => String(error))"
     )
-    assert "Failed to fetch" in asked
+    assert "Failed to fetch" in requested
 
 
 def test_the_visitor_detects_forbidden_actions(browser: Browser, server: Server) -> None:
@@ -219,14 +219,14 @@ def test_touch_and_pen_draw_too(pointer: str, page: Page) -> None:
 
 
 def test_the_input_of_the_network_is_shown(page: Page) -> None:
-    with page.expect_request(re.compile("classify_digits")) as asked:
+    with page.expect_request(re.compile("classify_digits")) as requested:
         draw(page, *SHAPES[3])
     expect(digit_of(page)).to_have_text("3")
     page.wait_for_timeout(300)  # for the last of the ink
-    with page.expect_request(re.compile("classify_digits")) as asked:
+    with page.expect_request(re.compile("classify_digits")) as requested:
         page.select_option("#digit-network", "mnist-mlp")
     expect(digit_of(page, "mnist-mlp")).to_have_text("3")
-    (sent,) = asked.value.post_data_json["images"]
+    (sent,) = requested.value.post_data_json["images"]
     assert sum(map(sum, sent)) > 5_000
     seen = page.locator("#digit-answers canvas").evaluate(
         "(canvas) => [...canvas.getContext('2d').getImageData(0, 0, 28, 28).data]"
@@ -411,8 +411,8 @@ def prefixed(server: Server, tmp_path: Path) -> Iterator[str]:
 
 def test_the_page_works_under_a_prefix(prefixed: str, visitor: Visitor) -> None:
     page, host = visitor.arrive(prefixed), urlsplit(prefixed).netloc
-    asked: list[str] = []
-    page.on("request", lambda request: asked.append(request.url))
+    requested: list[str] = []
+    page.on("request", lambda request: requested.append(request.url))
     page.goto(prefixed)  # without a slash at the end
     draw(page, *SHAPES[7])
     expect(digit_of(page)).to_have_text("7")
@@ -420,8 +420,8 @@ def test_the_page_works_under_a_prefix(prefixed: str, visitor: Visitor) -> None:
         panel(page, tab)
     page.reload()
     expect(page.locator(f"#{TABS[-1]}")).to_be_visible()
-    assert len(asked) > 10
-    for url in asked:
+    assert len(requested) > 10
+    for url in requested:
         assert url.startswith((prefixed, f"blob:http://{host}/")), url
 
 

@@ -320,16 +320,16 @@ class Bait(NamedTuple):
     """A server that must not get requests, and the requests that it got."""
 
     url: str
-    asked: list[str]
+    requested: list[str]
 
 
 @pytest.fixture
 def bait() -> Iterator[Bait]:
-    asked: list[str] = []
+    requested: list[str] = []
 
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
-            asked.append(self.path)
+            requested.append(self.path)
             self.send_response(404)
             self.end_headers()
 
@@ -341,7 +341,7 @@ def bait() -> Iterator[Bait]:
     listener = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
     thread = threading.Thread(target=listener.serve_forever, daemon=True)
     thread.start()
-    yield Bait(f"http://127.0.0.1:{listener.server_port}/seven.png", asked)
+    yield Bait(f"http://127.0.0.1:{listener.server_port}/seven.png", requested)
     listener.shutdown()
     listener.server_close()
     thread.join()
@@ -365,7 +365,7 @@ def test_a_url_in_place_of_a_file_is_refused_and_not_fetched(
         pytest.raises(bentoml.exceptions.BentoMLException),
     ):
         sync.classify_image(images=[bait.url])
-    assert bait.asked == []
+    assert bait.requested == []
 
 
 class Explosive:
@@ -402,9 +402,9 @@ def test_inputs_with_an_infinite_output_are_refused(
     client: httpx.Client,
 ) -> None:
     huge = [3e38, -3e38]
-    asked = [("/predict_curve", {"x": huge, "model": name}) for name in CURVES]
-    asked += [("/classify_points", {"points": [huge, huge[::-1]], "model": m}) for m in MOONS]
-    for path, body in asked:
+    requested = [("/predict_curve", {"x": huge, "model": name}) for name in CURVES]
+    requested += [("/classify_points", {"points": [huge, huge[::-1]], "model": m}) for m in MOONS]
+    for path, body in requested:
         response = client.post(path, json=body)
         if response.status_code == 200:
             assert np.isfinite(numbers(response.json())).all()
@@ -571,8 +571,8 @@ def test_a_corrupted_package_is_reported_and_the_others_serve(
             assert_error(response, 503, "Model 'moons-linear' is unavailable")
             assert int(response.headers["retry-after"]) >= 1
         for name in served & {*CURVES}:
-            asked = {"x": [1, 2], "model": name}
-            answer = client.post("/predict_curve", json=asked).json()
+            requested = {"x": [1, 2], "model": name}
+            answer = client.post("/predict_curve", json=requested).json()
             wanted = computed(repository, name, np.array([[1], [2]], np.float32))[:, 0]
             np.testing.assert_allclose(answer["y"], wanted, **EQUAL)
         points["model"] = "moons-tanh"
@@ -646,17 +646,17 @@ async def test_on_sigterm_every_request_in_flight_gets_its_response(
     async def ask_and_end(server: Server) -> list[httpx.Response]:
         limits = httpx.Limits(max_connections=100)
         async with httpx.AsyncClient(base_url=server.url, limits=limits, timeout=120) as client:
-            asked = [
+            requested = [
                 asyncio.create_task(client.post("/predict_curve", json={"x": [value]}))
                 for value in x.tolist()
             ]
-            while not any(task.done() for task in asked):
+            while not any(task.done() for task in requested):
                 metrics = (await client.get("/metrics")).text
                 found = re.findall(r'in_progress\{endpoint="/predict_curve",.*\} (\S+)', metrics)
-                if sum(map(float, found)) >= len(asked):
+                if sum(map(float, found)) >= len(requested):
                     break
             server.process.send_signal(signal.SIGTERM)
-            return await asyncio.gather(*asked)
+            return await asyncio.gather(*requested)
 
     with temporary_home() as home, serving(home, root, settings=settings) as server:
         workers = server.workers()

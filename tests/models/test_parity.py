@@ -233,15 +233,15 @@ def test_a_candidate_that_drops_or_reorders_rows_fails(
 
 
 def test_every_row_is_computed_once_at_each_batch_size() -> None:
-    asked: list[NDArray[Any]] = []
+    calls: list[NDArray[Any]] = []
 
     def watch(inputs: Arrays) -> dict[str, NDArray[Any]]:
-        asked.append(inputs["point"])
+        calls.append(inputs["point"])
         return classifier(inputs)
 
     _check(watch)
-    assert [len(batch) for batch in asked] == [1] * 100 + [7] * 14 + [2] + [64, 36]
-    np.testing.assert_array_equal(np.concatenate(asked), np.tile(SAMPLES["point"], (3, 1)))
+    assert [len(batch) for batch in calls] == [1] * 100 + [7] * 14 + [2] + [64, 36]
+    np.testing.assert_array_equal(np.concatenate(calls), np.tile(SAMPLES["point"], (3, 1)))
 
 
 @pytest.mark.slow

@@ -34,7 +34,7 @@ FEWER: tuple[Any, ...] = (None, True, -1, 0, 2, 1.5, "x", [], {})
 """For requests that differ from the first in few fields."""
 
 
-class Asked(NamedTuple):
+class TritonRequest(NamedTuple):
     """One request."""
 
     name: str
@@ -62,12 +62,12 @@ def binary(name: str, array: NDArray[Any], datatype: str) -> Json:
     return entry
 
 
-def infer(name: str, model: str, body: Any, tail: bytes = b"", **headers: str) -> Asked:
+def infer(name: str, model: str, body: Any, tail: bytes = b"", **headers: str) -> TritonRequest:
     """Return an inference request; with a tail it is binary."""
     content = body if isinstance(body, bytes) else json.dumps(body).encode()
     if tail:
         headers = {LENGTH: str(len(content)), **headers}
-    return Asked(name, "POST", f"/v2/models/{model}/infer", content + tail, headers)
+    return TritonRequest(name, "POST", f"/v2/models/{model}/infer", content + tail, headers)
 
 
 PAIR = np.array([[1, 2.5]], np.float32)
@@ -146,7 +146,7 @@ def _ends_triton(name: str, way: tuple[Any, ...], value: Any) -> bool:
     return value >= 2**31 or (name == "cache" and value == 0)
 
 
-def _of_fields() -> Iterator[Asked]:
+def _of_fields() -> Iterator[TritonRequest]:
     for name, model, body, tail, values in _bases():
         yield infer(name, model, body, tail)
         for way in _places(body):
@@ -162,7 +162,7 @@ def _of_fields() -> Iterator[Asked]:
                 yield infer(f"{said} = {value!r}", model, content, tail)
 
 
-def _of_bodies() -> Iterator[Asked]:
+def _of_bodies() -> Iterator[TritonRequest]:
     good = json.dumps({"inputs": [tensor("in0", PAIR, "FP32")]}).encode()
     for content in (
         b"",
@@ -202,7 +202,7 @@ def _of_bodies() -> Iterator[Asked]:
         yield infer(f"accept {accepted!r}", "pair", many, **{"Accept-Encoding": accepted})
 
 
-def _of_tensors() -> Iterator[Asked]:
+def _of_tensors() -> Iterator[TritonRequest]:
     """Yield requests that no change of a single field makes."""
 
     def pair(**changed: Any) -> Json:
@@ -289,7 +289,7 @@ def _of_tensors() -> Iterator[Asked]:
     yield infer("a field of one's own", "pair", {**pair(), "own": [1]})
 
 
-def _of_pages() -> Iterator[Asked]:
+def _of_pages() -> Iterator[TritonRequest]:
     for path in (
         *("", "/health/live", "/health/ready", "/none", "/models", "/models/stats"),
         *(f"/models/{model.name}{below}" for model in MODELS for below in ("", "/config")),
@@ -298,10 +298,10 @@ def _of_pages() -> Iterator[Asked]:
           for below in ("", "/ready", "/config", "/stats")),
         *(f"/models/nobody{below}" for below in ("", "/ready", "/config", "/stats")),
     ):  # fmt: skip
-        yield Asked(f"GET {path}", "GET", f"/v2{path}")
+        yield TritonRequest(f"GET {path}", "GET", f"/v2{path}")
     for path in ("", "/models/pair", "/models/pair/config"):
-        yield Asked(f"POST {path}", "POST", f"/v2{path}")
-    yield Asked("GET /repository/index", "GET", "/v2/repository/index")
+        yield TritonRequest(f"POST {path}", "POST", f"/v2{path}")
+    yield TritonRequest("GET /repository/index", "GET", "/v2/repository/index")
     ready = ("true", "false", "1", '"true"', "null")
     for text in (
         "",
@@ -312,10 +312,10 @@ def _of_pages() -> Iterator[Asked]:
         '{"x": 1}',
         *(f'{{"ready": {one}}}' for one in ready),
     ):
-        yield Asked(f"index {text}", "POST", "/v2/repository/index", text.encode())
+        yield TritonRequest(f"index {text}", "POST", "/v2/repository/index", text.encode())
 
 
-def requests() -> list[Asked]:
+def requests() -> list[TritonRequest]:
     """Return all requests with unique names; those that end Triton are last."""
     empty = {
         "inputs": [tensor("in0", CACHE[:1, :, :0], "FP32"), tensor("in1", TOKENS[:1], "INT64")]

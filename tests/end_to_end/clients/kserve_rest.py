@@ -39,10 +39,10 @@ async def ask(client: InferenceRESTClient, base: str, question: Question) -> Non
         assert (response.model_name, response.id) == (question.model, "seven"), response
         (output,) = response.outputs
         assert (output.name, output.datatype) == (name, "FP32"), output
-        asked = f"{how}, binary input {binary}"
-        question.check(output.as_numpy(), asked)
+        context = f"{how}, binary input {binary}"
+        question.check(output.as_numpy(), context)
         found = "inference-header-content-length" in headers
-        assert found is (how == "binary output"), f"{asked}: {headers}"
+        assert found is (how == "binary output"), f"{context}: {headers}"
 
 
 async def main() -> None:

@@ -20,18 +20,18 @@ class Question(NamedTuple):
     output: str
     answer: NDArray[np.float64]
 
-    def check(self, found: Any, asked: str) -> None:
+    def check(self, found: Any, context: str) -> None:
         """Fail unless `found` is the expected output; `asked` describes the request."""
         array = np.asarray(found)
-        message = f"{self.model}, {len(self.rows)} rows, {asked}"
+        message = f"{self.model}, {len(self.rows)} rows, {context}"
         assert array.shape == self.answer.shape, f"{message}: the shape is {array.shape}"
         np.testing.assert_allclose(
             array, self.answer, rtol=1e-6, atol=1e-5, err_msg=f"{message}: not the typed answer"
         )
 
-    def check_classes(self, found: Any, k: int, asked: str) -> None:
+    def check_classes(self, found: Any, k: int, context: str) -> None:
         """Fail unless `found`, strings "value:index[:label]", has the k most probable classes."""
-        message = f"{self.model}, {len(self.rows)} rows, {asked}"
+        message = f"{self.model}, {len(self.rows)} rows, {context}"
         columns = self.answer.shape[1]
         strings = [
             [text.decode() if isinstance(text, bytes) else str(text) for text in row]

@@ -28,28 +28,28 @@ def outputs_of(question: Question) -> dict[str, Outputs]:
     }
 
 
-def check_answer(question: Question, result: InferResult, asked: str) -> None:
+def check_answer(question: Question, result: InferResult, context: str) -> None:
     """Check the numbers and the metadata of a response."""
-    question.check(result.as_numpy(question.output), asked)
+    question.check(result.as_numpy(question.output), context)
     response = result.get_response()
     assert (response["model_name"], response["model_version"]) == (question.model, "1"), response
     (output,) = response["outputs"]
     assert output["datatype"] == "FP32", output
     assert output["shape"] == list(question.answer.shape), output
-    binary = "JSON output" not in asked
-    assert ("data" in output) is not binary, f"{asked}: {list(output)}"
-    assert ("binary_data_size" in output.get("parameters", {})) is binary, f"{asked}: {output}"
+    binary = "JSON output" not in context
+    assert ("data" in output) is not binary, f"{context}: {list(output)}"
+    assert ("binary_data_size" in output.get("parameters", {})) is binary, f"{context}: {output}"
 
 
 def check_inference(client: InferenceServerClient, questions: list[Question]) -> None:
     """Check every network and batch, JSON and binary, with every kind of output."""
     for question, sent_binary in itertools.product(questions, (True, False)):
         for how, wanted in outputs_of(question).items():
-            asked = f"{'binary' if sent_binary else 'JSON'} input, {how}"
+            context = f"{'binary' if sent_binary else 'JSON'} input, {how}"
             sent = inputs(question, binary=sent_binary)
-            result = client.infer(question.model, sent, outputs=wanted, request_id=asked)
-            assert result.get_response()["id"] == asked, result.get_response()
-            check_answer(question, result, asked)
+            result = client.infer(question.model, sent, outputs=wanted, request_id=context)
+            assert result.get_response()["id"] == context, result.get_response()
+            check_answer(question, result, context)
 
 
 def check_without_id(client: InferenceServerClient, question: Question) -> None:
@@ -66,7 +66,7 @@ def check_compression(client: InferenceServerClient, questions: list[Question]) 
     for question, sent_binary in itertools.product(questions, (True, False)):
         for request, response in itertools.product(ways, ways):
             for how, wanted in outputs_of(question).items():
-                asked = f"{how}, request {request}, response {response}, binary {sent_binary}"
+                context = f"{how}, request {request}, response {response}, binary {sent_binary}"
                 result = client.infer(
                     question.model,
                     inputs(question, binary=sent_binary),
@@ -74,7 +74,7 @@ def check_compression(client: InferenceServerClient, questions: list[Question]) 
                     request_compression_algorithm=request,
                     response_compression_algorithm=response,
                 )
-                check_answer(question, result, asked)
+                check_answer(question, result, context)
 
 
 def check_classes(client: InferenceServerClient, questions: list[Question]) -> None:
@@ -82,17 +82,17 @@ def check_classes(client: InferenceServerClient, questions: list[Question]) -> N
     for question, binary, k in itertools.product(questions, (True, False), (1, 2, 1000)):
         wanted = InferRequestedOutput(question.output, binary_data=binary, class_count=k)
         result = client.infer(question.model, inputs(question, binary=True), outputs=[wanted])
-        asked = f"{k} classes, binary {binary}"
-        question.check_classes(result.as_numpy(question.output), k, asked)
+        context = f"{k} classes, binary {binary}"
+        question.check_classes(result.as_numpy(question.output), k, context)
         (output,) = result.get_response()["outputs"]
         assert output["datatype"] == "BYTES", output
 
 
 def check_together(client: InferenceServerClient, questions: list[Question]) -> None:
     """Check eight concurrent asynchronous requests."""
-    asked = (questions * 8)[:8]
-    waiting = [client.async_infer(one.model, inputs(one, binary=True)) for one in asked]
-    for question, request in zip(asked, waiting, strict=True):
+    context = (questions * 8)[:8]
+    waiting = [client.async_infer(one.model, inputs(one, binary=True)) for one in context]
+    for question, request in zip(context, waiting, strict=True):
         check_answer(question, request.get_result(), "eight at once")
 
 

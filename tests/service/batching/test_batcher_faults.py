@@ -65,11 +65,11 @@ async def test_a_batch_of_one_request_that_fails_is_not_repeated_and_shows_no_in
     assert "secret" not in str(caught.value)
 
 
-def blaming(asked: list[Exception]) -> Judge:
+def blaming(judged: list[Exception]) -> Judge:
     """Return a judge that records its arguments, and blames the request."""
 
     def judge(compute: Callable[[Arrays], Arrays], error: Exception) -> ServiceError:
-        asked.append(error)
+        judged.append(error)
         assert_answers(InferenceResponse(compute(rows(7)), 0.0, 0.0, 1), 7)
         return BadInputError("yours")
 
@@ -78,8 +78,8 @@ def blaming(asked: list[Exception]) -> Judge:
 
 @pytest.mark.parametrize("inline_rows", [0, 4])
 async def test_a_judge_decides_the_error_of_a_request_that_fails_alone(inline_rows: int) -> None:
-    model, asked = Model(), list[Exception]()
-    async with batching(model, judge=blaming(asked), inline_rows=inline_rows) as batcher:
+    model, judged = Model(), list[Exception]()
+    async with batching(model, judge=blaming(judged), inline_rows=inline_rows) as batcher:
         before, guilty, after = await started(
             batcher.submit(rows(1)), batcher.submit(rows(2, mark=POISON)), batcher.submit(rows(3))
         )
@@ -87,7 +87,7 @@ async def test_a_judge_decides_the_error_of_a_request_that_fails_alone(inline_ro
         assert_answers(await after, 3)
         with pytest.raises(BadInputError, match="yours"):
             await guilty
-    assert asked == [model.fault]
+    assert judged == [model.fault]
     assert model.batches == [[1, 2, 3], [1], [2, 3], [2], [7], [3]]
 
 
@@ -99,11 +99,11 @@ async def test_a_judge_decides_the_error_of_a_request_that_fails_alone(inline_ro
 async def test_a_judge_is_not_called_for_faults_that_are_never_the_request(
     fault: BaseException | None, mark: int
 ) -> None:
-    asked = list[Exception]()
-    async with batching(Model(fault), judge=blaming(asked)) as batcher:
+    judged = list[Exception]()
+    async with batching(Model(fault), judge=blaming(judged)) as batcher:
         with pytest.raises(ModelFaultError):
             await batcher.submit(rows(1, mark=mark))
-    assert asked == []
+    assert judged == []
 
 
 async def test_a_judge_that_raises_leaves_no_caller_waiting() -> None:

@@ -44,11 +44,11 @@ def batcher(model: Mixing, **options: Any) -> MicroBatcher:
 
 
 async def ask(
-    asked: MicroBatcher, x: Sequence[float], *, whole: bool = True
+    micro_batcher: MicroBatcher, x: Sequence[float], *, whole: bool = True
 ) -> InferenceResponse | ServiceError:
     inputs = {"x": np.array(x, np.float64)}
     answer: InferenceResponse | ServiceError
-    answer = await wait_for_callback(lambda done: asked.enqueue(inputs, done, whole=whole))
+    answer = await wait_for_callback(lambda done: micro_batcher.enqueue(inputs, done, whole=whole))
     return answer
 
 
@@ -66,10 +66,10 @@ async def test_a_whole_request_is_never_batched_with_others(
     requests: list[tuple[list[int], bool]], inline: int, delay: float
 ) -> None:
     model = Mixing()
-    asked = batcher(model, inline_rows=inline, max_delay=delay)
-    answers = await asyncio.gather(*(ask(asked, x, whole=whole) for x, whole in requests))
-    assert asked._queue.count_batches() == 0
-    await asked.close()
+    micro_batcher = batcher(model, inline_rows=inline, max_delay=delay)
+    answers = await asyncio.gather(*(ask(micro_batcher, x, whole=whole) for x, whole in requests))
+    assert micro_batcher._queue.count_batches() == 0
+    await micro_batcher.close()
     for (x, whole), answer in zip(requests, answers, strict=True):
         assert isinstance(answer, InferenceResponse)
         assert answer.outputs["x"].tolist() == x
@@ -83,40 +83,40 @@ async def test_a_whole_request_is_never_batched_with_others(
 
 async def test_a_request_too_large_for_the_memory_is_not_computed_in_halves() -> None:
     model = Mixing(MemoryError("out of memory"))
-    asked = batcher(model)
-    assert isinstance(await ask(asked, [1, 2, 3]), ModelFaultError)
-    await asked.close()
+    micro_batcher = batcher(model)
+    assert isinstance(await ask(micro_batcher, [1, 2, 3]), ModelFaultError)
+    await micro_batcher.close()
     assert model.sizes == [3]
 
 
 async def test_another_one_is_halved_beside_it() -> None:
     model = Mixing(MemoryError("out of memory"))
-    asked = batcher(model)
-    assert isinstance(await ask(asked, [1, 2], whole=False), ModelFaultError)
-    await asked.close()
+    micro_batcher = batcher(model)
+    assert isinstance(await ask(micro_batcher, [1, 2], whole=False), ModelFaultError)
+    await micro_batcher.close()
     assert model.sizes == [2, 1]
 
 
 async def test_the_wait_is_reckoned_in_requests() -> None:
-    asked = batcher(Mixing(), full_seconds=1.0, max_wait=2.5)
-    waiting = [asyncio.create_task(ask(asked, [1])) for _ in range(3)]
+    micro_batcher = batcher(Mixing(), full_seconds=1.0, max_wait=2.5)
+    waiting = [asyncio.create_task(ask(micro_batcher, [1])) for _ in range(3)]
     await asyncio.sleep(0)
     with pytest.raises(QueueFullError, match="which take"):
-        asked.check_capacity()
+        micro_batcher.check_capacity()
     assert all(isinstance(one, InferenceResponse) for one in await asyncio.gather(*waiting))
-    await asked.close()
+    await micro_batcher.close()
 
 
 async def test_a_request_does_not_wait_for_others() -> None:
-    asked = batcher(Mixing(), max_delay=math.inf)
-    assert isinstance(await ask(asked, [1]), InferenceResponse)
-    await asked.close()
+    micro_batcher = batcher(Mixing(), max_delay=math.inf)
+    assert isinstance(await ask(micro_batcher, [1]), InferenceResponse)
+    await micro_batcher.close()
 
 
 async def test_others_wait_for_company_no_longer_than_until_it_comes() -> None:
-    asked = batcher(Mixing(), max_delay=math.inf)
-    waiting = asyncio.create_task(ask(asked, [1], whole=False))
+    micro_batcher = batcher(Mixing(), max_delay=math.inf)
+    waiting = asyncio.create_task(ask(micro_batcher, [1], whole=False))
     await asyncio.sleep(0)
-    both = await asyncio.gather(ask(asked, [2]), waiting)
+    both = await asyncio.gather(ask(micro_batcher, [2]), waiting)
     assert [one.batch_rows for one in both if isinstance(one, InferenceResponse)] == [1, 1]
-    await asked.close()
+    await micro_batcher.close()

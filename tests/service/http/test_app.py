@@ -214,7 +214,7 @@ async def test_an_open_path_does_not_open_paths_that_need_a_key(tmp_path: Path) 
 @pytest.mark.parametrize("path", ["/", "/models", "/metrics", "/v2", INFER, "/livez", "/nothing"])
 @pytest.mark.parametrize("method", ["GET", "POST", "OPTIONS", "PUT"])
 async def test_a_foreign_host_or_origin_is_refused_on_every_path(path: str, method: str) -> None:
-    asked = {"Access-Control-Request-Method": "POST", "Content-Type": "text/plain"}
+    preflight = {"Access-Control-Request-Method": "POST", "Content-Type": "text/plain"}
     for allowed_origins in ((), ("https://a.example",)):
         host, before = Named("host"), counted()
         app = app_of(host, host, cors_origins=allowed_origins)
@@ -224,7 +224,7 @@ async def test_a_foreign_host_or_origin_is_refused_on_every_path(path: str, meth
             ({"Origin": "http://evil.example"}, 403),
             ({"Origin": "null"}, 403),
         ):
-            answer = await ask(app, path, method, headers=asked | headers)
+            answer = await ask(app, path, method, headers=preflight | headers)
             assert answer.status_code == status
             assert list(answer.json()) == ["error"]
             assert answer.headers["x-request-id"]
@@ -388,8 +388,8 @@ async def test_a_response_of_any_middleware_is_counted_with_its_status() -> None
         await PlainTextResponse("here")(scope, receive, send)
 
     app = App(inner_app, Settings(cors_origins=("https://a.example",)), mounts=[Named("protocol")])
-    asked = {"Origin": "https://a.example", "Access-Control-Request-Method": "POST"}
-    for method, headers in (("GET", {}), ("OPTIONS", asked)):
+    preflight = {"Origin": "https://a.example", "Access-Control-Request-Method": "POST"}
+    for method, headers in (("GET", {}), ("OPTIONS", preflight)):
         before = counted()
         assert (await ask(app, "/", method, headers=headers)).status_code == 200
         assert changes(before) == {("other", "", "200"): 1}
@@ -402,13 +402,13 @@ async def test_a_request_cancelled_in_the_queue_is_counted_as_closed_by_its_clie
         before = counted()
         first = asyncio.create_task(ask(app, INFER, "POST", json=LINE))
         await asyncio.to_thread(runtime.entered.wait)
-        asked = asyncio.create_task(ask(app, INFER, "POST", json=LINE))
+        second = asyncio.create_task(ask(app, INFER, "POST", json=LINE))
         for _ in range(100):  # iterations of the event loop, more than enough to enter the queue
             await asyncio.sleep(0)
         assert predictor._batcher.queued_rows == 2
-        asked.cancel()
+        second.cancel()
         with pytest.raises(asyncio.CancelledError):
-            await asked
+            await second
         assert predictor._batcher.queued_rows == 0
         runtime.gate.set()
         assert (await first).status_code == 200
@@ -462,11 +462,11 @@ async def test_a_traced_prediction_has_its_parts_and_the_trace_of_its_caller(
     trace = "4bf92f3577b34da6a3ce929d0e0e4736"
     async with held(tmp_path, trace_sample_ratio=0.5) as (app, _, runtime):
         headers = {"traceparent": f"00-{trace}-00f067aa0ba902b7-01"}
-        asked = asyncio.create_task(ask(app, INFER, "POST", json=LINE, headers=headers))
+        second = asyncio.create_task(ask(app, INFER, "POST", json=LINE, headers=headers))
         await asyncio.to_thread(runtime.entered.wait)
         await asyncio.sleep(0.05)
         runtime.gate.set()
-        assert (await asked).status_code == 200
+        assert (await second).status_code == 200
         assert app._tracer is not None
         app._tracer.close()
     spans = {span.name: span for span in exporter.get_finished_spans()}

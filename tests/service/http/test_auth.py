@@ -54,11 +54,11 @@ def auth_of(folder: Path, *lines: str, **settings: Any) -> ApiKeyAuth:
     ],
 )
 def test_a_known_key_is_authenticated_by_its_name(tmp_path: Path, headers: dict[str, str]) -> None:
-    asked = context(**headers)
+    request_context = context(**headers)
     auth_of(tmp_path, f"someone {digest('other')}", f"ann {digest('secret')} # hers").authenticate(
-        asked
+        request_context
     )
-    assert asked.key == "ann"
+    assert request_context.key == "ann"
 
 
 @pytest.mark.parametrize(
@@ -76,14 +76,14 @@ def test_a_known_key_is_authenticated_by_its_name(tmp_path: Path, headers: dict[
 def test_a_request_without_a_known_key_is_refused_with_instructions(
     tmp_path: Path, headers: dict[str, str]
 ) -> None:
-    asked = context(**headers)
+    request_context = context(**headers)
     with pytest.raises(UnauthorizedError, match="Authorization: Bearer KEY") as refused:
-        auth_of(tmp_path, f"ann {digest('secret')}").authenticate(asked)
+        auth_of(tmp_path, f"ann {digest('secret')}").authenticate(request_context)
     assert (refused.value.status, dict(refused.value.headers)) == (
         401,
         {"WWW-Authenticate": "Bearer"},
     )
-    assert asked.key == ""
+    assert request_context.key == ""
 
 
 @pytest.mark.parametrize(
@@ -305,9 +305,9 @@ def test_the_page_is_public_or_off(tmp_path: Path) -> None:
         ApiKeyAuth(Settings(playground="off"), paths()),
     )
     for path in PAGE:
-        asked = context(path)
-        index_page.authenticate(asked)
-        assert asked.key == ""
+        request_context = context(path)
+        index_page.authenticate(request_context)
+        assert request_context.key == ""
         for closed in off:
             with pytest.raises(UnknownPathError, match="There is nothing at"):
                 closed.authenticate(context(path, x_api_key="secret"))
@@ -331,7 +331,7 @@ def test_the_command_creates_a_key_that_its_line_accepts(root: Path, tmp_path: P
     key, line = (shown.partition(":")[2].strip() for shown in message.splitlines())
     (made,) = read_keys(line)
     assert (made.name, made.rate) == ("ann", 7)
-    asked = context(x_api_key=key)
-    auth_of(tmp_path, line).authenticate(asked)
-    assert asked.key == "ann"
+    request_context = context(x_api_key=key)
+    auth_of(tmp_path, line).authenticate(request_context)
+    assert request_context.key == "ann"
     assert key not in line
