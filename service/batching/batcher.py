@@ -250,13 +250,14 @@ class MicroBatcher:
         rows = self._batch_rows
         return self._costs_of(rows).seconds(rows) * (self._max_batch_rows / rows)
 
-    def _costs_of(self, rows: int) -> CostModel:
-        """Return the costs where a batch of these rows is computed."""
-        return self._inline_costs if rows <= self._inline_rows else self._costs
+    def _costs_of(self, rows: int, size: float = 0.0) -> CostModel:
+        """Return the costs where a batch of these rows and this size is computed."""
+        is_inline = size <= rows <= self._inline_rows
+        return self._inline_costs if is_inline else self._costs
 
     def _whole_cost(self, rows: int, size: float) -> int:
         """Return the rows of a full batch that take as long as a whole request."""
-        full, seconds = self._full_seconds, self._costs_of(rows).seconds(rows, size)
+        full, seconds = self._full_seconds, self._costs_of(rows, size).seconds(rows, size)
         if not full:
             return max(rows, self._max_batch_rows)
         return max(1, round(seconds / full * self._max_batch_rows))
@@ -270,7 +271,10 @@ class MicroBatcher:
         if self._inline_costs is not self._costs:
             self._inline_costs.forget()
         if self._batch_seconds < math.inf:
-            rows = self._costs_of(self._max_batch_rows).rows_within(self._batch_seconds)
+            costs = self._costs_of(self._max_batch_rows)
+            rows = costs.rows_within(self._batch_seconds)
+            if rows == costs.timed_rows:  # larger batches may be as fast
+                rows = self._max_batch_rows
             self._batch_rows = min(max(rows, 1), self._max_batch_rows)
         if self._inline_seconds:
             self._inline_rows = self._inline_costs.rows_within(self._inline_seconds)
@@ -488,12 +492,29 @@ class MicroBatcher:
                 answered_rows += stop
                 answered_seconds += now - request.arrived
             self._complete(request, response)
+        first = batch[0].request
+        if first.whole:
+            self._settle(first, seconds)
+            # Else requests that compute for long and fail would cost nothing.
+            failed = failed and seconds <= costs.seconds(rows, first.size)
         if not failed:
-            costs.observe(rows, seconds, batch[0].request.size)
+            costs.observe(rows, seconds, first.size)
         if self._on_batch is not None:
             report = rows, len(batch), timings, waits, answered_rows, answered_seconds
             self._invoke(self._on_batch, BatchReport(*report))
         self._unbatching = False
+
+    def _settle(self, request: InferenceRequest, seconds: float) -> None:
+        """Correct what the caller of a whole request has paid by the seconds that it took.
+
+        An expectation that was wrong once thereby locks nobody out. A moment in which the machine
+        stood still does not either: the caller pays at most `max_wait` more than expected.
+        """
+        full = self._full_seconds
+        if full:
+            expected = request.cost * full / self._max_batch_rows
+            paid = min(seconds, expected + self._max_wait)
+            self._queue.settle(request, max(1, round(paid / full * self._max_batch_rows)))
 
     def _join_responses(
         self, responses: Sequence[InferenceResponse]
