@@ -11,6 +11,9 @@ import os
 import sys
 import threading
 from collections.abc import Mapping
+from functools import cache
+
+from service.telemetry.logs import logger
 
 _STEP = 1.25  # how much more of a core a thread gets for each step of niceness
 _MOST = 19
@@ -28,8 +31,19 @@ def niceness(weights: Mapping[str, float], name: str) -> int:
 
 
 def add_niceness(steps: int) -> None:
-    """Add to the niceness of this thread, and of the threads that it starts. Linux only."""
+    """Add to the niceness of this thread, and of the threads that it starts. Linux only.
+
+    A sandbox may forbid it: then the models are served without weights, and the log says so.
+    """
     if steps and sys.platform == "linux":
         thread = threading.get_native_id()
-        found = os.getpriority(os.PRIO_PROCESS, thread)
-        os.setpriority(os.PRIO_PROCESS, thread, min(found + steps, _MOST))
+        try:
+            found = os.getpriority(os.PRIO_PROCESS, thread)
+            os.setpriority(os.PRIO_PROCESS, thread, min(found + steps, _MOST))
+        except OSError as error:
+            _warn(error.strerror or type(error).__name__)
+
+
+@cache
+def _warn(reason: str) -> None:
+    logger.warning("FITSERVE_MODEL_WEIGHTS has no effect: priorities cannot be set (%s)", reason)
