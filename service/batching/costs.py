@@ -26,7 +26,7 @@ _LEAST_SECONDS = 1e-6  # of a batch; a clock of low resolution may say 0
 
 _MAX_KNOWN = 1_024  # timings by size, so that they need not be interpolated again
 
-_LARGE_STEPS = int(1 / STEP)
+_FIRST_STEP = 0.25  # with 1, one batch that was a bit too slow would halve the rows of the next
 
 
 @dataclass(slots=True)
@@ -119,7 +119,7 @@ class CostModel:
                 return
             factor = self._factors[key] = _Factor(self._overall, is_usual=True)
         factor.count += 1
-        step = 1.0 / factor.count if factor.count < _LARGE_STEPS else STEP
+        step = max(min(1.0 / factor.count, _FIRST_STEP), STEP)
         if seconds > expected * factor.value:
             factor.value *= 1.0 + step
         else:
