@@ -58,6 +58,10 @@ ENOUGH_REQUESTS = 16
 MAX_QUEUE_RATIO = 4
 """The most rows that wait, of all callers together, as a multiple of `max_queue_rows`."""
 
+_TOLERANCE = 1.25
+"""Batches get fewer rows if they take this many times too long. Without a tolerance, batches that
+take just as long as they may would change with every step of their expected seconds."""
+
 Value = TypeVar("Value")
 
 
@@ -96,7 +100,8 @@ class MicroBatcher:
             Keep it well below the timeouts.
         max_wait: seconds. A new request is refused if the batches before its last rows take longer.
         costs: of the batches on the thread. The batcher corrects them by what it computes.
-        batch_seconds: the batches get fewer rows if a full one takes longer.
+        batch_seconds: the batches get fewer rows if a full one takes longer, and more than twice as
+            long as a row alone.
         prefetch_seconds: if a full batch takes at most this long, the thread gets the next full
             batch while it computes, so that it does not wait for the event loop. A prefetched batch
             counts as in compute: its deadlines and cancellations are no longer looked at.
@@ -272,12 +277,16 @@ class MicroBatcher:
             self._inline_costs.forget()
         if self._batch_seconds < math.inf:
             costs = self._costs_of(self._max_batch_rows)
-            rows = costs.rows_within(self._batch_seconds)
+            # If a row alone takes half as long, fewer rows cost more throughput than they save.
+            longest = max(self._batch_seconds, 2 * costs.seconds(1))
+            rows = _adapted(self._batch_rows, costs, longest)
             if rows == costs.timed_rows:  # larger batches may be as fast
                 rows = self._max_batch_rows
             self._batch_rows = min(max(rows, 1), self._max_batch_rows)
         if self._inline_seconds:
-            self._inline_rows = self._inline_costs.rows_within(self._inline_seconds)
+            self._inline_rows = _adapted(
+                self._inline_rows, self._inline_costs, self._inline_seconds
+            )
 
     def abandon_hung(self, seconds: float) -> None:
         """Abandon a compute that has lasted for `seconds`. A watchdog calls this regularly.
@@ -549,3 +558,9 @@ class MicroBatcher:
         except (Exception, asyncio.CancelledError) as mistake:  # noqa: BLE001 - as said
             message = f"a callback of the batcher of {self._name} failed"
             self._loop.call_exception_handler({"message": message, "exception": mistake})
+
+
+def _adapted(rows: int, costs: CostModel, seconds: float) -> int:
+    """Return the rows of the largest batch within `seconds`; `rows` if these hardly take longer."""
+    within = costs.rows_within(seconds)
+    return rows if within < rows and costs.seconds(rows) <= _TOLERANCE * seconds else within

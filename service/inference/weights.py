@@ -2,8 +2,8 @@
 
 A thread of a higher niceness gets less of a busy core, 0.8 times as much for each step (Linux,
 `man 7 sched`), and all of an idle one. The threads of a session of ONNX Runtime take the niceness
-of the thread that opens it. Torch's threads serve all models, and batches on the event loop are too
-short to share a core by.
+of the thread that opens it, those of torch (OpenMP) the niceness of the thread whose batches they
+compute. Batches on the event loop are too short to share a core by.
 """
 
 import math

@@ -161,6 +161,30 @@ async def test_batches_get_fewer_rows_while_they_take_too_long() -> None:
         assert max(map(len, model.batches)) == 8
 
 
+async def test_batches_keep_their_rows_while_they_take_about_as_long_as_they_may() -> None:
+    model, costs = Model(), CostModel({1: 0.1, 64: 0.11, 256: 0.138})  # few rows are as slow
+    limits = {"max_batch_rows": 166, "max_queue_rows": 1000, "batch_seconds": 0.125}
+    async with batching(model, costs=costs, **limits) as batcher:
+        for ratio in (1.02, 0.99, 1.05, 1.01, 1.03):
+            for count, seconds in ((64, 0.11), (166, 0.125), (256, 0.138)):
+                costs.observe(count, ratio * seconds)
+            batcher.adapt()
+        await asyncio.gather(*[batcher.submit(rows(i)) for i in range(332)])
+    assert max(map(len, model.batches)) == 166
+
+
+async def test_batches_keep_their_rows_if_a_row_alone_is_nearly_as_slow() -> None:
+    model, costs = Model(), CostModel({1: 0.1, 64: 0.11, 256: 0.12})
+    limits = {"max_batch_rows": 256, "max_queue_rows": 1000, "batch_seconds": 0.125}
+    async with batching(model, costs=costs, **limits) as batcher:
+        for _ in range(20):
+            costs.observe(256, 0.2)  # another program takes cores
+            costs.observe(1, 0.16)
+        batcher.adapt()
+        await asyncio.gather(*[batcher.submit(rows(i)) for i in range(512)])
+    assert max(map(len, model.batches)) == 256
+
+
 async def test_the_event_loop_computes_no_batches_that_have_become_slow() -> None:
     model = Slow(0.0)
     options = {"inline_rows": 4, "inline_seconds": 0.001, "costs": CostModel({1: 1e-5, 4: 2e-5})}
