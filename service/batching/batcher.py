@@ -190,7 +190,7 @@ class MicroBatcher:
     def expected_wait(self) -> float:
         """The seconds that what is in compute and what waits are expected to take."""
         waiting = self._queue.load / self._max_batch_rows * self._full_seconds
-        return waiting + self._worker.expected_seconds
+        return waiting + self._worker.remaining_seconds
 
     def check_capacity(
         self, rows: int = 1, caller: str = "", whole_cost: int = 0, timeout: float = math.inf
@@ -247,7 +247,7 @@ class MicroBatcher:
 
     def _wait(self, batches: int) -> float:
         """Return the seconds until this many waiting batches are computed; 0 if none waits."""
-        return batches and batches * self._full_seconds + self._worker.expected_seconds
+        return batches and batches * self._full_seconds + self._worker.remaining_seconds
 
     @property
     def _full_seconds(self) -> float:

@@ -348,3 +348,16 @@ async def test_a_request_that_would_wait_beyond_its_deadline_is_refused_at_once(
                 await batcher.submit(rows(9), timeout=1)
             tasks += await started(batcher.submit(rows(9), timeout=2))
         await asyncio.gather(*tasks)
+
+
+async def test_the_wait_for_a_long_batch_becomes_shorter_while_it_computes() -> None:
+    model = Model()
+    async with batching(model, max_batch_rows=4, full_seconds=0.5, max_wait=0.7) as batcher:
+        async with busy(model, batcher):
+            tasks = await started(*[batcher.submit(rows(i)) for i in range(4)])
+            await asyncio.sleep(0.4)
+            assert 0.4 < batcher.expected_wait < 0.7
+            tasks += await started(batcher.submit(rows(4)))
+            await asyncio.sleep(0.2)
+            assert 0.5 <= batcher.expected_wait < 0.7
+        await asyncio.gather(*tasks)
