@@ -261,11 +261,11 @@ def read_settings() -> Settings:
     try:
         return Settings()
     except SettingsError as error:  # raised for lists and weights, which are read as JSON
-        field = re.sub(r'.*field "(\w+)".*', r"\1", str(error))
+        name = re.sub(r'.*field "(\w+)".*', r"\1", str(error))
         form = 'list of strings, such as ["a.example"]'
-        if field == "model_weights":
+        if name == "model_weights":
             form = 'object of numbers, such as {"mnist-cnn": 4}'
-        raise SystemExit(f"error: FITSERVE_{field.upper()} must be a JSON {form}") from None
+        raise SystemExit(f"error: FITSERVE_{name.upper()} must be a JSON {form}") from None
     except ValidationError as error:
         first = error.errors()[0]
         field = first["loc"][0] if first["loc"] else None
