@@ -266,11 +266,12 @@ def read_settings() -> Settings:
     """
     try:
         return Settings()
-    except SettingsError as error:  # raised for lists, which are read as JSON
-        named = re.sub(r'.*field "(\w+)".*', lambda found: found[1].upper(), str(error))
-        raise SystemExit(
-            f'error: FITSERVE_{named} must be a JSON list of strings, such as ["a.example"]'
-        ) from None
+    except SettingsError as error:  # raised for lists and weights, which are read as JSON
+        name = re.sub(r'.*field "(\w+)".*', r"\1", str(error))
+        form = 'list of strings, such as ["a.example"]'
+        if name == "model_weights":
+            form = 'object of numbers, such as {"mnist-cnn": 4}'
+        raise SystemExit(f"error: FITSERVE_{name.upper()} must be a JSON {form}") from None
     except ValidationError as error:
         first = error.errors()[0]
         field = first["loc"][0] if first["loc"] else None

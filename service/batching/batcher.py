@@ -58,6 +58,10 @@ ENOUGH_REQUESTS = 16
 MAX_QUEUE_RATIO = 4
 """The most rows that wait, of all callers together, as a multiple of `max_queue_rows`."""
 
+_TOLERANCE = 1.25
+"""Batches get fewer rows if they take this many times too long. Without a tolerance, batches that
+take just as long as they may would change with every step of their expected seconds."""
+
 Value = TypeVar("Value")
 
 
@@ -96,7 +100,8 @@ class MicroBatcher:
             Keep it well below the timeouts.
         max_wait: seconds. A new request is refused if the batches before its last rows take longer.
         costs: of the batches on the thread. The batcher corrects them by what it computes.
-        batch_seconds: the batches get fewer rows if a full one takes longer.
+        batch_seconds: the batches get fewer rows if a full one takes longer, and more than twice as
+            long as a row alone.
         prefetch_seconds: if a full batch takes at most this long, the thread gets the next full
             batch while it computes, so that it does not wait for the event loop. A prefetched batch
             counts as in compute: its deadlines and cancellations are no longer looked at.
@@ -185,7 +190,7 @@ class MicroBatcher:
     def expected_wait(self) -> float:
         """The seconds that what is in compute and what waits are expected to take."""
         waiting = self._queue.load / self._max_batch_rows * self._full_seconds
-        return waiting + self._worker.expected_seconds
+        return waiting + self._worker.remaining_seconds
 
     def check_capacity(
         self, rows: int = 1, caller: str = "", whole_cost: int = 0, timeout: float = math.inf
@@ -242,7 +247,7 @@ class MicroBatcher:
 
     def _wait(self, batches: int) -> float:
         """Return the seconds until this many waiting batches are computed; 0 if none waits."""
-        return batches and batches * self._full_seconds + self._worker.expected_seconds
+        return batches and batches * self._full_seconds + self._worker.remaining_seconds
 
     @property
     def _full_seconds(self) -> float:
@@ -250,13 +255,14 @@ class MicroBatcher:
         rows = self._batch_rows
         return self._costs_of(rows).seconds(rows) * (self._max_batch_rows / rows)
 
-    def _costs_of(self, rows: int) -> CostModel:
-        """Return the costs where a batch of these rows is computed."""
-        return self._inline_costs if rows <= self._inline_rows else self._costs
+    def _costs_of(self, rows: int, size: float = 0.0) -> CostModel:
+        """Return the costs where a batch of these rows and this size is computed."""
+        is_inline = size <= rows <= self._inline_rows
+        return self._inline_costs if is_inline else self._costs
 
     def _whole_cost(self, rows: int, size: float) -> int:
         """Return the rows of a full batch that take as long as a whole request."""
-        full, seconds = self._full_seconds, self._costs_of(rows).seconds(rows, size)
+        full, seconds = self._full_seconds, self._costs_of(rows, size).seconds(rows, size)
         if not full:
             return max(rows, self._max_batch_rows)
         return max(1, round(seconds / full * self._max_batch_rows))
@@ -270,10 +276,17 @@ class MicroBatcher:
         if self._inline_costs is not self._costs:
             self._inline_costs.forget()
         if self._batch_seconds < math.inf:
-            rows = self._costs_of(self._max_batch_rows).rows_within(self._batch_seconds)
+            costs = self._costs_of(self._max_batch_rows)
+            # If a row alone takes half as long, fewer rows cost more throughput than they save.
+            longest = max(self._batch_seconds, 2 * costs.seconds(1))
+            rows = _adapted(self._batch_rows, costs, longest)
+            if rows == costs.timed_rows:  # larger batches may be as fast
+                rows = self._max_batch_rows
             self._batch_rows = min(max(rows, 1), self._max_batch_rows)
         if self._inline_seconds:
-            self._inline_rows = self._inline_costs.rows_within(self._inline_seconds)
+            self._inline_rows = _adapted(
+                self._inline_rows, self._inline_costs, self._inline_seconds
+            )
 
     def abandon_hung(self, seconds: float) -> None:
         """Abandon a compute that has lasted for `seconds`. A watchdog calls this regularly.
@@ -488,12 +501,29 @@ class MicroBatcher:
                 answered_rows += stop
                 answered_seconds += now - request.arrived
             self._complete(request, response)
+        first = batch[0].request
+        if first.whole:
+            self._settle(first, seconds)
+            # Else requests that compute for long and fail would cost nothing.
+            failed = failed and seconds <= costs.seconds(rows, first.size)
         if not failed:
-            costs.observe(rows, seconds, batch[0].request.size)
+            costs.observe(rows, seconds, first.size)
         if self._on_batch is not None:
             report = rows, len(batch), timings, waits, answered_rows, answered_seconds
             self._invoke(self._on_batch, BatchReport(*report))
         self._unbatching = False
+
+    def _settle(self, request: InferenceRequest, seconds: float) -> None:
+        """Correct what the caller of a whole request has paid by the seconds that it took.
+
+        An expectation that was wrong once thereby locks nobody out. A moment in which the machine
+        stood still does not either: the caller pays at most `max_wait` more than expected.
+        """
+        full = self._full_seconds
+        if full:
+            expected = request.cost * full / self._max_batch_rows
+            paid = min(seconds, expected + self._max_wait)
+            self._queue.settle(request, max(1, round(paid / full * self._max_batch_rows)))
 
     def _join_responses(
         self, responses: Sequence[InferenceResponse]
@@ -528,3 +558,9 @@ class MicroBatcher:
         except (Exception, asyncio.CancelledError) as mistake:  # noqa: BLE001 - as said
             message = f"a callback of the batcher of {self._name} failed"
             self._loop.call_exception_handler({"message": message, "exception": mistake})
+
+
+def _adapted(rows: int, costs: CostModel, seconds: float) -> int:
+    """Return the rows of the largest batch within `seconds`; `rows` if these hardly take longer."""
+    within = costs.rows_within(seconds)
+    return rows if within < rows and costs.seconds(rows) <= _TOLERANCE * seconds else within

@@ -22,10 +22,11 @@ STEP = 0.05
 FORGOTTEN = 0.02
 """The share of a factor's distance from 1 that `forget` removes."""
 
+_LEAST_SECONDS = 1e-6  # of a batch; a clock of low resolution may say 0
+
 _MAX_KNOWN = 1_024  # timings by size, so that they need not be interpolated again
 
-
-_LARGE_STEPS = int(1 / STEP)
+_FIRST_STEP = 0.25  # with 1, one batch that was a bit too slow would halve the rows of the next
 
 
 @dataclass(slots=True)
@@ -34,11 +35,13 @@ class _Factor:
 
     Attributes:
         value: the actual seconds of a batch as a multiple of those timed at the start.
+        is_usual: whether the rows are of the size that was timed.
         count: of the batches that moved it.
         count_before: when `forget` was called last.
     """
 
     value: float
+    is_usual: bool
     count: int = 0
     count_before: int = 0
 
@@ -60,6 +63,11 @@ class CostModel:
         self._known: dict[float, float] = {}
         self._factors: dict[tuple[int, int], _Factor] = {}
         self._overall = 1.0  # for batches of a size that no batch had yet
+
+    @property
+    def timed_rows(self) -> int:
+        """The rows of the largest batch that was timed; 0 if none was."""
+        return self._rows[-1] if self._rows else 0
 
     def seconds(self, rows: int, size: float = 0.0) -> float:
         """Return the expected seconds of a batch; 0 if nothing is known yet.
@@ -97,7 +105,7 @@ class CostModel:
             seconds: that it took.
             size: as in `seconds`.
         """
-        size = size or rows
+        size, seconds = size or rows, max(seconds, _LEAST_SECONDS)
         if self._learns_timings and (not self._rows or rows > self._rows[-1]):
             self._append(rows, seconds)
             self._known.clear()
@@ -106,12 +114,12 @@ class CostModel:
         key = rows.bit_length(), int(size).bit_length()
         factor = self._factors.get(key)
         if factor is None:
-            if size > rows:  # the timings of the start do not tell what larger rows take
-                self._factors[key] = _Factor(seconds / expected, 1)
+            if key[0] != key[1]:  # the timings of the start do not tell what larger rows take
+                self._factors[key] = _Factor(seconds / expected, is_usual=False, count=1)
                 return
-            factor = self._factors[key] = _Factor(self._overall)
+            factor = self._factors[key] = _Factor(self._overall, is_usual=True)
         factor.count += 1
-        step = 1.0 / factor.count if factor.count < _LARGE_STEPS else STEP
+        step = max(min(1.0 / factor.count, _FIRST_STEP), STEP)
         if seconds > expected * factor.value:
             factor.value *= 1.0 + step
         else:
@@ -120,9 +128,11 @@ class CostModel:
     def forget(self) -> None:
         """Move the factors of the sizes that no batch had since the last call towards 1.
 
-        Else a batch size that was once found too slow would never be tried again.
+        Else a batch size that was once found too slow would never be tried again. Rows of unusual
+        size are kept: what they cost does not depend on the choice of batches, and is no measure of
+        what usual rows cost.
         """
-        factors = self._factors.values()
+        factors = [factor for factor in self._factors.values() if factor.is_usual]
         for factor in factors:
             if factor.count == factor.count_before:
                 factor.value += FORGOTTEN * (1.0 - factor.value)
@@ -132,7 +142,7 @@ class CostModel:
 
     def _append(self, rows: int, seconds: float) -> None:
         self._rows.append(rows)
-        self._seconds.append(max(seconds, self._seconds[-1] if self._seconds else 0.0))
+        self._seconds.append(max(seconds, _LEAST_SECONDS, *self._seconds[-1:]))
 
     def _timed(self, size: float) -> float:
         """Return the seconds as timed at the start; beyond the largest batch, in proportion."""
@@ -142,6 +152,7 @@ class CostModel:
                 return 0.0
             beyond = max(size / self._rows[-1], 1.0)
             found = beyond * float(np.interp(size, self._rows, self._seconds))
-            if len(self._known) < _MAX_KNOWN:
-                self._known[size] = found
+            if len(self._known) >= _MAX_KNOWN:
+                self._known.clear()
+            self._known[size] = found
         return found

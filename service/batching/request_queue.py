@@ -247,6 +247,24 @@ class RequestQueue:
             self._set_waiting(caller, request, request.waiting + rows)
             request.deadline = math.inf
 
+    def settle(self, request: InferenceRequest, cost: int) -> None:
+        """Correct what the caller has paid for a whole request that was computed.
+
+        Args:
+            request: the request.
+            cost: the rows of full batches that took as long.
+        """
+        paid = self._cost(request, request.rows)
+        if cost == paid:
+            return
+        caller = self._callers.get(request.caller) or self._create(request.caller)
+        in_ring = bool(caller.requests) or caller.credit < 0
+        caller.credit = min(caller.credit + paid - cost, self.quantum)
+        if in_ring and not caller.requests:
+            self._leave(caller)
+        elif not in_ring and caller.credit < 0:
+            self._ring.append(caller)
+
     def remove(self, request: InferenceRequest) -> None:
         """Remove a request with its waiting rows, if it has any."""
         if request.waiting:

@@ -83,6 +83,14 @@ class Worker:
         return sum(self._expected)
 
     @property
+    def remaining_seconds(self) -> float:
+        """The seconds after which the batches in flight are expected to be computed."""
+        if not self._expected:
+            return 0.0
+        elapsed = time.monotonic() - self._since
+        return self.expected_seconds - min(elapsed, self._expected[0])
+
+    @property
     def hung(self) -> int:
         """The number of abandoned computes that still hold a thread."""
         self._hung = [thread for thread in self._hung if thread.is_alive()]

@@ -168,6 +168,11 @@ def test_settings_do_not_change_once_read() -> None:
         ),
         ("FITSERVE_CORS_ORIGINS", "*", "error: FITSERVE_CORS_ORIGINS must be a JSON list"),
         (
+            "FITSERVE_MODEL_WEIGHTS",
+            "mnist-cnn=4",
+            "error: FITSERVE_MODEL_WEIGHTS must be a JSON object of numbers",
+        ),
+        (
             "FITSERVE_ALLOWED_HOSTS",
             '["http://a"]',
             "error: FITSERVE_ALLOWED_HOSTS is ['http://a']:",

@@ -1,5 +1,6 @@
 """The weights of models: the priorities of their threads."""
 
+import asyncio
 import logging
 import os
 import threading
@@ -75,6 +76,22 @@ async def test_batches_of_a_light_model_are_computed_on_a_thread_of_less_priorit
         await predictor.predict({"x": np.zeros((1, 1), np.float32)})
         await predictor.close()
         assert runtime.found == [before + steps]
+
+
+async def test_a_model_is_served_where_priorities_cannot_be_set(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def forbid(*_: int) -> None:
+        raise PermissionError(1, "Operation not permitted")
+
+    monkeypatch.setattr(os, "setpriority", forbid)
+    package = write_tiny(tmp_path, "line", runtimes=("onnx",))
+    placement = Placement(Recording(), {})  # type: ignore[arg-type]
+    predictor = Predictor(package, placement, Settings(model_weights={"other": 2.0}))
+    async with asyncio.timeout(10):
+        await predictor.predict({"x": np.zeros((1, 1), np.float32)})
+    await predictor.close()
+    assert "FITSERVE_MODEL_WEIGHTS has no effect: priorities cannot be set" in caplog.text
 
 
 async def test_a_weight_of_a_model_that_does_not_exist_is_a_line_in_the_log(
