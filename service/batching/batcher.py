@@ -99,6 +99,8 @@ class MicroBatcher:
         max_delay: seconds that an idle batcher waits for more requests, unless a batch is full.
             Keep it well below the timeouts.
         max_wait: seconds. A new request is refused if the batches before its last rows take longer.
+        least_batches: as many full batches may be in compute and wait, however slow they are, if
+            they take no longer than twice `max_wait`.
         costs: of the batches on the thread. The batcher corrects them by what it computes.
         batch_seconds: the batches get fewer rows if a full one takes longer, and more than twice as
             long as a row alone.
@@ -129,6 +131,7 @@ class MicroBatcher:
         max_queue_rows: int,
         max_delay: float = 0.0,
         max_wait: float = math.inf,
+        least_batches: int = 0,
         costs: CostModel | None = None,
         batch_seconds: float = math.inf,
         prefetch_seconds: float = 0.0,
@@ -151,6 +154,7 @@ class MicroBatcher:
         self._max_queue_rows = max_queue_rows
         self._max_delay = max_delay
         self._max_wait = max_wait
+        self._least_batches = least_batches
         self._batch_rows = max_batch_rows  # of a full batch; fewer if it takes too long
         self._batch_seconds = batch_seconds
         self._inline_rows = inline_rows
@@ -232,13 +236,14 @@ class MicroBatcher:
                 f"{room}. Try again later.",
                 self._wait(-(-(wanted - room) // self._max_batch_rows)),
             )
-        if self._wait(queue.count_batches()) > min(self._max_wait, timeout):
+        longest = self._longest_wait
+        if self._wait(queue.count_batches()) > min(longest, timeout):
             ahead = queue.count_ahead(rows, caller, whole_cost)
             wait = self._wait(ahead.batches)
             waiting = f"{ahead.rows} rows waiting, which take {max(wait, 0.1):.1f} seconds"
-            if wait > self._max_wait:
+            if wait > longest:
                 message = f"Model {self._name} has {waiting}. Try again later."
-                raise QueueFullError(message, wait - self._max_wait)
+                raise QueueFullError(message, wait - longest)
             if wait > timeout:
                 raise DeadlineExceededError(
                     f"Model {self._name} has {waiting}, and the request may wait for {timeout:g}. "
@@ -248,6 +253,12 @@ class MicroBatcher:
     def _wait(self, batches: int) -> float:
         """Return the seconds until this many waiting batches are computed; 0 if none waits."""
         return batches and batches * self._full_seconds + self._worker.remaining_seconds
+
+    @property
+    def _longest_wait(self) -> float:
+        """The expected wait in seconds from which a request is refused."""
+        least = self._least_batches * self._full_seconds
+        return max(self._max_wait, min(least, 2 * self._max_wait))
 
     @property
     def _full_seconds(self) -> float:

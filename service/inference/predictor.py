@@ -27,7 +27,8 @@ MAX_HUNG = 3
 """With this many abandoned computes, each of which holds a thread, the process is not alive."""
 
 BATCHES_IN_A_WAIT = 8
-"""The batch size is chosen so that this many full batches fit into the longest wait."""
+"""The batch size is chosen so that this many full batches fit into the longest wait. As many may
+wait of a network whose smallest batch takes longer."""
 
 PREFETCH_SECONDS = 0.005
 """A full batch that takes longer is not prefetched: the time of the event loop between two batches
@@ -66,7 +67,6 @@ class Predictor:
         self.max_batch_rows = package.card.fixed_batch or min(most, max(in_time, 1))
         self.limit: Limit = "time" if self.max_batch_rows < most else placement.limit or "rows"
         """Why its batches are not larger."""
-        full_seconds = placement.seconds_of(self.max_batch_rows)
         costs, inline_costs = CostModel(placement.timings), CostModel(placement.inline_timings)
         self._name, self._version = self.card.name, self.card.version
         self._input_names = [spec.name for spec in self.card.inputs]
@@ -89,7 +89,8 @@ class Predictor:
             max_batch_rows=self.max_batch_rows,
             max_queue_rows=settings.max_queue_rows,
             max_delay=settings.max_queue_delay_seconds,
-            max_wait=_longest_wait(settings, full_seconds),
+            max_wait=settings.max_queue_seconds,
+            least_batches=BATCHES_IN_A_WAIT + 1,
             costs=costs,
             batch_seconds=math.inf if package.card.fixed_batch else batch_seconds(settings),
             prefetch_seconds=PREFETCH_SECONDS,
@@ -283,16 +284,6 @@ class Prediction:
     def count_failure(self) -> None:
         """Count the request as failed."""
         self._statistics.failed(time.monotonic() - self._context.submitted)
-
-
-def _longest_wait(settings: Settings, full_seconds: float) -> float:
-    """Return the expected wait in seconds from which a request is refused.
-
-    The setting, except for a network whose smallest batch takes longer than `BATCHES_IN_A_WAIT`
-    allows, or did so on a machine that was busy: as many batches may wait, at most twice as long.
-    """
-    wait = settings.max_queue_seconds
-    return max(wait, min(BATCHES_IN_A_WAIT * full_seconds, 2 * wait))
 
 
 def _elements_of_row(card: ModelCard) -> int:

@@ -65,6 +65,7 @@ def several(workers: int, root: Path, repository: Path) -> Iterator[Server]:
     settings = {
         **ON_CPU,
         "FITSERVE_MODEL_REPOSITORY": str(repository),
+        "FITSERVE_MAX_QUEUE_SECONDS": "10",  # beside other programs, a row may take a second
         "BENTOML_CONFIG_OPTIONS": f"services.fitserve.workers={workers}",
     }
     with temporary_home() as home, serving(home, root, settings=settings) as server:

@@ -361,3 +361,20 @@ async def test_the_wait_for_a_long_batch_becomes_shorter_while_it_computes() -> 
             await asyncio.sleep(0.2)
             assert 0.5 <= batcher.expected_wait < 0.7
         await asyncio.gather(*tasks)
+
+
+@pytest.mark.parametrize(("seconds", "accepted"), [(0.01, 16), (0.2, 8), (0.5, 3), (5.0, 1)])
+async def test_some_batches_may_wait_of_a_model_that_has_become_slow(
+    seconds: float, accepted: int
+) -> None:
+    """As many as without a delay, up to twice the longest wait; one in any case."""
+    model, costs = Model(), CostModel({1: 0.01})
+    for _ in range(500):
+        costs.observe(1, seconds)
+    limits = {"max_batch_rows": 1, "max_wait": 1.0, "least_batches": 9}
+    async with batching(model, costs=costs, **limits) as batcher:
+        async with busy(model, batcher):
+            tasks = await started(*[batcher.submit(rows(i)) for i in range(16)])
+        results = await asyncio.gather(*tasks, return_exceptions=True)
+        refused = [result for result in results if isinstance(result, QueueFullError)]
+    assert abs(len(results) - len(refused) - accepted) <= 1
