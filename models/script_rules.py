@@ -27,7 +27,13 @@ VECTORS = {"cosh", "div", "floor_divide", "fmod", "pow", "remainder", "sinh"}
 """Elementwise operators that give other numbers in a vector of the processor than at its end.
 
 Rounding apart, these are remainders and quotients of very large numbers, powers of numbers below
-the normal ones, and results close to the largest FP64.
+the normal ones, and results close to the largest FP64 or BF16.
+"""
+SCALED = {"add", "rsub", "sub"}
+"""Elementwise operators with a factor `alpha`.
+
+In half precision, a vector of the processor rounds the sum, and its end rounds the product first,
+which may overflow.
 """
 SIGN_TELLING = {
     "addcdiv": "tensor2", "div": "other", "pow": "self", "reciprocal": "self", "rsqrt": "self",
@@ -140,13 +146,22 @@ def _elementwise(call: Call) -> Structure:
     return outer, inner
 
 
+def _scaled(call: Call) -> Structure:
+    short = call.results[0].is_floating_point() and call.results[0].element_size() < 4
+    if short and call.has("alpha") and call.value("alpha") != 1:
+        raise MixesError("rounds a product by its place in the batch")
+    return _elementwise(call)
+
+
 def _vector(call: Call) -> Structure:
+    import torch
+
     name = call.node.kind.partition("::")[2].removesuffix("_")
     floats = call.results[0].is_floating_point()
     if name == "div":
         differs = call.has("rounding_mode") and call.value("rounding_mode") is not None
     elif name in ("cosh", "sinh"):
-        differs = call.results[0].element_size() > 4
+        differs = call.results[0].dtype not in (torch.float16, torch.float32)
     else:
         differs = name != "pow" or call.tensor("exponent") is not None
     if floats and differs:
@@ -415,6 +430,7 @@ def _einsum(call: Call) -> Structure:
 
 RULES: Mapping[str, Rule] = {
     **dict.fromkeys(ELEMENTWISE, _elementwise),
+    **dict.fromkeys(SCALED, _scaled),
     **dict.fromkeys(VECTORS, _vector),
     **dict.fromkeys(ALONG, _along),
     **dict.fromkeys(MOVING, _moved),

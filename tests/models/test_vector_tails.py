@@ -44,7 +44,7 @@ ROUNDING = 16 * float(np.finfo(np.float32).eps)
 Compute = Callable[[Sequence[Array]], Array]
 
 
-def differing(compute: Compute, count: int) -> Iterator[str]:
+def differing(compute: Compute, count: int, rounding: float = ROUNDING) -> Iterator[str]:
     """Yield how the numbers of a batch differ from the numbers alone: "zero" or "number"."""
     numbers = np.array(EXTREMES, np.float32)
     cases = np.array(list(itertools.product(numbers, repeat=count)), np.float32)
@@ -63,7 +63,7 @@ def differing(compute: Compute, count: int) -> Iterator[str]:
                 continue
             same = (found == wanted) | (np.isnan(found) & np.isnan(wanted))
             with np.errstate(all="ignore"):
-                close = np.abs(found - wanted) <= ROUNDING * np.abs(wanted) + 1e-37
+                close = np.abs(found - wanted) <= rounding * np.abs(wanted) + 1e-37
             if not np.all(same | close):
                 yield "number"
             if np.any(same & ~np.isnan(found) & (np.signbit(found) != np.signbit(wanted))):
@@ -131,15 +131,20 @@ OTHER_ARGUMENTS = {
 }  # fmt: skip
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16], ids=str)
 @pytest.mark.parametrize("name", sorted({*SCRIPT_ELEMENTWISE, "div"} - OTHER_ARGUMENTS))
-def test_an_operator_of_torch_gives_each_number_at_each_place(name: str) -> None:
+def test_an_operator_of_torch_gives_each_number_at_each_place(
+    name: str, dtype: torch.dtype
+) -> None:
     function = CALLS.get(name) or getattr(torch, name)
 
     def compute(given: Sequence[Array]) -> Array:
         with FlushToZero(), torch.inference_mode(), warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            found: Array = function(*map(torch.from_numpy, given)).numpy()
-        return found
+            found = function(*(torch.from_numpy(one).to(dtype) for one in given))
+        array: Array = (found.float() if found.is_floating_point() else found).numpy()
+        return array
 
-    found = set(differing(compute, 2 if name in PAIRS else 1))
+    rounding = 16 * float(torch.finfo(dtype).eps)
+    found = set(differing(compute, 2 if name in PAIRS else 1, rounding))
     assert found <= ({"zero"} if name in SIGN_CHOOSING else set())

@@ -403,7 +403,25 @@ class _ZeroSignInPlace(nn.Module):
         return torch.relu(x) + torch.relu(x - 1e6) * either.reciprocal().clamp(-1, 1)
 
 
+class _ScaledSum(nn.Module):
+    """A product in FP16 that overflows, except in a vector of the processor."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        large = torch.relu(x - 1e6).clamp(max=3e4).to(torch.float16)
+        return torch.relu(x) + torch.add(-2 * large, large, alpha=3).to(torch.float32)
+
+
+class _ShortCosine(nn.Module):
+    """A hyperbolic cosine in BF16 that overflows in a vector of the processor."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        large = torch.relu(x - 1e6).clamp(max=89.0).to(torch.bfloat16)
+        return torch.relu(x) + (torch.cosh(large).to(torch.float32) - 1)
+
+
 MIXED: Mapping[str, tuple[nn.Module, str]] = {
+    "a scaled sum in half precision": (_ScaledSum(), "aten::add"),
+    "a hyperbolic cosine in half precision": (_ShortCosine(), "aten::cosh"),
     "a remainder of large numbers": (_Remainder(), "aten::fmod"),
     "a rounded quotient of large numbers": (_Rounded(), "aten::div"),
     "the sign of a zero": (_ZeroSign(), "aten::reciprocal"),
