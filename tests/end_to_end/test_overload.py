@@ -30,13 +30,14 @@ ATTEMPTS = 3
 
 @pytest.fixture(scope="module")
 def slow(root: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    """A server of one slow network, with no setting but the runtime's threads."""
+    """A server of one slow network, with one thread, and time for connections that wait."""
     repository = tmp_path_factory.mktemp("slow")
     write_slow(repository, "slow", STEPS)
     settings = {
         "FITSERVE_MODEL_REPOSITORY": str(repository),
         "FITSERVE_DEVICE": "cpu",
         "FITSERVE_INTRA_OP_THREADS": "1",
+        "FITSERVE_HEADER_TIMEOUT_SECONDS": "60",  # some are opened long before their first request
     }
     with temporary_home() as home, serving(home, root, settings=settings) as server:
         yield server
