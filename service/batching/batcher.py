@@ -240,14 +240,16 @@ class MicroBatcher:
         if self._wait(queue.count_batches()) > min(longest, timeout):
             ahead = queue.count_ahead(rows, caller, whole_cost)
             wait = self._wait(ahead.batches)
-            waiting = f"{ahead.rows} rows waiting, which take {max(wait, 0.1):.1f} seconds"
             if wait > longest:
-                message = f"Model {self._name} has {waiting}. Try again later."
-                raise QueueFullError(message, wait - longest)
+                raise QueueFullError(
+                    f"Model {self._name} has {ahead.rows} rows waiting, which take "
+                    f"{wait:.1f} seconds. Try again later.",
+                    wait - longest,
+                )
             if wait > timeout:
                 raise DeadlineExceededError(
-                    f"Model {self._name} has {waiting}, and the request may wait for {timeout:g}. "
-                    "Try again later, or allow it more time."
+                    f"Model {self._name} has {ahead.rows} rows waiting, which take {wait:.3g} "
+                    f"seconds, and the request allows {timeout:g}. Try again later, or allow more."
                 )
 
     def _wait(self, batches: int) -> float:
