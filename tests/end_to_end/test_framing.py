@@ -16,6 +16,7 @@ import httpx
 import pytest
 from faulty_networks import write_slow, write_sound
 from live_server import Server, free_port, serving, temporary_home
+from waiting import wait_until
 
 SETTINGS = {
     "FITSERVE_DEVICE": "cpu",
@@ -191,7 +192,7 @@ def test_behind_a_proxy_that_forwards_upgrades_clients_get_their_own_responses(
     proxy = subprocess.Popen(["nginx", "-c", tmp_path / "nginx.conf"], stderr=subprocess.DEVNULL)
     behind = Server(f"http://127.0.0.1:{port}", proxy, networks.log)
     try:
-        wait_for(port)
+        wait_until(lambda: listens(port), what="nginx does not listen")
         # More than the server reads at once: a later read would begin with a request.
         smuggled = b"\r\n" * 150_000 + b"GET /models/none HTTP/1.1\r\nHost: localhost\r\n\r\n"
         attack = post(
@@ -210,13 +211,10 @@ def test_behind_a_proxy_that_forwards_upgrades_clients_get_their_own_responses(
         proxy.wait(30)
 
 
-def wait_for(port: int) -> None:
-    for _ in range(600):
-        with socket.socket() as trial:
-            trial.settimeout(0.1)
-            if trial.connect_ex(("127.0.0.1", port)) == 0:
-                return
-    raise AssertionError("nginx does not listen")
+def listens(port: int) -> bool:
+    with socket.socket() as trial:
+        trial.settimeout(0.1)
+        return trial.connect_ex(("127.0.0.1", port)) == 0
 
 
 # Required headers.
