@@ -7,8 +7,7 @@ import shutil
 import socket
 import struct
 import subprocess
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -361,13 +360,6 @@ def test_pipelined_requests_get_responses_in_order(networks: Server) -> None:
     sent = [post(("slow", "sound")[n % 7 > 0], n) for n in range(400)]  # 60 kB
     found = responses_to(networks, b"".join(sent) + LAST)
     assert [json.loads(body)["id"] for _, body in found[:-1]] == [f"x={n}" for n in range(400)]
-
-
-def wait_until(holds: Callable[[], bool], seconds: float = 20.0) -> None:
-    deadline = time.monotonic() + seconds
-    while not holds():
-        assert time.monotonic() < deadline, "it did not come to that in time"
-        time.sleep(0.1)
 
 
 # A client that closes its sending side.
