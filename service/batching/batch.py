@@ -57,7 +57,8 @@ class InferenceRequest:
         done_callback: None once it was called, or after `cancel`.
         caller: whose request it is; callers share the batches equally.
         queue: the queue that holds the waiting rows; None before the request was added.
-        responses: to the slices that were computed, if the request was split.
+        responses: to the slices that were computed, if the request was split; without outputs.
+        outputs: of the slices that were computed, if the request was split.
         whole: whether the request is never split or batched with others, because its rows may
             depend on each other.
         size: the rows of usual size that are as large as the request; 0 for `rows`.
@@ -74,6 +75,7 @@ class InferenceRequest:
     caller: str = ""
     queue: WaitingRows | None = None
     responses: list[InferenceResponse] = field(default_factory=list)
+    outputs: dict[str, NDArray[Any]] = field(default_factory=dict)
     whole: bool = False
     size: float = 0.0
     cost: int = 0
@@ -88,6 +90,26 @@ class InferenceRequest:
         self.done_callback = None
         if self.queue is not None:
             self.queue.remove(self)
+
+    def gather(self, start: int, stop: int, outputs: Arrays) -> Arrays:
+        """Copy the outputs of some rows into those of the request, and return the latter.
+
+        The thread that computes calls this: copying a large output would hold the event loop.
+
+        Raises:
+            ValueError: the outputs have other names, shapes or dtypes than those of other rows.
+        """
+        if not self.outputs:
+            self.outputs = {
+                name: np.empty((self.rows, *array.shape[1:]), array.dtype)
+                for name, array in outputs.items()
+            }
+        for name, whole in self.outputs.items():
+            array = outputs.get(name)
+            if array is None or array.shape[1:] != whole.shape[1:] or array.dtype != whole.dtype:
+                raise ValueError(f"output {name!r} has another shape or type in some rows")
+            whole[start:stop] = array
+        return self.outputs
 
     def is_over(self, now: float) -> bool:
         """Return whether a compute is pointless: the caller is gone or the deadline has passed."""
@@ -154,7 +176,7 @@ def run_batch(
     """
     started = time.monotonic()
     try:
-        return _attempt(batch, compute)
+        return _attempt(batch, compute, name)
     except BaseException as error:  # noqa: BLE001 - every slice needs an outcome
         if len(batch) > 1:
             middle = len(batch) // 2
@@ -208,20 +230,15 @@ def _in_halves(
 ) -> Arrays | ServiceError:
     """Compute one slice whose rows do not fit into the device's memory together."""
     middle = (part.start + part.stop) // 2
-    halves: list[Arrays] = []
     for half in (part._replace(stop=middle), part._replace(start=middle)):
         (outcome,), _ = run_batch([half], compute, name, judge=judge)
         if isinstance(outcome, ServiceError):
-            return outcome
-        halves.append(outcome)
-    try:
-        return joined(halves)
-    except Exception as mismatch:  # noqa: BLE001 - the model's outputs may be anything
-        return fault(name, mismatch)
+            break
+    return outcome
 
 
 def _attempt(
-    batch: Sequence[Slice], compute: Callable[[Arrays], Arrays]
+    batch: Sequence[Slice], compute: Callable[[Arrays], Arrays], name: str
 ) -> tuple[list[Arrays | ServiceError], Timings]:
     started = time.monotonic()
     inputs = joined([part.inputs for part in batch])
@@ -229,14 +246,21 @@ def _attempt(
     outputs = compute(inputs)
     have_outputs = time.monotonic()
     rows = len(next(iter(inputs.values())))
-    for name, array in outputs.items():
+    for output, array in outputs.items():
         if len(array) != rows:
-            raise RowCountError(f"output {name!r} has {len(array)} rows for {rows} of input")
+            raise RowCountError(f"output {output!r} has {len(array)} rows for {rows} of input")
     pieces: list[Arrays | ServiceError] = []
     end = 0
-    for _, start, stop in batch:
+    for request, start, stop in batch:
         begin, end = end, end + stop - start
-        pieces.append(_cut(outputs, begin, end))
+        piece = _cut(outputs, begin, end)
+        if stop - start == request.rows:
+            pieces.append(piece)
+            continue
+        try:
+            pieces.append(request.gather(start, stop, piece))
+        except ValueError as mismatch:  # the model's outputs may be anything
+            pieces.append(fault(name, mismatch))
     ended = time.monotonic()
     return pieces, Timings(have_inputs - started, have_outputs - have_inputs, ended - have_outputs)
 

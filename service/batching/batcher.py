@@ -36,7 +36,6 @@ from service.batching.batch import (
     Timings,
     count_rows,
     fault,
-    joined,
     run_batch,
     too_late,
 )
@@ -468,8 +467,11 @@ class MicroBatcher:
         self._refuse_late(late)
 
     def _may_be_inline(self, request: InferenceRequest) -> bool:
-        """Return whether the event loop may compute a small batch that begins with the request."""
-        is_usual = request.size <= request.rows
+        """Return whether the event loop may compute a small batch that begins with the request.
+
+        The slices of a larger request go to the thread, which also gathers their outputs.
+        """
+        is_usual = request.size <= request.rows <= self._inline_rows
         return is_usual and not (request.suspect or self._worker.batches)
 
     # From a computed batch to the callers.
@@ -502,14 +504,17 @@ class MicroBatcher:
                 failed = True
                 self._complete(request, outcome)
                 continue
-            response: InferenceResponse | ServiceError
             response = InferenceResponse(outcome, started - request.arrived, seconds, rows)
             if stop - start < request.rows:
                 request.responses.append(response)
                 if stop < request.rows:
                     continue
-                response = self._join_responses(request.responses)
-            if request.done_callback is not None and isinstance(response, InferenceResponse):
+                first_part, all_parts = request.responses[0], request.responses
+                response = response._replace(
+                    queue_seconds=first_part.queue_seconds,
+                    compute_seconds=sum(part.compute_seconds for part in all_parts),
+                )
+            if request.done_callback is not None:
                 waits.append(response.queue_seconds)
                 answered_rows += stop
                 answered_seconds += now - request.arrived
@@ -537,18 +542,6 @@ class MicroBatcher:
             expected = request.cost * full / self._max_batch_rows
             paid = min(seconds, expected + self._max_wait)
             self._queue.settle(request, max(1, round(paid / full * self._max_batch_rows)))
-
-    def _join_responses(
-        self, responses: Sequence[InferenceResponse]
-    ) -> InferenceResponse | ServiceError:
-        """Join the responses to the slices of a request that was computed in several batches."""
-        try:
-            outputs = joined([response.outputs for response in responses])
-        except Exception as mismatch:  # noqa: BLE001 - the model's outputs may be anything
-            return fault(self._name, mismatch)
-        first, last = responses[0], responses[-1]
-        compute_seconds = sum(response.compute_seconds for response in responses)
-        return InferenceResponse(outputs, first.queue_seconds, compute_seconds, last.batch_rows)
 
     def _refuse_late(self, late: Sequence[InferenceRequest]) -> None:
         for request in late:
