@@ -35,6 +35,11 @@ PREFETCH_SECONDS = 0.005
 is small beside it."""
 
 
+INLINE_BYTES = 2**18
+"""The event loop computes no batch with larger outputs: new memory takes longer while it serves
+than in the timings at the start, and the outputs are copied into the responses."""
+
+
 def batch_seconds(settings: Settings) -> float:
     """Return the seconds that a full batch may take."""
     return settings.max_queue_seconds / BATCHES_IN_A_WAIT
@@ -78,7 +83,10 @@ class Predictor:
         self._metrics = ModelMetrics(package.card.name)
         _show(package.card, placement, load_seconds)
         self._polling = BusyPolling(settings.busy_poll_seconds)
-        self._inline_rows = placement.rows_within(settings.inline_seconds)
+        self._inline_rows = min(
+            placement.rows_within(settings.inline_seconds),
+            INLINE_BYTES // max(_output_bytes_of_row(self.card), 1),
+        )
         self._slowdown: SlowdownWatch | None = None
         if not (is_free or placement.runtime.cost_varies):  # else the rows do not tell the cost
             self._slowdown = SlowdownWatch(
@@ -289,6 +297,12 @@ class Prediction:
 def _elements_of_row(card: ModelCard) -> int:
     """Return the elements of a row of the card's example, which the warm-up computes."""
     return sum(math.prod(tensor.array().shape[1:]) for tensor in card.example.inputs.values())
+
+
+def _output_bytes_of_row(card: ModelCard) -> int:
+    """Return the size of the outputs of a row of the card's example."""
+    arrays = (tensor.array() for tensor in card.example.outputs.values())
+    return sum(math.prod(array.shape[1:]) * array.itemsize for array in arrays)
 
 
 def _batched_shapes(card: ModelCard) -> frozenset[tuple[tuple[int, ...], ...]] | None:

@@ -16,6 +16,7 @@ from service.api.v2.codec import (
     decode_large,
     encode,
     encode_long,
+    is_bulky,
     is_large,
     is_long,
 )
@@ -186,10 +187,12 @@ ROUTES: Mapping[str, tuple[str, Handler]] = {
 class OpenInference:
     """The ASGI application of the protocol."""
 
-    prefix = PREFIX
-
     def __init__(self, state: ServiceState) -> None:
         self._state = state
+
+    def takes(self, path: str) -> bool:
+        """Return whether a path is `PREFIX` or below it."""
+        return path.startswith(PREFIX) and (len(path) == len(PREFIX) or path[len(PREFIX)] == "/")
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Handle one request whose path begins with `PREFIX`.
@@ -269,7 +272,7 @@ def infer(
         try:
             if isinstance(response, ServiceError):
                 result = error_response(response, context)
-            elif is_long(request, response.outputs):
+            elif is_long(request, response.outputs) or is_bulky(request, response.outputs):
                 written = _write_long(predictor.card, request, response.outputs, context)
                 task = reply_from_task(written, context, reply)
                 _writing.add(task)
@@ -295,7 +298,7 @@ async def _infer_large(predictor: Predictor, context: RequestContext, body: Body
         context.caller, decode_large, whole(body), predictor.card, header_length
     )
     response = await predictor.predict(request.inputs, request.timeout)
-    if is_long(request, response.outputs):
+    if is_long(request, response.outputs) or is_bulky(request, response.outputs):
         return await _write_long(predictor.card, request, response.outputs, context)
     return _reply(encode(predictor.card, request, response.outputs), context)
 
@@ -303,7 +306,9 @@ async def _infer_large(predictor: Predictor, context: RequestContext, body: Body
 async def _write_long(
     card: ModelCard, request: InferRequest, outputs: Arrays, context: RequestContext
 ) -> Reply:
-    """Return a response whose JSON is written in another process."""
+    """Return a response whose JSON is written in another process, or its tensors on a thread."""
+    if not is_long(request, outputs):
+        return _reply(await asyncio.to_thread(encode, card, request, outputs), context)
     return _reply(await run_job(context.caller, encode_long, card, request, outputs), context)
 
 
