@@ -10,6 +10,11 @@ FLAVOUR ?= cpu
 CASES ?= 100000
 SEED ?= 1
 
+# The libraries of the service: torch with CUDA (5.7 GB) if there is an NVIDIA GPU or FLAVOUR=torch, else
+# ONNX Runtime alone.
+GPU := $(wildcard /proc/driver/nvidia/version)
+SERVED := $(if $(filter torch gpu,$(FLAVOUR))$(GPU),torch,cpu)
+
 BIN := $(VENV)/bin
 UV := $(BIN)/uv
 # The tests of a file run in one process, since they share its server. Files in order: by default,
@@ -29,7 +34,7 @@ help: ## list the targets
 	@echo
 	@echo "variables: VENV=$(VENV) HOST=$(HOST) PORT=$(PORT) PYTHON=$(PYTHON) RECIPES='$(RECIPES)' BENCH='$(BENCH)' FLAVOUR=$(FLAVOUR) CASES=$(CASES) SEED=$(SEED)"
 
-serve: $(VENV)/.serve ## serve the packages in models/ on http://HOST:PORT
+serve: $(VENV)/.serve-$(SERVED) ## serve the packages in models/ on http://HOST:PORT
 	$(BIN)/python -m service --host $(HOST) --port $(PORT)
 
 test: $(VENV)/.all $(VENV)/.clients ## run the whole test suite
@@ -110,17 +115,32 @@ $(VENV)/.uv:
 	$(BIN)/python -m pip install -q --disable-pip-version-check --require-hashes -r $@.txt
 	@touch $@
 
-$(VENV)/.serve: requirements/serve.txt pyproject.toml | $(VENV)/.uv
-	$(UV) pip install -q --python $(BIN)/python --require-hashes -r requirements/serve.txt
+$(VENV)/.serve-cpu: requirements/cpu.txt pyproject.toml | $(VENV)/.uv
+	@echo "installing the service with ONNX Runtime for CPUs; make serve FLAVOUR=torch adds torch (5.7 GB)"
+	$(UV) pip install --python $(BIN)/python --require-hashes -r requirements/cpu.txt
 	$(INSTALL)
 	@touch $@
+
+$(VENV)/.serve-torch: requirements/serve.txt pyproject.toml | $(VENV)/.uv
+	@echo "installing the service with torch and ONNX Runtime for GPUs (5.7 GB)"
+	$(WITHOUT_CPU)
+	$(UV) pip install --python $(BIN)/python --require-hashes -r requirements/serve.txt
+	$(INSTALL)
+	@touch $@
+
+# ONNX Runtime for CPUs and that for GPUs are the same files.
+define WITHOUT_CPU
+@if $(UV) pip show -q --python $(BIN)/python onnxruntime 2>/dev/null; then \
+  $(UV) pip uninstall -q --python $(BIN)/python onnxruntime; fi
+endef
 
 # The bytecode is compiled here: the tests start about a hundred processes, and with
 # PYTHONDONTWRITEBYTECODE each process would compile the libraries again.
 $(VENV)/.all: requirements/all.txt pyproject.toml | $(VENV)/.uv
+	$(WITHOUT_CPU)
 	$(UV) pip install -q --compile-bytecode --python $(BIN)/python --require-hashes -r requirements/all.txt
 	$(INSTALL)
-	@touch $@ $(VENV)/.serve
+	@touch $@ $(VENV)/.serve-cpu $(VENV)/.serve-torch
 
 # Clients of other servers, for the tests. perf_analyzer has wheels for glibc 2.38 or later only.
 $(VENV)/.clients: requirements/clients.txt | $(VENV)/.uv
