@@ -15,6 +15,8 @@ from numpy.typing import NDArray
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, NonNegativeInt, model_validator
 from pydantic.dataclasses import dataclass
 
+from models.pictures import PictureSpec
+
 SCHEMA_VERSION: Literal[1] = 1
 
 Datatype = Literal[
@@ -116,7 +118,8 @@ class TensorSpec:
     `minimum` and `maximum` are the range of the usual values. With `enforced`, other values are
     refused before the computation. `labels` name the classes, the columns of the last dimension.
     `nonempty` lists the axes of any size that must not have the size 0. `max_shape` has the largest
-    size of each free dimension, and the sizes of the others; None means no limit.
+    size of each free dimension, and the sizes of the others; None means no limit. `picture` says
+    how a picture becomes a row.
 
     A dataclass, since every request reads some fields: the fields of a pydantic model take several
     times as long to read.
@@ -132,6 +135,7 @@ class TensorSpec:
     enforced: bool = False
     nonempty: tuple[int, ...] = ()
     max_shape: tuple[Dimension, ...] | None = None
+    picture: PictureSpec | None = None
 
     @property
     def dtype(self) -> np.dtype[np.generic]:

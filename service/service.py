@@ -17,6 +17,7 @@ from models.signature import require_signing
 from service.api.openapi import openapi_of
 from service.api.pages import create_pages
 from service.api.playground import paths
+from service.api.rows.routes import Rows
 from service.api.state import ServiceState
 from service.api.typed import responses
 from service.api.typed.images import mnist_pixels
@@ -57,6 +58,7 @@ settings = read_settings()
 set_up_log(settings.log_format)
 
 JOB_MODULES = (
+    "service.api.rows.routes",
     "service.api.typed.fields",
     "service.api.typed.forms",
     "service.api.typed.images",
@@ -203,7 +205,7 @@ wrap_service(
     lambda inner_app: App(
         ErrorMiddleware(inner_app),
         settings,
-        mounts=[OpenInference(state)],
+        mounts=[OpenInference(state), Rows(state, settings)],
         typed=state.responders,
         index_page=ErrorMiddleware(pages),
         playground_paths=paths(),

@@ -25,6 +25,10 @@ class Settings(BaseSettings):
     model_config = SettingsConfigDict(env_prefix="FITSERVE_", frozen=True, extra="ignore")
 
     model_repository: Path = Field(SHIPPED, description="the folder of the packages")
+    default_model: str = Field(
+        "",
+        description="the model of requests to /invocations that name none; by default the only one",
+    )
     runtime: Literal["auto", "onnx", "torchscript"] = Field(
         "auto",
         description="auto times both for each model at start-up, and uses the faster; onnx if all "

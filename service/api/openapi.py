@@ -5,7 +5,11 @@ import json
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from models.card import ModelCard, TensorSpec
 from service.api.playground import MEDIA_TYPES
+from service.api.rows.dialects import example_of
+from service.api.rows.predict import DIALECT as PREDICT
+from service.api.rows.routes import DIALECTS, PAGES
 from service.api.v2.routes import PREFIX, ROUTES
 from service.errors import (
     MethodNotAllowedError,
@@ -103,8 +107,77 @@ def openapi_of(service: Any, name: str, version: str) -> dict[str, Any]:
             }
         },
         **_protocol(),
+        **_rows(),
     }
     return specification
+
+
+def openapi_with_models(
+    specification: Mapping[str, Any], cards: Iterable[ModelCard]
+) -> dict[str, Any]:
+    """Return a description with a path for each model, and an example of its own.
+
+    Args:
+        specification: of `openapi_of`.
+        cards: of the models that serve.
+    """
+    paths = dict(specification["paths"])
+    for card in cards:
+        operation = _operation(card.summary, PREDICT.response)
+        operation["requestBody"] = _json_body(_instances(card))
+        operation["responses"] |= _failures(ServiceError)
+        paths[f"/models/{card.name}/predict"] = {"post": operation}
+    return {**specification, "paths": paths}
+
+
+def _instances(card: ModelCard) -> dict[str, Any]:
+    """Return the schema of a model's rows, with the recorded example if that is not too long."""
+    values = {spec.name: _value(spec) for spec in card.inputs}
+    row: dict[str, Any] = {"type": "object", "required": list(values), "properties": values}
+    if len(values) == 1:
+        (row,) = values.values()
+    properties = {"instances": {"type": "array", "minItems": 1, "items": row}}
+    schema = {"type": "object", "required": ["instances"], "properties": properties}
+    if sum(len(tensor.data) for tensor in card.example.inputs.values()) <= _LONGEST_EXAMPLE:
+        schema["example"] = example_of(card)
+    return schema
+
+
+def _value(spec: TensorSpec) -> dict[str, Any]:
+    """Return the schema of one row of an input."""
+    kinds = {"f": "number", "b": "boolean"}
+    schema: dict[str, Any] = {"type": kinds.get(spec.dtype.kind, "integer")}
+    for size in reversed(spec.shape[1:]):
+        schema = {"type": "array", "items": schema}
+        if size != -1:
+            schema |= {"minItems": size, "maxItems": size}
+    meaning = "" if spec.meaning == "not stated" else f"{spec.meaning}; "
+    return {**schema, "description": f"{meaning}{spec.to_text()}"}
+
+
+def _rows() -> dict[str, Any]:
+    """Return the paths of predictions in rows, for any model."""
+    paths: dict[str, Any] = {}
+    for dialect in DIALECTS.values():
+        named = "{model}" in dialect.endpoint
+        parameter = _parameter("model", _EXAMPLE_MODEL)
+        if not named:
+            parameter |= {"name": "X-Model", "in": "header", "required": False}
+        operation = _operation(dialect.summary, dialect.response, parameter)
+        operation["requestBody"] = _json_body(_INSTANCES)
+        operation["responses"] |= _failures(ServiceError)
+        paths[dialect.endpoint] = {"post": operation}
+    for path, page in PAGES.items():
+        parameters = [_parameter("model", _EXAMPLE_MODEL)] if "{model}" in path else []
+        operation = _operation(inspect.getdoc(page) or "", {}, *parameters)
+        if path == "/ping":
+            operation["responses"] |= _failures(NotReadyError)
+        paths[path] = {"get": operation}
+    return paths
+
+
+def _json_body(schema: Mapping[str, Any]) -> dict[str, Any]:
+    return {"required": True, "content": {"application/json": {"schema": schema}}}
 
 
 def _protocol() -> dict[str, Any]:
@@ -129,6 +202,20 @@ def _protocol() -> dict[str, Any]:
     return paths
 
 
+_EXAMPLE_MODEL = "curve-tanh"
+_LONGEST_EXAMPLE = 2_000
+"""The most values of an example in the description."""
+_INSTANCES = {
+    "type": "object",
+    "properties": {
+        "instances": {
+            "type": "array",
+            "items": {},
+            "description": "rows: each the value of the only input, or an object of the inputs",
+        }
+    },
+    "example": {"instances": [[0], [5], [10.5]]},
+}
 _INDEX = {
     "type": "object",
     "properties": {

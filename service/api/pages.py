@@ -11,6 +11,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from models.package import PackageError
+from service.api.openapi import openapi_with_models
 from service.api.playground import Playground, cacheable_response
 from service.api.state import ServiceState
 from service.errors import ServiceError, UnknownPathError
@@ -87,7 +88,8 @@ class _Pages:
         return cacheable_response(content, "image/png", request)
 
     async def openapi(self, _: Request) -> Response:
-        return json_response(self._state.openapi)
+        cards = [predictor.card for predictor in self._state.registry]
+        return json_response(openapi_with_models(self._state.openapi, cards))
 
     async def metrics(self, _: Request) -> Response:
         content = await asyncio.to_thread(metrics.exposition)

@@ -66,16 +66,16 @@ class CachedHeader(NamedTuple):
 
 
 class Mount(Protocol):
-    """An ASGI application for one path and all paths below it.
+    """An ASGI application for some paths.
 
     It is called without BentoML's middleware and routing, which take longer than a prediction.
     """
 
-    prefix: str
-    """Of the paths, such as `/v2`, without a slash at its end."""
+    def takes(self, path: str) -> bool:
+        """Return whether a path, in its normal form, is one of the application."""
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Handle one request below the prefix."""
+        """Handle one request to such a path."""
 
     def responder(self, path: str) -> Responder | None:
         """Return the responder of a POST to `path` with a whole body; None if only ASGI can."""
@@ -87,7 +87,7 @@ class App:
     Args:
         inner_app: BentoML's application: the typed endpoints, the pages and the life cycle.
         settings: of the service; the connections and, by the ASGI scope, the endpoints get them.
-        mounts: applications that are called in place of `inner_app` below their prefixes.
+        mounts: applications that are called in place of `inner_app` for the paths that they take.
         typed: the responders of the typed endpoints, by path.
         index_page: the application at `/`; it replaces BentoML's page, which loads from other
             hosts.
@@ -106,7 +106,7 @@ class App:
     ) -> None:
         self._inner_app = inner_app
         self.settings = settings
-        self._mounts = [(mount.prefix, f"{mount.prefix}/", mount) for mount in mounts]
+        self._mounts = tuple(mounts)
         self._typed = {} if typed is None else typed
         self._index_page = index_page or inner_app
         self._origins = OriginPolicy(settings)
@@ -201,8 +201,8 @@ class App:
                 await error_response(error, context)(scope, receive, send)
 
     def _route(self, path: str) -> ASGIApp:
-        for prefix, below, mount in self._mounts:
-            if path == prefix or path.startswith(below):
+        for mount in self._mounts:
+            if mount.takes(path):
                 return mount
         return self._index_page if path == "/" else self._inner_app
 
@@ -213,8 +213,8 @@ class App:
         if not self._origins.accepts_everywhere(headers):
             return None
         path = normal_path(path)
-        for _, below, mount in self._mounts:
-            if path.startswith(below):
+        for mount in self._mounts:
+            if mount.takes(path):
                 return mount.responder(path)
         return self._typed.get(path)
 

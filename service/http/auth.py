@@ -25,7 +25,9 @@ from service.settings import Exposure, Settings
 from service.telemetry.logs import logger
 from service.telemetry.request_context import RequestContext
 
-HEALTH = frozenset({"/livez", "/readyz", "/healthz", "/v2/health/live", "/v2/health/ready"})
+HEALTH = frozenset(
+    {"/livez", "/readyz", "/healthz", "/ping", "/v2/health/live", "/v2/health/ready"}
+)
 METRICS = frozenset({"/metrics"})
 
 MIN_RATE = 1e-6

@@ -1,49 +1,23 @@
 """Convert an uploaded picture to MNIST pixels.
 
 For any bytes, the result is 28x28 pixels made by MNIST's procedure, or an error that says what to
-change. Only the decoders of PNG, JPEG, WebP, BMP and GIF run, and only after a check of the size in
-the file's header. The functions are pure and thread-safe.
+change. The functions are pure and thread-safe.
 """
 
-import re
-from io import BytesIO
 from math import ceil
 from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image
 
-# Without this import, Pillow would look for WebP by importing every decoder.
-from PIL import ExifTags, Image, WebPImagePlugin  # noqa: F401
-
-from service.errors import BadInputError, BodyTooLargeError, UnsupportedMediaError
+from service.api.pictures import decoded, eight_bits
+from service.errors import BadInputError
 
 Floats = NDArray[np.float32]
 Mask = NDArray[np.bool_]
 Scalar = TypeVar("Scalar", bound=np.generic)
 
-FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF")
-ACCEPTED = "a PNG, JPEG, WebP, BMP or GIF file"
-OTHER_FORMATS = {
-    "TIFF": rb"II[*+]\0|MM\0[*+]",
-    "PDF": rb"%PDF-",
-    "SVG": rb"(\xef\xbb\xbf)?\s*<(svg\b|[?!].*<svg\b)",
-    "HEIC, AVIF or video": rb".{4}ftyp",
-    "JPEG 2000": rb"\0\0\0\x0cjP  |\xff\x4f\xff\x51",
-    "JPEG XL": rb"\0\0\0\x0cJXL |\xff\x0a",
-    "Photoshop": rb"8BPS",
-    "icon": rb"\0\0[\1\2]\0",
-}
-UPRIGHT = {  # by EXIF orientation
-    2: Image.Transpose.FLIP_LEFT_RIGHT,
-    3: Image.Transpose.ROTATE_180,
-    4: Image.Transpose.FLIP_TOP_BOTTOM,
-    5: Image.Transpose.TRANSPOSE,
-    6: Image.Transpose.ROTATE_270,
-    7: Image.Transpose.TRANSVERSE,
-    8: Image.Transpose.ROTATE_90,
-}
-MAX_SIDE = 65_535  # pixels, as in JPEG; Pillow needs many bytes per row, however short
 WORKING_SIDE = 1000  # pixels; a digit of a thirtieth of the side still has MNIST's 20 and more
 
 
@@ -74,34 +48,16 @@ def mnist_pixels(data: bytes | bytearray, *, max_pixels: int = 40_000_000) -> ND
 
 def _grey(data: bytes | bytearray, max_pixels: int) -> Floats:
     """Decode to grey from 0 black to 1 white, upright, opaque, no side above `WORKING_SIDE`."""
-    if not data:
-        raise BadInputError(f"The file is empty; send {ACCEPTED}.")
-    for name, signature in OTHER_FORMATS.items():
-        if re.match(signature, data[:1024], re.DOTALL):
-            raise UnsupportedMediaError(f"{name} files are not read; send {ACCEPTED}.")
-    try:
-        with Image.open(BytesIO(data), formats=FORMATS) as file:
-            if file.width * file.height > max_pixels or max(file.size) > MAX_SIDE:
-                raise Image.DecompressionBombError
-            file.draft("L", (WORKING_SIDE, WORKING_SIDE))  # JPEG decodes straight to a fraction
-            image: Image.Image = file
-            if file.mode.startswith("I"):  # 16 bits, which convert() would clip at 255
-                image = Image.fromarray((np.asarray(file) // 257).astype(np.uint8))
-            image = image.convert("LA" if image.has_transparency_data else "L")
-            image = image.reduce(ceil(max(image.size) / WORKING_SIDE))
-            transpose = UPRIGHT.get(file.getexif().get(ExifTags.Base.Orientation, 1))
-            image = image if transpose is None else image.transpose(transpose)
-    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
-        raise BodyTooLargeError(
-            f"The picture has more than {max_pixels:,} pixels, or {MAX_SIDE:,} on a side; "
-            "send a smaller one."
-        ) from error
-    except Exception as error:  # a malformed file can make Pillow raise nearly anything
-        raise BadInputError(
-            f"The file is damaged, incomplete or not a picture; send {ACCEPTED}."
-        ) from error
+    image = decoded(data, max_pixels, _small_grey)
     pixels = np.asarray(image, np.float32) * np.float32(1 / 255)
     return pixels if pixels.ndim == 2 else _opaque(pixels[..., 0], pixels[..., 1])
+
+
+def _small_grey(file: Image.Image) -> Image.Image:
+    file.draft("L", (WORKING_SIDE, WORKING_SIDE))  # JPEG decodes straight to a fraction
+    image = eight_bits(file)
+    image = image.convert("LA" if image.has_transparency_data else "L")
+    return image.reduce(ceil(max(image.size) / WORKING_SIDE))
 
 
 def _opaque(grey: Floats, alpha: Floats) -> Floats:

@@ -18,6 +18,7 @@ from models.package import ModelPackage, write_package
 from service.api.openapi import openapi_of
 from service.api.pages import create_pages
 from service.api.playground import FOLDER
+from service.api.rows.routes import DIALECTS, PAGES
 from service.api.state import ServiceState
 from service.api.v2.routes import PREFIX, ROUTES
 from service.inference.registry import ModelRegistry
@@ -273,7 +274,9 @@ def test_every_endpoint_is_described(specification: dict[str, Any], pages: Pages
     mounted = {(route.path, "get") for route in routes} - {("/docs.json", "get")}
     probes = {(path, "get") for path in ("/livez", "/readyz", "/healthz")}
     protocol = {(PREFIX + path, method.lower()) for path, (method, _) in ROUTES.items()}
-    assert described == typed | probes | mounted | protocol
+    rows = {(dialect.endpoint, "post") for dialect in DIALECTS.values()}
+    rows |= {(path, "get") for path in PAGES} | {("/models/line/predict", "post")}
+    assert described == typed | probes | mounted | protocol | rows
 
 
 def test_the_description_refers_to_no_other_host(specification: dict[str, Any]) -> None:

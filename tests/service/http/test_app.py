@@ -47,13 +47,15 @@ INFER = "/v2/models/line/infer"
 class Named:
     """An application that responds with its name, and records its requests."""
 
-    prefix = "/v2"
-
     def __init__(self, name: str, status: int = 200) -> None:
         self.name = name
         self.status = status
         self.scopes: list[Any] = []
         self.ids: list[str] = []
+
+    def takes(self, path: str) -> bool:
+        """Return whether the path is below /v2."""
+        return path == "/v2" or path.startswith("/v2/")
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Handle one connection."""

@@ -1,0 +1,131 @@
+"""The dialects: how each protocol writes rows in a request, and predictions in a response.
+
+A dialect is a module with `DIALECT`; a further one is a module and a line in `DIALECTS`.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+import orjson
+
+from models.card import ModelCard
+from service.batching.batch import Arrays
+from service.errors import BadInputError, UnsupportedMediaError
+from service.inference.bad_values import not_finite
+from service.json_body import Body, may_hold_booleans
+
+
+class Media(NamedTuple):
+    """What a request says of its body and its response.
+
+    Attributes:
+        content_type: the type of the body in lower case, without parameters; "" if it has none.
+        accept: the same of the response.
+        header: the whole header Content-Type.
+        max_pixels: the largest picture that is decoded.
+    """
+
+    content_type: str = ""
+    accept: str = ""
+    header: bytes = b""
+    max_pixels: int = 0
+
+
+class RowsRequest(NamedTuple):
+    """A decoded request: the inputs of the model, and the form of the response."""
+
+    inputs: Arrays
+    form: str = ""
+
+
+class Written(NamedTuple):
+    """The body of a response, and its media type."""
+
+    body: bytes
+    media_type: bytes = b"application/json"
+
+
+PREDICTIONS: Mapping[str, Any] = {"predictions": {"type": "array", "items": {}}}
+"""The fields of most responses."""
+
+
+@dataclass(frozen=True)
+class Dialect:
+    """One protocol.
+
+    Attributes:
+        name: of the module.
+        endpoint: its path, where `{model}` stands for the name of a model; a path without it is for
+            the default model.
+        summary: what it does, for the API's description.
+        read: the model's card, the body and its media types → the request.
+        write: the model's card, the request and the outputs → the response.
+        response: the fields of a response in JSON, as OpenAPI describes them.
+    """
+
+    name: str
+    endpoint: str
+    summary: str
+    read: Callable[[ModelCard, Body, Media], RowsRequest]
+    write: Callable[[ModelCard, RowsRequest, Arrays], Written]
+    response: Mapping[str, Any]
+
+
+def parse(body: Body, media: Media) -> tuple[Any, bool]:
+    """Return a JSON body, and whether it may hold booleans.
+
+    curl calls JSON a form, unless it is told otherwise.
+
+    Raises:
+        UnsupportedMediaError: the body is of another type.
+        BadInputError: the body is no JSON.
+    """
+    if media.content_type not in ("", "application/json", "application/x-www-form-urlencoded"):
+        raise UnsupportedMediaError(
+            f"A body of the type {media.content_type[:100]!r} is not read here; send JSON.",
+            ("Accept", "application/json"),
+        )
+    try:
+        return orjson.loads(body), may_hold_booleans(body)
+    except orjson.JSONDecodeError as error:
+        if error.msg.startswith("Not enough memory"):
+            raise MemoryError(error.msg) from None
+        raise BadInputError(f"The body is not JSON: {error}.") from error
+
+
+def json_object(body: Body, media: Media, *names: str) -> tuple[dict[str, Any], bool]:
+    """Return a body that is an object with exactly one of these fields; others are ignored.
+
+    Raises:
+        ServiceError: as `parse` says, or the body is another value.
+    """
+    content, booleans = parse(body, media)
+    if not isinstance(content, dict) or sum(name in content for name in names) != 1:
+        wanted = " or ".join(map(repr, names))
+        raise BadInputError(f"The body must be a JSON object with {wanted}.")
+    return content, booleans
+
+
+def to_json(card: ModelCard, request: RowsRequest, outputs: Arrays, content: Any) -> Written:
+    """Return a response as JSON; arrays in it are written with the digits of their type.
+
+    Raises:
+        ServiceError: an output holds infinity or NaN, which JSON does not have.
+    """
+    for name, array in outputs.items():
+        if array.dtype.kind == "f" and not np.isfinite(array).all():
+            raise not_finite(card, request.inputs, name)
+    return Written(orjson.dumps(content, option=orjson.OPT_SERIALIZE_NUMPY))
+
+
+def example_of(card: ModelCard) -> dict[str, Any]:
+    """Return the recorded example of a card as a request that every dialect takes."""
+    inputs = {name: tensor.array() for name, tensor in card.example.inputs.items()}
+    if len(inputs) == 1:
+        (rows,) = (array.tolist() for array in inputs.values())
+        return {"instances": list(rows)}
+    count = len(next(iter(inputs.values())))
+    rows = [{name: array[at].tolist() for name, array in inputs.items()} for at in range(count)]
+    return {"instances": rows}

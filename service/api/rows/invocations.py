@@ -1,0 +1,147 @@
+"""The endpoint of MLflow's scoring server and of Amazon SageMaker: `/invocations`.
+
+https://mlflow.org/docs/latest/ml/deployment/deploy-model-locally
+https://docs.aws.amazon.com/sagemaker/latest/dg/your-algorithms-inference-code.html
+
+JSON with `dataframe_split`, `dataframe_records`, `instances` or `inputs`, a JSON list of rows, or
+CSV with or without a first line of names. The answer is JSON with `predictions`, or CSV for
+`Accept: text/csv`.
+"""
+
+import csv
+import io
+from collections.abc import Sequence
+from typing import Any
+
+from models.card import ModelCard
+from service.api.rows.dialects import (
+    PREDICTIONS,
+    Dialect,
+    Media,
+    RowsRequest,
+    Written,
+    parse,
+    to_json,
+)
+from service.api.rows.instances import inputs_of_columns, inputs_of_rows
+from service.api.rows.predictions import rows_of
+from service.batching.batch import Arrays
+from service.errors import BadInputError
+from service.json_body import Body
+
+JSON, CSV = "json", "csv"
+_FIELDS = ("dataframe_split", "dataframe_records", "instances", "inputs")
+
+
+def _read(card: ModelCard, body: Body, media: Media) -> RowsRequest:
+    form = CSV if media.accept == "text/csv" else JSON
+    if media.content_type == "text/csv":
+        return RowsRequest(_table(card, *_csv(body)), form)
+    content, booleans = parse(body, media)
+    if isinstance(content, list):
+        return RowsRequest(
+            inputs_of_rows(card, content, booleans=booleans, max_pixels=media.max_pixels), form
+        )
+    given = [name for name in _FIELDS if name in content] if isinstance(content, dict) else []
+    if len(given) != 1:
+        raise BadInputError(f"The body must be a JSON object with one of {', '.join(_FIELDS)}.")
+    value = content[given[0]]
+    if given[0] == "dataframe_split":
+        inputs = _split(card, value)
+    elif given[0] == "dataframe_records":
+        inputs = _records(card, value)
+    elif isinstance(value, dict):
+        inputs = inputs_of_columns(card, value, booleans=booleans, max_pixels=media.max_pixels)
+    else:
+        inputs = inputs_of_rows(card, value, booleans=booleans, max_pixels=media.max_pixels)
+    return RowsRequest(inputs, form)
+
+
+def _split(card: ModelCard, value: Any) -> Arrays:
+    """Return the inputs of a data frame as pandas writes it with orient="split"."""
+    if not isinstance(value, dict) or not isinstance(value.get("data"), list):
+        raise BadInputError(
+            "'dataframe_split' must be an object with 'columns' and 'data', a list of rows."
+        )
+    return _table(card, value.get("columns"), value["data"])
+
+
+def _records(card: ModelCard, value: Any) -> Arrays:
+    if not isinstance(value, list) or not value or not all(isinstance(row, dict) for row in value):
+        raise BadInputError("'dataframe_records' must be a list of objects, one for each row.")
+    names = list(value[0])
+    if any(row.keys() != value[0].keys() for row in value):
+        raise BadInputError("The rows of 'dataframe_records' have different columns.")
+    return _table(card, names, [[row[name] for name in names] for row in value])
+
+
+def _table(card: ModelCard, names: Any, rows: Sequence[Any]) -> Arrays:
+    """Return the inputs in the rows of a table: a column for each input, or one input of all."""
+    if len(card.inputs) == 1 and names != [card.inputs[0].name]:
+        return inputs_of_rows(card, list(rows))
+    if not isinstance(names, list):
+        wanted = ", ".join(spec.name for spec in card.inputs)
+        raise BadInputError(f"The columns have no names; the model takes {wanted}.")
+    if any(not isinstance(row, list) or len(row) != len(names) for row in rows):
+        raise BadInputError(f"Each row must have {len(names)} values, one for each column.")
+    return inputs_of_columns(
+        card, {str(name): [row[at] for row in rows] for at, name in enumerate(names)}
+    )
+
+
+def _csv(body: Body) -> tuple[list[str] | None, list[list[Any]]]:
+    """Return the names in the first line, if it has names, and the rows.
+
+    Raises:
+        BadInputError: the body is no CSV of numbers.
+    """
+    try:
+        lines = [line for line in csv.reader(io.StringIO(bytes(body).decode())) if line]
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise BadInputError(f"The body is no CSV in UTF-8: {error}.") from error
+    names = None
+    if lines and not all(map(_is_number, lines[0])):
+        names, *lines = lines
+    try:
+        return names, [[_number(text) for text in line] for line in lines]
+    except ValueError as error:
+        raise BadInputError(f"The CSV holds a value that is no number: {error}.") from error
+
+
+def _number(text: str) -> int | float:
+    try:
+        return int(text)
+    except ValueError:
+        return float(text)
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
+
+
+def _write(card: ModelCard, request: RowsRequest, outputs: Arrays) -> Written:
+    rows = rows_of(card, outputs)
+    written = to_json(card, request, outputs, {"predictions": rows})
+    if request.form == JSON:
+        return written
+    text = io.StringIO()
+    lines = csv.writer(text, lineterminator="\n")
+    for at in range(len(rows)):
+        lines.writerow(
+            value for spec in card.outputs for value in outputs[spec.name][at].ravel().tolist()
+        )
+    return Written(text.getvalue().encode(), b"text/csv; charset=utf-8")
+
+
+DIALECT = Dialect(
+    name="invocations",
+    endpoint="/invocations",
+    summary="A prediction of the default model, as MLflow's and SageMaker's servers answer.",
+    read=_read,
+    write=_write,
+    response=PREDICTIONS,
+)

@@ -1,0 +1,44 @@
+"""The service's own dialect: `{"instances": [...]}` → `{"model", "version", "predictions"}`."""
+
+from models.card import ModelCard
+from service.api.rows.dialects import (
+    PREDICTIONS,
+    Dialect,
+    Media,
+    RowsRequest,
+    Written,
+    json_object,
+    to_json,
+)
+from service.api.rows.instances import inputs_of_rows
+from service.api.rows.pictures import FORM, form_inputs
+from service.api.rows.predictions import predictions
+from service.batching.batch import Arrays
+from service.json_body import Body
+
+
+def _read(card: ModelCard, body: Body, media: Media) -> RowsRequest:
+    if media.content_type == FORM:
+        return RowsRequest(form_inputs(card, body, media.header, media.max_pixels))
+    content, booleans = json_object(body, media, "instances")
+    rows = content["instances"]
+    return RowsRequest(inputs_of_rows(card, rows, booleans=booleans, max_pixels=media.max_pixels))
+
+
+def _write(card: ModelCard, request: RowsRequest, outputs: Arrays) -> Written:
+    content = {
+        "model": card.name,
+        "version": card.version,
+        "predictions": predictions(card, outputs),
+    }
+    return to_json(card, request, outputs, content)
+
+
+DIALECT = Dialect(
+    name="predict",
+    endpoint="/models/{model}/predict",
+    summary="Predictions in the model's own terms: rows in, labels, scores and numbers out.",
+    read=_read,
+    write=_write,
+    response={"model": {"type": "string"}, "version": {"type": "string"}, **PREDICTIONS},
+)

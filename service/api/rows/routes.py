@@ -1,0 +1,301 @@
+"""The endpoints of predictions in rows, as an ASGI application over the model registry."""
+
+import re
+from collections.abc import Awaitable, Callable, Mapping
+from functools import partial
+from importlib import import_module
+from typing import Any, NamedTuple
+
+from starlette.types import Receive, Scope, Send
+
+from models.card import ModelCard
+from service.api.rows.dialects import Dialect, Media, RowsRequest, Written
+from service.api.rows.pictures import FORM, takes_pictures
+from service.api.state import ServiceState
+from service.batching.batch import Arrays, InferenceResponse
+from service.concurrency import Cancellable, wait_for_callback
+from service.errors import (
+    BadInputError,
+    MethodNotAllowedError,
+    ServiceError,
+    UnknownModelError,
+    UnknownPathError,
+)
+from service.http.body import read_body
+from service.http.responses import Reply, Responder, error_response, in_a_task, json_response
+from service.inference.predictor import Predictor
+from service.inference.registry import ModelRegistry
+from service.json_body import Body, check_structure
+from service.processes.jobs import LARGE_ELEMENTS, is_large_json, run_job, whole
+from service.settings import Settings
+from service.telemetry.request_context import RequestContext, current_request
+
+DIALECTS: Mapping[str, Dialect] = {
+    name: import_module(f"service.api.rows.{name}").DIALECT
+    for name in ("predict", "v1", "invocations")
+}
+_NAME = r"(?P<model>[^/:]+)(/versions/(?P<version>[^/:]+))?"
+
+
+class Target(NamedTuple):
+    """A dialect, and the model that a path names; "" for the default model."""
+
+    dialect: Dialect
+    model: str
+    version: str
+
+
+def target(path: str) -> Target | None:
+    """Return what a POST to `path` asks for; None for another path."""
+    for pattern, dialect in _PATTERNS:
+        if found := pattern.fullmatch(path):
+            names = found.groupdict()
+            return Target(dialect, names.get("model") or "", names.get("version") or "")
+    return None
+
+
+_PATTERNS = [
+    (
+        re.compile(re.escape(dialect.endpoint).replace(re.escape("{model}"), _NAME)),
+        dialect,
+    )
+    for dialect in DIALECTS.values()
+]
+
+
+async def _v1_models(registry: ModelRegistry, model: str) -> Reply:
+    return json_response({"models": [predictor.card.name for predictor in registry]})
+
+
+async def _v1_model(registry: ModelRegistry, model: str) -> Reply:
+    """Whether a model serves: KServe's fields, and TensorFlow Serving's."""
+    card = registry[model].card
+    status = {"error_code": "OK", "error_message": ""}
+    state = {"version": card.version, "state": "AVAILABLE", "status": status}
+    content = {"name": card.name, "ready": True, "model_version_status": [state]}
+    return json_response(content)
+
+
+async def _ping(registry: ModelRegistry, model: str) -> Reply:
+    """Whether a model serves, for SageMaker and MLflow."""
+    ready = registry.ready and not registry.is_loading
+    return json_response({"status": "Healthy" if ready else "Unhealthy"}, 200 if ready else 503)
+
+
+Page = Callable[[ModelRegistry, str], Awaitable[Reply]]
+PAGES: Mapping[str, Page] = {
+    "/v1/models": _v1_models,
+    "/v1/models/{model}": _v1_model,
+    "/ping": _ping,
+}
+_PAGE_PATTERNS = [
+    (re.compile(re.escape(path).replace(re.escape("{model}"), _NAME)), path, page)
+    for path, page in PAGES.items()
+]
+
+
+class Rows:
+    """The ASGI application of all dialects."""
+
+    def __init__(self, state: ServiceState, settings: Settings) -> None:
+        self._state = state
+        self._settings = settings
+
+    def takes(self, path: str) -> bool:
+        """Return whether a path is one of a dialect."""
+        if path.startswith("/models/"):
+            return path.endswith("/predict")
+        return path.startswith("/v1/") or path in ("/v1", "/ping", "/invocations")
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Handle one request to a path of `takes`.
+
+        Raises:
+            ServiceError: the request is refused; the app sends the response.
+        """
+        response = await self._respond(current_request(), receive)
+        await response(scope, receive, send)
+
+    async def _respond(self, context: RequestContext, receive: Receive) -> Reply:
+        registry = self._state.registry
+        found = target(context.path)
+        if found is None:
+            return await self._page(context)
+        context.endpoint = found.dialect.endpoint
+        if context.method != "POST":
+            raise MethodNotAllowedError(context.method, "POST")
+        model = found.model or default_model(registry, context, self._settings)
+        await registry.wait_until_loaded(model)
+        find(registry, context, model, found.version)  # before a body is read for nothing
+        body = await read_body(context.headers, receive, self._settings)
+        context.receive = receive
+        return await wait_for_callback(
+            lambda reply: self._predict(found._replace(model=model), context, body, reply)
+        )
+
+    def _predict(
+        self, found: Target, context: RequestContext, body: Body, reply: Callable[[Reply], None]
+    ) -> Cancellable:
+        predictor = find(self._state.registry, context, found.model, found.version)
+        media = media_of(context, self._settings.max_image_pixels)
+        return predict(found.dialect, predictor, media, context, body, reply)
+
+    async def _page(self, context: RequestContext) -> Reply:
+        for pattern, path, page in _PAGE_PATTERNS:
+            if match := pattern.fullmatch(context.path):
+                context.endpoint = path
+                if context.method not in ("GET", "HEAD"):
+                    raise MethodNotAllowedError(context.method, "GET", "HEAD")
+                return await page(self._state.registry, match.groupdict().get("model") or "")
+        raise UnknownPathError(f"There is nothing at {context.path[:100]!r}.")
+
+    def responder(self, path: str) -> Responder | None:
+        """Return the responder of a POST to `path` with a whole body; None if only ASGI can."""
+        found = target(path)
+        if found is None or not found.model:
+            return None
+        registry, endpoint = self._state.registry, found.dialect.endpoint
+
+        def respond(
+            context: RequestContext, body: Body, reply: Callable[[Reply], None]
+        ) -> Cancellable:
+            context.endpoint = endpoint
+            if registry.is_loading:
+                return in_a_task(when_loaded)(context, body, reply)
+            return self._predict(found, context, body, reply)
+
+        async def when_loaded(context: RequestContext, body: Body) -> Reply:
+            await registry.wait_until_loaded(found.model)
+            return await wait_for_callback(lambda reply: self._predict(found, context, body, reply))
+
+        return respond
+
+
+def default_model(registry: ModelRegistry, context: RequestContext, settings: Settings) -> str:
+    """Return the model of a path that names none.
+
+    Raises:
+        BadInputError: the request and the settings name none, and there are several.
+    """
+    if named := context.headers.get(b"x-model"):
+        return named.decode("latin-1")
+    if settings.default_model:
+        return settings.default_model
+    names = {*(predictor.card.name for predictor in registry), *registry.loading}
+    if len(names) != 1:
+        raise BadInputError(
+            "There are several models: name one with the header X-Model, or in the setting "
+            "FITSERVE_DEFAULT_MODEL."
+        )
+    return names.pop()
+
+
+def find(registry: ModelRegistry, context: RequestContext, model: str, version: str) -> Predictor:
+    """Return a model, and note it in the context.
+
+    Raises:
+        NotReadyError: the model is unavailable or being loaded.
+        UnknownModelError: there is no model of that name and version.
+    """
+    predictor = registry[model]
+    context.model = predictor.card.name
+    if version and version != predictor.card.version:
+        raise UnknownModelError(
+            f"Request for unknown model: {model!r} version {version[:20]} is not found; "
+            f"version {predictor.card.version} is served."
+        )
+    return predictor
+
+
+def predict(
+    dialect: Dialect,
+    predictor: Predictor,
+    media: Media,
+    context: RequestContext,
+    body: Body,
+    reply: Callable[[Reply], None],
+) -> Cancellable:
+    """Run a prediction; the other arguments and the result as `service.api.v2.routes.infer`."""
+    predictor.check_capacity(context)
+    if is_large_json(body, len(body)) or takes_pictures(predictor.card):
+        return in_a_task(partial(_predict_large, dialect, predictor, media))(context, body, reply)
+    request = dialect.read(predictor.card, body, media)
+    if _is_long(predictor.card, request):
+        return in_a_task(partial(_predict_long, dialect, predictor, request))(context, body, reply)
+
+    def done(response: InferenceResponse | ServiceError) -> None:
+        try:
+            if isinstance(response, ServiceError):
+                result = error_response(response, context)
+            else:
+                result = _reply(dialect.write(predictor.card, request, response.outputs), context)
+        except Exception as error:  # noqa: BLE001 - the boundary of a callback
+            result = error_response(error, context)
+        reply(result)
+
+    return predictor.enqueue(context, request.inputs, done, None)
+
+
+async def _predict_large(
+    dialect: Dialect, predictor: Predictor, media: Media, context: RequestContext, body: Body
+) -> Reply:
+    """Run a prediction whose request is large or has pictures: another process reads it."""
+    request = await run_job(
+        context.caller, read_large, whole(body), dialect.name, predictor.card, media
+    )
+    return await _predict_long(dialect, predictor, request, context, body)
+
+
+async def _predict_long(
+    dialect: Dialect, predictor: Predictor, request: RowsRequest, context: RequestContext, _: Body
+) -> Reply:
+    """Run a prediction; its response is written in another process if it is long."""
+    response = await predictor.predict(request.inputs)
+    outputs = response.outputs
+    if sum(array.size for array in outputs.values()) <= LARGE_ELEMENTS:
+        return _reply(dialect.write(predictor.card, request, outputs), context)
+    written = await run_job(
+        context.caller, write_long, dialect.name, predictor.card, request, outputs
+    )
+    return _reply(written, context)
+
+
+def read_large(body: bytearray, dialect: str, card: ModelCard, media: Media) -> RowsRequest:
+    """Read a request in another process."""
+    if media.content_type != FORM:
+        check_structure(body)
+    return DIALECTS[dialect].read(card, body, media)
+
+
+def write_long(dialect: str, card: ModelCard, request: RowsRequest, outputs: Arrays) -> Written:
+    """Write a response in another process."""
+    return DIALECTS[dialect].write(card, request, outputs)
+
+
+def _is_long(card: ModelCard, request: RowsRequest) -> bool:
+    """Return whether the response may take too long for the event loop to write."""
+    rows = len(next(iter(request.inputs.values())))
+    example = {name: tensor.shape for name, tensor in card.example.outputs.items()}
+    elements: Any = sum(_row_size(shape) for shape in example.values())
+    return bool(rows * elements > LARGE_ELEMENTS or card.has_free_dimensions)
+
+
+def _row_size(shape: tuple[int, ...]) -> int:
+    size = 1
+    for dimension in shape[1:]:
+        size *= dimension
+    return size
+
+
+def _reply(written: Written, context: RequestContext) -> Reply:
+    return Reply(context, written.body, written.media_type)
+
+
+def media_of(context: RequestContext, max_pixels: int) -> Media:
+    """Return what a request says of its body and its response."""
+
+    def stated(name: bytes) -> str:
+        return context.headers.get(name, b"").decode("latin-1").partition(";")[0].strip().lower()
+
+    header = context.headers.get(b"content-type", b"")
+    return Media(stated(b"content-type"), stated(b"accept"), header, max_pixels)

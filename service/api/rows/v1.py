@@ -1,0 +1,61 @@
+"""KServe's V1 protocol and TensorFlow Serving's REST API, which share a path.
+
+https://kserve.github.io/website/docs/concepts/architecture/data-plane/v1-protocol
+https://www.tensorflow.org/tfx/serving/api_rest
+
+`instances` are rows, answered by `predictions`; TensorFlow Serving's `inputs` are columns, answered
+by `outputs`. The rows of an answer are those of the network's outputs. `signature_name` and other
+fields are ignored, as a package has one signature.
+"""
+
+from models.card import ModelCard
+from service.api.rows.dialects import (
+    PREDICTIONS,
+    Dialect,
+    Media,
+    RowsRequest,
+    Written,
+    json_object,
+    to_json,
+)
+from service.api.rows.instances import inputs_of_columns, inputs_of_rows
+from service.api.rows.predictions import rows_of
+from service.batching.batch import Arrays
+from service.json_body import Body
+
+ROWS, COLUMNS = "instances", "inputs"
+
+
+def read_rows_or_columns(card: ModelCard, body: Body, media: Media) -> RowsRequest:
+    """Read `instances` or `inputs`."""
+    content, booleans = json_object(body, media, ROWS, COLUMNS)
+    if ROWS in content:
+        return RowsRequest(
+            inputs_of_rows(card, content[ROWS], booleans=booleans, max_pixels=media.max_pixels),
+            ROWS,
+        )
+    columns = content[COLUMNS]
+    if not isinstance(columns, dict):
+        return RowsRequest(
+            inputs_of_rows(card, columns, booleans=booleans, max_pixels=media.max_pixels), COLUMNS
+        )
+    return RowsRequest(
+        inputs_of_columns(card, columns, booleans=booleans, max_pixels=media.max_pixels), COLUMNS
+    )
+
+
+def _write(card: ModelCard, request: RowsRequest, outputs: Arrays) -> Written:
+    if request.form == ROWS:
+        return to_json(card, request, outputs, {"predictions": rows_of(card, outputs)})
+    whole = outputs if len(card.outputs) > 1 else outputs[card.outputs[0].name]
+    return to_json(card, request, outputs, {"outputs": whole})
+
+
+DIALECT = Dialect(
+    name="v1",
+    endpoint="/v1/models/{model}:predict",
+    summary="A prediction by KServe's V1 protocol, or TensorFlow Serving's REST API.",
+    read=read_rows_or_columns,
+    write=_write,
+    response=PREDICTIONS,
+)

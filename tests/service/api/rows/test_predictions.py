@@ -1,0 +1,89 @@
+"""A model's outputs become one prediction for each row."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import orjson
+import pytest
+
+from models.card import Example, ModelCard, RecordedTensor, TensorSpec
+from service.api.rows.predictions import ALL_CLASSES, BEST_CLASSES, predictions, rows_of
+
+
+def card_of(**outputs: tuple[Any, Sequence[str] | None]) -> ModelCard:
+    """Return a card with these outputs: an array, which sets the shape, and labels."""
+    specs = tuple(
+        TensorSpec(
+            name=name, datatype="FP32" if array.dtype.kind == "f" else "INT64",
+            shape=(-1, *array.shape[1:]), meaning="", labels=tuple(labels) if labels else None,
+        )
+        for name, (array, labels) in outputs.items()
+    )  # fmt: skip
+    x = TensorSpec(name="x", datatype="FP32", shape=(-1, 1), meaning="")
+    example = Example(
+        inputs={"x": RecordedTensor.of("FP32", np.zeros((1, 1), np.float32))},
+        outputs={
+            spec.name: RecordedTensor.of(spec.datatype, outputs[spec.name][0][:1]) for spec in specs
+        },
+        tolerance=1e-3,
+    )
+    return ModelCard(
+        name="net", version="1", summary="", task="other", inputs=(x,), outputs=specs,
+        example=example, intended_use="",
+    )  # fmt: skip
+
+
+def written(rows: list[Any]) -> Any:
+    return orjson.loads(orjson.dumps(rows, option=orjson.OPT_SERIALIZE_NUMPY))
+
+
+SCORES = np.array([[0.1, 0.7, 0.2], [0.5, 0.25, 0.25]], np.float32)
+COLORS = ("red", "green", "blue")
+
+
+def test_a_classifier_gives_the_label_its_score_and_all_scores() -> None:
+    card = card_of(probabilities=(SCORES, COLORS))
+    assert written(predictions(card, {"probabilities": SCORES})) == [
+        {"label": "green", "score": 0.7, "scores": {"green": 0.7, "blue": 0.2, "red": 0.1}},
+        {"label": "red", "score": 0.5, "scores": {"red": 0.5, "green": 0.25, "blue": 0.25}},
+    ]
+    assert written(rows_of(card, {"probabilities": SCORES}))[0] == [0.1, 0.7, 0.2]
+
+
+def test_the_index_that_a_converter_calls_label_gives_way_to_the_label() -> None:
+    index, hidden = np.array([1, 0]), np.ones((2, 2), np.float32)
+    outputs = {"label": index, "probabilities": SCORES, "hidden": hidden}
+    card = card_of(label=(index, None), probabilities=(SCORES, COLORS), hidden=(hidden, None))
+    first = written(predictions(card, outputs))[0]
+    assert first["label"] == "green"
+    assert first["hidden"] == [1, 1]
+    assert written(rows_of(card, outputs))[0]["label"] == 1
+
+
+def test_of_many_classes_the_best_are_listed() -> None:
+    scores = np.arange(ALL_CLASSES + 1, dtype=np.float32)[None] / 100
+    card = card_of(scores=(scores, [f"c{number}" for number in range(ALL_CLASSES + 1)]))
+    (row,) = written(predictions(card, {"scores": scores}))
+    assert list(row["scores"]) == [f"c{ALL_CLASSES - number}" for number in range(BEST_CLASSES)]
+    assert row["label"] == f"c{ALL_CLASSES}"
+
+
+@pytest.mark.parametrize("count", [1, 3])
+def test_numbers_keep_their_digits_and_a_row_of_one_number_is_that_number(count: int) -> None:
+    values = np.full((2, count), 0.1, np.float32)
+    card = card_of(y=(values, None))
+    expected: Any = 0.1 if count == 1 else [0.1] * count
+    assert written(predictions(card, {"y": values})) == [expected, expected]
+    assert written(rows_of(card, {"y": values})) == [[0.1] * count] * 2
+
+
+def test_several_outputs_have_their_names() -> None:
+    mean, size = np.ones((2, 1), np.float32), np.array([3, 4])
+    card = card_of(mean=(mean, None), size=(size, None))
+    outputs = {"mean": mean, "size": size}
+    assert written(predictions(card, outputs)) == [
+        {"mean": 1, "size": 3},
+        {"mean": 1, "size": 4},
+    ]
+    assert written(rows_of(card, outputs))[1] == {"mean": [1], "size": 4}
