@@ -12,7 +12,8 @@ from importlib.metadata import PackageNotFoundError, version
 
 COMMANDS = {
     "serve": ("service", (), "serve the model repository over HTTP"),
-    "add": ("models", ("add",), "make a package from an ONNX file of any origin"),
+    "add": ("models", ("add",), "make a package from a network of any origin"),
+    "check": ("models", ("check",), "compute a package, and show what a caller sends and gets"),
     "list": ("models", ("list",), "list the packages"),
     "show": ("models", ("show",), "show the card of a package"),
     "verify": ("models", ("verify",), "check packages, and repeat their recorded predictions"),

@@ -1,4 +1,4 @@
-"""The conversion of an ONNX file of any origin to a package: read, run, check, write.
+"""The conversion of a network of any origin to a package: read, run, check, write.
 
 Properties that the graph does not state are found by running it on samples or random rows. A
 network that cannot be served is refused with one sentence of advice, and nothing is written.
@@ -7,7 +7,7 @@ network that cannot be served is refused with one sentence of advice, and nothin
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -30,22 +30,18 @@ from models.divisions import dangerous_division
 from models.free_sizes import dimension_key, other_sizes
 from models.graph import is_quantized, load
 from models.half_precision import computes_in_half
-from models.importing import (
-    MAX_ONNX_BYTES,
-    AddError,
-    ForeignGraph,
-    open_graph,
-    open_module,
-    read_file,
-)
+from models.importing import AddError, ForeignGraph, open_graph, open_module
 from models.indices import index_ranges
 from models.labels import require_agreement
 from models.max_length import MaxLength, Sizes, at_sizes, given_sizes, largest_sizes, within
 from models.package import ModelPackage, require_writable, write_package
 from models.parity import BATCH_SIZES, RELATIVE_TOLERANCE
+from models.picture_proof import with_picture
+from models.proof_budget import affordable
 from models.proofs import (
     ROWS_OF_OTHER_SIZES,
     RowsProof,
+    prove_answers,
     prove_equal,
     prove_largest,
     prove_rows,
@@ -54,10 +50,14 @@ from models.proofs import (
 from models.ranges import InputRange, with_ranges
 from models.repository import ModelRepository
 from models.runtimes import Arrays, DeclaredTensor, OnnxRuntime, Runtime, one_line
-from models.samples import Samples, given_samples, random_samples, read_arrays
+from models.samples import Samples, given_samples, random_samples
 from models.script_mixing import script_mixing
+from models.sources import ScriptFile, Source, read_source
 from models.specs import input_specs, output_specs
 from models.trial_sizes import require_safe
+
+if TYPE_CHECKING:
+    import onnx
 
 REPEATED = 8
 """The number of rows that are computed twice: dropout may leave a single row unchanged."""
@@ -72,7 +72,7 @@ LARGE_ROW = 10_000
 def add(
     root: Path,
     name: str,
-    onnx: Path,
+    source: Path,
     *,
     torchscript: Path | None = None,
     sample: Path | None = None,
@@ -83,17 +83,17 @@ def add(
     summary: str | None = None,
     intended_use: str | None = None,
 ) -> ModelPackage:
-    """Make the next version of package `name` under `root` from an ONNX file.
+    """Make the next version of package `name` under `root` from an ONNX file or an export.
 
     Args:
         root: the repository.
         name: of the package.
-        onnx: the ONNX file, which contains its weights.
+        source: the ONNX file, or the folder of an export (`fitserve.exported`).
         torchscript: the same network as TorchScript, with the names of the graph's inputs as
             arguments and the results in the order of the graph's outputs. Loading runs its code.
         sample: an .npz file with two or more rows of every input by name; random rows by default.
         labels: the classes. They label every output of floating-point numbers with as many columns,
-            or else of whole numbers.
+            or else of whole numbers. By default, those that the file names.
         ranges: the valid ranges of inputs; random rows are within them. By default, the range of
             an input that indexes a constant table is the range of the table's indices.
         max_lengths: the largest sizes of free dimensions; by default, they are found by doubling
@@ -115,62 +115,51 @@ def add(
         require_writable(root)
     except OSError as error:
         raise AddError(_unwritable(root, error)) from error
-    files = {MODEL_FILES["onnx"]: read_file(onnx, MAX_ONNX_BYTES)}
-    graph = open_graph(_shown(onnx), files[MODEL_FILES["onnx"]])
-    model = load(files[MODEL_FILES["onnx"]])
-    if not model.graph.node:
-        raise AddError(
-            f"{graph.file}: it has no operators, and so computes nothing: export the network "
-            "again, with the outputs that it computes"
-        )
-    if unsafe := crash(model):
-        raise AddError(f"{graph.file}: {unsafe}")
-    if division := dangerous_division(model):
-        raise AddError(
-            f"{graph.file}: {division} divides integers by a number that a request may make -1, "
-            "and the least integer divided by -1 ends the process of ONNX Runtime: divide by "
-            "another constant, or cast to FP64 before the division and back after it"
-        )
-    half = computes_in_half(files[MODEL_FILES["onnx"]])
+    network = read_source(source, torchscript=torchscript, sample=sample)
+    labels = labels or network.labels
+    graph = open_graph(network.file, network.onnx)
+    model = load(network.onnx)
+    _require_computable(graph.file, model)
+    half = computes_in_half(network.onnx)
     given = {one.name for one in ranges}
-    places = [one for one in index_ranges(files[MODEL_FILES["onnx"]]) if one.name not in given]
-    ranges = [*ranges, *places]
+    ranges = [*ranges, *(one for one in index_ranges(network.onnx) if one.name not in given)]
     max_sizes = given_sizes(graph.network.inputs, max_lengths)
-    if sample:
-        arrays = read_arrays(sample)
-        inputs = with_ranges(input_specs(graph, arrays), ranges)
-        samples = given_samples(sample, arrays, inputs, graph.fixed_batch)
-    else:
-        inputs = with_ranges(input_specs(graph), ranges)
-        samples = random_samples(inputs, graph.fixed_batch)
-    samples = within(samples, graph.network.inputs, max_sizes)
+    inputs = with_ranges(input_specs(graph, network.samples), ranges)
+    samples = (
+        given_samples(network.samples_file, network.samples, inputs, graph.fixed_batch)
+        if network.samples is not None
+        else random_samples(inputs, graph.fixed_batch)
+    )
+    samples = affordable(graph.network, within(samples, graph.network.inputs, max_sizes))
     few = samples.resized(graph.fixed_batch or min(samples.count, ROWS_OF_OTHER_SIZES))
-    nonempty = require_safe(graph.file, files[MODEL_FILES["onnx"]], graph.network.inputs, few)
-    largest = largest_sizes(graph, files[MODEL_FILES["onnx"]], few, max_sizes)
+    nonempty = require_safe(graph.file, network.onnx, graph.network.inputs, few)
+    largest = largest_sizes(graph, network.onnx, few, max_sizes)
     others = other_sizes(graph.network, graph.network.inputs, few, graph.fixed_batch or 1, largest)
     answers = _answers(graph, samples)
     inputs = tuple(replace(spec, nonempty=nonempty.get(spec.name, ())) for spec in inputs)
     inputs = _with_maxima(inputs, graph.network.inputs, largest)
+    if network.pictures:
+        inputs = with_picture(graph.file, inputs, network.pictures)
     outputs = output_specs(graph, answers, inputs, labels)
     rewritten = None
     if not is_quantized(model):
-        rewritten = rewriting(graph, files[MODEL_FILES["onnx"]], few, samples, outputs, half=half)
+        rewritten = rewriting(graph, network.onnx, few, samples, outputs, half=half)
     if rewritten:
-        graph = replace(graph, network=OnnxRuntime(files[MODEL_FILES["onnx"]], optimized=False))
+        graph = replace(graph, network=OnnxRuntime(network.onnx, optimized=False))
         answers = _answers(graph, samples)
         outputs = output_specs(graph, answers, inputs, labels)
     require_agreement(graph.file, answers, outputs)
     card = ModelCard(
         name=name,
         version=ModelRepository(root).next_version(name),
-        summary=summary or _origin(graph),
+        summary=summary or _origin(graph, network),
         task=task or ("classification" if any(map(_tells_classes, outputs)) else "other"),
         inputs=inputs,
         outputs=outputs,
         example=_example(graph, samples, inputs, outputs, half=half),
         optimized=not rewritten,
         intended_use=intended_use or "Not stated.",
-        limits=_limits(samples, rewritten),
+        limits=(*_limits(samples, rewritten), *network.notes),
     )
     mismatch = graph.network.mismatch(card)
     if mismatch:
@@ -180,33 +169,89 @@ def add(
             f"m = onnx.load({graph.file!r}); [o.type.tensor_type.ClearField('shape') for o in "
             f"m.graph.output]; onnx.save(m, {graph.file!r})"
         )
-    proof = prove_rows(graph, files[MODEL_FILES["onnx"]], samples, others, outputs, half=half)
-    parity: tuple[ParityRecord, ...] = (proof.record,)
-    limits: tuple[str, ...] = ()
+    own = prove_answers(graph, network.records, outputs, half=half)
+    proof = prove_rows(graph, network.onnx, samples, others, outputs, half=half)
+    card = card.model_copy(update=_batching(card, proof))
+    files = {MODEL_FILES["onnx"]: network.onnx}
+    parity = (*own, proof.record)
     candidates: dict[str, Runtime] = {graph.file: graph.network}
-    if torchscript:
-        content = read_file(torchscript)
-        module = open_module(_shown(torchscript), content, card)
-        compared = prove_equal(
-            graph, _shown(torchscript), module, samples, others, outputs,
-            batched=proof.batched, half=half,
-        )  # fmt: skip
-        if reason := next(filter(None, (script_mixing(module, one) for one in proof.batched)), ""):
-            limits = (f"{LEFT_OUT}: {reason}.",)
+    if network.torchscript:
+        file, content = network.torchscript.file, network.torchscript.content
+        try:
+            module, compared = _equal_module(
+                graph, network.torchscript, card, samples, others, proof, half=half
+            )
+        except _LeftOutError as reason:
+            card = card.model_copy(update={"limits": (*card.limits, str(reason))})
         else:
             files[MODEL_FILES["torchscript"]] = content
-            parity = compared
-            candidates[_shown(torchscript)] = module
+            parity = (*own, *compared)
+            candidates[file] = module
     if largest:
         one = replace(samples, real=False, rows=samples.resized(graph.fixed_batch or 1))
         one = replace(one, rows=at_sizes(graph.network.inputs, one.rows, largest))
         prove_largest(graph, candidates, one, outputs, half=half)
-    card = card.model_copy(update={"parity": parity, **_batching(card, proof)})
-    card = card.model_copy(update={"limits": (*card.limits, *limits)})
+    card = card.model_copy(update={"parity": parity})
     try:
         return write_package(root, card, files)
     except OSError as error:
         raise AddError(_unwritable(root, error)) from error
+
+
+class _LeftOutError(Exception):
+    """A TorchScript file that is left out of the package. The message is a sentence."""
+
+
+def _equal_module(
+    graph: ForeignGraph,
+    script: ScriptFile,
+    card: ModelCard,
+    samples: Samples,
+    others: Sequence[Arrays],
+    proof: RowsProof,
+    *,
+    half: bool,
+) -> tuple[Runtime, tuple[ParityRecord, ...]]:
+    """Return the opened TorchScript file, which equals the graph, with the differences.
+
+    Raises:
+        AddError: a file that is required differs.
+        _LeftOutError: the file is served only if it is proved like the graph, and is not.
+    """
+    try:
+        module = open_module(script.file, script.content, card)
+        compared = prove_equal(
+            graph, script.file, module, samples, others, card.outputs,
+            batched=proof.batched, half=half,
+        )  # fmt: skip
+    except AddError as error:
+        if script.required:
+            raise
+        raise _LeftOutError(f"The TorchScript file is left out: {error}.") from error
+    if reason := next(filter(None, (script_mixing(module, one) for one in proof.batched)), ""):
+        raise _LeftOutError(f"{LEFT_OUT}: {reason}.")
+    return module, compared
+
+
+def _require_computable(file: str, model: "onnx.ModelProto") -> None:
+    """Check that the graph computes something, and that no request can end the process.
+
+    Raises:
+        AddError: it does not.
+    """
+    if not model.graph.node:
+        raise AddError(
+            f"{file}: it has no operators, and so computes nothing: export the network "
+            "again, with the outputs that it computes"
+        )
+    if unsafe := crash(model):
+        raise AddError(f"{file}: {unsafe}")
+    if division := dangerous_division(model):
+        raise AddError(
+            f"{file}: {division} divides integers by a number that a request may make -1, "
+            "and the least integer divided by -1 ends the process of ONNX Runtime: divide by "
+            "another constant, or cast to FP64 before the division and back after it"
+        )
 
 
 def _require_text(given: Mapping[str, Sequence[str | None]]) -> None:
@@ -219,10 +264,6 @@ def _require_text(given: Mapping[str, Sequence[str | None]]) -> None:
         for text in texts:
             if text is not None and text != _escaped(text):
                 raise AddError(f"{option} holds {text!r:.100}, which is no UTF-8: give it as UTF-8")
-
-
-def _shown(file: Path) -> str:
-    return _escaped(file.name)
 
 
 def _escaped(text: str) -> str:
@@ -363,7 +404,9 @@ def _example(
     )
 
 
-def _origin(graph: ForeignGraph) -> str:
+def _origin(graph: ForeignGraph, source: Source) -> str:
+    if source.origin:
+        return f"Exported from {source.origin}."
     producer = graph.network.producer
     return f"Added from {graph.file}" + (f", which {producer} wrote." if producer else ".")
 

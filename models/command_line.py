@@ -15,7 +15,9 @@ import numpy as np
 
 from models.add import add
 from models.card import Task
+from models.checking import check
 from models.child_process import run_in_child
+from models.exporting import as_files
 from models.importing import AddError
 from models.interrupts import INTERRUPTED
 from models.loading import open_runtime
@@ -29,7 +31,7 @@ from models.script_mixing import require_rows_apart
 from models.text import escaped
 
 BROKEN_PIPE = 141
-COMPUTING = ("add", "verify")
+COMPUTING = ("add", "check", "verify")
 """The commands that compute a network, which may end the process."""
 
 
@@ -84,6 +86,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
             card = _find(repository, options.name).card
             _say(card.model_dump_json(indent=1) if options.json else render_page(card).rstrip())
             return 0
+        if options.command == "check":
+            for line in check(_find(repository, options.name)):
+                _say(line)
+            return 0
         if not repository.names():
             sys.stderr.write(f"error: there is no package in {repository.root}\n")
             return 1
@@ -122,11 +128,15 @@ def _parser() -> argparse.ArgumentParser:
     show = commands.add_parser("show", help="a package's card, as a page")
     show.add_argument("name", help="NAME or NAME/VERSION")
     show.add_argument("--json", action="store_true", help="the card itself")
+    checked = commands.add_parser(
+        "check", help="compute the recorded prediction, and show what a caller sends and gets"
+    )
+    checked.add_argument("name", help="NAME or NAME/VERSION")
     verify = commands.add_parser(
         "verify", help="check digests and graphs, and repeat the recorded predictions"
     )
     verify.add_argument("names", nargs="*", metavar="NAME", help="packages (default: all)")
-    for command in (listed, show, verify):
+    for command in (listed, show, checked, verify):
         _repository_option(command, argparse.SUPPRESS)  # the option may follow the command
     for name, description in (
         ("remove", "take a version out of service; the previous one serves after the next start"),
@@ -141,11 +151,26 @@ def _parser() -> argparse.ArgumentParser:
 
     added = commands.add_parser(
         "add",
-        help="make a package from an ONNX file of any origin",
-        usage=f"{_program_name()} add NAME --onnx FILE [options]",
+        help="make a package from a network of any origin",
+        usage=f"{_program_name()} add NAME SOURCE [options]",
     )
     added.add_argument("name", metavar="NAME", help="name of the package; it gets the next version")
-    added.add_argument("--onnx", type=Path, metavar="FILE", required=True, help="the network")
+    network = added.add_mutually_exclusive_group(required=True)
+    network.add_argument(
+        "source", metavar="SOURCE", nargs="?",
+        help="a file: .onnx, TorchScript .pt, .pt2, .keras, .skops, XGBoost or LightGBM; or "
+        "path/net.py:make, or package.module:Class, which makes a network; its code runs",
+    )  # fmt: skip
+    network.add_argument("--onnx", dest="source", metavar="FILE", help="the same, an ONNX file")
+    added.add_argument(
+        "--weights", type=Path, metavar="FILE",
+        help="the weights of a network that is made by code: a checkpoint of torch, or safetensors",
+    )  # fmt: skip
+    added.add_argument(
+        "--input", action="append", default=[], metavar="NAME:TYPE[SIZES]", dest="inputs",
+        help="an input of a network that is exported, as image:FP32[-1,3,224,224], in place of "
+        "--sample; the batch is first, -1 means any size",
+    )  # fmt: skip
     added.add_argument(
         "--torchscript", type=Path, metavar="FILE",
         help="the same network as TorchScript, checked to be equal; loading it runs its code",
@@ -176,6 +201,7 @@ def _parser() -> argparse.ArgumentParser:
     )  # fmt: skip
     added.add_argument("--summary", metavar="TEXT", help="what the network is, in a sentence")
     added.add_argument("--intended-use", metavar="TEXT", help="its purpose, in a sentence")
+    added.add_argument("--written-to", type=Path, help=argparse.SUPPRESS)  # for fitserve.save
     _repository_option(added, argparse.SUPPRESS)
     return parser
 
@@ -196,35 +222,47 @@ def _program_name() -> str:
 
 
 def _add(repository: ModelRepository, options: argparse.Namespace) -> int:
-    package = add(
-        repository.root,
-        options.name,
-        options.onnx,
-        torchscript=options.torchscript,
-        sample=options.sample,
-        labels=options.labels,
-        ranges=options.ranges,
-        max_lengths=options.max_lengths,
-        task=options.task,
-        summary=options.summary,
-        intended_use=options.intended_use,
-    )
+    with as_files(
+        options.source, weights=options.weights, sample=options.sample, inputs=options.inputs
+    ) as (source, exported):
+        package = add(
+            repository.root,
+            options.name,
+            source,
+            torchscript=options.torchscript,
+            sample=None if exported else options.sample,
+            labels=options.labels,
+            ranges=options.ranges,
+            max_lengths=options.max_lengths,
+            task=options.task,
+            summary=options.summary,
+            intended_use=options.intended_use,
+        )
+    if options.written_to:
+        options.written_to.write_text(str(package.path))
     _say(f"wrote {package.path}: {package.card.task}, {', '.join(package.card.runtimes)}")
     for kind, specs in (("in ", package.card.inputs), ("out", package.card.outputs)):
         for spec in specs:
             values = f", {spec.range}" if spec.enforced else ""
             _say(f"  {kind}  {spec.name}  {spec.to_text()}{values}")
+    rows = max(record.samples for record in package.card.parity)
+    _say(f"  checks: {rows} rows, alone and in batches")
     if maxima := largest_note(package.card):
         _say(f"  largest sizes: {maxima}; larger requests are refused; --max-length changes it")
     if package.card.batching == "none":
-        _say(f"  batching: none. {package.card.limits[-1]}")
+        _say(f"  batching: none. {_limit(package, 'Each request is computed alone')}")
     elif note := batching_note(package.card):
         _say(f"  batching: {note}")
     if not package.card.optimized:
         _say("  optimizations: none, since ONNX Runtime computes other outputs with them")
-    if options.torchscript and "torchscript" not in package.card.runtimes:
-        _say(f"  torchscript: {package.card.limits[-1]}")
+    if reason := _limit(package, "The TorchScript file is left out", "There is no TorchScript"):
+        _say(f"  torchscript: {reason}")
     return 0
+
+
+def _limit(package: ModelPackage, *beginnings: str) -> str:
+    """Return the first limit in the card that begins so; empty if none does."""
+    return next((limit for limit in package.card.limits if limit.startswith(beginnings)), "")
 
 
 def _move(repository: ModelRepository, options: argparse.Namespace) -> int:

@@ -1,75 +1,97 @@
-"""The detection of other file formats by content, with advice on how to convert to ONNX."""
+"""The format of a file that holds a network or weights, recognised by its content.
+
+The files of some formats can be exported (`models.exporting`). For the others, and for a file that
+was given under the wrong option, there is advice.
+"""
 
 import io
+import re
 import zipfile
+from typing import Literal
+
+Kind = Literal[
+    "torchscript", "torch program", "checkpoint", "safetensors", "keras", "skops", "xgboost",
+    "lightgbm", "ort", "tflite", "pickle",
+]  # fmt: skip
+DOORS = {
+    "torchscript": "torchscript",
+    "torch program": "torch_program",
+    "keras": "keras",
+    "skops": "sklearn",
+    "xgboost": "xgboost",
+    "lightgbm": "lightgbm",
+}
+"""The kinds that `fitserve.doors` exports, and the door of each."""
 
 _TORCH_PICKLE = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P"
 _HDF5 = b"\x89HDF\r\n\x1a\n"
-_ONNX_FROM_TORCH = "export that with torch.onnx.export"
+_XGBOOST = re.compile(rb'\{\s*"learner"|\{L.{8}learner', re.DOTALL)
+_WEIGHTS = (
+    "it is weights alone: give the network as SOURCE, as FILE.py:make for a function in your code "
+    "that returns it, and this file with --weights"
+)
+_EXPORTED = "fitserve exports it: give it as SOURCE, without an option in front"
+_ADVICE: dict[Kind, str] = {
+    "checkpoint": f"it is a checkpoint of torch.save. If {_WEIGHTS}",
+    "safetensors": _WEIGHTS,
+    "torchscript": f"it is TorchScript. {_EXPORTED}",
+    "torch program": f"it is a program of torch.export. {_EXPORTED}",
+    "keras": f"it is Keras' own format. {_EXPORTED}",
+    "skops": f"it is a file of skops. {_EXPORTED}",
+    "xgboost": f"it is a model of XGBoost. {_EXPORTED}",
+    "lightgbm": f"it is a model of LightGBM. {_EXPORTED}",
+    "ort": "it is ONNX Runtime's own format: give the ONNX file that it was made of",
+    "tflite": "it is TensorFlow Lite: make ONNX of it with tf2onnx",
+    "pickle": (
+        "it is a pickle, whose loading runs any code in it: load it in Python, and give what it "
+        "holds to fitserve.save"
+    ),
+}
 
 
-def other_kind(file: str, content: bytes) -> str | None:
-    """Return the format of the file and how to convert it, as the end of a sentence.
-
-    Args:
-        file: the name of the file.
-        content: the bytes of the file.
-
-    Returns:
-        None if the format is unknown.
-    """
+def kind_of(content: bytes) -> Kind | None:
+    """Return the format of a file, None if it is another one, such as ONNX."""
     if content.startswith(b"PK\x03\x04"):
-        return _archive(file, content)
+        return _archive(content)
     if content.startswith(_TORCH_PICKLE):
-        return _checkpoint(file)
+        return "checkpoint"
     if content.startswith(_HDF5):
-        return _keras(file)
+        return "keras"
     if content[8:10] == b'{"' and b'"dtype"' in content[:4096]:
-        return f"it is weights alone: load them into their network, and {_ONNX_FROM_TORCH}"
+        return "safetensors"
     if content[4:8] == b"ORTM":
-        return "it is ONNX Runtime's own format: give the ONNX file that it was made of"
+        return "ort"
     if content[4:8] == b"TFL3":
-        return "it is TensorFlow Lite: make ONNX of it with tf2onnx"
+        return "tflite"
+    if content.startswith(b"tree\nversion="):
+        return "lightgbm"
+    if _XGBOOST.match(content):
+        return "xgboost"
     if content[:1] == b"\x80" and content[1:2] in (b"\x02", b"\x03", b"\x04", b"\x05"):
-        return (
-            "it is a pickle: load it in Python, and export what it holds (a network of "
-            "scikit-learn with skl2onnx.to_onnx)"
-        )
+        return "pickle"
     return None
 
 
-def _archive(file: str, content: bytes) -> str | None:
+def advice(content: bytes) -> str | None:
+    """Return what a file is and what to do, as the end of a sentence; None if it is unknown."""
+    kind = kind_of(content)
+    return _ADVICE[kind] if kind else None
+
+
+def _archive(content: bytes) -> Kind | None:
     try:
         with zipfile.ZipFile(io.BytesIO(content)) as archive:
             names = {name.rpartition("/")[2] for name in archive.namelist()}
     except (zipfile.BadZipFile, NotImplementedError, ValueError, OSError):
         return None
     if "constants.pkl" in names:
-        return (
-            "it is TorchScript: export the network as ONNX with torch.onnx.export, and give this "
-            "file beside it, with --torchscript"
-        )
+        return "torchscript"
     if "archive_format" in names:
-        return (
-            "it is a program of torch.export: make ONNX of it with "
-            f"torch.onnx.export(torch.export.load({file!r})).save('network.onnx')"
-        )
+        return "torch program"
     if "data.pkl" in names:
-        return _checkpoint(file)
+        return "checkpoint"
     if "model.weights.h5" in names:
-        return _keras(file)
+        return "keras"
+    if "schema.json" in names:
+        return "skops"
     return None
-
-
-def _checkpoint(file: str) -> str:
-    return (
-        f"it is a checkpoint of torch.save: load it into its network (torch.load({file!r})), and "
-        f"{_ONNX_FROM_TORCH}"
-    )
-
-
-def _keras(file: str) -> str:
-    return (
-        "it is Keras' own format: make ONNX of it with "
-        f"keras.models.load_model({file!r}).export('network.onnx', format='onnx')"
-    )

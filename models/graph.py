@@ -8,6 +8,7 @@ import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -99,15 +100,34 @@ def load(content: bytes) -> "onnx.ModelProto":
     Raises:
         AddError: the package `onnx` is not installed.
     """
+    model: onnx.ModelProto = _onnx().load_model_from_string(content)
+    _state_defaults(model)
+    return model
+
+
+def parse_file(content: bytes) -> "onnx.ModelProto":
+    """Return the parsed file, unchanged.
+
+    Raises:
+        AddError: the package `onnx` is not installed.
+        UnreadableGraphError: the bytes are no ONNX file.
+    """
+    library = _onnx()
+    try:
+        model: onnx.ModelProto = library.load_model_from_string(content)
+    except Exception as error:
+        raise UnreadableGraphError("it is no ONNX file") from error
+    return model
+
+
+def _onnx() -> ModuleType:
     try:
         import onnx
     except ImportError as error:
         raise AddError(
             f"reading the graph needs the package onnx ({error}): install it with pip install onnx"
         ) from error
-    model = onnx.load_model_from_string(content)
-    _state_defaults(model)
-    return model
+    return onnx
 
 
 def _state_defaults(model: "onnx.ModelProto") -> None:
@@ -147,6 +167,16 @@ def all_nodes(nodes: Iterable["onnx.NodeProto"]) -> Iterator["onnx.NodeProto"]:
         yield node
         for graph in inner_graphs(node):
             yield from all_nodes(graph.node)
+
+
+def tensors(model: "onnx.ModelProto") -> Iterator["onnx.TensorProto"]:
+    """Yield the constants of the graph and of the graphs inside its nodes."""
+    yield from model.graph.initializer
+    for node in all_nodes([*model.graph.node, *(n for f in model.functions for n in f.node)]):
+        for attribute in node.attribute:
+            yield from (attribute.t, *attribute.tensors)
+        for graph in inner_graphs(node):
+            yield from graph.initializer
 
 
 def constant_array(tensor: "onnx.TensorProto") -> NDArray[Any]:

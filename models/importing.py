@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from models.card import NUMPY_DTYPES, Datatype, ModelCard
-from models.file_kinds import other_kind
+from models.file_kinds import advice
 from models.files import FileError, open_file, read_all
 from models.runtimes import (
     DeclaredTensor,
@@ -91,8 +91,10 @@ def open_module(file: str, content: bytes, card: ModelCard) -> TorchScriptRuntim
     except ImportError:
         raise
     except Exception as error:
-        kind = other_kind(file, content)
-        reason = kind or f"torch cannot load it ({one_line(error)}): save it with torch.jit.save"
+        reason = (
+            advice(content)
+            or f"torch cannot load it ({one_line(error)}): save it with torch.jit.save"
+        )
         raise AddError(f"{file}: {reason}") from error
     mismatch = module.mismatch(card)
     if mismatch:
@@ -147,8 +149,8 @@ def _unloadable(file: str, content: bytes, error: Exception) -> str:
             f"onnx.save(onnx.load({file!r}), 'whole.onnx'), or with external_data=False in "
             "torch.onnx.export"
         )
-    if kind := other_kind(file, content):
-        return kind
+    if known := advice(content):
+        return known
     if found := re.search(r"IR version: (\d+), max supported IR version: (\d+)", message):
         return (
             f"its IR version is {found[1]}, and ONNX Runtime reads those up to {found[2]}: lower "

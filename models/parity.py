@@ -66,8 +66,8 @@ def check_parity(
     equal_answers = 1.0
     for size in batch_sizes:
         if reference_batch is None or not expected:
-            expected = _in_batches(reference, samples, rows, reference_batch or size)
-        computed = _in_batches(candidate, samples, rows, size)
+            expected = in_batches(reference, samples, rows, reference_batch or size)
+        computed = in_batches(candidate, samples, rows, size)
         for name, wanted in expected.items():
             found = computed[name]
             where = f"{runtime}, batch size {size}, output {name}"
@@ -120,9 +120,10 @@ def _tied(found: NDArray[Any], wanted: NDArray[Any]) -> NDArray[np.bool_]:
     return tied
 
 
-def _in_batches(
+def in_batches(
     compute: Callable[[Arrays], Arrays], samples: Arrays, rows: int, size: int
 ) -> dict[str, NDArray[Any]]:
+    """Return the outputs of all rows, computed in batches of `size` rows."""
     batches = [
         compute({name: array[start : start + size] for name, array in samples.items()})
         for start in range(0, rows, size)

@@ -2,18 +2,18 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import NamedTuple
 
 from models.card import ParityRecord, TensorSpec
 from models.importing import AddError, ForeignGraph
-from models.parity import BATCH_SIZES, ParityError, check_parity
+from models.parity import BATCH_SIZES, ParityError, check_parity, in_batches
 from models.row_mixing import row_mixing
 from models.runtimes import Arrays, OnnxRuntime, Runtime, one_line
-from models.samples import Samples
+from models.samples import LARGEST_BATCH, Samples
+from models.sources import Record
 from models.varied_rows import computable, varied_rows
 
-LARGEST_BATCH = 256
-"""The largest batch of the service by default, in rows."""
 LARGE_ROW = 10_000
 """Rows with at least this many values are checked in smaller batches, to save time."""
 ROWS_OF_OTHER_SIZES = 8
@@ -34,6 +34,66 @@ class RowsProof(NamedTuple):
     mixing: str | None = None
     batched: Sequence[Arrays] = ()
     unbatched: Sequence[tuple[Arrays, str]] = ()
+
+
+class _Recorded:
+    """Answers as a function; it is called once, with all samples."""
+
+    def __init__(self, record: Record) -> None:
+        self._record = record
+
+    def __call__(self, _: Arrays) -> Arrays:
+        return self._record.answers
+
+
+def prove_answers(
+    graph: ForeignGraph,
+    records: Sequence[Record],
+    outputs: Sequence[TensorSpec],
+    *,
+    half: bool,
+) -> tuple[ParityRecord, ...]:
+    """Check the graph against what the network itself computed in its own library.
+
+    Args:
+        graph: the network as ONNX.
+        records: the samples and the answers of the network, of some outputs at least; may be
+            empty.
+        outputs: the specifications of the outputs.
+        half: whether the network computes in half precision.
+
+    Raises:
+        AddError: the graph computes something else, or has other outputs.
+    """
+    found = []
+    for record in records:
+        names = [tensor.name for tensor in graph.network.outputs]
+        if unknown := set(record.answers).difference(names):
+            raise AddError(
+                f"{graph.file}: its outputs are {', '.join(names)}, and the network has the output "
+                f"{min(unknown)}: export the network again"
+            )
+        count = len(next(iter(record.samples.values())))
+        size = graph.fixed_batch or count
+        try:
+            proof = check_parity(
+                _Recorded(record),
+                partial(in_batches, graph.network, rows=count, size=size),
+                record.samples,
+                runtime="onnx",
+                classification=_is_classification(outputs),
+                batch_sizes=[count],
+                reference_batch=None,
+                half=half,
+            )
+        except ParityError as error:
+            raise AddError(
+                f"{graph.file}: its answers are not those of the network itself ({error}): the "
+                "exporter has changed the network; report it to the exporter, or write the step "
+                "in another way"
+            ) from error
+        found.append(proof)
+    return tuple(found)
 
 
 def prove_rows(
@@ -240,7 +300,8 @@ def _unlike(network: Runtime, other: Runtime, samples: Samples, rows: Arrays) ->
         return
     count = ROWS_OF_OTHER_SIZES
     if rows is samples.rows:
-        count = LARGEST_BATCH if samples.row_size < LARGE_ROW else BATCH_SIZES[-1]
+        most = LARGEST_BATCH if samples.row_size < LARGE_ROW else BATCH_SIZES[-1]
+        count = min(most, samples.largest_check)
     varied = computable(network, varied_rows(rows, count, samples.signed))
     if other is not network:
         varied = computable(other, varied)
@@ -259,7 +320,6 @@ def _prove(
     half: bool,
 ) -> ParityRecord:
     """Check the candidate against the reference, which computes single rows unless `whole`."""
-    floats = [spec for spec in outputs if spec.dtype.kind == "f"]
     sizes = sorted(
         {samples.fixed_batch or min(size, samples.count) for size in (*BATCH_SIZES, largest)}
     )
@@ -268,8 +328,13 @@ def _prove(
         candidate,
         samples.rows,
         runtime=candidate.name,
-        classification=bool(floats) and all(spec.is_probabilities for spec in floats),
+        classification=_is_classification(outputs),
         batch_sizes=sizes,
         reference_batch=None if whole else 1,
         half=half,
     )
+
+
+def _is_classification(outputs: Sequence[TensorSpec]) -> bool:
+    floats = [spec for spec in outputs if spec.dtype.kind == "f"]
+    return bool(floats) and all(spec.is_probabilities for spec in floats)

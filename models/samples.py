@@ -16,6 +16,8 @@ from models.importing import AddError
 from models.ranges import check_samples, whole_numbers
 from models.runtimes import Arrays
 
+LARGEST_BATCH = 256
+"""The largest batch of the service by default, in rows."""
 RANDOM_ROWS = 64
 FREE_SIZE = 32
 """The size of free dimensions in random rows."""
@@ -35,6 +37,8 @@ class Samples:
     fixed_batch: int | None
     signed: frozenset[str] = frozenset()
     """The inputs of whole numbers that may be negative, even if no row has a negative number."""
+    largest_check: int = LARGEST_BATCH
+    """The most rows that are computed in one batch of the checks."""
 
     @property
     def count(self) -> int:

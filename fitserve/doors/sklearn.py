@@ -1,0 +1,136 @@
+"""The door for estimators and pipelines of scikit-learn, in Python or in a `.skops` file."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from fitserve.doors import is_of
+from fitserve.exported import GIVE_ROWS, Arrays, Exported, ExportError, Record
+from fitserve.tables import columns_of, rows_of
+
+SHOWN = "scikit-learn estimator"
+
+
+def takes(network: object) -> bool:
+    """Return whether the network is an estimator of scikit-learn, and of no library above it."""
+    others = ("xgboost", "lightgbm")
+    return is_of(network, "sklearn", "BaseEstimator") and not any(
+        is_of(network, library) for library in others
+    )
+
+
+def read(file: Path) -> Any:
+    """Return the estimator in a file of skops. Types that skops does not trust are refused."""
+    try:
+        import skops.io
+    except ImportError as error:
+        raise ExportError("skops is not installed: pip install skops") from error
+    untrusted = skops.io.get_untrusted_types(file=file)
+    if untrusted:
+        raise ExportError(
+            f"{file.name}: it holds {', '.join(untrusted)}, which skops does not trust: load it in "
+            "Python, and give the estimator to fitserve.save"
+        )
+    return skops.io.load(file)
+
+
+def export(network: Any, samples: Sequence[Any], labels: Sequence[str]) -> Exported:
+    """Return the estimator as files.
+
+    Args:
+        network: the fitted estimator.
+        samples: one: an array of rows, or a data frame, whose columns become inputs.
+        labels: the classes; by default, those of the estimator.
+
+    Raises:
+        ExportError: the estimator is not fitted, fails on the sample, or has no form in ONNX.
+    """
+    import sklearn
+
+    if not samples:
+        raise ExportError(f"scikit-learn states no shapes: {GIVE_ROWS}")
+    rows = samples[0]
+    try:
+        answers = _answers(network, rows)
+    except Exception as error:
+        raise ExportError(
+            f"the estimator fails on the sample ({error}): fit it, and give rows as it was fitted "
+            "on"
+        ) from error
+    onnx, outputs = _onnx(network, rows)
+    known = {
+        name: answer for name, answer in zip(outputs, answers, strict=False) if answer is not None
+    }
+    classes = getattr(network, "classes_", ())
+    return Exported(
+        onnx,
+        [Record(columns_of(rows), known)],
+        f"{type(network).__name__} of scikit-learn {sklearn.__version__}",
+        labels=labels or [str(name) for name in classes],
+    )
+
+
+def _answers(network: Any, rows: Any) -> list[Any]:
+    """Return what the estimator computes, in the order of the outputs of skl2onnx.
+
+    None stands for an output that is not compared: the scores of a classifier without
+    probabilities have another form in ONNX.
+    """
+    given = rows_of(rows)
+    if hasattr(network, "classes_"):
+        labels = network.predict(given)
+        scores = network.predict_proba(given) if hasattr(network, "predict_proba") else None
+        answers = [] if labels.dtype.kind in "OUS" else [labels]
+        return [*answers, None if scores is None else np.float32(scores)]
+    if hasattr(network, "predict"):
+        predicted = np.asarray(network.predict(given))
+        if predicted.dtype.kind == "f":
+            return [np.float32(predicted).reshape(len(predicted), -1)]
+        return [predicted.astype(np.int64)]
+    transformed = network.transform(given)
+    return [np.float32(transformed.toarray() if hasattr(transformed, "toarray") else transformed)]
+
+
+def _onnx(network: Any, rows: Any) -> tuple[bytes, list[str]]:
+    """Return the estimator as ONNX, with the names of its outputs."""
+    try:
+        from skl2onnx import to_onnx
+    except ImportError as error:
+        raise ExportError("skl2onnx is not installed: pip install skl2onnx") from error
+    options: Mapping[str, Any] = {"zipmap": False} if hasattr(network, "classes_") else {}
+    try:
+        model = to_onnx(
+            network, initial_types=_types(columns_of(rows)), options=dict(options) or None
+        )
+    except Exception as error:
+        reason = str(error).strip().splitlines()[0]
+        raise ExportError(
+            f"{type(network).__name__} has no form in ONNX ({reason}): use a step that skl2onnx "
+            "converts, or write a converter for it"
+        ) from error
+    _drop_texts(model)
+    return model.SerializeToString(), [output.name for output in model.graph.output]
+
+
+def _types(columns: Arrays) -> list[tuple[str, Any]]:
+    from skl2onnx.common.data_types import guess_data_type
+
+    return [
+        (name, type(guess_data_type(array)[0][1])([None, *array.shape[1:]]))
+        for name, array in columns.items()
+    ]
+
+
+def _drop_texts(model: Any) -> None:
+    """Take out outputs of text: the labels name the columns of the probabilities."""
+    from onnx import TensorProto
+
+    texts = [
+        output
+        for output in model.graph.output
+        if output.type.tensor_type.elem_type == TensorProto.STRING
+    ]
+    for output in texts if len(texts) < len(model.graph.output) else ():
+        model.graph.output.remove(output)

@@ -1,0 +1,164 @@
+"""The door for `torch.nn.Module`: torch.export, ONNX by the dynamo exporter, TorchScript."""
+
+import io
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from fitserve.doors import is_of
+from fitserve.explain import explanation, is_fixed_size
+from fitserve.exported import GIVE_ROWS, Exported, ExportError
+from fitserve.torch_networks import (
+    dynamic_shapes,
+    flat_module,
+    onnx_of,
+    record_of,
+    schema_of,
+    tensors_of,
+)
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+SHOWN = "torch.nn.Module"
+
+
+def takes(network: object) -> bool:
+    """Return whether the network is a module of torch, and no compiled TorchScript."""
+    return is_of(network, "torch", "Module") and not is_of(network, "torch", "ScriptModule")
+
+
+def read(file: Path) -> Any:
+    """Refuse a file: a file holds a network's weights, and not the network."""
+    raise ExportError(
+        f"{file.name}: it holds weights, and not the network: give the network as FILE.py:make, a "
+        "function or class in your code, and this file with --weights"
+    )
+
+
+def export(network: "nn.Module", samples: Sequence[Any], labels: Sequence[str]) -> Exported:
+    """Return the module as files. It is exported in eval mode, and left as it was.
+
+    Args:
+        network: the module, on any device.
+        samples: each a mapping of the arguments of `forward` to rows; or the rows, if it has one
+            argument; or a tuple of rows in the order of the arguments. Dimensions whose sizes
+            differ between two samples are free.
+        labels: the classes.
+
+    Raises:
+        ExportError: the module fails on a sample, or cannot be exported.
+    """
+    import torch
+
+    if not samples:
+        raise ExportError(f"there is no sample: {GIVE_ROWS}")
+    with _evaluating(network), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # the exporter's own deprecations
+        rows = [tensors_of(network, sample) for sample in samples]
+        flat = flat_module(network, list(rows[0]))
+        records = [record_of(flat, one) for one in rows]
+        program = _program(flat, rows)
+        onnx = onnx_of(program, list(rows[0]), list(records[0].answers))
+        script = _torchscript(network, flat, rows[0])
+    notes = [script] if isinstance(script, str) else []
+    return Exported(
+        onnx,
+        records,
+        f"{type(network).__name__} of torch {torch.__version__.partition('+')[0]}",
+        torchscript=None if isinstance(script, str) else script,
+        labels=labels,
+        notes=notes,
+    )
+
+
+@contextmanager
+def _evaluating(network: "nn.Module") -> Iterator[None]:
+    """Set all modules to eval mode, and back to their own afterwards."""
+    modes = [(module, module.training) for module in network.modules()]
+    network.eval()
+    try:
+        yield
+    finally:
+        for module, training in modes:
+            module.training = training
+
+
+def _program(flat: "nn.Module", rows: "Sequence[Mapping[str, Tensor]]") -> Any:
+    """Return the module as an ExportedProgram with a free batch.
+
+    Raises:
+        ExportError: torch.export cannot follow the code.
+    """
+    import torch
+
+    shapes = dynamic_shapes(rows)
+    try:
+        return torch.export.export(
+            flat, tuple(rows[0].values()), dynamic_shapes=tuple(shapes.values()), strict=False
+        )
+    except ExportError:
+        raise
+    except Exception as error:
+        if is_fixed_size(error):
+            _require_any_batch(flat, rows[0])
+        raise ExportError(f"the network cannot be exported: {explanation(error)}") from error
+
+
+def _require_any_batch(flat: "nn.Module", rows: "Mapping[str, Tensor]") -> None:
+    """Run the module with one row more: it fails at the line that fixes the number of rows.
+
+    Raises:
+        ExportError: it fails.
+    """
+    import torch
+
+    more = {name: torch.cat([tensor, tensor[:1]]) for name, tensor in rows.items()}
+    count = len(next(iter(more.values())))
+    try:
+        with torch.inference_mode():
+            flat(**more)
+    except Exception as error:
+        raise ExportError(
+            f"the network fails on {count} rows and computes {count - 1}: {explanation(error)}"
+        ) from error
+
+
+def _torchscript(
+    network: "nn.Module", flat: "nn.Module", rows: "Mapping[str, Tensor]"
+) -> bytes | str:
+    """Return the module as TorchScript: scripted, else traced. A text says why it is neither."""
+    import torch
+
+    for make in (_scripted, _traced):
+        try:
+            stream = io.BytesIO()
+            torch.jit.save(make(network, flat, rows), stream)
+            return stream.getvalue()
+        except Exception as error:  # noqa: BLE001 - TorchScript is a second file, which may be missing
+            reason = explanation(error)
+    return f"There is no TorchScript file: {reason}."
+
+
+def _scripted(network: "nn.Module", flat: "nn.Module", rows: "Mapping[str, Tensor]") -> Any:
+    import torch
+
+    script = torch.jit.script(network)
+    arguments = [argument.name for argument in schema_of(script).arguments[1:]]
+    if arguments != list(rows):
+        raise ExportError(f"the arguments are {', '.join(arguments)}")
+    with torch.inference_mode():
+        result = script(*rows.values())
+    flat_tuple = isinstance(result, tuple) and all(isinstance(one, torch.Tensor) for one in result)
+    if not (isinstance(result, torch.Tensor) or flat_tuple):
+        raise ExportError("the result is no tensor or tuple of tensors")
+    return script
+
+
+def _traced(network: "nn.Module", flat: "nn.Module", rows: "Mapping[str, Tensor]") -> Any:
+    import torch
+
+    with torch.inference_mode():
+        return torch.jit.trace(flat, tuple(rows.values()), check_trace=False)

@@ -1,0 +1,102 @@
+"""The door for TorchScript: a `ScriptModule`, or its file `.pt`."""
+
+import inspect
+import io
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from fitserve.doors import is_of
+from fitserve.explain import explanation
+from fitserve.exported import GIVE_ROWS, Exported, ExportError
+from fitserve.torch_networks import dynamic_shapes, flat_module, record_of, schema_of, tensors_of
+
+if TYPE_CHECKING:
+    from torch.jit import ScriptModule
+
+SHOWN = "TorchScript module"
+
+
+def takes(network: object) -> bool:
+    """Return whether the network is compiled TorchScript."""
+    return is_of(network, "torch", "ScriptModule")
+
+
+def read(file: Path) -> Any:
+    """Return the module in a file of `torch.jit.save`. Loading runs the code in the file."""
+    import torch
+
+    try:
+        return torch.jit.load(file, map_location="cpu")
+    except Exception as error:
+        raise ExportError(
+            f"{file.name}: torch cannot load it ({explanation(error)}): save it with torch.jit.save"
+        ) from error
+
+
+def export(network: "ScriptModule", samples: Sequence[Any], labels: Sequence[str]) -> Exported:
+    """Return the module as files. torch writes ONNX of TorchScript with its older exporter.
+
+    Args:
+        network: the module.
+        samples: as for a module of torch.
+        labels: the classes.
+
+    Raises:
+        ExportError: there is no sample, or the module fails on it or has no form in ONNX.
+    """
+    import torch
+
+    if not samples:
+        raise ExportError(f"TorchScript states no shapes: {GIVE_ROWS}")
+    module = network.eval()
+    rows = [tensors_of(module, sample, signature(module)) for sample in samples]
+    flat = flat_module(module, list(rows[0]))
+    records = [record_of(flat, one) for one in rows]
+    axes = {
+        name: {
+            axis: "batch" if axis == 0 else dimension.__name__ for axis, dimension in found.items()
+        }
+        for name, found in dynamic_shapes(rows).items()
+    }
+    outputs = list(records[0].answers)
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder, "model.onnx")
+        try:
+            torch.onnx.export(
+                module,
+                tuple(rows[0].values()),
+                file,
+                input_names=list(rows[0]),
+                output_names=outputs,
+                dynamic_axes={**axes, **{name: {0: "batch"} for name in outputs}},
+                dynamo=False,
+            )
+        except Exception as error:
+            raise ExportError(
+                f"the module has no form in ONNX ({explanation(error)}); if you have its Python "
+                "code, give that as FILE.py:make"
+            ) from error
+        onnx = file.read_bytes()
+    stream = io.BytesIO()
+    torch.jit.save(module, stream)
+    origin = f"{module.original_name} as TorchScript, torch {torch.__version__.partition('+')[0]}"
+    return Exported(onnx, records, origin, torchscript=stream.getvalue(), labels=labels)
+
+
+def signature(module: "ScriptModule") -> inspect.Signature:
+    """Return the arguments of the module."""
+    kind = inspect.Parameter.POSITIONAL_OR_KEYWORD
+    return inspect.Signature(
+        [
+            inspect.Parameter(
+                argument.name,
+                kind,
+                default=argument.default_value
+                if argument.has_default_value()
+                else inspect.Parameter.empty,
+            )
+            for argument in schema_of(module).arguments[1:]
+        ]
+    )

@@ -1,0 +1,112 @@
+"""A network as the command `fitserve add` takes it: files, samples, and its own answers.
+
+A door (`fitserve.doors`) makes an `Exported` of a network of its library. `write` puts it into a
+folder, which `fitserve add NAME FOLDER` reads:
+
+    export.json         {"format": 1, "origin": …, "labels": […], "notes": […], "picture": …}
+    model.onnx          the network as ONNX
+    model.pt            the network as TorchScript; may be missing
+    samples-1.npz       rows of every input by name
+    answers-1.npz       what the network itself computes for these rows, by the names of the outputs
+    samples-2.npz …     the same with other sizes of the free dimensions; may be missing
+    picture-1.png …     the pictures of a network with declared steps before it; may be missing
+    transformed.npz     what the training library makes of these pictures
+"""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+FORMAT = 1
+GIVE_ROWS = (
+    "give rows with --sample FILE.npz, or each input with --input, as --input "
+    "image:FP32[-1,3,224,224]"
+)
+"""What to do without a sample, as the end of a sentence."""
+Arrays = Mapping[str, NDArray[Any]]
+
+
+class ExportError(Exception):
+    """A network that cannot be exported. The message says why, where, and what to write instead."""
+
+
+@dataclass(frozen=True)
+class Record:
+    """Rows of every input, and the outputs that the network itself computes for them."""
+
+    samples: Arrays
+    answers: Arrays
+
+
+@dataclass(frozen=True)
+class Pictures:
+    """The steps from a picture to an input, and pictures that show them.
+
+    Attributes:
+        declared: as `fitserve.pictures.Picture.declared` returns it.
+        files: pictures as PNG files; may be empty.
+        transformed: what the training library makes of them, [N, channels, H, W].
+    """
+
+    declared: Mapping[str, Any]
+    files: Sequence[bytes] = ()
+    transformed: NDArray[Any] | None = None
+
+
+@dataclass(frozen=True)
+class Exported:
+    """A network as files.
+
+    Attributes:
+        onnx: the ONNX file, with its weights.
+        records: one or more; the shapes of their rows may differ in the free dimensions only.
+        origin: where the network comes from, as `Net of torch 2.13.0`.
+        torchscript: the TorchScript file, whose arguments are the inputs of the graph.
+        labels: the classes.
+        notes: what the user should know, a sentence each.
+        pictures: the pictures of the sample, and how they become the input; None for other inputs.
+    """
+
+    onnx: bytes
+    records: Sequence[Record]
+    origin: str
+    torchscript: bytes | None = None
+    labels: Sequence[str] = ()
+    notes: Sequence[str] = ()
+    pictures: Pictures | None = None
+
+    def write(self, folder: Path) -> None:
+        """Write the files into an empty folder.
+
+        Raises:
+            OSError: a file cannot be written.
+        """
+        (folder / "model.onnx").write_bytes(self.onnx)
+        if self.torchscript is not None:
+            (folder / "model.pt").write_bytes(self.torchscript)
+        for number, record in enumerate(self.records, start=1):
+            _save(folder / f"samples-{number}.npz", record.samples)
+            _save(folder / f"answers-{number}.npz", record.answers)
+        content = {
+            "format": FORMAT,
+            "origin": self.origin,
+            "labels": list(self.labels),
+            "notes": list(self.notes),
+            "picture": None,
+        }
+        if self.pictures is not None:
+            content["picture"] = dict(self.pictures.declared)
+            for number, file in enumerate(self.pictures.files, start=1):
+                (folder / f"picture-{number}.png").write_bytes(file)
+            if self.pictures.transformed is not None:
+                _save(folder / "transformed.npz", {"rows": self.pictures.transformed})
+        (folder / "export.json").write_text(json.dumps(content))
+
+
+def _save(file: Path, arrays: Arrays) -> None:
+    np.savez(file, **dict(arrays))  # type: ignore[arg-type] # names are no options of savez

@@ -1,0 +1,66 @@
+"""The program that exports a network for `fitserve add`, in a process of its own.
+
+It runs the user's code, with the user's folder as the first place of imports. Its result is the
+folder of an export (`fitserve.exported`).
+"""
+
+import argparse
+import sys
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from fitserve.doors import DOORS, Door, door, door_of
+from fitserve.exported import ExportError
+from fitserve.opening import load_weights, open_object
+from fitserve.samples import parse_input, random_rows, read_rows
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Export a network; return 0, or 1 after an error, which is printed."""
+    options = _parser().parse_args(arguments)
+    try:
+        samples = _samples(options)
+        found: Door
+        if options.door:
+            found = door(options.door)
+            network = found.read(Path(options.source))
+        else:
+            network = open_object(options.source)
+            if options.weights:
+                load_weights(network, options.weights)
+            found = door_of(network)
+        sys.stdout.write(f"exporting a {found.SHOWN}\n")
+        found.export(network, samples, options.labels).write(options.folder)
+    except ExportError as error:
+        sys.stderr.write(f"error: {error}\n")
+        return 1
+    except ImportError as error:
+        sys.stderr.write(f"error: {error.name} is not installed: pip install {error.name}\n")
+        return 1
+    return 0
+
+
+def _samples(options: argparse.Namespace) -> list[Any]:
+    if options.sample:
+        return [read_rows(file) for file in options.sample]
+    return list(random_rows(options.inputs)) if options.inputs else []
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(description="Export a network.")
+    add = parser.add_argument
+    add("source", help="a file, or path/net.py:make, or package.module:Class")
+    add("folder", type=Path, help="an empty folder, which gets the files")
+    add("--door", choices=DOORS, help="the kind of the file")
+    add("--weights", type=Path)
+    add("--sample", type=Path, action="append", default=[])
+    add("--input", type=parse_input, action="append", default=[], dest="inputs")
+    add("--label", nargs="+", action="extend", default=[], dest="labels")
+    return parser
+
+
+if __name__ == "__main__":
+    warnings.simplefilter("ignore")
+    sys.exit(main())

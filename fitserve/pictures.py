@@ -1,0 +1,172 @@
+"""Networks for pictures: the steps in front are declared; mean and deviation are exported.
+
+The service decodes a picture and makes pixels of it as declared (`models/pictures.py`). The graph
+takes these pixels from 0 to 255, divides, subtracts the mean and divides by the deviation.
+"""
+
+import io
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+
+from fitserve.doors import door_of
+from fitserve.exported import Exported, ExportError, Pictures
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+INPUT = "image"
+"""The name of the graph's input."""
+ROWS = 4
+"""The random rows of the sample."""
+
+
+@dataclass(frozen=True)
+class Picture:
+    """The steps from a picture to the network's input, as in training.
+
+    Attributes:
+        size: the height and width that the network takes, or one number for both.
+        resize: the length of the shorter side before the middle is cut out; None to resize both
+            sides to `size`.
+        interpolation: of the resizing.
+        mean: of each channel, for pixels from 0 to 1.
+        std: the deviation of each channel.
+        channels: RGB, BGR, or L for grey.
+    """
+
+    size: int | tuple[int, int]
+    resize: int | None = None
+    interpolation: Literal["nearest", "box", "bilinear", "hamming", "bicubic", "lanczos"] = (
+        "bilinear"
+    )
+    mean: Sequence[float] = (0.0,)
+    std: Sequence[float] = (1.0,)
+    channels: Literal["RGB", "BGR", "L"] = "RGB"
+
+    @classmethod
+    def of(cls, source: Any) -> "Picture":
+        """Return the steps of torchvision's `weights.transforms()`, or of a model of timm.
+
+        Raises:
+            ExportError: the source states no steps that are known.
+        """
+        if hasattr(source, "crop_size") and hasattr(source, "resize_size"):  # torchvision
+            (crop,), (resize,) = source.crop_size, source.resize_size
+            return cls(
+                crop, resize, source.interpolation.value, tuple(source.mean), tuple(source.std)
+            )
+        stated = getattr(source, "pretrained_cfg", source)
+        if not (isinstance(stated, dict) and "input_size" in stated):
+            raise ExportError(
+                f"a {type(source).__name__} states no steps for pictures: give "
+                "fitserve.Picture(size=…, resize=…, mean=…, std=…)"
+            )
+        channels, height, width = stated["input_size"]
+        share = stated.get("crop_pct") or 1.0
+        return cls(
+            (height, width),
+            int(min(height, width) / share),
+            stated.get("interpolation", "bicubic"),
+            tuple(stated.get("mean", (0.0,))),
+            tuple(stated.get("std", (1.0,))),
+            "L" if channels == 1 else "RGB",
+        )
+
+    @property
+    def sides(self) -> tuple[int, int]:
+        """The height and width."""
+        height, width = (self.size,) * 2 if isinstance(self.size, int) else self.size
+        return height, width
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """The shape of one row: channels, height, width."""
+        return (1 if self.channels == "L" else 3, *self.sides)
+
+    def declared(self) -> dict[str, Any]:
+        """Return what the card and the checks of `fitserve add` need."""
+        return {
+            "input": INPUT,
+            "picture": {
+                "layout": "CHW",
+                "channels": self.channels,
+                "resize": self.resize,
+                "interpolation": self.interpolation,
+                "largest": 255,
+            },
+            "mean": list(self.mean),
+            "std": list(self.std),
+        }
+
+    def wrapped(self, network: "nn.Module") -> "nn.Module":
+        """Return the network with its first steps: it takes `image`, uint8 [N, channels, H, W]."""
+        import torch
+        from torch import nn
+
+        count = self.shape[0]
+        for name, values in (("mean", self.mean), ("std", self.std)):
+            if len(values) not in (1, count):
+                raise ExportError(f"the picture has {len(values)} values of {name}: give {count}")
+
+        class Pictured(nn.Module):
+            def __init__(self, mean: "Tensor", std: "Tensor") -> None:
+                super().__init__()
+                self.network = network
+                self.mean: Tensor
+                self.std: Tensor
+                self.register_buffer("mean", mean)
+                self.register_buffer("std", std)
+
+            def forward(self, image: "Tensor") -> Any:
+                return self.network((image.to(self.mean.dtype) / 255 - self.mean) / self.std)
+
+        parameter = next(iter(network.parameters()), torch.zeros(()))
+        shape = (1, -1, 1, 1)
+        mean, std = (
+            torch.tensor(list(values), dtype=parameter.dtype, device=parameter.device).view(shape)
+            for values in (self.mean, self.std)
+        )
+        return Pictured(mean, std).train(network.training)
+
+
+def export_pictures(
+    network: "nn.Module",
+    pictures: Any,
+    picture: Picture,
+    transform: Callable[[Any], Any] | None,
+    labels: Sequence[str],
+) -> Exported:
+    """Return a torch module for pictures as files.
+
+    Args:
+        network: takes tensors [N, channels, H, W], as `transform` makes them.
+        pictures: pictures of Pillow; None for random pixels alone.
+        picture: the steps from a picture to the network's input.
+        transform: the training library's own steps, to compare with; may be missing.
+        labels: the classes.
+
+    Raises:
+        ExportError: the network cannot be exported, or a picture is none.
+    """
+    random = np.random.default_rng(0)
+    pixels = random.integers(0, 256, (ROWS, *picture.shape), np.uint8)
+    wrapped = picture.wrapped(network)
+    exported = door_of(wrapped).export(wrapped, [{INPUT: pixels}], labels)
+    files, transformed = [], []
+    for image in pictures or ():
+        if not hasattr(image, "save") or not hasattr(image, "getexif"):
+            raise ExportError(
+                f"the sample holds a {type(image).__name__}: give pictures of Pillow "
+                "(PIL.Image.open), or no sample"
+            )
+        stream = io.BytesIO()
+        image.save(stream, "PNG")
+        files.append(stream.getvalue())
+        if transform is not None:
+            transformed.append(np.asarray(transform(image), np.float32))
+    origin = exported.origin.replace("Pictured", type(network).__name__)
+    rows = np.stack(transformed) if transformed else None
+    return replace(exported, origin=origin, pictures=Pictures(picture.declared(), files, rows))

@@ -1,0 +1,85 @@
+"""`fitserve.save`: a trained network becomes a package that is served."""
+
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from fitserve.doors import door_of
+from fitserve.exported import ExportError
+from fitserve.pictures import Picture, export_pictures
+
+
+class SaveError(ExportError):
+    """A network that was exported, and cannot be served. The message says what to change."""
+
+
+def save(
+    name: str,
+    network: Any,
+    sample: Any = None,
+    *,
+    labels: Sequence[str] = (),
+    picture: Picture | None = None,
+    transform: Callable[[Any], Any] | None = None,
+    repository: str | os.PathLike[str] | None = None,
+    options: Sequence[str] = (),
+) -> Path:
+    """Export a trained network, check it, and write it as the next version of a package.
+
+    The network is exported in this process, in eval mode, and left as it was. What it computes for
+    the sample is recorded. The checks run in another process: the exported files compute the same
+    as the network, and the result of a row does not depend on the other rows of its batch.
+
+    Args:
+        name: of the package: letters, digits, `-` and `_`.
+        network: a `torch.nn.Module`, an `ExportedProgram`, a `ScriptModule`, an estimator or
+            pipeline of scikit-learn, a model of XGBoost, LightGBM or Keras.
+        sample: rows that the network takes, the batch first: an array or tensor, or a mapping of
+            the names of several inputs to arrays or tensors. A list holds several samples:
+            dimensions whose sizes differ between them are free. A program of torch.export and a
+            model of Keras need none.
+        labels: the classes, in the order of the output's columns. Classifiers of scikit-learn,
+            XGBoost and LightGBM that know their classes need none.
+        picture: for a torch module that takes pictures: the steps from a picture to its input. The
+            sample is then pictures of Pillow, or left out; callers send files or base64.
+        transform: the training library's own steps, from a picture to a tensor [channels, H, W];
+            the declared steps must give the same for the sample.
+        repository: the folder of the packages; by default FITSERVE_MODEL_REPOSITORY, or the one
+            that is shipped.
+        options: further options of `fitserve add`, as ("--range", "tokens=0:49").
+
+    Returns:
+        The folder of the package.
+
+    Raises:
+        ExportError: the network cannot be exported.
+        SaveError: the exported network cannot be served.
+    """
+    samples = sample if isinstance(sample, list) else [] if sample is None else [sample]
+    classes = [str(label) for label in labels]
+    if picture is None:
+        exported = door_of(network).export(network, samples, classes)
+    else:
+        exported = export_pictures(network, sample, picture, transform, classes)
+    with tempfile.TemporaryDirectory(prefix="fitserve-") as folder:
+        exported.write(Path(folder))
+        written = Path(folder, "written")
+        command = [sys.executable, "-P", "-m", "fitserve", "add", name, folder, *options]
+        command += ["--written-to", str(written)]
+        if repository is not None:
+            command += ["--repository", os.fspath(repository)]
+        result = subprocess.run(command, env=_environment(), capture_output=True, text=True)  # noqa: S603
+        if result.returncode:
+            raise SaveError(result.stderr.strip().removeprefix("error: "))
+        sys.stdout.write(result.stdout)
+        return Path(written.read_text())
+
+
+def _environment() -> dict[str, str]:
+    """Return an environment in which a folder `models` of the user does not hide ours."""
+    ours = str(Path(__file__).resolve().parent.parent)
+    return {**os.environ, "PYTHONPATH": ours}

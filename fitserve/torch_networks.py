@@ -1,0 +1,239 @@
+"""What the doors for networks of torch share: samples by name, flat results, ONNX."""
+
+import inspect
+import tempfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from fitserve.explain import explanation
+from fitserve.exported import ExportError, Record
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+
+def tensors_of(
+    network: "nn.Module", sample: Any, arguments: inspect.Signature | None = None
+) -> "dict[str, Tensor]":
+    """Return a sample as tensors on the network's device, two rows at least, by argument.
+
+    Numbers of numpy in double precision get the precision of the network.
+    """
+    import torch
+
+    parameter = next(iter(network.parameters()), None)
+    floating = torch.float32 if parameter is None else parameter.dtype
+    device = "cpu" if parameter is None else parameter.device
+    tensors = {}
+    for name, rows in named(arguments or inspect.signature(network.forward), sample).items():
+        if isinstance(rows, torch.Tensor):
+            tensor = rows.detach()
+        else:
+            tensor = torch.from_numpy(np.ascontiguousarray(rows))
+            if tensor.dtype == torch.float64 and floating.is_floating_point:
+                tensor = tensor.to(floating)
+        if tensor.ndim == 0 or not len(tensor):
+            raise ExportError(
+                f"the sample {name} is {list(tensor.shape)}: give rows, with the batch as the "
+                "first dimension"
+            )
+        if len(tensor) == 1:  # one row would fix the batch size
+            tensor = tensor.repeat(2, *[1] * (tensor.ndim - 1))
+        tensors[name] = tensor.to(device)
+    return tensors
+
+
+def named(arguments: inspect.Signature, sample: Any) -> dict[str, Any]:
+    """Return a sample by the arguments of a network, in their order.
+
+    Raises:
+        ExportError: the sample does not fit the arguments.
+    """
+    parameters = arguments.parameters
+    names = [
+        name
+        for name, parameter in parameters.items()
+        if parameter.kind in (parameter.POSITIONAL_OR_KEYWORD, parameter.KEYWORD_ONLY)
+    ]
+    if isinstance(sample, Mapping):
+        if unknown := [name for name in sample if name not in names]:
+            raise ExportError(
+                f"the sample names {', '.join(map(repr, unknown))}: the arguments of forward are "
+                f"{', '.join(names)}"
+            )
+        found = {name: sample[name] for name in names if name in sample}
+    else:
+        rows = sample if isinstance(sample, tuple) else (sample,)
+        if len(rows) > len(names):
+            raise ExportError(
+                f"the sample has {len(rows)} inputs: the arguments of forward are "
+                f"{', '.join(names) or 'none'}"
+            )
+        found = dict(zip(names, rows, strict=False))
+    missing = [
+        name
+        for name in names
+        if name not in found and parameters[name].default is inspect.Parameter.empty
+    ]
+    if missing:
+        raise ExportError(
+            f"the sample lacks {', '.join(missing)}: give it as a mapping of every argument of "
+            "forward to rows, as sample={'" + missing[0] + "': …}"
+        )
+    return found
+
+
+def flat_module(network: "nn.Module", names: Sequence[str], *, positional: int = 0) -> "nn.Module":
+    """Return a module with these arguments, whose result is a tensor or a tuple of tensors.
+
+    The exporters take the names of the inputs from the signature of `forward`.
+
+    Args:
+        network: the module.
+        names: of its arguments.
+        positional: how many of them it takes by position alone.
+    """
+    from torch import nn
+
+    class Flat(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.network = network
+            self.names: tuple[str, ...] = ()
+
+        def forward(self, *rows: Any, **named_rows: Any) -> Any:
+            given = dict(zip(names, rows, strict=False)) | named_rows
+            first = [given.pop(name) for name in names[:positional]]
+            outputs = flattened(self.network(*first, **given))
+            self.names = tuple(outputs)
+            tensors = tuple(outputs.values())
+            return tensors if len(tensors) > 1 else tensors[0]
+
+    kind = inspect.Parameter.POSITIONAL_OR_KEYWORD
+    parameters = [inspect.Parameter(name, kind) for name in ("self", *names)]
+    Flat.forward.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+    module = Flat()
+    module.training = False  # eval() would reach into programs, which refuse it
+    return module
+
+
+def flattened(result: Any, name: str = "output") -> "dict[str, Tensor]":
+    """Return the tensors in the result of a network, by name.
+
+    A mapping, a named tuple and a dataclass name their values; other values are numbered.
+
+    Raises:
+        ExportError: the result holds something other than tensors, or none.
+    """
+    import torch
+
+    if isinstance(result, torch.Tensor):
+        return {name: result}
+    if isinstance(result, Mapping):
+        parts = {str(key): value for key, value in result.items()}
+    elif hasattr(result, "_asdict"):
+        parts = result._asdict()
+    elif isinstance(result, (tuple, list)):
+        parts = {f"{name}_{number}": value for number, value in enumerate(result)}
+    elif hasattr(result, "__dataclass_fields__"):
+        parts = {field: getattr(result, field) for field in result.__dataclass_fields__}
+    else:
+        raise ExportError(
+            f"the network returns a {type(result).__name__}: return tensors, or a tuple or dict of "
+            "tensors"
+        )
+    tensors: dict[str, Tensor] = {}
+    for key, value in parts.items():
+        if value is not None:
+            tensors |= flattened(value, key)
+    if not tensors:
+        raise ExportError("the network returns no tensor: return the outputs that are asked for")
+    return tensors
+
+
+def record_of(flat: "nn.Module", rows: "Mapping[str, Tensor]") -> Record:
+    """Return the rows and what the module computes for them.
+
+    Raises:
+        ExportError: the module fails.
+    """
+    import torch
+
+    try:
+        with torch.inference_mode():
+            result = flat(**rows)
+    except ExportError:
+        raise
+    except Exception as error:
+        raise ExportError(f"the network fails on the sample: {explanation(error)}") from error
+    tensors = result if isinstance(result, tuple) else (result,)
+    answers = dict(zip(flat.names, map(_array, tensors), strict=True))  # type: ignore[arg-type]
+    return Record({name: _array(tensor) for name, tensor in rows.items()}, answers)
+
+
+def _array(tensor: "Tensor") -> Any:
+    return np.ascontiguousarray(tensor.detach().cpu().numpy())
+
+
+def dynamic_shapes(samples: "Sequence[Mapping[str, Tensor]]") -> dict[str, dict[int, Any]]:
+    """Return the free dimensions of each input for torch.export.
+
+    The first dimension is the batch. Others are free if their sizes differ between two samples;
+    those with the same sizes in every sample share a name.
+    """
+    from torch.export import Dim
+
+    batch = Dim("batch")
+    sizes: dict[tuple[int, ...], Any] = {}
+    shapes: dict[str, dict[int, Any]] = {}
+    for name, tensor in samples[0].items():
+        shapes[name] = {0: batch}
+        for axis in range(1, tensor.ndim):
+            found = tuple(sample[name].shape[axis] for sample in samples)
+            if len(set(found)) > 1:
+                label = f"length_{len(sizes) + 1}" if sizes else "length"
+                shapes[name][axis] = sizes.setdefault(found, Dim(label))
+    return shapes
+
+
+def onnx_of(program: Any, inputs: Sequence[str], outputs: Sequence[str]) -> bytes:
+    """Return a `torch.export.ExportedProgram` as one ONNX file.
+
+    Args:
+        program: the program.
+        inputs: the names of the inputs in the graph.
+        outputs: the names of the outputs in the graph.
+
+    Raises:
+        ExportError: an operator has no form in ONNX.
+    """
+    import torch
+
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder, "model.onnx")
+        try:
+            torch.onnx.export(
+                program,
+                (),
+                file,
+                input_names=list(inputs),
+                output_names=list(outputs),
+                dynamo=True,
+                external_data=False,
+                verbose=False,
+            )
+        except ImportError as error:
+            raise ExportError(
+                f"{error.name} is not installed: pip install 'fitserve[train]', or {error.name}"
+            ) from error
+        except Exception as error:
+            raise ExportError(f"the network has no form in ONNX: {explanation(error)}") from error
+        return file.read_bytes()
+
+
+def schema_of(module: Any) -> Any:
+    """Return the schema of a compiled module: the names and the defaults of its arguments."""
+    return module.forward.schema

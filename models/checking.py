@@ -1,0 +1,103 @@
+"""`check`: computes a package, and shows what a caller sends and gets."""
+
+import json
+import shlex
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from models.card import ModelCard, TensorSpec
+from models.loading import open_runtime
+from models.package import ModelPackage
+from models.runtimes import Arrays, Runtime
+
+LONGEST = 4_000
+"""The most characters of a message that is shown whole; of a longer one, the start of the data."""
+SHOWN_NUMBERS = 6
+URL = "http://127.0.0.1:3000"
+_RUNS = 5
+
+
+def check(package: ModelPackage) -> Iterator[str]:
+    """Yield the lines that show a package at work.
+
+    Raises:
+        PackageError: a file is altered, or does not give the recorded prediction.
+        ImportError: a runtime is not installed.
+    """
+    card = package.card
+    package.verify()
+    runtimes = {name: open_runtime(package, name) for name in card.runtimes}
+    yield f"{package.label}: {', '.join(runtimes)} give the recorded prediction"
+    rows = _rows(card)
+    for name, runtime in runtimes.items():
+        yield f"  {name}: {_milliseconds(runtime, rows):.3g} ms for {_count(rows)}"
+    outputs = next(iter(runtimes.values()))(rows)
+    yield "A caller sends"
+    request = {"inputs": _tensors(card.inputs, rows)}
+    yield f"  curl -s {URL}/v2/models/{card.name}/infer -d {shlex.quote(_text(request))}"
+    yield "and gets"
+    response = {
+        "model_name": card.name,
+        "model_version": card.version,
+        "outputs": _tensors(card.outputs, outputs),
+    }
+    yield f"  {_text(response)}"
+
+
+def _rows(card: ModelCard) -> Arrays:
+    """Return the first recorded row; the whole batch if its size is fixed or rows are not split."""
+    whole = card.fixed_batch is not None or card.batching == "none"
+    arrays = {name: tensor.array() for name, tensor in card.example.inputs.items()}
+    return arrays if whole else {name: array[:1] for name, array in arrays.items()}
+
+
+def _count(rows: Arrays) -> str:
+    count = len(next(iter(rows.values())))
+    return f"{count} row{'s' if count > 1 else ''}"
+
+
+def _milliseconds(runtime: Runtime, rows: Arrays) -> float:
+    seconds = []
+    for _ in range(_RUNS):
+        started = time.perf_counter()
+        runtime(rows)
+        seconds.append(time.perf_counter() - started)
+    return 1000 * min(seconds)
+
+
+def _tensors(specs: Sequence[TensorSpec], arrays: Arrays) -> list[Mapping[str, Any]]:
+    return [
+        {
+            "name": spec.name,
+            "shape": list(arrays[spec.name].shape),
+            "datatype": spec.datatype,
+            "data": _numbers(arrays[spec.name]),
+        }
+        for spec in specs
+    ]
+
+
+def _numbers(array: np.ndarray[Any, Any]) -> list[Any]:
+    """Return the values, floats with the digits of single precision."""
+    if array.dtype.kind == "f" and array.dtype.itemsize <= 4:
+        return [float(f"{value:.9g}") for value in array.ravel().tolist()]
+    values: list[Any] = array.ravel().tolist()
+    return values
+
+
+def _text(message: Mapping[str, Any]) -> str:
+    """Return a message as JSON; the data of a long one are cut, with their number behind it."""
+    text = json.dumps(message)
+    if len(text) <= LONGEST:
+        return text
+    short = json.loads(text)
+    notes = []
+    for tensor in (*short.get("inputs", ()), *short.get("outputs", ())):
+        count = len(tensor["data"])
+        if count > SHOWN_NUMBERS:
+            tensor["data"] = tensor["data"][:SHOWN_NUMBERS]
+            notes.append(f"{tensor['name']} has {count:,} values")
+    return f"{json.dumps(short)}  (shortened: {', '.join(notes)})"

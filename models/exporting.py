@@ -1,0 +1,97 @@
+"""Sources that are no ONNX file: the program `fitserve.exporting` exports them, in its own process.
+
+That process runs the user's code: a file of TorchScript, or a function that makes a network.
+"""
+
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+from models.file_kinds import DOORS, advice, kind_of
+from models.importing import AddError, read_file
+from models.sources import EXPORT_FILE
+
+
+@contextmanager
+def as_files(
+    source: str,
+    *,
+    weights: Path | None = None,
+    sample: Path | None = None,
+    inputs: Sequence[str] = (),
+) -> Iterator[tuple[Path, bool]]:
+    """Yield an ONNX file or the folder of an export, and whether it was exported just now.
+
+    Args:
+        source: an ONNX file, the folder of an export, a file of another kind that can be exported,
+            `path/net.py:make` or `package.module:Class`.
+        weights: the weights of a network that is made by code.
+        sample: an .npz file with rows of every input by name, for the export.
+        inputs: the inputs, as `--input` states them, for the export.
+
+    Raises:
+        AddError: there is no such source, or it cannot be exported.
+    """
+    file, door = Path(source), None
+    if file.is_dir():
+        if not (file / EXPORT_FILE).is_file():
+            raise AddError(
+                f"{source}: it is a folder without {EXPORT_FILE}: give a file, or a folder that "
+                "fitserve.save wrote"
+            )
+    elif file.exists() or ":" not in source:
+        door = _door(file)
+    if file.exists() and door is None:
+        if weights or inputs:
+            option = "--weights" if weights else "--input"
+            raise AddError(f"{option} is for networks that are made by code: omit it for {source}")
+        yield file, False
+        return
+    with tempfile.TemporaryDirectory(prefix="fitserve-") as folder:
+        command = [sys.executable, "-P", "-m", "fitserve.exporting", source, folder]
+        command += ["--door", door] if door else []
+        command += ["--weights", str(weights)] if weights else []
+        command += ["--sample", str(sample)] if sample else []
+        for stated in inputs:
+            command += ["--input", stated]
+        result = subprocess.run(  # noqa: S603 - the command is this project's own program
+            command, env=_environment(), stdout=sys.stderr, stderr=subprocess.PIPE, text=True
+        )
+        if result.returncode:
+            raise AddError(_reason(source, result))
+        yield Path(folder), True
+
+
+def _door(file: Path) -> str | None:
+    """Return the door for a file; None for an ONNX file.
+
+    Raises:
+        AddError: the file cannot be read, or holds something that cannot be exported.
+    """
+    content = read_file(file)
+    kind = kind_of(content)
+    if kind is None:
+        return None
+    if kind in DOORS:
+        return DOORS[kind]
+    raise AddError(f"{file}: {advice(content)}")
+
+
+def _reason(source: str, result: "subprocess.CompletedProcess[str]") -> str:
+    """Return the error that the program printed, or how it ended."""
+    for line in reversed(result.stderr.splitlines()):
+        if line.startswith("error: "):
+            return line.removeprefix("error: ")
+    last = result.stderr.strip().splitlines()[-1:] or [f"exit status {result.returncode}"]
+    return f"{source}: the export ended without a result ({last[0][:300]})"
+
+
+def _environment() -> dict[str, str]:
+    """Return an environment in which no folder `fitserve` of the user hides ours."""
+    ours = str(Path(__file__).resolve().parent.parent)
+    others = [path for path in os.environ.get("PYTHONPATH", "").split(os.pathsep) if path]
+    return {**os.environ, "PYTHONPATH": os.pathsep.join([ours, *others])}

@@ -1,0 +1,175 @@
+"""What `add` makes a package of: an ONNX file of any origin, or the folder of an export.
+
+`fitserve/exported.py` writes such a folder and describes it.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal, NamedTuple
+
+from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from models.external_weights import with_weights
+from models.importing import MAX_ONNX_BYTES, AddError, read_file
+from models.pictures import PictureSpec
+from models.repairs import repaired
+from models.samples import read_arrays
+from models.text import escaped
+
+EXPORT_FILE = "export.json"
+_MAX_EXPORT_BYTES = 2**20
+Arrays = Mapping[str, NDArray[Any]]
+
+
+@dataclass(frozen=True)
+class ScriptFile:
+    """A TorchScript file: its name for messages, and its content."""
+
+    file: str
+    content: bytes
+    required: bool
+    """Whether `add` refuses the network if the file differs; otherwise the file is left out."""
+
+
+@dataclass(frozen=True)
+class Record:
+    """Rows of every input, and what the network itself computed for them in its own library."""
+
+    samples: Arrays
+    answers: Arrays
+
+
+class DeclaredPicture(BaseModel):
+    """How pictures become an input, as an export declares it.
+
+    Attributes:
+        input: the name of the input.
+        picture: for the card.
+        mean: of each channel, which the graph subtracts from pixels from 0 to 1.
+        std: of each channel, by which the graph divides.
+    """
+
+    model_config = ConfigDict(extra="forbid", arbitrary_types_allowed=True)
+    input: str
+    picture: PictureSpec
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+
+
+class Pictures(NamedTuple):
+    """Declared steps, and what the training library makes of some pictures (may be None)."""
+
+    declared: DeclaredPicture
+    files: Sequence[bytes]
+    transformed: NDArray[Any] | None
+
+
+@dataclass(frozen=True)
+class Source:
+    """A network as files.
+
+    Attributes:
+        file: the name of the ONNX file, for messages.
+        onnx: its content, with the weights.
+        torchscript: the same network as TorchScript.
+        samples: rows of every input by name; None if none were given.
+        samples_file: where they come from, for messages.
+        records: what the network itself computes, if it was exported by us.
+        origin: where the network comes from; empty if only its file is known.
+        labels: the classes that the file or the export names.
+        notes: what the card should say about the export.
+        pictures: how pictures become the input; None for inputs of other kinds.
+    """
+
+    file: str
+    onnx: bytes
+    torchscript: ScriptFile | None = None
+    samples: dict[str, NDArray[Any]] | None = None
+    samples_file: Path = Path()
+    records: Sequence[Record] = ()
+    origin: str = ""
+    labels: Sequence[str] = ()
+    notes: Sequence[str] = ()
+    pictures: Pictures | None = None
+
+
+class _Export(BaseModel):
+    """The content of `export.json`."""
+
+    model_config = ConfigDict(extra="forbid")
+    format: Literal[1]
+    origin: Annotated[str, Field(max_length=1000)]
+    labels: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
+    picture: DeclaredPicture | None = None
+
+
+def read_source(
+    source: Path, *, torchscript: Path | None = None, sample: Path | None = None
+) -> Source:
+    """Read the files of a network.
+
+    Args:
+        source: an ONNX file, or the folder of an export.
+        torchscript: a TorchScript file of the same network.
+        sample: an .npz file with rows of every input by name.
+
+    Raises:
+        AddError: a file cannot be read, or has another format.
+    """
+    found = _read_export(source) if (source / EXPORT_FILE).is_file() else _read_onnx(source)
+    changes: dict[str, Any] = {}
+    if torchscript:
+        script = ScriptFile(_shown(torchscript), read_file(torchscript), required=True)
+        changes["torchscript"] = script
+    if sample:
+        changes |= {"samples": read_arrays(sample), "samples_file": sample}
+    return Source(**{**vars(found), **changes})
+
+
+def _read_onnx(file: Path) -> Source:
+    content = with_weights(file, read_file(file, MAX_ONNX_BYTES))
+    content, labels = repaired(content)
+    return Source(_shown(file), content, labels=labels)
+
+
+def _read_export(folder: Path) -> Source:
+    try:
+        stated = _Export.model_validate_json(read_file(folder / EXPORT_FILE, _MAX_EXPORT_BYTES))
+    except ValidationError as error:
+        raise AddError(
+            f"{folder / EXPORT_FILE}: it is no export of this release "
+            f"({error.errors()[0]['msg']}): export the network again"
+        ) from error
+    records: list[Record] = []
+    while (samples := folder / f"samples-{len(records) + 1}.npz").is_file():
+        answers = folder / f"answers-{len(records) + 1}.npz"
+        records.append(Record(read_arrays(samples), read_arrays(answers)))
+    onnx, script = _read_onnx(folder / "model.onnx"), folder / "model.pt"
+    return Source(
+        onnx.file,
+        onnx.onnx,
+        ScriptFile(script.name, read_file(script), required=False) if script.is_file() else None,
+        samples=dict(records[0].samples) if records else None,
+        samples_file=Path("the sample"),
+        records=records,
+        origin=stated.origin,
+        labels=stated.labels or onnx.labels,
+        notes=stated.notes,
+        pictures=_read_pictures(folder, stated.picture) if stated.picture else None,
+    )
+
+
+def _read_pictures(folder: Path, declared: DeclaredPicture) -> Pictures:
+    files: list[bytes] = []
+    while (file := folder / f"picture-{len(files) + 1}.png").is_file():
+        files.append(read_file(file))
+    transformed = folder / "transformed.npz"
+    rows = read_arrays(transformed)["rows"] if transformed.is_file() else None
+    return Pictures(declared, files, rows)
+
+
+def _shown(file: Path) -> str:
+    return escaped(file.name)
