@@ -1,14 +1,14 @@
 """What the doors for gradient boosting share: onnxmltools, and the answers of the model."""
 
+import sys
 from collections.abc import Sequence
-from importlib.metadata import version
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from fitserve.exported import GIVE_ROWS, Exported, ExportError, Record
-from fitserve.tables import NAME, columns_of
+from fitserve.tables import NAME, columns_of, rows_of, with_name
 
 
 def exported(network: Any, samples: Sequence[Any], labels: Sequence[str], library: str) -> Exported:
@@ -28,7 +28,7 @@ def exported(network: Any, samples: Sequence[Any], labels: Sequence[str], librar
     name = next(iter(columns)) if len(columns) == 1 else NAME
     rows: NDArray[Any] = np.concatenate(list(columns.values()), axis=1)
     try:
-        answers = _answers(network, rows)
+        answers = _answers(network, np.asarray(rows_of(samples[0])))
         types = [(name, FloatTensorType([None, rows.shape[1]]))]
         options = {"zipmap": False} if library == "lightgbm" else {}
         convert = getattr(onnxmltools, f"convert_{library}")
@@ -39,12 +39,13 @@ def exported(network: Any, samples: Sequence[Any], labels: Sequence[str], librar
             f"{type(network).__name__} cannot be exported ({reason}): give a fitted classifier or "
             "regressor, and rows of numbers as it was fitted on"
         ) from error
+    with_name(model, "variable", "prediction")
     outputs = [output.name for output in model.graph.output]
     known = dict(zip(outputs, answers, strict=False)) if len(answers) == len(outputs) else {}
     return Exported(
         model.SerializeToString(),
         [Record({name: rows}, known)],
-        f"{type(network).__name__} of {library} {version(library)}",
+        f"{type(network).__name__} of {library} {sys.modules[library].__version__}",
         labels=labels or [str(one) for one in getattr(network, "classes_", ())],
     )
 

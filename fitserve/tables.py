@@ -27,11 +27,25 @@ def columns_of(rows: Any) -> Arrays:
 
 
 def rows_of(rows: Any) -> Any:
-    """Return the rows as the estimator takes them, in the precision of the exported network."""
+    """Return the rows as the estimator takes them.
+
+    They keep double precision: a threshold of a tree may be a value of the data, and both are
+    rounded in the same way when they are exported.
+    """
     if isinstance(rows, Mapping):
-        (array,) = columns_of(rows).values()
-        return array
-    return rows if hasattr(rows, "columns") else columns_of(rows)[NAME]
+        (array,) = rows.values()
+        return np.asarray(array)
+    return rows if hasattr(rows, "columns") else np.asarray(rows)
+
+
+def with_name(model: Any, old: str, new: str) -> None:
+    """Rename an output of an ONNX model, if it has it."""
+    for output in model.graph.output:
+        if output.name == old:
+            output.name = new
+            for node in model.graph.node:
+                node.output[:] = [new if name == old else name for name in node.output]
+                node.input[:] = [new if name == old else name for name in node.input]
 
 
 def _single(array: Any) -> Any:

@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from models.card import ParityRecord, RuntimeName
-from models.differences import HALF_PRECISION, excess, relative_difference, tolerated
+from models.differences import HALF_PRECISION, excess, relative_difference
 from models.runtimes import Arrays
 
 BATCH_SIZES = (1, 7, 64)
@@ -15,6 +15,10 @@ ABSOLUTE_TOLERANCE = 1e-5
 """For probabilities: the largest |difference| divided by the largest probability."""
 RELATIVE_TOLERANCE = 1e-4
 """For other numbers: the largest |difference| divided by the magnitude (`models.differences`)."""
+
+
+TIE = 4 * float(np.finfo(np.float32).eps)
+"""The rounding of a sum of probabilities, relative to the largest."""
 
 
 class ParityError(Exception):
@@ -44,14 +48,14 @@ def check_parity(
         samples: inputs by name, all with the same number of rows.
         runtime: the name of the candidate's runtime, for the record.
         classification: whether the outputs are probabilities (one tolerance for all numbers, and
-            the same class for every sample) or other numbers (a tolerance relative to the magnitude
-            of each column). Whole numbers and truth values must be equal in both cases.
+            the same class for every sample, if no two are equally probable) or other numbers (a
+            tolerance relative to the magnitude of each column). Whole numbers and truth values must
+            be equal in both cases.
         batch_sizes: the batch sizes of the candidate.
         reference_batch: the batch size of the reference; None for the candidate's. A size above 1
             does not show that rows are independent.
         half: whether the network computes in half precision, even if its outputs are FP32. Then the
-            tolerance is that of half precision, and the class may differ if the probabilities of
-            both classes are within the tolerance.
+            tolerance is that of half precision.
 
     Raises:
         ParityError: a difference exceeds the tolerance, or a class, whole number, shape or dtype
@@ -92,9 +96,7 @@ def check_parity(
                 raise ParityError(f"{where}: sample {worst} differs {differs}")
             if classification:
                 same = found.argmax(axis=-1) == wanted.argmax(axis=-1)
-                right = same
-                if tolerated(asked, wanted.dtype) >= HALF_PRECISION:
-                    right = same | _tied(found, wanted)
+                right = same | _tied(found, wanted, half=half or wanted.dtype == np.float16)
                 if not right.all():
                     wrong = int(np.argmin(right.reshape(rows, -1).all(axis=1)))
                     raise ParityError(f"{where}: sample {wrong} has another class")
@@ -113,10 +115,14 @@ def check_parity(
     )
 
 
-def _tied(found: NDArray[Any], wanted: NDArray[Any]) -> NDArray[np.bool_]:
-    """Return whether both classes are equally probable within the tolerance of half precision."""
+def _tied(found: NDArray[Any], wanted: NDArray[Any], *, half: bool) -> NDArray[np.bool_]:
+    """Return whether both classes are equally probable up to rounding, as in a forest.
+
+    In half precision, they may differ by the tolerance.
+    """
+    tolerance = HALF_PRECISION if half else TIE
     chosen = np.take_along_axis(wanted, found.argmax(axis=-1, keepdims=True), axis=-1)[..., 0]
-    tied: NDArray[np.bool_] = wanted.max(axis=-1) - chosen <= 2 * HALF_PRECISION * wanted.max()
+    tied: NDArray[np.bool_] = wanted.max(axis=-1) - chosen <= 2 * tolerance * wanted.max()
     return tied
 
 

@@ -1,6 +1,7 @@
 """The door for estimators and pipelines of scikit-learn, in Python or in a `.skops` file."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -8,9 +9,11 @@ import numpy as np
 
 from fitserve.doors import is_of
 from fitserve.exported import GIVE_ROWS, Arrays, Exported, ExportError, Record
-from fitserve.tables import columns_of, rows_of
+from fitserve.tables import columns_of, rows_of, with_name
 
 SHOWN = "scikit-learn estimator"
+OPSETS = {"": 18, "ai.onnx.ml": 3}
+"""The newest that all converters know."""
 
 
 def takes(network: object) -> bool:
@@ -63,7 +66,7 @@ def export(network: Any, samples: Sequence[Any], labels: Sequence[str]) -> Expor
     known = {
         name: answer for name, answer in zip(outputs, answers, strict=False) if answer is not None
     }
-    classes = getattr(network, "classes_", ())
+    classes = getattr(network, "classes_", ()) if "probabilities" in outputs else ()
     return Exported(
         onnx,
         [Record(columns_of(rows), known)],
@@ -82,13 +85,13 @@ def _answers(network: Any, rows: Any) -> list[Any]:
     if hasattr(network, "classes_"):
         labels = network.predict(given)
         scores = network.predict_proba(given) if hasattr(network, "predict_proba") else None
-        answers = [] if labels.dtype.kind in "OUS" else [labels]
+        answers = [] if labels.dtype.kind in "OUS" else [labels.astype(np.int64)]
         return [*answers, None if scores is None else np.float32(scores)]
     if hasattr(network, "predict"):
         predicted = np.asarray(network.predict(given))
         if predicted.dtype.kind == "f":
             return [np.float32(predicted).reshape(len(predicted), -1)]
-        return [predicted.astype(np.int64)]
+        return [None]  # clusters and outliers have other shapes in ONNX
     transformed = network.transform(given)
     return [np.float32(transformed.toarray() if hasattr(transformed, "toarray") else transformed)]
 
@@ -99,11 +102,16 @@ def _onnx(network: Any, rows: Any) -> tuple[bytes, list[str]]:
         from skl2onnx import to_onnx
     except ImportError as error:
         raise ExportError("skl2onnx is not installed: pip install skl2onnx") from error
-    options: Mapping[str, Any] = {"zipmap": False} if hasattr(network, "classes_") else {}
+    is_classifier = hasattr(network, "classes_")
+    options: Mapping[str, Any] = {"zipmap": False} if is_classifier else {}
     try:
-        model = to_onnx(
-            network, initial_types=_types(columns_of(rows)), options=dict(options) or None
-        )
+        with _lists_for_arrays():
+            model = to_onnx(
+                network,
+                initial_types=_types(columns_of(rows)),
+                options=dict(options) or None,
+                target_opset=OPSETS,
+            )
     except Exception as error:
         reason = str(error).strip().splitlines()[0]
         raise ExportError(
@@ -111,7 +119,48 @@ def _onnx(network: Any, rows: Any) -> tuple[bytes, list[str]]:
             "converts, or write a converter for it"
         ) from error
     _drop_texts(model)
+    if is_classifier and len(network.classes_) == 2 and not hasattr(network, "predict_proba"):
+        _drop_scores(model, network)
+    with_name(model, "variable", "prediction")
     return model.SerializeToString(), [output.name for output in model.graph.output]
+
+
+@contextmanager
+def _lists_for_arrays() -> Iterator[None]:
+    """Give attributes of nodes as lists of numbers: onnx refuses skl2onnx's arrays and booleans."""
+    from skl2onnx.common import _container as container
+
+    make_node = container.make_node
+
+    def make(*arguments: Any, **attributes: Any) -> Any:
+        return make_node(*arguments, **{name: _plain(one) for name, one in attributes.items()})
+
+    container.make_node = make
+    try:
+        yield
+    finally:
+        container.make_node = make_node
+
+
+def _plain(value: Any) -> Any:
+    if not isinstance(value, (list, np.ndarray)):
+        return value
+    return [int(one) if isinstance(one, (bool, np.bool_)) else one for one in list(value)]
+
+
+def _drop_scores(model: Any, network: Any) -> None:
+    """Take out the scores of two classes, whose columns skl2onnx writes in the other order.
+
+    Raises:
+        ExportError: nothing is left.
+    """
+    if len(model.graph.output) == 1:
+        raise ExportError(
+            f"{type(network).__name__} of two classes gives no probabilities: fit it with "
+            "probability=True if it has that option, or on classes that are whole numbers"
+        )
+    for output in [one for one in model.graph.output if one.name == "probabilities"]:
+        model.graph.output.remove(output)
 
 
 def _types(columns: Arrays) -> list[tuple[str, Any]]:

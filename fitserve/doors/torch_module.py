@@ -101,10 +101,11 @@ def _program(flat: "nn.Module", rows: "Sequence[Mapping[str, Tensor]]") -> Any:
         )
     except ExportError:
         raise
-    except Exception as error:
-        if is_fixed_size(error):
-            _require_any_batch(flat, rows[0])
-        raise ExportError(f"the network cannot be exported: {explanation(error)}") from error
+    except Exception as error:  # noqa: BLE001 - it is raised below, with the user's line
+        failure = error
+    if is_fixed_size(failure):
+        _require_any_batch(flat, rows[0])
+    raise ExportError(f"the network cannot be exported: {explanation(failure)}") from failure
 
 
 def _require_any_batch(flat: "nn.Module", rows: "Mapping[str, Tensor]") -> None:

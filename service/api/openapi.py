@@ -136,7 +136,8 @@ def _instances(card: ModelCard) -> dict[str, Any]:
     row: dict[str, Any] = {"type": "object", "required": list(values), "properties": values}
     if len(values) == 1:
         (row,) = values.values()
-    properties = {"instances": {"type": "array", "minItems": 1, "items": row}}
+    instances = {"type": "array", "minItems": 1, "items": row, "description": "rows"}
+    properties = {"instances": instances}
     schema = {"type": "object", "required": ["instances"], "properties": properties}
     if sum(len(tensor.data) for tensor in card.example.inputs.values()) <= _LONGEST_EXAMPLE:
         schema["example"] = example_of(card)

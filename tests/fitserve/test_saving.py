@@ -208,7 +208,7 @@ class Numpy(nn.Module):
         (
             Packed,
             {"x": torch.randn(4, 5, 3), "lengths": torch.tensor([5, 4, 3, 2])},
-            "pack_padded_sequence(",
+            "`return self.rnn(packed)[1][0][-1]`",
             "torch.gather",
         ),
         (Item, torch.ones(4, 3), "x[:, : int(largest)]", "compute with tensors"),

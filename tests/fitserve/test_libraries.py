@@ -1,0 +1,149 @@
+"""Networks of other libraries, each served as the library itself answers."""
+
+from collections.abc import Callable
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from sklearn.cluster import KMeans
+from sklearn.datasets import load_diabetes, load_iris
+from sklearn.decomposition import PCA
+from sklearn.ensemble import HistGradientBoostingRegressor, RandomForestClassifier
+from sklearn.linear_model import LogisticRegression, Ridge
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+from sklearn.svm import SVC
+
+import fitserve
+from models.__main__ import main
+from models.card import ModelCard
+from models.loading import open_runtime
+from models.repository import ModelRepository
+
+IRIS = load_iris()
+FLOWERS = IRIS.data
+NAMES = IRIS.target_names[IRIS.target]
+PATIENTS, PROGRESS = load_diabetes(return_X_y=True)
+
+
+def xgboost(kind: str, *data: Any) -> Any:
+    import xgboost
+
+    return getattr(xgboost, kind)(n_estimators=10).fit(*data)
+
+
+def lightgbm(kind: str, *data: Any) -> Any:
+    import lightgbm
+
+    return getattr(lightgbm, kind)(n_estimators=10, verbose=-1).fit(*data)
+
+
+CLASSIFIERS: dict[str, Callable[[], Any]] = {
+    "forest": lambda: RandomForestClassifier(20, random_state=0).fit(FLOWERS, NAMES),
+    "logistic": lambda: LogisticRegression(max_iter=500).fit(FLOWERS, IRIS.target),
+    "pipeline": lambda: make_pipeline(StandardScaler(), SVC(probability=True)).fit(FLOWERS, NAMES),
+    "xgboost": lambda: xgboost("XGBClassifier", FLOWERS, IRIS.target),
+    "lightgbm": lambda: lightgbm("LGBMClassifier", FLOWERS, IRIS.target),
+}
+REGRESSORS: dict[str, Callable[[], Any]] = {
+    "ridge": lambda: Ridge().fit(PATIENTS, PROGRESS),
+    "boosting": lambda: HistGradientBoostingRegressor(max_iter=20).fit(PATIENTS, PROGRESS),
+    "xgboost": lambda: xgboost("XGBRegressor", PATIENTS, PROGRESS),
+    "lightgbm": lambda: lightgbm("LGBMRegressor", PATIENTS, PROGRESS),
+}
+
+
+@cache
+def fitted(make: Callable[[], Any]) -> Any:
+    return make()
+
+
+def card_of(repository: Path) -> ModelCard:
+    return ModelRepository(repository).get("net").card
+
+
+def answers(repository: Path, rows: Any, output: str) -> Any:
+    package = ModelRepository(repository).get("net")
+    return open_runtime(package, "onnx")({"X": np.float32(rows)})[output]
+
+
+@pytest.mark.parametrize("name", CLASSIFIERS)
+def test_a_classifier_gives_its_classes_and_their_probabilities(name: str, tmp_path: Path) -> None:
+    network = fitted(CLASSIFIERS[name])
+    fitserve.save("net", network, FLOWERS[::5], repository=tmp_path)
+    card = card_of(tmp_path)
+    (output,) = (spec for spec in card.outputs if spec.name == "probabilities")
+    assert output.labels == tuple(map(str, network.classes_))
+    assert card.task == "classification"
+    found = answers(tmp_path, FLOWERS, "probabilities")
+    np.testing.assert_allclose(found, network.predict_proba(FLOWERS), atol=1e-5)
+
+
+@pytest.mark.parametrize("name", REGRESSORS)
+def test_a_regressor_gives_its_prediction(name: str, tmp_path: Path) -> None:
+    network = fitted(REGRESSORS[name])
+    fitserve.save("net", network, PATIENTS[::9], repository=tmp_path)
+    assert card_of(tmp_path).batching == "rows"
+    found = answers(tmp_path, PATIENTS, "prediction")[:, 0]
+    np.testing.assert_allclose(found, network.predict(PATIENTS), rtol=1e-4)
+
+
+def test_other_estimators_give_their_own_outputs(tmp_path: Path) -> None:
+    clusters = KMeans(3, n_init=1, random_state=0).fit(FLOWERS)
+    fitserve.save("net", clusters, FLOWERS[::5], repository=tmp_path)
+    np.testing.assert_array_equal(answers(tmp_path, FLOWERS, "label"), clusters.predict(FLOWERS))
+    axes = PCA(2).fit(FLOWERS)
+    fitserve.save("net", axes, FLOWERS[::5], repository=tmp_path)
+    found = answers(tmp_path, FLOWERS, "prediction")
+    np.testing.assert_allclose(found, axes.transform(FLOWERS), atol=1e-4)
+
+
+def test_scores_of_two_classes_in_the_wrong_order_are_left_out(tmp_path: Path) -> None:
+    network = SVC().fit(FLOWERS[:100], IRIS.target[:100])
+    fitserve.save("net", network, FLOWERS[:100:5], repository=tmp_path)
+    assert [spec.name for spec in card_of(tmp_path).outputs] == ["label"]
+    found = answers(tmp_path, FLOWERS[:100], "label")
+    np.testing.assert_array_equal(found, network.predict(FLOWERS[:100]))
+    named = SVC().fit(FLOWERS[:100], NAMES[:100])
+    with pytest.raises(fitserve.ExportError, match="SVC of two classes gives no probabilities"):
+        fitserve.save("net", named, FLOWERS[:100:5], repository=tmp_path)
+
+
+def skops(file: Path) -> None:
+    import skops.io
+
+    skops.io.dump(fitted(CLASSIFIERS["logistic"]), file)
+
+
+FILES: dict[str, Callable[[Path], Any]] = {
+    "net.skops": skops,
+    "net.json": lambda file: fitted(CLASSIFIERS["xgboost"]).save_model(file),
+    "net.ubj": lambda file: fitted(CLASSIFIERS["xgboost"]).save_model(file),
+    "net.txt": lambda file: fitted(REGRESSORS["lightgbm"]).booster_.save_model(file),
+}
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_a_file_of_the_library_is_added_by_its_content(
+    name: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    FILES[name](tmp_path / name)
+    is_table = name == "net.txt"
+    rows, model = (PATIENTS, "lightgbm") if is_table else (FLOWERS, "xgboost")
+    np.savez(tmp_path / "rows.npz", X=rows[::9])
+    options = ["--sample", str(tmp_path / "rows.npz"), "--repository", str(tmp_path / "packages")]
+    assert main(["add", "net", str(tmp_path / name), *options]) == 0, capfd.readouterr().err
+    if is_table:
+        found = answers(tmp_path / "packages", rows, "prediction")[:, 0]
+        np.testing.assert_allclose(found, fitted(REGRESSORS[model]).predict(rows), rtol=1e-4)
+        return
+    network = fitted(CLASSIFIERS["logistic" if name == "net.skops" else model])
+    found = answers(tmp_path / "packages", rows, "probabilities")
+    np.testing.assert_allclose(found, network.predict_proba(rows), atol=1e-5)
+
+
+def test_an_estimator_that_is_not_fitted_is_explained(tmp_path: Path) -> None:
+    with pytest.raises(fitserve.ExportError, match="fails on the sample .*not fitted"):
+        fitserve.save("net", Ridge(), PATIENTS[:9], repository=tmp_path)
