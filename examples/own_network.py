@@ -1,4 +1,4 @@
-"""Train a PyTorch network, export it, make a package of it, serve it and ask it."""
+"""Train a PyTorch network, make a package of it, serve it and ask it."""
 
 import json
 import os
@@ -7,11 +7,11 @@ import sys
 import tempfile
 import time
 import urllib.request
-from pathlib import Path
 
-import numpy as np
 import torch
 from torch import nn
+
+import fitserve
 
 PORT = os.environ.get("PORT", "3001")
 
@@ -30,47 +30,21 @@ def train() -> nn.Module:
     return nn.Sequential(network, nn.Softmax(dim=1)).eval()
 
 
-def export(network: nn.Module, file: Path) -> None:
-    """Write the network as ONNX, with a batch of any size and the weights inside."""
-    torch.onnx.export(
-        network,
-        (torch.zeros(2, 2),),
-        file,
-        input_names=["point"],
-        output_names=["probabilities"],
-        dynamic_shapes=({0: torch.export.Dim("batch")},),
-        external_data=False,
-        dynamo=True,
-        verbose=False,
-    )
-
-
 def ask(points: list[list[float]]) -> list[str]:
     """Return the most probable class of each point."""
-    shape, data = [len(points), 2], [number for point in points for number in point]
-    tensor = {"name": "point", "shape": shape, "datatype": "FP32", "data": data}
-    output = {"name": "probabilities", "parameters": {"classification": 1}}
-    body = json.dumps({"inputs": [tensor], "outputs": [output]}).encode()
-    url = f"http://127.0.0.1:{PORT}/v2/models/circle/infer"
-    request = urllib.request.Request(url, body, {"Content-Type": "application/json"})
+    url = f"http://127.0.0.1:{PORT}/models/circle/predict"
+    request = urllib.request.Request(url, json.dumps({"instances": points}).encode())
     with urllib.request.urlopen(request) as response:
-        classes: list[str] = json.load(response)["outputs"][0]["data"]
-    return [text.split(":")[-1] for text in classes]
+        return [prediction["label"] for prediction in json.load(response)["predictions"]]
 
 
 def main() -> None:
     """Do it, in a folder that is removed afterwards."""
     with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
-        export(train(), folder / "circle.onnx")
-        rows = np.random.default_rng(0).uniform(-2, 2, (64, 2)).astype(np.float32)
-        np.savez(folder / "rows.npz", point=rows)
-        fitserve = [Path(sys.executable).with_name("fitserve")]
-        options = ["--onnx", folder / "circle.onnx", "--sample", folder / "rows.npz"]
-        labels = ["--label", "outside", "inside"]
-        repository = ["--repository", folder / "models"]
-        subprocess.run([*fitserve, "add", "circle", *options, *labels, *repository], check=True)
-        server = subprocess.Popen([*fitserve, "serve", "--port", PORT, *repository])
+        sample, labels = 4 * torch.rand(64, 2) - 2, ["outside", "inside"]
+        fitserve.save("circle", train(), sample, labels=labels, repository=name)
+        command = [sys.executable, "-P", "-m", "fitserve", "serve", "--port", PORT]
+        server = subprocess.Popen([*command, "--repository", name])
         try:
             points = [[0.0, 0.0], [0.5, -0.5], [1.5, 1.5]]
             for point, answer in zip(points, _when_ready(server, points), strict=True):

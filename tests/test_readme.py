@@ -33,7 +33,10 @@ from training.recipes import RECIPES
 ROOT = Path(__file__).resolve().parent.parent
 NAMES = (
     "README.md",
-    *(f"docs/{name}.md" for name in ("endpoints", "settings", "operations", "networks")),
+    *(
+        f"docs/{name}.md"
+        for name in ("endpoints", "settings", "operations", "networks", "bring-your-own")
+    ),
 )
 PAGES = {name: (ROOT / name).read_text() for name in NAMES}
 README = "\n".join(PAGES.values())
@@ -102,7 +105,7 @@ def port(tmp_path_factory: pytest.TempPathFactory) -> Iterator[int]:
 def test_every_command_is_tested() -> None:
     known = (
         r"make (dev|serve|test|train .*)|curl .*"
-        r"|\.venv/bin/(python -m [\w.]+|bentoml|model_signing) .*"
+        r"|\.venv/bin/(python -m [\w.]+|bentoml|fitserve check|model_signing) .*"
     )
     assert [line for line in COMMANDS if not re.fullmatch(known, line)] == []
 
@@ -199,19 +202,36 @@ def test_the_train_command_writes_a_package(tmp_path: Path) -> None:
     assert ModelRepository(tmp_path).get("curve-tanh").card.fit is not None
 
 
-def test_the_network_of_another_library_is_exported_added_and_served_as_shown(
-    tmp_path: Path,
-) -> None:
-    (code,) = (block for block in PYTHON if "skl2onnx" in block)
-    subprocess.run([sys.executable, "-c", code], cwd=tmp_path, check=True, timeout=120)
-    (command,) = (line for line in COMMANDS if " add " in line)
-    file = str(tmp_path / "iris.onnx")
-    run(here(command).replace("iris.onnx", file) + f" --repository {tmp_path}/repository")
-    card = ModelRepository(tmp_path / "repository").get("iris").card
-    assert card.outputs[1].labels == ("setosa", "versicolor", "virginica")
-    settings = {"FITSERVE_MODEL_REPOSITORY": str(tmp_path / "repository")}
-    with temporary_home() as home, serving(home, ROOT, settings=settings) as server:
-        check_protocol_request(PAGES["README.md"], server.url.removeprefix("http://127.0.0.1"))
+OWN = [
+    block
+    for name in ("README.md", "docs/bring-your-own.md")
+    for block in re.findall(r"```python\n(.*?)```", PAGES[name], re.DOTALL)
+    if "fitserve.save" in block
+]
+
+
+def test_the_users_own_networks_are_saved_checked_and_served_as_shown(tmp_path: Path) -> None:
+    own = {**os.environ, "FITSERVE_MODEL_REPOSITORY": str(tmp_path)}
+    for block in OWN:
+        subprocess.run([sys.executable, "-c", block], cwd=ROOT, env=own, check=True, timeout=240)
+    assert ModelRepository(tmp_path).names() == [
+        "flowers", "forest", "iris", "resnet18", "sentiment",
+    ]  # fmt: skip
+    (check,) = (line for line in COMMANDS if "fitserve check" in line)
+    shown = run(here(check).replace(".venv/bin/fitserve", f"{sys.executable} -m fitserve"), **own)
+    assert "A caller sends" in shown
+    with temporary_home() as home, serving(home, ROOT, settings=own) as server:
+        request, response = re.findall(
+            r"```sh\n(curl.*/models/iris/predict.*)\n```\n\n```json\n(.*)\n```", PAGES["README.md"]
+        )[0]
+        address = server.url.removeprefix("http://")
+        answer = json.loads(run(request.replace("127.0.0.1:3000", address)))
+        (shown_row,), (row,) = json.loads(response)["predictions"], answer["predictions"]
+        assert row["label"] == shown_row["label"]
+        assert row["scores"] == pytest.approx(shown_row["scores"], abs=1e-4)
+        (picture,) = (line for line in COMMANDS if "resnet18/predict" in line)
+        (row,) = json.loads(run(picture.replace("127.0.0.1:3000", address)))["predictions"]
+        assert len(row["scores"]) == 5
 
 
 @pytest.mark.parametrize("card", CARDS, ids=[card.name for card in CARDS])

@@ -145,5 +145,5 @@ def test_a_file_of_the_library_is_added_by_its_content(
 
 
 def test_an_estimator_that_is_not_fitted_is_explained(tmp_path: Path) -> None:
-    with pytest.raises(fitserve.ExportError, match="fails on the sample .*not fitted"):
+    with pytest.raises(fitserve.ExportError, match=r"fails on the sample .*not fitted"):
         fitserve.save("net", Ridge(), PATIENTS[:9], repository=tmp_path)

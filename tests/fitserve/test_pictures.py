@@ -149,7 +149,7 @@ def test_other_formats_and_modes_are_those_of_pillow(
         ({"instances": [base64.b64encode(b"text").decode()]}, 400, "not a picture; send a PNG"),
         ({"instances": [{"b64": 3}]}, 400, "A picture must be a text in base64"),
         ({"instances": [{"url": "http://x"}]}, 400, "Each row must be an object with the inputs"),
-        ({"instances": [[1, 2]]}, 400, "Tensor 'image'"),
+        ({"instances": [[1, 2]]}, 400, "tensor 'image' does not have the shape"),
     ],
 )
 def test_what_is_no_picture_gets_a_sentence(

@@ -245,7 +245,7 @@ KINDS: dict[str, tuple[Callable[[], bytes], str]] = {
     "old checkpoint": (
         lambda: saved(STATE, _use_new_zipfile_serialization=False), CHECKPOINT,
     ),
-    "pickle": (lambda: pickle.dumps([1]), "it is a pickle, whose loading runs any code in it: load"),
+    "pickle": (lambda: pickle.dumps([1]), "it is a pickle, whose loading runs any code in it"),
     "safetensors": (
         lambda: (40).to_bytes(8, "little") + b'{"w":{"dtype":"F32","shape":[1]}}',
         "it is weights alone: give the network as SOURCE, as FILE.py:make for a function in your",
