@@ -56,6 +56,8 @@ class Value:
     """The axes along which all numbers are equal, for `MORE` rows."""
     subnormal: bool = False
     """Whether a value that was the same has numbers that count as zero in most operators."""
+    bounds: tuple[int, int] | None = None
+    """The least and the largest number of INT64, if the value was the same for all batch sizes."""
 
 
 @dataclass(frozen=True)
@@ -392,7 +394,10 @@ def _value(arrays: Sequence[NDArray[Any]]) -> Value:
     )
     kept = tuple(arrays) if last.size <= SMALL else None
     shapes = tuple(one.shape for one in arrays)
-    return Value(shapes, last.dtype, same, kept, level, same and _is_subnormal(first))
+    bounds = None
+    if same and first.dtype == np.int64 and first.size:
+        bounds = int(first.min()), int(first.max())
+    return Value(shapes, last.dtype, same, kept, level, same and _is_subnormal(first), bounds)
 
 
 def _is_subnormal(array: NDArray[Any]) -> bool:
