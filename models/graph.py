@@ -26,8 +26,8 @@ COUNTS = (1, 2, 3)
 MORE = COUNTS[-1]
 RANDOM = {"Bernoulli", "Multinomial", "RandomNormal", "RandomNormalLike", "RandomUniform",
           "RandomUniformLike"}  # fmt: skip
-UNFILLED = {"Concat", "Conv", "ConvInteger", "MatMul", "MatMulInteger", "QLinearConv",
-            "QLinearMatMul"}  # fmt: skip
+UNFILLED = {"Concat", "Conv", "ConvInteger", "GRU", "LSTM", "MatMul", "MatMulInteger",
+            "QLinearConv", "QLinearMatMul", "RNN"}  # fmt: skip
 """Operators that may leave their output as they find it in the memory, if an input is empty."""
 OWN_DOMAINS = ("", "ai.onnx")
 RUNTIME_DOMAINS = ("ai.onnx", "com.microsoft", "com.ms", "org.pytorch")
