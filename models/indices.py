@@ -34,6 +34,9 @@ def index_ranges(content: bytes) -> list[InputRange]:
     except UnreadableGraphError:
         return []
     tables = {one.name: tuple(one.dims) for one in graph.initializer}
+    constants = (node for node in graph.node if node.op_type == "Constant")
+    for node in constants:  # some exporters write tables as nodes
+        tables.update((node.output[0], tuple(one.t.dims)) for one in node.attribute if one.t.dims)
     inputs = {one.name: {one.name} for one in graph.input if one.name not in tables}
     sizes: dict[str, int] = {}
     for name, size in _looked_up(graph.node, tables, inputs):
