@@ -47,7 +47,7 @@ def places_of(
         return None
     if node.kind == "Range":
         start, end, step = (values[name] for name in node.inputs)
-        counts = end.arrays is not None and [int(one) for one in end.arrays] == [*COUNTS]
+        counts = end.arrays is not None and [one.item() for one in end.arrays] == [*COUNTS]
         from_zero = (start.bounds, step.bounds) == ((0, 0), (1, 1))
         return Places(axis) if counts and from_zero and node.inputs[1] in sizes else None
     given = [name for name in node.inputs if name in known]
