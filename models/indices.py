@@ -63,3 +63,6 @@ def _looked_up(
             axis = next((one.i for one in node.attribute if one.name == "axis"), 0)
             for name in inputs.get(node.input[1], set()):
                 yield name, tables[node.input[0]][axis]
+        elif node.op_type == "GatherND" and node.input[0] in tables:
+            for name in inputs.get(node.input[1], set()):  # of any axis, so the largest size
+                yield name, max(tables[node.input[0]], default=1)

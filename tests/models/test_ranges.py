@@ -106,6 +106,21 @@ def test_a_table_may_be_a_node() -> None:
     assert index_ranges(content) == [InputRange("tokens", 0, 3)]
 
 
+def test_the_indices_of_several_axes_are_below_the_largest_size() -> None:
+    """As torch writes `table[i, j]`: a negative index is counted from the end there, too."""
+    nodes = [
+        helper.make_node("Unsqueeze", ["i", "last"], ["first"]),
+        helper.make_node("Unsqueeze", ["j", "last"], ["second"]),
+        helper.make_node("Concat", ["first", "second"], ["places"], axis=1),
+        helper.make_node("GatherND", ["table", "places"], ["y"]),
+    ]
+    content = onnx_file(
+        nodes, [("i", T.INT64, ["batch"]), ("j", T.INT64, ["batch"])],
+        [("y", T.FLOAT, ["batch"])], table=TABLE, last=np.array([1]),
+    )  # fmt: skip
+    assert sorted(index_ranges(content)) == [InputRange("i", 0, 3), InputRange("j", 0, 3)]
+
+
 @pytest.mark.parametrize(
     ("ranges", "message"),
     [
