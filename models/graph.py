@@ -27,8 +27,8 @@ COUNTS = (1, 2, 3)
 MORE = COUNTS[-1]
 RANDOM = {"Bernoulli", "Multinomial", "RandomNormal", "RandomNormalLike", "RandomUniform",
           "RandomUniformLike"}  # fmt: skip
-UNFILLED = {"Concat", "Conv", "ConvInteger", "MatMul", "MatMulInteger", "QLinearConv",
-            "QLinearMatMul"}  # fmt: skip
+UNFILLED = {"Concat", "Conv", "ConvInteger", "GRU", "LSTM", "MatMul", "MatMulInteger",
+            "QLinearConv", "QLinearMatMul", "RNN"}  # fmt: skip
 """Operators that may leave their output as they find it in the memory, if an input is empty."""
 OWN_DOMAINS = ("", "ai.onnx")
 RUNTIME_DOMAINS = ("ai.onnx", "com.microsoft", "com.ms", "org.pytorch")
@@ -57,6 +57,8 @@ class Value:
     """The axes along which all numbers are equal, for `MORE` rows."""
     subnormal: bool = False
     """Whether a value that was the same has numbers that count as zero in most operators."""
+    bounds: tuple[int, int] | None = None
+    """The least and the largest number of INT64, if the value was the same for all batch sizes."""
 
 
 @dataclass(frozen=True)
@@ -422,7 +424,10 @@ def _value(arrays: Sequence[NDArray[Any]]) -> Value:
     )
     kept = tuple(arrays) if last.size <= SMALL else None
     shapes = tuple(one.shape for one in arrays)
-    return Value(shapes, last.dtype, same, kept, level, same and _is_subnormal(first))
+    bounds = None
+    if same and first.dtype == np.int64 and first.size:
+        bounds = int(first.min()), int(first.max())
+    return Value(shapes, last.dtype, same, kept, level, same and _is_subnormal(first), bounds)
 
 
 def _is_subnormal(array: NDArray[Any]) -> bool:

@@ -34,6 +34,9 @@ def index_ranges(content: bytes) -> list[InputRange]:
     except UnreadableGraphError:
         return []
     tables = {one.name: tuple(one.dims) for one in graph.initializer}
+    constants = (node for node in graph.node if node.op_type == "Constant")
+    for node in constants:  # some exporters write tables as nodes
+        tables.update((node.output[0], tuple(one.t.dims)) for one in node.attribute if one.t.dims)
     inputs = {one.name: {one.name} for one in graph.input if one.name not in tables}
     sizes: dict[str, int] = {}
     for name, size in _looked_up(graph.node, tables, inputs):
@@ -60,3 +63,6 @@ def _looked_up(
             axis = next((one.i for one in node.attribute if one.name == "axis"), 0)
             for name in inputs.get(node.input[1], set()):
                 yield name, tables[node.input[0]][axis]
+        elif node.op_type == "GatherND" and node.input[0] in tables:
+            for name in inputs.get(node.input[1], set()):  # of any axis, so the largest size
+                yield name, max(tables[node.input[0]], default=1)

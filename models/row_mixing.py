@@ -13,6 +13,7 @@ import numpy as np
 
 from models.graph import MORE, Node, ObservedGraph, Observer, UnreadableGraphError, Value
 from models.row_attributes import unknown_attribute
+from models.row_places import Places, picked, places_of
 from models.row_rules import RESHAPING, RULES, Call, MixesError, Rows, batch_axis
 from models.runtimes import Arrays
 
@@ -115,6 +116,8 @@ class _Follower:
         """The values without rows that depend on the number of rows."""
         self._sizes: set[str] = set()
         """The subset of these values that are sizes, or multiples of sizes."""
+        self._places: dict[str, Places] = {}
+        """The values without rows that are the places of each row's numbers."""
         self._zeros: set[str] = set()
         """The values whose zeros have a sign that depends on their place in the batch."""
         self._has_subnormals = any(value.subnormal for value in graph.values.values())
@@ -143,7 +146,10 @@ class _Follower:
             return
         if node.inner is not None:
             raise MixesError("computes what depends on its values, and is not followed")
+        places = self._places.get(node.inputs[1]) if node.kind == "Gather" else None
         for index, name in enumerate(node.inputs):
+            if index == 1 and places is not None:
+                continue
             if index == SIZES_AT.get(node.kind):
                 if name in self.rows:
                     raise MixesError("takes a size from a row")
@@ -156,7 +162,8 @@ class _Follower:
         rule = RULES.get(node.kind)
         if rule is None:
             raise MixesError("is not known to compute each row for itself")
-        structure = rule(Call(node, self._opset, self._values, self.rows, self._sized, self._sizes))
+        call = Call(node, self._opset, self._values, self.rows, self._sized, self._sizes)
+        structure = rule(call) if places is None else picked(call.rows(0), call.shape(0), places)
         for name in filter(None, node.outputs):
             self.rows[name] = self._found(name, structure)
         self._follow_zeros(node)
@@ -231,6 +238,8 @@ class _Follower:
                 self.rows[name] = rows
             else:
                 self._sized.add(name)
+        if found := places_of(node, self._values, self._places, self._sized, self._sizes):
+            self._places[node.outputs[0]] = found
 
     def _keeps_sizes(self, node: Node, sized: Set[str]) -> bool:
         """Return whether the outputs of a node are sizes or multiples of sizes, for any batch."""

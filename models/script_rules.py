@@ -39,8 +39,8 @@ SIGN_TELLING = {
     "addcdiv": "tensor2", "div": "other", "pow": "self", "reciprocal": "self", "rsqrt": "self",
 }  # fmt: skip
 """By operator: the argument of which 0 and -0 have unlike results."""
-SIGN_CHOOSING = {"clamp", "clamp_max", "clamp_min", "gelu", "max", "maximum", "min", "minimum",
-                 "softshrink"}  # fmt: skip
+SIGN_CHOOSING = {"clamp", "clamp_max", "clamp_min", "gelu", "log_sigmoid", "max", "maximum", "min",
+                 "minimum", "softshrink"}  # fmt: skip
 """Operators that give 0 or -0 by the place in a vector of the processor."""
 UNSIGNED = {
     "abs", "cos", "exp", "exp2", "full_like", "linalg_vector_norm", "norm", "ones_like", "sigmoid",

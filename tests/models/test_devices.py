@@ -17,7 +17,13 @@ from stub_driver import write_stub_driver
 
 from models import onnx_library, runtimes
 from models.card import MODEL_FILES, RuntimeName
-from models.devices import DeviceError, driver_problem, is_out_of_memory, torch_devices
+from models.devices import (
+    DeviceError,
+    driver_problem,
+    free_memory,
+    is_out_of_memory,
+    torch_devices,
+)
 from models.differences import relative_difference, tolerated
 from models.loading import open_runtime
 from models.package import ModelPackage, PackageError
@@ -97,6 +103,32 @@ def test_other_errors_are_not_memory_errors(message: str, bend: ModelPackage) ->
         with pytest.raises(RuntimeError) as caught:
             opened(ROWS)
         assert not isinstance(caught.value, MemoryError)
+
+
+def test_a_file_that_does_not_fit_into_the_memory_of_a_gpu_is_a_device_error(
+    bend: ModelPackage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Then the package's other runtime is tried."""
+
+    def lack(device: str) -> None:
+        raise RuntimeError("CUDA failure 2: out of memory ; GPU=0 ; hostname=secret ; ")
+
+    monkeypatch.setattr(runtimes, "load_cuda", lack)
+    said = r"^cuda:0 fails .*: it cannot be loaded \(CUDA failure 2: out of memory\)$"
+    with pytest.raises(DeviceError, match=said):
+        open_runtime(bend, "onnx", "cuda:0")
+
+
+@pytest.mark.parametrize("is_used", [True, False])
+def test_the_memory_that_torch_keeps_for_deleted_networks_is_released(
+    is_used: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A process whose torch has not used CUDA must not initialise it: this takes memory."""
+    calls: list[str] = []
+    monkeypatch.setattr(torch.cuda, "is_initialized", lambda: is_used)
+    monkeypatch.setattr(torch.cuda, "empty_cache", lambda: calls.append("empty_cache"))
+    free_memory()
+    assert calls == (["empty_cache"] if is_used else [])
 
 
 # No silent fallback.
@@ -282,6 +314,26 @@ def test_an_unusable_device_is_a_device_error_with_both_versions(
     fake_torch_cuda(monkeypatch, capabilities, driver=driver)
     with pytest.raises(DeviceError, match=f"^torch cannot compute on cuda:0: .*{reason}"):
         open_runtime(bend, "torchscript", "cuda:0")
+
+
+@pytest.mark.skipif(not torch.version.cuda, reason="the torch that is installed here has no CUDA")
+def test_the_documented_requirements_are_those_of_the_installed_torch(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    page = " ".join((root / "docs" / "gpu.md").read_text().split())
+    version = ".".join(torch.__version__.split(".")[:2])
+    assert (
+        f"torch {version} has them for compute capability 7.5 (Turing), 8.0 and 8.6 and later 8.x "
+        "(Ampere, Ada), 9.0 (Hopper), 10.x and 12.x (Blackwell). Not Pascal or Volta."
+    ) in page
+    assert "A driver for CUDA 13: version 580 or later." in page
+    assert torch.version.cuda.startswith("13.")
+    usable = [(7, 5), (8, 0), (8, 6), (8, 7), (8, 9), (9, 0), (10, 0), (10, 3), (12, 0), (12, 1)]
+    unusable = [(6, 0), (6, 1), (7, 0), (7, 2)]
+    kernels = torch.cuda.get_arch_list()
+    fake_torch_cuda(monkeypatch, usable + unusable)
+    monkeypatch.setattr(torch.cuda, "get_arch_list", lambda: kernels)
+    assert torch_devices()[0] == [f"cuda:{index}" for index in range(len(usable))]
 
 
 # Errors of CUDA's own libraries, with a stub in place of the driver.

@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from onnx import TensorProto as T
-from onnx import helper
+from onnx import helper, numpy_helper
 from small_packages import onnx_file
 
 from models.__main__ import main
@@ -92,6 +92,33 @@ def test_the_smallest_table_sets_the_range_and_computed_indices_are_ignored() ->
         large=np.ones((9, 2), np.float32), small=np.ones((2, 5), np.float32),
     )  # fmt: skip
     assert index_ranges(content) == [InputRange("tokens", 0, 4)]
+
+
+def test_a_table_may_be_a_node() -> None:
+    """As torch writes a tensor that is made in `forward`."""
+    nodes = [
+        helper.make_node("Constant", [], ["table"], value=numpy_helper.from_array(TABLE)),
+        helper.make_node("Gather", ["table", "tokens"], ["y"]),
+    ]
+    content = onnx_file(
+        nodes, [("tokens", T.INT64, ["batch"])], [("y", T.FLOAT, ["batch", 3])]
+    )  # fmt: skip
+    assert index_ranges(content) == [InputRange("tokens", 0, 3)]
+
+
+def test_the_indices_of_several_axes_are_below_the_largest_size() -> None:
+    """As torch writes `table[i, j]`: a negative index is counted from the end there, too."""
+    nodes = [
+        helper.make_node("Unsqueeze", ["i", "last"], ["first"]),
+        helper.make_node("Unsqueeze", ["j", "last"], ["second"]),
+        helper.make_node("Concat", ["first", "second"], ["places"], axis=1),
+        helper.make_node("GatherND", ["table", "places"], ["y"]),
+    ]
+    content = onnx_file(
+        nodes, [("i", T.INT64, ["batch"]), ("j", T.INT64, ["batch"])],
+        [("y", T.FLOAT, ["batch"])], table=TABLE, last=np.array([1]),
+    )  # fmt: skip
+    assert sorted(index_ranges(content)) == [InputRange("i", 0, 3), InputRange("j", 0, 3)]
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,6 @@
 """`models remove` and `restore`: the return to the previous version, and its reversal."""
 
+import re
 import shutil
 from pathlib import Path
 
@@ -39,6 +40,15 @@ def test_a_removed_version_is_replaced_by_the_previous_and_can_be_restored(
     assert run(two, "restore", "curve-tanh", "2") == 0
     assert "curve-tanh/2 serves after the next start" in capsys.readouterr().out
     assert sorted(path.relative_to(two.root) for path in two.root.rglob("*")) == before
+
+
+def test_the_documented_commands_remove_a_version_and_restore_it(two: ModelRepository) -> None:
+    page = (SHIPPED.parent / "docs" / "networks.md").read_text()
+    commands = re.findall(r"^\S+/python -m models ((?:remove|restore) .*)$", page, re.MULTILINE)
+    assert [command.split()[0] for command in commands] == ["remove", "restore"]
+    for command, versions in zip(commands, (["1"], ["1", "2"]), strict=True):
+        assert run(two, *command.split()) == 0
+        assert two.versions("curve-tanh") == versions
 
 
 def test_the_last_version_can_be_removed_and_restored(

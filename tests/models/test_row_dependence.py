@@ -17,13 +17,15 @@ from onnx import helper
 from onnxruntime.quantization import QuantType, quantize_dynamic
 from small_packages import onnx_file
 
+from models import proofs
 from models.add import add
 from models.card import ModelCard
-from models.graph import Node, ObservedGraph, Value
+from models.graph import UNFILLED, Node, ObservedGraph, Value
 from models.importing import AddError
 from models.row_attributes import ATTRIBUTES
 from models.row_mixing import mixing, row_mixing
 from models.row_rules import RULES
+from service.settings import Settings
 
 node = helper.make_node
 
@@ -107,6 +109,64 @@ def test_random_numbers_are_refused(tmp_path: Path) -> None:
         added(tmp_path, write(tmp_path, Network(nodes)), np.ones((3, 4), np.float32))
 
 
+@pytest.mark.parametrize(
+    "draw",
+    [
+        node("RandomNormal", [], ["drawn"], shape=[1]),
+        node("RandomUniform", [], ["drawn"], shape=[1]),
+        node("RandomNormalLike", ["x"], ["drawn"]),
+        node("RandomUniformLike", ["x"], ["drawn"]),
+        node("Bernoulli", ["x"], ["drawn"]),
+        node("Multinomial", ["x"], ["whole"]),
+        node("Dropout", ["x", "half", "training"], ["drawn"]),
+    ],
+    ids=lambda draw: draw.op_type,
+)
+def test_random_numbers_that_no_tried_row_shows_are_named(draw: Any, tmp_path: Path) -> None:
+    """They matter for numbers above a million alone."""
+    nodes = [
+        draw,
+        *([node("Cast", ["whole"], ["drawn"], to=T.FLOAT)] if draw.output[0] == "whole" else []),
+        node("Greater", ["x", "million"], ["is_large"]),
+        node("Where", ["is_large", "drawn", "x"], ["y"]),
+    ]
+    constants = {
+        "million": np.array(1e6, np.float32),
+        "half": np.array(0.5, np.float32),
+        "training": np.array(True),
+    }
+    card = added(tmp_path, write(tmp_path, Network(nodes, constants)), np.ones((8, 4), np.float32))
+    assert card.batching == "none"
+    assert draw.op_type in card.limits[-1]
+
+
+SEEN_BY_TRIAL = [
+    "one quantization scale",
+    "a scale by the largest of the batch",
+    "a branch on the least confidence",
+    "a lag",
+    "the batch's mean",
+    "a running sum",
+    "the next row beside each",
+]
+
+
+@pytest.mark.parametrize("rows", EQUAL, ids=["ones", "zeros"])
+@pytest.mark.parametrize("name", SEEN_BY_TRIAL)
+def test_varied_rows_show_what_equal_rows_do_not(
+    name: str, rows: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The check by computation, without the graph. The lag is 168 rows."""
+    monkeypatch.setattr(proofs, "row_mixing", lambda _, sizes: [None] * len(sizes))
+    card = added(tmp_path, write(tmp_path, MIXED[name]), rows)
+    assert card.batching == "none"
+    assert "differs by" in card.limits[-1]
+
+
+def test_batches_of_the_largest_size_of_the_service_are_tried() -> None:
+    assert Settings.model_fields["max_batch_rows"].default == proofs.LARGEST_BATCH
+
+
 def shaped(*dimensions: int | str) -> Sequence[int | str]:
     return list(dimensions)
 
@@ -125,6 +185,39 @@ def test_the_rows_are_followed_through_attention(tmp_path: Path) -> None:
     content = (tmp_path / "layer.onnx").read_bytes()
     rows = {"x": np.ones((1, 5, 8), np.float32)}
     assert row_mixing(content, [rows])[0] is None
+
+
+class Pooled(torch.nn.Module):
+    """The end of a ConvNeXt or Swin: the mean of an image whose channels are last."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.patches = torch.nn.Conv2d(3, 8, 4, 4)
+        self.norm = torch.nn.LayerNorm(8)
+        self.pool = torch.nn.AdaptiveAvgPool2d(1)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """FP32 [N, 8] of images [N, 3, 16, 16]."""
+        last: torch.Tensor = self.norm(self.patches(x).permute(0, 2, 3, 1))
+        pooled: torch.Tensor = self.pool(last.permute(0, 3, 1, 2))
+        return pooled.flatten(1)
+
+
+@pytest.mark.slow
+def test_the_rows_are_followed_through_a_view_of_torch(tmp_path: Path) -> None:
+    """Its exporter writes the pool as a Gather of computed places."""
+    torch.manual_seed(0)
+    batch = torch.export.Dim("batch", min=1, max=4096)
+    program = torch.onnx.export(
+        Pooled().eval(), (torch.ones(2, 3, 16, 16),), dynamo=True, input_names=["x"],
+        dynamic_shapes=({0: batch},), verbose=False,
+    )  # fmt: skip
+    assert program is not None
+    program.save(tmp_path / "pooled.onnx")
+    kinds = {one.op_type for one in onnx.load(tmp_path / "pooled.onnx").graph.node}
+    assert {"Range", "Gather"} <= kinds
+    rows = np.random.default_rng(0).normal(size=(8, 3, 16, 16)).astype(np.float32)
+    assert added(tmp_path, tmp_path / "pooled.onnx", rows).batching == "rows"
 
 
 def test_every_shipped_network_keeps_its_rows_apart(root: Path) -> None:
@@ -277,3 +370,67 @@ def test_a_function_of_another_opset_that_is_called_in_a_branch_is_not_followed(
     (found,) = row_mixing(model.SerializeToString(), [{"x": np.ones((2, 4), np.float32)}])
     assert found is not None
     assert "another version" in found
+
+
+SCALED = ("scale", "zero")
+UNFILLED_NODES = {
+    "Concat": node("Concat", ["row", "row"], ["memory"], axis=0),
+    "Conv": node("Conv", ["image", "image"], ["memory"]),
+    "ConvInteger": node("ConvInteger", ["bytes", "bytes"], ["memory"]),
+    "MatMul": node("MatMul", ["row", "column"], ["memory"]),
+    "MatMulInteger": node("MatMulInteger", ["bytes", "bytes"], ["memory"]),
+    "GRU": node("GRU", ["steps", "three", "three"], ["", "memory"], hidden_size=1),
+    "LSTM": node("LSTM", ["steps", "four", "four"], ["", "", "memory"], hidden_size=1),
+    "RNN": node("RNN", ["steps", "single", "single"], ["", "memory"], hidden_size=1),
+    "QLinearConv": node(
+        "QLinearConv", ["bytes", *SCALED, "bytes", *SCALED, *SCALED], ["memory"]
+    ),
+    "QLinearMatMul": node(
+        "QLinearMatMul", ["bytes", *SCALED, "bytes", *SCALED, *SCALED], ["memory"]
+    ),
+}  # fmt: skip
+INNER_CONSTANTS = {
+    "row": np.ones((1, 4), np.float32),
+    "column": np.ones((4, 1), np.float32),
+    "image": np.ones((1, 1, 2, 2), np.float32),
+    "bytes": np.ones((1, 1, 2, 2), np.uint8),
+    "steps": np.ones((2, 1, 1), np.float32),
+    "single": np.ones((1, 1, 1), np.float32),
+    "three": np.ones((1, 3, 1), np.float32),
+    "four": np.ones((1, 4, 1), np.float32),
+    "scale": np.array(1, np.float32),
+    "zero": np.array(0, np.uint8),
+    "yes": np.array(True),
+    "once": np.array(1, np.int64),
+}
+
+
+def inside(kind: str, inner: Any) -> bytes:
+    """Return a graph that computes `memory` of constants in a branch or a loop, and adds it."""
+    value = helper.make_tensor_value_info
+    nodes = [inner, node("Cast", ["memory"], ["number"], to=T.FLOAT)]
+    results = [value("number", T.FLOAT, None)]
+    if kind == "If":
+        body = helper.make_graph(nodes, "body", [], results)
+        outer = node("If", ["yes"], ["numbers"], then_branch=body, else_branch=body)
+    else:
+        given = [value("turn", T.INT64, []), value("on", T.BOOL, [])]
+        nodes.append(node("Identity", ["on"], ["still_on"]))
+        body = helper.make_graph(nodes, "body", given, [value("still_on", T.BOOL, []), *results])
+        outer = node("Loop", ["once", "yes"], ["numbers"], body=body)
+    sums = [node("ReduceSum", ["numbers"], ["sum"], keepdims=0), node("Add", ["x", "sum"], ["y"])]
+    ends: Any = [(name, T.FLOAT, ["batch", 4]) for name in "xy"]
+    return onnx_file([outer, *sums], ends[:1], ends[1:], **INNER_CONSTANTS)
+
+
+@pytest.mark.parametrize("kind", ["If", "Loop"])
+@pytest.mark.parametrize("name", sorted(UNFILLED))
+def test_an_operator_that_may_leave_its_output_unset_is_not_followed_inside_a_node(
+    name: str, kind: str
+) -> None:
+    """Shapes inside a node are not observed, so a tensor there may be empty."""
+    rows = [{"x": np.ones((2, 4), np.float32)}]
+    assert row_mixing(inside(kind, node("Neg", ["row"], ["memory"])), rows) == [None]
+    (found,) = row_mixing(inside(kind, UNFILLED_NODES[name]), rows)
+    assert found is not None
+    assert f"{name} is inside a node, with tensors of any shape" in found

@@ -97,6 +97,54 @@ def _random_branch() -> Sequence[Any]:
     ]
 
 
+def _inner(
+    name: str, nodes: Sequence[Any], outputs: Mapping[str, int], inputs: Mapping[str, int] = {}
+) -> Any:
+    """Return a graph inside a node; its inputs and outputs of FP32 state no shape."""
+    described = (
+        [
+            helper.make_tensor_value_info(key, kind, None if kind == T.FLOAT else [])
+            for key, kind in tensors.items()
+        ]
+        for tensors in (inputs, outputs)
+    )
+    return helper.make_graph(nodes, name, *described)
+
+
+def _centred_in_a_branch() -> Sequence[Any]:
+    """Subtract the mean of the rows, in a branch that is always taken."""
+    centred = [node("ReduceMean", ["x", "axis"], ["mean"]), node("Sub", ["x", "mean"], ["less"])]
+    taken = _inner("centred", centred, {"less": T.FLOAT})
+    other = _inner("same", [node("Identity", ["x"], ["same"])], {"same": T.FLOAT})
+    return [node("If", ["always"], ["y"], then_branch=taken, else_branch=other)]
+
+
+def _centred_in_a_loop() -> Sequence[Any]:
+    """Subtract the mean of the rows twice."""
+    body = _inner(
+        "body",
+        [
+            node("Identity", ["goes_on"], ["goes_on_again"]),
+            node("ReduceMean", ["rows", "axis"], ["mean"]),
+            node("Sub", ["rows", "mean"], ["less"]),
+        ],
+        {"goes_on_again": T.BOOL, "less": T.FLOAT},
+        {"turn": T.INT64, "goes_on": T.BOOL, "rows": T.FLOAT},
+    )
+    return [node("Loop", ["twice", "always", "x"], ["y"], body=body)]
+
+
+def _running_sum() -> Sequence[Any]:
+    """Add each row to the sum of the rows before."""
+    body = _inner(
+        "body",
+        [node("Add", ["before", "row"], ["sum"]), node("Identity", ["sum"], ["result"])],
+        {"sum": T.FLOAT, "result": T.FLOAT},
+        {"before": T.FLOAT, "row": T.FLOAT},
+    )
+    return [node("Scan", ["nothing", "x"], ["all", "y"], body=body, num_scan_inputs=1)]
+
+
 def _only_of_large(name: str) -> Sequence[Any]:
     """Add a value to the rows, in proportion to what is beyond a million."""
     return [
@@ -125,7 +173,42 @@ def _passing_function() -> Any:
     return helper.make_function("own", "Passed", ["a"], ["b"], [inner], opsets, attributes=["axis"])
 
 
+def _picked(step: int, *offsets: int, special: int = 0) -> Network:
+    """Gather from the flattened rows, at the row's index times a step, plus offsets.
+
+    torch writes views in this way (`as_strided`). The step is smaller by 1 for a special number of
+    rows.
+    """
+    nodes = [
+        node("Shape", ["x"], ["counts"], end=1),
+        node("Reshape", ["counts", "scalar"], ["count"]),
+        node("Range", ["zero", "count", "one"], ["rows"]),
+        node("Mul", ["rows", "less" if special else "step"], ["firsts"]),
+        node("Unsqueeze", ["firsts", "axis"], ["column"]),
+        node("Add", ["column", "offsets"], ["places"]),
+        node("Reshape", ["x", "flat"], ["numbers"]),
+        node("Gather", ["numbers", "places"], ["y"], axis=0),
+    ]
+    if special:
+        nodes[2:2] = [
+            node("Equal", ["count", "special"], ["is_special"]),
+            node("Cast", ["is_special"], ["off"], to=T.INT64),
+            node("Sub", ["step", "off"], ["less"]),
+        ]
+    constants = {
+        "scalar": whole(), "zero": np.array(0), "one": np.array(1), "step": np.array(step),
+        "axis": whole(1), "offsets": whole(*offsets)[None], "flat": whole(-1),
+        "special": np.array(special),
+    }  # fmt: skip
+    return Network(nodes, constants, named="Gather")
+
+
 MIXED: Mapping[str, Network] = {
+    "a number of the row before": _picked(4, 0, 1, 2, -1),
+    "numbers of overlapping places": _picked(3, 0, 1, 2, 2),
+    "numbers of overlapping places, for a special number of rows": _picked(
+        4, 0, 1, 2, 3, special=193
+    ),
     "an axis that a function passes on to a default": Network(
         [
             node("Mul", ["x", "million"], ["far"]),
@@ -300,6 +383,37 @@ MIXED: Mapping[str, Network] = {
     "a softmax over the rows": Network([node("Softmax", ["x"], ["y"], axis=0)], named="Softmax"),
     "a running sum": Network(
         [node("CumSum", ["x", "axis"], ["y"])], {"axis": whole(0)}, named="CumSum"
+    ),
+    "a running sum by Scan": Network(
+        _running_sum(), {"nothing": np.zeros(4, np.float32)}, named="Scan"
+    ),
+    "a mean in a loop": Network(
+        _centred_in_a_loop(),
+        {"twice": np.array(2, np.int64), "always": np.array(True), "axis": whole(0)},
+        named="Loop",
+    ),
+    "a mean in a branch": Network(
+        _centred_in_a_branch(), {"always": np.array(True), "axis": whole(0)}, named="If"
+    ),
+    "the next row beside each": Network(
+        [
+            node("Concat", ["x", "x"], ["twice"], axis=0),
+            node("Shape", ["x"], ["count"], end=1),
+            node("Add", ["count", "one"], ["end"]),
+            node("Slice", ["twice", "one", "end"], ["next"]),
+            node("Add", ["x", "next"], ["y"]),
+        ],
+        {"one": whole(1)},
+        named="Concat",
+    ),
+    "one quantization scale in a product": Network(
+        [
+            node("DynamicQuantizeMatMul", ["x", "weights", "scale", "zero"], ["y"],
+                 domain="com.microsoft"),
+        ],
+        {"weights": np.arange(16, dtype=np.uint8).reshape(4, 4), "scale": one(0.1),
+         "zero": np.array(8, np.uint8)},
+        named="DynamicQuantizeMatMul",
     ),
     "the rows sorted": Network(
         [
@@ -573,6 +687,7 @@ MIXED: Mapping[str, Network] = {
 
 
 APART: Mapping[str, Network] = {
+    "the numbers of a row in another order, as a view of torch": _picked(4, 3, 0, 2, 1),
     "weights of four bits": _four_bit_weights(accuracy_level=0),
     "a quotient by the larger of two numbers and a small one": Network(
         [

@@ -97,12 +97,20 @@ def test_the_runtimes_are_opened_one_after_the_other_on_a_gpu(
 ) -> None:
     """The faster runtime is open at the end, and warm at every size."""
     opened = with_memory(monkeypatch, onnx=64, torchscript=64)
+    freed: list[int] = []
+
+    def free_memory() -> None:
+        freed.append(len(opened))
+        assert not any(runtime() for runtime in opened.values())
+
+    monkeypatch.setattr(placement.devices, "free_memory", free_memory)
     with_times(monkeypatch, {"onnx": 0.2, "torchscript": 0.2} | {first: 0.1})
     placed = place(write_tiny(tmp_path, "line"), "auto", "cuda:0", threads=1, max_batch_rows=64)
     assert placed.runtime.name == first
     assert placed.runtime is opened[first]()
     assert set(placed.runtime.batches) == {1, 2, 8, 32, 64}
     assert set(placed.seconds) == {"onnx", "torchscript"}
+    assert freed == ([0, 1, 2] if first == "onnx" else [0, 1])  # each loser's memory
 
 
 def test_runtimes_are_compared_at_the_batch_sizes_that_both_hold(

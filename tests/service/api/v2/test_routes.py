@@ -13,8 +13,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from infer_messages import property_test
+from onnx import TensorProto, helper
+from small_packages import onnx_file
 from tiny import write_tiny
 
+from models.add import add
 from service.api.state import ServiceState
 from service.api.v2 import routes
 from service.api.v2.routes import ROUTES, OpenInference, split
@@ -266,6 +269,44 @@ async def test_a_binary_request_gets_binary_also_if_compressed(ask: Client, enco
         "binary_data_size": 8
     }
     np.testing.assert_array_equal(np.frombuffer(response.content[size:], np.float32), [7, 2])
+
+
+@pytest.mark.parametrize("binary", [False, True], ids=["JSON", "binary"])
+async def test_the_empty_cache_of_a_decoder_is_computed(binary: bool, tmp_path: Path) -> None:
+    nodes = [
+        helper.make_node("Concat", ["past", "new"], ["present"], axis=1),
+        helper.make_node("Identity", ["past"], ["before"]),
+    ]
+    declared: Any = [
+        (name, TensorProto.FLOAT, ["batch", tokens, 2])
+        for name, tokens in (("past", "t"), ("new", 1), ("present", "u"), ("before", "t"))
+    ]
+    (tmp_path / "decoder.onnx").write_bytes(onnx_file(nodes, declared[:2], declared[2:]))
+    add(tmp_path / "models", "decoder", tmp_path / "decoder.onnx")
+    settings = Settings(model_repository=tmp_path / "models", device="cpu", max_batch_rows=4)
+    ask = Client(ModelRegistry(settings))
+    await ask.registry.open()
+    try:
+        past, new = np.empty((1, 0, 2), np.float32), np.array([[[3, 0.5]]], np.float32)
+        inputs = [
+            {"name": name, "datatype": "FP32", "shape": array.shape}
+            | (
+                {"parameters": {"binary_data_size": array.nbytes}}
+                if binary
+                else {"data": array.tolist()}
+            )
+            for name, array in (("past", past), ("new", new))
+        ]
+        header = json.dumps({"inputs": inputs}).encode()
+        length = {"Inference-Header-Content-Length": str(len(header))} if binary else {}
+        body = header + new.tobytes() if binary else header
+        found = await ask("POST", "/v2/models/decoder/infer", body, length)
+        assert found.response.status_code == 200, found.response.text
+        present, before = found.response.json()["outputs"]
+        assert (present["shape"], present["data"]) == ([1, 1, 2], [3, 0.5])
+        assert (before["shape"], before["data"]) == ([1, 0, 2], [])
+    finally:
+        await ask.registry.close()
 
 
 @pytest.mark.parametrize(
