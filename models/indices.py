@@ -33,8 +33,8 @@ def index_ranges(content: bytes) -> list[InputRange]:
         graph = parse(content).graph
     except UnreadableGraphError:
         return []
-    tables = {one.name: tuple(one.dims) for one in graph.initializer}
-    inputs = {one.name: {one.name} for one in graph.input if one.name not in tables}
+    tables = {tensor.name: tuple(tensor.dims) for tensor in graph.initializer}
+    inputs = {value.name: {value.name} for value in graph.input if value.name not in tables}
     sizes: dict[str, int] = {}
     for name, size in _looked_up(graph.node, tables, inputs):
         sizes[name] = min(size, sizes.get(name, size))
@@ -55,8 +55,10 @@ def _looked_up(
     """
     for node in nodes:
         if node.op_type in MOVING:
-            inputs[node.output[0]] = set().union(*(inputs.get(one, set()) for one in node.input))
+            inputs[node.output[0]] = set().union(*(inputs.get(name, set()) for name in node.input))
         elif node.op_type == "Gather" and node.input[0] in tables:
-            axis = next((one.i for one in node.attribute if one.name == "axis"), 0)
+            axis = next(
+                (attribute.i for attribute in node.attribute if attribute.name == "axis"), 0
+            )
             for name in inputs.get(node.input[1], set()):
                 yield name, tables[node.input[0]][axis]
