@@ -122,7 +122,7 @@ def test_a_maximum_that_cannot_be_proved_is_refused(
     given: list[tuple[str | None, int]], message: str, tmp_path: Path
 ) -> None:
     file, rows = write_attention(tmp_path, positions=100), sample(tmp_path, x=rows_of(30, 2))
-    lengths = [MaxLength(*one) for one in given]
+    lengths = [MaxLength(*size) for size in given]
     with pytest.raises(AddError, match=message):
         add(tmp_path / "all", "net", file, sample=rows, max_lengths=lengths)
     assert not (tmp_path / "all").exists()
