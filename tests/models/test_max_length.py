@@ -25,6 +25,8 @@ from models.importing import AddError
 from models.max_length import MaxLength, parse_max_length
 from models.package import ModelPackage
 
+pytestmark = pytest.mark.usefixtures("one_trial_of_each_graph")
+
 node = helper.make_node
 
 

@@ -25,6 +25,8 @@ from models.row_attributes import ATTRIBUTES
 from models.row_mixing import mixing, row_mixing
 from models.row_rules import RULES
 
+pytestmark = pytest.mark.usefixtures("one_trial_of_each_graph")
+
 node = helper.make_node
 
 

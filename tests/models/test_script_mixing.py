@@ -20,6 +20,8 @@ from models.repository import ModelRepository
 from models.runtimes import TorchScriptRuntime
 from models.script_mixing import script_mixing
 
+pytestmark = pytest.mark.usefixtures("one_trial_of_each_graph")
+
 ROWS = {"x": np.ones((3, 4), np.float32)}
 
 
