@@ -141,8 +141,8 @@ class Stage:
     def end(self) -> Probabilities:
         """Wait for the result of the batch and return it."""
         self.stream.synchronize()
-        found: Probabilities = self._host_output.numpy().copy()
-        return found
+        probabilities: Probabilities = self._host_output.numpy().copy()
+        return probabilities
 
     def compute(self) -> None:
         """Compute the batch in device memory again, and wait."""
@@ -231,8 +231,8 @@ def show(title: str, samples: Mapping[str, Mapping[int, Sequence[float]]]) -> No
     print(f"\n### {title}\n\n|  | {' | '.join(map(str, sizes))} |\n| --- |{' --- |' * len(sizes)}")
     for name, by_size in samples.items():
         cells = [
-            f"{statistics.median(found):,.4g} ({min(found):,.4g} to {max(found):,.4g})"
-            for found in by_size.values()
+            f"{statistics.median(values):,.4g} ({min(values):,.4g} to {max(values):,.4g})"
+            for values in by_size.values()
         ]
         print(f"| {name} | {' | '.join(cells)} |", flush=True)
 
@@ -254,29 +254,31 @@ def check_placement(url: str, name: RuntimeName) -> None:
         LoadError: the service uses another runtime or device.
     """
     serving = httpx.get(f"{url}/models/{PACKAGE.card.name}", timeout=30).json()["serving"]
-    found = (serving["runtime"], serving["device"])
-    if found != (name, DEVICE):
-        raise LoadError(f"the service computes with {' on '.join(found)}, not {name} on {DEVICE}")
+    placement = (serving["runtime"], serving["device"])
+    if placement != (name, DEVICE):
+        raise LoadError(
+            f"the service computes with {' on '.join(placement)}, not {name} on {DEVICE}"
+        )
 
 
 def end_to_end(sizes: Sequence[int], rounds: int, seconds: float) -> None:
     """Measure the service on the GPU, over HTTP with binary tensors from 4 connections."""
     path = f"/v2/models/{PACKAGE.card.name}/infer"
-    found: dict[str, dict[int, list[float]]] = {}
+    rates: dict[str, dict[int, list[float]]] = {}
     for name in PREPARED:
-        by_size = found.setdefault(f"{name}, the service", {size: [] for size in sizes})
+        by_size = rates.setdefault(f"{name}, the service", {size: [] for size in sizes})
         for _ in range(rounds):
-            with running(on_gpu(name)) as up:
-                check_placement(up.url, name)
+            with running(on_gpu(name)) as server:
+                check_placement(server.url, name)
                 for size in sizes:
                     payload_format = v2_binary(size)
                     bodies = [payload_format.body(images(size))]
                     headers = payload_format.headers
-                    load = wrk(up.url + path, bodies, headers, connections=4, seconds=seconds)
+                    load = wrk(server.url + path, bodies, headers, connections=4, seconds=seconds)
                     if load.errors:
                         raise LoadError(f"the service answered with errors: {dict(load.errors)}")
                     by_size[size].append(load.requests_per_second * size)
-    show("Images a second over HTTP, by images a request", found)
+    show("Images a second over HTTP, by images a request", rates)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -114,16 +114,19 @@ def start(repository: Path, timings: Path, checkout: Path, name: str | None) -> 
         "FITSERVE_MODEL_REPOSITORY": str(repository),
         "FITSERVE_TIMINGS_FOLDER": str(timings),
     }
-    with running(server, settings=settings) as found, httpx.Client(base_url=found.url) as client:
-        began = time.monotonic() - found.start_seconds
-        live = first = ready = found.start_seconds
+    with (
+        running(server, settings=settings) as running_server,
+        httpx.Client(base_url=running_server.url) as client,
+    ):
+        began = time.monotonic() - running_server.start_seconds
+        live = first = ready = running_server.start_seconds
         if name is not None:
             first = _seconds_until(client, f"/v2/models/{name}/ready", began)
             ready = _seconds_until(client, "/readyz", began)
-        cpu = found.cpu_seconds()
+        cpu = running_server.cpu_seconds()
         time.sleep(1)  # the processes for jobs import their modules
-        pss = sum(process.memory_full_info().pss for process in marked(found.mark))
-        threads = found.workers()[0].num_threads()
+        pss = sum(process.memory_full_info().pss for process in marked(running_server.mark))
+        threads = running_server.workers()[0].num_threads()
         return Start(live, first, ready, cpu, pss / MEGABYTE, threads)
 
 
@@ -164,9 +167,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
                     ("first start", repository, "model-0"),
                     ("second start", repository, "model-0"),
                 ):
-                    found = start(packages, timings, checkout.resolve(), model)
-                    rows.setdefault((checkout.name, kind), []).append(found)
-                    print(checkout.name, kind, *(f"{value:.2f}" for value in found), flush=True)
+                    measured = start(packages, timings, checkout.resolve(), model)
+                    rows.setdefault((checkout.name, kind), []).append(measured)
+                    print(checkout.name, kind, *(f"{value:.2f}" for value in measured), flush=True)
     print("| version | start | live s | first s | ready s | CPU s | PSS MB | threads |")
     print("| --- | --- | --- | --- | --- | --- | --- | --- |")
     for (version, kind), starts in rows.items():

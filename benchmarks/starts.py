@@ -89,10 +89,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     print("\n| model | start | lowest | median | highest | lowest of all / highest of all |")
     print("| --- | --- | --- | --- | --- | --- |")
     for (model, kind), found in ratios.items():
-        both = ratios[model, "quiet"] + ratios[model, "busy"]
+        ratios_of_model = ratios[model, "quiet"] + ratios[model, "busy"]
         print(
             f"| {model} | {kind} | {min(found):.2f} | {statistics.median(found):.2f} "
-            f"| {max(found):.2f} | {min(both) / max(both):.2f} |"
+            f"| {max(found):.2f} | {min(ratios_of_model) / max(ratios_of_model):.2f} |"
         )
 
 

@@ -35,7 +35,9 @@ async def measure(url: str, clients: int, duration: float) -> None:
     seconds: list[float] = []
     until = time.monotonic() + duration
     await asyncio.gather(*(client(url, until, seconds) for _ in range(clients)))
-    p50, p99 = (1e3 * statistics.quantiles(seconds, n=100)[at - 1] for at in (50, 99))
+    p50, p99 = (
+        1e3 * statistics.quantiles(seconds, n=100)[percentile - 1] for percentile in (50, 99)
+    )
     print(
         f"{clients} clients: {len(seconds) / duration:,.0f} requests/s, "
         f"p50 {p50:.2f} ms, p99 {p99:.2f} ms"

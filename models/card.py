@@ -150,9 +150,13 @@ class TensorSpec:
         """Return whether a tensor may have this shape. An axis of any size may be 0 by default."""
         if len(shape) != len(self.shape):
             return False
-        for size, found in zip(self.shape, shape, strict=True):  # `all` takes twice as long
+        for size, given_size in zip(self.shape, shape, strict=True):  # `all` takes twice as long
             # The type is compared, since 1.0 and true equal 1 in Python.
-            if type(found) is not int or not 0 <= found < 2**31 or size not in (found, -1):
+            if (
+                type(given_size) is not int
+                or not 0 <= given_size < 2**31
+                or size not in (given_size, -1)
+            ):
                 return False
         if self.max_shape is not None and self.too_large(shape) is not None:
             return False
@@ -163,8 +167,8 @@ class TensorSpec:
 
         The shape has as many whole numbers as that of the tensor.
         """
-        for axis, most in enumerate(self.max_shape or ()):
-            if most != -1 and shape[axis] > most:
+        for axis, maximum in enumerate(self.max_shape or ()):
+            if maximum != -1 and shape[axis] > maximum:
                 return axis
         return None
 
@@ -417,8 +421,8 @@ class ModelCard(_Part):
         """Check that all inputs and outputs have the same number of rows."""
         tensors = (*self.inputs, *self.outputs)
         if len({spec.shape[0] for spec in tensors}) > 1:
-            found = ", ".join(f"{spec.shape[0]} of {spec.name}" for spec in tensors)
-            raise ValueError(f"the first dimensions are {found}; the batch must be one for all")
+            sizes = ", ".join(f"{spec.shape[0]} of {spec.name}" for spec in tensors)
+            raise ValueError(f"the first dimensions are {sizes}; the batch must be one for all")
         return self
 
     @model_validator(mode="after")

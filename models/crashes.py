@@ -20,7 +20,7 @@ def crash(model: "onnx.ModelProto") -> str | None:
     Returns:
         A clause such as "STFT (frames) computes its frames, and ..."; None if all nodes are safe.
     """
-    constants = {one.name for one in model.graph.initializer}
+    constants = {tensor.name for tensor in model.graph.initializer}
     bodies = [model.graph.node, *(function.node for function in model.functions)]
     for node in (node for body in bodies for node in all_nodes(body)):
         if node.op_type == "Constant":
@@ -34,7 +34,8 @@ def _unsafe(node: "onnx.NodeProto", constants: set[str]) -> str | None:
     import onnx
 
     attributes: dict[str, Any] = {
-        one.name: one.i if one.type == onnx.AttributeProto.INT else one.s for one in node.attribute
+        attribute.name: attribute.i if attribute.type == onnx.AttributeProto.INT else attribute.s
+        for attribute in node.attribute
     }
     sizes = [name for name in (node.input[1:2], node.input[3:4]) if name and name[0]]
     if node.op_type == "STFT" and not all(name[0] in constants for name in sizes):

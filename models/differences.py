@@ -20,27 +20,27 @@ FEW_ROWS = 8
 
 
 def relative_difference(
-    found: NDArray[Any], wanted: NDArray[Any], *, probabilities: bool = False
+    actual: NDArray[Any], expected: NDArray[Any], *, probabilities: bool = False
 ) -> NDArray[np.float64]:
-    """Return |found - wanted| over the magnitude of `wanted`, for each number of an output.
+    """Return |actual - expected| over the magnitude of `expected`, for each number of an output.
 
     Args:
-        found: numbers of any floating-point type.
-        wanted: an array of the same shape, with the rows as the first dimension.
+        actual: numbers of any floating-point type.
+        expected: an array of the same shape, with the rows as the first dimension.
         probabilities: whether the last dimension sums to 1. Then the magnitude is the largest
             number of the whole output.
 
     Returns:
-        An array of the shape of `wanted`. A number is infinite if `found` is NaN, or differs from a
-        `wanted` whose magnitude is 0.
+        An array of the shape of `expected`. A number is infinite if `actual` is NaN, or differs
+        from an `expected` whose magnitude is 0.
     """
-    if not wanted.size:
-        return np.zeros(wanted.shape)
-    expected = wanted.astype(np.float64)
-    difference = np.abs(found.astype(np.float64) - expected)
+    if not expected.size:
+        return np.zeros(expected.shape)
+    reference = expected.astype(np.float64)
+    difference = np.abs(actual.astype(np.float64) - reference)
     difference[np.isnan(difference)] = np.inf
-    difference[difference < _indistinct(wanted.dtype)] = 0.0
-    magnitude = np.abs(expected)
+    difference[difference < _indistinct(expected.dtype)] = 0.0
+    magnitude = np.abs(reference)
     scale = magnitude.max(initial=0.0) if probabilities else _scales(magnitude)
     with np.errstate(divide="ignore", invalid="ignore"):
         return np.where(difference == 0, 0.0, difference / scale)
@@ -107,7 +107,10 @@ def _column_magnitudes(magnitude: NDArray[np.float64]) -> NDArray[np.float64]:
         return usual
     columns = max(
         (
-            _usual(magnitude, tuple(other for other in range(magnitude.ndim) if other != axis))
+            _usual(
+                magnitude,
+                tuple(other_axis for other_axis in range(magnitude.ndim) if other_axis != axis),
+            )
             for axis in range(1, magnitude.ndim)
         ),
         key=_ratio,
@@ -117,8 +120,8 @@ def _column_magnitudes(magnitude: NDArray[np.float64]) -> NDArray[np.float64]:
 
 def _ratio(columns: NDArray[np.float64]) -> float:
     """Return the largest of some magnitudes over the smallest that is not 0."""
-    some = columns[columns > 0]
-    return float(some.max() / some.min()) if some.size else 0.0
+    positive = columns[columns > 0]
+    return float(positive.max() / positive.min()) if positive.size else 0.0
 
 
 def _usual(magnitude: NDArray[np.float64], axes: tuple[int, ...]) -> NDArray[np.float64]:

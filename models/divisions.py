@@ -45,13 +45,13 @@ def dangerous_division(model: "onnx.ModelProto") -> str | None:
         with suppress(Exception):
             model = onnx.inliner.inline_local_functions(model, convert_version=True)
     bodies = [function.node for function in model.functions]
-    if found := next((node for body in bodies for node in body if node.op_type in KINDS), None):
-        return _named(found)
+    if dangerous := next((node for body in bodies for node in body if node.op_type in KINDS), None):
+        return _named(dangerous)
     graph = model.graph
     with suppress(Exception):  # ONNX Runtime loads files whose types `onnx` cannot infer
         graph = onnx.shape_inference.infer_shapes(model).graph
-    found = next(_Search(model).search(graph, {one.name for one in graph.input}), None)
-    return None if found is None else _named(found)
+    dangerous = next(_Search(model).search(graph, {value.name for value in graph.input}), None)
+    return None if dangerous is None else _named(dangerous)
 
 
 def _named(node: "onnx.NodeProto") -> str:
@@ -72,35 +72,35 @@ class _Search:
         self._large: set[str] = set()
         """Values that are computed from a large constant, or by a power."""
 
-    def search(self, graph: "onnx.GraphProto", given: set[str]) -> Iterator["onnx.NodeProto"]:
-        """Yield the dangerous divisions; `given` are the values that depend on a request."""
-        self._note({one.name: constant_array(one) for one in graph.initializer})
+    def search(self, graph: "onnx.GraphProto", requested: set[str]) -> Iterator["onnx.NodeProto"]:
+        """Yield the dangerous divisions; `requested` names the values that depend on a request."""
+        self._note({tensor.name: constant_array(tensor) for tensor in graph.initializer})
         for value in (*graph.input, *graph.output, *graph.value_info):
             self._types[value.name] = value.type.tensor_type.elem_type
-        self._types |= {one.name: one.data_type for one in graph.initializer}
+        self._types |= {tensor.name: tensor.data_type for tensor in graph.initializer}
         for node in graph.node:
-            taken = {*node.input} - {""}
+            inputs = {*node.input} - {""}
             if node.op_type == "Constant":
                 self._note(_constant(node))
-            if node.op_type in KINDS and self._is_dangerous(node, given):
+            if node.op_type in KINDS and self._is_dangerous(node, requested):
                 yield node
-            inner = list(inner_graphs(node))
-            for body in inner:
-                arguments = {one.name for one in body.input}
-                yield from self.search(body, given | arguments)
+            bodies = list(inner_graphs(node))
+            for body in bodies:
+                arguments = {value.name for value in body.input}
+                yield from self.search(body, requested | arguments)
             if node.op_type in ("Shape", "Size"):
                 self._sizes.update(node.output)
                 self._sized.update(node.output)
                 continue
-            if inner or given & taken:
-                given = given | {*node.output}
-            if taken & self._sized:
+            if bodies or requested & inputs:
+                requested = requested | {*node.output}
+            if inputs & self._sized:
                 self._sized.update(node.output)
-                if node.op_type in KEEPING and taken & self._sizes:
-                    kept = taken - self._sizes
-                    if all(name in self._constants and self._is_natural(name) for name in kept):
+                if node.op_type in KEEPING and inputs & self._sizes:
+                    others = inputs - self._sizes
+                    if all(name in self._constants and self._is_natural(name) for name in others):
                         self._sizes.update(node.output)
-            if taken & self._large or node.op_type in ("BitShift", "Pow"):
+            if inputs & self._large or node.op_type in ("BitShift", "Pow"):
                 self._large.update(node.output)
 
     def _note(self, constants: Mapping[str, NDArray[Any]]) -> None:
@@ -112,15 +112,15 @@ class _Search:
     def _is_natural(self, name: str) -> bool:
         return not np.any(self._constants[name] < 0)
 
-    def _is_dangerous(self, node: "onnx.NodeProto", given: set[str]) -> bool:
+    def _is_dangerous(self, node: "onnx.NodeProto", requested: set[str]) -> bool:
         dividend, divisor = node.input
-        if not given & {dividend, divisor} and not self._sized & {dividend, divisor}:
+        if not requested & {dividend, divisor} and not self._sized & {dividend, divisor}:
             return False
         constant = self._constants.get(divisor)
         if divisor in self._sizes or (constant is not None and not np.any(constant == -1)):
             return False
-        if dividend not in given | self._large and not (
-            dividend not in self._constants and divisor in given
+        if dividend not in requested | self._large and not (
+            dividend not in self._constants and divisor in requested
         ):
             return False
         types = {self._types.get(name) or 0 for name in (dividend, divisor, *node.output)} - {0}
@@ -128,13 +128,13 @@ class _Search:
 
     def _computed_types(self, node: "onnx.NodeProto") -> set[int]:
         """Return the output type that ONNX Runtime infers; integers for nodes of inner graphs."""
-        if all(one.output[:1] != node.output[:1] for one in self._model.graph.node):
+        if all(other.output[:1] != node.output[:1] for other in self._model.graph.node):
             return {*INTEGERS}
         model = type(self._model)()
         model.CopyFrom(self._model)
         (output,) = (
-            one for one in open_session(model, node.output).get_outputs()
-            if one.name == node.output[0]
+            computed for computed in open_session(model, node.output).get_outputs()
+            if computed.name == node.output[0]
         )  # fmt: skip
         return {*INTEGERS} if output.type in ("tensor(int32)", "tensor(int64)") else set()
 
@@ -142,7 +142,9 @@ class _Search:
 def _constant(node: "onnx.NodeProto") -> Mapping[str, NDArray[Any]]:
     import onnx
 
-    values = {one.name: onnx.helper.get_attribute_value(one) for one in node.attribute}
+    values = {
+        attribute.name: onnx.helper.get_attribute_value(attribute) for attribute in node.attribute
+    }
     if "value" in values:
         return {node.output[0]: constant_array(values["value"])}
     numbers: Iterable[int] | int | None = values.get("value_int", values.get("value_ints"))

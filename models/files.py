@@ -91,9 +91,9 @@ def names_inside(folder: Path) -> set[str]:
 
     names = set()
     try:
-        for place, folders, files in os.walk(folder, onerror=stop):
+        for parent, folders, files in os.walk(folder, onerror=stop):
             for name in (*folders, *files):
-                path = Path(place, name)
+                path = Path(parent, name)
                 mode = os.lstat(path).st_mode
                 relative = path.relative_to(folder).as_posix()
                 if stat.S_ISREG(mode):
@@ -110,9 +110,9 @@ def unreadable(error: OSError) -> str:
     return f"it cannot be read ({error.strerror or type(error).__name__})"
 
 
-def _require_regular(found: os.stat_result) -> None:
-    if not stat.S_ISREG(found.st_mode):
-        raise FileError(f"it is {_kind(found.st_mode)}: put the file itself there")
+def _require_regular(status: os.stat_result) -> None:
+    if not stat.S_ISREG(status.st_mode):
+        raise FileError(f"it is {_kind(status.st_mode)}: put the file itself there")
 
 
 def _kind(mode: int) -> str:

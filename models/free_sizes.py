@@ -54,29 +54,29 @@ def other_sizes(
         Inputs by name for each size, with as many rows as `rows`. Empty if no dimension is free, or
         if every size is too large.
     """
-    free, found, left = free_dimensions(inputs, rows), [], MOST_SECONDS
+    free, resized_rows, seconds_left = free_dimensions(inputs, rows), [], MOST_SECONDS
     tried = [free]
     for sizes, is_limited in _sizes(free, largest):
-        if sizes in tried or left < 0:
+        if sizes in tried or seconds_left < 0:
             continue
         if largest and any(size > largest[key] for key, size in sizes.items()):
             continue
         tried.append(sizes)
         if sum(count_values(tensor, rows[tensor.name], sizes) for tensor in inputs) > MOST_NUMBERS:
             continue
-        others = {tensor.name: resized(tensor, rows[tensor.name], sizes) for tensor in inputs}
+        candidate = {tensor.name: resized(tensor, rows[tensor.name], sizes) for tensor in inputs}
         started = time.monotonic()
         try:
-            answer = network({name: array[:batch] for name, array in others.items()})
+            outputs = network({name: array[:batch] for name, array in candidate.items()})
         except Exception:  # noqa: BLE001, S112 - the network does not accept this size
             continue
         if is_limited:
-            numbers = sum(array[0].size for array in (*others.values(), *answer.values()))
+            numbers = sum(array[0].size for array in (*candidate.values(), *outputs.values()))
             seconds = (time.monotonic() - started) / batch + SECONDS_OF_A_NUMBER * numbers
-            left -= RUNS * seconds
-        if left >= 0:
-            found.append(others)
-    return found
+            seconds_left -= RUNS * seconds
+        if seconds_left >= 0:
+            resized_rows.append(candidate)
+    return resized_rows
 
 
 def free_dimensions(inputs: Sequence[DeclaredTensor], rows: Arrays) -> dict[Hashable, int]:
@@ -130,8 +130,8 @@ def resized(
     tensor: DeclaredTensor, array: NDArray[np.generic], sizes: Mapping[Hashable, int]
 ) -> NDArray[np.generic]:
     """Return the array with its free dimensions cut, or repeated from the start."""
-    for axis, stated in enumerate(tensor.shape):
-        if axis > 0 and _is_free(stated):
+    for axis, declared_size in enumerate(tensor.shape):
+        if axis > 0 and _is_free(declared_size):
             size = sizes[dimension_key(tensor, axis)]
             if size == array.shape[axis]:
                 continue

@@ -140,9 +140,9 @@ def _state_defaults(model: "onnx.ModelProto") -> None:
     }
     bodies = [model.graph.node, *(function.node for function in model.functions)]
     for node in (node for body in bodies for node in all_nodes(body)):
-        stated = {one.name for one in node.attribute}
+        stated = {attribute.name for attribute in node.attribute}
         missing = defaults.get((node.domain, node.op_type, node.overload), ())
-        node.attribute.extend(one for one in missing if one.name not in stated)
+        node.attribute.extend(attribute for attribute in missing if attribute.name not in stated)
 
 
 def _require_attributes(model: "onnx.ModelProto") -> None:
@@ -152,13 +152,15 @@ def _require_attributes(model: "onnx.ModelProto") -> None:
     that of the function that is called.
     """
     referred: dict[tuple[str, str, str], set[str]] = {}
-    for one in model.functions:
-        attributes = (given for node in all_nodes(one.node) for given in node.attribute)
-        names = {given.ref_attr_name for given in attributes} - {""}
-        referred[one.domain, one.name, one.overload] = names
-    bodies = [model.graph.node, *(one.node for one in model.functions)]
+    for function in model.functions:
+        attributes = (
+            attribute for node in all_nodes(function.node) for attribute in node.attribute
+        )
+        names = {attribute.ref_attr_name for attribute in attributes} - {""}
+        referred[function.domain, function.name, function.overload] = names
+    bodies = [model.graph.node, *(function.node for function in model.functions)]
     for node in (node for body in bodies for node in all_nodes(body)):
-        stated = {given.name for given in node.attribute}
+        stated = {attribute.name for attribute in node.attribute}
         if missing := referred.get((node.domain, node.op_type, node.overload), set()) - stated:
             raise UnreadableGraphError(f"it calls {node.op_type} without {min(missing)}")
 
@@ -235,16 +237,18 @@ class Observer:
             _require_determined(model.graph)
             self._stated = _stated_shapes(model.graph)
             self._constants = {
-                one.name: _value([constant_array(one)] * len(COUNTS))
-                for one in model.graph.initializer
+                tensor.name: _value([constant_array(tensor)] * len(COUNTS))
+                for tensor in model.graph.initializer
             }
             self._inputs = tuple(
-                one.name for one in model.graph.input if one.name not in self._constants
+                value.name for value in model.graph.input if value.name not in self._constants
             )
-            self._outputs = tuple(one.name for one in model.graph.output)
+            self._outputs = tuple(value.name for value in model.graph.output)
             self._nodes = tuple(_node(node) for node in model.graph.node)
-            own = (one.version for one in model.opset_import if one.domain in OWN_DOMAINS)
-            self._opset = next(own, 1)
+            own_versions = (
+                opset.version for opset in model.opset_import if opset.domain in OWN_DOMAINS
+            )
+            self._opset = next(own_versions, 1)
             self._names = [name for node in self._nodes for name in node.outputs if name]
             self._session = open_session(model, self._names)
 
@@ -262,12 +266,12 @@ class Observer:
             computed = [self._session.run(self._names, batch) for batch in batches]
         for outputs, batch in zip(computed, batches, strict=True):
             _require_shapes(self._stated, dict(zip(self._names, outputs, strict=True)) | batch)
-        found = dict(zip(self._names, zip(*computed, strict=True), strict=True))
-        found |= {name: tuple(batch[name] for batch in batches) for name in rows}
+        arrays_by_name = dict(zip(self._names, zip(*computed, strict=True), strict=True))
+        arrays_by_name |= {name: tuple(batch[name] for batch in batches) for name in rows}
         values = {
             name: _value(arrays)
-            for name, arrays in found.items()
-            if all(isinstance(one, np.ndarray) for one in arrays)
+            for name, arrays in arrays_by_name.items()
+            if all(isinstance(array, np.ndarray) for array in arrays)
         }
         size = sum(math.prod(value.shapes[-1]) * value.dtype.itemsize for value in values.values())
         values |= self._constants
@@ -290,11 +294,11 @@ def _readable() -> Iterator[None]:
 
 def _require_one_meaning(model: "onnx.ModelProto") -> None:
     """Check that the file has the same meaning for ONNX Runtime and for this module."""
-    stated: dict[str, set[int]] = {}
-    for one in model.opset_import:
-        domain = "" if one.domain in OWN_DOMAINS else one.domain
-        stated.setdefault(domain, set()).add(one.version)
-    if any(len(versions) > 1 for versions in stated.values()):
+    versions_by_domain: dict[str, set[int]] = {}
+    for opset in model.opset_import:
+        domain = "" if opset.domain in OWN_DOMAINS else opset.domain
+        versions_by_domain.setdefault(domain, set()).add(opset.version)
+    if any(len(versions) > 1 for versions in versions_by_domain.values()):
         raise UnreadableGraphError("it states two versions of its operators")
     if model.functions:  # others are inlined
         raise UnreadableGraphError("a function in it has another version of the operators")
@@ -310,13 +314,15 @@ def _stated_shapes(graph: "onnx.GraphProto") -> list[tuple[str, list[int | str]]
     """
     for node in graph.node:
         for inner in inner_graphs(node):
-            if any(one.type.tensor_type.shape.dim for one in (*inner.value_info, *inner.output)):
+            if any(
+                value.type.tensor_type.shape.dim for value in (*inner.value_info, *inner.output)
+            ):
                 raise UnreadableGraphError("a graph inside it states shapes")
             _stated_shapes(inner)
     return [
-        (one.name, [_stated_size(size) for size in one.type.tensor_type.shape.dim])
-        for one in (*graph.value_info, *graph.input, *graph.output)
-        if one.type.tensor_type.HasField("shape")
+        (value.name, [_stated_size(size) for size in value.type.tensor_type.shape.dim])
+        for value in (*graph.value_info, *graph.input, *graph.output)
+        if value.type.tensor_type.HasField("shape")
     ]
 
 
@@ -325,16 +331,20 @@ def _stated_size(size: "onnx.TensorShapeProto.Dimension") -> int | str:
     return size.dim_value if size.HasField("dim_value") and size.dim_value >= 0 else size.dim_param
 
 
-def _require_shapes(stated: Sequence[tuple[str, list[int | str]]], found: Arrays) -> None:
+def _require_shapes(stated: Sequence[tuple[str, list[int | str]]], values: Arrays) -> None:
     """Check the stated shapes, and that dimensions with the same name have the same size."""
     sizes: dict[str, int] = {}
     for name, dimensions in stated:
-        array = found.get(name)
+        array = values.get(name)
         if not isinstance(array, np.ndarray):
             continue
         agree = array.ndim == len(dimensions) and all(
-            said == "" or size == (said if isinstance(said, int) else sizes.setdefault(said, size))
-            for said, size in zip(dimensions, array.shape, strict=True)
+            stated_size == ""
+            or size
+            == (
+                stated_size if isinstance(stated_size, int) else sizes.setdefault(stated_size, size)
+            )
+            for stated_size, size in zip(dimensions, array.shape, strict=True)
         )
         if not agree:
             raise UnreadableGraphError(
@@ -362,15 +372,15 @@ def _require_determined(graph: "onnx.GraphProto", *, is_inner: bool = False) -> 
 def _node(node: "onnx.NodeProto") -> Node:
     import onnx
 
-    own = node.domain in OWN_DOMAINS
+    is_own = node.domain in OWN_DOMAINS
     graphs = list(inner_graphs(node))
     attributes = {
-        one.name: onnx.helper.get_attribute_value(one)
-        for one in node.attribute
-        if one.type not in (onnx.AttributeProto.GRAPH, onnx.AttributeProto.GRAPHS)
+        attribute.name: onnx.helper.get_attribute_value(attribute)
+        for attribute in node.attribute
+        if attribute.type not in (onnx.AttributeProto.GRAPH, onnx.AttributeProto.GRAPHS)
     }
     return Node(
-        kind=node.op_type if own else f"{node.domain}.{node.op_type}",
+        kind=node.op_type if is_own else f"{node.domain}.{node.op_type}",
         name=node.name or next(filter(None, node.output), ""),
         inputs=tuple(node.input),
         outputs=tuple(node.output),
@@ -390,7 +400,7 @@ def inner_graphs(node: "onnx.NodeProto") -> Iterable["onnx.GraphProto"]:
 def _taken(graphs: Iterable["onnx.GraphProto"]) -> Iterable[str]:
     """Return all names that the nodes of these graphs use."""
     for graph in graphs:
-        yield from (one.name for one in graph.output)
+        yield from (value.name for value in graph.output)
         for node in graph.node:
             yield from node.input
             yield from _taken(inner_graphs(node))
@@ -401,7 +411,7 @@ def open_session(model: "onnx.ModelProto", names: Sequence[str]) -> Any:
     import onnx
 
     onnxruntime = load_onnxruntime()
-    stated = {one.name for one in model.graph.output}
+    stated = {value.name for value in model.graph.output}
     model.graph.output.extend(
         onnx.ValueInfoProto(name=name) for name in names if name not in stated
     )
@@ -417,17 +427,17 @@ def open_session(model: "onnx.ModelProto", names: Sequence[str]) -> Any:
 
 def _value(arrays: Sequence[NDArray[Any]]) -> Value:
     first, last = arrays[0], arrays[-1]
-    same = all(one is first or _equal(one, first) for one in arrays)
+    same = all(array is first or _equal(array, first) for array in arrays)
     varies = first.shape != last.shape
     level = frozenset(
         axis for axis in range(last.ndim) if varies and _equal(last, np.roll(last, 1, axis))
     )
-    kept = tuple(arrays) if last.size <= SMALL else None
-    shapes = tuple(one.shape for one in arrays)
+    small = tuple(arrays) if last.size <= SMALL else None
+    shapes = tuple(array.shape for array in arrays)
     bounds = None
     if same and first.dtype == np.int64 and first.size:
         bounds = int(first.min()), int(first.max())
-    return Value(shapes, last.dtype, same, kept, level, same and _is_subnormal(first), bounds)
+    return Value(shapes, last.dtype, same, small, level, same and _is_subnormal(first), bounds)
 
 
 def _is_subnormal(array: NDArray[Any]) -> bool:
@@ -438,5 +448,7 @@ def _is_subnormal(array: NDArray[Any]) -> bool:
     return bool(np.any((size > 0) & (size < np.finfo(array.dtype).tiny)))
 
 
-def _equal(one: NDArray[Any], other: NDArray[Any]) -> bool:
-    return one.shape == other.shape and np.array_equal(one, other, equal_nan=one.dtype.kind in "fc")
+def _equal(first: NDArray[Any], second: NDArray[Any]) -> bool:
+    return first.shape == second.shape and np.array_equal(
+        first, second, equal_nan=first.dtype.kind in "fc"
+    )

@@ -31,8 +31,8 @@ def computes_in_half(content: bytes) -> bool:
 
 def _types(graph: "onnx.GraphProto") -> Iterator[int]:
     """Yield the types of inputs, outputs and constants, and the target types of casts."""
-    yield from (one.type.tensor_type.elem_type for one in (*graph.input, *graph.output))
-    yield from (one.data_type for one in graph.initializer)
+    yield from (value.type.tensor_type.elem_type for value in (*graph.input, *graph.output))
+    yield from (tensor.data_type for tensor in graph.initializer)
     for node in graph.node:
         for attribute in node.attribute:
             if attribute.HasField("t"):

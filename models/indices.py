@@ -33,11 +33,15 @@ def index_ranges(content: bytes) -> list[InputRange]:
         graph = parse(content).graph
     except UnreadableGraphError:
         return []
-    tables = {one.name: tuple(one.dims) for one in graph.initializer}
+    tables = {tensor.name: tuple(tensor.dims) for tensor in graph.initializer}
     constants = (node for node in graph.node if node.op_type == "Constant")
     for node in constants:  # some exporters write tables as nodes
-        tables.update((node.output[0], tuple(one.t.dims)) for one in node.attribute if one.t.dims)
-    inputs = {one.name: {one.name} for one in graph.input if one.name not in tables}
+        tables.update(
+            (node.output[0], tuple(attribute.t.dims))
+            for attribute in node.attribute
+            if attribute.t.dims
+        )
+    inputs = {value.name: {value.name} for value in graph.input if value.name not in tables}
     sizes: dict[str, int] = {}
     for name, size in _looked_up(graph.node, tables, inputs):
         sizes[name] = min(size, sizes.get(name, size))
@@ -58,9 +62,11 @@ def _looked_up(
     """
     for node in nodes:
         if node.op_type in MOVING:
-            inputs[node.output[0]] = set().union(*(inputs.get(one, set()) for one in node.input))
+            inputs[node.output[0]] = set().union(*(inputs.get(name, set()) for name in node.input))
         elif node.op_type == "Gather" and node.input[0] in tables:
-            axis = next((one.i for one in node.attribute if one.name == "axis"), 0)
+            axis = next(
+                (attribute.i for attribute in node.attribute if attribute.name == "axis"), 0
+            )
             for name in inputs.get(node.input[1], set()):
                 yield name, tables[node.input[0]][axis]
         elif node.op_type == "GatherND" and node.input[0] in tables:

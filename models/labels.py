@@ -41,11 +41,14 @@ def require_agreement(file: str, results: Arrays, outputs: Sequence[TensorSpec])
             indices = _indices(results[spec.name], columns, scores.labels)
             if spec is scores or indices is None or _agree(indices, columns):
                 continue
-            wrong = np.flatnonzero(~_are_largest(indices, columns))
-            first = columns.reshape(-1, columns.shape[-1])[wrong[0]]
-            chosen, largest = scores.labels[indices[wrong[0]]], scores.labels[int(first.argmax())]
+            wrong_rows = np.flatnonzero(~_are_largest(indices, columns))
+            wrong_scores = columns.reshape(-1, columns.shape[-1])[wrong_rows[0]]
+            chosen, largest = (
+                scores.labels[indices[wrong_rows[0]]],
+                scores.labels[int(wrong_scores.argmax())],
+            )
             raise AddError(
-                f"{file}: in {len(wrong)} of {indices.size} rows the output {spec.name} names "
+                f"{file}: in {len(wrong_rows)} of {indices.size} rows the output {spec.name} names "
                 f"another class than the largest column of {scores.name} (as {chosen!r} and "
                 f"{largest!r}): export scores of which the largest is the class that is named, or "
                 "leave one of the two outputs out"

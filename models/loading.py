@@ -98,17 +98,18 @@ def _compute_example(example: Example, compute: Callable[[Arrays], Arrays]) -> A
 
 def _mismatch(result: Arrays, example: Example, outputs: Sequence[TensorSpec]) -> str | None:
     for spec in outputs:
-        found, recorded = result[spec.name], example.outputs[spec.name].array()
-        if found.shape != recorded.shape or found.dtype != recorded.dtype:
+        computed, recorded = result[spec.name], example.outputs[spec.name].array()
+        if computed.shape != recorded.shape or computed.dtype != recorded.dtype:
             return (
-                f"{spec.name} of the recorded prediction is {found.dtype} {list(found.shape)}; "
+                f"{spec.name} of the recorded prediction is {computed.dtype} "
+                f"{list(computed.shape)}; "
                 f"the card says {recorded.dtype} {list(recorded.shape)}"
             )
         if recorded.dtype.kind != "f":
-            if not np.array_equal(found, recorded):
+            if not np.array_equal(computed, recorded):
                 return f"{spec.name} is another whole number than the recorded prediction's"
             continue
-        difference = relative_difference(found, recorded, probabilities=spec.is_probabilities)
+        difference = relative_difference(computed, recorded, probabilities=spec.is_probabilities)
         if differs := excess(difference, example.tolerance, recorded.dtype):
             return f"{spec.name} differs from the recorded prediction {differs}"
     return None

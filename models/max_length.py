@@ -56,8 +56,8 @@ def parse_max_length(text: str) -> MaxLength:
     return MaxLength(name or None, int(size))
 
 
-def given_sizes(inputs: Sequence[DeclaredTensor], given: Sequence[MaxLength]) -> Sizes:
-    """Return the largest sizes that were given.
+def given_sizes(inputs: Sequence[DeclaredTensor], lengths: Sequence[MaxLength]) -> Sizes:
+    """Return the sizes of `--max-length`, by dimension.
 
     Raises:
         AddError: a name is unknown, or names a dimension twice.
@@ -69,10 +69,10 @@ def given_sizes(inputs: Sequence[DeclaredTensor], given: Sequence[MaxLength]) ->
         if axis > 0 and (not isinstance(size, int) or size < 0)
     }
     keys |= {key: key for key in keys.values() if isinstance(key, str)}
-    if given and not keys:
+    if lengths and not keys:
         raise AddError("--max-length is for free dimensions, and the inputs have none: omit it")
     sizes: dict[Hashable, int] = {}
-    for name, size in sorted(given, key=lambda one: one.name is not None):
+    for name, size in sorted(lengths, key=lambda length: length.name is not None):
         if name is None:
             sizes |= dict.fromkeys(keys.values(), size)
         elif name not in keys:
@@ -80,7 +80,7 @@ def given_sizes(inputs: Sequence[DeclaredTensor], given: Sequence[MaxLength]) ->
             raise AddError(f"--max-length names {name!r}: the free dimensions are {known}")
         else:
             sizes[keys[name]] = size
-    if len({keys.get(one.name or "") for one in given}) < len(given):
+    if len({keys.get(length.name or "") for length in lengths}) < len(lengths):
         raise AddError("--max-length names a dimension twice: give each dimension one size")
     return sizes
 
@@ -91,17 +91,20 @@ def within(samples: Samples, inputs: Sequence[DeclaredTensor], given: Sizes) -> 
     Raises:
         AddError: a given row is larger.
     """
-    found = free_dimensions(inputs, samples.rows)
-    smaller = {key: size for key, size in given.items() if size < found[key]}
+    sizes = free_dimensions(inputs, samples.rows)
+    smaller = {key: size for key, size in given.items() if size < sizes[key]}
     if not smaller:
         return samples
     if samples.real:
         key, size = next(iter(smaller.items()))
         raise AddError(
-            f"the sample has the size {found[key]} in {shown(key)}, and --max-length is {size}: "
+            f"the sample has the size {sizes[key]} in {shown(key)}, and --max-length is {size}: "
             "give shorter rows, or a larger maximum"
         )
-    rows = {one.name: resized(one, samples.rows[one.name], found | smaller) for one in inputs}
+    rows = {
+        tensor.name: resized(tensor, samples.rows[tensor.name], sizes | smaller)
+        for tensor in inputs
+    }
     return Samples(rows, False, samples.fixed_batch, samples.signed)
 
 
@@ -138,8 +141,8 @@ def largest_sizes(graph: ForeignGraph, content: bytes, rows: Arrays, given: Size
     limit_arena(ROW_BYTES)
     network = OnnxRuntime(content, bounded=True)
 
-    def failure_at(tried: Sizes) -> Failure | None:
-        return _failure(network, inputs, rows, tried, batch)
+    def failure_at(tried_sizes: Sizes) -> Failure | None:
+        return _failure(network, inputs, rows, tried_sizes, batch)
 
     while True:
         larger = _doubled(sizes, growing, goals)
@@ -155,12 +158,12 @@ def largest_sizes(graph: ForeignGraph, content: bytes, rows: Arrays, given: Size
         if failure.too_costly:
             return sizes
         # Some dimensions may have one size only, although the graph leaves them free.
-        alone = {key for key in growing if failure_at(_doubled(sizes, {key}, goals)) is None}
-        if not alone:
+        growable = {key for key in growing if failure_at(_doubled(sizes, {key}, goals)) is None}
+        if not growable:
             return _between(sizes, larger, failure_at)
-        if alone == growing:
+        if growable == growing:
             return sizes
-        growing = alone
+        growing = growable
 
 
 def _between(sizes: Sizes, failing: Sizes, failure_at: Callable[[Sizes], Failure | None]) -> Sizes:
@@ -168,8 +171,8 @@ def _between(sizes: Sizes, failing: Sizes, failure_at: Callable[[Sizes], Failure
     low, high = 0, max(failing[key] - sizes[key] for key in sizes)
     while high - low > 1:
         middle = (low + high) // 2
-        tried = {key: min(size + middle, failing[key]) for key, size in sizes.items()}
-        if failure_at(tried) is None:
+        tried_sizes = {key: min(size + middle, failing[key]) for key, size in sizes.items()}
+        if failure_at(tried_sizes) is None:
             low = middle
         else:
             high = middle
@@ -187,15 +190,18 @@ def shown(key: Hashable) -> str:
 
 
 def _doubled(sizes: Sizes, keys: Collection[Hashable], goals: Sizes) -> dict[Hashable, int]:
-    more = {key: min(max(2 * sizes[key], 1), max(goals[key], sizes[key])) for key in keys}
-    return {**sizes, **more}
+    doubled = {key: min(max(2 * sizes[key], 1), max(goals[key], sizes[key])) for key in keys}
+    return {**sizes, **doubled}
 
 
 def _failure(
     network: Runtime, inputs: Sequence[DeclaredTensor], rows: Arrays, sizes: Sizes, batch: int
 ) -> Failure | None:
     """Return why the network does not compute the smallest batch at these sizes."""
-    if sum(count_values(one, rows[one.name][:batch], sizes) for one in inputs) > MOST_NUMBERS:
+    if (
+        sum(count_values(tensor, rows[tensor.name][:batch], sizes) for tensor in inputs)
+        > MOST_NUMBERS
+    ):
         return Failure(f"a row has more than {MOST_NUMBERS:,} values", too_costly=True)
     batches = at_sizes(inputs, {name: array[:batch] for name, array in rows.items()}, sizes)
     try:

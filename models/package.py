@@ -89,9 +89,9 @@ class ModelPackage:
                 to another folder.
         """
         label = f"{path.parent.name}/{path.name}"
-        written = _read_card(path, label)
+        card_on_disk = _read_card(path, label)
         try:
-            content = _parse(written)
+            content = _parse(card_on_disk)
         except (ValueError, RecursionError) as error:
             raise PackageError(label, CARD_FILE, f"it is not readable JSON ({error})") from error
         schema = content.get("schema_version") if isinstance(content, dict) else None
@@ -112,7 +112,7 @@ class ModelPackage:
                 f"it belongs to {card.name}/{card.version}; a package's folder must be "
                 "<name>/<version> of its card",
             )
-        return cls(path, card, hashlib.sha256(written).hexdigest())
+        return cls(path, card, hashlib.sha256(card_on_disk).hexdigest())
 
     def load(self, file: str) -> bytes:
         """Return the content of `file`, checked against the size and SHA-256 in the card.
@@ -228,8 +228,8 @@ def require_writable(root: Path) -> None:
     Raises:
         OSError: packages cannot be written.
     """
-    above = next(folder for folder in (root, *root.absolute().parents) if folder.exists())
-    with tempfile.TemporaryDirectory(prefix=".writable-", dir=above):
+    existing = next(folder for folder in (root, *root.absolute().parents) if folder.exists())
+    with tempfile.TemporaryDirectory(prefix=".writable-", dir=existing):
         pass
 
 

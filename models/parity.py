@@ -63,44 +63,49 @@ def check_parity(
     """
     rows = len(next(iter(samples.values())))
     expected: Arrays = {}
-    asked = ABSOLUTE_TOLERANCE if classification else RELATIVE_TOLERANCE
+    tolerance = ABSOLUTE_TOLERANCE if classification else RELATIVE_TOLERANCE
     if half:
-        asked = max(asked, HALF_PRECISION)
+        tolerance = max(tolerance, HALF_PRECISION)
     absolute = relative = 0.0
     equal_answers = 1.0
     for size in batch_sizes:
         if reference_batch is None or not expected:
             expected = in_batches(reference, samples, rows, reference_batch or size)
         computed = in_batches(candidate, samples, rows, size)
-        for name, wanted in expected.items():
-            found = computed[name]
-            where = f"{runtime}, batch size {size}, output {name}"
-            if found.shape != wanted.shape or found.dtype != wanted.dtype:
+        for name, expected_output in expected.items():
+            output = computed[name]
+            location = f"{runtime}, batch size {size}, output {name}"
+            if output.shape != expected_output.shape or output.dtype != expected_output.dtype:
                 raise ParityError(
-                    f"{where}: {found.dtype} {list(found.shape)} where the network gives "
-                    f"{wanted.dtype} {list(wanted.shape)}"
+                    f"{location}: {output.dtype} {list(output.shape)} where the network gives "
+                    f"{expected_output.dtype} {list(expected_output.shape)}"
                 )
-            if not wanted.size:  # for example, the cache of a decoder before its first token
+            if (
+                not expected_output.size
+            ):  # for example, the cache of a decoder before its first token
                 continue
-            if not np.issubdtype(wanted.dtype, np.floating):
-                equal = (found == wanted).reshape(rows, -1).all(axis=1)
+            if not np.issubdtype(expected_output.dtype, np.floating):
+                equal = (output == expected_output).reshape(rows, -1).all(axis=1)
                 if not equal.all():
                     raise ParityError(
-                        f"{where}: sample {int(np.argmin(equal))} has another whole number"
+                        f"{location}: sample {int(np.argmin(equal))} has another whole number"
                     )
                 continue
-            measured = relative_difference(found, wanted, probabilities=classification)
-            difference = np.abs(found.astype(np.float64) - wanted)
+            measured = relative_difference(output, expected_output, probabilities=classification)
+            difference = np.abs(output.astype(np.float64) - expected_output)
             worst = int(np.unravel_index(np.argmax(measured), measured.shape)[0])
-            if differs := excess(measured, asked, wanted.dtype, same=candidate is reference):
-                raise ParityError(f"{where}: sample {worst} differs {differs}")
+            if differs := excess(
+                measured, tolerance, expected_output.dtype, same=candidate is reference
+            ):
+                raise ParityError(f"{location}: sample {worst} differs {differs}")
             if classification:
-                same = found.argmax(axis=-1) == wanted.argmax(axis=-1)
-                right = same | _tied(found, wanted, half=half or wanted.dtype == np.float16)
-                if not right.all():
-                    wrong = int(np.argmin(right.reshape(rows, -1).all(axis=1)))
-                    raise ParityError(f"{where}: sample {wrong} has another class")
-                equal_answers = min(equal_answers, float(same.mean()))
+                is_half = half or expected_output.dtype == np.float16
+                equal_classes = output.argmax(axis=-1) == expected_output.argmax(axis=-1)
+                accepted = equal_classes | _tied(output, expected_output, half=is_half)
+                if not accepted.all():
+                    differing = int(np.argmin(accepted.reshape(rows, -1).all(axis=1)))
+                    raise ParityError(f"{location}: sample {differing} has another class")
+                equal_answers = min(equal_answers, float(equal_classes.mean()))
             absolute = max(absolute, float(difference.max()))
             relative = max(relative, float(measured.max()))
     kind = "absolute" if classification else "relative"
@@ -111,18 +116,18 @@ def check_parity(
         largest_absolute_difference=absolute,
         largest_relative_difference=relative,
         equal_answers=equal_answers,
-        tolerance=f"{asked:g} {kind}",
+        tolerance=f"{tolerance:g} {kind}",
     )
 
 
-def _tied(found: NDArray[Any], wanted: NDArray[Any], *, half: bool) -> NDArray[np.bool_]:
+def _tied(output: NDArray[Any], expected: NDArray[Any], *, half: bool) -> NDArray[np.bool_]:
     """Return whether both classes are equally probable up to rounding, as in a forest.
 
     In half precision, they may differ by the tolerance.
     """
     tolerance = HALF_PRECISION if half else TIE
-    chosen = np.take_along_axis(wanted, found.argmax(axis=-1, keepdims=True), axis=-1)[..., 0]
-    tied: NDArray[np.bool_] = wanted.max(axis=-1) - chosen <= 2 * tolerance * wanted.max()
+    chosen = np.take_along_axis(expected, output.argmax(axis=-1, keepdims=True), axis=-1)[..., 0]
+    tied: NDArray[np.bool_] = expected.max(axis=-1) - chosen <= 2 * tolerance * expected.max()
     return tied
 
 

@@ -127,8 +127,8 @@ def prove_rows(
         mixing, *mixings = row_mixing(content, [samples.rows, *others])
         try:
             record = _prove(network, network, samples, outputs, half=half)
-            for tried in _unlike(network, network, samples, samples.rows):
-                _prove(network, network, tried, outputs, tried.count, half=half)
+            for variation in _unlike(network, network, samples, samples.rows):
+                _prove(network, network, variation, outputs, variation.count, half=half)
         except ParityError as error:
             mixing = mixing or str(error)
         except Exception as error:
@@ -139,8 +139,8 @@ def prove_rows(
             ) from error
         if mixing is None:
             batched, unbatched = [samples.rows], []
-            for rows, found in zip(others, mixings, strict=True):
-                reason = found or _difference(network, samples, rows, outputs, half=half)
+            for rows, mixing_reason in zip(others, mixings, strict=True):
+                reason = mixing_reason or _difference(network, samples, rows, outputs, half=half)
                 if reason is None:
                     batched.append(rows)
                 else:
@@ -175,11 +175,19 @@ def rewriting(
         outputs: the specifications of the outputs.
         half: whether the network computes in half precision.
     """
-    given = replace(samples, rows=few)
+    few_samples = replace(samples, rows=few)
     try:
-        plain = OnnxRuntime(content, optimized=False)
-        for tried in (given, *_unlike(plain, graph.network, samples, few)):
-            _prove(plain, graph.network, tried, outputs, tried.count, whole=True, half=half)
+        unoptimized = OnnxRuntime(content, optimized=False)
+        for variation in (few_samples, *_unlike(unoptimized, graph.network, samples, few)):
+            _prove(
+                unoptimized,
+                graph.network,
+                variation,
+                outputs,
+                variation.count,
+                whole=True,
+                half=half,
+            )
     except ParityError as error:
         return str(error)
     except Exception:  # noqa: BLE001 - some graphs are computed after optimization only
@@ -192,8 +200,8 @@ def _difference(
 ) -> str | None:
     """Return how the results of rows of another size depend on other rows; None if they do not."""
     try:
-        for tried in _unlike(network, network, samples, rows):
-            _prove(network, network, tried, outputs, tried.count, half=half)
+        for variation in _unlike(network, network, samples, rows):
+            _prove(network, network, variation, outputs, variation.count, half=half)
     except ParityError as error:
         return str(error)
     except Exception as error:  # noqa: BLE001 - after any error, this size is not shown
@@ -229,7 +237,7 @@ def prove_equal(
     """
 
     def is_whole(rows: Arrays) -> bool:
-        return not any(rows is one for one in batched)
+        return not any(rows is batched_rows for batched_rows in batched)
 
     whole = is_whole(samples.rows)
     try:
@@ -239,8 +247,16 @@ def prove_equal(
         )
         for rows in (samples.rows, *others):
             whole = is_whole(rows)
-            for tried in _unlike(graph.network, module, samples, rows):
-                _prove(graph.network, module, tried, outputs, tried.count, whole=whole, half=half)
+            for variation in _unlike(graph.network, module, samples, rows):
+                _prove(
+                    graph.network,
+                    module,
+                    variation,
+                    outputs,
+                    variation.count,
+                    whole=whole,
+                    half=half,
+                )
     except ParityError as error:
         raise AddError(
             f"{file}: its answers are not those of {graph.file} ({error}): "

@@ -38,15 +38,15 @@ def parse_range(text: str) -> InputRange:
     name, _, ends = text.rpartition("=")
     low, colon, high = ends.partition(":")
     try:
-        found = InputRange(name, float(low) if low else None, float(high) if high else None)
+        parsed = InputRange(name, float(low) if low else None, float(high) if high else None)
     except ValueError:
-        found = InputRange("", None, None)
-    ends_given = [end for end in found[1:] if end is not None]
+        parsed = InputRange("", None, None)
+    ends_given = [end for end in parsed[1:] if end is not None]
     if not (name and colon and ends_given and all(map(math.isfinite, ends_given))):
         raise ArgumentTypeError(f"{text!r} must be INPUT=LOW:HIGH, as tokens=0:49")
     if ends_given != sorted(ends_given):
         raise ArgumentTypeError(f"{text!r} must have its lower end first")
-    return found
+    return parsed
 
 
 def with_ranges(
@@ -58,13 +58,13 @@ def with_ranges(
         AddError: a range names an unknown input, two ranges name the same input, or an end is not a
             value of the input's datatype.
     """
-    given = {found.name: found for found in ranges}
+    ranges_by_input = {input_range.name: input_range for input_range in ranges}
     names = ", ".join(spec.name for spec in inputs)
-    if len(given) < len(ranges):
+    if len(ranges_by_input) < len(ranges):
         raise AddError("--range names an input twice: give each input one range")
-    if unknown := set(given) - {spec.name for spec in inputs}:
+    if unknown := set(ranges_by_input) - {spec.name for spec in inputs}:
         raise AddError(f"--range names {min(unknown)!r}: the inputs are {names}")
-    return tuple(_ranged(spec, given.get(spec.name)) for spec in inputs)
+    return tuple(_ranged(spec, ranges_by_input.get(spec.name)) for spec in inputs)
 
 
 def check_samples(rows: Arrays, inputs: Sequence[TensorSpec], source: str) -> None:
@@ -81,16 +81,16 @@ def check_samples(rows: Arrays, inputs: Sequence[TensorSpec], source: str) -> No
             )
 
 
-def _ranged(spec: TensorSpec, found: InputRange | None) -> TensorSpec:
-    if found is None:
+def _ranged(spec: TensorSpec, input_range: InputRange | None) -> TensorSpec:
+    if input_range is None:
         return spec
-    for end in found[1:]:
+    for end in input_range[1:]:
         if end is not None and not _holds(spec, end):
             raise AddError(
                 f"--range gives {spec.name} the end {end:g}, which is no {spec.datatype}: "
                 "give numbers that the input can hold"
             )
-    return replace(spec, minimum=found.low, maximum=found.high, enforced=True)
+    return replace(spec, minimum=input_range.low, maximum=input_range.high, enforced=True)
 
 
 def _holds(spec: TensorSpec, end: float) -> bool:

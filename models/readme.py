@@ -140,19 +140,19 @@ def _pictures(card: ModelCard) -> str:
 def _parity(card: ModelCard) -> str:
     if not card.parity:
         return ""
-    title, shown = "The files are proved", []
+    title, subject = "The files are proved", []
     if card.fit:
-        title, shown = (
+        title, subject = (
             "The files equal the network",
             ["each file against the network in eager mode"],
         )
     elif len(card.parity) > 1:
-        shown = ["each file against the other"]
+        subject = ["each file against the other"]
     if card.fixed_batch:
-        shown.append(f"each batch of {card.fixed_batch} against the same batch again")
+        subject.append(f"each batch of {card.fixed_batch} against the same batch again")
     else:
-        shown.append("each row of a batch against the same row alone")
-    sentence = ", and ".join(shown)
+        subject.append("each row of a batch against the same row alone")
+    sentence = ", and ".join(subject)
     return f"## {title}\n\n{sentence[0].upper()}{sentence[1:]}.\n\n" + _table(
         ["runtime", "samples", "batch sizes", "largest difference", "relative", "same answer"],
         [

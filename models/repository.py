@@ -52,12 +52,12 @@ class ModelRepository:
             RepositoryError: the repository cannot be read.
         """
         try:
-            found = [entry.name for entry in self.root.iterdir()]
+            names = [entry.name for entry in self.root.iterdir()]
         except FileNotFoundError:
             return []
         except OSError as error:
             raise RepositoryError(f"the repository {self.root}: {unreadable(error)}") from error
-        return sorted(name for name in found if is_package_name(name) and self._is_there(name))
+        return sorted(name for name in names if is_package_name(name) and self._is_there(name))
 
     def versions(self, name: str) -> list[PackageVersion]:
         """Return the versions of `name`, oldest first; an empty list if the package does not exist.
@@ -65,17 +65,17 @@ class ModelRepository:
         Raises:
             PackageError: the name is not valid, or the package's folder cannot be read.
         """
-        found = [
+        versions = [
             entry.name
             for entry in self._entries(name)
             if is_package_version(entry.name) and _may_be_folder(entry)
         ]
-        return sorted(found, key=int)
+        return sorted(versions, key=int)
 
     def next_version(self, name: str) -> PackageVersion:
         """Return the version of a new package: above all versions, removed versions included."""
-        taken = [*self.versions(name), *self.removed(name)]
-        return str(max(map(int, taken), default=0) + 1)
+        used = [*self.versions(name), *self.removed(name)]
+        return str(max(map(int, used), default=0) + 1)
 
     def removed(self, name: str) -> list[PackageVersion]:
         """Return the removed versions of `name`, oldest first.
@@ -84,8 +84,8 @@ class ModelRepository:
             PackageError: the name is not valid, or the package's folder cannot be read.
         """
         entries = (entry.name for entry in self._entries(name))
-        found = [entry.removesuffix(REMOVED) for entry in entries if entry.endswith(REMOVED)]
-        return sorted(filter(is_package_version, found), key=int)
+        versions = [entry.removesuffix(REMOVED) for entry in entries if entry.endswith(REMOVED)]
+        return sorted(filter(is_package_version, versions), key=int)
 
     def remove(self, name: str, version: str) -> None:
         """Rename a version, so that the previous version serves after the next start.
@@ -116,9 +116,9 @@ class ModelRepository:
         """
         versions = self.versions(name)
         if not versions or (version is not None and version not in versions):
-            wanted = name if version is None else f"{name}/{version}"
+            label = name if version is None else f"{name}/{version}"
             served = ", ".join(versions if versions else self.names()) or "none"
-            raise PackageError(wanted, None, f"there is no such package; there are: {served}")
+            raise PackageError(label, None, f"there is no such package; there are: {served}")
         return ModelPackage.read(self._folder(name) / (version or versions[-1]))
 
     def __iter__(self) -> Iterator[tuple[str, ModelPackage | PackageError]]:
@@ -155,27 +155,27 @@ class ModelRepository:
         except OSError as error:
             raise PackageError(name, None, f"its folder: {unreadable(error)}") from error
 
-    def _require(self, name: str, version: str, there: list[str], otherwise: str) -> None:
-        if version not in there:
-            found = ", ".join(there) or "none"
-            raise PackageError(f"{name}/{version}", None, f"{otherwise}; there are: {found}")
+    def _require(self, name: str, version: str, existing: list[str], otherwise: str) -> None:
+        if version not in existing:
+            listed = ", ".join(existing) or "none"
+            raise PackageError(f"{name}/{version}", None, f"{otherwise}; there are: {listed}")
 
-    def _move(self, name: str, version: str, now: str, then: str) -> None:
+    def _move(self, name: str, version: str, suffix: str, new_suffix: str) -> None:
         """Change the suffix of a version and of its signature.
 
         The version is renamed last, since its name decides whether it serves. Both stay in their
         folder: links remain valid, and the file system stays the same.
         """
         folder, label = self._folder(name), f"{name}/{version}"
-        if os.path.lexists(folder / f"{version}{then}"):
-            raise PackageError(label, None, f"{version}{then} exists already: move it away")
-        signature, moved = folder / f"{version}{now}.sig", folder / f"{version}{then}.sig"
+        if os.path.lexists(folder / f"{version}{new_suffix}"):
+            raise PackageError(label, None, f"{version}{new_suffix} exists already: move it away")
+        signature, moved = folder / f"{version}{suffix}.sig", folder / f"{version}{new_suffix}.sig"
         signed = os.path.lexists(signature)
         try:
             if signed:
                 signature.rename(moved)
             try:
-                (folder / f"{version}{now}").rename(folder / f"{version}{then}")
+                (folder / f"{version}{suffix}").rename(folder / f"{version}{new_suffix}")
             except OSError:
                 if signed:
                     moved.rename(signature)

@@ -63,22 +63,25 @@ def row_mixing(content: bytes, sizes: Sequence[Arrays]) -> list[str | None]:
         observer = Observer(content)
     except UnreadableGraphError as error:
         return [_unreadable(error)] * len(sizes)
-    found: dict[int, str | None] = {}
+    reasons: dict[int, str | None] = {}
     computed = [(0, 0)]  # values in a row, and bytes of all values of the graph
-    for index in [0, *sorted(range(1, len(sizes)), key=lambda at: _row_size(sizes[at]))]:
+    for index in [
+        0,
+        *sorted(range(1, len(sizes)), key=lambda position: _row_size(sizes[position])),
+    ]:
         numbers = _row_size(sizes[index])
-        smaller, size = max(one for one in computed if one[0] <= numbers)
+        smaller, size = max(observed for observed in computed if observed[0] <= numbers)
         if smaller and size * (numbers / smaller) ** 2 > MOST_BYTES:  # as attention
-            found[index] = "its values at this size take too much memory to be followed"
+            reasons[index] = "its values at this size take too much memory to be followed"
             continue
         try:
             graph = observer.observe(sizes[index])
         except UnreadableGraphError as error:
-            found[index] = _unreadable(error)
+            reasons[index] = _unreadable(error)
             continue
         computed.append((numbers, graph.size))
-        found[index] = mixing(graph)
-    return [found[index] for index in range(len(sizes))]
+        reasons[index] = mixing(graph)
+    return [reasons[index] for index in range(len(sizes))]
 
 
 def _row_size(rows: Arrays) -> int:
@@ -95,8 +98,8 @@ def mixing(graph: ObservedGraph) -> str | None:
     for node in graph.nodes:
         try:
             follower.follow(node)
-        except MixesError as found:
-            return f"{node.kind} ({node.name}) {found}"
+        except MixesError as error:
+            return f"{node.kind} ({node.name}) {error}"
         except (ArithmeticError, LookupError, TypeError, ValueError):
             return f"{node.kind} ({node.name}) cannot be followed"
     for name in graph.outputs:
@@ -130,11 +133,11 @@ class _Follower:
         Raises:
             MixesError: the node mixes rows, or may mix them.
         """
-        taken = {*node.inputs, *(node.inner or ())}
-        if taken & self._later:
-            raise MixesError("stands before what it takes")
+        inputs = {*node.inputs, *(node.inner or ())}
+        if inputs & self._later:
+            raise MixesError("is listed before the node that computes its input")
         self._later.difference_update(node.outputs)
-        with_rows = [name for name in taken if name in self.rows]
+        with_rows = [name for name in inputs if name in self.rows]
         self._require_numbers(node)
         if "." in node.kind and node.kind not in RULES:
             raise MixesError("is not known to compute each row for itself")
@@ -142,7 +145,7 @@ class _Follower:
         if is_listed and (unknown := unknown_attribute(node)) is not None:
             raise MixesError(f"is not known with this {unknown}")
         if not with_rows or node.kind in ("Shape", "Size"):
-            self._follow_sizes(node, taken)
+            self._follow_sizes(node, inputs)
             return
         if node.inner is not None:
             raise MixesError("computes what depends on its values, and is not followed")
@@ -169,15 +172,15 @@ class _Follower:
         self._follow_zeros(node)
 
     def _follow_zeros(self, node: Node) -> None:
-        """Check that 0 and -0 are not told apart where either may be computed.
+        """Check that no operator distinguishes 0 from -0 where either may be computed.
 
         Max and Min of 0 and -0 give the one or the other, by their place in a vector of the
         processor.
         """
         doubtful = [name for name in node.inputs if name in self._zeros]
-        at = SIGN_TELLING.get(node.kind.rpartition(".")[2])
+        position = SIGN_TELLING.get(node.kind.rpartition(".")[2])
         is_power = node.kind == "Pow" and self._is_positive(node, 1)
-        if at is not None and node.inputs[at] in doubtful and not is_power:
+        if position is not None and node.inputs[position] in doubtful and not is_power:
             raise MixesError("tells 0 from -0, of which Max or Min give either")
         others = [name for name in node.inputs if name not in doubtful]
         has_constant = any(self._is_nonzero(name) for name in others)
@@ -207,19 +210,19 @@ class _Follower:
     def _require_numbers(self, node: Node) -> None:
         """Check that a node does not make numbers of a tensor that holds none."""
         outputs = [self._values[name].shapes[-1] for name in node.outputs if name in self._values]
-        if node.kind in FILLING or node.inner is not None or all(0 in one for one in outputs):
+        if node.kind in FILLING or node.inner is not None or all(0 in shape for shape in outputs):
             return
         for name in node.inputs:
             shape = self._values[name].shapes[-1] if name in self._values else ()
             if 0 in shape and (name in self.rows or len(shape) > 1):  # else a list of sizes
                 raise MixesError("computes with a tensor that holds no numbers")
 
-    def _follow_sizes(self, node: Node, taken: set[str]) -> None:
+    def _follow_sizes(self, node: Node, inputs: set[str]) -> None:
         """Follow a node that takes no rows, or only their shape."""
         if node.kind == "Dropout" and len(node.inputs) > 2:
             raise MixesError("may draw random numbers")
         asks = node.kind in ("Shape", "Size")
-        sized = self._sized & taken
+        sized = self._sized & inputs
         for name in filter(None, node.outputs):
             value = self._value(name)
             if asks and sized <= self._sizes:
@@ -259,8 +262,8 @@ class _Follower:
 
     def _divides(self, size: str, by: str) -> bool:
         """Return whether a size, and every multiple of it, is divided without a remainder."""
-        found = [value.arrays for value in (self._value(size), self._value(by))]
-        numbers, divisors = (None if arrays is None else arrays[0] for arrays in found)
+        values = [value.arrays for value in (self._value(size), self._value(by))]
+        numbers, divisors = (None if arrays is None else arrays[0] for arrays in values)
         if numbers is None or divisors is None or not np.all(divisors):
             return False
         return not np.any(numbers % divisors)
@@ -298,5 +301,5 @@ class _Follower:
 
     def _value(self, name: str) -> Value:
         if name not in self._values:
-            raise MixesError("gives what is no tensor")
+            raise MixesError("returns a value that is no tensor")
         return self._values[name]

@@ -118,44 +118,49 @@ class Call:
     def numbers(self, index: int, attribute: str = "") -> list[int] | None:
         """Return the whole numbers of an input or attribute; None if they are unknown."""
         if attribute in self.node.attributes:
-            return [int(one) for one in np.ravel(self.node.attributes[attribute])]
+            return [int(number) for number in np.ravel(self.node.attributes[attribute])]
         name = self._name(index)
         if not name or name in self._rows or name in self._sized:
             return None
         return self._kept(name, -1)
 
-    def are_sizes(self, index: int, at: int, axis: int) -> bool:
-        """Return whether number `at` of an input is the size of input 0 along an axis."""
+    def are_sizes(self, index: int, position: int, axis: int) -> bool:
+        """Return whether number `position` of an input is the size of input 0 along an axis."""
         name = self._name(index)
         return name in self._sizes and all(
-            (numbers := self._kept(name, which)) is not None and numbers[at] == shape[axis]
-            for which, shape in enumerate(self._values[self.node.inputs[0]].shapes)
+            (numbers := self._kept(name, batch)) is not None and numbers[position] == shape[axis]
+            for batch, shape in enumerate(self._values[self.node.inputs[0]].shapes)
         )
 
-    def is_constant(self, index: int, at: int) -> bool:
-        """Return whether number `at` of an input is independent of the number of rows."""
+    def is_constant(self, index: int, position: int) -> bool:
+        """Return whether number `position` of an input is independent of the number of rows."""
         name = self._name(index)
         if name not in self._sized:
             return True
-        kept = [self._kept(name, which) for which in range(len(COUNTS))]
-        return name in self._sizes and len({None if one is None else one[at] for one in kept}) == 1
+        batches = [self._kept(name, batch) for batch in range(len(COUNTS))]
+        return (
+            name in self._sizes
+            and len({None if numbers is None else numbers[position] for numbers in batches}) == 1
+        )
 
-    def _kept(self, name: str, which: int) -> list[int] | None:
+    def _kept(self, name: str, batch: int) -> list[int] | None:
         value = self._values.get(name)
         if value is None or value.arrays is None:
             return None
-        return [int(one) for one in np.ravel(value.arrays[which])]
+        return [int(number) for number in np.ravel(value.arrays[batch])]
 
     def ratios(self, index: int) -> list[float] | None:
         """Return the numbers of an input or of the attribute `scales`; None if they are unknown."""
         if "scales" in self.node.attributes:
-            return [float(one) for one in self.node.attributes["scales"]]
+            return [float(scale) for scale in self.node.attributes["scales"]]
         name = self._name(index)
         value = self._values.get(name)
         if value is None or name in self._sized or name in self._rows:
             return None
-        kept = value.arrays
-        return [float(one) for one in np.ravel(kept[-1])] if kept and kept[-1].size else None
+        arrays = value.arrays
+        return (
+            [float(scale) for scale in np.ravel(arrays[-1])] if arrays and arrays[-1].size else None
+        )
 
     def number(self, attribute: str, otherwise: int) -> int:
         """Return an attribute that is a whole number."""
@@ -163,10 +168,12 @@ class Call:
 
     def alone(self, index: int = 0) -> Rows:
         """Return the place of the rows in this input, which must be the only input with rows."""
-        others = [one for one in range(len(self.node.inputs)) if one != index and self.rows(one)]
-        if others or (found := self.rows(index)) is None:
+        others = [
+            other for other in range(len(self.node.inputs)) if other != index and self.rows(other)
+        ]
+        if others or (rows := self.rows(index)) is None:
             raise MixesError("takes rows where they are not expected")
-        return found
+        return rows
 
     def axes(self, listed: list[int] | None, index: int = 0) -> set[int]:
         """Return axes of an input, counted from the front."""
@@ -228,15 +235,20 @@ def _quantize(call: Call) -> Structure:
 
 
 def _first_axis(call: Call) -> Structure:
-    found = [call.rows(index) for index in range(len(call.node.inputs))]
-    places = {rows for rows in found if rows is not None}
-    if len(places) != 1 or found[0] is None or found[0].axis != 0 or len(call.shape(0)) < 2:
-        raise MixesError("takes the rows for something else")
+    places_of_inputs = [call.rows(index) for index in range(len(call.node.inputs))]
+    places = {rows for rows in places_of_inputs if rows is not None}
+    if (
+        len(places) != 1
+        or places_of_inputs[0] is None
+        or places_of_inputs[0].axis != 0
+        or len(call.shape(0)) < 2
+    ):
+        raise MixesError("uses the axis of the rows for another purpose")
     if call.node.kind == "BatchNormalization" and len(call.node.outputs) > 1:
         raise MixesError("normalizes by the rows of the batch, as in training")
     if call.node.kind == "MaxPool" and any(call.node.outputs[1:]):
         raise MixesError("gives positions in the whole batch")
-    return found[0][1:]
+    return places_of_inputs[0][1:]
 
 
 def _within(axes: Callable[[Call], set[int]], does: str) -> Rule:
@@ -262,10 +274,10 @@ def _reduced(call: Call) -> set[int]:
 
 def _extreme(call: Call) -> Structure:
     """Check that the values are integers: a NaN may be skipped, depending on its place."""
-    found = _within(_reduced, "reduces over the rows")(call)
+    structure = _within(_reduced, "reduces over the rows")(call)
     if call.dtype(0).kind not in "biu":
         raise MixesError("finds another number beside a NaN by its place in the batch")
-    return found
+    return structure
 
 
 def _one_axis(otherwise: int) -> Callable[[Call], set[int]]:
@@ -337,8 +349,8 @@ def _gather(call: Call) -> Structure:
         raise MixesError("picks some of the rows")
     if data is not None and indices is not None:
         raise MixesError("combines each row with others")
-    found = data or indices
-    return (1, 1) if found is None else found[1:]
+    rows = data or indices
+    return (1, 1) if rows is None else rows[1:]
 
 
 def _gather_elements(call: Call) -> Structure:
@@ -380,15 +392,15 @@ def _slice(call: Call) -> Structure:
     starts, ends = call.numbers(1, "starts"), call.numbers(2, "ends")
     axes, steps = call.numbers(3, "axes"), call.numbers(4)
     if starts is None or (call.has(3) and axes is None) or (call.has(4) and steps is None):
-        raise MixesError("picks rows that are not known before")
+        raise MixesError("selects rows by numbers that are not constant")
     places = [axis % rank for axis in (range(len(starts)) if axes is None else axes)]
-    for at, place in enumerate(places):
-        if place != rows.axis:
-            if not call.is_constant(2, at):
+    for position, axis in enumerate(places):
+        if axis != rows.axis:
+            if not call.is_constant(2, position):
                 raise MixesError("takes as many numbers of a row as there are rows")
             continue
-        ends_last = call.are_sizes(2, at, place) if ends is None else ends[at] >= ENDLESS
-        if starts[at] != 0 or (steps and steps[at] != 1) or not ends_last:
+        ends_last = call.are_sizes(2, position, axis) if ends is None else ends[position] >= ENDLESS
+        if starts[position] != 0 or (steps and steps[position] != 1) or not ends_last:
             raise MixesError("picks some of the rows")
     return rows[1:]
 
@@ -397,7 +409,7 @@ def _pad(call: Call) -> Structure:
     rows = call.alone()
     pads, axes = call.numbers(1, "pads"), call.numbers(3)
     if pads is None or (call.has(3) and axes is None):
-        raise MixesError("pads by what is not known before")
+        raise MixesError("pads by numbers that are not constant")
     rank = len(call.shape(0))
     padded = [axis % rank for axis in (range(rank) if axes is None else axes)]
     width = {axis: (pads[i], pads[i + len(padded)]) for i, axis in enumerate(padded)}
@@ -411,21 +423,21 @@ def _reshape(call: Call) -> Structure:
     return reshaped(call.alone(), call.shape(0), call.output().shapes)
 
 
-def reshaped(rows: Rows, given: Shape, shapes: Sequence[Shape]) -> Structure:
+def reshaped(rows: Rows, shape: Shape, shapes: Sequence[Shape]) -> Structure:
     """Return the order of the rows in a reshaped value.
 
     Args:
         rows: the place of the rows in the value.
-        given: the shape of the value for `MORE` rows.
+        shape: the shape of the value for `MORE` rows.
         shapes: of the result for each batch size.
     """
-    axis, found = batch_axis(shapes), shapes[-1]
-    before = math.prod(given[: rows.axis]) * rows.outer
-    if axis is not None and before and math.prod(found[:axis]):
-        outer, rest = divmod(before, math.prod(found[:axis]))
-        if not rest and outer and not found[axis] % (outer * MORE):
-            return outer, found[axis] // (outer * MORE)
-    raise MixesError("shares a row out among several")
+    axis, new_shape = batch_axis(shapes), shapes[-1]
+    before = math.prod(shape[: rows.axis]) * rows.outer
+    if axis is not None and before and math.prod(new_shape[:axis]):
+        outer, rest = divmod(before, math.prod(new_shape[:axis]))
+        if not rest and outer and not new_shape[axis] % (outer * MORE):
+            return outer, new_shape[axis] // (outer * MORE)
+    raise MixesError("divides a row among several")
 
 
 def _resize(call: Call) -> Structure:
@@ -444,10 +456,10 @@ def _resize(call: Call) -> Structure:
         raise MixesError("interpolates between the rows")
     if rows.axis not in axes:
         return rows[1:]
-    at = axes.index(rows.axis)
-    has_sizes = call.has(3) and call.are_sizes(3, at, rows.axis)
+    position = axes.index(rows.axis)
+    has_sizes = call.has(3) and call.are_sizes(3, position, rows.axis)
     scales = call.ratios(1 if call.node.kind == "Upsample" or call.opset < 11 else 2)
-    if not has_sizes and (scales is None or scales[at] != 1):
+    if not has_sizes and (scales is None or scales[position] != 1):
         raise MixesError("resizes the rows' axis")
     return rows[1:]
 
@@ -503,9 +515,9 @@ def _einsum(call: Call) -> Structure:
         for index, term in enumerate(terms.split(","))
         if (rows := call.rows(index)) is not None
     }
-    if len(letters) != 1 or (found := letters.pop())[0] not in result:
+    if len(letters) != 1 or (place := letters.pop())[0] not in result:
         raise MixesError("sums over the rows")
-    return found[1], found[2]
+    return place[1], place[2]
 
 
 def _dropout(call: Call) -> Structure:
@@ -531,7 +543,7 @@ RULES: Mapping[str, Rule] = {
     **dict.fromkeys(["QuantizeLinear", "com.microsoft.QuantizeLinear"], _quantize),
     **dict.fromkeys(RESHAPING, _reshape),
     **dict.fromkeys(
-        [f"Reduce{what}" for what in ("L1", "L2", "LogSum", "LogSumExp", "Mean", "Prod", "Sum",
+        [f"Reduce{suffix}" for suffix in ("L1", "L2", "LogSum", "LogSumExp", "Mean", "Prod", "Sum",
                                       "SumSquare")],
         _within(_reduced, "reduces over the rows"),
     ),
@@ -547,8 +559,8 @@ RULES: Mapping[str, Rule] = {
     "CumSum": _within(_summed, "sums over the rows"),
     "TopK": _within(_one_axis(-1), "sorts the rows"),
     "Split": _within(_one_axis(0), "parts the rows"),
-    "Trilu": _within(_last_two, "takes the rows for something else"),
-    "Det": _within(_last_two, "takes the rows for something else"),
+    "Trilu": _within(_last_two, "uses the axis of the rows for another purpose"),
+    "Det": _within(_last_two, "uses the axis of the rows for another purpose"),
     "OneHot": _within(lambda _: set(), ""),
     "Transpose": _within(lambda _: set(), ""),
     "ai.onnx.ml.ArrayFeatureExtractor": _features,

@@ -108,7 +108,7 @@ class DeclaredTensor(NamedTuple):
         if self.datatype != spec.datatype or len(self.shape) not in (0, len(spec.shape)):
             return False
         stated = zip(self.shape, spec.shape, strict=False)
-        return all(size == wanted for size, wanted in stated if isinstance(size, int))
+        return all(size == specified for size, specified in stated if isinstance(size, int))
 
     def to_text(self) -> str:
         """Return the datatype and shape, as `UINT8 [-1, 28, 28]`."""
@@ -339,8 +339,8 @@ class TorchScriptRuntime:
             result = self._module(*(torch.from_numpy(array).to(self.device) for array in arrays))
             outputs = result if isinstance(result, tuple) else (result,)
             if len(outputs) != len(self._outputs):
-                wanted = len(self._outputs)
-                raise ValueError(f"the module gives {len(outputs)} outputs, not {wanted}")
+                expected = len(self._outputs)
+                raise ValueError(f"the module gives {len(outputs)} outputs, not {expected}")
             return {
                 name: tensor.cpu().numpy()
                 for name, tensor in zip(self._outputs, outputs, strict=True)

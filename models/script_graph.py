@@ -71,16 +71,16 @@ class ScriptNode:
     @property
     def tracked(self) -> list[Tracked]:
         """All values that the node takes."""
-        return [one for item in self.arguments.values() for one in flattened(item)]
+        return [value for item in self.arguments.values() for value in flattened(item)]
 
     def compute(self) -> tuple[Any, ...]:
         """Return the result for each batch size."""
-        return tuple(self._compute(at) for at in range(len(COUNTS)))
+        return tuple(self._compute(batch) for batch in range(len(COUNTS)))
 
-    def _compute(self, at: int) -> Any:
-        given = {name: _at(item, at) for name, item in self.arguments.items()}
-        named = {name: given.pop(name) for name in self.keywords}
-        return self.operator(*given.values(), **named)
+    def _compute(self, batch: int) -> Any:
+        positional = {name: _at(item, batch) for name, item in self.arguments.items()}
+        by_keyword = {name: positional.pop(name) for name in self.keywords}
+        return self.operator(*positional.values(), **by_keyword)
 
 
 Follow = Callable[[ScriptNode], Item]
@@ -92,8 +92,8 @@ def flattened(item: Item) -> Iterator[Tracked]:
     if isinstance(item, Tracked):
         yield item
     else:
-        for one in item:
-            yield from flattened(one)
+        for element in item:
+            yield from flattened(element)
 
 
 def listed(item: Item) -> list[Item]:
@@ -113,7 +113,7 @@ def single(item: Item) -> Tracked:
 def constant(value: Any) -> Item:
     """Return a value that is the same for each batch size."""
     if isinstance(value, list | tuple):
-        return [constant(one) for one in value]
+        return [constant(element) for element in value]
     return Tracked((value,) * len(COUNTS))
 
 
@@ -156,7 +156,9 @@ class Interpreter:
             elif kind == "prim::Loop":
                 self._loop(node)
             elif kind in _LANGUAGE:
-                self._bind(node, _LANGUAGE[kind](node, [self._of(one) for one in node.inputs()]))
+                self._bind(
+                    node, _LANGUAGE[kind](node, [self._of(value) for value in node.inputs()])
+                )
             else:
                 item = self._called(node)
                 several = listed(item) if node.outputsSize() > 1 else [item]
@@ -170,9 +172,9 @@ class Interpreter:
             self._known[output.debugName()] = item
 
     def _copy(self, source: Iterator[Any], target: Iterator[Any]) -> None:
-        items = [self._of(one) for one in source]
-        for one, item in zip(target, items, strict=True):
-            self._known[one.debugName()] = item
+        items = [self._of(value) for value in source]
+        for value, item in zip(target, items, strict=True):
+            self._known[value.debugName()] = item
 
     def _decided(self, node: Any, value: Any) -> Any:
         """Return a value that decides what is computed."""
@@ -182,11 +184,11 @@ class Interpreter:
         return item.values[0]
 
     def _branch(self, node: Any) -> None:
-        taken, other = node.blocks()
+        block, else_block = node.blocks()
         if not self._decided(node, next(node.inputs())):
-            taken = other
-        self._run(taken.nodes())
-        self._copy(taken.outputs(), node.outputs())
+            block = else_block
+        self._run(block.nodes())
+        self._copy(block.outputs(), node.outputs())
 
     def _loop(self, node: Any) -> None:
         most, condition, *carried = node.inputs()
@@ -195,13 +197,13 @@ class Interpreter:
         index, *inner = block.inputs()
         goes, *outer = block.outputs()
         self._copy(iter(carried), iter(inner))
-        done = 0
-        while done < count and goes_on:
-            self._known[index.debugName()] = constant(done)
+        iteration = 0
+        while iteration < count and goes_on:
+            self._known[index.debugName()] = constant(iteration)
             self._run(block.nodes())
             goes_on = self._decided(node, goes)
             self._copy(iter(outer), iter(inner))
-            done += 1
+            iteration += 1
         self._copy(iter(inner), node.outputs())
 
     def _called(self, node: Any) -> Item:
@@ -211,24 +213,28 @@ class Interpreter:
         if not schema or schema == "(no schema)":
             raise MixesError(f"{kind} is not known to compute each row for itself")
         parsed = torch._C.parse_schema(schema)
-        items = [self._of(one) for one in node.inputs()]
+        items = [self._of(value) for value in node.inputs()]
         names = [argument.name for argument in parsed.arguments]
-        names += [str(place) for place in range(len(names), len(items))]  # of `aten::format`
+        names += [str(position) for position in range(len(names), len(items))]  # of `aten::format`
         arguments = dict(zip(names, items, strict=True))
-        keywords = frozenset(one.name for one in parsed.arguments if one.kwarg_only)
+        keywords = frozenset(argument.name for argument in parsed.arguments if argument.kwarg_only)
         namespace, _, name = kind.partition("::")
         if (operator := _PYTHON.get(kind)) is None:
             packet = getattr(getattr(torch.ops, namespace), name)
             operator = getattr(packet, parsed.overload_name or "default")
         try:
             return self._follow(ScriptNode(kind, arguments, keywords, operator))
-        except MixesError as found:
-            raise MixesError(f"{kind} {found}") from found
+        except MixesError as error:
+            raise MixesError(f"{kind} {error}") from error
 
 
-def _at(item: Item, at: int) -> Any:
+def _at(item: Item, batch: int) -> Any:
     """Return the value of an item for one batch size."""
-    return item.values[at] if isinstance(item, Tracked) else [_at(one, at) for one in item]
+    return (
+        item.values[batch]
+        if isinstance(item, Tracked)
+        else [_at(element, batch) for element in item]
+    )
 
 
 def _constant(node: Any, _: Sequence[Item]) -> Sequence[Item]:
@@ -241,7 +247,7 @@ def _unpacked(_: Any, items: Sequence[Item]) -> Sequence[Item]:
 
 
 def _attribute(node: Any, items: Sequence[Item]) -> Sequence[Item]:
-    """Return a weight. It is constant: no node sets an attribute, or changes what is not new."""
+    """Return a weight, which is constant: nodes set no attribute, and change new values only."""
     import torch
 
     (item,) = items
@@ -253,11 +259,11 @@ def _attribute(node: Any, items: Sequence[Item]) -> Sequence[Item]:
 
 
 def _element(_: Any, items: Sequence[Item]) -> Sequence[Item]:
-    elements, place = items
-    at = single(place)
-    if at.rows is not None or at.counted:
+    elements, position = items
+    index = single(position)
+    if index.rows is not None or index.counted:
         raise MixesError("prim::TupleIndex depends on the number of rows")
-    return [listed(elements)[at.values[0]]]
+    return [listed(elements)[index.values[0]]]
 
 
 def _format(text: str, *values: Any) -> str:
@@ -275,8 +281,8 @@ def _fails(_: Any, items: Sequence[Item]) -> Sequence[Item]:
 
 
 _PYTHON: Mapping[str, Callable[..., Any]] = {
-    "aten::__is__": lambda one, other: one is other,
-    "aten::__isnot__": lambda one, other: one is not other,
+    "aten::__is__": lambda first, second: first is second,
+    "aten::__isnot__": lambda first, second: first is not second,
     "aten::format": _format,
     "aten::str": _text,
     "aten::warn": lambda *_: None,

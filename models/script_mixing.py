@@ -81,8 +81,8 @@ def script_mixing(module: TorchScriptRuntime, rows: Arrays) -> str | None:
             for output in Interpreter(module.module, _follow).run(inputs):
                 if output.rows != Rows(0):
                     return "an output does not hold one row for each row"
-    except MixesError as found:
-        return str(found)
+    except MixesError as mixes:
+        return str(mixes)
     except Exception as error:  # noqa: BLE001 - after any error, nothing is known of the module
         return f"its code cannot be followed ({one_line(error)})"
     return None
@@ -117,7 +117,7 @@ def _follow(node: ScriptNode) -> Item:
     if "out" in node.arguments or not (is_known or node.kind in NUMBERS):
         raise MixesError("is not known to compute each row for itself")
     with_rows = [
-        item for item in node.arguments.values() if any(one.rows for one in flattened(item))
+        item for item in node.arguments.values() if any(value.rows for value in flattened(item))
     ]
     if changes and not (isinstance(first, Tracked) and _may_change(node, name, first)):
         raise MixesError("changes a value that others may share")
@@ -127,12 +127,12 @@ def _follow(node: ScriptNode) -> Item:
     if not is_known:
         raise MixesError("takes a number out of the batch")
     for argument, item in node.arguments.items():
-        counted = [one for one in flattened(item) if one.counted]
+        counted = [value for value in flattened(item) if value.counted]
         if counted and argument != SIZES_AT.get(name):
             raise MixesError("computes with the number of rows")
-        if not all(one.multiple for one in counted):
+        if not all(value.multiple for value in counted):
             raise MixesError("takes a size that is computed from the number of rows")
-    taken = node.tracked
+    tracked_inputs = node.tracked
     results = node.compute()
     outer, inner = RULES[name](Call(node, results))
     either_zero = _either_zero(node, name)
@@ -140,13 +140,13 @@ def _follow(node: ScriptNode) -> Item:
         raise MixesError("writes 0 or -0 to a tensor that may have other names")
 
     def tracked(values: tuple[Any, ...]) -> Tracked:
-        found = Tracked(values)
-        if not found.is_tensor:
+        result = Tracked(values)
+        if not result.is_tensor:
             raise MixesError("takes a number out of the batch")
-        axis = batch_axis(found.shapes)
-        if axis is None or found.shapes[-1][axis] != outer * MORE * inner:
-            raise MixesError(f"gives {list(found.shapes[-1])} for {MORE} rows")
-        is_new = changes or not _share(values, taken)
+        axis = batch_axis(result.shapes)
+        if axis is None or result.shapes[-1][axis] != outer * MORE * inner:
+            raise MixesError(f"gives {list(result.shapes[-1])} for {MORE} rows")
+        is_new = changes or not _share(values, tracked_inputs)
         chosen = either_zero and values[0].is_floating_point()
         return Tracked(values, Rows(axis, outer, inner), is_new=is_new, either_zero=chosen)
 
@@ -159,24 +159,26 @@ def _either_zero(node: ScriptNode, name: str) -> bool:
     Raises:
         MixesError: the node tells 0 from -0, where either may be given.
     """
-    told = node.arguments.get(SIGN_TELLING.get(name, ""))
-    is_power = name == "pow" and _is_constant(node.arguments["exponent"], lambda one: one > 0)
-    if isinstance(told, Tracked) and told.either_zero and not is_power:
+    sign_input = node.arguments.get(SIGN_TELLING.get(name, ""))
+    is_power = name == "pow" and _is_constant(node.arguments["exponent"], lambda number: number > 0)
+    if isinstance(sign_input, Tracked) and sign_input.either_zero and not is_power:
         raise MixesError("tells 0 from -0, of which an operator before gives either")
-    taken = node.tracked
+    inputs = node.tracked
     if name in ("expand_as", "type_as"):  # they take the shape or the type of the other
-        taken = [single(node.arguments["self"])]
-    doubtful = any(one.either_zero for one in taken)
+        inputs = [single(node.arguments["self"])]
+    doubtful = any(value.either_zero for value in inputs)
     if name == "gelu":
         return True
-    if name in ("clamp", "clamp_min") and _is_constant(node.arguments["min"], lambda one: one > 0):
+    if name in ("clamp", "clamp_min") and _is_constant(
+        node.arguments["min"], lambda number: number > 0
+    ):
         return False
     if name in SIGN_CHOOSING:
-        limits = [one for key, one in node.arguments.items() if key != "self"]
-        tensors = [one for item in limits for one in flattened(item) if one.is_tensor]
-        exact = all(_is_constant(one, lambda number: number != 0) for one in tensors)
+        limits = [item for key, item in node.arguments.items() if key != "self"]
+        tensors = [value for item in limits for value in flattened(item) if value.is_tensor]
+        exact = all(_is_constant(tensor, lambda number: number != 0) for tensor in tensors)
         return doubtful or not exact or name == "softshrink"
-    if name in ("add", "sub") and _is_constant(node.arguments["other"], lambda one: one != 0):
+    if name in ("add", "sub") and _is_constant(node.arguments["other"], lambda number: number != 0):
         return False
     return doubtful and name not in UNSIGNED
 
@@ -199,20 +201,20 @@ def _may_change(node: ScriptNode, name: str, changed: Tracked) -> bool:
     if not changed.is_new:
         return False
     if changed.rows is None:
-        return not any(one.rows or one.counted for one in node.tracked)
+        return not any(value.rows or value.counted for value in node.tracked)
     return name in ELEMENTWISE | VECTORS
 
 
-def _share(tensors: Sequence[Any], taken: Sequence[Tracked]) -> bool:
+def _share(tensors: Sequence[Any], inputs: Sequence[Tracked]) -> bool:
     """Return whether a tensor shares memory with one that its node has taken.
 
     A result may be a view for one batch size, and a copy for another.
     """
     return any(
-        given.untyped_storage().data_ptr() == tensor.untyped_storage().data_ptr()
-        for one in taken
-        if one.is_tensor
-        for tensor, given in zip(tensors, one.values, strict=True)
+        input_tensor.untyped_storage().data_ptr() == tensor.untyped_storage().data_ptr()
+        for value in inputs
+        if value.is_tensor
+        for tensor, input_tensor in zip(tensors, value.values, strict=True)
     )
 
 
@@ -226,7 +228,7 @@ def _items(results: Sequence[Any], tracked: Callable[[tuple[Any, ...]], Tracked]
 
 
 def _asked(node: ScriptNode) -> Item:
-    sized = any(one.counted for one in node.tracked)
+    sized = any(value.counted for value in node.tracked)
 
     def tracked(values: tuple[Any, ...]) -> Tracked:
         differs = values[0] != values[-1]
@@ -238,31 +240,31 @@ def _asked(node: ScriptNode) -> Item:
 def _without_rows(node: ScriptNode, name: str) -> Item:
     """Return the results of a node that takes no rows: constants, unless it takes their number."""
     for argument in TRAINING:
-        if any(one.values[0] for one in flattened(node.arguments.get(argument, []))):
-            raise MixesError("works as in training")
-    counted = [one for one in node.tracked if one.counted]
+        if any(value.values[0] for value in flattened(node.arguments.get(argument, []))):
+            raise MixesError("computes in training mode")
+    counted = [value for value in node.tracked if value.counted]
     is_settled = node.kind in COMPARING and _is_settled(*node.arguments.values())
     others = [
-        one
+        value
         for argument, item in node.arguments.items()
         if argument not in ("size", "repeats", "dims")
-        for one in flattened(item)
-        if one.counted
+        for value in flattened(item)
+        if value.counted
     ]
-    taken = node.tracked
-    olds = [one for one in taken if not one.is_new or one.rows is not None]
+    inputs = node.tracked
+    olds = [value for value in inputs if not value.is_new or value.rows is not None]
     results = node.compute()
 
     def tracked(values: tuple[Any, ...]) -> Tracked:
-        found = Tracked(values)
-        is_new = found.is_tensor and not _share(values, olds)
+        result = Tracked(values)
+        is_new = result.is_tensor and not _share(values, olds)
         if not counted or is_settled:
             return Tracked(values, is_new=is_new)
-        if name in REPEATING and all(one.multiple for one in counted) and not others:
-            axis = batch_axis(found.shapes)
+        if name in REPEATING and all(value.multiple for value in counted) and not others:
+            axis = batch_axis(result.shapes)
             if axis is not None and bool((values[-1] == values[-1].roll(1, axis)).all()):
-                rows = Rows(axis, 1, found.shapes[-1][axis] // MORE)
-                return Tracked(values, rows, is_new=not _share(values, taken))
+                rows = Rows(axis, 1, result.shapes[-1][axis] // MORE)
+                return Tracked(values, rows, is_new=not _share(values, inputs))
         return Tracked(values, counted=True, multiple=_keeps(node, counted, values))
 
     return _items(results, tracked)
@@ -301,24 +303,24 @@ def _keeps(node: ScriptNode, counted: Sequence[Tracked], values: Sequence[Any]) 
         dividend is counted[0]
         and isinstance(divisor, Tracked)
         and all(
-            by == int(by) and int(value) % int(by) == 0
-            for value, by in zip(counted[0].values, divisor.values, strict=True)
+            factor == int(factor) and int(value) % int(factor) == 0
+            for value, factor in zip(counted[0].values, divisor.values, strict=True)
         )
     )
 
 
-def _is_settled(one: Item, other: Item, *_: Item) -> bool:
+def _is_settled(first: Item, second: Item, *_: Item) -> bool:
     """Return whether a comparison has one result for any number of rows."""
-    pairs = zip(flattened(one), flattened(other), strict=False)
+    pairs = zip(flattened(first), flattened(second), strict=False)
     return all(_is_pair_settled(*pair) for pair in pairs)
 
 
-def _is_pair_settled(one: Tracked, other: Tracked) -> bool:
-    if one.multiple and other.multiple:
+def _is_pair_settled(first: Tracked, second: Tracked) -> bool:
+    if first.multiple and second.multiple:
         return True
-    if not one.counted and not other.counted:
+    if not first.counted and not second.counted:
         return True
-    counted, constant = (one, other) if one.counted else (other, one)
+    counted, constant = (first, second) if first.counted else (second, first)
     number = constant.values[0]
     is_number = not constant.counted and isinstance(number, int | float)
     return counted.multiple and is_number and number < counted.values[0]
@@ -344,7 +346,7 @@ def _picked(items: Item, index: Item) -> Item:
 
 
 def _length(items: Item) -> Item:
-    if any(one.counted and one.is_tensor for one in flattened(items)):  # or the parts of one
+    if any(value.counted and value.is_tensor for value in flattened(items)):  # or the parts of one
         raise MixesError("may count the rows")
     return Tracked((len(listed(items)),) * len(COUNTS))
 

@@ -92,22 +92,22 @@ class Call:
 
     def rows(self, name: str) -> Rows | None:
         """Return the place of the rows in an argument; None if it has no rows."""
-        found = self.tensor(name)
-        return None if found is None else found.rows
+        tensor = self.tensor(name)
+        return None if tensor is None else tensor.rows
 
     def shape(self, name: str) -> Shape:
         """Return the shape of a tensor for `MORE` rows."""
-        found = self.tensor(name)
-        if found is None:
+        tensor = self.tensor(name)
+        if tensor is None:
             raise MixesError(f"has no tensor {name}")
-        return found.shapes[-1]
+        return tensor.shapes[-1]
 
     def value(self, *names: str) -> Any:
         """Return the first of these arguments that the operator has."""
         item = next(self.node.arguments[name] for name in names if name in self.node.arguments)
         if isinstance(item, Tracked):
             return item.values[0]
-        return [one.values[0] for one in flattened(item)]
+        return [value.values[0] for value in flattened(item)]
 
     def has(self, name: str) -> bool:
         """Return whether the operator has such an argument."""
@@ -115,16 +115,16 @@ class Call:
 
     def alone(self, name: str = "self") -> Rows:
         """Return the place of the rows in this argument, which must be the only one with rows."""
-        found = self.rows(name)
-        if found is None or sum(one.rows is not None for one in self.node.tracked) != 1:
+        rows = self.rows(name)
+        if rows is None or sum(value.rows is not None for value in self.node.tracked) != 1:
             raise MixesError("takes rows where they are not expected")
-        return found
+        return rows
 
-    def axes(self, name: str, given: Any) -> set[int]:
+    def axes(self, name: str, numbers: Any) -> set[int]:
         """Return the axes of a tensor, counted from the front; all if none are given."""
         rank = len(self.shape(name))
-        each = given if isinstance(given, list) else [given]
-        return {axis % rank for axis in (range(rank) if given in (None, []) else each)}
+        listed_axes = numbers if isinstance(numbers, list) else [numbers]
+        return {axis % rank for axis in (range(rank) if numbers in (None, []) else listed_axes)}
 
     def shapes(self) -> Sequence[Shape]:
         """Return the shape of the only result for each batch size."""
@@ -136,9 +136,9 @@ Rule = Callable[[Call], Structure]
 
 def _elementwise(call: Call) -> Structure:
     places = {
-        (one.rows.axis - len(one.shapes[-1]), *one.rows[1:])
-        for one in call.node.tracked
-        if one.rows is not None
+        (value.rows.axis - len(value.shapes[-1]), *value.rows[1:])
+        for value in call.node.tracked
+        if value.rows is not None
     }
     if len(places) != 1:
         raise MixesError("combines each row with others")
@@ -204,7 +204,7 @@ def _images(call: Call) -> Structure:
     kind = call.node.kind.partition("::")[2].removesuffix("_")
     expected = IMAGES[kind] or (len(weight.shapes[-1]) if "conv" in kind and weight else rank)
     if rows.axis != 0 or rank < 2 or rank != expected:
-        raise MixesError("takes the rows for something else")
+        raise MixesError("uses the axis of the rows for another purpose")
     if kind == "instance_norm" and call.tensor("running_mean") is not None:
         raise MixesError("may change its weights")
     return rows[1:]
@@ -213,15 +213,15 @@ def _images(call: Call) -> Structure:
 def _batch_norm(call: Call) -> Structure:
     rows = call.alone("input")
     if call.value("training") is not False:
-        raise MixesError("works as in training")
+        raise MixesError("computes in training mode")
     if rows.axis != 0 or len(call.shape("input")) < 2:
-        raise MixesError("takes the rows for something else")
+        raise MixesError("uses the axis of the rows for another purpose")
     return rows[1:]
 
 
 def _dropout(call: Call) -> Structure:
     if call.value("train") is not False:
-        raise MixesError("works as in training")
+        raise MixesError("computes in training mode")
     return call.alone("input")[1:]
 
 
@@ -280,30 +280,30 @@ def _multi_head_attention(call: Call) -> Structure:
     names = ("query", "key", "value")
     places = {call.rows(name) for name in names}
     ranks = {len(call.shape(name)) for name in names}
-    others = [one for one in call.node.tracked if one.rows is not None]
+    others = [value for value in call.node.tracked if value.rows is not None]
     rows = call.rows("query")
     if rows is None or rows.axis != 0 or len(places) > 1 or ranks != {3} or len(others) != 3:
-        raise MixesError("takes the rows for something else")
+        raise MixesError("uses the axis of the rows for another purpose")
     return rows[1:]
 
 
 def _encoder_layer(call: Call) -> Structure:
     rows = call.alone("src")
     if rows.axis != 0 or len(call.shape("src")) != 3:
-        raise MixesError("takes the rows for something else")
+        raise MixesError("uses the axis of the rows for another purpose")
     return rows[1:]
 
 
 def _recurrent(call: Call) -> Structure:
     if call.value("train") is not False and call.value("dropout"):
-        raise MixesError("works as in training")
+        raise MixesError("computes in training mode")
     states = list(flattened(call.node.arguments["hx"]))
-    with_rows = [one for one in call.node.tracked if one.rows]
+    with_rows = [value for value in call.node.tracked if value.rows]
     if (
         call.rows("input") != Rows(0 if call.value("batch_first") else 1)
         or len(call.shape("input")) != 3
-        or any(one.rows not in (None, Rows(1)) for one in states)
-        or len(with_rows) != 1 + len([one for one in states if one.rows])
+        or any(state.rows not in (None, Rows(1)) for state in states)
+        or len(with_rows) != 1 + len([state for state in states if state.rows])
     ):
         raise MixesError("takes rows for steps in time")
     return 1, 1
@@ -318,17 +318,19 @@ def _index(call: Call) -> Structure:
     indices = call.node.arguments["indices"]
     import torch
 
-    taken = [single(one) if single(one).is_tensor else None for one in listed(indices)]
-    if any(one and one.values[0].dtype in (torch.bool, torch.uint8) for one in taken):
+    tensors = [single(item) if single(item).is_tensor else None for item in listed(indices)]
+    if any(tensor and tensor.values[0].dtype in (torch.bool, torch.uint8) for tensor in tensors):
         raise MixesError("counts numbers of the whole batch")
     places = {
-        (one.rows.axis - len(one.shapes[-1]), *one.rows[1:]) for one in taken if one and one.rows
+        (tensor.rows.axis - len(tensor.shapes[-1]), *tensor.rows[1:])
+        for tensor in tensors
+        if tensor and tensor.rows
     }
     data = call.rows("self")
     if data is None and len(places) == 1:
         ((_, outer, inner),) = places
         return outer, inner
-    if data is None or places or (data.axis < len(taken) and taken[data.axis] is not None):
+    if data is None or places or (data.axis < len(tensors) and tensors[data.axis] is not None):
         raise MixesError("picks some of the rows")
     return data[1:]
 
@@ -344,7 +346,7 @@ def _index_select(call: Call) -> Structure:
 
 def _gather(call: Call) -> Structure:
     data, places = call.rows("self"), [call.tensor("index"), call.tensor("src")]
-    if data is None or any(one and one.rows != data for one in places):
+    if data is None or any(tensor and tensor.rows != data for tensor in places):
         raise MixesError("picks some of the rows")
     if data.axis in call.axes("self", call.value("dim")):
         raise MixesError("picks from other rows")
@@ -359,7 +361,7 @@ def _one_hot(call: Call) -> Structure:
 
 def _joined(call: Call) -> Structure:
     tensors = call.node.arguments["tensors"]
-    places = {one.rows for one in flattened(tensors)}
+    places = {tensor.rows for tensor in flattened(tensors)}
     (rows, *others), dim = places, call.value("dim")
     if rows is None or others:
         raise MixesError("puts rows beside others")
@@ -379,8 +381,8 @@ def _slice(call: Call) -> Structure:
             raise MixesError("takes as many numbers of a row as there are rows")
         return rows[1:]
     start, step, last = call.value("start"), call.value("step"), end.values[0]
-    given = single(call.node.arguments["self"])
-    is_size = end.multiple and end.values == tuple(shape[axis] for shape in given.shapes)
+    tensor = single(call.node.arguments["self"])
+    is_size = end.multiple and end.values == tuple(shape[axis] for shape in tensor.shapes)
     is_endless = not end.counted and (last is None or last >= ENDLESS)
     if start not in (0, None) or step not in (1, None) or not (is_size or is_endless):
         raise MixesError("picks some of the rows")
@@ -390,7 +392,7 @@ def _slice(call: Call) -> Structure:
 def _pad(call: Call) -> Structure:
     rows, rank = call.alone(), len(call.shape("self"))
     widths = call.value("pad", "padding")
-    padded = {rank - 1 - at // 2 for at, width in enumerate(widths) if width}
+    padded = {rank - 1 - position // 2 for position, width in enumerate(widths) if width}
     if rows.axis in padded:
         raise MixesError("puts other rows before or behind the rows")
     return rows[1:]
@@ -399,8 +401,8 @@ def _pad(call: Call) -> Structure:
 def _repeat(call: Call) -> Structure:
     rows, rank = call.alone(), len(call.shape("self"))
     repeats = call.value("repeats", "dims")
-    at = rows.axis - rank
-    if -at <= len(repeats) and repeats[at] != 1:
+    axis = rows.axis - rank
+    if -axis <= len(repeats) and repeats[axis] != 1:
         raise MixesError("repeats the rows")
     return rows[1:]
 
@@ -408,7 +410,7 @@ def _repeat(call: Call) -> Structure:
 def _triangle(call: Call) -> Structure:
     rows = call.alone()
     if rows.axis >= len(call.shape("self")) - 2:
-        raise MixesError("takes the rows for something else")
+        raise MixesError("uses the axis of the rows for another purpose")
     return rows[1:]
 
 
@@ -419,13 +421,13 @@ def _einsum(call: Call) -> Structure:
         raise MixesError("is not known to compute each row for itself")
     tensors = flattened(call.node.arguments["tensors"])
     letters = {
-        (term[one.rows.axis], *one.rows[1:])
-        for term, one in zip(terms.split(","), tensors, strict=True)
-        if one.rows
+        (term[tensor.rows.axis], *tensor.rows[1:])
+        for term, tensor in zip(terms.split(","), tensors, strict=True)
+        if tensor.rows
     }
-    if len(letters) != 1 or (found := letters.pop())[0] not in result:
+    if len(letters) != 1 or (place := letters.pop())[0] not in result:
         raise MixesError("sums over the rows")
-    return found[1], found[2]
+    return place[1], place[2]
 
 
 RULES: Mapping[str, Rule] = {
@@ -439,7 +441,7 @@ RULES: Mapping[str, Rule] = {
     **dict.fromkeys(["max", "min"], _extreme),
     **dict.fromkeys(["cat", "concat", "stack"], _joined),
     **dict.fromkeys(["constant_pad_nd", "pad"], _pad),
-    **dict.fromkeys([f"{how}_pad{rank}d" for how in ("reflection", "replication")
+    **dict.fromkeys([f"{mode}_pad{rank}d" for mode in ("reflection", "replication")
                      for rank in (1, 2, 3)], _pad),
     **dict.fromkeys(["dropout", "feature_dropout"], _dropout),
     **dict.fromkeys(["gather", "scatter"], _gather),

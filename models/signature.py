@@ -114,15 +114,15 @@ def _compare(package: ModelPackage, signed: dict[str, str]) -> None:
         FileError: the folder holds a link or a device, or cannot be read.
         SignatureError: a file was changed, added or removed.
     """
-    held = {CARD_FILE: package.card_sha256}
-    held |= {name: record.sha256 for name, record in package.card.files.items()}
-    there = names_inside(package.path)
-    for added in sorted(there - signed.keys()):
+    digests = {CARD_FILE: package.card_sha256}
+    digests |= {name: record.sha256 for name, record in package.card.files.items()}
+    present = names_inside(package.path)
+    for added in sorted(present - signed.keys()):
         raise SignatureError(f"{added!r:.100} was added")
-    for removed in sorted(signed.keys() - there):
+    for removed in sorted(signed.keys() - present):
         raise SignatureError(f"{removed!r:.100} was removed")
     for name, digest in signed.items():
-        if digest != (held[name] if name in held else _digest(package.path, name)):
+        if digest != (digests[name] if name in digests else _digest(package.path, name)):
             raise SignatureError(f"{name!r:.100} was changed")
 
 

@@ -76,9 +76,9 @@ def output_specs(
         for tensor in graph.network.outputs
     )
     if labels and not any(spec.labels for spec in outputs):
-        found = ", ".join(f"{spec.name} {spec.to_text()}" for spec in outputs)
+        listed = ", ".join(f"{spec.name} {spec.to_text()}" for spec in outputs)
         raise AddError(
-            f"{graph.file}: {len(labels)} labels fit no output ({found}): "
+            f"{graph.file}: {len(labels)} labels fit no output ({listed}): "
             "give one --label for each column of the output that tells the classes, whose number "
             "the graph must state"
         )
@@ -96,11 +96,11 @@ def _output_spec(
 
     A dimension that the graph does not state is free if an input has a free dimension.
     """
-    found = results.shape
-    stated = tensor.shape[1:] if len(tensor.shape) == len(found) else (None,) * (len(found) - 1)
+    shape = results.shape
+    stated = tensor.shape[1:] if len(tensor.shape) == len(shape) else (None,) * (len(shape) - 1)
     inner = [
         -1 if free and not isinstance(declared_size, int) else size
-        for declared_size, size in zip(stated, found[1:], strict=True)
+        for declared_size, size in zip(stated, shape[1:], strict=True)
     ]
     columns = results.shape[-1] if results.ndim > 1 and results.dtype.kind == "f" else 0
     probabilities = columns > 1 and results.size > 0 and _are_probabilities(results)
@@ -118,13 +118,13 @@ def _output_spec(
 def _labelled(results: Arrays, count: int) -> set[str]:
     """Return the outputs whose last dimension has `count` columns."""
     for kinds in ("f", "iu"):
-        found = {
+        names = {
             name
             for name, array in results.items()
             if array.ndim > 1 and array.dtype.kind in kinds and array.shape[-1] == count
         }
-        if found:
-            return found
+        if names:
+            return names
     return set()
 
 

@@ -40,14 +40,17 @@ def _same(outputs: list[NDArray[Any]], others: list[NDArray[Any]]) -> bool:
     return all(_equal(*pair) for pair in zip(outputs, others, strict=True))
 
 
-def _equal(one: NDArray[Any], other: NDArray[Any]) -> bool:
-    if one.shape != other.shape or one.dtype.kind != "f":
-        return np.array_equal(one, other)
-    if not np.array_equal(np.isfinite(one), np.isfinite(other)):
+def _equal(first: NDArray[Any], second: NDArray[Any]) -> bool:
+    if first.shape != second.shape or first.dtype.kind != "f":
+        return np.array_equal(first, second)
+    if not np.array_equal(np.isfinite(first), np.isfinite(second)):
         return False
-    one, other = np.nan_to_num(one.astype(np.float64)), np.nan_to_num(other.astype(np.float64))
-    largest = np.maximum(np.abs(one), np.abs(other)).max(initial=0.0)
-    return bool(np.abs(one - other).max(initial=0.0) <= _TOLERANCE * largest)
+    first, second = (
+        np.nan_to_num(first.astype(np.float64)),
+        np.nan_to_num(second.astype(np.float64)),
+    )
+    largest = np.maximum(np.abs(first), np.abs(second)).max(initial=0.0)
+    return bool(np.abs(first - second).max(initial=0.0) <= _TOLERANCE * largest)
 
 
 def main() -> None:
@@ -64,15 +67,17 @@ def main() -> None:
     )
     fills = _mallopt(_M_MMAP_MAX, 0)
     with np.load(task["rows"]) as rows:
-        inputs = {name: rows[f"arr_{at}"] for at, name in enumerate(task["names"])}
+        inputs = {name: rows[f"arr_{index}"] for index, name in enumerate(task["names"])}
     for number, shapes in enumerate(task["cases"]):
         print(number, end="", flush=True)  # noqa: T201 - the result of this program
-        given = {name: np.resize(array, shapes[name]) for name, array in inputs.items()}
+        case = {name: np.resize(array, shapes[name]) for name, array in inputs.items()}
         try:
             runs = []
             for byte in _BYTES if fills else _BYTES[:1]:
                 _mallopt(_M_PERTURB, byte)
-                runs.append([one for one in session.run(None, given) if hasattr(one, "dtype")])
+                runs.append(
+                    [output for output in session.run(None, case) if hasattr(output, "dtype")]
+                )
         except Exception:  # noqa: BLE001 - such a request gets an error response
             runs = []
         depends = len(runs) == len(_BYTES) and _same(runs[0], runs[2]) and not _same(*runs[:2])

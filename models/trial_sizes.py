@@ -61,23 +61,23 @@ def require_safe(
     outcomes = _outcomes(content, inputs, rows, [*full, *empty])
     for shapes, outcome in zip(full, outcomes, strict=False):
         if outcome in _DEFECTS:
-            given = ", ".join(f"{list(shape)} of {name}" for name, shape in shapes.items())
+            listed = ", ".join(f"{list(shape)} of {name}" for name, shape in shapes.items())
             raise AddError(
-                f"{file}: for {given}, it {_DEFECTS[outcome]}: ONNX Runtime has a defect in one of "
-                "its operators; export the network with another opset, or without that operator"
+                f"{file}: for {listed}, it {_DEFECTS[outcome]}: ONNX Runtime has a defect in one "
+                "of its operators; export the network with another opset, or without that operator"
             )
     unsafe: set[Hashable] = set()
     for group, outcome in zip(groups, outcomes[len(full) :], strict=True):
         # Dimensions may be safe one by one, and not together.
         if outcome != "computed" and not unsafe & {*group}:
             unsafe.update(group)
-    found = {
+    unsafe_axes = {
         tensor.name: tuple(
             axis for axis in range(1, len(tensor.shape)) if dimension_key(tensor, axis) in unsafe
         )
         for tensor in inputs
     }
-    return {name: axes for name, axes in found.items() if axes}
+    return {name: axes for name, axes in unsafe_axes.items() if axes}
 
 
 _WITHOUT_CACHE = "glibc.malloc.tcache_count=0"
@@ -86,7 +86,7 @@ _HARMLESS = (0, 1, -9)
 """Exit codes without a defect of the graph: success, an error of Python, and a full memory."""
 _DEFECTS: Mapping[Outcome, str] = {
     "ended": "ends the process that computes it",
-    "uninitialized": "returns what it finds in the memory",
+    "uninitialized": "returns uninitialized memory",
 }
 
 
@@ -135,7 +135,7 @@ def _run(task: str) -> tuple[list[str], Outcome]:
     """Run the program; return a line for each case that has begun, and how the program ended."""
     program = str(Path(__file__).with_name("trial_run.py"))
     try:
-        done = subprocess.run(  # noqa: S603 - a program of this package
+        completed = subprocess.run(  # noqa: S603 - a program of this package
             [sys.executable, "-P", program],
             input=task, capture_output=True, text=True, check=False, timeout=RUN_SECONDS,
             env={**os.environ, "GLIBC_TUNABLES": _WITHOUT_CACHE},
@@ -143,6 +143,6 @@ def _run(task: str) -> tuple[list[str], Outcome]:
     except subprocess.TimeoutExpired as stuck:
         return (stuck.stdout or b"").decode().splitlines(), "not finished"
     ending: Outcome = "ended"
-    if done.returncode in _HARMLESS:
-        ending = "not finished" if done.returncode else "computed"
-    return done.stdout.splitlines(), ending
+    if completed.returncode in _HARMLESS:
+        ending = "not finished" if completed.returncode else "computed"
+    return completed.stdout.splitlines(), ending

@@ -28,7 +28,7 @@ def varied_rows(
     """
     random = np.random.default_rng(1)
     kinds = random.integers(0, KINDS, count)
-    given = random.integers(0, len(next(iter(rows.values()))), count)
+    sources = random.integers(0, len(next(iter(rows.values()))), count)
     factors = 2.0 ** random.uniform(-6, 3, count)
     varied: dict[str, NDArray[np.generic]] = {}
     for name, array in rows.items():
@@ -37,29 +37,33 @@ def varied_rows(
             varied[name] = np.empty((count, *array.shape[1:]), array.dtype)
             continue
         shape, least, largest = array.shape[1:], array.min(), array.max()
-        many = array[given].copy()
+        rows_of_input = array[sources].copy()
         for index, kind in enumerate(kinds):
             if kind == 1 and floats:
-                many[index] = (array[given[index]] * factors[index]).astype(array.dtype)
+                rows_of_input[index] = (array[sources[index]] * factors[index]).astype(array.dtype)
             elif kind == 2:
                 chosen = random.integers(0, len(array), shape)
-                many[index] = np.take_along_axis(array, chosen[None], axis=0)[0]
+                rows_of_input[index] = np.take_along_axis(array, chosen[None], axis=0)[0]
             elif kind == 3 and floats:
                 magnitude = max(abs(float(least)), abs(float(largest))) or 1.0
-                many[index] = (random.normal(size=shape) * magnitude / 2).astype(array.dtype)
+                rows_of_input[index] = (random.normal(size=shape) * magnitude / 2).astype(
+                    array.dtype
+                )
             elif kind in (1, 3):
-                many[index] = random.integers(least, largest, shape, array.dtype, endpoint=True)
+                rows_of_input[index] = random.integers(
+                    least, largest, shape, array.dtype, endpoint=True
+                )
                 if kind == 1 and name in signed:
-                    many[index] = -many[index]
+                    rows_of_input[index] = -rows_of_input[index]
             elif kind == 4:
                 high = random.integers(0, 2, shape) == 1
-                many[index] = np.where(high, largest, least)
+                rows_of_input[index] = np.where(high, largest, least)
                 if floats:  # no number twice, or an operator that sorts may choose the order
-                    some = random.uniform(0, 1e-3, shape) * (float(largest) - float(least))
-                    many[index] += np.where(high, -some, some).astype(array.dtype)
+                    noise = random.uniform(0, 1e-3, shape) * (float(largest) - float(least))
+                    rows_of_input[index] += np.where(high, -noise, noise).astype(array.dtype)
             elif kind == KINDS - 1 and index:
-                many[index] = many[index - 1]
-        varied[name] = many
+                rows_of_input[index] = rows_of_input[index - 1]
+        varied[name] = rows_of_input
     return varied
 
 
@@ -68,7 +72,7 @@ def computable(network: Runtime, rows: Arrays) -> dict[str, NDArray[np.generic]]
 
     A generated row may not be valid input. The failure of such a row says nothing of the network.
     """
-    kept, usual = [], None
+    finite_rows, usual = [], None
     for index in range(len(next(iter(rows.values())))):
         try:
             outputs = network({name: array[index : index + 1] for name, array in rows.items()})
@@ -77,5 +81,5 @@ def computable(network: Runtime, rows: Arrays) -> dict[str, NDArray[np.generic]]
         shapes = {name: array.shape for name, array in outputs.items()}
         usual = usual or shapes
         if shapes == usual and all(np.isfinite(array).all() for array in outputs.values()):
-            kept.append(index)
-    return {name: array[kept] for name, array in rows.items()}
+            finite_rows.append(index)
+    return {name: array[finite_rows] for name, array in rows.items()}

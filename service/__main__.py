@@ -29,9 +29,9 @@ def main() -> None:
 
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     parser.add_argument("--repository", type=Path)
-    ours, options = parser.parse_known_args()
-    if ours.repository is not None:
-        os.environ["FITSERVE_MODEL_REPOSITORY"] = str(ours.repository.absolute())
+    own_options, options = parser.parse_known_args()
+    if own_options.repository is not None:
+        os.environ["FITSERVE_MODEL_REPOSITORY"] = str(own_options.repository.absolute())
     ensure_temporary_folder()
     with ExitStack() as stack:
         try:
@@ -39,10 +39,10 @@ def main() -> None:
             for name in _FOLDERS:
                 (home / name).mkdir(parents=True, exist_ok=True)
         except (OSError, RuntimeError) as error:  # this user may have no home at all
-            other = stack.enter_context(tempfile.TemporaryDirectory(prefix="fitserve-home-"))
-            os.environ["BENTOML_HOME"] = other
+            temporary = stack.enter_context(tempfile.TemporaryDirectory(prefix="fitserve-home-"))
+            os.environ["BENTOML_HOME"] = temporary
             sys.stderr.write(
-                f"warning: BentoML's home directory cannot be used, {other} is used: {error}\n"
+                f"warning: BentoML's home directory cannot be used, {temporary} is used: {error}\n"
             )
         from bentoml_cli.cli import cli  # imported when its home is known
 

@@ -21,14 +21,14 @@ def check_structure(body: bytes | bytearray) -> None:
     Raises:
         BadInputError: the body has more lists, objects or strings than any message.
     """
-    for what, sign, most in (
+    for kind, sign, limit in (
         ("lists", b"[", MAX_LISTS),
         ("objects", b"{", MAX_OBJECTS),
         ("strings", b'"', 2 * MAX_STRINGS),
     ):
-        if body.count(sign) > most:
+        if body.count(sign) > limit:
             raise BadInputError(
-                f"The body has too many {what}; send flat lists of numbers, or fewer rows."
+                f"The body has too many {kind}; send flat lists of numbers, or fewer rows."
             )
 
 

@@ -107,6 +107,10 @@ def _memory_cgroups() -> Iterator[tuple[Path, str, str, str]]:
         else:
             continue
         # In a container, the path may be that outside of it, and the root is the own cgroup.
-        own = root / path.lstrip("/")
-        for folder in {root, own, *(parent for parent in own.parents if root in parent.parents)}:
+        own_folder = root / path.lstrip("/")
+        for folder in {
+            root,
+            own_folder,
+            *(parent for parent in own_folder.parents if root in parent.parents),
+        }:
             yield folder, *names

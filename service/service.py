@@ -153,10 +153,10 @@ class FitServe:
         """Return whether `/livez` responds 200; if not, only a restart helps."""
         return self.registry.alive
 
-    async def _predictor(self, model: str, wanted: TensorSpec) -> Predictor:
+    async def _predictor(self, model: str, spec: TensorSpec) -> Predictor:
         """Return a model as `ModelRegistry.accepting` does, once it is loaded."""
         await self.registry.wait_until_loaded(model)
-        return self.registry.accepting(model, wanted)
+        return self.registry.accepting(model, spec)
 
     @bentoml.api(input_spec=DigitsInput)
     @typed
@@ -174,10 +174,11 @@ class FitServe:
         `curl -F images=@digit.png localhost:3000/classify_image`
         """
         predictor = await self._predictor(model, IMAGE)
-        caller, most = current_request().caller, settings.max_image_pixels
+        caller, max_pixels = current_request().caller, settings.max_image_pixels
         async with within_timeout(settings.timeout_seconds):
             decoded = [
-                await run_job(caller, mnist_pixels, whole(file), max_pixels=most) for file in images
+                await run_job(caller, mnist_pixels, whole(file), max_pixels=max_pixels)
+                for file in images
             ]
         pixels = np.stack(decoded)
         probabilities = await _finite(predictor, {"image": pixels}, "probabilities")

@@ -279,5 +279,5 @@ def read_settings() -> Settings:
     except ValidationError as error:
         first = error.errors()[0]
         field = first["loc"][0] if first["loc"] else None
-        named = f"FITSERVE_{str(field).upper()} is {first['input']!r}: " if field else ""
-        raise SystemExit(f"error: {named}{first['msg'].removeprefix('Value error, ')}") from None
+        prefix = f"FITSERVE_{str(field).upper()} is {first['input']!r}: " if field else ""
+        raise SystemExit(f"error: {prefix}{first['msg'].removeprefix('Value error, ')}") from None

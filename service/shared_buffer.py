@@ -32,9 +32,9 @@ class SharedBuffer:
         Returns:
             Whether the bytes were taken; if so, `give_back` must follow.
         """
-        own = self._taken[caller]
-        is_only_one = own == earlier
-        if self._taken and (size > self._free or not (is_only_one or own + size <= self._free)):
+        taken = self._taken[caller]
+        is_only_one = taken == earlier
+        if self._taken and (size > self._free or not (is_only_one or taken + size <= self._free)):
             return False
         self._taken[caller] += size
         self._free -= size

@@ -56,9 +56,9 @@ def test_the_packages_are_those_that_are_shipped_or_those_of_the_repository_name
 
 @pytest.mark.parametrize("command", COMMANDS)
 def test_every_command_shows_its_options(command: str, project: Path, root: Path) -> None:
-    found = run(project, root, command, "--help")
-    assert found.returncode == 0, found.stderr
-    assert "--" in found.stdout
+    completed = run(project, root, command, "--help")
+    assert completed.returncode == 0, completed.stderr
+    assert "--" in completed.stdout
 
 
 def test_help_names_every_command_and_an_unknown_one_is_an_error(project: Path, root: Path) -> None:

@@ -51,7 +51,7 @@ CARDS = [ModelRepository(ROOT / "models").get(name).card for name in RECIPES]
 
 
 def run(command: str, **environment: str) -> str:
-    done = subprocess.run(
+    completed = subprocess.run(
         ["bash", "-c", command],
         cwd=ROOT,
         env={**os.environ, "BENTOML_DO_NOT_TRACK": "True", **environment},
@@ -60,8 +60,10 @@ def run(command: str, **environment: str) -> str:
         timeout=240,
         check=False,
     )
-    assert done.returncode == 0, f"{command}\n{done.stdout[-2000:]}\n{done.stderr[-2000:]}"
-    return done.stdout
+    assert completed.returncode == 0, (
+        f"{command}\n{completed.stdout[-2000:]}\n{completed.stderr[-2000:]}"
+    )
+    return completed.stdout
 
 
 def here(command: str) -> str:
@@ -134,10 +136,10 @@ def test_the_signing_command_signs_a_package_for_its_key(tmp_path: Path) -> None
 def test_the_curve_request_gets_the_shown_response(port: int) -> None:
     command = next(line for line in COMMANDS if "predict_curve" in line)
     shown = json.loads(re.findall(r"```json\n(.*?)```", README, re.DOTALL)[0])
-    answer = json.loads(run(command.replace(":3000", f":{port}")))
-    assert answer["model"] == shown["model"]
-    assert answer["version"] == shown["version"]
-    assert answer["y"] == pytest.approx(shown["y"], abs=1e-4)
+    actual = json.loads(run(command.replace(":3000", f":{port}")))
+    assert actual["model"] == shown["model"]
+    assert actual["version"] == shown["version"]
+    assert actual["y"] == pytest.approx(shown["y"], abs=1e-4)
 
 
 def check_protocol_request(page: str, address: str) -> None:
@@ -145,12 +147,12 @@ def check_protocol_request(page: str, address: str) -> None:
     request, response = re.findall(
         r"```sh\n(curl.*/v2/models/.*)\n```\n\n```json\n(.*)\n```", page
     )[0]
-    shown, answer = json.loads(response), json.loads(run(request.replace(":3000", address)))
-    for content in (shown, answer):
+    shown, actual = json.loads(response), json.loads(run(request.replace(":3000", address)))
+    for content in (shown, actual):
         content["values"] = [output.pop("data") for output in content["outputs"]]
-    for found, expected in zip(answer.pop("values"), shown.pop("values"), strict=True):
-        assert found == pytest.approx(expected, abs=1e-4)
-    assert answer == shown
+    for value, expected_value in zip(actual.pop("values"), shown.pop("values"), strict=True):
+        assert value == pytest.approx(expected_value, abs=1e-4)
+    assert actual == shown
 
 
 def test_the_protocol_request_gets_the_shown_response(port: int) -> None:
@@ -163,9 +165,9 @@ def test_the_python_lines_run(port: int) -> None:
         pytest.skip("the clients are not installed: make test does that")
     (block,) = (block for block in PYTHON if ":3000" in block)
     lines = block.replace(":3000", f":{port}")
-    done = subprocess.run([python, "-c", lines], capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.startswith("[[")
+    completed = subprocess.run([python, "-c", lines], capture_output=True, text=True, check=False)
+    assert completed.returncode == 0, completed.stderr
+    assert completed.stdout.startswith("[[")
 
 
 def test_the_drawn_three_is_a_three(port: int) -> None:
@@ -269,8 +271,8 @@ def test_every_old_name_of_a_setting_is_listed_with_its_new_name(old: str, new: 
 
 
 def test_every_setting_that_a_page_names_is_one() -> None:
-    named = set(re.findall(r"FITSERVE_([A-Z_]*[A-Z])", README)) - {"DATA_DIR"}
-    assert {name.lower() for name in named - RENAMED.keys()} == set(Settings.model_fields)
+    settings = set(re.findall(r"FITSERVE_([A-Z_]*[A-Z])", README)) - {"DATA_DIR"}
+    assert {name.lower() for name in settings - RENAMED.keys()} == set(Settings.model_fields)
 
 
 @pytest.mark.parametrize("connections", ["1", "16", "64"])

@@ -85,8 +85,10 @@ def _with_hyperparameters(command: Callable[..., None]) -> Callable[..., None]:
             )
         )
     original = inspect.signature(command, eval_str=True)
-    kept = [p for p in original.parameters.values() if p.kind is not inspect.Parameter.VAR_KEYWORD]
-    signature = original.replace(parameters=[*kept, *options])
+    parameters = [
+        p for p in original.parameters.values() if p.kind is not inspect.Parameter.VAR_KEYWORD
+    ]
+    signature = original.replace(parameters=[*parameters, *options])
     command.__signature__ = signature  # type: ignore[attr-defined]  # typer reads it
     command.__annotations__ = {p.name: p.annotation for p in signature.parameters.values()}
     return command
@@ -190,10 +192,10 @@ def _publish(result: RunResult, repository: Path, replace: bool, keep_interrupte
         check_result(result, repository, replace=replace)
     except PublishError as error:
         try:
-            kept = f"its weights are in {write_checkpoint(result, repository)}"
+            note = f"its weights are in {write_checkpoint(result, repository)}"
         except OSError as failure:
-            kept = f"its weights could not be kept ({failure.strerror})"
-        typer.echo(f"error: {error}; {kept}", err=True)
+            note = f"its weights could not be kept ({failure.strerror})"
+        typer.echo(f"error: {error}; {note}", err=True)
         return code or 1
     package = export(result, repository)
     console.print(f"[bold]{package.label}[/bold] {headline(package.card)}: {package.path}")

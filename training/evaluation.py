@@ -65,17 +65,17 @@ def classification(logits: Tensor, targets: Tensor, labels: tuple[str, ...]) -> 
     """
     # Small probabilities need double precision, because the log-likelihood takes their logarithm.
     probabilities = logits.double().softmax(dim=1).numpy()
-    truth, answers = targets.numpy(), probabilities.argmax(axis=1)
+    truth, predicted = targets.numpy(), probabilities.argmax(axis=1)
     classes = list(range(len(labels)))
     precision, recall, f1, support = precision_recall_fscore_support(
-        truth, answers, labels=classes, zero_division=0.0
+        truth, predicted, labels=classes, zero_division=0.0
     )
     return Evaluation(
         data="",
         split="",
         samples=len(truth),
         metrics={
-            "accuracy": float((answers == truth).mean()),
+            "accuracy": float((predicted == truth).mean()),
             "negative_log_likelihood": float(log_loss(truth, probabilities, labels=classes)),
             "expected_calibration_error": calibration_error(probabilities, truth),
         },
@@ -89,7 +89,7 @@ def classification(logits: Tensor, targets: Tensor, labels: tuple[str, ...]) -> 
             )
             for index, label in enumerate(labels)
         ),
-        confusion=tuple(map(tuple, confusion_matrix(truth, answers, labels=classes).tolist())),
+        confusion=tuple(map(tuple, confusion_matrix(truth, predicted, labels=classes).tolist())),
     )
 
 
@@ -107,8 +107,8 @@ def calibration_error(probabilities: NDArray[np.floating], truth: NDArray[np.int
 
 def regression(values: Tensor, targets: Tensor) -> Evaluation:
     """Return mean absolute and squared errors and R² of values and targets, float32 [N, 1]."""
-    truth, answers = targets.double().numpy(), values.double().numpy()
-    squared = float(mean_squared_error(truth, answers))
+    truth, predicted = targets.double().numpy(), values.double().numpy()
+    squared = float(mean_squared_error(truth, predicted))
     return Evaluation(
         data="",
         split="",
@@ -116,8 +116,8 @@ def regression(values: Tensor, targets: Tensor) -> Evaluation:
         metrics={
             "mse": squared,
             "rmse": squared**0.5,
-            "mae": float(mean_absolute_error(truth, answers)),
-            "r2": float(r2_score(truth, answers)),
+            "mae": float(mean_absolute_error(truth, predicted)),
+            "r2": float(r2_score(truth, predicted)),
         },
     )
 

@@ -249,7 +249,7 @@ def _fit_record(result: RunResult) -> FitRecord:
         seed=result.hyperparameters.seed,
         data=result.data.record(),
         libraries={"python": platform.python_version()}
-        | {name: found for name in libraries if (found := _installed(name))},
+        | {name: version for name in libraries if (version := _installed(name))},
         device=_machine(result.device),
         epochs=len(history.epochs),
         kept_epoch=history.kept.epoch if history.kept else 0,

@@ -106,8 +106,8 @@ def confusion(evaluation: Evaluation) -> bytes:
             yticklabels=labels,
             ax=axes,
         )
-        wrong = int(mistakes.sum())
-        title = f"{wrong:,} of {evaluation.samples:,} wrong ({evaluation.data}, {evaluation.split})"
+        count = int(mistakes.sum())
+        title = f"{count:,} of {evaluation.samples:,} wrong ({evaluation.data}, {evaluation.split})"
         axes.set(title=title, xlabel="answered", ylabel="true")
         axes.tick_params(length=0)
     return save.getvalue()
@@ -116,9 +116,9 @@ def confusion(evaluation: Evaluation) -> bytes:
 def confident_mistakes(network: nn.Module, data: Dataset, count: int = 18) -> bytes:
     """Plot the misclassified test images of the highest confidence."""
     probabilities = predict(network, data.test.inputs).softmax(dim=1)
-    confidence, answers = probabilities.max(dim=1)
-    wrong = (answers != data.test.targets).nonzero().flatten()
-    worst = wrong[confidence[wrong].argsort(descending=True)][:count]
+    confidence, predicted = probabilities.max(dim=1)
+    wrong_indices = (predicted != data.test.targets).nonzero().flatten()
+    worst = wrong_indices[confidence[wrong_indices].argsort(descending=True)][:count]
     columns = 9
     rows = max(1, -(-len(worst) // columns))
     with _figure(columns * 0.95, rows * 1.3 + 0.4) as (figure, save):
@@ -129,9 +129,9 @@ def confident_mistakes(network: nn.Module, data: Dataset, count: int = 18) -> by
         for axes, index in zip(grid.flat, worst.tolist(), strict=False):
             axes.imshow(data.test.inputs[index].numpy(), cmap="gray_r", vmin=0, vmax=255)
             truth = data.labels[int(data.test.targets[index])]
-            answer = data.labels[int(answers[index])]
+            prediction = data.labels[int(predicted[index])]
             axes.set_title(
-                f"{truth}, not {answer}\n{confidence[index]:.0%}", fontsize=8, loc="center"
+                f"{truth}, not {prediction}\n{confidence[index]:.0%}", fontsize=8, loc="center"
             )
     return save.getvalue()
 

@@ -40,13 +40,13 @@ def check_data(recipe: Recipe, data: Dataset, root: Path) -> None:
     card = _newest(recipe.name, root)
     if card is None:
         return
-    old = card.fit.data if card.fit else None
-    new = data.record()
-    if old is None or (old.name, old.sha256) != (new.name, new.sha256):
-        source = f"trained on {_name_and_digest(old)}" if old else "added from a file"
+    old_data = card.fit.data if card.fit else None
+    new_data = data.record()
+    if old_data is None or (old_data.name, old_data.sha256) != (new_data.name, new_data.sha256):
+        source = f"trained on {_name_and_digest(old_data)}" if old_data else "added from a file"
         raise PublishError(
             f"{card.name}/{card.version} was {source} ({headline(card)}), this would be trained on "
-            f"{_name_and_digest(new)}: name another --repository, or --replace it"
+            f"{_name_and_digest(new_data)}: name another --repository, or --replace it"
         )
 
 
@@ -67,12 +67,13 @@ def check_result(result: RunResult, root: Path, *, replace: bool) -> None:
     metric = result.recipe.metric
     if card is None or not card.evaluations or metric not in card.evaluations[0].metrics:
         return
-    new, old = result.metric, card.evaluations[0].metrics[metric]
-    worse = new < old if metric == "accuracy" else new > old
-    if worse and not math.isclose(new, old, rel_tol=METRIC_TOLERANCE):
+    new_metric, old_metric = result.metric, card.evaluations[0].metrics[metric]
+    worse = new_metric < old_metric if metric == "accuracy" else new_metric > old_metric
+    if worse and not math.isclose(new_metric, old_metric, rel_tol=METRIC_TOLERANCE):
         raise PublishError(
-            f"{result.recipe.name}: {metric} {new:.6g} on the test split is worse than the "
-            f"{old:.6g} of {card.name}/{card.version}: name another --repository, or --replace it"
+            f"{result.recipe.name}: {metric} {new_metric:.6g} on the test split is worse than the "
+            f"{old_metric:.6g} of {card.name}/{card.version}: name another --repository, or "
+            "--replace it"
         )
 
 

@@ -46,8 +46,8 @@ class RunResult:
     @property
     def score(self) -> tuple[float, float]:
         """Return the validation score of the kept weights; larger is better."""
-        kept = self.history.kept
-        return kept.score(self.data.task) if kept else (0.0, 0.0)
+        epoch = self.history.kept
+        return epoch.score(self.data.task) if epoch else (0.0, 0.0)
 
 
 def run_recipe(

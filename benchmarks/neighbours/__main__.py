@@ -76,7 +76,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _line(result: AttackResult) -> str:
-    longest = max(each.longest_ms for each in result.rounds if each.attacked)
+    longest = max(round_.longest_ms for round_ in result.rounds if round_.attacked)
     return f"longest wait {longest:,.0f} ms, memory {result.memory_mb['peak']:,.0f} MB"
 
 
@@ -84,10 +84,10 @@ def _commit(checkout: Path) -> str:
     """Return the commit of a checkout, or `unknown`."""
     command = ["git", "-C", str(checkout), "describe", "--always", "--dirty", "--abbrev=12"]
     try:
-        found = subprocess.run(command, capture_output=True, text=True, check=False)
+        completed = subprocess.run(command, capture_output=True, text=True, check=False)
     except OSError:
         return "unknown"
-    return found.stdout.strip() or "unknown"
+    return completed.stdout.strip() or "unknown"
 
 
 if __name__ == "__main__":

@@ -63,7 +63,7 @@ def visit(port: int, neighbours: Sequence[Neighbour], seconds: float) -> list[Wa
     """Send the requests of all neighbours for `seconds`, and wait for their responses."""
 
     async def all_of_them() -> list[Waits]:
-        return await asyncio.gather(*(_visit(port, each, seconds) for each in neighbours))
+        return await asyncio.gather(*(_visit(port, neighbour, seconds) for neighbour in neighbours))
 
     return asyncio.run(all_of_them())
 

@@ -73,9 +73,9 @@ def _free() -> Parts:
 
 def _constant_of_shape() -> Parts:
     """Return the sum of `n` ones, which are written to the memory."""
-    one = numpy_helper.from_array(np.array([1], np.float32))
+    single = numpy_helper.from_array(np.array([1], np.float32))
     nodes = [
-        helper.make_node("ConstantOfShape", ["n"], ["ones"], value=one),
+        helper.make_node("ConstantOfShape", ["n"], ["ones"], value=single),
         helper.make_node("ReduceSum", ["ones"], ["sum"], keepdims=1),
         helper.make_node("Reshape", ["sum", "shape"], ["y"]),
     ]

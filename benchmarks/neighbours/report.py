@@ -31,7 +31,7 @@ def render(
         conditions: the machine, the versions and the settings of the run, by name.
         shared_cores: whether the clients and the server ran on the same cores.
     """
-    late = max((each.late_ms for result in results for each in result.rounds), default=0.0)
+    late = max((round_.late_ms for result in results for round_ in result.rounds), default=0.0)
     cores = (
         "The clients and the server share the cores, so that a part of each wait is the clients' "
         "own use of them."
@@ -55,19 +55,19 @@ def render(
 
 def content(results: Sequence[AttackResult], conditions: Mapping[str, Any]) -> dict[str, Any]:
     """Return the results for JSON; a wait of no request is null."""
-    found = [asdict(result) for result in results]
-    for result in found:
-        for each in result["rounds"]:
-            for name, value in each.items():
+    attacks = [asdict(result) for result in results]
+    for result in attacks:
+        for round_ in result["rounds"]:
+            for name, value in round_.items():
                 if isinstance(value, float) and math.isnan(value):
-                    each[name] = None
-    return {"conditions": dict(conditions), "attacks": found}
+                    round_[name] = None
+    return {"conditions": dict(conditions), "attacks": attacks}
 
 
 def _rows(result: AttackResult) -> list[Sequence[str]]:
     """Return the rows of one attack; the memory and its own statuses are in the first."""
     rows: list[Sequence[str]] = []
-    for neighbour in dict.fromkeys(each.neighbour for each in result.rounds):
+    for neighbour in dict.fromkeys(round_.neighbour for round_ in result.rounds):
         quiet, attacked = (
             [r for r in result.rounds if r.neighbour == neighbour and r.attacked is state]
             for state in (False, True)
@@ -94,30 +94,33 @@ def _rows(result: AttackResult) -> list[Sequence[str]]:
 
 def _ratio(quiet: Sequence[Round], attacked: Sequence[Round]) -> str:
     """Return the median, and the range, of the ratios of each attacked round to its quiet one."""
-    ratios = [after.p99_ms / before.p99_ms for before, after in zip(quiet, attacked, strict=True)]
-    known = [ratio for ratio in ratios if not math.isnan(ratio)]
-    if not known:
+    ratios = [
+        attacked_round.p99_ms / quiet_round.p99_ms
+        for quiet_round, attacked_round in zip(quiet, attacked, strict=True)
+    ]
+    measured = [ratio for ratio in ratios if not math.isnan(ratio)]
+    if not measured:
         return "none"
-    median, lowest, highest = Summary.of(known)
-    if len(known) == 1:
+    median, lowest, highest = Summary.of(measured)
+    if len(measured) == 1:
         return f"{readable(median)} x"
     return f"{readable(median)} x ({readable(lowest)} to {readable(highest)})"
 
 
 def _median(values: Sequence[float]) -> str:
-    known = [value for value in values if not math.isnan(value)]
-    return readable(Summary.of(known).median) if known else "none"
+    measured = [value for value in values if not math.isnan(value)]
+    return readable(Summary.of(measured).median) if measured else "none"
 
 
 def _longest(rounds: Sequence[Round]) -> str:
-    known = [each.longest_ms for each in rounds if not math.isnan(each.longest_ms)]
-    return readable(max(known)) if known else "none"
+    measured = [round_.longest_ms for round_ in rounds if not math.isnan(round_.longest_ms)]
+    return readable(max(measured)) if measured else "none"
 
 
 def _counts(rounds: Sequence[Round]) -> str:
     total: Counter[str] = Counter()
-    for each in rounds:
-        total.update(each.statuses)
+    for round_ in rounds:
+        total.update(round_.statuses)
     return _joined(total)
 
 

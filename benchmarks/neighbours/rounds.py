@@ -96,15 +96,15 @@ class Round:
     @classmethod
     def of(cls, neighbour: str, waits: Waits, *, attacked: bool, number: int) -> "Round":
         """Return the percentiles of the waits of a round."""
-        found = np.array(waits.seconds or [np.nan]) * 1e3
-        p50, p99 = np.percentile(found, [50, 99])
+        milliseconds = np.array(waits.seconds or [np.nan]) * 1e3
+        p50, p99 = np.percentile(milliseconds, [50, 99])
         return cls(
             neighbour,
             attacked,
             number,
             p50_ms=float(p50),
             p99_ms=float(p99),
-            longest_ms=float(found.max()),
+            longest_ms=float(milliseconds.max()),
             late_ms=waits.late_seconds * 1e3,
             statuses=dict(waits.statuses),
         )
@@ -134,14 +134,14 @@ def measure(attacks: Sequence[Attack], settings: Settings) -> Iterator[AttackRes
             )
             for arguments in ((cores.neighbours, 0), (cores.attacker, ATTACKER_NICENESS))
         )
-        for each in attacks:
-            result = AttackResult(each.name, each.sends, each.model)
+        for attack in attacks:
+            result = AttackResult(attack.name, attack.sends, attack.model)
             try:
-                repository = create_repository(settings.checkout, folder, each.network)
+                repository = create_repository(settings.checkout, folder, attack.network)
                 request = folder / "request"
-                request.write_bytes(each.request())
-                with _serving(settings.checkout, repository, cores.server) as up:
-                    _Session(up, each, request, settings, neighbours, attacker).run(result)
+                request.write_bytes(attack.request())
+                with _serving(settings.checkout, repository, cores.server) as server:
+                    _Session(server, attack, request, settings, neighbours, attacker).run(result)
             except (ServerError, OSError) as error:
                 # Of a log, the last line has the reason.
                 lines = str(error).strip().splitlines() or [repr(error)]
@@ -215,8 +215,10 @@ class _Session:
                 for attacked in (False, True):
                     waits = self._round(result, attacked=attacked)
                     result.rounds += [
-                        Round.of(each.name, found, attacked=attacked, number=number)
-                        for each, found in zip(self.attack.neighbours, waits, strict=True)
+                        Round.of(neighbour.name, round_waits, attacked=attacked, number=number)
+                        for neighbour, round_waits in zip(
+                            self.attack.neighbours, waits, strict=True
+                        )
                     ]
                     if attacked:
                         ended = time.monotonic()
@@ -249,7 +251,7 @@ class _Session:
         return int(self.up.url.rpartition(":")[2])
 
 
-def wait_until_idle(up: Running) -> None:
+def wait_until_idle(server: Running) -> None:
     """Wait until the server answers at once and uses less than a fifth of a core.
 
     On a busy machine a server that computes may get little of a core, so both must hold.
@@ -259,10 +261,10 @@ def wait_until_idle(up: Running) -> None:
     """
     until = time.monotonic() + MAX_IDLE_WAIT_SECONDS
     while time.monotonic() < until:
-        before = up.cpu_seconds()
+        before = server.cpu_seconds()
         time.sleep(IDLE_SECONDS)
         with suppress(httpx.HTTPError):
-            httpx.get(up.url + "/livez", timeout=IDLE_SECONDS)
-            if up.cpu_seconds() - before < IDLE_CORES * IDLE_SECONDS:
+            httpx.get(server.url + "/livez", timeout=IDLE_SECONDS)
+            if server.cpu_seconds() - before < IDLE_CORES * IDLE_SECONDS:
                 return
     raise ServerError(f"the server is busy {MAX_IDLE_WAIT_SECONDS:g} seconds after an attack")

@@ -44,8 +44,8 @@ def environment_without_torch() -> Path:
 def versions(environment: Path, libraries: tuple[str, ...]) -> dict[str, str]:
     """Return the installed versions of `libraries`."""
     folders = [str(folder) for folder in environment.glob("lib/python*/site-packages")]
-    found = {d.metadata["Name"].lower(): d.version for d in distributions(path=folders)}
-    return {name: found[name] for name in libraries if name in found}
+    installed = {d.metadata["Name"].lower(): d.version for d in distributions(path=folders)}
+    return {name: installed[name] for name in libraries if name in installed}
 
 
 def _environment(name: str, requirements: list[str], sources: list[Path]) -> Path:
@@ -61,11 +61,11 @@ def _environment(name: str, requirements: list[str], sources: list[Path]) -> Pat
         ["venv", "-q", "--clear", "--python", sys.executable, str(path)],
         ["pip", "install", "-q", "--compile-bytecode", "--python", python, *requirements],
     ):
-        done = subprocess.run(
+        completed = subprocess.run(
             [uv, "--color", "never", *command], capture_output=True, text=True, check=False
         )
-        if done.returncode:
-            reason = " ".join(done.stderr.replace("╰─▶", "").split())
+        if completed.returncode:
+            reason = " ".join(completed.stderr.replace("╰─▶", "").split())
             raise ServerError(f"{name} cannot be installed on this machine: {reason}")
     marker.write_text(digest)
     return path

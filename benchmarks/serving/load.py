@@ -111,13 +111,13 @@ def wrk(
         command += ["--duration", f"{max(1, round(seconds))}s", "--timeout", f"{TIMEOUT_SECONDS}s"]
         command += [f"--header={name}: {value}" for name, value in headers.items()]
         before = _children_seconds()
-        done = subprocess.run(
+        completed = subprocess.run(
             [*command, "--script", str(script), url], capture_output=True, text=True, check=False
         )
         spent = _children_seconds() - before
-    if done.returncode:
-        raise LoadError(f"wrk failed: {(done.stderr or done.stdout).strip()[-500:]}")
-    return read_wrk(done.stdout, connections, spent)
+    if completed.returncode:
+        raise LoadError(f"wrk failed: {(completed.stderr or completed.stdout).strip()[-500:]}")
+    return read_wrk(completed.stdout, connections, spent)
 
 
 def read_wrk(output: str, connections: int, cpu_seconds: float) -> Load:
@@ -129,17 +129,19 @@ def read_wrk(output: str, connections: int, cpu_seconds: float) -> Load:
     line = re.search(r"^DONE (\{.*\})$", output, re.MULTILINE)
     if line is None:
         raise LoadError(f"wrk printed no result: {output.strip()[-500:]}")
-    found = json.loads(line[1])
-    seconds = found["microseconds"] / 1e6
+    report = json.loads(line[1])
+    seconds = report["microseconds"] / 1e6
     return Load(
         connections=connections,
         seconds=seconds,
-        requests=found["requests"],
-        requests_per_second=found["requests"] / seconds,
-        p50=found["p50"] / 1e3,
-        p99=found["p99"] / 1e3,
-        longest=found["longest"] / 1e3,
-        errors={k: found[k] for k in ("connect", "read", "write", "status", "timeout") if found[k]},
+        requests=report["requests"],
+        requests_per_second=report["requests"] / seconds,
+        p50=report["p50"] / 1e3,
+        p99=report["p99"] / 1e3,
+        longest=report["longest"] / 1e3,
+        errors={
+            k: report[k] for k in ("connect", "read", "write", "status", "timeout") if report[k]
+        },
         generator_cores=cpu_seconds / seconds,
     )
 

@@ -62,9 +62,11 @@ def compute_batch() -> None:
     """Compute the waiting requests as one batch and respond."""
     batch = waiting[:]
     waiting.clear()
-    found = network({"image": np.concatenate([image for _, image in batch])})["probabilities"]
+    probabilities = network({"image": np.concatenate([image for _, image in batch])})[
+        "probabilities"
+    ]
     for index, (connection, _) in enumerate(batch):
-        row = found[index : index + 1]
+        row = probabilities[index : index + 1]
         output: dict[str, Any] = {"name": "probabilities", "datatype": "FP32", "shape": row.shape}
         output["data"] = row.ravel()
         content = {"model_name": PACKAGE.card.name, "outputs": [output]}

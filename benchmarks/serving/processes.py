@@ -208,12 +208,12 @@ def _interrupt(process: subprocess.Popen[bytes]) -> None:
 
 def marked(mark: str) -> list[psutil.Process]:
     """Return the processes of a server, at any place in the process tree."""
-    found = []
+    processes = []
     for process in psutil.process_iter():
         with suppress(psutil.Error):
             if process.environ().get(MARK) == mark:
-                found.append(process)
-    return found
+                processes.append(process)
+    return processes
 
 
 def _end_all(mark: str) -> None:

@@ -163,9 +163,9 @@ def _bound(result: TargetResult) -> str:
 def _conditions(results: Results) -> str:
     m, s = results.machine, results.settings
     shares = [
-        f"{label} {statistics.median(found):.2f}, at most {max(found):.2f}"
+        f"{label} {statistics.median(values):.2f}, at most {max(values):.2f}"
         for label, quantity in (("wrk", "generator_cores"), ("all else", "other_cores"))
-        if (found := [x.quantities[quantity] for x in results.samples if quantity in x.quantities])
+        if (values := [x.quantities[quantity] for x in results.samples if quantity in x.quantities])
     ]
     return (
         f"{m['date']}: {m['processor']}, {m['cores']} cores, {m['memory']}, {m['kernel']}, Python "

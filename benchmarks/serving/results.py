@@ -48,10 +48,10 @@ class Results:
 
     def summary(self, scenario: str, subject: str, case: str, quantity: str) -> Summary | None:
         """Return the summary of a quantity, or None if it is void or was not measured."""
-        found = self._of(scenario, subject, case)
-        if not found or subject in self.failures or self.errors(scenario, subject, case):
+        samples = self._of(scenario, subject, case)
+        if not samples or subject in self.failures or self.errors(scenario, subject, case):
             return None
-        return Summary.of([sample.quantities[quantity] for sample in found])
+        return Summary.of([sample.quantities[quantity] for sample in samples])
 
     def errors(self, scenario: str, subject: str, case: str) -> int:
         """Return the number of errors in all rounds."""
@@ -63,8 +63,8 @@ class Results:
 
     def cases(self, scenario: str, subject: str) -> list[str]:
         """Return the cases of a subject, in the order of their first sample."""
-        found = (s for s in self.samples if (s.scenario, s.subject) == (scenario, subject))
-        return list(dict.fromkeys(sample.case for sample in found))
+        samples = (s for s in self.samples if (s.scenario, s.subject) == (scenario, subject))
+        return list(dict.fromkeys(sample.case for sample in samples))
 
     def summaries(self) -> list[dict[str, Any]]:
         """Return all summaries, with the errors that void them."""

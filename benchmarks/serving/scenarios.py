@@ -77,10 +77,10 @@ def throughput(results: Results, settings: Settings) -> None:
         for server in installed:
             for workers in server.workers:
                 try:
-                    with running(server, workers=workers) as up:
+                    with running(server, workers=workers) as running_server:
                         for row in server.rows:
                             name = row_name(row, workers)
-                            _measure_row(results, settings, up, row, name, number)
+                            _measure_row(results, settings, running_server, row, name, number)
                 except ServerError as error:
                     _record_failures(results, server, [workers], error)
 
@@ -92,10 +92,12 @@ def large_requests(results: Results, settings: Settings) -> None:
         for runtime in RUNTIMES:
             for rows in IN_PROCESS_BATCHES:
                 _in_process(results, runtime, rows, min(settings.seconds, 2.0), number)
-        with running(FITSERVE) as up:
-            up.check(BINARY)
-            _measure(up, LARGE, LARGE_CONNECTIONS, settings.warm_up, LARGE_BATCH)
-            found, errors = _measure(up, LARGE, LARGE_CONNECTIONS, settings.seconds, LARGE_BATCH)
+        with running(FITSERVE) as server:
+            server.check(BINARY)
+            _measure(server, LARGE, LARGE_CONNECTIONS, settings.warm_up, LARGE_BATCH)
+            found, errors = _measure(
+                server, LARGE, LARGE_CONNECTIONS, settings.seconds, LARGE_BATCH
+            )
         quantities = {"images_per_second": found["requests_per_second"] * LARGE_BATCH, **found}
         case = f"{LARGE_BATCH} images"
         _add_sample(results, Sample("images", LARGE.name, case, number, quantities, errors))
@@ -110,10 +112,10 @@ def footprint(results: Results, settings: Settings) -> None:
             (WITH_TORCH, None, {}),
             (ONNX_ONLY, small, {"FITSERVE_RUNTIME": "onnx"}),
         ):
-            with running(FITSERVE, environment=environment, settings=variables) as up:
-                memory = up.workers()[0].memory_full_info()
+            with running(FITSERVE, environment=environment, settings=variables) as server:
+                memory = server.workers()[0].memory_full_info()
                 quantities = {
-                    "ready_seconds": up.start_seconds,
+                    "ready_seconds": server.start_seconds,
                     "rss_mb": memory.rss / MEGABYTE,
                     "pss_mb": memory.pss / MEGABYTE,
                 }
@@ -126,16 +128,16 @@ def soak(results: Results, settings: Settings) -> None:
         server, seconds = SERVERS[name], max(1.0, share * settings.soak_seconds)
         row = server.rows[0]
         _record_server(results, server)
-        with running(server) as up:
-            up.check(row)
-            _measure(up, row, WARM_UP_CONNECTIONS, settings.warm_up)
+        with running(server) as running_server:
+            running_server.check(row)
+            _measure(running_server, row, WARM_UP_CONNECTIONS, settings.warm_up)
             peak = _peak(results, row)
             if peak is None:
-                found, _ = _measure(up, row, WARM_UP_CONNECTIONS, settings.seconds)
+                found, _ = _measure(running_server, row, WARM_UP_CONNECTIONS, settings.seconds)
                 peak = found["requests_per_second"]
             rate, body = SOAK_SHARE * peak, row.payload_format.body(images(1))
-            with MemorySampler(up.workers, 1) as memory:
-                url = up.url + row.path
+            with MemorySampler(running_server.workers, 1) as memory:
+                url = running_server.url + row.path
                 trace = h2load(url, body, row.payload_format.headers, rate=rate, seconds=seconds)
         resident, ratios = _settled(memory.samples), []
         for index, window in enumerate(windows(trace, WINDOW_SECONDS)):
@@ -176,14 +178,14 @@ def windows(trace: Trace, seconds: float) -> list[dict[str, float]]:
         trace: the requests.
         seconds: the length of a window.
     """
-    found = []
+    windows = []
     for start in np.arange(0.0, float(trace.began[-1]) + 1e-9, seconds):
         rest = float(trace.began[-1]) - start
         inside = trace.took[(trace.began >= start) & (trace.began < start + seconds)]
         if inside.size and (start == 0 or rest >= seconds / 2):
             p50, p99 = np.percentile(inside, [50, 99])
-            found.append({"p50_ms": float(p50), "p99_ms": float(p99), "requests": inside.size})
-    return found
+            windows.append({"p50_ms": float(p50), "p99_ms": float(p99), "requests": inside.size})
+    return windows
 
 
 def _settled(samples: Sequence[int]) -> Sequence[int]:
@@ -206,8 +208,10 @@ def _measure_row(
         return
     _measure(up, row, WARM_UP_CONNECTIONS, settings.warm_up)
     for count in CONNECTIONS:
-        found, errors = _measure(up, row, count, settings.seconds)
-        _add_sample(results, Sample("throughput", name, connections(count), number, found, errors))
+        quantities, errors = _measure(up, row, count, settings.seconds)
+        _add_sample(
+            results, Sample("throughput", name, connections(count), number, quantities, errors)
+        )
 
 
 def _measure(
@@ -267,11 +271,11 @@ def _in_process(results: Results, runtime: str, rows: int, seconds: float, numbe
 
 def _peak(results: Results, row: Row) -> float | None:
     """Return the highest requests/s of this run."""
-    found = [
+    summaries = [
         results.summary("throughput", row.name, connections(count), "requests_per_second")
         for count in CONNECTIONS
     ]
-    return max((summary.median for summary in found if summary is not None), default=None)
+    return max((summary.median for summary in summaries if summary is not None), default=None)
 
 
 def _record_server(results: Results, server: Server) -> None:

@@ -97,7 +97,7 @@ def _throughput(results: Results) -> list[TargetResult]:
     ) -> TargetResult:
         return _ratio(results, name, quantity, bound, connections(count), ours, others)
 
-    one, two = ([name] for name in OURS_JSON)
+    one_worker, two_workers = ([name] for name in OURS_JSON)
     typed, minimal, bare = [TYPED_JSON.name], [MINIMAL.name], [BARE_UVICORN.name]
     target_results = []
     for label, ours, peers in (
@@ -115,13 +115,13 @@ def _throughput(results: Results) -> list[TargetResult]:
         ratio("p50, JSON / best peer", p50, 0.5, 1, OURS_JSON, PEERS_JSON),
         ratio("p50, JSON / Triton", p50, 0.5, 1, OURS_JSON, TRITON_JSON),
         ratio("p50, binary / Triton", p50, 0.5, 1, OURS_BINARY, PEERS_BINARY),
-        ratio("requests/s, two workers / one", rate, 1.5, 64, two, one),
+        ratio("requests/s, two workers / one", rate, 1.5, 64, two_workers, one_worker),
     ]
     for count, share in ((16, 0.7), (64, 0.6)):
         target_results += [
-            ratio("requests/s, JSON / minimal server", rate, share, count, one, minimal),
-            ratio("requests/s, JSON / bare uvicorn", rate, 0.55, count, one, bare),
-            ratio("p99, JSON / bare uvicorn", p99, 2.5, count, one, bare),
+            ratio("requests/s, JSON / minimal server", rate, share, count, one_worker, minimal),
+            ratio("requests/s, JSON / bare uvicorn", rate, 0.55, count, one_worker, bare),
+            ratio("p99, JSON / bare uvicorn", p99, 2.5, count, one_worker, bare),
             ratio("requests/s, typed JSON / best of four", rate, 3, count, typed, FOUR),
         ]
     return target_results
@@ -142,22 +142,24 @@ def _ratio(
     """
     at_least = quantity == "requests_per_second"
     name = f"{name}, {case}"
-    found = {
-        each: summary.median
-        for each in (*ours, *others)
-        if (summary := results.summary("throughput", each, case, quantity)) is not None
+    medians = {
+        subject: summary.median
+        for subject in (*ours, *others)
+        if (summary := results.summary("throughput", subject, case, quantity)) is not None
     }
-    missing = [each for each in (*ours, *others) if each not in found]
+    missing = [subject for subject in (*ours, *others) if subject not in medians]
 
     def best(names: Sequence[str]) -> str | None:
-        measured = [each for each in names if each in found]
-        return (max if at_least else min)(measured, key=lambda each: found[each], default=None)
+        measured = [subject for subject in names if subject in medians]
+        return (max if at_least else min)(
+            measured, key=lambda subject: medians[subject], default=None
+        )
 
     own, other = best(ours), best(others)
     if own is None or other is None:
         return TargetResult(name, bound, at_least, "x", None, "not measured, or void")
     baseline = f"{own} / {other}" + (f"; without {', '.join(missing)}" if missing else "")
-    return TargetResult(name, bound, at_least, "x", found[own] / found[other], baseline)
+    return TargetResult(name, bound, at_least, "x", medians[own] / medians[other], baseline)
 
 
 def _images(results: Results) -> list[TargetResult]:
@@ -173,9 +175,9 @@ def _footprint(results: Results) -> list[TargetResult]:
     target_results = []
     for subject, bound in ((ONNX_ONLY, 300.0), (WITH_TORCH, 900.0)):
         for quantity, limit, unit in (("rss_mb", bound, "MB"), ("ready_seconds", 10.0, "s")):
-            found = results.summary("footprint", subject, "one worker", quantity)
+            summary = results.summary("footprint", subject, "one worker", quantity)
             name = f"{'memory (RSS)' if unit == 'MB' else 'time until ready'}, {subject}"
-            value = found.median if found else None
+            value = summary.median if summary else None
             target_results.append(TargetResult(name, limit, False, unit, value))
     return target_results
 
@@ -189,7 +191,7 @@ def _soak(results: Results) -> list[TargetResult]:
         ("p99 / p50 in the worst window", "worst_window_ratio", 3.0, False, "x"),
         ("memory after the first minute, spread", "rss_spread_percent", 2.0, False, "%"),
     ):
-        found = results.summary("soak", OURS.name, case, quantity)
-        value = found.median if found else None
+        summary = results.summary("soak", OURS.name, case, quantity)
+        value = summary.median if summary else None
         target_results.append(TargetResult(f"soak of {case}, {name}", bound, at_least, unit, value))
     return target_results

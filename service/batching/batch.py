@@ -215,10 +215,10 @@ def _retry(
     """Compute a half of a failed batch, without the slices whose request is over."""
     now = time.monotonic()
     # Asked once: the event loop may cancel a request while the other slices are computed.
-    wanted = [not part.request.is_over(now) for part in batch]
-    again = [part for part, is_wanted in zip(batch, wanted, strict=True) if is_wanted]
-    found = iter(run_batch(again, compute, name, judge=judge)[0] if again else ())
-    return [next(found) if is_wanted else too_late(name) for is_wanted in wanted]
+    pending = [not part.request.is_over(now) for part in batch]
+    repeated = [part for part, is_wanted in zip(batch, pending, strict=True) if is_wanted]
+    outcomes = iter(run_batch(repeated, compute, name, judge=judge)[0] if repeated else ())
+    return [next(outcomes) if is_wanted else too_late(name) for is_wanted in pending]
 
 
 def _is_divisible(part: Slice) -> bool:

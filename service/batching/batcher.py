@@ -191,7 +191,7 @@ class MicroBatcher:
 
     @property
     def expected_wait(self) -> float:
-        """The seconds that what is in compute and what waits are expected to take."""
+        """The expected seconds until batches in compute and waiting rows are computed."""
         waiting = self._queue.load / self._max_batch_rows * self._full_seconds
         return waiting + self._worker.remaining_seconds
 
@@ -224,16 +224,16 @@ class MicroBatcher:
         if self._closing:
             raise NotReadyError(f"Model {self._name} is shutting down.")
         queue, room = self._queue, self._max_queue_rows
-        wanted = queue.rows + rows
-        if wanted <= self._max_batch_rows and not queue.whole_requests:
+        total = queue.rows + rows
+        if total <= self._max_batch_rows and not queue.whole_requests:
             return
-        if wanted > room and (
-            wanted > MAX_QUEUE_RATIO * room or not queue.has_room(rows, caller, room)
+        if total > room and (
+            total > MAX_QUEUE_RATIO * room or not queue.has_room(rows, caller, room)
         ):
             raise QueueFullError(
                 f"Model {self._name} has {queue.rows} rows waiting and room for "
                 f"{room}. Try again later.",
-                self._wait(-(-(wanted - room) // self._max_batch_rows)),
+                self._wait(-(-(total - room) // self._max_batch_rows)),
             )
         longest = self._longest_wait
         if self._wait(queue.count_batches()) > min(longest, timeout):

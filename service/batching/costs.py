@@ -86,15 +86,15 @@ class CostModel:
         Args:
             seconds: that the batch may take.
         """
-        within, before = 0, 0.0
+        within, previous = 0, 0.0
         for rows in self._rows:
-            found = self.seconds(rows)
-            if found > seconds:
+            needed = self.seconds(rows)
+            if needed > seconds:
                 if within:
-                    share = (seconds - before) / (found - before)
+                    share = (seconds - previous) / (needed - previous)
                     within += int(share * (rows - within))
                 break
-            within, before = rows, found
+            within, previous = rows, needed
         return within
 
     def observe(self, rows: int, seconds: float, size: float = 0.0) -> None:
@@ -146,13 +146,13 @@ class CostModel:
 
     def _timed(self, size: float) -> float:
         """Return the seconds as timed at the start; beyond the largest batch, in proportion."""
-        found = self._known.get(size)
-        if found is None:
+        seconds = self._known.get(size)
+        if seconds is None:
             if not self._rows:
                 return 0.0
             beyond = max(size / self._rows[-1], 1.0)
-            found = beyond * float(np.interp(size, self._rows, self._seconds))
+            seconds = beyond * float(np.interp(size, self._rows, self._seconds))
             if len(self._known) >= _MAX_KNOWN:
                 self._known.clear()
-            self._known[size] = found
-        return found
+            self._known[size] = seconds
+        return seconds

@@ -117,10 +117,10 @@ class RequestQueue:
         turns = 1 if whole_cost else -(-rows // self.quantum)
         caller, others = self._find(name)
 
-        def count(own: int, total: int, added: int, turn: int) -> int:
-            own_ahead = min(own, turns * (own - caller.excess))
+        def count(caller_rows: int, total: int, added: int, turn: int) -> int:
+            own_ahead = min(caller_rows, turns * (caller_rows - caller.excess))
             share = -(-(own_ahead + added) // turn) * turn
-            return own_ahead + min(total - own, others * share)
+            return own_ahead + min(total - caller_rows, others * share)
 
         ahead = count(caller.rows, self.rows, rows, self.quantum)
         if not self.whole_requests:
@@ -145,8 +145,8 @@ class RequestQueue:
             max_rows: the room.
         """
         caller, others = self._find(name)
-        own = rows + caller.rows - (caller.excess if rows <= self.quantum else 0)
-        return own + min(self.rows - caller.rows, others * own) <= max_rows
+        counted = rows + caller.rows - (caller.excess if rows <= self.quantum else 0)
+        return counted + min(self.rows - caller.rows, others * counted) <= max_rows
 
     def _find(self, name: str) -> tuple[CallerQueue, int]:
         """Return the queue of a caller, empty if there is none, and the number of other callers."""
@@ -179,11 +179,11 @@ class RequestQueue:
         Args:
             max_rows: of this batch; 0 for the most rows of any batch.
         """
-        most = max_rows or self._max_rows
+        limit = max_rows or self._max_rows
         batch: list[Slice] = []
         late: list[InferenceRequest] = []
         places: dict[InferenceRequest, int] = {}  # in the batch, of requests with more rows
-        ring, room, now = self._ring, most, time.monotonic()
+        ring, room, now = self._ring, limit, time.monotonic()
         in_debt = 0  # callers in succession
         while room and ring:
             caller = ring[0]
@@ -220,9 +220,9 @@ class RequestQueue:
                 ring.popleft()
             elif left:  # the next request is a batch of its own
                 if not batch:
-                    batch.append(self._take_alone(caller, most))
+                    batch.append(self._take_alone(caller, limit))
                 break
-        self.rows -= most - room
+        self.rows -= limit - room
         return batch, late
 
     def requeue(self, batch: Sequence[Slice]) -> None:
@@ -323,11 +323,11 @@ class RequestQueue:
             return rows
         return request.cost or max(request.rows, self._max_rows)
 
-    def _take_alone(self, caller: CallerQueue, most: int) -> Slice:
+    def _take_alone(self, caller: CallerQueue, max_rows: int) -> Slice:
         """Take the first request as a batch of its own; the caller may be in debt afterwards."""
         request = caller.requests.popleft()
         start = request.rows - request.waiting
-        rows = request.waiting if request.whole else min(request.waiting, most)
+        rows = request.waiting if request.whole else min(request.waiting, max_rows)
         self._set_waiting(caller, request, request.waiting - rows)
         caller.credit -= self._cost(request, rows)
         caller.turn = self.quantum
@@ -340,7 +340,7 @@ class RequestQueue:
     def _take_part(
         self,
         caller: CallerQueue,
-        most: int,
+        max_rows: int,
         batch: list[Slice],
         places: dict[InferenceRequest, int],
     ) -> int:
@@ -350,16 +350,16 @@ class RequestQueue:
         """
         request, quantum = caller.requests[0], self.quantum
         waiting = request.waiting
-        rows = min(waiting, caller.turn, most)
+        rows = min(waiting, caller.turn, max_rows)
         request.waiting -= rows
         caller.turn -= rows
         caller.excess += max(0, request.waiting - quantum) - max(0, waiting - quantum)
         stop = request.rows - request.waiting
-        place = places.setdefault(request, len(batch))
-        if place == len(batch):
+        index = places.setdefault(request, len(batch))
+        if index == len(batch):
             batch.append(Slice(request, stop - rows, stop))
         else:
-            batch[place] = batch[place]._replace(stop=stop)
+            batch[index] = batch[index]._replace(stop=stop)
         if not request.waiting:
             caller.requests.popleft()
             caller.turn = quantum
@@ -381,9 +381,9 @@ class RequestQueue:
         self.rows += waiting - before
         caller.rows += waiting - before
         if request.whole:  # all its rows wait, or none
-            begun = bool(waiting) - bool(before)
-            surplus = begun * self._cost(request, 0) - (waiting - before)
-            self.whole_requests += begun
+            change = bool(waiting) - bool(before)
+            surplus = change * self._cost(request, 0) - (waiting - before)
+            self.whole_requests += change
             self._surplus += surplus
             caller.surplus += surplus
         else:

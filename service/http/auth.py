@@ -183,17 +183,17 @@ class ApiKeyAuth:
 
     def _find(self, headers: dict[bytes, bytes]) -> ApiKey:
         scheme, _, bearer = headers.get(b"authorization", b"").partition(b" ")
-        given = bearer.strip() if scheme.lower() == b"bearer" else headers.get(b"x-api-key", b"")
-        digest = hashlib.sha256(given).digest()
-        found: ApiKey | None = None
+        secret = bearer.strip() if scheme.lower() == b"bearer" else headers.get(b"x-api-key", b"")
+        digest = hashlib.sha256(secret).digest()
+        match: ApiKey | None = None
         for key in self._keys:  # no early exit, so the time does not reveal the position
             if hmac.compare_digest(key.digest, digest):
-                found = key
-        if found is None:
+                match = key
+        if match is None:
             raise UnauthorizedError(
                 "Send a valid API key, as 'Authorization: Bearer KEY' or 'X-API-Key: KEY'."
             )
-        return found
+        return match
 
     def _renew(self, path: Path) -> None:
         """Read the file again if it has changed; keep the current keys if it is invalid."""
@@ -218,10 +218,10 @@ class ApiKeyAuth:
             return False
         self._content = content  # an invalid file is not parsed again
         self._keys = read_keys(content)
-        kept = self._buckets
+        buckets = self._buckets
         self._buckets = {
-            key.name: old
-            if (old := kept.get(key.name)) is not None and old.rate == key.rate
+            key.name: bucket
+            if (bucket := buckets.get(key.name)) is not None and bucket.rate == key.rate
             else TokenBucket(key.rate)
             for key in self._keys
         }
@@ -237,10 +237,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="Make an API key.")
     parser.add_argument("name", help="whose it is; the metrics show it")
     parser.add_argument("--rate", type=float, help="requests a second to each worker")
-    given = parser.parse_args()
+    options = parser.parse_args()
     key = f"fs_{secrets.token_urlsafe(32)}"
-    rate = "" if given.rate is None else f" {given.rate:g}"
-    line = f"{given.name} {hashlib.sha256(key.encode()).hexdigest()}{rate}"
+    rate = "" if options.rate is None else f" {options.rate:g}"
+    line = f"{options.name} {hashlib.sha256(key.encode()).hexdigest()}{rate}"
     try:
         (_,) = read_keys(line)
     except ValueError:

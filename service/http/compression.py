@@ -25,15 +25,15 @@ def preferred_coding(headers: Mapping[bytes, bytes]) -> bytes | None:
     accepted = headers.get(b"accept-encoding")
     if accepted is None:
         return None
-    found, best, plain = None, 0.0, 0.0
+    preferred, best_quality, identity_quality = None, 0.0, 0.0
     for element in accepted.lower().split(b",", _MAX_CODINGS)[:_MAX_CODINGS]:
         name, *parameters = (part.strip() for part in element.split(b";"))
         quality = _quality(parameters)
         if name == b"identity":
-            plain = quality
-        elif quality > best and (coding := name.removeprefix(b"x-")) in _WINDOW_BITS:
-            found, best = coding, quality
-    return found if best >= plain else None
+            identity_quality = quality
+        elif quality > best_quality and (coding := name.removeprefix(b"x-")) in _WINDOW_BITS:
+            preferred, best_quality = coding, quality
+    return preferred if best_quality >= identity_quality else None
 
 
 def compressed(body: bytes, coding: bytes) -> "Future[bytes]":

@@ -57,5 +57,5 @@ def _shaped(start: Message, body: bytes, scope: Scope) -> Response:
     elif status == 405:  # Starlette's order of methods varies
         allowed = sorted(headers.get("allow", "POST").split(", "))
         return error_response(MethodNotAllowedError(scope["method"], *allowed))
-    kept = [(name, headers[name]) for name in ("retry-after",) if name in headers]
-    return json_response({"error": sentence}, status, kept)
+    extra_headers = [(name, headers[name]) for name in ("retry-after",) if name in headers]
+    return json_response({"error": sentence}, status, extra_headers)

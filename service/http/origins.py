@@ -33,11 +33,11 @@ class Authority(NamedTuple):
 
 def parse_authority(text: str, scheme: str = "http") -> Authority | None:
     """Parse `example.com:8080` into host and port; return None if `text` is malformed."""
-    found = _AUTHORITY.fullmatch(text.lower())
-    if found is None:
+    match = _AUTHORITY.fullmatch(text.lower())
+    if match is None:
         return None
-    port = found[2] or ""
-    return Authority(found[1].removesuffix("."), "" if port == _DEFAULT_PORTS.get(scheme) else port)
+    port = match[2] or ""
+    return Authority(match[1].removesuffix("."), "" if port == _DEFAULT_PORTS.get(scheme) else port)
 
 
 class OriginPolicy:
@@ -116,14 +116,14 @@ class OriginPolicy:
         Its origin is then the requested host. Behind a proxy that uses a host name of its own, the
         browser marks the request as same-origin instead, and the origin names an accepted host.
         """
-        scheme, _, rest = origin.decode("latin-1").partition("://")
-        named = parse_authority(rest, scheme) if scheme in _DEFAULT_PORTS else None
-        if named is None:  # `null` (a file, a sandbox) or a browser extension
+        scheme, _, host = origin.decode("latin-1").partition("://")
+        authority = parse_authority(host, scheme) if scheme in _DEFAULT_PORTS else None
+        if authority is None:  # `null` (a file, a sandbox) or a browser extension
             return False
-        if named == parse_authority(headers.get(b"host", b"").decode("latin-1"), scheme):
+        if authority == parse_authority(headers.get(b"host", b"").decode("latin-1"), scheme):
             return True
-        same = headers.get(b"sec-fetch-site") == b"same-origin"
-        return same and self._accepts(rest.encode("latin-1"), address)
+        is_same_origin = headers.get(b"sec-fetch-site") == b"same-origin"
+        return is_same_origin and self._accepts(host.encode("latin-1"), address)
 
     def _accepts(self, host: bytes | None, address: str | None) -> bool:
         if host in self._known:
@@ -143,11 +143,11 @@ class OriginPolicy:
         normal = _normal(host)
         if normal in self._hosts or normal.endswith(self._domains):
             return True
-        found = _ip(normal)
-        if found is None:
+        ip = _ip(normal)
+        if ip is None:
             return False
-        own = address is not None and found == _ip(_normal(address))
-        return own or found.is_loopback or found.is_unspecified  # 0.0.0.0 is this machine
+        is_own = address is not None and ip == _ip(_normal(address))
+        return is_own or ip.is_loopback or ip.is_unspecified  # 0.0.0.0 is this machine
 
 
 def _ip(text: str) -> IPv4Address | IPv6Address | None:
@@ -159,11 +159,11 @@ def _ip(text: str) -> IPv4Address | IPv6Address | None:
 
 def _normal(host: str) -> str:
     """Return the name, or the normal form of an IP address: no brackets, zone or mapped IPv4."""
-    found = _ip(host.strip("[]").partition("%")[0])
-    if found is None:
+    ip = _ip(host.strip("[]").partition("%")[0])
+    if ip is None:
         return host
-    mapped = found.ipv4_mapped if isinstance(found, IPv6Address) else None
-    return str(mapped or found)
+    mapped = ip.ipv4_mapped if isinstance(ip, IPv6Address) else None
+    return str(mapped or ip)
 
 
 def _shown(value: bytes | None) -> str:

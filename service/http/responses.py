@@ -69,13 +69,13 @@ class Reply(Response):
         """Replace the body by the compressed `body`, if that is shorter."""
         if len(body) >= len(self.body):
             return
-        more = [(b"content-encoding", coding), (b"vary", b"accept-encoding")]
+        added = [(b"content-encoding", coding), (b"vary", b"accept-encoding")]
         length = b"content-length: %d\r\n"
-        lines = b"".join(b"%b: %b\r\n" % header for header in more)
+        lines = b"".join(b"%b: %b\r\n" % header for header in added)
         self.lines = self.lines.replace(length % len(self.body), length % len(body) + lines, 1)
         if "raw_headers" in self.__dict__:  # it was read, and middleware may have added headers
-            kept = [header for header in self.raw_headers if header[0] != b"content-length"]
-            self.raw_headers = [*kept, (b"content-length", b"%d" % len(body)), *more]
+            others = [header for header in self.raw_headers if header[0] != b"content-length"]
+            self.raw_headers = [*others, (b"content-length", b"%d" % len(body)), *added]
         self.body = body
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:

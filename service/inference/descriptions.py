@@ -33,7 +33,9 @@ def describe(card: ModelCard, placement: Placement, notice: str | None = None) -
     serving = {"runtime": placement.runtime.name, "device": placement.runtime.device}
     noticed: dict[str, Any] = {"notice": notice} if notice else {}
     if placement.unused:
-        noticed["unused"] = {name: without_paths(why) for name, why in placement.unused.items()}
+        noticed["unused"] = {
+            name: without_paths(reason) for name, reason in placement.unused.items()
+        }
     seconds = {
         name: {str(rows): value for rows, value in timings.items()}
         for name, timings in placement.seconds.items()

@@ -33,8 +33,8 @@ class GpuWatch:
     @property
     def problem(self) -> str:
         """Why the GPU cannot be used; empty while it responds."""
-        asked = self._asked
-        if asked is not None and time.monotonic() - asked > ANSWER_SECONDS:
+        pending_since = self._asked
+        if pending_since is not None and time.monotonic() - pending_since > ANSWER_SECONDS:
             return f"no response for {ANSWER_SECONDS:g} s"
         return self._fault
 

@@ -32,12 +32,12 @@ def loading_lock(device: str, seconds: float) -> Iterator[None]:
         seconds: the longest wait. After it, the model is loaded without the lock, with a warning.
     """
     folder = os.environ.get(FOLDER)
-    with ExitStack() as held:
+    with ExitStack() as stack:
         if sys.platform != "win32" and folder and device != "cpu":
             try:
                 # The kernel releases the lock when this process ends, however it ends.
                 name = f"loading-{device.replace(':', '-')}"
-                _wait(held.enter_context((Path(folder) / name).open("ab")).fileno(), seconds)
+                _wait(stack.enter_context((Path(folder) / name).open("ab")).fileno(), seconds)
             except OSError as error:
                 logger.warning(
                     "models are loaded on %s while other workers load too: %s", device, error

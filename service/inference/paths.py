@@ -13,24 +13,24 @@ _POSIX = rf"(?:\bfile:(?://localhost)?)?(?<![\w./\\])[\\/]+(?:{_PART}[\\/]+)*(?P
 _PATH = re.compile(f"{_ADDRESS}|{_WINDOWS}|{_POSIX}")
 
 
-def without_paths(text: str, *known: Path) -> str:
+def without_paths(text: str, *folders: Path) -> str:
     """Return the sentence with each absolute path reduced to its last part.
 
     Args:
         text: the sentence.
-        known: folders of the service, which may contain spaces.
+        folders: folders of the service, which may contain spaces.
     """
-    for folder in known:
+    for folder in folders:
         for path in {str(folder.absolute()), str(folder.resolve())}:
             text = text.replace(f"{path}/", "").replace(path, folder.name)
     return _PATH.sub(_last_part, _QUOTED.sub(_quoted, text))
 
 
-def _quoted(found: re.Match[str]) -> str:
-    quote, path = found.groups()
-    last = re.split(r"[\\/]", path.rstrip("\\/"))[-1]
-    return f"{quote}{last}{quote}"
+def _quoted(match: re.Match[str]) -> str:
+    quote, path = match.groups()
+    name = re.split(r"[\\/]", path.rstrip("\\/"))[-1]
+    return f"{quote}{name}{quote}"
 
 
-def _last_part(found: re.Match[str]) -> str:
-    return found["kept"] or found["windows"] or found["posix"] or ""
+def _last_part(match: re.Match[str]) -> str:
+    return match["kept"] or match["windows"] or match["posix"] or ""

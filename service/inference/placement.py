@@ -97,7 +97,7 @@ def _rows_in(seconds: float, timed: Mapping[int, float], otherwise: int) -> int:
 def _slowest_yet(timed: Mapping[int, float]) -> tuple[list[int], list[float]]:
     """Return the timed batch sizes and their durations, made monotonic for interpolation."""
     rows = sorted(timed)
-    return rows, [max(timed[size] for size in rows[: last + 1]) for last in range(len(rows))]
+    return rows, [max(timed[size] for size in rows[: index + 1]) for index in range(len(rows))]
 
 
 def pick_device(setting: str, worker_index: int) -> str:
@@ -117,8 +117,8 @@ def pick_device(setting: str, worker_index: int) -> str:
     else:
         usable, problem = devices.torch_devices()
     if problem:
-        where = f"on {', '.join(usable) or 'the CPU'}"
-        logger.warning("FITSERVE_DEVICE=auto: models compute %s: %s", where, problem)
+        devices_text = f"on {', '.join(usable) or 'the CPU'}"
+        logger.warning("FITSERVE_DEVICE=auto: models compute %s: %s", devices_text, problem)
     return usable[(worker_index - 1) % len(usable)] if usable else "cpu"
 
 
@@ -217,7 +217,9 @@ def place(
         inline_timings = placement.inline_timings
         record = TimingsRecord(
             runtime=name,
-            seconds={other: dict(found) for other, found in placement.seconds.items()},
+            seconds={
+                runtime_name: dict(by_rows) for runtime_name, by_rows in placement.seconds.items()
+            },
             limit=timed.limit,
             memory_bytes=timed.memory_bytes,
             budget_bytes=round(memory_bytes),
@@ -295,12 +297,12 @@ def _timed(
                 opened[name] = open_runtime(package, name, device, threads)
             except DeviceError as error:
                 unused[name] = str(error)  # the error would keep the runtime alive
-        for name, found in warm_up(opened, package.card, bounds).items():
-            if found.failure:
-                unused[name] = found.failure
+        for name, timings in warm_up(opened, package.card, bounds).items():
+            if timings.failure:
+                unused[name] = timings.failure
                 del opened[name]
             else:
-                timed[name] = found
+                timed[name] = timings
 
     def refusal(name: RuntimeName) -> PackageError:
         error = PackageError(package.label, MODEL_FILES[name], unused[name])
@@ -316,7 +318,7 @@ def _timed(
         raise refusal(candidates[-1])
     for name, reason in unused.items():
         logger.warning("%s is served without %s: %s", package.label, name, reason)
-    seconds = {name: found.seconds for name, found in timed.items()}
+    seconds = {name: timings.seconds for name, timings in timed.items()}
     name = _fastest(seconds)
     if name not in opened:
         open_and_time([name])

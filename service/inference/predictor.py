@@ -67,10 +67,10 @@ class Predictor:
         """What the package says of its network."""
         self.placement = placement
         self.statistics = ModelStatistics()
-        most = min(settings.max_batch_rows, placement.most_rows or settings.max_batch_rows)
-        in_time = placement.rows_in(batch_seconds(settings), otherwise=most)
-        self.max_batch_rows = package.card.fixed_batch or min(most, max(in_time, 1))
-        self.limit: Limit = "time" if self.max_batch_rows < most else placement.limit or "rows"
+        max_rows = min(settings.max_batch_rows, placement.most_rows or settings.max_batch_rows)
+        in_time = placement.rows_in(batch_seconds(settings), otherwise=max_rows)
+        self.max_batch_rows = package.card.fixed_batch or min(max_rows, max(in_time, 1))
+        self.limit: Limit = "time" if self.max_batch_rows < max_rows else placement.limit or "rows"
         """Why its batches are not larger."""
         costs, inline_costs = CostModel(placement.timings), CostModel(placement.inline_timings)
         self._name, self._version = self.card.name, self.card.version

@@ -80,18 +80,18 @@ class ModelRegistry:
 
         async def load_timed(name: str) -> None:
             async with slots:
-                found = await self._attempt(name, loader.load_timed, name)
-            if isinstance(found, ModelPackage):
-                untimed[name] = found
-            elif found is not None:
-                self._serve(name, found, device)
+                loaded = await self._attempt(name, loader.load_timed, name)
+            if isinstance(loaded, ModelPackage):
+                untimed[name] = loaded
+            elif loaded is not None:
+                self._serve(name, loaded, device)
 
         await asyncio.gather(*map(load_timed, names))
         for name in names:
             if name in untimed:
-                found = await self._attempt(name, loader.load, untimed[name])
-                if found is not None:
-                    self._serve(name, found, device)
+                predictor = await self._attempt(name, loader.load, untimed[name])
+                if predictor is not None:
+                    self._serve(name, predictor, device)
         for name in settings.model_weights.keys() - set(names):
             logger.warning("FITSERVE_MODEL_WEIGHTS names %r, which is not in the repository", name)
         if not self._predictors:
@@ -270,8 +270,8 @@ class ModelRegistry:
             f"Request for unknown model: {name[:100]!r} is not found; GET /models has the others."
         )
 
-    def accepting(self, name: str, wanted: TensorSpec) -> Predictor:
-        """Return the model called `name`, if its only input is a tensor like `wanted`.
+    def accepting(self, name: str, spec: TensorSpec) -> Predictor:
+        """Return the model called `name`, if its only input is a tensor like `spec`.
 
         Raises:
             BadInputError: the model has other inputs.
@@ -279,26 +279,27 @@ class ModelRegistry:
             UnknownModelError: as for `[name]`.
         """
         predictor = self[name]
-        if not _takes(predictor, wanted):
-            others = [other.card.name for other in self if _takes(other, wanted)]
+        if not _takes(predictor, spec):
+            others = [other.card.name for other in self if _takes(other, spec)]
             raise BadInputError(
-                f"Model {name!r} does not take {wanted.name} ({wanted.to_text()}); "
+                f"Model {name!r} does not take {spec.name} ({spec.to_text()}); "
                 f"these do: {', '.join(others) or 'none'}."
             )
         return predictor
 
 
-def _takes(predictor: Predictor, wanted: TensorSpec) -> bool:
+def _takes(predictor: Predictor, spec: TensorSpec) -> bool:
     return [(spec.name, spec.datatype, spec.shape) for spec in predictor.card.inputs] == [
-        (wanted.name, wanted.datatype, wanted.shape)
+        (spec.name, spec.datatype, spec.shape)
     ]
 
 
 def _placed(predictor: Predictor) -> str:
     runtime, seconds = predictor.placement[:2]
     timings = "; ".join(
-        f"{name} " + ", ".join(f"{value * 1e3:.2f} ms for {rows}" for rows, value in taken.items())
-        for name, taken in seconds.items()
+        f"{name} "
+        + ", ".join(f"{value * 1e3:.2f} ms for {rows}" for rows, value in by_rows.items())
+        for name, by_rows in seconds.items()
     )
     notes = [f"{runtime.name} on {runtime.device}", batching_note(predictor.card)]
     if predictor.limit in ("time", "memory"):

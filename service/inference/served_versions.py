@@ -114,13 +114,15 @@ def keep(file: Path, served: Mapping[str, int]) -> None:
         RecordError: the file cannot be written; it is unchanged.
     """
     try:
-        known = read(file)
+        recorded = read(file)
     except RecordError as error:
         if not is_replaceable(file):
             raise RecordError(f"{error}; name another with FITSERVE_VERSIONS_FILE") from error
-        known = {}
-    highest = known | {name: max(known.get(name, 0), version) for name, version in served.items()}
-    if highest == known:
+        recorded = {}
+    highest = recorded | {
+        name: max(recorded.get(name, 0), version) for name, version in served.items()
+    }
+    if highest == recorded:
         return
     staging = None
     try:

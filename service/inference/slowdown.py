@@ -16,7 +16,7 @@ COMPARISONS = 4
 """The comparisons in succession after which a model is slow, or is no longer."""
 
 SLOW = 4.0
-"""A model is slow if its batches take so many times as long as at the start."""
+"""A model is slow if its batches take this many times as long as at the start."""
 
 NO_LONGER_SLOW = 2.0
 

@@ -17,11 +17,11 @@ from models.runtimes import Arrays, Runtime, one_line
 from service.memory import SAMPLE_SECONDS, measured
 
 LONGEST_BATCH_SECONDS = 1.0
-"""Of a batch in the warm-up, whatever the settings allow: longer batches would prolong the start,
-and are hardly faster per row."""
+"""The longest batch of the warm-up, even if the settings allow longer ones: longer batches prolong
+the start and are hardly faster per row."""
 
 LEAST_BUDGET_BYTES = 64 * 2**20
-"""The libraries take a part of this in the first batches, whatever their rows."""
+"""The libraries take a part of this memory in the first batches, for any number of rows."""
 
 _TURNS = 5
 _MOST_TURNS = 10  # while other processes take the cores
@@ -84,15 +84,15 @@ def warm_up(
     """
     is_alone = len(runtimes) == 1
     warming = {name: _WarmUp(runtime, card, bounds, is_alone) for name, runtime in runtimes.items()}
-    while sizes := {each: rows for each in warming.values() if (rows := each.next_rows())}:
+    while sizes := {warm_up: rows for warm_up in warming.values() if (rows := warm_up.next_rows())}:
         rows = min(sizes.values())
         untimed = list(sizes)
-        for each in untimed:
-            each.start(rows)
-        while untimed := [each for each in untimed if not each.is_timed]:
-            for each in untimed:
-                each.run()
-    return {name: each.timings() for name, each in warming.items()}
+        for warm_up in untimed:
+            warm_up.start(rows)
+        while untimed := [warm_up for warm_up in untimed if not warm_up.is_timed]:
+            for warm_up in untimed:
+                warm_up.run()
+    return {name: warm_up.timings() for name, warm_up in warming.items()}
 
 
 def repeat(
@@ -114,8 +114,10 @@ def repeat(
         Exception: the network fails.
     """
     least = min(recorded)
-    most = max([rows for rows, taken in recorded.items() if taken <= batch_seconds], default=least)
-    for rows in sorted({least, most}):
+    largest = max(
+        [rows for rows, seconds in recorded.items() if seconds <= batch_seconds], default=least
+    )
+    for rows in sorted({least, largest}):
         if recorded[rows] > max(batch_seconds, _SLOW_SECONDS):
             break
         inputs = _inputs(card, rows)

@@ -38,8 +38,8 @@ def add_niceness(steps: int) -> None:
     if steps and sys.platform == "linux":
         thread = threading.get_native_id()
         try:
-            found = os.getpriority(os.PRIO_PROCESS, thread)
-            os.setpriority(os.PRIO_PROCESS, thread, min(found + steps, _MOST))
+            niceness = os.getpriority(os.PRIO_PROCESS, thread)
+            os.setpriority(os.PRIO_PROCESS, thread, min(niceness + steps, _MOST))
         except OSError as error:
             _warn(error.strerror or type(error).__name__)
 

@@ -71,18 +71,18 @@ def run_jobs(connection: socket.socket) -> None:
     connection.sendall(PROCESS_ID.pack(os.getpid()))
     peak_bytes, is_last = _peak_bytes(), False
     while not is_last and (job := _receive(connection)) is not None:
-        seconds, function, arguments, named = job
+        seconds, function, arguments, keywords = job
         # The signal ends the process, whatever runs: a handler would wait for the end of a decoder.
         signal.setitimer(signal.ITIMER_PROF, seconds)
         try:
-            outcome = True, function(*arguments, **named)
+            outcome = True, function(*arguments, **keywords)
         except BaseException as error:  # noqa: BLE001 - the worker raises it
             outcome = False, _picklable(error)
         signal.setitimer(signal.ITIMER_PROF, 0)
         is_last = _peak_bytes() - peak_bytes > KEPT_BYTES
         for part in pack((is_last, *outcome)):
             connection.sendall(part)
-        del job, arguments, named, outcome
+        del job, arguments, keywords, outcome
 
 
 def _receive(connection: socket.socket) -> Any:

@@ -58,9 +58,9 @@ def start_pool(settings: Settings, modules: Sequence[str] = ()) -> ProcessPool:
 
 async def close_pool() -> None:
     """End the processes of this event loop, if it has any."""
-    found = _pools.pop(asyncio.get_running_loop(), None)
-    if found is not None:
-        await found[0].close()
+    entry = _pools.pop(asyncio.get_running_loop(), None)
+    if entry is not None:
+        await entry[0].close()
 
 
 async def run_job(

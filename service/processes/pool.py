@@ -210,17 +210,17 @@ class _JobServer:
             ConnectionError, EOFError: this server has ended.
             OSError: the system can start no process now.
         """
-        ours, theirs = socket.socketpair()
-        with theirs:
-            socket.send_fds(self._control, [b"\0"], [theirs.fileno()])
-        ours.setblocking(False)
+        own_end, process_end = socket.socketpair()
+        with process_end:
+            socket.send_fds(self._control, [b"\0"], [process_end.fileno()])
+        own_end.setblocking(False)
         try:
-            (process_id,) = PROCESS_ID.unpack(await _read(ours, PROCESS_ID.size))
+            (process_id,) = PROCESS_ID.unpack(await _read(own_end, PROCESS_ID.size))
             if process_id == 0:
                 raise OSError("the process could not be forked")
-            return _JobProcess(ours, process_id)
+            return _JobProcess(own_end, process_id)
         except BaseException:
-            ours.close()
+            own_end.close()
             raise
 
     def end(self) -> None:

@@ -308,14 +308,14 @@ class _WithTritonNames:
 
         Triton's names have no `_total`, which a counter of prometheus_client would add.
         """
-        found: defaultdict[str, defaultdict[str, float]] = defaultdict(lambda: defaultdict(float))
+        sums: defaultdict[str, defaultdict[str, float]] = defaultdict(lambda: defaultdict(float))
         for family in self._registry.collect():
             yield family
             for sample in family.samples:
                 name, factor = _triton_name(sample.name, sample.labels)
                 if name:
-                    found[name][sample.labels["model"]] += sample.value * factor
-        for name, by_model in found.items():
+                    sums[name][sample.labels["model"]] += sample.value * factor
+        for name, by_model in sums.items():
             triton = UntypedMetricFamily(name, "As Triton counts it.", labels=("model",))
             for model, value in by_model.items():
                 triton.add_metric((model,), value)
@@ -336,6 +336,6 @@ def _triton_name(name: str, labels: Mapping[str, str]) -> tuple[str, float]:
     if not labels.get("model") or (endpoint.startswith("/v2/") and not endpoint.endswith("/infer")):
         return "", 0.0
     if name == "fitserve_request_seconds_count":
-        answered = labels["status"] == "200"
-        return f"nv_inference_request_{'success' if answered else 'failure'}", 1
+        succeeded = labels["status"] == "200"
+        return f"nv_inference_request_{'success' if succeeded else 'failure'}", 1
     return _TRITON.get(name, ("", 0.0))

@@ -42,8 +42,8 @@ def observe_all(series: Histogram, values: Sequence[float]) -> None:
     """Observe all values with one write per bucket; equivalent to `series.observe` of each."""
     array = np.asarray(values, float)
     counts = np.bincount(np.searchsorted(series._upper_bounds, array))
-    for place in counts.nonzero()[0]:
-        series._buckets[place].inc(float(counts[place]))
+    for index in counts.nonzero()[0]:
+        series._buckets[index].inc(float(counts[index]))
     series._sum.inc(float(array.sum()))
 
 
@@ -84,11 +84,11 @@ if sys.platform == "linux":
                 os.posix_fallocate(self._f.fileno(), 0, grown)
             except OSError as error:
                 _warn_once(self._fname, error)
-                held = self._m[: self._used]
+                values = self._m[: self._used]
                 self._f = os.fdopen(os.memfd_create("counts"), "w+b")
                 self._f.truncate(grown)
                 self._m = mmap.mmap(self._f.fileno(), grown)
-                self._m[: len(held)] = held
+                self._m[: len(values)] = values
             else:
                 self._m = mmap.mmap(self._f.fileno(), grown)
             self._capacity = grown

@@ -1,4 +1,4 @@
-"""The context of one request: what is known of it, in one record.
+"""The context of one request: its identity, timings and outcome, in one record.
 
 The app starts a context for each request. The code that handles the request notes what it learns.
 At the end, the metrics, the access log and the trace are made from it.
@@ -143,9 +143,9 @@ def start_request(method: str, path: str, headers: dict[bytes, bytes]) -> Reques
     Its ID is the request's `X-Request-Id` if that is printable ASCII of at most 100 characters,
     otherwise a new one.
     """
-    given = headers.get(b"x-request-id", b"")
-    if 0 < len(given) <= 100 and given.isascii() and given.decode().isprintable():
-        identity = given.decode()
+    sent_id = headers.get(b"x-request-id", b"")
+    if 0 < len(sent_id) <= 100 and sent_id.isascii() and sent_id.decode().isprintable():
+        identity = sent_id.decode()
     else:
         identity = f"{_PROCESS}-{next(_numbers):x}"
     context = RequestContext(identity, method, path, headers)
@@ -155,5 +155,5 @@ def start_request(method: str, path: str, headers: dict[bytes, bytes]) -> Reques
 
 def current_request() -> RequestContext:
     """Return the context of the current request, or a blank one outside a request."""
-    found = _current.get(None)
-    return found if found is not None else RequestContext("", "", "")
+    context = _current.get(None)
+    return context if context is not None else RequestContext("", "", "")

@@ -45,8 +45,8 @@ class Tracer:
         """Export the spans of a request that has ended."""
         # Contexts use the monotonic clock, and spans the wall clock.
         offset = time.time_ns() - round(time.monotonic() * 1e9)
-        given = context.headers.get(b"traceparent", b"").decode("latin-1")
-        parent = self._propagator.extract({"traceparent": given}, Context())
+        traceparent = context.headers.get(b"traceparent", b"").decode("latin-1")
+        parent = self._propagator.extract({"traceparent": traceparent}, Context())
         start = offset + round(context.started * 1e9)
         span = self._tracer.start_span(
             f"{context.method} {context.endpoint}",
@@ -57,10 +57,10 @@ class Tracer:
         )
         if span.is_recording():
             inside = set_span_in_context(span, parent)
-            for name, begun, seconds in context.parts():
-                first = offset + round(begun * 1e9)
-                part = self._tracer.start_span(name, inside, start_time=first)
-                part.end(first + round(seconds * 1e9))
+            for name, offset_seconds, seconds in context.parts():
+                start_time = offset + round(offset_seconds * 1e9)
+                part = self._tracer.start_span(name, inside, start_time=start_time)
+                part.end(start_time + round(seconds * 1e9))
             if context.status >= 500:
                 span.set_status(Status(StatusCode.ERROR))
         span.end(start + round(context.seconds * 1e9))

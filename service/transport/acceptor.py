@@ -56,9 +56,9 @@ class Acceptor:
         """Measure the current loop iteration, as a connection waits."""
         self._end_of_iteration = self._loop.call_soon(self._accept, time.monotonic())
 
-    def _accept(self, begun: float) -> None:
+    def _accept(self, started: float) -> None:
         """Accept connections in proportion to the duration of the iteration."""
-        for _ in range(int((time.monotonic() - begun) / SECONDS_PER_CONNECTION)):
+        for _ in range(int((time.monotonic() - started) / SECONDS_PER_CONNECTION)):
             try:
                 connection, _ = self._shared.accept()
             except OSError:  # no connection is left, or the loop reports the error

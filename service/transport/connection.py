@@ -55,22 +55,23 @@ up would take nearly all.
 
 
 @cache
-def max_connections(wanted: int) -> int:
-    """Return how many connections this worker accepts: `wanted`, those of the setting, or fewer.
+def max_connections(limit: int) -> int:
+    """Return how many connections this worker accepts: `limit`, which the setting has, or fewer.
 
-    The limit of open files may be lower (`supervisor.py` raises it as far as it may). A part of it
-    is left for files and job processes, which would otherwise fail.
+    The limit of open files may be lower (`supervisor.py` raises that limit as far as the system
+    allows). A part of the open files is left for files and job processes, which would otherwise
+    fail.
     """
     if sys.platform == "win32":
-        return wanted
+        return limit
     files, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-    possible = wanted if files == resource.RLIM_INFINITY else files - min(OTHER_FILES, files // 4)
-    if possible < wanted:
+    possible = limit if files == resource.RLIM_INFINITY else files - min(OTHER_FILES, files // 4)
+    if possible < limit:
         logger.warning(
             "at most %d connections are accepted, and not %d, as the limit of open files is %d",
-            *(possible, wanted, files),
+            *(possible, limit, files),
         )
-    return min(wanted, possible)
+    return min(limit, possible)
 
 
 class Connection(PipelinedProtocol):
@@ -231,13 +232,13 @@ class Connection(PipelinedProtocol):
         if common is not self._common[0]:  # uvicorn replaces them once a second, for the date
             every = (*common, *SECURITY_HEADERS)
             Connection._common = common, b"".join([b"%b: %b\r\n" % header for header in every])
-        last = b"\r\n"
+        end = b"\r\n"
         if b"\r\nconnection: close\r\n" in reply.lines:
             cycle.keep_alive = False
         elif not cycle.keep_alive:
-            last = b"connection: close\r\n\r\n"
+            end = b"connection: close\r\n\r\n"
         line = STATUS_LINE[reply.status_code]
-        head = (line, self._common[1], reply.lines, last)
+        head = (line, self._common[1], reply.lines, end)
         if len(reply.body) <= JOINED_BYTES:
             self._write(cycle.transport, b"".join((*head, reply.body)))
         else:

@@ -211,7 +211,7 @@ def _is_repeated(name: bytes, lines: Lines, headers: Mapping[bytes, bytes]) -> b
     """Return whether a header field is sent more than once; `headers` has one value of each."""
     if len(lines) == len(headers) or name not in headers:
         return False
-    return sum(found == name for found, _ in lines) > 1
+    return sum(line_name == name for line_name, _ in lines) > 1
 
 
 class FastPathCycle(RequestCycle):

@@ -72,8 +72,8 @@ def check_framing(
 
 def _host_of(target: bytes) -> bytes | None:
     """Return the host and port of an absolute URL, in lower case; None for a path."""
-    found = _URL.match(target)
-    return found[1].lower() if found else None
+    match = _URL.match(target)
+    return match[1].lower() if match else None
 
 
 @lru_cache(maxsize=256)  # clients repeat the same value
@@ -83,5 +83,7 @@ def _is_host(value: bytes) -> bool:
 
 def without_upgrade(method: bytes, target: bytes, version: str, lines: Lines) -> bytes:
     """Return the encoded header of a request without the offer to upgrade."""
-    kept = [b"%b: %b\r\n" % line for line in lines if line[0] != b"upgrade"]
-    return b"".join((b"%b %b HTTP/%b\r\n" % (method, target, version.encode()), *kept, b"\r\n"))
+    other_lines = [b"%b: %b\r\n" % line for line in lines if line[0] != b"upgrade"]
+    return b"".join(
+        (b"%b %b HTTP/%b\r\n" % (method, target, version.encode()), *other_lines, b"\r\n")
+    )

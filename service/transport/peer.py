@@ -17,11 +17,11 @@ BEGINNING = b"HTTP/1.1 "
 
 def was_reset(transport: Transport) -> bool:
     """Return whether the connection was reset, even if nothing reads from it."""
-    found = transport.get_extra_info("socket")
-    if found is None or not hasattr(select, "poll"):  # Windows lacks it
+    connection = transport.get_extra_info("socket")
+    if connection is None or not hasattr(select, "poll"):  # Windows lacks it
         return False
     poller = select.poll()
-    poller.register(found.fileno(), 0)  # errors and hang-ups are always reported
+    poller.register(connection.fileno(), 0)  # errors and hang-ups are always reported
     return bool(poller.poll(0))
 
 

@@ -172,13 +172,13 @@ class PipelinedProtocol(HttpToolsProtocol):
         else:
             self._parse(data)
 
-    def _close(self, begun: float) -> None:
+    def _close(self, started: float) -> None:
         """Close the connection; if a request is incomplete, linger first.
 
         Args:
-            begun: loop time from which the rest of the request has the timeout of a body.
+            started: loop time from which the rest of the request has the timeout of a body.
         """
-        due = begun + self._body_seconds
+        due = started + self._body_seconds
         is_whole = self._between and not self._held
         if is_whole or due <= self.loop.time() or not self.transport.can_write_eof():
             self._close_transport()
@@ -274,13 +274,13 @@ class PipelinedProtocol(HttpToolsProtocol):
         self._continue()
 
     def _next_piece(self) -> bytes:
-        cut = self._held.find(END, PIECE_BYTES) + len(END)
+        end = self._held.find(END, PIECE_BYTES) + len(END)
         if self._left > 0:
-            cut = self._left
-        elif cut < len(END):
-            cut = len(self._held)
-        piece = bytes(self._held[:cut])
-        del self._held[:cut]
+            end = self._left
+        elif end < len(END):
+            end = len(self._held)
+        piece = bytes(self._held[:end])
+        del self._held[:end]
         return piece
 
     def _continue(self) -> None:
@@ -374,8 +374,8 @@ class PipelinedProtocol(HttpToolsProtocol):
             self.transport.abort()
             return
         cycle = self._answering
-        begun = cycle.response_started or cycle.response_complete
-        if times & (times - 1) == 0 and not begun:  # at growing intervals
+        response_started = cycle.response_started or cycle.response_complete
+        if times & (times - 1) == 0 and not response_started:  # at growing intervals
             if not isinstance(cycle.transport, BegunTransport):
                 cycle.transport = BegunTransport(cycle.transport)
             cycle.transport.probe()

@@ -65,8 +65,8 @@ async def wait_for_the_first() -> None:
     respond that all models are ready, and the next request would meet the first. The wait ends
     after `_PATIENCE_SECONDS`.
     """
-    own = f"{_PREFIX}{os.getpid()}"
-    await _wait_while(lambda folder: all(report.name == own for report in _reports(folder)))
+    own_name = f"{_PREFIX}{os.getpid()}"
+    await _wait_while(lambda folder: all(report.name == own_name for report in _reports(folder)))
 
 
 async def _wait_while(condition: Callable[[Path], bool]) -> None:
@@ -99,30 +99,36 @@ async def replace_workers(watcher: Any, folder: Path) -> None:
         watcher: circus' watcher of the workers.
         folder: of the server, in which the workers report.
     """
-    old = list(watcher.processes.values())
-    logger.info("rolling restart: the old workers (%d) end when new ones are ready", len(old))
+    old_workers = list(watcher.processes.values())
+    logger.info(
+        "rolling restart: the old workers (%d) end when new ones are ready", len(old_workers)
+    )
     watcher.call_hook("before_start")  # these starts are not restarts after a failure
     for _ in range(watcher.numprocesses):
         watcher.spawn_process()
-    new = [process for process in watcher.processes.values() if process not in old]
-    if len(new) < watcher.numprocesses:  # too little memory, for example; circus logs the error
+    new_workers = [process for process in watcher.processes.values() if process not in old_workers]
+    if (
+        len(new_workers) < watcher.numprocesses
+    ):  # too little memory, for example; circus logs the error
         failure: str | None = "a new worker could not be started"
     else:
-        failure = await _failure(watcher, new, folder)
+        failure = await _failure(watcher, new_workers, folder)
     if watcher.is_stopping() or watcher.is_stopped():
         return
     if failure:
         logger.error("rolling restart: the old workers go on, as %s", failure)
-    await asyncio.gather(*(_end(watcher, process) for process in (new if failure else old)))
+    await asyncio.gather(
+        *(_end(watcher, process) for process in (new_workers if failure else old_workers))
+    )
     if not failure:
         logger.info("rolling restart: the old workers have ended")
 
 
-async def _failure(watcher: Any, new: list[Any], folder: Path) -> str | None:
+async def _failure(watcher: Any, new_workers: list[Any], folder: Path) -> str | None:
     """Wait until the new workers have loaded their models; return why they do not serve."""
-    waiting = list(new)
+    waiting = list(new_workers)
     while waiting and not watcher.is_stopping() and not watcher.is_stopped():
-        if not all(process.is_alive() for process in new):
+        if not all(process.is_alive() for process in new_workers):
             return "a new worker died"
         for process in list(waiting):
             with suppress(FileNotFoundError):

@@ -81,9 +81,11 @@ class Server(uvicorn.Server):
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """Begin the shutdown, or speed it up; called by uvicorn on SIGTERM and SIGINT."""
-        again = self.should_exit
+        is_repeated = self.should_exit
         super().handle_exit(sig, frame)
-        if again and signal.SIGINT in self._captured_signals:  # SIGTERM may arrive after Ctrl-C
+        if (
+            is_repeated and signal.SIGINT in self._captured_signals
+        ):  # SIGTERM may arrive after Ctrl-C
             self.force_exit = True
         if not self.started:
             logger.info("this worker was told to end before it served a request, and ends")
@@ -97,13 +99,15 @@ class Server(uvicorn.Server):
         self._set_due(self._stop_seconds())
         threading.Thread(target=self._end_in_time, name="end", daemon=True).start()
         self.config.timeout_graceful_shutdown = None  # `_end_in_time` enforces it
-        last = [connection for shared in sockets or [] for connection in close_if_last(shared)]
+        connections = [
+            connection for shared in sockets or [] for connection in close_if_last(shared)
+        ]
         for server in self.servers:
             server.close()
         for acceptor in self._acceptors:
             await acceptor.close()
         protocol, tls = self._protocol_factory(), self.config.ssl
-        for connection in last:
+        for connection in connections:
             await serve(connection, protocol, tls)
         await super().shutdown(sockets)
 
@@ -134,6 +138,6 @@ class Server(uvicorn.Server):
 def _unanswered(connection: Any) -> int:
     """Return how many requests of a connection have no response that was sent whole."""
     cycle = connection.cycle
-    begun = cycle is not None and not cycle.response_complete
+    is_in_progress = cycle is not None and not cycle.response_complete
     unsent = connection.transport.get_write_buffer_size() > 0
-    return len(connection.pipeline) + (begun or unsent)
+    return len(connection.pipeline) + (is_in_progress or unsent)

@@ -86,8 +86,11 @@ class Supervisor(bentoml_adapter.Arbiter):  # type: ignore[misc]  # circus has n
         for watcher in watchers:
             self._prepare(watcher)
         allow_open_files(settings.max_connections + OTHER_FILES)
-        own = {**self._endpoints(bool(options.get("plugins"))), "check_delay": CHECK_SECONDS}
-        super().__init__(list(watchers), **{**options, **own})
+        fixed_options = {
+            **self._endpoints(bool(options.get("plugins"))),
+            "check_delay": CHECK_SECONDS,
+        }
+        super().__init__(list(watchers), **{**options, **fixed_options})
         for plugin in self.watchers[len(watchers) :]:
             plugin.cmd = plugin.cmd.replace(
                 _PLUGIN, shlex.join([*_TIED, "circus.plugins.__init__"])
@@ -220,8 +223,8 @@ class Supervisor(bentoml_adapter.Arbiter):  # type: ignore[misc]  # circus has n
     def _stop_seconds(self, watcher: Any) -> float:
         """Return the maximum duration of the shutdown of a watcher's workers."""
         arguments = watcher.args
-        given = arguments[arguments.index(STOP_OPTION) + 1] if STOP_OPTION in arguments else None
-        return stop_seconds(self._settings, None if given is None else float(given))
+        option = arguments[arguments.index(STOP_OPTION) + 1] if STOP_OPTION in arguments else None
+        return stop_seconds(self._settings, None if option is None else float(option))
 
     def _signal_workers(self, number: int) -> None:
         for watcher in self.watchers:
@@ -274,18 +277,19 @@ def share_cores(watcher: Any, threads: int) -> None:
         watcher.env["FITSERVE_INTRA_OP_THREADS"] = str(share)
 
 
-def allow_open_files(wanted: int) -> None:
-    """Raise the limit of open files to `wanted`, as far as it may be; the usual limit is 1,024.
+def allow_open_files(limit: int) -> None:
+    """Raise the limit of open files to `limit`, as far as the system allows.
 
-    Beyond the limit, uvloop drops connections without a response or a log line.
+    The usual limit is 1,024. Beyond the limit, uvloop drops connections without a response or a log
+    line.
     """
     if sys.platform == "win32":
         return
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if hard != resource.RLIM_INFINITY:
-        wanted = min(wanted, hard)
-    if soft not in (resource.RLIM_INFINITY, hard) and soft < wanted:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+        limit = min(limit, hard)
+    if soft not in (resource.RLIM_INFINITY, hard) and soft < limit:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (limit, hard))
 
 
 class RestartLimit:
@@ -311,14 +315,14 @@ class RestartLimit:
         if self._first < watcher.numprocesses:
             self._first += 1
             return True
-        now, most = self._clock(), MAX_RESTARTS * watcher.numprocesses
+        now, limit = self._clock(), MAX_RESTARTS * watcher.numprocesses
         while self._times and now - self._times[0] > RESTART_WINDOW_SECONDS:
             self._times.popleft()
-        if len(self._times) == most:
+        if len(self._times) == limit:
             logger.critical(
                 "workers died %d times in %.0f s: this server ends, as restarts do not "
                 "help; the lines above say why they died",
-                most + 1,
+                limit + 1,
                 now - self._times[0],
             )
             return False

@@ -74,9 +74,9 @@ class _UnreadResponse:
     def update(self, now: float) -> None:
         """Note whether the client has made progress."""
         in_kernel = _in_kernel(self._transport)
-        left = self._transport.get_write_buffer_size() + (in_kernel or 0)
-        if in_kernel == 0 or self._left - left >= PROGRESS_BYTES:
-            self._left, self.read_at = left, now
+        unread = self._transport.get_write_buffer_size() + (in_kernel or 0)
+        if in_kernel == 0 or self._left - unread >= PROGRESS_BYTES:
+            self._left, self.read_at = unread, now
 
 
 class UnreadResponses:
@@ -158,10 +158,10 @@ class UnreadResponses:
 
     def _disconnect(self, transport: Transport, reason: str) -> None:
         self.discard(transport)
-        found = transport.get_extra_info("socket")
-        if found is not None:
+        connection = transport.get_extra_info("socket")
+        if connection is not None:
             with suppress(OSError):  # the connection is lost
-                found.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET_ON_CLOSE)
+                connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET_ON_CLOSE)
         transport.abort()
         count_slow_reader(reason)
         self._unlogged += 1
@@ -182,10 +182,10 @@ class UnreadResponses:
 
 def _in_kernel(transport: Transport) -> int | None:
     """Return how many bytes the client's kernel has not acknowledged; None if that is unknown."""
-    found = transport.get_extra_info("socket")
-    if found is None or sys.platform != "linux":
+    connection = transport.get_extra_info("socket")
+    if connection is None or sys.platform != "linux":
         return None
     try:
-        return int(struct.unpack("i", ioctl(found.fileno(), TIOCOUTQ, bytes(4)))[0])
+        return int(struct.unpack("i", ioctl(connection.fileno(), TIOCOUTQ, bytes(4)))[0])
     except (OSError, ValueError):  # the connection is lost; `connection_lost` follows
         return None

@@ -44,8 +44,8 @@ def fakes(count: int) -> tuple[list[Any], list[str]]:
 
 @given(st.integers(1, 3), st.integers(0, 10))
 def test_batches_are_returned_in_order(stages: int, batches: int) -> None:
-    found, seen = fakes(stages)
-    assert list(staged(found)(range(batches))) == list(range(batches))
+    outcomes, seen = fakes(stages)
+    assert list(staged(outcomes)(range(batches))) == list(range(batches))
     assert len(seen) == 2 * batches
 
 
@@ -94,11 +94,11 @@ def test_only_the_service_has_access_to_the_gpu(
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     if mine is not None:
         monkeypatch.setenv("CUDA_VISIBLE_DEVICES", mine)
-    for server, wanted in ((on_gpu("onnx"), seen), (FITSERVE, "")):
+    for server, expected in ((on_gpu("onnx"), seen), (FITSERVE, "")):
         page = "{bin}/python -m http.server --bind 127.0.0.1 {port}"  # it has the same environment
-        with running(replace(server, command=page, ready="/")) as up:
-            (process,) = marked(up.mark)
-            assert process.environ()["CUDA_VISIBLE_DEVICES"] == wanted
+        with running(replace(server, command=page, ready="/")) as running_server:
+            (process,) = marked(running_server.mark)
+            assert process.environ()["CUDA_VISIBLE_DEVICES"] == expected
 
 
 @pytest.mark.parametrize(

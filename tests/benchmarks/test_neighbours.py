@@ -82,8 +82,8 @@ def test_a_rejected_request_is_in_the_statuses_and_not_in_the_waits() -> None:
 
 
 def test_an_unreachable_server_loses_the_requests() -> None:
-    with socket.create_server(("127.0.0.1", 0)) as taken:
-        port = taken.getsockname()[1]
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port = listener.getsockname()[1]
     (waits,) = visit(port, [Neighbour("steady", REQUEST, rate=50)], 0.1)
     assert waits.statuses == {"lost": 5}
     assert waits.seconds == []
@@ -126,7 +126,7 @@ def test_the_cores_are_divided_if_there_are_more_than_two() -> None:
 
 
 def test_every_network_of_an_attack_exists() -> None:
-    assert {each.network for each in ATTACKS.values()} - {None} == set(networks.NETWORKS)
+    assert {attack.network for attack in ATTACKS.values()} - {None} == set(networks.NETWORKS)
 
 
 def test_a_refused_network_is_named_with_the_reason(
@@ -140,10 +140,10 @@ def test_a_refused_network_is_named_with_the_reason(
 
 def result() -> AttackResult:
     """Return two rounds of an attack; the second neighbour was not answered during it."""
-    found = AttackResult("flood", "much", "a model")
+    attack_result = AttackResult("flood", "much", "a model")
     for number, (quiet, attacked) in enumerate([(0.001, 0.01), (0.002, 0.08)]):
         for neighbour, waits in (("near", [attacked] * 3), ("far", [])):
-            found.rounds.append(
+            attack_result.rounds.append(
                 Round.of(
                     neighbour,
                     Waits([quiet] * 3, statuses={"200": 3}),  # type: ignore[arg-type]
@@ -152,7 +152,7 @@ def result() -> AttackResult:
                 )
             )
             statuses = {"200": 3} if waits else {"lost": 3}
-            found.rounds.append(
+            attack_result.rounds.append(
                 Round.of(
                     neighbour,
                     Waits(waits, statuses=statuses, late_seconds=0.004),  # type: ignore[arg-type]
@@ -160,9 +160,9 @@ def result() -> AttackResult:
                     number=number,
                 )
             )
-    found.statuses = {"413": 7}
-    found.memory_mb = {"before": 100.0, "peak": 900.0, "after": 120.0}
-    return found
+    attack_result.statuses = {"413": 7}
+    attack_result.memory_mb = {"before": 100.0, "peak": 900.0, "after": 120.0}
+    return attack_result
 
 
 def test_the_table_compares_each_attacked_round_with_its_quiet_one() -> None:
@@ -187,10 +187,15 @@ def test_an_attack_that_fails_is_named_with_the_reason() -> None:
 
 
 def test_the_json_has_every_round_and_null_where_nothing_was_answered() -> None:
-    found = json.loads(json.dumps(content([result()], {"rounds": 2}), allow_nan=False))
-    rounds = found["attacks"][0]["rounds"]
+    report = json.loads(json.dumps(content([result()], {"rounds": 2}), allow_nan=False))
+    rounds = report["attacks"][0]["rounds"]
     assert len(rounds) == 8
-    assert [each["p99_ms"] for each in rounds if each["neighbour"] == "far"] == [1, None, 2, None]
+    assert [round_["p99_ms"] for round_ in rounds if round_["neighbour"] == "far"] == [
+        1,
+        None,
+        2,
+        None,
+    ]
 
 
 def test_an_attack_on_a_real_server_is_measured(
@@ -201,7 +206,7 @@ def test_an_attack_on_a_real_server_is_measured(
     assert main([*arguments, "--only", "normal rows"]) == 0
     out = capsys.readouterr().out
     for name, requests in (("another model", 100), ("/livez", 20), ("same model", 50)):
-        (row,) = [each for each in out.splitlines() if each.startswith(f"| normal rows | {name}")]
+        (row,) = [line for line in out.splitlines() if line.startswith(f"| normal rows | {name}")]
         assert f"| {requests} x 200 → {requests} x 200" in row
     (found,) = json.loads(file.read_text())["attacks"]
     assert found["statuses"]["200"] > 0

@@ -17,8 +17,8 @@ from benchmarks.serving.servers import FITSERVE, OURS, SERVERS, Server
 @pytest.fixture(scope="module")
 def expected() -> Iterator[Probabilities]:
     """The probabilities of fitserve."""
-    with running(FITSERVE) as up:
-        yield up.probabilities(OURS)
+    with running(FITSERVE) as server:
+        yield server.probabilities(OURS)
 
 
 PEERS = [
@@ -41,14 +41,16 @@ def test_a_peer_answers_the_probabilities_of_fitserve_with_one_worker_and_with_t
 ) -> None:
     processes = []
     for workers in (1, 2):
-        with running(server, workers=workers) as up:
+        with running(server, workers=workers) as running_server:
             for row in server.rows:
-                np.testing.assert_allclose(up.probabilities(row), expected, atol=TOLERANCE, rtol=0)
-            processes.append(len(marked(up.mark)))
+                np.testing.assert_allclose(
+                    running_server.probabilities(row), expected, atol=TOLERANCE, rtol=0
+                )
+            processes.append(len(marked(running_server.mark)))
     assert processes[1] > processes[0]
 
 
 def test_fitserve_is_measured_with_one_worker_and_with_two() -> None:
     for workers in FITSERVE.workers:
-        with running(FITSERVE, workers=workers) as up:
-            assert len(up.workers()) == workers
+        with running(FITSERVE, workers=workers) as server:
+            assert len(server.workers()) == workers

@@ -43,7 +43,7 @@ def results(**rates: list[float]) -> Results:
         "triton_binary": TRITON_BINARY.name,
         "mosec_two": row_name(MOSEC_8, 2),
     }
-    found = Results(MACHINE, {"rounds": 3, "seconds": 5})
+    measured = Results(MACHINE, {"rounds": 3, "seconds": 5})
     for key, values in rates.items():
         for number, rate in enumerate(values):
             quantities = {
@@ -55,12 +55,12 @@ def results(**rates: list[float]) -> Results:
                 "server_cores": 1.0,
                 "other_cores": 0.01,
             }
-            found.samples.append(Sample("throughput", names[key], CASE, number, quantities))
-    return found
+            measured.samples.append(Sample("throughput", names[key], CASE, number, quantities))
+    return measured
 
 
-def target_result(found: Results, name: str) -> TargetResult:
-    return next(each for each in check_targets(found) if each.name == f"{name}, {CASE}")
+def target_result(measured: Results, name: str) -> TargetResult:
+    return next(target for target in check_targets(measured) if target.name == f"{name}, {CASE}")
 
 
 BEST_PEER = "requests/s, JSON / best peer"
@@ -74,45 +74,47 @@ def test_a_summary_is_the_median_with_its_range() -> None:
 
 
 def test_one_error_in_one_round_voids_the_row() -> None:
-    found = results(ours=[10.0, 20.0, 30.0])
+    measured = results(ours=[10.0, 20.0, 30.0])
     failed = Sample("throughput", OURS.name, CASE, 3, {"requests_per_second": 9e9}, {"status": 1})
-    found.samples.append(failed)
-    assert found.summary("throughput", OURS.name, CASE, "requests_per_second") is None
-    assert f"| {OURS.name} | void: 1 errors |" in render(found)
-    assert "9,000,000,000" not in render(found)
+    measured.samples.append(failed)
+    assert measured.summary("throughput", OURS.name, CASE, "requests_per_second") is None
+    assert f"| {OURS.name} | void: 1 errors |" in render(measured)
+    assert "9,000,000,000" not in render(measured)
 
 
 def test_an_error_does_not_void_other_cases() -> None:
-    found = results(ours=[10.0])
-    found.samples.append(
+    measured = results(ours=[10.0])
+    measured.samples.append(
         Sample("throughput", OURS.name, "1 connection", 0, {"p50_ms": 1.0}, {"read": 1})
     )
-    assert found.summary("throughput", OURS.name, CASE, "requests_per_second") == (10, 10, 10)
+    assert measured.summary("throughput", OURS.name, CASE, "requests_per_second") == (10, 10, 10)
 
 
 def test_a_ratio_uses_the_best_of_the_peers() -> None:
-    found = results(ours=[100.0], fastapi=[10.0], triton=[20.0], mosec_two=[25.0], litserve=[1.0])
-    result = target_result(found, BEST_PEER)
+    measured = results(
+        ours=[100.0], fastapi=[10.0], triton=[20.0], mosec_two=[25.0], litserve=[1.0]
+    )
+    result = target_result(measured, BEST_PEER)
     assert (result.value, result.met) == (4, False)
     assert result.baseline.startswith("fitserve, V2 JSON / mosec, batches of 8, 2 workers; without")
 
 
 def test_a_ratio_uses_the_better_of_one_and_two_workers() -> None:
-    found = results(ours=[40.0], ours_two=[60.0], fastapi=[10.0])
-    result = target_result(found, BEST_PEER)
+    measured = results(ours=[40.0], ours_two=[60.0], fastapi=[10.0])
+    result = target_result(measured, BEST_PEER)
     assert (result.value, result.met) == (6, True)
     assert result.baseline.startswith("fitserve, V2 JSON, 2 workers / FastAPI")
 
 
 def test_json_is_not_compared_with_binary_tensors() -> None:
-    found = results(ours=[100.0], triton=[10.0], triton_binary=[50.0])
-    assert target_result(found, BEST_PEER).value == 10
+    measured = results(ours=[100.0], triton=[10.0], triton_binary=[50.0])
+    assert target_result(measured, BEST_PEER).value == 10
 
 
 @pytest.mark.parametrize(("ours", "met"), [(50.0, True), (49.0, False)])
 def test_a_target_is_met_at_its_bound(ours: float, met: bool) -> None:
-    found = results(ours=[ours], fastapi=[10.0], litserve=[1.0])
-    assert target_result(found, BEST_PEER).met is met
+    measured = results(ours=[ours], fastapi=[10.0], litserve=[1.0])
+    assert target_result(measured, BEST_PEER).met is met
 
 
 def test_the_best_latency_is_the_lowest() -> None:
@@ -130,22 +132,22 @@ def test_a_peer_that_was_not_measured_is_named() -> None:
 
 
 def test_without_a_summary_there_is_no_target_result() -> None:
-    found = results(ours=[100.0])
-    assert target_result(found, BEST_PEER).met is None
-    assert "| not measured |" in render(found)
+    measured = results(ours=[100.0])
+    assert target_result(measured, BEST_PEER).met is None
+    assert "| not measured |" in render(measured)
 
 
 def test_a_server_with_wrong_responses_is_void_with_the_reason() -> None:
-    found = results(ours=[100.0], fastapi=[10.0])
-    found.failures[FASTAPI.name] = "FastAPI differs from the network by 0.5"
-    page = render(found)
+    measured = results(ours=[100.0], fastapi=[10.0])
+    measured.failures[FASTAPI.name] = "FastAPI differs from the network by 0.5"
+    page = render(measured)
     assert f"| {FASTAPI.name} | void: the reason is below |" in page
     assert f"- {FASTAPI.name}: FastAPI differs from the network by 0.5" in page
-    assert target_result(found, BEST_PEER).met is None
+    assert target_result(measured, BEST_PEER).met is None
 
 
 def test_the_soak_reports_every_server_and_has_targets_for_fitserve_only() -> None:
-    found = Results(MACHINE, {"rounds": 1, "seconds": 5})
+    measured = Results(MACHINE, {"rounds": 1, "seconds": 5})
     for row, case, worst in ((OURS, "300 s", 2.5), (BARE_UVICORN, "60 s", 8.0)):
         quantities = {
             "rate_per_second": 700.0,
@@ -160,12 +162,12 @@ def test_the_soak_reports_every_server_and_has_targets_for_fitserve_only() -> No
             "rss_spread_percent": 0.5,
             "generator_cores": 0.3,
         }
-        found.samples.append(Sample("soak", row.name, case, 0, quantities))
-    page = render(found)
+        measured.samples.append(Sample("soak", row.name, case, 0, quantities))
+    page = render(measured)
     assert f"| {OURS.name} | 300 s | 700 | 690 | 2 | 5 | 61 | 2 | 2.5 | 0.3 | 0 |" in page
     assert f"| {BARE_UVICORN.name} | 60 s | 700 | 690 | 2 | 5 | 61 | 2 | 8 | 0.3 | 0 |" in page
     assert "870 MB after the first minute, and within 0.5% from then on" in page
-    met = {result.name: result.met for result in check_targets(found)}
+    met = {result.name: result.met for result in check_targets(measured)}
     assert met["soak of 300 s, p99 / p50 in the worst window"]
     assert not met["soak of 300 s, requests answered / asked for"]
 

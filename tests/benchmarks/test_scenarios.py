@@ -23,9 +23,9 @@ def trace(began: list[float], took: list[float]) -> Trace:
 
 
 def test_a_window_holds_the_requests_that_began_in_it() -> None:
-    found = windows(trace([0, 5, 10, 19, 20, 26], [1, 3, 5, 5, 7, 7]), 10)
-    assert [window["requests"] for window in found] == [2, 2, 2]
-    assert [window["p50_ms"] for window in found] == [2, 5, 7]
+    measured = windows(trace([0, 5, 10, 19, 20, 26], [1, 3, 5, 5, 7, 7]), 10)
+    assert [window["requests"] for window in measured] == [2, 2, 2]
+    assert [window["p50_ms"] for window in measured] == [2, 5, 7]
 
 
 def test_a_short_last_window_is_left_out() -> None:
@@ -41,8 +41,8 @@ def test_the_images_differ_and_are_classified_with_confidence() -> None:
     assert pixels.shape == (16, 28, 28)
     assert pixels.dtype == np.uint8
     assert len({image.tobytes() for image in pixels}) == 16
-    answers = in_process("onnx")({"image": pixels})["probabilities"]
-    assert (answers.max(axis=1) > 0.5).mean() > 0.5
+    probabilities = in_process("onnx")({"image": pixels})["probabilities"]
+    assert (probabilities.max(axis=1) > 0.5).mean() > 0.5
 
 
 def test_the_header_of_a_binary_payload_has_the_length_of_its_json() -> None:
@@ -80,9 +80,9 @@ def test_no_process_of_a_server_survives_its_end() -> None:
     handler = f"{module}.SimpleHTTPRequestHandler"
     serve = f"{module}.test({handler},port=int('{{port}}'),bind='127.0.0.1')"
     server = Server("stubborn", "", (), f"{{bin}}/python -c {child};{serve}", (), "/")
-    with running(server, environment=_this_environment()) as up:
-        assert len(marked(up.mark)) == 2
-    assert marked(up.mark) == []
+    with running(server, environment=_this_environment()) as running_server:
+        assert len(marked(running_server.mark)) == 2
+    assert marked(running_server.mark) == []
 
 
 @pytest.mark.skipif(which("wrk") is None, reason="wrk is not installed")

@@ -23,8 +23,8 @@ def lock(path: Path) -> dict[str, set[SpecifierSet]]:
     versions: dict[str, set[SpecifierSet]] = {}
     for line in path.read_text().splitlines():
         if line[:1].isalpha():  # otherwise a comment or a digest
-            wanted = Requirement(line.removesuffix("\\"))
-            versions.setdefault(wanted.name, set()).add(wanted.specifier)
+            expected = Requirement(line.removesuffix("\\"))
+            versions.setdefault(expected.name, set()).add(expected.specifier)
     return versions
 
 
@@ -70,9 +70,12 @@ def test_the_stop_timeout_of_the_image_exceeds_the_shutdown(root: Path) -> None:
     command = (root / "deploy/container/Dockerfile").read_text().splitlines()[-1]
     (drain,) = re.findall(r'"--timeout-graceful-shutdown", "(\d+)"', command)
     page = (root / "deploy/container/README.md").read_text()
-    given = {*re.findall(r"--stop-timeout (\d+)", page), *re.findall(r"Give it (\d+) s", page)}
-    assert given
-    assert min(map(int, given)) > int(drain) + KILL_SECONDS
+    stated_seconds = {
+        *re.findall(r"--stop-timeout (\d+)", page),
+        *re.findall(r"Give it (\d+) s", page),
+    }
+    assert stated_seconds
+    assert min(map(int, stated_seconds)) > int(drain) + KILL_SECONDS
     assert float(drain) == Settings().graceful_shutdown_seconds
 
 
@@ -87,10 +90,10 @@ def test_the_cpu_image_is_small_runs_read_only_responds_and_drains(root: Path) -
         start_new_session=True,
     ) as script:
         try:
-            seen, _ = script.communicate(timeout=840)
+            output, _ = script.communicate(timeout=840)
         except BaseException:
             os.killpg(script.pid, signal.SIGTERM)  # it removes its containers
             raise
     if script.returncode == SKIPPED:
-        pytest.skip(seen.strip().splitlines()[-1])
-    assert script.returncode == 0, seen[-8000:]
+        pytest.skip(output.strip().splitlines()[-1])
+    assert script.returncode == 0, output[-8000:]

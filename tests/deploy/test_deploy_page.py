@@ -69,9 +69,9 @@ def test_its_numbers_are_those_of_the_benchmarks(shown: str) -> None:
 
 
 def test_every_setting_on_the_page_exists() -> None:
-    named = set(re.findall(r"FITSERVE_([A-Z_]+)", PAGE))
-    assert named
-    assert {name.lower() for name in named} <= set(Settings.model_fields)
+    settings = set(re.findall(r"FITSERVE_([A-Z_]+)", PAGE))
+    assert settings
+    assert {name.lower() for name in settings} <= set(Settings.model_fields)
 
 
 def test_the_manifests_are_checked_for_the_oldest_kubernetes_on_the_page() -> None:
@@ -88,9 +88,9 @@ def test_its_links_exist() -> None:
 def test_the_command_for_the_rules_creates_a_valid_operator_resource() -> None:
     (line,) = (line for line in PAGE.splitlines() if line.startswith("{ printf"))
     command, _, _ = line.rpartition("| kubectl")
-    done = subprocess.run(
+    completed = subprocess.run(
         ["bash", "-c", command], cwd=ROOT, capture_output=True, text=True, check=True
     )
-    wrapped = yaml.safe_load(done.stdout)
+    wrapped = yaml.safe_load(completed.stdout)
     rules = yaml.safe_load((ROOT / "deploy" / "monitoring" / "rules.yml").read_text())
     assert (wrapped["kind"], wrapped["spec"]) == ("PrometheusRule", rules)

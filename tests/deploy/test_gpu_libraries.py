@@ -47,13 +47,13 @@ def resolved() -> dict[str, Path | None]:
         env={**os.environ, "LD_LIBRARY_PATH": ":".join(map(str, FOLDERS))},
         capture_output=True, text=True, check=True,
     ).stdout  # fmt: skip
-    found = re.findall(r"^\t(\S+) => (not found|\S+)", listed, re.MULTILINE)
-    return {name: None if place == "not found" else Path(place) for name, place in found}
+    matches = re.findall(r"^\t(\S+) => (not found|\S+)", listed, re.MULTILINE)
+    return {name: None if path == "not found" else Path(path) for name, path in matches}
 
 
 def test_every_library_that_cuda_needs_is_installed(resolved: dict[str, Path | None]) -> None:
     assert {"libcurand.so.10", "libcublas.so.13", "libcudart.so.13"} <= resolved.keys()
-    assert [name for name, place in resolved.items() if place is None and name not in DRIVER] == []
+    assert [name for name, path in resolved.items() if path is None and name not in DRIVER] == []
 
 
 def test_libraries_outside_the_environment_are_on_every_debian(
@@ -62,8 +62,8 @@ def test_libraries_outside_the_environment_are_on_every_debian(
     """Libraries outside the environment must be on every Debian, as an image would lack them."""
     elsewhere = {
         name
-        for name, place in resolved.items()
-        if name not in DRIVER and place and not place.resolve().is_relative_to(SITE)
+        for name, path in resolved.items()
+        if name not in DRIVER and path and not path.resolve().is_relative_to(SITE)
     }
     assert [name for name in elsewhere if not SYSTEM.fullmatch(name)] == []
 
@@ -75,10 +75,10 @@ def test_the_lock_of_the_gpu_image_has_every_library_that_cuda_needs(
     locked = set()
     for line in (root / "requirements/serve.txt").read_text().splitlines():
         if line[:1].isalpha():
-            wanted = Requirement(line.removesuffix("\\"))
-            if wanted.marker is None or wanted.marker.evaluate(on):
-                locked.add(wanted.name)
-    needed = {place.resolve() for place in resolved.values() if place is not None} | {PROVIDER}
+            expected = Requirement(line.removesuffix("\\"))
+            if expected.marker is None or expected.marker.evaluate(on):
+                locked.add(expected.name)
+    needed = {path.resolve() for path in resolved.values() if path is not None} | {PROVIDER}
     owners = {
         owner.metadata["Name"].lower().replace("_", "-")
         for owner in importlib.metadata.distributions(path=[str(SITE)])
@@ -108,9 +108,9 @@ print("loaded")
 def test_onnx_runtime_s_cuda_loads_as_the_service_loads_it(tmp_path: Path) -> None:
     """With a stub of the driver, and no path to the wheels except ONNX Runtime's own."""
     driver = write_stub_driver(tmp_path, PROVIDER)
-    done = subprocess.run(
+    completed = subprocess.run(
         [sys.executable, "-c", LOAD],
         env={**os.environ, "LD_LIBRARY_PATH": str(driver)},
         capture_output=True, text=True, timeout=60, check=False,
     )  # fmt: skip
-    assert done.stdout == "loaded\n", done.stdout + done.stderr[-2000:]
+    assert completed.stdout == "loaded\n", completed.stdout + completed.stderr[-2000:]

@@ -136,7 +136,7 @@ def test_kserve_knows_every_field_of_the_predictor() -> None:
     if not python.exists():
         pytest.skip("the clients are not installed: make test does that")
     predictor = one("kserve", "InferenceService")["spec"]["predictor"]
-    done = subprocess.run(
+    completed = subprocess.run(
         [python, "-c", KSERVE],
         input=json.dumps(predictor),
         capture_output=True,
@@ -144,8 +144,8 @@ def test_kserve_knows_every_field_of_the_predictor() -> None:
         check=False,
         timeout=120,
     )
-    assert done.returncode == 0, done.stderr
-    assert json.loads(done.stdout.splitlines()[-1]) == []
+    assert completed.returncode == 0, completed.stderr
+    assert json.loads(completed.stdout.splitlines()[-1]) == []
 
 
 def test_the_inference_service_is_a_custom_predictor_of_the_second_protocol() -> None:
@@ -156,11 +156,17 @@ def test_the_inference_service_is_a_custom_predictor_of_the_second_protocol() ->
 
 
 def test_the_pod_of_kserve_differs_from_the_cpu_pod_only_as_kserve_requires() -> None:
-    ours, theirs = container("cpu"), container("kserve")
-    text = json.dumps(theirs).replace('"port": 3000', '"port": "http"')
-    theirs = {**json.loads(text), "name": ours["name"], "ports": ours["ports"]}
-    theirs["env"] = [entry for entry in theirs["env"] if entry["name"] != "PROTOCOL"]
-    assert theirs == ours
+    fitserve_container, kserve_container = container("cpu"), container("kserve")
+    text = json.dumps(kserve_container).replace('"port": 3000', '"port": "http"')
+    kserve_container = {
+        **json.loads(text),
+        "name": fitserve_container["name"],
+        "ports": fitserve_container["ports"],
+    }
+    kserve_container["env"] = [
+        entry for entry in kserve_container["env"] if entry["name"] != "PROTOCOL"
+    ]
+    assert kserve_container == fitserve_container
     differing = {
         name
         for name in pod("cpu")["spec"].keys() | pod("kserve")["spec"].keys()
@@ -186,8 +192,8 @@ def test_all_selectors_match_the_pods(overlay: str) -> None:
         assert selector.items() <= labels
     monitor, service = one(overlay, "ServiceMonitor"), one(overlay, "Service")
     assert monitor["apiVersion"] == "monitoring.coreos.com/v1"
-    wanted = monitor["spec"]["selector"]["matchLabels"]
-    assert wanted.items() <= service["metadata"]["labels"].items()
+    expected = monitor["spec"]["selector"]["matchLabels"]
+    assert expected.items() <= service["metadata"]["labels"].items()
     target = one(overlay, "HorizontalPodAutoscaler")["spec"]["scaleTargetRef"]
     assert (target["kind"], target["name"]) == identity(deployment)
     assert target["apiVersion"] == deployment["apiVersion"]
@@ -260,12 +266,14 @@ def test_the_probes_and_the_grace_period_allow_start_and_shutdown(overlay: str) 
 
 @pytest.mark.parametrize("overlay", OVERLAYS)
 def test_every_setting_of_a_pod_is_one_of_the_service(overlay: str) -> None:
-    given = environment(overlay)
-    named = {name.removeprefix("FITSERVE_").lower() for name in given if name.startswith("FITS")}
-    assert named
-    assert named <= set(Settings.model_fields)
-    assert given["BENTOML_HOST"] == "0.0.0.0"  # noqa: S104 - its documented value
-    assert int(given["FITSERVE_INTRA_OP_THREADS"]) >= 1
+    variables = environment(overlay)
+    settings = {
+        name.removeprefix("FITSERVE_").lower() for name in variables if name.startswith("FITS")
+    }
+    assert settings
+    assert settings <= set(Settings.model_fields)
+    assert variables["BENTOML_HOST"] == "0.0.0.0"  # noqa: S104 - its documented value
+    assert int(variables["FITSERVE_INTRA_OP_THREADS"]) >= 1
 
 
 @pytest.mark.parametrize("overlay", OVERLAYS)
@@ -276,10 +284,10 @@ def test_containers_have_minimal_privileges(overlay: str) -> None:
     assert spec["securityContext"]["runAsNonRoot"] is True
     assert spec["securityContext"]["runAsUser"] == 10001
     assert spec["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}
-    found = list(containers(rendered(overlay)))
-    assert found
-    for each in found:
-        may = each["securityContext"]
+    all_containers = list(containers(rendered(overlay)))
+    assert all_containers
+    for one_container in all_containers:
+        may = one_container["securityContext"]
         assert may["readOnlyRootFilesystem"] is True
         assert may["allowPrivilegeEscalation"] is False
         assert may["capabilities"] == {"drop": ["ALL"]}
@@ -292,7 +300,7 @@ def test_containers_have_minimal_privileges(overlay: str) -> None:
 
 @pytest.mark.parametrize("overlay", OVERLAYS)
 def test_every_image_has_a_fixed_tag(overlay: str) -> None:
-    images = [each["image"] for each in containers(rendered(overlay))]
+    images = [one_container["image"] for one_container in containers(rendered(overlay))]
     assert images == ["fitserve:gpu" if overlay == "gpu" else "fitserve:cpu"]
 
 
@@ -346,7 +354,7 @@ def test_the_autoscaler_uses_the_queue_metric_or_cpu(overlay: str, pod_server: S
 
 def test_the_keys_are_mounted_at_the_path_of_the_setting(tmp_path: Path) -> None:
     manifests = by_stand_in(with_keys(tmp_path))
-    (deployment,) = (one for one in manifests if one["kind"] == "Deployment")
+    (deployment,) = (manifest for manifest in manifests if manifest["kind"] == "Deployment")
     (found,) = containers(deployment)
     (path,) = (
         entry["value"] for entry in found["env"] if entry["name"] == "FITSERVE_API_KEYS_FILE"

@@ -43,14 +43,14 @@ def promtool(*arguments: str) -> subprocess.CompletedProcess[str]:
 
 
 def test_promtool_accepts_the_rules() -> None:
-    done = promtool("check", "rules", "rules.yml")
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert f"{len(ALERTS) + len(RECORDS)} rules found" in done.stdout
+    completed = promtool("check", "rules", "rules.yml")
+    assert completed.returncode == 0, completed.stdout + completed.stderr
+    assert f"{len(ALERTS) + len(RECORDS)} rules found" in completed.stdout
 
 
 def test_the_unit_tests_of_the_rules_pass() -> None:
-    done = promtool("test", "rules", "rules.test.yml")
-    assert done.returncode == 0, done.stdout + done.stderr
+    completed = promtool("test", "rules", "rules.test.yml")
+    assert completed.returncode == 0, completed.stdout + completed.stderr
 
 
 @pytest.mark.parametrize("rule", ALERTS, ids=[rule["alert"] for rule in ALERTS])
@@ -69,17 +69,17 @@ def test_every_alert_has_a_test_that_fires_and_one_that_does_not(rule: dict[str,
 
 def test_the_panels_of_the_dashboard_do_not_overlap() -> None:
     assert len({panel["id"] for panel in DASHBOARD["panels"]}) == len(DASHBOARD["panels"])
-    taken: set[tuple[int, int]] = set()
+    occupied: set[tuple[int, int]] = set()
     for panel in DASHBOARD["panels"]:
-        place = panel["gridPos"]
+        position = panel["gridPos"]
         cells = {
-            (place["x"] + right, place["y"] + down)
-            for right in range(place["w"])
-            for down in range(place["h"])
+            (position["x"] + right, position["y"] + down)
+            for right in range(position["w"])
+            for down in range(position["h"])
         }
-        assert not cells & taken, panel["title"]
+        assert not cells & occupied, panel["title"]
         assert all(x < 24 for x, _ in cells)
-        taken |= cells
+        occupied |= cells
     variables = {f"${variable['name']}" for variable in DASHBOARD["templating"]["list"]}
     used = set(re.findall(r"\$\w+", " ".join(PANELS.values()))) - {"$__rate_interval"}
     assert used <= variables
@@ -100,16 +100,16 @@ class Prometheus:
 
     def query(self, expression: str) -> list[tuple[dict[str, str], float]]:
         """Return the labels and the value of each current sample."""
-        found = self.ask("query", query=expression)
-        if found["resultType"] == "scalar":
-            return [({}, float(found["result"][1]))]
-        return [(sample["metric"], float(sample["value"][1])) for sample in found["result"]]
+        response = self.ask("query", query=expression)
+        if response["resultType"] == "scalar":
+            return [({}, float(response["result"][1]))]
+        return [(sample["metric"], float(sample["value"][1])) for sample in response["result"]]
 
     def value(self, expression: str) -> float:
         """Return the only value; 0 without one."""
-        found = [value for _, value in self.query(expression)]
-        assert len(found) <= 1
-        return sum(found)
+        values = [value for _, value in self.query(expression)]
+        assert len(values) <= 1
+        return sum(values)
 
 
 @pytest.fixture(scope="module")
@@ -246,11 +246,11 @@ def test_every_panel_has_data(panel: str, prometheus: Prometheus) -> None:
     expression = PANELS[panel].replace("$__rate_interval", "1m")
     for variable in DASHBOARD["templating"]["list"]:
         expression = expression.replace(f"${variable['name']}", variable.get("allValue", ""))
-    found = prometheus.query(expression)
+    samples = prometheus.query(expression)
     if "fitserve_gpu_" in expression:
         return  # it was parsed; GPU panels need a GPU
-    assert found
-    assert any(value == value for _, value in found), "nothing but NaN"
+    assert samples
+    assert any(value == value for _, value in samples), "nothing but NaN"
 
 
 @pytest.mark.parametrize("rule", RECORDS, ids=[rule["record"] for rule in RECORDS])

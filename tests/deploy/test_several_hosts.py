@@ -84,12 +84,12 @@ def hosts() -> Iterator[None]:
 @pytest.fixture
 def nginx(hosts: None, root: Path, tmp_path: Path) -> Iterator[None]:
     """The proxy, on the first host."""
-    given = root / "deploy" / "nginx"
+    nginx_folder = root / "deploy" / "nginx"
     folder = tmp_path / "conf.d"
     folder.mkdir()
     tmp_path.chmod(0o755)
-    shutil.copy(given / "fitserve.conf", folder)
-    listed = (given / "fitserve-hosts").read_text()
+    shutil.copy(nginx_folder / "fitserve.conf", folder)
+    listed = (nginx_folder / "fitserve-hosts").read_text()
     for example, address in (("192.0.2.11", FIRST), ("192.0.2.12", SECOND)):
         assert example in listed
         listed = listed.replace(example, address)
@@ -113,10 +113,12 @@ def served(root: Path, repository: Path, address: str) -> Iterator[Server]:
         "FITSERVE_DEVICE": "cpu",
         "FITSERVE_ALLOWED_HOSTS": json.dumps([PROXY]),
     }
-    there = ("ip", "netns", "exec", namespace(address))
+    in_namespace = ("ip", "netns", "exec", namespace(address))
     with (
         temporary_home() as home,
-        serving(home, root, settings=settings, host=address, port=3000, under=there) as server,
+        serving(
+            home, root, settings=settings, host=address, port=3000, under=in_namespace
+        ) as server,
     ):
         yield server
 

@@ -107,7 +107,7 @@ def picture() -> dict[str, Any]:
             "data": {"model": "mnist-mlp"}}  # fmt: skip
 
 
-WAYS: dict[str, dict[str, Any]] = {
+CALLS: dict[str, dict[str, Any]] = {
     "the protocol, the fast path": requests_of(INFER, BODY),
     "the protocol, the ASGI path": requests_of(f"{INFER}?long", BODY),
     "the protocol in binary": requests_of(INFER, HEAD + X.tobytes(),
@@ -122,14 +122,16 @@ WAYS: dict[str, dict[str, Any]] = {
 }  # fmt: skip
 
 
-def ask(server: Server, way: dict[str, Any], **more: str) -> httpx.Response:
-    headers = {**way.get("headers", {}), **more}
-    return httpx.request(**{**way, "url": server.url + way["url"], "headers": headers}, timeout=30)
+def ask(server: Server, call: dict[str, Any], **more: str) -> httpx.Response:
+    headers = {**call.get("headers", {}), **more}
+    return httpx.request(
+        **{**call, "url": server.url + call["url"], "headers": headers}, timeout=30
+    )
 
 
 def assert_secured(response: httpx.Response) -> None:
-    kept = {"cache-control": "private, no-cache"} if "etag" in response.headers else {}
-    for name, value in (SECURITY | kept).items():
+    cache_headers = {"cache-control": "private, no-cache"} if "etag" in response.headers else {}
+    for name, value in (SECURITY | cache_headers).items():
         assert response.headers.get_list(name) == [value]
     (policy,) = response.headers.get_list("content-security-policy")
     assert policy.startswith("default-src 'none'")
@@ -138,16 +140,16 @@ def assert_secured(response: httpx.Response) -> None:
 # Keys.
 
 
-@pytest.mark.parametrize("name", WAYS)
+@pytest.mark.parametrize("name", CALLS)
 def test_only_a_known_key_is_accepted_by_every_endpoint(name: str, locked: Server) -> None:
-    way = WAYS[name]
+    call = CALLS[name]
     for headers in (bearer("annie"), {"X-API-Key": "annie"[::-1]}):
-        response = ask(locked, way, **headers)
+        response = ask(locked, call, **headers)
         assert response.status_code == 200, response.text
         assert_secured(response)
     wrong = ({}, bearer("nobody"), {"Authorization": "Basic annie"}, {"X-API-Key": ""})
     for headers in wrong:
-        response = ask(locked, way, **headers)
+        response = ask(locked, call, **headers)
         assert response.status_code == 401
         assert response.headers["www-authenticate"] == "Bearer"
         assert "API key" in response.json()["error"]
@@ -155,23 +157,23 @@ def test_only_a_known_key_is_accepted_by_every_endpoint(name: str, locked: Serve
 
 
 def test_the_rate_of_a_key_is_enforced_on_every_endpoint(locked: Server) -> None:
-    assert ask(locked, WAYS["the cards"], **bearer("slow")).status_code == 200
-    for way in WAYS.values():
-        response = ask(locked, way, **bearer("slow"))
+    assert ask(locked, CALLS["the cards"], **bearer("slow")).status_code == 200
+    for call in CALLS.values():
+        response = ask(locked, call, **bearer("slow"))
         assert response.status_code == 429
         assert 1 <= int(response.headers["retry-after"]) <= 100
         assert "'slow' may send 0.01 requests a second" in response.json()["error"]
         assert_secured(response)
-    assert ask(locked, WAYS["the cards"], **bearer("annie")).status_code == 200
+    assert ask(locked, CALLS["the cards"], **bearer("annie")).status_code == 200
 
 
 def test_a_change_of_the_file_takes_effect_within_seconds(locked: Server, keys: Path) -> None:
-    way = WAYS["the protocol, the fast path"]
-    assert ask(locked, way, **bearer("leaver")).status_code == 200
-    assert ask(locked, way, **bearer("newcomer")).status_code == 401
+    call = CALLS["the protocol, the fast path"]
+    assert ask(locked, call, **bearer("leaver")).status_code == 200
+    assert ask(locked, call, **bearer("newcomer")).status_code == 401
     keys.write_text(line_of("annie") + line_of("slow", "0.01") + line_of("newcomer"))
-    wait_until(lambda: ask(locked, way, **bearer("leaver")).status_code == 401)
-    assert ask(locked, way, **bearer("newcomer")).status_code == 200
+    wait_until(lambda: ask(locked, call, **bearer("leaver")).status_code == 401)
+    assert ask(locked, call, **bearer("newcomer")).status_code == 200
     for spoiled, message in (
         ("", "there is no key in it"),
         ("no line of a key\n", "line 1 must be"),
@@ -179,31 +181,31 @@ def test_a_change_of_the_file_takes_effect_within_seconds(locked: Server, keys: 
         keys.write_text(spoiled)
 
         def is_read(message: str = message) -> bool:
-            assert ask(locked, way, **bearer("newcomer")).status_code == 200
+            assert ask(locked, call, **bearer("newcomer")).status_code == 200
             return message in locked.read_log()
 
         wait_until(is_read)
-        assert ask(locked, way, **bearer("newcomer")).status_code == 200
+        assert ask(locked, call, **bearer("newcomer")).status_code == 200
     assert locked.read_log().count("the API keys are unchanged") == 2
 
 
 def test_with_keys_any_host_and_origin_is_accepted(locked: Server) -> None:
-    for way in WAYS.values():
+    for call in CALLS.values():
         for more in ({"Host": "fit.example"}, {"Origin": ORIGIN}, {"Sec-Fetch-Site": "cross-site"}):
-            assert ask(locked, way, **more).status_code == 401
-            assert ask(locked, way, **more, **bearer("annie")).status_code == 200
+            assert ask(locked, call, **more).status_code == 401
+            assert ask(locked, call, **more, **bearer("annie")).status_code == 200
 
 
 def test_requests_are_counted_by_the_name_of_their_key(locked: Server) -> None:
     def count() -> float:
         text = httpx.get(f"{locked.url}/metrics", headers=bearer("annie")).text
-        found = [line for line in text.splitlines() if 'key_requests_total{key="annie"}' in line]
-        return float(found[0].split()[-1]) if found else 0.0
+        samples = [line for line in text.splitlines() if 'key_requests_total{key="annie"}' in line]
+        return float(samples[0].split()[-1]) if samples else 0.0
 
     before = count()
     for name in ("the protocol, the fast path", "typed, the ASGI path", "an upload"):
-        ask(locked, WAYS[name], **bearer("annie"))
-        ask(locked, WAYS[name], **bearer("nobody"))
+        ask(locked, CALLS[name], **bearer("annie"))
+        ask(locked, CALLS[name], **bearer("nobody"))
     assert count() == before + 4  # with the first read of the metrics
 
 
@@ -260,24 +262,24 @@ def test_pages_of_other_origins_are_refused_by_default(locked: Server) -> None:
             response = httpx.options(locked.url + path, headers=headers)
             assert response.status_code in (401, 405)
             assert not any(name.startswith("access-control") for name in response.headers)
-    for way in WAYS.values():
-        response = ask(locked, way, Origin=ORIGIN, **bearer("annie"))
+    for call in CALLS.values():
+        response = ask(locked, call, Origin=ORIGIN, **bearer("annie"))
         assert not any(name.startswith("access-control") for name in response.headers)
 
 
 def test_pages_of_configured_origins_may_call_the_service(open_one: Server) -> None:
     preflight_headers = {"Origin": ORIGIN, "Access-Control-Request-Method": "POST",
              "Access-Control-Request-Headers": "authorization"}  # fmt: skip
-    for name, way in WAYS.items():
-        preflight = httpx.options(open_one.url + way["url"], headers=preflight_headers)
+    for name, call in CALLS.items():
+        preflight = httpx.options(open_one.url + call["url"], headers=preflight_headers)
         assert preflight.status_code == 200, name
         assert preflight.headers["access-control-allow-origin"] == ORIGIN
-        response = ask(open_one, way, Origin=ORIGIN)
+        response = ask(open_one, call, Origin=ORIGIN)
         assert response.status_code == 200
         assert response.headers["access-control-allow-origin"] == ORIGIN
         assert "access-control-allow-credentials" not in response.headers
         assert_secured(response)
-        other = ask(open_one, way, Origin="https://b.example")
+        other = ask(open_one, call, Origin="https://b.example")
         assert other.status_code == 403
         assert "access-control-allow-origin" not in other.headers
     refused = httpx.options(
@@ -316,25 +318,25 @@ def test_with_keys_the_server_binds_to_every_address(locked: Server) -> None:
 
 def lines(server: Server) -> list[dict[str, Any]]:
     """Return the log, whose every line is JSON."""
-    found = [json.loads(line) for line in server.read_log().splitlines()]
-    for entry in found:
+    entries = [json.loads(line) for line in server.read_log().splitlines()]
+    for entry in entries:
         assert {"time", "level", "logger", "message"} <= set(entry), entry
-    return found
+    return entries
 
 
 def lines_of(identity: str, count: int, server: Server) -> list[dict[str, Any]]:
     """Return at least `count` lines of one request; the last is written just after the response."""
     deadline = time.monotonic() + 10
     while True:
-        found = [entry for entry in lines(server) if entry.get("request_id") == identity]
-        if len(found) >= count:
-            return found
-        assert time.monotonic() < deadline, found
+        entries = [entry for entry in lines(server) if entry.get("request_id") == identity]
+        if len(entries) >= count:
+            return entries
+        assert time.monotonic() < deadline, entries
         time.sleep(0.01)
 
 
 def test_a_request_has_one_line_of_json(locked: Server) -> None:
-    response = ask(locked, WAYS["the protocol, the fast path"], **bearer("annie"))
+    response = ask(locked, CALLS["the protocol, the fast path"], **bearer("annie"))
     identity = response.headers["x-request-id"]
     (entry,) = lines_of(identity, 1, locked)
     shown = ("model", "version", "rows", "status", "path", "method", "key", "level")
@@ -364,7 +366,7 @@ def test_a_fault_has_its_traceback_under_the_id_of_its_request(
 
 def test_a_key_is_never_in_the_log(locked: Server) -> None:
     for name in ("annie", "nobody"):
-        ask(locked, WAYS["the cards"], **bearer(name))
+        ask(locked, CALLS["the cards"], **bearer(name))
         assert f'"{name[::-1]}"' not in locked.read_log()
         assert f"Bearer {name[::-1]}" not in locked.read_log()
 
@@ -375,8 +377,8 @@ def test_by_default_only_5xx_responses_are_logged(open_one: Server) -> None:
         response = httpx.post(open_one.url + path, content=BODY)
         assert response.status_code == 503
         identities.append(response.headers["x-request-id"])
-    fine = ask(open_one, WAYS["typed, the fast path"])
-    cards = ask(open_one, WAYS["the cards"])
+    fine = ask(open_one, CALLS["typed, the fast path"])
+    cards = ask(open_one, CALLS["the cards"])
     assert (fine.status_code, cards.status_code) == (200, 200)
     logged = [entry for entry in lines(open_one) if "request_id" in entry]
     assert {entry["status"] for entry in logged} == {503}

@@ -22,9 +22,9 @@ from models.card import NUMPY_DTYPES
 def impostor(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A package with the input of a curve and another output."""
     folder = tmp_path_factory.mktemp("impostor")
-    place = helper.make_tensor_value_info("x", TensorProto.FLOAT, ["batch", 1])
+    info = helper.make_tensor_value_info("x", TensorProto.FLOAT, ["batch", 1])
     sine = helper.make_tensor_value_info("sine", TensorProto.FLOAT, ["batch", 1])
-    graph = helper.make_graph([helper.make_node("Sin", ["x"], ["sine"])], "g", [place], [sine])
+    graph = helper.make_graph([helper.make_node("Sin", ["x"], ["sine"])], "g", [info], [sine])
     opsets = [helper.make_opsetid("", 18)]
     onnx.save(helper.make_model(graph, opset_imports=opsets, ir_version=10), folder / "sine.onnx")
     return add(folder / "added", "sine", folder / "sine.onnx").path.parent
@@ -101,8 +101,8 @@ def infer(
         tensors.append(tensor | (size if binary else {"data": array.ravel().tolist()}))
     header = json.dumps({"inputs": tensors, "parameters": {"binary_data_output": binary}}).encode()
     body = header + (b"".join(array.tobytes() for array in inputs.values()) if binary else b"")
-    given = {"Inference-Header-Content-Length": str(len(header))} if binary else {}
-    response = client.post(f"/v2/models/{name}/infer", content=body, headers=given)
+    headers = {"Inference-Header-Content-Length": str(len(header))} if binary else {}
+    response = client.post(f"/v2/models/{name}/infer", content=body, headers=headers)
     assert response.status_code == 200, response.text
     end = int(response.headers.get("Inference-Header-Content-Length", len(response.content)))
     outputs = {}
@@ -131,10 +131,10 @@ def test_each_network_predicts_as_its_own_library(
         answered = infer(client, name, part, binary=binary)
         assert set(answered) == set(network.outputs)
         for key, expected in network.outputs.items():
-            wanted = expected[start : start + size]
-            assert answered[key].shape == wanted.shape
-            assert answered[key].dtype == wanted.dtype
-            np.testing.assert_allclose(answered[key], wanted, rtol=1e-3, atol=1e-3)
+            expected_rows = expected[start : start + size]
+            assert answered[key].shape == expected_rows.shape
+            assert answered[key].dtype == expected_rows.dtype
+            np.testing.assert_allclose(answered[key], expected_rows, rtol=1e-3, atol=1e-3)
 
 
 def test_a_network_with_a_fixed_batch_of_one_row_accepts_one_row(

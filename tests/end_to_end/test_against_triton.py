@@ -142,26 +142,30 @@ def test_every_response_equals_tritons_or_differs_for_a_known_reason(
         for case in requests():
             response = ask(client, ours.url, case)
             try:
-                wanted = ask(other, triton.url, case)
+                expected = ask(other, triton.url, case)
             except httpx.TransportError:
-                wanted = Response(ENDED, {}, b"")
-            if response.status != wanted.status:
-                row = (wanted.status, response.status)
+                expected = Response(ENDED, {}, b"")
+            if response.status != expected.status:
+                row = (expected.status, response.status)
                 reasons = [
-                    one for one in STATUSES if one[1:3] == row and fnmatchcase(case.name, one.names)
+                    difference
+                    for difference in STATUSES
+                    if difference[1:3] == row and fnmatchcase(case.name, difference.names)
                 ]
                 used.update(reasons)
-                text = "" if reasons else f"{wanted.status} there and {response.status} here"
+                text = "" if reasons else f"{expected.status} there and {response.status} here"
             else:
-                text = other_content(case, wanted, response)
+                text = other_content(case, expected, response)
             if response.status >= 400:
                 text = text or no_sentence(response)
             if text:
-                wrong.append(f"{case.name}: {text}: {wanted.body[:150]!r} {response.body[:150]!r}")
-            if wanted.status == ENDED:
+                wrong.append(
+                    f"{case.name}: {text}: {expected.body[:150]!r} {response.body[:150]!r}"
+                )
+            if expected.status == ENDED:
                 triton.restart()
     assert not wrong, "\n".join([f"{len(wrong)} answers differ:", *wrong[:40]])
-    stale = [one.names for one in STATUSES if one not in used]
+    stale = [difference.names for difference in STATUSES if difference not in used]
     assert not stale, f"these differences are no more: {stale}"
 
 
@@ -172,51 +176,51 @@ def no_sentence(response: Response) -> str:
     return "" if is_one else "no sentence"
 
 
-def other_content(case: TritonRequest, wanted: Response, response: Response) -> str:
+def other_content(case: TritonRequest, expected: Response, response: Response) -> str:
     """Return how two responses of one status differ; empty if they do not."""
-    if wanted.status >= 400:
+    if expected.status >= 400:
         if "unknown" not in case.name and "nobody" not in case.path:
             return ""
-        message = json.loads(wanted.body)["error"]
+        message = json.loads(expected.body)["error"]
         return "" if json.loads(response.body)["error"].startswith(message) else "another sentence"
     if case.headers.get("Accept-Encoding"):
-        names = [found.headers.get("content-encoding") for found in (wanted, response)]
+        names = [reply.headers.get("content-encoding") for reply in (expected, response)]
         if names[0] != names[1]:
             return f"the coding {names[0]} there and {names[1]} here"
     if case.path.endswith("/infer"):
-        return other_tensors(wanted, response)
-    if not wanted.body:
+        return other_tensors(expected, response)
+    if not expected.body:
         return ""
-    return other_keys(json.loads(wanted.body), json.loads(response.body))
+    return other_keys(json.loads(expected.body), json.loads(response.body))
 
 
-def other_keys(wanted: Any, found: Any) -> str:
+def other_keys(expected: Any, actual: Any) -> str:
     """Return the keys that only one of the two has, at any depth."""
-    if isinstance(wanted, list) and isinstance(found, list) and wanted and found:
-        return other_keys(wanted[0], found[0])
-    if not isinstance(wanted, dict) or not isinstance(found, dict):
-        return "" if type(wanted) is type(found) else "another type"
-    if missing := set(wanted) - set(found) - NOT_SENT:
+    if isinstance(expected, list) and isinstance(actual, list) and expected and actual:
+        return other_keys(expected[0], actual[0])
+    if not isinstance(expected, dict) or not isinstance(actual, dict):
+        return "" if type(expected) is type(actual) else "another type"
+    if missing := set(expected) - set(actual) - NOT_SENT:
         return f"without {sorted(missing)}"
-    if more := set(found) - set(wanted) - SENT_ADDITIONALLY:
+    if more := set(actual) - set(expected) - SENT_ADDITIONALLY:
         return f"with {sorted(more)}"
-    inner = (other_keys(wanted[key], found[key]) for key in set(wanted) & set(found))
+    inner = (other_keys(expected[key], actual[key]) for key in set(expected) & set(actual))
     return next((text for text in inner if text), "")
 
 
-def other_tensors(wanted: Response, response: Response) -> str:
+def other_tensors(expected: Response, response: Response) -> str:
     """Return how two inference responses differ; empty if all tensors are equal."""
-    (theirs, their_tail), (mine, my_tail) = _split(wanted), _split(response)
+    (theirs, their_tail), (mine, my_tail) = _split(expected), _split(response)
     outputs = theirs.pop("outputs"), mine.pop("outputs")
     if theirs != {key: value for key, value in mine.items() if key != "id" or value}:
         return "another head"  # Triton ignores an empty ID
     if their_tail != my_tail:
         return "other bytes"
-    for one, other in zip(*outputs, strict=True):
-        left, right = one.pop("data", None), other.pop("data", None)
-        if one != other:
+    for expected_output, output in zip(*outputs, strict=True):
+        left, right = expected_output.pop("data", None), output.pop("data", None)
+        if expected_output != output:
             return "another output"
-        if one["datatype"] in ("FP32", "FP64") and left is not None:
+        if expected_output["datatype"] in ("FP32", "FP64") and left is not None:
             left, right = (np.array(data, np.float32).tolist() for data in (left, right))
         if left != right:
             return "other data"

@@ -294,6 +294,6 @@ def test_the_card_and_its_page_show_the_range(client: httpx.Client, repository: 
 def test_a_bad_value_is_counted_as_bad_input(client: httpx.Client) -> None:
     counted = re.compile(r'fitserve_\w+\{[^}]*reason="(\w+)"[^}]*\} ([\d.]+)')
     ask(client, "lookup", "json", tokens=ids(WORDS))
-    found = dict(counted.findall(client.get("/metrics").text))
-    assert float(found.get("bad_input", 0)) > 0, found
-    assert float(found.get("model_fault", 0)) == 0, found
+    counts = dict(counted.findall(client.get("/metrics").text))
+    assert float(counts.get("bad_input", 0)) > 0, counts
+    assert float(counts.get("model_fault", 0)) == 0, counts

@@ -25,7 +25,7 @@ def home() -> Iterator[Path]:
 def bento(home: Path, root: Path) -> Path:
     """The folder of a bento built from the checkout, without access to a package index."""
     offline = dict.fromkeys(("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY"), "http://127.0.0.1:9")
-    done = subprocess.run(
+    completed = subprocess.run(
         [BIN / "bentoml", "build", "--output", "tag"],
         cwd=root,
         env=environment(home, offline),
@@ -34,8 +34,8 @@ def bento(home: Path, root: Path) -> Path:
         timeout=300,
         check=False,
     )
-    assert done.returncode == 0, done.stdout + done.stderr
-    name, version = done.stdout.split("__tag__:")[1].strip().split(":")
+    assert completed.returncode == 0, completed.stdout + completed.stderr
+    name, version = completed.stdout.split("__tag__:")[1].strip().split(":")
     assert name == "fitserve"
     return home / "bentos" / name / version
 
@@ -72,9 +72,9 @@ def test_a_bento_requires_only_the_libraries_of_the_service(bento: Path, root: P
     def pinned(path: Path) -> set[str]:
         return set(re.findall(r"^[\w.-]+==[\w.+-]+", path.read_text(), re.MULTILINE))
 
-    wanted = pinned(bento / "env/python/requirements.txt")
-    assert wanted == pinned(root / "requirements/serve.txt")
-    names = {line.partition("==")[0].lower() for line in wanted}
+    expected = pinned(bento / "env/python/requirements.txt")
+    assert expected == pinned(root / "requirements/serve.txt")
+    names = {line.partition("==")[0].lower() for line in expected}
     assert names >= {"bentoml", "torch", "onnxruntime-gpu", "pillow", "orjson"}
     assert not names & {"torchvision", "scikit-learn", "matplotlib", "seaborn", "pytest"}
 

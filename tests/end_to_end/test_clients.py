@@ -53,11 +53,11 @@ def questions(
     return file
 
 
-def numbers(answer: dict[str, Any]) -> np.ndarray:
+def numbers(response: dict[str, Any]) -> np.ndarray:
     """Return the numbers of a typed response, [rows, columns]."""
-    if "y" in answer:
-        return np.array(answer["y"], np.float64)[:, None]
-    return np.array([row["probabilities"] for row in answer["predictions"]], np.float64)
+    if "y" in response:
+        return np.array(response["y"], np.float64)[:, None]
+    return np.array([row["probabilities"] for row in response["predictions"]], np.float64)
 
 
 @pytest.mark.parametrize(
@@ -68,14 +68,14 @@ def test_a_client_gets_the_numbers_of_the_typed_endpoints(
 ) -> None:
     if not (CLIENTS / "mlserver").exists():
         pytest.skip(MISSING)
-    done = subprocess.run(
+    completed = subprocess.run(
         [CLIENTS / "python", SCRIPTS / f"{script}.py", address(server), questions],
         capture_output=True,
         text=True,
         timeout=250,
         check=False,
     )
-    assert done.returncode == 0, f"{done.stdout}{done.stderr}\n{server.tail()}"
+    assert completed.returncode == 0, f"{completed.stdout}{completed.stderr}\n{server.tail()}"
 
 
 def address(server: Server) -> str:
@@ -89,9 +89,9 @@ def perf_analyzer() -> str:
     program = shutil.which("perf_analyzer", path=f"{CLIENTS}{os.pathsep}{os.environ['PATH']}")
     if program is None:
         pytest.skip("perf_analyzer is not here: its wheels are for Linux with glibc 2.38 or later")
-    done = subprocess.run([program, "--version"], capture_output=True, text=True, check=False)
-    if "Version" not in done.stdout + done.stderr:
-        pytest.skip(f"perf_analyzer does not run here: {done.stderr.strip()}")
+    completed = subprocess.run([program, "--version"], capture_output=True, text=True, check=False)
+    if "Version" not in completed.stdout + completed.stderr:
+        pytest.skip(f"perf_analyzer does not run here: {completed.stderr.strip()}")
     return program
 
 
@@ -117,7 +117,7 @@ WINDOWS = ("--measurement-interval", "200", "--stability-percentage", "999")
 def test_perf_analyzer_measures_a_model(
     model: str, rows: int, perf_analyzer: str, server: Server
 ) -> None:
-    done = subprocess.run(
+    completed = subprocess.run(
         [
             *(perf_analyzer, "-m", model, "-u", address(server), "-i", "http", "-b", str(rows)),
             *("--concurrency-range", "4", *WINDOWS, *MEASURED[model]),
@@ -127,7 +127,7 @@ def test_perf_analyzer_measures_a_model(
         timeout=120,
         check=False,
     )
-    output = f"{done.stdout}{done.stderr}"
+    output = f"{completed.stdout}{completed.stderr}"
     measured = re.search(r"Client:\s+Request count: (\d+)", output)
     assert measured is not None, output
     assert int(measured[1]) >= 10, output

@@ -18,18 +18,18 @@ UNPACK = {"gzip": gzip.decompress, "deflate": zlib.decompress}
 # A query makes a request take the ASGI path.
 ASKED = {
     "JSON, on the fast path": ("POST", INFER, BODY),
-    "JSON, on the ASGI path": ("POST", INFER + "?way=long", BODY),
+    "JSON, on the ASGI path": ("POST", INFER + "?on=asgi", BODY),
     "binary, on the fast path": ("POST", INFER, BINARY),
-    "binary, on the ASGI path": ("POST", INFER + "?way=long", BINARY),
+    "binary, on the ASGI path": ("POST", INFER + "?on=asgi", BINARY),
     "typed, on the fast path": ("POST", "/predict_curve", {"x": ROWS[:, 0].tolist()}),
-    "typed, on the ASGI path": ("POST", "/predict_curve?way=long", {"x": ROWS[:, 0].tolist()}),
+    "typed, on the ASGI path": ("POST", "/predict_curve?on=asgi", {"x": ROWS[:, 0].tolist()}),
     "the description": ("GET", "/docs.json", None),
 }
 
 
-def raw(client: httpx.Client, what: str, accepted: str) -> tuple[httpx.Headers, bytes]:
+def raw(client: httpx.Client, kind: str, accepted: str) -> tuple[httpx.Headers, bytes]:
     """Return the headers and body of a response as received."""
-    method, path, content = ASKED[what]
+    method, path, content = ASKED[kind]
     headers = {"Accept-Encoding": accepted}
     with client.stream(method, path, json=content, headers=headers) as response:
         assert response.status_code == 200
@@ -70,12 +70,14 @@ def test_a_head_request_gets_the_uncompressed_length(client: httpx.Client) -> No
     assert head.headers["content-length"] == plain.headers["content-length"]
 
 
-@pytest.mark.parametrize("path", [INFER, INFER + "?way=long"])
+@pytest.mark.parametrize("path", [INFER, INFER + "?on=asgi"])
 def test_a_gzip_body_of_several_members_is_accepted(path: str, client: httpx.Client) -> None:
     content = json.dumps({"inputs": [tensor("x", ROWS[:3])]}).encode()
-    members = b"".join(gzip.compress(content[at : at + 20]) for at in range(0, len(content), 20))
+    members = b"".join(
+        gzip.compress(content[start : start + 20]) for start in range(0, len(content), 20)
+    )
     headers = {"Content-Encoding": "gzip"}
-    wanted = client.post(path, content=content).json()
-    assert client.post(path, content=members, headers=headers).json() == wanted
-    chunks = (members[at : at + 7] for at in range(0, len(members), 7))
-    assert client.post(path, content=chunks, headers=headers).json() == wanted
+    expected = client.post(path, content=content).json()
+    assert client.post(path, content=members, headers=headers).json() == expected
+    chunks = (members[start : start + 7] for start in range(0, len(members), 7))
+    assert client.post(path, content=chunks, headers=headers).json() == expected

@@ -69,16 +69,16 @@ def responses_to(server: Server, *parts: bytes, half_close: bool = False) -> lis
 
 
 def parse_responses(received: bytes) -> list[tuple[int, str]]:
-    found = []
+    responses = []
     while received:
         header, ended, rest = received.partition(b"\r\n\r\n")
         assert ended, received
         fields = dict(line.lower().split(b": ", 1) for line in header.split(b"\r\n")[1:])
         length = int(fields.get(b"content-length", b"0"))
         assert len(rest) >= length, received
-        found.append((int(header[9:12]), rest[:length].decode()))
+        responses.append((int(header[9:12]), rest[:length].decode()))
         received = rest[length:]
-    return found
+    return responses
 
 
 LAST = b"GET /v2 HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n"
@@ -98,9 +98,9 @@ def test_an_offer_to_upgrade_is_ignored_and_the_connection_stays_usable(
     chunked = b'5\r\n{"x":\r\n0\r\n\r\n'
     in_chunks = post(model, 2, *upgrade, "Transfer-Encoding: chunked", content=chunked)
     whole = post(model, 3, *upgrade)
-    found = responses_to(networks, whole, with_a_body, in_chunks, whole, LAST)
-    assert [status for status, _ in found] == [200, 400, 400, 200, 200]
-    assert [json.loads(found[n][1])["id"] for n in (0, 3)] == ["x=3", "x=3"]
+    responses = responses_to(networks, whole, with_a_body, in_chunks, whole, LAST)
+    assert [status for status, _ in responses] == [200, 400, 400, 200, 200]
+    assert [json.loads(responses[n][1])["id"] for n in (0, 3)] == ["x=3", "x=3"]
     # In pieces, at every relevant boundary.
     sent = whole + with_a_body + LAST
     for cut in (10, len(whole) - 5, len(whole), len(whole) + 60, len(sent) - len(LAST) - 3):
@@ -117,8 +117,8 @@ def test_an_offer_to_upgrade_is_ignored_and_the_connection_stays_usable(
 def test_a_get_with_an_upgrade_offer_and_the_next_request_get_responses(networks: Server) -> None:
     offer = b"Connection: upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\n"
     get = b"GET /v2 HTTP/1.1\r\nHost: localhost\r\n%s\r\n"
-    found = responses_to(networks, get % offer + get % offer + post("sound", 2) + LAST)
-    assert [status for status, _ in found] == [200] * 4
+    responses = responses_to(networks, get % offer + get % offer + post("sound", 2) + LAST)
+    assert [status for status, _ in responses] == [200] * 4
 
 
 JAVA = """
@@ -291,10 +291,10 @@ def test_a_refusal_follows_the_responses_to_earlier_requests(networks: Server) -
     """A proxy would otherwise give the refusal to the first client."""
     for broken in (b"nonsense\r\n\r\n", b"GET / HTTP/1.1\r\n\r\n", b"A" * 70_000):
         for model in ("slow", "sound"):
-            found = responses_to(networks, post(model, 1) + post(model, 2) + broken)
-            assert [status for status, _ in found[:2]] == [200, 200]
-            assert [json.loads(body)["id"] for _, body in found[:2]] == ["x=1", "x=2"]
-            assert [status // 100 for status, _ in found[2:]] == [4]
+            responses = responses_to(networks, post(model, 1) + post(model, 2) + broken)
+            assert [status for status, _ in responses[:2]] == [200, 200]
+            assert [json.loads(body)["id"] for _, body in responses[:2]] == ["x=1", "x=2"]
+            assert [status // 100 for status, _ in responses[2:]] == [4]
 
 
 # Pipelined requests.
@@ -308,9 +308,9 @@ def many_rows(model: str, rows: int) -> bytes:
 
 
 def waiting_rows(server: Server, model: str) -> float:
-    found = re.search(rf'fitserve_queue_rows{{model="{model}"}} (\S+)', metrics(server))
-    assert found
-    return float(found[1])
+    match = re.search(rf'fitserve_queue_rows{{model="{model}"}} (\S+)', metrics(server))
+    assert match
+    return float(match[1])
 
 
 def metrics(server: Server) -> str:
@@ -320,7 +320,7 @@ def metrics(server: Server) -> str:
 def test_pipelined_requests_use_little_memory_and_are_cancelled_with_their_client(
     networks: Server,
 ) -> None:
-    (worker,) = [one for one in networks.workers() if "--worker-id" in one.cmdline()]
+    (worker,) = [process for process in networks.workers() if "--worker-id" in process.cmdline()]
     counted = cancelled(networks)
     before = worker.memory_info().rss
     ahead = b"GET /v2 HTTP/1.1\r\nHost: localhost\r\n\r\n" * 7_000  # 300 kB
@@ -352,14 +352,14 @@ def test_requests_of_a_disconnected_client_are_not_computed(
 
 
 def cancelled(server: Server) -> int:
-    found = re.findall(r'fitserve_failures_total{.*reason="cancelled"} (\d+)', metrics(server))
-    return sum(map(int, found))
+    matches = re.findall(r'fitserve_failures_total{.*reason="cancelled"} (\d+)', metrics(server))
+    return sum(map(int, matches))
 
 
 def test_pipelined_requests_get_responses_in_order(networks: Server) -> None:
     sent = [post(("slow", "sound")[n % 7 > 0], n) for n in range(400)]  # 60 kB
-    found = responses_to(networks, b"".join(sent) + LAST)
-    assert [json.loads(body)["id"] for _, body in found[:-1]] == [f"x={n}" for n in range(400)]
+    responses = responses_to(networks, b"".join(sent) + LAST)
+    assert [json.loads(body)["id"] for _, body in responses[:-1]] == [f"x={n}" for n in range(400)]
 
 
 # A client that closes its sending side.
@@ -381,13 +381,13 @@ def test_a_client_that_closes_its_sending_side_gets_all_responses_in_order(
     networks: Server,
 ) -> None:
     sent = b"".join(post(("slow", "sound")[n % 2], n) for n in range(6))
-    found = responses_to(networks, sent, half_close=True)
-    assert [json.loads(body)["id"] for _, body in found] == [f"x={n}" for n in range(6)]
+    responses = responses_to(networks, sent, half_close=True)
+    assert [json.loads(body)["id"] for _, body in responses] == [f"x={n}" for n in range(6)]
 
 
 def test_an_incomplete_request_of_a_closed_sending_side_is_dropped(networks: Server) -> None:
-    found = responses_to(networks, post("slow", 1) + post("slow", 2)[:-3], half_close=True)
-    assert [json.loads(body)["id"] for _, body in found] == ["x=1"]
+    responses = responses_to(networks, post("slow", 1) + post("slow", 2)[:-3], half_close=True)
+    assert [json.loads(body)["id"] for _, body in responses] == ["x=1"]
     assert responses_to(networks, post("slow", 2)[:-3], half_close=True) == []
 
 

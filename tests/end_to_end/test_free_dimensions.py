@@ -84,9 +84,9 @@ def answer(response: httpx.Response) -> Rows:
     return np.frombuffer(response.content[start:], np.float32).reshape(-1, WIDTH)
 
 
-def assert_right(found: Rows, rows: Rows, network: onnxruntime.InferenceSession) -> None:
+def assert_right(outputs: Rows, rows: Rows, network: onnxruntime.InferenceSession) -> None:
     (wanted,) = network.run(None, {"x": rows})
-    np.testing.assert_allclose(found, wanted.reshape(-1, WIDTH), rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(outputs, wanted.reshape(-1, WIDTH), rtol=1e-4, atol=1e-5)
 
 
 def executions(client: httpx.Client, name: str) -> int:

@@ -61,7 +61,7 @@ def test_every_response_is_in_the_openapi_description(stormed: Server, tmp_path:
         "--max-examples": "60",
         "--request-timeout": str(fuzz.PATIENCE),
     }
-    done = subprocess.run(
+    completed = subprocess.run(
         [
             *(BIN / "schemathesis", "run", f"{stormed.url}/docs.json", "--no-color"),
             *("--generation-deterministic", "--continue-on-failure"),
@@ -73,8 +73,8 @@ def test_every_response_is_in_the_openapi_description(stormed: Server, tmp_path:
         timeout=200,
         check=False,
     )
-    assert done.returncode == 0, done.stdout[-6_000:] + done.stderr[-2_000:]
-    assert "24 passed" in done.stdout, done.stdout[-3_000:]
+    assert completed.returncode == 0, completed.stdout[-6_000:] + completed.stderr[-2_000:]
+    assert "24 passed" in completed.stdout, completed.stdout[-3_000:]
 
 
 def test_invalid_requests_get_no_5xx_and_use_no_memory(stormed: Server) -> None:
@@ -115,5 +115,5 @@ def test_a_case_depends_only_on_the_seed_and_its_number() -> None:
     ],
 )
 def test_a_wrong_response_is_detected(case: Case, status: int, body: bytes, wrong: str) -> None:
-    found = fuzz.check(case, status, body)
-    assert (wrong in found) if wrong else not found
+    verdict = fuzz.check(case, status, body)
+    assert (wrong in verdict) if wrong else not verdict

@@ -7,7 +7,7 @@ from live_server import BIN
 
 
 def test_the_import_contracts_hold(root: Path) -> None:
-    done = subprocess.run(
+    completed = subprocess.run(
         [BIN / "lint-imports", "--no-cache"],
         cwd=root,
         capture_output=True,
@@ -15,5 +15,5 @@ def test_the_import_contracts_hold(root: Path) -> None:
         timeout=120,
         check=False,
     )
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert " 0 broken" in done.stdout
+    assert completed.returncode == 0, completed.stdout + completed.stderr
+    assert " 0 broken" in completed.stdout

@@ -96,13 +96,13 @@ def test_the_standard_client_gets_the_response(server: Server) -> None:
 
 def test_a_client_that_sends_endlessly_is_disconnected_and_uses_no_memory(server: Server) -> None:
     (worker,) = server.workers()
-    before, begun, sent = worker.memory_info().rss, time.monotonic(), 0
+    before, started, sent = worker.memory_info().rss, time.monotonic(), 0
     with connect(server) as connection, pytest.raises(ConnectionError):  # noqa: PT012 - it ends
         connection.sendall(post(b"/predict_curve", b"Content-Length: 1000000000000\r\n\r\n"))
-        while time.monotonic() - begun < 10 * BODY_SECONDS:
+        while time.monotonic() - started < 10 * BODY_SECONDS:
             connection.sendall(b" " * MEGABYTE)
             sent += MEGABYTE
-    assert time.monotonic() - begun >= BODY_SECONDS
+    assert time.monotonic() - started >= BODY_SECONDS
     assert worker.memory_info().rss - before < 32 * MEGABYTE
 
 
@@ -134,7 +134,10 @@ def test_a_silent_client_is_disconnected_after_a_refusal(server: Server) -> None
 
 def has(worker: psutil.Process, connection: socket.socket) -> bool:
     port = connection.getsockname()[1]
-    return any(one.raddr and one.raddr.port == port for one in worker.net_connections("tcp"))
+    return any(
+        connection.raddr and connection.raddr.port == port
+        for connection in worker.net_connections("tcp")
+    )
 
 
 def test_lingering_connections_do_not_delay_the_shutdown(

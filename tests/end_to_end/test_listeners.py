@@ -22,15 +22,15 @@ WORKERS = "BENTOML_CONFIG_OPTIONS"
 
 def listeners(server: Server) -> set[tuple[str, str]]:
     """Return the kind and address of every socket of its processes that others can reach."""
-    found = set()
+    listeners = set()
     for process in (psutil.Process(server.process.pid), *server.processes()):
         for link in process.net_connections("inet"):
             if link.status in (psutil.CONN_LISTEN, psutil.CONN_NONE):  # the latter for UDP
-                found.add((link.type.name, f"{link.laddr.ip}:{link.laddr.port}"))
+                listeners.add((link.type.name, f"{link.laddr.ip}:{link.laddr.port}"))
         for link in process.net_connections("unix"):
             if link.laddr:  # a socket without a name belongs to a pair
-                found.add(("UNIX", str(link.laddr)))
-    return found
+                listeners.add(("UNIX", str(link.laddr)))
+    return listeners
 
 
 @contextmanager
@@ -110,11 +110,11 @@ def test_nothing_is_left_of_a_reloading_server_that_was_killed(tree: Path, tmp_p
 
 def accepting(server: Server) -> set[psutil.Process]:
     """Return the workers among its processes, some of which may be ending."""
-    found = set()
+    listeners = set()
     for process in server.processes():
         try:
             if "--worker-id" in process.cmdline():
-                found.add(process)
+                listeners.add(process)
         except psutil.NoSuchProcess:
             continue
-    return found
+    return listeners

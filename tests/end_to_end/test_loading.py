@@ -89,8 +89,8 @@ def test_predictions_wait_for_their_model(root: Path, tmp_path: Path) -> None:
         url = f"{server.url}/v2/models/slow/infer"
         fast = [threads.submit(httpx.post, url, json=BODY, timeout=60) for _ in range(2)]
         asgi = threads.submit(httpx.post, f"{url}?", json=BODY, timeout=60)
-        for asked in (*fast, asgi):
-            assert asked.result().status_code == 200, asked.result().text
+        for response in (*fast, asgi):
+            assert response.result().status_code == 200, response.result().text
         assert httpx.get(f"{server.url}/readyz").status_code == 200
 
 

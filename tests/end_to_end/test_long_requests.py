@@ -65,21 +65,21 @@ def test_others_are_answered_while_a_long_request_is_read(name: str, server: Ser
     def visit() -> None:
         with httpx.Client(base_url=server.url, timeout=120) as client:
             while not over.is_set():
-                begun = time.monotonic()
+                started = time.monotonic()
                 assert client.post("/predict_curve", content=body).status_code == 200
-                waits.append(time.monotonic() - begun)
+                waits.append(time.monotonic() - started)
 
     visitor = threading.Thread(target=visit)
     visitor.start()
-    begun = time.monotonic()
+    started = time.monotonic()
     try:
         status = _ask(server, request)
     finally:
-        taken = time.monotonic() - begun
+        seconds = time.monotonic() - started
         over.set()
         visitor.join()
     assert status == STATUSES[name]
-    assert max(waits) < taken / LONGER, f"{taken:.2f} s, and others waited {max(waits):.3f} s"
+    assert max(waits) < seconds / LONGER, f"{seconds:.2f} s, and others waited {max(waits):.3f} s"
 
 
 def test_a_long_response_is_the_same_as_many_short_ones(server: Server) -> None:
@@ -89,38 +89,38 @@ def test_a_long_response_is_the_same_as_many_short_ones(server: Server) -> None:
     def ask(values: np.ndarray) -> list[float]:
         tensor = {"name": "x", "datatype": "FP32", "shape": [len(values), 1]}
         tensor["data"] = [float(value) for value in values]
-        answer = httpx.post(url, json={"inputs": [tensor]}, timeout=60)
-        assert answer.status_code == 200, answer.text[:300]
-        found: list[float] = answer.json()["outputs"][0]["data"]
-        return found
+        response = httpx.post(url, json={"inputs": [tensor]}, timeout=60)
+        assert response.status_code == 200, response.text[:300]
+        outputs: list[float] = response.json()["outputs"][0]["data"]
+        return outputs
 
     short = [value for start in range(0, len(x), 500) for value in ask(x[start : start + 500])]
     np.testing.assert_allclose(ask(x), short, rtol=1e-5)
     body = {"points": np.stack([x, x], axis=1)[:10_000].tolist()}
-    answer = httpx.post(f"{server.url}/classify_points", json=body, timeout=60).json()
-    assert len(answer["predictions"]) == 10_000
-    assert set(answer["predictions"][0]) == {"label", "confidence", "probabilities"}
+    response = httpx.post(f"{server.url}/classify_points", json=body, timeout=60).json()
+    assert len(response["predictions"]) == 10_000
+    assert set(response["predictions"][0]) == {"label", "confidence", "probabilities"}
 
 
 def test_a_client_that_leaves_ends_the_work_for_its_picture(server: Server) -> None:
     host, port = server.url.removeprefix("http://").split(":")
 
     def computing() -> list[psutil.Process]:
-        found = []
+        waits = []
         for process in server.processes():
             with suppress(psutil.NoSuchProcess):  # it ends now
                 is_busy = process.cpu_times().user > 0.3
                 if runs_jobs(process) and is_busy and process.status() == psutil.STATUS_RUNNING:
-                    found.append(process)
-        return found
+                    waits.append(process)
+        return waits
 
     with socket.create_connection((host, int(port)), timeout=20) as connection:
         connection.sendall(ATTACKS["RLE BMP, 3.5 kB"].request())
         while not computing():
             time.sleep(0.02)
-        begun = time.monotonic()
+        started = time.monotonic()
     while computing():
-        assert time.monotonic() - begun < 4, "it is decoded for nobody"
+        assert time.monotonic() - started < 4, "it is decoded for nobody"
         time.sleep(0.02)
 
 
@@ -138,7 +138,7 @@ def test_pictures_in_one_form_keep_their_order(server: Server) -> None:
         for file in files
     ]
     pixels_seen = [prediction["pixels"] for prediction in both["predictions"]]
-    assert pixels_seen == [answer["predictions"][0]["pixels"] for answer in alone]
+    assert pixels_seen == [response["predictions"][0]["pixels"] for response in alone]
     assert pixels_seen[0] != pixels_seen[1]
 
 
@@ -148,6 +148,6 @@ def test_a_form_of_many_pictures_has_the_time_of_one_request(
     file = ("images", ("digit.png", digit(200, "PNG"), "image/png"))
     settings = chosen | {"FITSERVE_TIMEOUT_SECONDS": "1"}
     with temporary_home() as home, serving(home, root, settings=settings) as hasty:
-        answer = httpx.post(f"{hasty.url}/classify_image", files=[file] * 900, timeout=120)
-    assert answer.status_code == 504
-    assert "within 1 seconds" in answer.json()["error"]
+        response = httpx.post(f"{hasty.url}/classify_image", files=[file] * 900, timeout=120)
+    assert response.status_code == 504
+    assert "within 1 seconds" in response.json()["error"]

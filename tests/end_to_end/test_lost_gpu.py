@@ -50,7 +50,9 @@ def test_a_lost_gpu_makes_the_server_not_ready_and_its_worker_is_replaced(root: 
 
             assert client.get(f"{server.url}/models/line").json()["serving"]["device"] == "cuda:0"
             assert ask().json()["outputs"][0]["data"] == [answer(3)]
-            (worker,) = [one for one in server.workers() if "worker" in " ".join(one.cmdline())]
+            (worker,) = [
+                process for process in server.workers() if "worker" in " ".join(process.cmdline())
+            ]
             lost.touch()
             wait_until(lambda: status("/readyz") == 503)
             for path in ("/livez", "/v2/health/live", "/v2/health/ready"):

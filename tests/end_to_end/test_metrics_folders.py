@@ -43,19 +43,21 @@ def ask(server: Server, times: int) -> None:
 
 def predictions_of(server: Server) -> int:
     """Return the number of predictions in the metrics."""
-    found = re.findall(
+    matches = re.findall(
         r'^fitserve_request_seconds_count\{.*model="sound".*\} (\S+)$',
         httpx.get(f"{server.url}/metrics").text,
         re.MULTILINE,
     )
-    return round(sum(map(float, found)))
+    return round(sum(map(float, matches)))
 
 
-def folders(place: Path) -> set[str]:
+def folders(parent: Path) -> set[str]:
     """Return the metrics folders."""
-    found = list(place.glob("fitserve-metrics-*"))
-    assert [stat.S_IMODE(folder.stat().st_mode) for folder in found] == [0o700] * len(found)
-    return {folder.name for folder in found}
+    metrics_folders = list(parent.glob("fitserve-metrics-*"))
+    assert [stat.S_IMODE(folder.stat().st_mode) for folder in metrics_folders] == [0o700] * len(
+        metrics_folders
+    )
+    return {folder.name for folder in metrics_folders}
 
 
 def test_each_server_has_its_own_metrics_folder(
@@ -64,8 +66,8 @@ def test_each_server_has_its_own_metrics_folder(
     settings = {**settings, "TMPDIR": str(tmp_path)}
     with started(root, settings) as first:
         ask(first, 3)
-        ours = folders(tmp_path)
-        assert len(ours) == 1
+        own_folders = folders(tmp_path)
+        assert len(own_folders) == 1
 
         port = first.url.rpartition(":")[2]
         failed = subprocess.run(
@@ -73,45 +75,45 @@ def test_each_server_has_its_own_metrics_folder(
             cwd=root, env=environment(tmp_path, settings), capture_output=True, timeout=120,
         )  # fmt: skip
         assert failed.returncode != 0, "two servers have one port"
-        assert folders(tmp_path) == ours
+        assert folders(tmp_path) == own_folders
         assert predictions_of(first) == 3
 
         with started(root, settings) as second:
             ask(second, 2)
             assert (predictions_of(first), predictions_of(second)) == (3, 2)
             workers = second.workers()
-            left = folders(tmp_path) - ours
+            left = folders(tmp_path) - own_folders
             second.process.kill()
             second.process.wait()
             psutil.wait_procs(workers, 30)
-        assert folders(tmp_path) == ours | left
+        assert folders(tmp_path) == own_folders | left
         assert len(left) == 1
 
         with started(root, settings) as third:
             assert not folders(tmp_path) & left, "the leftover of a killed server stays"
-            assert ours < folders(tmp_path)
+            assert own_folders < folders(tmp_path)
             ask(third, 1)
             assert (predictions_of(first), predictions_of(third)) == (3, 1)
-        assert folders(tmp_path) == ours
+        assert folders(tmp_path) == own_folders
     assert folders(tmp_path) == set()
 
 
 def test_the_folder_is_created_inside_the_configured_one(
     root: Path, tmp_path: Path, settings: dict[str, str]
 ) -> None:
-    place = tmp_path / "metrics"
-    place.mkdir()
-    (place / "counter_1.db").write_bytes(b"another program's")
-    with started(root, {**settings, "PROMETHEUS_MULTIPROC_DIR": str(place)}) as server:
+    folder = tmp_path / "metrics"
+    folder.mkdir()
+    (folder / "counter_1.db").write_bytes(b"another program's")
+    with started(root, {**settings, "PROMETHEUS_MULTIPROC_DIR": str(folder)}) as server:
         ask(server, 2)
         assert predictions_of(server) == 2
-        assert len(folders(place)) == 1
+        assert len(folders(folder)) == 1
         deadline = time.monotonic() + 10
-        while not list(place.glob("*/*.db")):
+        while not list(folder.glob("*/*.db")):
             assert time.monotonic() < deadline, "it counts elsewhere"
             time.sleep(0.05)
-    assert [left.name for left in place.iterdir()] == ["counter_1.db"]
-    assert (place / "counter_1.db").read_bytes() == b"another program's"
+    assert [file.name for file in folder.iterdir()] == ["counter_1.db"]
+    assert (folder / "counter_1.db").read_bytes() == b"another program's"
 
 
 def test_without_a_folder_each_worker_reports_its_own_metrics(

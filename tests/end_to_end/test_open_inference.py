@@ -68,9 +68,9 @@ def test_every_model_describes_itself(
         tensors = {
             side: [
                 {"name": spec.name, "datatype": spec.datatype, "shape": list(spec.shape)}
-                for spec in found
+                for spec in side_specs
             ]
-            for side, found in specs.items()
+            for side, side_specs in specs.items()
         }
         platform = metadata.pop("platform")
         assert platform in ("onnx_onnxv1", "pytorch_torchscript")
@@ -81,8 +81,8 @@ def test_every_model_describes_itself(
         assert (config["name"], config["platform"]) == (name, platforms[platform])
         assert config["max_batch_size"] >= 1
         assert isinstance(config["dynamic_batching"], dict)
-        for side, found in (("input", card.inputs), ("output", card.outputs)):
-            for entry, spec in zip(config[side], found, strict=True):
+        for side, side_specs in (("input", card.inputs), ("output", card.outputs)):
+            for entry, spec in zip(config[side], side_specs, strict=True):
                 assert entry["name"] == spec.name
                 assert entry["data_type"] == f"TYPE_{spec.datatype}"
                 assert entry["dims"] == list(
@@ -117,9 +117,9 @@ STATISTICS = ("success", "fail", "queue", "cache_hit", "cache_miss")
 COMPUTE = ("compute_input", "compute_infer", "compute_output")
 
 
-def assert_duration(found: Json) -> None:
-    assert sorted(found) == ["count", "ns"]
-    assert all(type(value) is int and value >= 0 for value in found.values())
+def assert_duration(duration: Json) -> None:
+    assert sorted(duration) == ["count", "ns"]
+    assert all(type(value) is int and value >= 0 for value in duration.values())
 
 
 @pytest.mark.parametrize(
@@ -133,12 +133,12 @@ def test_the_statistics_grow_by_the_requests(path: str, client: httpx.Client) ->
             assert list(entries) == client.get("/v2/models").json()["models"]
         else:
             assert list(entries) == [CURVE]
-        found: Json = entries[CURVE]
-        return found
+        entry: Json = entries[CURVE]
+        return entry
 
     def batches(entry: Json, rows: int) -> int:
-        found = [one for one in entry["batch_stats"] if one["batch_size"] == rows]
-        return sum(one["compute_infer"]["count"] for one in found)
+        batches_of_rows = [batch for batch in entry["batch_stats"] if batch["batch_size"] == rows]
+        return sum(batch["compute_infer"]["count"] for batch in batches_of_rows)
 
     before = of_the_curve()
     for _ in range(4):
@@ -150,11 +150,11 @@ def test_the_statistics_grow_by_the_requests(path: str, client: httpx.Client) ->
     assert after["execution_count"] - before["execution_count"] == 4
     assert batches(after, len(X)) - batches(before, len(X)) == 4
     for part in (*STATISTICS, *COMPUTE):
-        one, other = before["inference_stats"][part], after["inference_stats"][part]
-        assert_duration(other)
+        first, second = before["inference_stats"][part], after["inference_stats"][part]
+        assert_duration(second)
         idle = part in ("fail", "cache_hit", "cache_miss")
-        assert other["count"] - one["count"] == (0 if idle else 4), part
-        assert other["ns"] == one["ns"] if idle else other["ns"] > one["ns"], part
+        assert second["count"] - first["count"] == (0 if idle else 4), part
+        assert second["ns"] == first["ns"] if idle else second["ns"] > first["ns"], part
     for batch in after["batch_stats"]:
         assert set(batch) == {"batch_size", *COMPUTE}
         for part in COMPUTE:
@@ -353,8 +353,8 @@ def with_value(literal: str) -> dict[str, Any]:
 def test_any_number_that_fits_is_an_fp32(literal: str, client: httpx.Client) -> None:
     response = client.post(f"/v2/models/{CURVE}/infer", **with_value(literal))
     rows = np.array([[float(literal)]], np.float32)
-    wanted = infer(client, {"inputs": [binary("x", rows)]}, rows.tobytes())
-    np.testing.assert_array_equal(read(response)["y"], read(wanted)["y"])
+    expected = infer(client, {"inputs": [binary("x", rows)]}, rows.tobytes())
+    np.testing.assert_array_equal(read(response)["y"], read(expected)["y"])
 
 
 @pytest.mark.parametrize(
@@ -463,21 +463,21 @@ def test_json_and_binary_are_the_same_to_the_last_bit(
     responses = []
     for sent, tail in ((tensor("point", rows), b""), (binary("point", rows), rows.tobytes()),
                        (tensor("point", rows, data=rows.tolist()), b"")):  # fmt: skip
-        for wanted in (False, True):
-            body = {"inputs": [sent], "parameters": {"binary_data_output": wanted}}
+        for binary_output in (False, True):
+            body = {"inputs": [sent], "parameters": {"binary_data_output": binary_output}}
             response = infer(client, body, tail, POINTS)
-            assert (LENGTH in response.headers) is wanted
+            assert (LENGTH in response.headers) is binary_output
             responses.append(read(response)["probabilities"])
-    for answer in responses:
-        np.testing.assert_array_equal(answer, responses[0], strict=True)
+    for reply in responses:
+        np.testing.assert_array_equal(reply, responses[0], strict=True)
     assert responses[0].shape == rows.shape
 
 
 def test_the_tensor_may_begin_at_any_byte(client: httpx.Client) -> None:
-    wanted = read(curve(client))["y"]
+    expected = read(curve(client))["y"]
     for length in range(9):
         body = {"id": "x" * length, "inputs": [binary("x", X)]}
-        np.testing.assert_array_equal(read(infer(client, body, X.tobytes()))["y"], wanted)
+        np.testing.assert_array_equal(read(infer(client, body, X.tobytes()))["y"], expected)
 
 
 @pytest.mark.parametrize(
@@ -514,9 +514,9 @@ def test_a_raw_request_is_one_row_and_gets_a_raw_response(client: httpx.Client) 
         path = f"/v2/models/{model}/infer"
         response = client.post(path, content=rows.tobytes(), headers={LENGTH: "0"})
         assert LENGTH in response.headers
-        wanted = infer(client, {"inputs": [tensor(name, rows)]}, model=model)
+        expected = infer(client, {"inputs": [tensor(name, rows)]}, model=model)
         for output, array in read(response).items():
-            np.testing.assert_array_equal(array, read(wanted)[output])
+            np.testing.assert_array_equal(array, read(expected)[output])
         for content in (b"", rows.tobytes()[:-1], rows.tobytes() + b"\0", 2 * rows.tobytes()):
             assert_refused(client.post(path, content=content, headers={LENGTH: "0"}))
 
@@ -584,16 +584,16 @@ def test_the_most_probable_classes_have_value_index_and_label(
     repository: ModelRepository,
 ) -> None:
     (spec,) = repository.get(model).card.outputs
-    wanted = read(infer(client, {"inputs": [sent]}, model=model))[spec.name]
+    expected = read(infer(client, {"inputs": [sent]}, model=model))[spec.name]
     output = {"name": spec.name, "parameters": {"classification": k, "binary_data": as_binary}}
     response = infer(client, {"inputs": [sent], "outputs": [output]}, model=model)
     assert (LENGTH in response.headers) is as_binary
-    found = read(response)[spec.name]
+    classes = read(response)[spec.name]
     shown = min(k, spec.shape[1])
-    assert found.shape == (3, shown)
-    for row, values in zip(found, wanted, strict=True):
-        for text, place in zip(row, np.argsort(-values, kind="stable")[:shown], strict=True):
+    assert classes.shape == (3, shown)
+    for row, values in zip(classes, expected, strict=True):
+        for text, class_index in zip(row, np.argsort(-values, kind="stable")[:shown], strict=True):
             value, index, *label = text.split(":")
-            assert float(value) == pytest.approx(values[place], abs=1e-5)
-            assert values[int(index)] == values[place]
+            assert float(value) == pytest.approx(values[class_index], abs=1e-5)
+            assert values[int(index)] == values[class_index]
             assert label == ([] if spec.labels is None else [spec.labels[int(index)]])

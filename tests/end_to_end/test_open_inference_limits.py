@@ -48,7 +48,7 @@ def test_a_deadline_in_microseconds_holds_under_load(client: httpx.Client) -> No
         sent = {"inputs": [tensor("image", ONE_IMAGE)], "parameters": parameters}
         return infer(client, sent, model="mnist-cnn")
 
-    wanted = read(ask(30))["probabilities"]
+    expected = read(ask(30))["probabilities"]
     late = 0
     with ThreadPoolExecutor(1) as others:
         for _ in range(20):
@@ -61,7 +61,7 @@ def test_a_deadline_in_microseconds_holds_under_load(client: httpx.Client) -> No
                     response = ask(30)
                 if response.status_code == 503:  # on a slow machine, the queue takes too long
                     continue
-                np.testing.assert_allclose(read(response)["probabilities"], wanted, atol=1e-5)
+                np.testing.assert_allclose(read(response)["probabilities"], expected, atol=1e-5)
             assert len(read(busy.result())["probabilities"]) == len(many)
             if late:
                 return
@@ -136,11 +136,11 @@ def test_a_body_that_does_not_match_its_encoding_is_refused(client: httpx.Client
     path = f"/v2/models/{CURVE}/infer"
     for encoding, wrong in (
         *(
-            ("gzip", one)
-            for one in (content, b"", packed[:-1], packed[:5], packed + b"x", deflated)
+            ("gzip", body)
+            for body in (content, b"", packed[:-1], packed[:5], packed + b"x", deflated)
         ),
         *(("gzip", packed[:20] + bytes([packed[20] ^ 255]) + packed[21:]),),
-        *(("deflate", one) for one in (content, b"", deflated[:-1], deflated + b"x", packed)),
+        *(("deflate", body) for body in (content, b"", deflated[:-1], deflated + b"x", packed)),
     ):
         headers = {"Content-Encoding": encoding}
         assert_refused(client.post(path, content=wrong, headers=headers))
@@ -204,7 +204,7 @@ def test_a_body_over_the_limit_is_a_413_declared_or_not(narrow_client: httpx.Cli
     fits = json.dumps({"inputs": [tensor("x", X)]}).encode().ljust(LIMIT)
     over = fits + b" "
     for content, status in ((fits, 200), (over, 413)):
-        chunked = (content[at : at + 99_991] for at in range(0, len(content), 99_991))
+        chunked = (content[start : start + 99_991] for start in range(0, len(content), 99_991))
         for sent in (content, chunked):
             response = narrow_client.post(path, content=sent)
             assert response.status_code == status
@@ -223,11 +223,11 @@ def test_a_bomb_is_a_413_in_bounded_memory(
     packer = zlib.compressobj(wbits=31 if encoding == "gzip" else 15)
     bomb = b"".join(packer.compress(bytes(2**20)) for _ in range(600)) + packer.flush()
     assert len(bomb) < LIMIT < 600 * 2**20
-    workers, seen, over = narrow.workers(), [], threading.Event()
+    workers, samples, ended = narrow.workers(), [], threading.Event()
 
     def watch() -> None:
-        while not over.wait(0.005):
-            seen.append(resident(workers))
+        while not ended.wait(0.005):
+            samples.append(resident(workers))
 
     before = resident(workers)
     watching = threading.Thread(target=watch)
@@ -239,9 +239,9 @@ def test_a_bomb_is_a_413_in_bounded_memory(
             response = narrow_client.post(path, content=bomb, headers=headers)
             assert_refused(response, 413, "1,000,000 bytes")
     finally:
-        over.set()
+        ended.set()
         watching.join()
-    assert max([before, *seen]) - before < 100 * 2**20
+    assert max([before, *samples]) - before < 100 * 2**20
 
 
 def resident(processes: Sequence[psutil.Process]) -> int:
@@ -264,13 +264,13 @@ async def test_a_full_queue_is_a_503_with_retry_after(narrow: Server) -> None:
     sent = {"content": header + rows.tobytes(), "headers": {LENGTH: str(len(header))}}
     path = "/v2/models/mnist-cnn/infer"
     async with httpx.AsyncClient(base_url=narrow.url, timeout=60) as client:
-        wanted = read(await client.post(path, **sent))["probabilities"]
+        expected = read(await client.post(path, **sent))["probabilities"]
         responses = await asyncio.gather(*(client.post(path, **sent) for _ in range(8)))
     statuses = []
     for response in responses:
         statuses.append(response.status_code)
         if response.status_code == 200:
-            np.testing.assert_allclose(read(response)["probabilities"], wanted, atol=1e-5)
+            np.testing.assert_allclose(read(response)["probabilities"], expected, atol=1e-5)
         else:
             assert_refused(response, 503)
             assert int(response.headers["retry-after"]) >= 1
@@ -279,36 +279,36 @@ async def test_a_full_queue_is_a_503_with_retry_after(narrow: Server) -> None:
 
 @pytest.mark.parametrize("path", [f"/v2/models/{CURVE}/infer", "/v2/repository/index"])
 @pytest.mark.parametrize(
-    "way", ["stopped half way", "byte by byte", "never begun", "chunk by chunk"]
+    "sending", ["stopped half way", "byte by byte", "never begun", "chunk by chunk"]
 )
 def test_a_body_that_does_not_arrive_times_out_and_the_others_are_served(
-    path: str, way: str, narrow: Server, narrow_client: httpx.Client
+    path: str, sending: str, narrow: Server, narrow_client: httpx.Client
 ) -> None:
     port = int(narrow.url.rpartition(":")[2])
-    length = "Transfer-Encoding: chunked" if way == "chunk by chunk" else "Content-Length: 1000"
+    length = "Transfer-Encoding: chunked" if sending == "chunk by chunk" else "Content-Length: 1000"
     with socket.create_connection(("127.0.0.1", port), timeout=10) as slow:
-        begun = time.monotonic()
+        started = time.monotonic()
         slow.sendall(f"POST {path} HTTP/1.1\r\nHost: localhost\r\n{length}\r\n\r\n".encode())
-        if way == "stopped half way":
+        if sending == "stopped half way":
             slow.sendall(b'{"inputs": [' + b" " * 500)
-        answer, asked = b"", 0
+        response, sent_bytes = b"", 0
         slow.settimeout(0.05)
-        while time.monotonic() - begun < 10:
+        while time.monotonic() - started < 10:
             try:
-                answer = slow.recv(65536)
+                response = slow.recv(65536)
                 break
             except TimeoutError:
                 pass
-            if way == "byte by byte":
+            if sending == "byte by byte":
                 slow.sendall(b" ")
-            elif way == "chunk by chunk":
+            elif sending == "chunk by chunk":
                 slow.sendall(b"1\r\n \r\n")
             assert curve(narrow_client).status_code == 200
-            asked += 1
-        seconds = time.monotonic() - begun
+            sent_bytes += 1
+        seconds = time.monotonic() - started
     assert 0.5 < seconds < 5, f"{seconds:.1f} s"
-    assert asked > 5
-    assert answer == b"" or answer.startswith(b"HTTP/1.1 408 ")
+    assert sent_bytes > 5
+    assert response == b"" or response.startswith(b"HTTP/1.1 408 ")
 
 
 def test_a_client_that_disconnects_during_its_body_does_not_affect_others(

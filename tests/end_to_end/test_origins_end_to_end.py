@@ -87,8 +87,8 @@ def send(
         received = b""
         while True:
             header, ended, rest = received.partition(b"\r\n\r\n")
-            found = re.search(rb"content-length: (\d+)", header)
-            length = int(found[1]) if found and method != "HEAD" else 0
+            match = re.search(rb"content-length: (\d+)", header)
+            length = int(match[1]) if match and method != "HEAD" else 0
             if ended and len(rest) >= length:
                 return int(header[9:12]), header.decode().lower(), rest
             more = connection.recv(65_536)
@@ -111,8 +111,8 @@ def test_a_foreign_host_is_a_421_and_a_foreign_origin_a_403_on_every_path(
         (("Origin: null", "Content-Type: text/plain"), "localhost", 403, "FITSERVE_CORS_ORIGINS"),
         (("Sec-Fetch-Site: cross-site",), "localhost", 403, "FITSERVE_CORS_ORIGINS"),
     ):
-        found, header, body = send(guarded, *PATHS_TAKEN[path_taken], *headers, host=host)
-        assert found == expected
+        status, header, body = send(guarded, *PATHS_TAKEN[path_taken], *headers, host=host)
+        assert status == expected
         assert setting in json.loads(body)["error"]
         assert "x-request-id: " in header
         assert "x-frame-options: deny" in header
@@ -166,8 +166,8 @@ def test_a_malformed_host_is_a_bad_request(host: str, guarded: Server) -> None:
 
 
 def test_an_absolute_target_must_name_the_same_host(guarded: Server) -> None:
-    for target, found in (("http://evil.example/models", 421), ("http://localhost/models", 400)):
-        assert send(guarded, "GET", target, host="evil.example")[0] == found
+    for target, status in (("http://evil.example/models", 421), ("http://localhost/models", 400)):
+        assert send(guarded, "GET", target, host="evil.example")[0] == status
     assert send(guarded, "POST", f"http://evil.example{INFER}", host="localhost")[0] == 400
 
 
@@ -205,8 +205,10 @@ def test_only_the_origin_of_the_cors_setting_may_call_the_service(shut: Server) 
         "Access-Control-Request-Headers: content-type",
     )
     for path_taken in ("the fast path", "the ASGI path", "the cards", "a preflight request"):
-        found, header, _ = send(shut, *PATHS_TAKEN[path_taken], f"Origin: {ORIGIN}", *preflight)
-        assert found == 200
+        status_code, header, _ = send(
+            shut, *PATHS_TAKEN[path_taken], f"Origin: {ORIGIN}", *preflight
+        )
+        assert status_code == 200
         assert f"access-control-allow-origin: {ORIGIN}" in header
         assert status(shut, path_taken, "Origin: https://b.example", *preflight) == 403
         assert status(shut, path_taken, f"Origin: {ORIGIN}", *preflight, host="evil.example") == 421
@@ -250,8 +252,8 @@ SPELLINGS = [
 @pytest.mark.parametrize("target", SPELLINGS)
 def test_disabled_paths_are_not_found_in_any_spelling(target: str, shut: Server) -> None:
     for method in ("GET", "HEAD", "POST"):
-        found, header, _ = send(shut, method, target)
-        assert found == 404
+        status, header, _ = send(shut, method, target)
+        assert status == 404
         assert "location: " not in header
 
 
@@ -264,8 +266,8 @@ def test_a_trailing_slash_is_ignored_without_a_redirect(shut: Server) -> None:
 @pytest.mark.parametrize("target", ["/models", "/v2", "/v2/models/line", "/docs.json"])
 def test_allow_includes_head_if_supported(target: str, shut: Server) -> None:
     for method in ("PUT", "OPTIONS", "POST"):
-        found, header, body = send(shut, method, target)
-        assert (found, json.loads(body)["error"]) == (
+        status, header, body = send(shut, method, target)
+        assert (status, json.loads(body)["error"]) == (
             *(405, f"{method} is not allowed here; GET and HEAD are."),
         )
         assert "\r\nallow: get, head\r\n" in f"{header}\r\n"

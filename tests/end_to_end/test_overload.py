@@ -66,12 +66,12 @@ class Measured:
             f"alone {self.normal * 1e3:.1f} ms, a second after the burst "
             f"{statistics.median(self.after) * 1e3:.1f} ms; memory +{self.grown / 2**20:.1f} MiB",
         ]
-        for name, found in (
+        for name, seconds in (
             ("served", [reply.seconds for _, reply in self.served]),
             ("refused", [reply.seconds for reply in self.refused]),
         ):
-            if found:
-                quantiles = np.quantile(found, [0.5, 0.9, 0.99, 1]) * 1e3
+            if seconds:
+                quantiles = np.quantile(seconds, [0.5, 0.9, 0.99, 1]) * 1e3
                 shown = ", ".join(f"{value:.1f}" for value in quantiles)
                 parts.append(f"{name}: 50, 90, 99, 100 % within {shown} ms")
         return "; ".join(parts)
@@ -80,24 +80,24 @@ class Measured:
 async def test_at_five_times_its_capacity_throughput_holds_and_every_request_gets_a_response(
     slow: Server,
 ) -> None:
-    (worker,) = [one for one in slow.workers() if "--worker-id" in one.cmdline()]
+    (worker,) = [process for process in slow.workers() if "--worker-id" in process.cmdline()]
     port = int(slow.url.rpartition(":")[2])
     for attempt in range(ATTEMPTS):
-        begun, before = time.monotonic(), _taken_by_others(worker)
-        found = await _measure(port, worker)
-        print(found)
+        started, before = time.monotonic(), _taken_by_others(worker)
+        measured = await _measure(port, worker)
+        print(measured)
         # Required even with noise.
-        assert (found.lost, found.other) == (0, []), found
-        assert len(found.served) + len(found.refused) == found.sent
-        assert all(reply.is_right(3) for _, reply in found.served)
-        assert all(b"\r\nretry-after: " in reply.head.lower() for reply in found.refused)
-        assert found.refused, "it was not overloaded"
+        assert (measured.lost, measured.other) == (0, []), measured
+        assert len(measured.served) + len(measured.refused) == measured.sent
+        assert all(reply.is_right(3) for _, reply in measured.served)
+        assert all(b"\r\nretry-after: " in reply.head.lower() for reply in measured.refused)
+        assert measured.refused, "it was not overloaded"
         try:
-            _check_times(found)
+            _check_times(measured)
         except AssertionError:
             if attempt < ATTEMPTS - 1:
                 continue
-            cores = (_taken_by_others(worker) - before) / (time.monotonic() - begun)
+            cores = (_taken_by_others(worker) - before) / (time.monotonic() - started)
             if cores > BUSY_CORES:
                 pytest.skip(f"other programs took {cores:.2f} cores: times say nothing here")
             raise
@@ -108,39 +108,46 @@ async def test_at_five_times_its_capacity_throughput_holds_and_every_request_get
 def _taken_by_others(worker: psutil.Process) -> float:
     """Return the CPU seconds of other processes than the worker and this one, since boot."""
     whole = psutil.cpu_times()
-    ours = (worker.cpu_times(), psutil.Process().cpu_times())
-    return sum(whole) - whole.idle - whole.iowait - sum(one.user + one.system for one in ours)
+    own_times = (worker.cpu_times(), psutil.Process().cpu_times())
+    return (
+        sum(whole)
+        - whole.idle
+        - whole.iowait
+        - sum(times.user + times.system for times in own_times)
+    )
 
 
-def _check_times(found: Measured) -> None:
-    assert np.quantile([reply.seconds for reply in found.refused], QUANTILE) < REFUSED_WITHIN
-    assert max(reply.seconds for _, reply in found.served) < 2, "served too late to be of use"
-    assert found.goodput > 0.9 * found.peak
-    assert statistics.median(found.after) < 2 * found.normal + 0.005
-    assert found.grown < 16 * 2**20
+def _check_times(measured: Measured) -> None:
+    assert np.quantile([reply.seconds for reply in measured.refused], QUANTILE) < REFUSED_WITHIN
+    assert max(reply.seconds for _, reply in measured.served) < 2, "served too late to be of use"
+    assert measured.goodput > 0.9 * measured.peak
+    assert statistics.median(measured.after) < 2 * measured.normal + 0.005
+    assert measured.grown < 16 * 2**20
 
 
 async def _measure(port: int, worker: psutil.Process) -> Measured:
     normal = statistics.median(await _alone(port, 20))
-    found = Measured(await _capacity(port), normal)
+    measured = Measured(await _capacity(port), normal)
     lines = [await Line.to(port) for _ in range(400)]
     await asyncio.sleep(1)
-    await asyncio.gather(*await _burst(found, port, lines, 1.0))  # its memory has reached its size
+    await asyncio.gather(
+        *await _burst(measured, port, lines, 1.0)
+    )  # its memory has reached its size
     await asyncio.sleep(2)
     before = worker.memory_info().rss
-    found = Measured(found.peak, normal)
-    begun = time.monotonic()
-    requested = await _burst(found, port, lines, BURST_SECONDS)
-    ended = begun + BURST_SECONDS
+    measured = Measured(measured.peak, normal)
+    started = time.monotonic()
+    requested = await _burst(measured, port, lines, BURST_SECONDS)
+    ended = started + BURST_SECONDS
     await asyncio.sleep(max(0.0, ended + 1 - time.monotonic()))
-    found.after = await _alone(port, 10)
+    measured.after = await _alone(port, 10)
     await asyncio.gather(*requested)
-    found.grown = worker.memory_info().rss - before
-    answered = [when for when, _ in found.served if begun + 1 <= when <= ended]
-    found.goodput = len(answered) / (BURST_SECONDS - 1)
+    measured.grown = worker.memory_info().rss - before
+    answered = [moment for moment, _ in measured.served if started + 1 <= moment <= ended]
+    measured.goodput = len(answered) / (BURST_SECONDS - 1)
     for line in lines:
         line.close()
-    return found
+    return measured
 
 
 async def _alone(port: int, count: int) -> list[float]:
@@ -153,12 +160,12 @@ async def _alone(port: int, count: int) -> list[float]:
 
 async def _capacity(port: int) -> float:
     """Return the largest throughput, in requests per second, of clients that wait for responses."""
-    over, answered = False, 0
+    ended, answered = False, 0
 
     async def ask_on() -> None:
         nonlocal answered
         line = await Line.to(port)
-        while not over:
+        while not ended:
             reply = await line.ask(message("slow", 3))
             if reply.is_right(3):
                 answered += counting
@@ -170,16 +177,16 @@ async def _capacity(port: int) -> float:
     counting = False
     tasks = [asyncio.create_task(ask_on()) for _ in range(CLIENTS)]
     await asyncio.sleep(1)
-    counting, begun = True, time.monotonic()
+    counting, started = True, time.monotonic()
     await asyncio.sleep(3)
-    rate = answered / (time.monotonic() - begun)
-    over = True
+    rate = answered / (time.monotonic() - started)
+    ended = True
     await asyncio.gather(*tasks)
     return rate
 
 
 async def _burst(
-    found: Measured, port: int, idle: list[Line], seconds: float
+    measured: Measured, port: int, idle: list[Line], seconds: float
 ) -> set[asyncio.Task[None]]:
     """Send at a fixed rate, whatever the responses; return the threads that wait for the last."""
     sent, tasks = message("slow", 3), set()
@@ -191,21 +198,21 @@ async def _burst(
         try:
             reply = await line.ask(sent)
         except (LostError, TimeoutError):
-            found.lost += 1
+            measured.lost += 1
             line.close()
             return
         if reply.status == 200:
-            found.served.append((time.monotonic(), reply))
+            measured.served.append((time.monotonic(), reply))
         elif reply.status in (429, 503):
-            found.refused.append(reply)
+            measured.refused.append(reply)
         else:
-            found.other.append(reply)
+            measured.other.append(reply)
         idle.append(line)
 
-    begun, rate = time.monotonic(), TIMES * found.peak
-    while (passed := time.monotonic() - begun) < seconds:
-        while found.sent < passed * rate:
-            found.sent += 1
+    started, rate = time.monotonic(), TIMES * measured.peak
+    while (passed := time.monotonic() - started) < seconds:
+        while measured.sent < passed * rate:
+            measured.sent += 1
             tasks.add(asyncio.create_task(ask()))
         await asyncio.sleep(0.001)
     return tasks

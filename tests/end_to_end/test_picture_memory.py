@@ -16,20 +16,20 @@ from PIL import Image
 @contextmanager
 def most_memory(server: Server) -> Iterator[list[int]]:
     """Measure the peak memory of the workers during the block, in bytes."""
-    most, over = [0], threading.Event()
+    peak, ended = [0], threading.Event()
 
     def watch() -> None:
-        while not over.wait(0.01):
+        while not ended.wait(0.01):
             with suppress(psutil.NoSuchProcess):  # a process that runs one job has ended
                 sizes = [process.memory_info().rss for process in server.processes()]
-                most[0] = max(most[0], sum(sizes))
+                peak[0] = max(peak[0], sum(sizes))
 
     watcher = threading.Thread(target=watch)
     watcher.start()
     try:
-        yield most
+        yield peak
     finally:
-        over.set()
+        ended.set()
         watcher.join()
 
 
@@ -51,5 +51,5 @@ def test_at_most_two_large_pictures_of_a_caller_are_decoded_at_a_time(root: Path
             assert set(senders.map(send, range(4))) == {400}
         with most_memory(server) as by_many, ThreadPoolExecutor(6) as senders:
             assert set(senders.map(send, range(6))) == {400}
-    found = ", ".join(f"{one[0] / 1e6:.0f}" for one in (by_one, by_two, by_many))
-    assert by_many[0] < by_two[0] + (by_two[0] - by_one[0]) / 2 + 50e6, f"{found} MB"
+    listed = ", ".join(f"{measured[0] / 1e6:.0f}" for measured in (by_one, by_two, by_many))
+    assert by_many[0] < by_two[0] + (by_two[0] - by_one[0]) / 2 + 50e6, f"{listed} MB"

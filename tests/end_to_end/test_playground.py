@@ -101,13 +101,13 @@ def test_the_page_is_small(visitor: Visitor, server: Server, root: Path) -> None
     files = {file.name: file.stat().st_size for file in (root / "service/api/static").iterdir()}
     assert sum(files.values()) < MAX_BYTES, files
     page = visitor.arrive(server.url)
-    answers: list[Response] = []
-    page.on("response", lambda response: answers.append(response))  # no built-in names
+    responses: list[Response] = []
+    page.on("response", lambda response: responses.append(response))  # no built-in names
     page.goto(server.url)
     expect(page.locator("#test-digits button")).to_have_count(10)
     sizes = {
         path: response.request.sizes()["responseBodySize"]
-        for response in answers
+        for response in responses
         if (path := urlsplit(response.url).path) == "/" or path.startswith("/playground/")
     }
     assert {"/", "/playground/main.js", "/playground/style.css"} <= set(sizes)
@@ -156,14 +156,14 @@ def test_the_visitor_detects_forbidden_actions(browser: Browser, server: Server)
     page.goto("about:blank")
     page.set_content("<img src='http://other.example/x.png'>")
     page.wait_for_timeout(200)
-    with pytest.raises(AssertionError) as found:
+    with pytest.raises(AssertionError) as failure:
         someone.leave()
     for message in (
         "console: broken",
         "not caught: thrown",
         "another host: http://other.example/x",
     ):
-        assert message in str(found.value)
+        assert message in str(failure.value)
 
 
 # Digits.
@@ -199,13 +199,13 @@ def test_touch_and_pen_draw_too(pointer: str, page: Page) -> None:
     devtools = page.context.new_cdp_session(page)
 
     def move(kind: str, x: float, y: float) -> None:
-        at = {"x": box["x"] + x / 100 * box["width"], "y": box["y"] + y / 100 * box["height"]}
+        position = {"x": box["x"] + x / 100 * box["width"], "y": box["y"] + y / 100 * box["height"]}
         if pointer == "touch":
-            points = [] if kind == "up" else [at]
+            points = [] if kind == "up" else [position]
             devtools.send("Input.dispatchTouchEvent", {"type": TOUCH[kind], "touchPoints": points})
         else:
-            held = {"button": "left", "buttons": int(kind != "up"), "pointerType": "pen"}
-            devtools.send("Input.dispatchMouseEvent", {"type": PEN[kind], **at, **held})
+            options = {"button": "left", "buttons": int(kind != "up"), "pointerType": "pen"}
+            devtools.send("Input.dispatchMouseEvent", {"type": PEN[kind], **position, **options})
 
     for stroke in SHAPES[4]:
         move("down", *stroke[0])
@@ -228,10 +228,10 @@ def test_the_input_of_the_network_is_shown(page: Page) -> None:
     expect(digit_of(page, "mnist-mlp")).to_have_text("3")
     (sent,) = requested.value.post_data_json["images"]
     assert sum(map(sum, sent)) > 5_000
-    seen = page.locator("#digit-answers canvas").evaluate(
+    drawn = page.locator("#digit-answers canvas").evaluate(
         "(canvas) => [...canvas.getContext('2d').getImageData(0, 0, 28, 28).data]"
     )
-    assert seen[::4] == [value for row in sent for value in row]
+    assert drawn[::4] == [value for row in sent for value in row]
 
 
 def test_undo_removes_a_stroke_and_clear_removes_all(page: Page) -> None:
@@ -274,13 +274,13 @@ def test_a_test_digit_is_recognised_with_its_label(page: Page) -> None:
 
 def test_on_a_hard_digit_the_two_networks_disagree(page: Page) -> None:
     page.select_option("#digit-beside", "mnist-mlp")
-    buttons, said = page.locator("#hard-digits button"), page.locator("#digit-said")
+    buttons, announcement = page.locator("#hard-digits button"), page.locator("#digit-said")
     expect(buttons.nth(9)).to_be_visible()
-    before = said.text_content()
+    before = announcement.text_content()
     for index in range(buttons.count()):
         buttons.nth(index).click()
-        expect(said).not_to_have_text(before or "")
-        before = said.text_content()
+        expect(announcement).not_to_have_text(before or "")
+        before = announcement.text_content()
         assert digit_of(page).text_content() != digit_of(page, "mnist-mlp").text_content()
 
 
@@ -291,8 +291,8 @@ def test_a_chosen_picture_is_recognised(page: Page, root: Path) -> None:
     expect(page.locator("#digit-answers")).to_contain_text("Draw a digit")
 
 
-@pytest.mark.parametrize("way", ["drop", "paste"])
-def test_a_dropped_or_pasted_picture_is_recognised(way: str, page: Page, root: Path) -> None:
+@pytest.mark.parametrize("gesture", ["drop", "paste"])
+def test_a_dropped_or_pasted_picture_is_recognised(gesture: str, page: Page, root: Path) -> None:
     content = base64.b64encode((root / "docs/three.png").read_bytes()).decode()
     carried = page.evaluate_handle(
         """(content) => {
@@ -303,7 +303,7 @@ def test_a_dropped_or_pasted_picture_is_recognised(way: str, page: Page, root: P
         }""",
         content,
     )
-    if way == "drop":
+    if gesture == "drop":
         page.dispatch_event("#board", "dragover", {"dataTransfer": carried})
         page.dispatch_event("#board", "drop", {"dataTransfer": carried})
     else:

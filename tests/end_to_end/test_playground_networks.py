@@ -30,10 +30,10 @@ LABELS = ("<b>bold</b>", "it's <i>", '"quoted" & more')
 
 def network(path: Path, operator: str, name: str, width: int | str) -> Path:
     """Return a graph of one operator, from rows of numbers to rows of numbers."""
-    place = helper.make_tensor_value_info(name, TensorProto.FLOAT, ["batch", width])
-    answer = helper.make_tensor_value_info("answer", TensorProto.FLOAT, ["batch", width])
+    input_info = helper.make_tensor_value_info(name, TensorProto.FLOAT, ["batch", width])
+    output_info = helper.make_tensor_value_info("answer", TensorProto.FLOAT, ["batch", width])
     node = helper.make_node(operator, [name], ["answer"])
-    graph = helper.make_graph([node], "g", [place], [answer])
+    graph = helper.make_graph([node], "g", [input_info], [output_info])
     opsets = [helper.make_opsetid("", 18)]
     onnx.save(helper.make_model(graph, opset_imports=opsets, ir_version=10), path)
     return path
@@ -94,14 +94,14 @@ def response_of_api(
 
 def predicted(page: Page) -> tuple[list[Mapping[str, Any]], Locator]:
     """Press the button of the form; return the sent request and the element of the response."""
-    with page.expect_response(re.compile("/infer$")) as answer:
+    with page.expect_response(re.compile("/infer$")) as response_info:
         page.get_by_role("button", name="Predict").click()
-    sent: list[Mapping[str, Any]] = answer.value.request.post_data_json["inputs"]
+    sent: list[Mapping[str, Any]] = response_info.value.request.post_data_json["inputs"]
     return sent, page.locator("#network .outputs")
 
 
-def filled(page: Page, name: str, way: str) -> None:
-    page.get_by_label(f"Fill {name} with").select_option(way)
+def filled(page: Page, name: str, filling: str) -> None:
+    page.get_by_label(f"Fill {name} with").select_option(filling)
 
 
 def percent(share: float) -> str:
@@ -169,10 +169,10 @@ def test_the_list_shows_the_metric_of_each_network(
         test = repository.get(name).card.evaluations[0]
         entry = page.locator(f"#network-list a[href='#networks/{name}']")
         if "accuracy" in test.metrics:
-            said = f"{100 * test.metrics['accuracy']:.2f}% of {test.samples:,} right"
+            measured = f"{100 * test.metrics['accuracy']:.2f}% of {test.samples:,} right"
         else:
-            said = f"mean squared error {test.metrics['mse']:.4f}"
-        expect(entry).to_contain_text(said)
+            measured = f"mean squared error {test.metrics['mse']:.4f}"
+        expect(entry).to_contain_text(measured)
 
 
 def test_a_network_has_a_url_and_the_back_button_returns(visitor: Visitor, server: Server) -> None:
@@ -297,10 +297,10 @@ def test_a_dimension_of_any_size_has_a_field(visitor: Visitor, added: Server) ->
     assert sent[0]["shape"] == [2, 5]
     shown = [abs(value) for value in sent[0]["data"]]
     assert [float(text) for text in outputs.locator("td.number").all_text_contents()] == shown
-    ways = page.get_by_label("Fill row with").locator("option")
-    expect(ways).to_have_count(4)
+    options = page.get_by_label("Fill row with").locator("option")
+    expect(options).to_have_count(4)
     field.fill("4000")
-    expect(ways).to_have_count(3)  # 8,000 numbers are too many to type
+    expect(options).to_have_count(3)  # 8,000 numbers are too many to type
 
 
 # Code snippets.
@@ -313,15 +313,15 @@ def snippet(page: Page, language: str) -> str:
 
 
 def run(*command: str | Path, **variables: str) -> str:
-    done = subprocess.run(
+    completed = subprocess.run(
         command, capture_output=True, text=True, timeout=60, env={**os.environ, **variables}
     )
-    assert done.returncode == 0, done.stderr
-    return done.stdout
+    assert completed.returncode == 0, completed.stderr
+    return completed.stdout
 
 
 @pytest.mark.parametrize(
-    ("name", "tensor", "way"),
+    ("name", "tensor", "filling"),
     [
         ("curve-tanh", "x", "example"),
         ("moons-tanh", "point", "random"),
@@ -331,11 +331,11 @@ def run(*command: str | Path, **variables: str) -> str:
     ],
 )
 def test_the_snippets_give_the_response_of_the_form(
-    name: str, tensor: str, way: str, visitor: Visitor, server: Server, added: Server
+    name: str, tensor: str, filling: str, visitor: Visitor, server: Server, added: Server
 ) -> None:
     asked_server = added if name in ("labelled", "lengths") else server
     page = opened(visitor, asked_server, f"networks/{name}")
-    filled(page, tensor, way)
+    filled(page, tensor, filling)
     page.get_by_label("Rows").fill("2")
     sent, _ = predicted(page)
     expected = response_of_api(asked_server, name, sent)
@@ -344,13 +344,13 @@ def test_the_snippets_give_the_response_of_the_form(
         assert json.loads(run("sh", "-c", snippet(page, "curl")))["outputs"] == expected
     if CLIENTS.exists():
         text = run(CLIENTS, "-c", snippet(page, "tritonclient"))
-        values = [float(found) for found in re.findall(r"-?\d[\d.e+-]*", text)]
+        values = [float(text) for text in re.findall(r"-?\d[\d.e+-]*", text)]
         (output,) = expected
         assert values == pytest.approx(output["data"], abs=1e-4)
 
 
 def test_a_snippet_of_several_inputs_is_complete_at_any_size(page: Page) -> None:
-    given = [
+    tensors = [
         {"name": "it's", "shape": [1, 2], "datatype": "FP32", "data": [0.5, -1]},
         {"name": 'a "big" one', "shape": [1, 500], "datatype": "UINT8", "data": [7] * 500},
         {"name": "$HOME", "shape": [1, 1], "datatype": "BOOL", "data": [True]},
@@ -362,9 +362,9 @@ def test_a_snippet_of_several_inputs_is_complete_at_any_size(page: Page) -> None
             const card = { name: "many", inputs: tensors, outputs: [] };
             return Object.fromEntries(snippets("http://127.0.0.1:9/", card, tensors, false));
         }""",
-        given,
+        tensors,
     )
-    expected = [dict(entry) for entry in given]
+    expected = [dict(entry) for entry in tensors]
     expected[1]["data"], expected[3]["data"] = [0] * 500, [False] * 70
     body, send = texts["curl"].split(" |\n")
     assert send.endswith("-d @-")

@@ -152,14 +152,14 @@ def test_an_outage_of_the_server_ends_a_burst_with_a_sentence(
 
 def test_the_metrics_format_is_parsed_as_prometheus_defines_it(page: Page) -> None:
     text = 'a_total{path="\\"x\\\\y\\",\\n{}",le="+Inf"} 1.5e3\n# a{b="c"} 7\nplain 2\n\nb{} +Inf\n'
-    found = page.evaluate(
+    result = page.evaluate(
         """async (text) => {
             const { parse } = await import("./playground/prometheus.js");
             return parse(text).map(({ name, labels, value }) => [name, labels, String(value)]);
         }""",
         text,
     )
-    assert found == [
+    assert result == [
         ["a_total", {"path": '"x\\y",\n{}', "le": "+Inf"}, "1500"],
         ["plain", {}, "2"],
         ["b", {}, "Infinity"],
@@ -179,7 +179,7 @@ def test_the_metrics_format_is_parsed_as_prometheus_defines_it(page: Page) -> No
 def test_a_quantile_is_that_of_prometheus(
     page: Page, later: list[int], share: float, expected: float | None
 ) -> None:
-    found = page.evaluate(
+    result = page.evaluate(
         """async ([later, share]) => {
             const { between, histogram, parse, quantile } =
                 await import("./playground/prometheus.js");
@@ -190,4 +190,4 @@ def test_a_quantile_is_that_of_prometheus(
         }""",
         [later, share],
     )
-    assert found == (expected if expected is None else pytest.approx(expected))
+    assert result == (expected if expected is None else pytest.approx(expected))

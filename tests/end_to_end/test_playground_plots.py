@@ -159,10 +159,10 @@ def test_a_point_is_classified_by_keyboard(points: Locator, client: httpx.Client
 def test_the_prediction_is_of_the_chosen_network(points: Locator, client: httpx.Client) -> None:
     figures = points.locator("#point-figures")
     expect(figures).to_contain_text("0 of the")
-    place = click_at(points, 0.3, 0.3)
-    expect_answer(points, client, "moons-tanh", *place)
+    position = click_at(points, 0.3, 0.3)
+    expect_answer(points, client, "moons-tanh", *position)
     points.get_by_label("Network").select_option("moons-linear")
-    expect_answer(points, client, "moons-linear", *place)
+    expect_answer(points, client, "moons-linear", *position)
     expect(figures).to_contain_text("88.7% of 10,000")
     expect(figures).not_to_contain_text(re.compile(r"\b0 of the"))
 

@@ -37,19 +37,19 @@ def connected(server: Server) -> Iterator[socket.socket]:
 
 def read_responses(connection: socket.socket, count: int) -> list[tuple[bytes, bytes]]:
     """Return the headers, without dates, and bodies of this number of responses."""
-    answers, received = [], b""
-    while len(answers) < count:
+    responses, received = [], b""
+    while len(responses) < count:
         header, end, rest = received.partition(b"\r\n\r\n")
-        length = int(found[1]) if (found := re.search(rb"content-length: (\d+)", header)) else 0
+        length = int(match[1]) if (match := re.search(rb"content-length: (\d+)", header)) else 0
         if end and len(rest) >= length:
-            answers.append((re.sub(rb"date: [^\r]*\r\n", b"", header), rest[:length]))
+            responses.append((re.sub(rb"date: [^\r]*\r\n", b"", header), rest[:length]))
             received = rest[length:]
         else:
             more = connection.recv(65536)
-            assert more, f"the connection ended after {answers}, {received!r}"
+            assert more, f"the connection ended after {responses}, {received!r}"
             received += more
     assert received == b""
-    return answers
+    return responses
 
 
 def ask(server: Server, *parts: bytes, answers: int = 1) -> list[tuple[bytes, bytes]]:
@@ -110,8 +110,8 @@ def test_requests_sent_together_get_responses_in_order(server: Server) -> None:
     sent = [request(identity=str(number)) for number in range(20)]
     sent[5] = request(identity="5", model="mnist-mlp")  # its input has another name
     sent[6] = b"GET /livez HTTP/1.1\r\nHost: localhost\r\n\r\n"
-    answers = ask(server, b"".join(sent), answers=20)
-    for number, (header, body) in enumerate(answers):
+    responses = ask(server, b"".join(sent), answers=20)
+    for number, (header, body) in enumerate(responses):
         if number == 5:
             assert header.startswith(b"HTTP/1.1 400")
         elif number == 6:
@@ -163,8 +163,8 @@ def delayed(root: Path, chosen: dict[str, str]) -> Iterator[Server]:
 def counts(server: Server) -> Counter[str]:
     """Return how many rows were computed, and how many requests failed and were cancelled."""
     (stats,) = httpx.get(f"{server.url}/v2/models/curve-tanh/stats").json()["model_stats"]
-    found = httpx.get(f"{server.url}/metrics").text
-    cancelled = re.findall(r'request_seconds_count\{.*status="499"\} (\d+)', found)
+    metrics = httpx.get(f"{server.url}/metrics").text
+    cancelled = re.findall(r'request_seconds_count\{.*status="499"\} (\d+)', metrics)
     return Counter(
         computed=stats["inference_count"],
         failed=stats["inference_stats"]["fail"]["count"],

@@ -52,12 +52,12 @@ def computed(repository: ModelRepository, name: str, rows: NDArray[Any]) -> NDAr
     return np.concatenate([runtime({spec.name: row[None]})[output.name] for row in rows])
 
 
-def numbers(answer: dict[str, Any]) -> NDArray[Any]:
+def numbers(response: dict[str, Any]) -> NDArray[Any]:
     """Return the numbers of a response, one row per input row."""
-    if "y" in answer:
-        return np.array(answer["y"], np.float64)
+    if "y" in response:
+        return np.array(response["y"], np.float64)
     return np.array(
-        [prediction["probabilities"] for prediction in answer["predictions"]], np.float64
+        [prediction["probabilities"] for prediction in response["predictions"]], np.float64
     )
 
 
@@ -77,9 +77,9 @@ def test_every_curve_predicts_as_its_package(
     name: str, client: httpx.Client, repository: ModelRepository
 ) -> None:
     x = np.linspace(-2, 22, 100, dtype=np.float32)
-    answer = client.post("/predict_curve", json={"x": x.tolist(), "model": name}).json()
-    assert (answer["model"], answer["version"]) == (name, repository.versions(name)[-1])
-    np.testing.assert_allclose(answer["y"], computed(repository, name, x[:, None])[:, 0], **EQUAL)
+    response = client.post("/predict_curve", json={"x": x.tolist(), "model": name}).json()
+    assert (response["model"], response["version"]) == (name, repository.versions(name)[-1])
+    np.testing.assert_allclose(response["y"], computed(repository, name, x[:, None])[:, 0], **EQUAL)
 
 
 @pytest.mark.parametrize("name", MOONS)
@@ -87,13 +87,15 @@ def test_every_classifier_of_points_predicts_as_its_package(
     name: str, client: httpx.Client, repository: ModelRepository
 ) -> None:
     points = np.random.default_rng(0).uniform(-2, 3, (50, 2)).astype(np.float32)
-    answer = client.post("/classify_points", json={"points": points.tolist(), "model": name}).json()
-    assert answer["model"] == name
-    wanted = computed(repository, name, points)
-    np.testing.assert_allclose(numbers(answer), wanted, **EQUAL)
+    response = client.post(
+        "/classify_points", json={"points": points.tolist(), "model": name}
+    ).json()
+    assert response["model"] == name
+    expected = computed(repository, name, points)
+    np.testing.assert_allclose(numbers(response), expected, **EQUAL)
     labels = repository.get(name).card.outputs[0].labels
     assert labels is not None
-    for prediction, row in zip(answer["predictions"], wanted, strict=True):
+    for prediction, row in zip(response["predictions"], expected, strict=True):
         assert prediction["label"] == labels[row.argmax()]
         assert prediction["confidence"] == max(prediction["probabilities"])
 
@@ -106,25 +108,25 @@ def test_every_classifier_of_digits_predicts_as_its_package(
     drawn: dict[int, Image.Image],
 ) -> None:
     images = np.stack([mnist_pixels(encoded(picture)) for picture in drawn.values()])
-    wanted = computed(repository, name, images)
+    expected = computed(repository, name, images)
     for sent in (images, images.reshape(-1, 784)):
         body = {"images": sent.tolist(), "model": name}
-        answer = client.post("/classify_digits", json=body).json()
-        assert answer["model"] == name
-        np.testing.assert_allclose(numbers(answer), wanted, **EQUAL)
-        for prediction, row in zip(answer["predictions"], wanted, strict=True):
+        response = client.post("/classify_digits", json=body).json()
+        assert response["model"] == name
+        np.testing.assert_allclose(numbers(response), expected, **EQUAL)
+        for prediction, row in zip(response["predictions"], expected, strict=True):
             assert prediction["digit"] == row.argmax()
             assert prediction["confidence"] == max(prediction["probabilities"])
 
 
 def test_the_model_has_a_default(client: httpx.Client, drawn: dict[int, Image.Image]) -> None:
-    answers = {
+    responses = {
         "/classify_digits": client.post("/classify_digits", json={"images": [[0] * 784]}),
         "/classify_image": client.post("/classify_image", files=[file_part(encoded(drawn[1]))]),
         "/predict_curve": client.post("/predict_curve", json={"x": [1]}),
         "/classify_points": client.post("/classify_points", json={"points": [[0, 1]]}),
     }
-    assert {path: answer.json()["model"] for path, answer in answers.items()} == DEFAULTS
+    assert {path: response.json()["model"] for path, response in responses.items()} == DEFAULTS
 
 
 @pytest.mark.parametrize("name", DIGITS)
@@ -147,12 +149,14 @@ def test_real_mnist_digits_are_read_from_their_pictures(
     images, labels = mnist
     first = [int(np.flatnonzero(labels == digit)[0]) for digit in range(10)]
     parts = [file_part(encoded(Image.fromarray(images[n]))) for n in first]
-    answer = client.post("/classify_image", files=[*parts, text_part("model", name)]).json()
-    right = sum(p["digit"] == labels[n] for p, n in zip(answer["predictions"], first, strict=True))
+    response = client.post("/classify_image", files=[*parts, text_part("model", name)]).json()
+    right = sum(
+        p["digit"] == labels[n] for p, n in zip(response["predictions"], first, strict=True)
+    )
     assert right >= 9
     body = {"images": images[:200].tolist(), "model": name}
-    answer = client.post("/classify_digits", json=body).json()
-    right = np.mean([p["digit"] for p in answer["predictions"]] == labels[:200])
+    response = client.post("/classify_digits", json=body).json()
+    right = np.mean([p["digit"] for p in response["predictions"]] == labels[:200])
     assert right >= 0.9
 
 
@@ -162,9 +166,9 @@ def test_several_files_of_several_formats_are_predicted_in_order(
     formats = ("PNG", "JPEG", "WEBP", "BMP", "GIF")
     sent = [(digit, encoded(drawn[digit], kind)) for kind in formats for digit in drawn]
     parts = [file_part(content, "picture", "application/octet-stream") for _, content in sent]
-    answer = client.post("/classify_image", files=parts).json()
-    assert [p["digit"] for p in answer["predictions"]] == [digit for digit, _ in sent]
-    for prediction, (_, content) in zip(answer["predictions"], sent, strict=True):
+    response = client.post("/classify_image", files=parts).json()
+    assert [p["digit"] for p in response["predictions"]] == [digit for digit, _ in sent]
+    for prediction, (_, content) in zip(response["predictions"], sent, strict=True):
         np.testing.assert_array_equal(prediction["pixels"], mnist_pixels(content))
 
 
@@ -172,9 +176,9 @@ def test_a_request_of_more_rows_than_a_batch_gets_all_rows(
     client: httpx.Client, repository: ModelRepository
 ) -> None:
     x = np.linspace(0, 20, 3_001, dtype=np.float32)
-    answer = client.post("/predict_curve", json={"x": x.tolist()}).json()
-    wanted = computed(repository, "curve-tanh", x[:, None])[:, 0]
-    np.testing.assert_allclose(answer["y"], wanted, **EQUAL)
+    response = client.post("/predict_curve", json={"x": x.tolist()}).json()
+    expected = computed(repository, "curve-tanh", x[:, None])[:, 0]
+    np.testing.assert_allclose(response["y"], expected, **EQUAL)
 
 
 # Through BentoML's own client.
@@ -198,8 +202,8 @@ def test_the_client_of_bentoml_calls_every_endpoint(
         assert pictures["model"] == "mnist-mlp"
         assert [prediction["digit"] for prediction in pictures["predictions"]] == [1, 7]
         curve = client.predict_curve(x=[1, 2.5], model="curve-linear")
-        wanted = computed(repository, "curve-linear", np.array([[1], [2.5]], np.float32))[:, 0]
-        np.testing.assert_allclose(curve["y"], wanted, **EQUAL)
+        expected = computed(repository, "curve-linear", np.array([[1], [2.5]], np.float32))[:, 0]
+        np.testing.assert_allclose(curve["y"], expected, **EQUAL)
         points = client.classify_points(points=[[0, 1]])
         assert points["model"] == "moons-tanh"
 
@@ -287,26 +291,30 @@ async def test_two_hundred_concurrent_requests_get_the_same_responses_as_alone(
     questions = [questions[n] for n in order]
     limits = httpx.Limits(max_connections=200)
     async with httpx.AsyncClient(base_url=server.url, limits=limits, timeout=120) as client:
-        alone = [await client.post(question.path, **question.sent) for question in questions]
+        responses_alone = [
+            await client.post(question.path, **question.sent) for question in questions
+        ]
         posts = [client.post(question.path, **question.sent, headers={"X-Request-Id": f"q{n}"})
                  for n, question in enumerate(questions)]  # fmt: skip
         together = await asyncio.gather(*posts)
-    for question, answer in zip(questions, alone, strict=True):
-        assert answer.status_code == question.status, answer.text
-    right = [answer.text for answer in alone if answer.status_code == 200]
+    for question, response in zip(questions, responses_alone, strict=True):
+        assert response.status_code == question.status, response.text
+    right = [response.text for response in responses_alone if response.status_code == 200]
     assert len(set(right)) > 120  # otherwise two responses could be swapped unnoticed
-    for n, (question, one, among) in enumerate(zip(questions, alone, together, strict=True)):
+    for n, (question, response_alone, among) in enumerate(
+        zip(questions, responses_alone, together, strict=True)
+    ):
         assert among.status_code == question.status, among.text
         assert among.headers["x-request-id"] == f"q{n}"
         if question.status != 200:
             assert_error(among, question.status)
-            assert among.json() == one.json()
+            assert among.json() == response_alone.json()
             continue
-        found, wanted = among.json(), one.json()
-        assert (found["model"], found["version"]) == (wanted["model"], wanted["version"])
-        np.testing.assert_allclose(numbers(found), numbers(wanted), **SAME)
+        actual, wanted = among.json(), response_alone.json()
+        assert (actual["model"], actual["version"]) == (wanted["model"], wanted["version"])
+        np.testing.assert_allclose(numbers(actual), numbers(wanted), **SAME)
         for left, right_one in zip(
-            found.get("predictions", ()), wanted.get("predictions", ()), strict=True
+            actual.get("predictions", ()), wanted.get("predictions", ()), strict=True
         ):
             assert left.get("pixels") == right_one.get("pixels")
             assert left.get("digit") == right_one.get("digit")
@@ -575,9 +583,9 @@ def test_a_corrupted_package_is_reported_and_the_others_serve(
             assert int(response.headers["retry-after"]) >= 1
         for name in served & {*CURVES}:
             requested = {"x": [1, 2], "model": name}
-            answer = client.post("/predict_curve", json=requested).json()
-            wanted = computed(repository, name, np.array([[1], [2]], np.float32))[:, 0]
-            np.testing.assert_allclose(answer["y"], wanted, **EQUAL)
+            reply = client.post("/predict_curve", json=requested).json()
+            expected = computed(repository, name, np.array([[1], [2]], np.float32))[:, 0]
+            np.testing.assert_allclose(reply["y"], expected, **EQUAL)
         points["model"] = "moons-tanh"
         assert client.post("/classify_points", json=points).status_code == 200
     assert "unavailable: package moons-linear/" in narrow.read_log()
@@ -599,7 +607,7 @@ def test_the_limit_of_a_body_holds_with_and_without_a_declared_length(
             declared = client.post("/classify_digits", content=content)
             chunked = client.post(
                 "/classify_digits",
-                content=(content[at : at + 1000] for at in range(0, len(content), 1000)),
+                content=(content[start : start + 1000] for start in range(0, len(content), 1000)),
             )
             assert chunked.request.headers["transfer-encoding"] == "chunked"
             for response in (declared, chunked):
@@ -655,8 +663,8 @@ async def test_on_sigterm_every_request_in_flight_gets_its_response(
             ]
             while not any(task.done() for task in requested):
                 metrics = (await client.get("/metrics")).text
-                found = re.findall(r'in_progress\{endpoint="/predict_curve",.*\} (\S+)', metrics)
-                if sum(map(float, found)) >= len(requested):
+                matches = re.findall(r'in_progress\{endpoint="/predict_curve",.*\} (\S+)', metrics)
+                if sum(map(float, matches)) >= len(requested):
                     break
             server.process.send_signal(signal.SIGTERM)
             return await asyncio.gather(*requested)
@@ -669,14 +677,14 @@ async def test_on_sigterm_every_request_in_flight_gets_its_response(
             with pytest.raises(httpx.ConnectError):
                 await client.get("/livez")
     assert [response.status_code for response in responses] == [200] * len(x)
-    found = [response.json()["y"][0] for response in responses]
-    wanted = computed(repository, "curve-tanh", x[:, None])[:, 0]
-    np.testing.assert_allclose(found, wanted, **EQUAL)
+    actual = [response.json()["y"][0] for response in responses]
+    expected = computed(repository, "curve-tanh", x[:, None])[:, 0]
+    np.testing.assert_allclose(actual, expected, **EQUAL)
 
 
 def test_an_invalid_setting_prevents_the_start(root: Path) -> None:
     with temporary_home() as home:
-        done = subprocess.run(
+        completed = subprocess.run(
             [BIN / "bentoml", "serve", "--port", str(free_port())],
             cwd=root,
             env=environment(home, {"FITSERVE_MAX_BATCH_ROWS": "many"}),
@@ -685,15 +693,15 @@ def test_an_invalid_setting_prevents_the_start(root: Path) -> None:
             timeout=120,
             check=False,
         )
-    assert done.returncode != 0
-    assert "error: FITSERVE_MAX_BATCH_ROWS is 'many'" in done.stderr
-    assert "Traceback" not in done.stderr
+    assert completed.returncode != 0
+    assert "error: FITSERVE_MAX_BATCH_ROWS is 'many'" in completed.stderr
+    assert "Traceback" not in completed.stderr
 
 
 def test_a_port_in_use_is_an_error_of_one_sentence(root: Path, server: Server) -> None:
     port = server.url.rpartition(":")[2]
     with temporary_home() as home:
-        done = subprocess.run(
+        completed = subprocess.run(
             [sys.executable, "-m", "service", "--port", port],
             cwd=root,
             env=environment(home, {}),
@@ -702,7 +710,7 @@ def test_a_port_in_use_is_an_error_of_one_sentence(root: Path, server: Server) -
             timeout=120,
             check=False,
         )
-    assert done.returncode == 1
-    assert f"error: 127.0.0.1:{port} is not available (Address already in use)" in done.stderr
-    assert "Traceback" not in done.stderr
+    assert completed.returncode == 1
+    assert f"error: 127.0.0.1:{port} is not available (Address already in use)" in completed.stderr
+    assert "Traceback" not in completed.stderr
     assert httpx.get(f"{server.url}/readyz").status_code == 200

@@ -28,11 +28,11 @@ Rows = NDArray[np.float32]
 def repository(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("mixing")
     for name, shown in NAMES.items():
-        place = folder / name
-        place.mkdir()
-        file = write(place, MIXED[shown])
-        np.savez(place / "sample.npz", x=np.ones((8, 4), np.float32))
-        add(folder / "repository", name, file, sample=place / "sample.npz")
+        network_file = folder / name
+        network_file.mkdir()
+        file = write(network_file, MIXED[shown])
+        np.savez(network_file / "sample.npz", x=np.ones((8, 4), np.float32))
+        add(folder / "repository", name, file, sample=network_file / "sample.npz")
     return folder / "repository"
 
 
@@ -58,9 +58,9 @@ def test_each_request_gets_the_outputs_of_the_network_alone(
 
     with ThreadPoolExecutor(CALLERS) as callers, httpx.Client(timeout=60) as client:
         responses = list(callers.map(lambda rows: ask(client, server, name, rows), requests))
-    for rows, found in zip(requests, responses, strict=True):
+    for rows, outputs in zip(requests, responses, strict=True):
         (wanted,) = network.run(None, {"x": rows})
-        np.testing.assert_allclose(found, wanted, rtol=1e-4, atol=1e-5 * np.abs(wanted).max())
+        np.testing.assert_allclose(outputs, wanted, rtol=1e-4, atol=1e-5 * np.abs(wanted).max())
 
 
 def ask(client: httpx.Client, server: Server, name: str, rows: Rows) -> Rows:
@@ -76,9 +76,9 @@ def test_a_request_of_a_thousand_rows_is_one_compute(server: Server, repository:
     rows = np.random.default_rng(4).normal(size=(1_000, 4)).astype(np.float32)
     with httpx.Client(timeout=60) as client:
         before = executions(client, server, name)
-        found = ask(client, server, name, rows)
+        outputs = ask(client, server, name, rows)
         assert executions(client, server, name) == before + 1
-    np.testing.assert_allclose(found, rows - rows.mean(axis=0), atol=1e-5)
+    np.testing.assert_allclose(outputs, rows - rows.mean(axis=0), atol=1e-5)
 
 
 def executions(client: httpx.Client, server: Server, name: str) -> int:

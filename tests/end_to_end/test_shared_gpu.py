@@ -62,12 +62,12 @@ def test_two_workers_share_a_gpu_and_all_predictions_are_correct(root: Path) -> 
         with serving(home, root, settings=settings) as server:
 
             def shown(name: str, labels: str = "") -> float | None:
-                found = re.search(
+                match = re.search(
                     rf"^{name}{re.escape(labels)} (\S+)$",
                     httpx.get(f"{server.url}/metrics").text,
                     re.MULTILINE,
                 )
-                return float(found[1]) if found else None
+                return float(match[1]) if match else None
 
             def ask() -> None:
                 for _ in range(10):  # each on its own connection, which either worker may accept

@@ -123,9 +123,9 @@ def test_a_busy_server_ends_within_its_time_limit(
         workers = server.workers()
 
         def all_have_come() -> bool:
-            links = [link for one in workers for link in one.net_connections()]
-            there = sum(link.status == "ESTABLISHED" for link in links)
-            return bool(answered) and there + len(answered) >= PICTURES + 4
+            links = [link for process in workers for link in process.net_connections()]
+            established = sum(link.status == "ESTABLISHED" for link in links)
+            return bool(answered) and established + len(answered) >= PICTURES + 4
 
         wait_for(all_have_come, server)
         began = time.monotonic()

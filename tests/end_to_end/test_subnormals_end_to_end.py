@@ -71,9 +71,9 @@ def test_subnormal_inputs_are_accepted_and_subnormal_outputs_are_zero(
 ) -> None:
     response = ask(client, "squares", count, value)
     header = int(response.headers["Inference-Header-Content-Length"])
-    found = np.frombuffer(response.content[header:], np.float32)
-    assert np.count_nonzero(found) == 0
-    assert len(found) == rows(count, value).size
+    outputs = np.frombuffer(response.content[header:], np.float32)
+    assert np.count_nonzero(outputs) == 0
+    assert len(outputs) == rows(count, value).size
 
 
 def test_json_may_contain_numbers_that_are_subnormal_in_both_precisions(
@@ -129,8 +129,8 @@ def test_a_neighbour_waits_no_longer_for_subnormal_rows_than_for_others(
     for _ in range(ATTEMPTS):
         times: dict[float, list[float]] = {0.5: [], SUBNORMAL: []}
         for _ in range(ROUNDS):
-            for value, found in times.items():
-                found += seconds(value)
+            for value, durations in times.items():
+                durations += seconds(value)
         ratios.append(statistics.median(times[SUBNORMAL]) / statistics.median(times[0.5]))
         if ratios[-1] < MAX_RATIO:
             break

@@ -75,14 +75,14 @@ def test_a_collector_gets_the_spans_of_both_paths_in_the_trace_of_the_caller(
     }
     with temporary_home() as home, serving(home, root, settings=settings) as server:
         ask(server.url, INFER, f"00-{TRACE}-{PARENT}-01")
-        ask(server.url, f"{INFER}?the-long-way", f"00-{TRACE}-{PARENT}-01")
+        ask(server.url, f"{INFER}?on=asgi", f"00-{TRACE}-{PARENT}-01")
         ask(server.url, INFER, f"00-{TRACE[::-1]}-{PARENT}-00")
     # It has ended, so the remaining spans were sent.
-    ours = [span for span in collector.spans if span.trace_id.hex() == TRACE]
-    requests = [span for span in ours if span.parent_span_id.hex() == PARENT]
+    spans = [span for span in collector.spans if span.trace_id.hex() == TRACE]
+    requests = [span for span in spans if span.parent_span_id.hex() == PARENT]
     assert [span.name for span in requests] == ["POST /v2/models/{model}/infer"] * 2
     for request in requests:
-        parts = [span for span in ours if span.parent_span_id == request.span_id]
+        parts = [span for span in spans if span.parent_span_id == request.span_id]
         assert [part.name for part in parts] == ["decode", "queue", "compute", "encode"]
         for part in parts:
             assert request.start_time_unix_nano <= part.start_time_unix_nano
@@ -104,6 +104,6 @@ def test_a_collector_that_does_not_respond_delays_neither_requests_nor_the_shutd
             with httpx.Client(base_url=server.url) as client:
                 for _ in range(2_000):  # the server holds spans of some of them
                     assert client.post(INFER, content=BODY, timeout=1).status_code == 200
-            begun = time.monotonic()
+            started = time.monotonic()
             server.end()
-            assert time.monotonic() - begun < 12
+            assert time.monotonic() - started < 12

@@ -81,10 +81,10 @@ def receive(connection: socket.socket, count: int, size: int, pause: float) -> b
         while b"\r\n\r\n" not in received:
             received += connection.recv(size)
         header, _, received = received.partition(b"\r\n\r\n")
-        found = re.search(rb"\r\ncontent-length: (\d+)", header)
+        match = re.search(rb"\r\ncontent-length: (\d+)", header)
         assert header.startswith(b"HTTP/1.1 200 ")
-        assert found
-        length = int(found[1])
+        assert match
+        length = int(match[1])
         while len(received) < length:
             more = connection.recv(size)
             assert more, f"the connection ended after {len(received)} of {length} bytes"
@@ -111,11 +111,11 @@ def is_right(body: bytes, columns: int = COLUMNS) -> bool:
 
 def disconnected(server: Server, reason: str) -> int:
     """Return how many clients the server has disconnected for this reason."""
-    found = re.search(
+    match = re.search(
         rf'fitserve_slow_readers_total\{{reason="{reason}"\}} (\d+)',
         httpx.get(f"{server.url}/metrics").text,
     )
-    return int(found[1]) if found else 0
+    return int(match[1]) if match else 0
 
 
 def worker(server: Server) -> psutil.Process:

@@ -41,9 +41,11 @@ def test_a_home_that_cannot_be_created_is_replaced(root: Path, tmp_path: Path) -
 
 def test_the_server_runs_on_a_read_only_file_system(root: Path, tmp_path: Path) -> None:
     under = ("unshare", "--mount", "sh", "-c", READ_ONLY, "sh")
-    tried = subprocess.run([*under, "true"], cwd=root, capture_output=True, text=True, check=False)
-    if tried.returncode:
-        pytest.skip(f"no read-only folders can be made here: {tried.stderr.strip()}")
+    completed = subprocess.run(
+        [*under, "true"], cwd=root, capture_output=True, text=True, check=False
+    )
+    if completed.returncode:
+        pytest.skip(f"no read-only folders can be made here: {completed.stderr.strip()}")
     log = serve(root, tmp_path / "models", {}, under)
     assert log.count("the only writable folder for temporary files is /dev/shm") == 1
     assert "Traceback" not in log

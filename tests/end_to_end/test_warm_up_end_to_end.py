@@ -27,10 +27,10 @@ def test_networks_with_expensive_rows_have_small_batches_and_are_timed_once(
             assert _placements(server) == first
             _check_answers(server)
     assert first.keys() == {"slow", "large"}
-    for name, most in (("slow", 4), ("large", 128)):
+    for name, max_rows in (("slow", 4), ("large", 128)):
         limits = re.search(r"batches of at most (\d+) rows? to limit their \w+ \(", first[name])
         assert limits
-        assert int(limits[1]) <= most
+        assert int(limits[1]) <= max_rows
 
 
 def _placements(server: Server) -> dict[str, str]:

@@ -147,11 +147,11 @@ def test_workers_of_a_killed_parent_finish_their_requests_and_end(
             time.sleep(0.1)
         try:
             with ExitStack() as stack:
-                begun, endless, hanging = (
+                started, endless, hanging = (
                     stack.enter_context(socket.create_connection(("127.0.0.1", port), timeout=30))
                     for _ in range(3)
                 )
-                for connection in (begun, endless):
+                for connection in (started, endless):
                     connection.sendall(header + b"\r\n\r\n")
                 hanging.sendall(message("hanging", VICTIM))
                 while sum(map(connected, workers)) < 3:
@@ -159,8 +159,8 @@ def test_workers_of_a_killed_parent_finish_their_requests_and_end(
                     time.sleep(0.05)
                 server.process.kill()
                 server.process.wait()
-                begun.sendall(body)
-                assert begun.recv(65_536).startswith(b"HTTP/1.1 200 ")
+                started.sendall(body)
+                assert started.recv(65_536).startswith(b"HTTP/1.1 200 ")
                 wait_until(lambda: not any(map(is_running, workers)), 2, "the workers did not end")
         finally:
             for worker in filter(is_running, workers):
@@ -175,7 +175,7 @@ def test_no_job_process_outlives_those_that_started_it(killed: str, running: Ser
     with socket.create_connection(("127.0.0.1", port), timeout=30) as connection:
         connection.sendall(ATTACKS["RLE BMP, 33 kB"].request())
         deadline = time.monotonic() + STOP_SECONDS
-        while not (busy := [one for one in jobs_of(worker) if one.children()]):
+        while not (busy := [process for process in jobs_of(worker) if process.children()]):
             assert time.monotonic() < deadline, running.tail()
             time.sleep(0.02)
         (job_server,) = busy
@@ -203,7 +203,7 @@ def test_no_job_process_outlives_those_that_started_it(killed: str, running: Ser
 
 def jobs_of(worker: psutil.Process) -> list[psutil.Process]:
     """Return the server of the job processes of a worker, once it runs its own program."""
-    return [one for one in worker.children() if runs_jobs(one)]
+    return [child for child in worker.children() if runs_jobs(child)]
 
 
 def connected(worker: psutil.Process) -> int:

@@ -1,8 +1,9 @@
 """Two real packages for the tests of `models/`, written once and copied for each test."""
 
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import pytest
 from small_packages import Kit, bend_kit, blot_kit
@@ -42,3 +43,27 @@ def blot(repository: ModelRepository) -> ModelPackage:
 def bend(repository: ModelRepository) -> ModelPackage:
     """The curve: its card has only the required fields and one metric."""
     return repository.get("bend")
+
+
+@pytest.fixture(scope="module")
+def one_trial_of_each_graph() -> Iterator[None]:
+    """`add` computes each graph in another process once, and not in each test of the module.
+
+    The start of that process takes most of the time of such a test. The values of the rows, which
+    the tests vary, do not change what the trial finds.
+    """
+    from models.add import require_safe
+
+    axes: dict[Any, Mapping[str, tuple[int, ...]]] = {}
+
+    def require_safe_once(
+        file: str, content: bytes, inputs: Any, rows: Mapping[str, Any]
+    ) -> Mapping[str, tuple[int, ...]]:
+        key = content, *((name, array.shape[1:]) for name, array in rows.items())
+        if key not in axes:
+            axes[key] = require_safe(file, content, inputs, rows)
+        return axes[key]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("models.add.require_safe", require_safe_once)
+        yield

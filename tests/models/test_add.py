@@ -41,8 +41,8 @@ def add(root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Add:
         file = tmp_path / "model.onnx"
         file.write_bytes(content)
         code = main(["add", name, "--onnx", str(file), "--repository", str(root), *options])
-        said = capsys.readouterr()
-        return code, said.err if code else said.out
+        printed = capsys.readouterr()
+        return code, printed.err if code else printed.out
 
     return command
 
@@ -89,15 +89,15 @@ def test_an_added_network_computes_the_outputs_of_its_own_library(
         opened = open_runtime(package, runtime)
         size = package.card.fixed_batch or len(next(iter(network.inputs.values())))
         count = len(next(iter(network.inputs.values())))
-        answers = [
+        batches = [
             opened({key: rows[start : start + size] for key, rows in network.inputs.items()})
             for start in range(0, count, size)
         ]
-        assert set(network.outputs) == set(answers[0])
-        for output, wanted in network.outputs.items():
-            found = np.concatenate([answer[output] for answer in answers])
-            assert (found.dtype, found.shape) == (wanted.dtype, wanted.shape)
-            np.testing.assert_allclose(found, wanted, rtol=1e-4, atol=1e-4)
+        assert set(network.outputs) == set(batches[0])
+        for output, expected in network.outputs.items():
+            actual = np.concatenate([batch[output] for batch in batches])
+            assert (actual.dtype, actual.shape) == (expected.dtype, expected.shape)
+            np.testing.assert_allclose(actual, expected, rtol=1e-4, atol=1e-4)
 
 
 def test_the_cards_state_inputs_and_outputs(added_repository: Added) -> None:
@@ -158,11 +158,11 @@ def test_the_packages_are_listed_and_verified(
 ) -> None:
     capsys.readouterr()  # discard the output of `add`
     assert main(["--repository", str(added_repository.root), "verify"]) == 0
-    said = capsys.readouterr().out.splitlines()
-    assert [line.split()[1].rstrip(":") for line in said] == [f"{name}/1" for name in NAMES]
+    printed = capsys.readouterr().out.splitlines()
+    assert [line.split()[1].rstrip(":") for line in printed] == [f"{name}/1" for name in NAMES]
     assert main(["--repository", str(added_repository.root), "list"]) == 0
-    said = capsys.readouterr().out.splitlines()
-    assert [line.split(maxsplit=1) for line in said] == [
+    printed = capsys.readouterr().out.splitlines()
+    assert [line.split(maxsplit=1) for line in printed] == [
         [f"{name}/1", "not evaluated"] for name in NAMES
     ]
 
@@ -174,9 +174,11 @@ def test_adding_a_network_under_an_existing_name_makes_the_next_version(
     add: Add, root: Path
 ) -> None:
     assert add(graph([node("Relu", "x")]))[0] == 0
-    code, said = add(graph([node("Tanh", "x")]), "--summary", "It bends.", "--task", "regression")
+    code, message = add(
+        graph([node("Tanh", "x")]), "--summary", "It bends.", "--task", "regression"
+    )
     assert code == 0
-    assert said.splitlines() == [
+    assert message.splitlines() == [
         f"wrote {root}/net/2: regression, onnx",
         "  in   x  FP32 [-1, 4]",
         "  out  y  FP32 [-1, 4]",
@@ -191,16 +193,16 @@ def test_an_output_without_a_stated_shape_gets_its_computed_shape(add: Add, root
     """The shape depends on a tensor, so ONNX Runtime does not know it before the computation."""
     shape = [node("Identity", "sizes", gives="shape"), node("Reshape", "x", "shape")]
     sizes = np.array([-1, 2, 2], np.int64)
-    code, said = add(graph(shape, outputs=[tensor("y", shape=None)], sizes=sizes))
-    assert code == 0, said
+    code, message = add(graph(shape, outputs=[tensor("y", shape=None)], sizes=sizes))
+    assert code == 0, message
     package = ModelRepository(root).get("net")
     assert package.card.outputs[0].shape == (-1, 2, 2)
-    answer = open_runtime(package, "onnx")({"x": np.ones((3, 4), np.float32)})
-    assert answer["y"].shape == (3, 2, 2)
+    outputs = open_runtime(package, "onnx")({"x": np.ones((3, 4), np.float32)})
+    assert outputs["y"].shape == (3, 2, 2)
 
 
 def test_free_dimensions_other_than_the_batch_stay_free(add: Add, root: Path) -> None:
-    code, said = add(
+    code, message = add(
         graph(
             [node("Relu", "x", gives="r"), node("GlobalAveragePool", "r", gives="m"),
              node("Flatten", "m", gives="mean"), node("Identity", "r")],
@@ -208,7 +210,7 @@ def test_free_dimensions_other_than_the_batch_stay_free(add: Add, root: Path) ->
             [tensor("y", shape=("batch", 3, "height", "width")), tensor("mean", shape=None)],
         )
     )  # fmt: skip
-    assert code == 0, said
+    assert code == 0, message
     package = ModelRepository(root).get("net")
     assert package.card.inputs[0].shape == (-1, 3, -1, -1)
     assert package.card.outputs[0].shape == (-1, 3, -1, -1)
@@ -222,7 +224,7 @@ def test_free_dimensions_other_than_the_batch_stay_free(add: Add, root: Path) ->
 def test_a_fixed_batch_of_several_rows_is_checked_in_whole_batches(add: Add, root: Path) -> None:
     """The rows may depend on each other, since the network computes one batch at a time."""
     axes = np.array([0], np.int64)
-    code, said = add(
+    code, message = add(
         graph(
             [node("ReduceSum", "x", "axes", gives="sum", keepdims=1), node("Sub", "x", "sum")],
             [tensor("x", shape=(3, 4))],
@@ -230,7 +232,7 @@ def test_a_fixed_batch_of_several_rows_is_checked_in_whole_batches(add: Add, roo
             axes=axes,
         )
     )
-    assert code == 0, said
+    assert code == 0, message
     card = ModelRepository(root).get("net").card
     assert card.fixed_batch == 3
     assert card.example.inputs["x"].shape == card.example.outputs["y"].shape == (3, 4)
@@ -246,8 +248,8 @@ def test_a_fixed_batch_of_several_rows_is_checked_in_whole_batches(add: Add, roo
 def test_every_datatype_is_supported_as_input_and_output(
     kind: int, dtype: type[np.generic], add: Add, root: Path
 ) -> None:
-    code, said = add(graph([node("Identity", "x")], [tensor("x", kind)], [tensor("y", kind)]))
-    assert code == 0, said
+    code, message = add(graph([node("Identity", "x")], [tensor("x", kind)], [tensor("y", kind)]))
+    assert code == 0, message
     package = ModelRepository(root).get("net")
     assert package.card.inputs[0].dtype == package.card.outputs[0].dtype == np.dtype(dtype)
     rows = np.ones((2, 4), dtype)
@@ -268,16 +270,16 @@ def embedding() -> bytes:
 def test_a_sample_provides_the_rows_of_the_proof_and_the_example(
     add: Add, root: Path, tmp_path: Path
 ) -> None:
-    code, said = add(embedding())
+    code, message = add(embedding())
     assert code == 1
-    assert said.startswith("error: model.onnx: it fails on random numbers (")
-    assert "): give real rows with --sample FILE.npz, or " in said
+    assert message.startswith("error: model.onnx: it fails on random numbers (")
+    assert "): give real rows with --sample FILE.npz, or " in message
     assert not root.exists()
 
     sample = tmp_path / "sample.npz"
     np.savez(sample, x=np.array([[5, 2], [1, 3], [4, 4]]))
-    code, said = add(embedding(), "--sample", str(sample))
-    assert code == 0, said
+    code, message = add(embedding(), "--sample", str(sample))
+    assert code == 0, message
     card = ModelRepository(root).get("net").card
     assert card.example.inputs["x"].array().tolist() == [[5, 2], [1, 3]]
     assert (card.parity[0].samples, card.parity[0].batch_sizes) == (3, (1, 3))
@@ -290,8 +292,8 @@ def test_a_sample_provides_a_shape_that_the_graph_does_not_state(
     shapeless = graph([node("Relu", "x")], [tensor("x", shape=None)], [tensor("y", shape=None)])
     sample = tmp_path / "sample.npz"
     np.savez(sample, x=np.zeros((2, 5)))  # FP64, converted to the FP32 of the graph
-    code, said = add(shapeless, "--sample", str(sample))
-    assert code == 0, said
+    code, message = add(shapeless, "--sample", str(sample))
+    assert code == 0, message
     assert ModelRepository(root).get("net").card.inputs[0].to_text() == "FP32 [-1, 5]"
 
 
@@ -402,11 +404,11 @@ REFUSED: dict[str, tuple[bytes, str]] = {
 def test_a_graph_that_cannot_be_served_is_refused_in_one_sentence(
     content: bytes, sentence: str, add: Add, root: Path
 ) -> None:
-    code, said = add(content)
-    assert code == 1, said
-    assert said.count("\n") == 1
-    assert said.startswith("error: model.onnx: ")
-    assert re.search(sentence, said), said
+    code, message = add(content)
+    assert code == 1, message
+    assert message.count("\n") == 1
+    assert message.startswith("error: model.onnx: ")
+    assert re.search(sentence, message), message
     assert not root.exists()
 
 
@@ -425,17 +427,17 @@ def test_a_path_without_a_regular_file_is_refused_in_one_sentence(
 ) -> None:
     (tmp_path / "folder").mkdir()
     os.mkfifo(tmp_path / "pipe")
-    code, said = add(graph([node("Relu", "x")]), option, str(tmp_path / file))
-    assert code == 1, said
-    assert re.fullmatch(f"error: {tmp_path / file}: {reason}\n", said), said
+    code, message = add(graph([node("Relu", "x")]), option, str(tmp_path / file))
+    assert code == 1, message
+    assert re.fullmatch(f"error: {tmp_path / file}: {reason}\n", message), message
     assert not root.exists()
 
 
 @pytest.mark.parametrize("option", ["--label", "--summary", "--intended-use"])
 def test_an_option_that_is_not_utf8_is_refused(option: str, add: Add, root: Path) -> None:
-    code, said = add(b"", option, os.fsdecode(b"caf\xe9"))
+    code, message = add(b"", option, os.fsdecode(b"caf\xe9"))
     assert (code, root.exists()) == (1, False)
-    assert said == f"error: {option} holds 'caf\\udce9', which is no UTF-8: give it as UTF-8\n"
+    assert message == f"error: {option} holds 'caf\\udce9', which is no UTF-8: give it as UTF-8\n"
 
 
 def test_the_onnx_file_may_be_a_link(add: Add, tmp_path: Path) -> None:
@@ -448,9 +450,9 @@ def test_a_file_above_the_size_limit_of_onnx_is_refused_unread(
 ) -> None:
     (tmp_path / "large").touch()
     os.truncate(tmp_path / "large", 2**40)
-    code, said = add(b"", "--onnx", str(tmp_path / "large"))
+    code, message = add(b"", "--onnx", str(tmp_path / "large"))
     assert code == 1
-    assert f"it holds {2**40:,} bytes, more than the {2**31:,} that are read" in said
+    assert f"it holds {2**40:,} bytes, more than the {2**31:,} that are read" in message
     assert not root.exists()
 
 
@@ -467,9 +469,9 @@ def test_a_full_disk_is_reported_in_one_sentence_and_leaves_no_files(
             raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(os, "fsync", full)
-    code, said = add(graph([node("Relu", "x")]))
+    code, message = add(graph([node("Relu", "x")]))
     reason = "packages cannot be written there (No space left on device)"
-    assert (code, said) == (1, f"error: the repository {root}: {reason}\n")
+    assert (code, message) == (1, f"error: the repository {root}: {reason}\n")
     assert snapshot(root) == {}
 
 
@@ -481,9 +483,9 @@ def test_zipmap_outputs_are_refused_with_advice_to_disable_zipmap(
 
     rows = np.random.default_rng(0).normal(size=(20, 4)).astype(np.float32)
     model = LogisticRegression().fit(rows, rows[:, 0] > 0)
-    code, said = add(to_onnx(model, rows[:1]).SerializeToString())
+    code, message = add(to_onnx(model, rows[:1]).SerializeToString())
     assert code == 1
-    assert said.endswith(
+    assert message.endswith(
         "export tensors alone (in skl2onnx with options={'zipmap': False}, in onnxmltools with "
         "zipmap=False)\n"
     )
@@ -496,9 +498,11 @@ def test_external_weights_are_refused_wherever_they_are(
     model = onnx.load_from_string(graph([node("Add", "x", "w")], w=np.ones(4, np.float32)))
     monkeypatch.chdir(tmp_path)  # the folder in which ONNX Runtime would find the weights
     onnx.save(model, "outside.onnx", save_as_external_data=True, location="w", size_threshold=0)
-    code, said = add(Path("outside.onnx").read_bytes())
+    code, message = add(Path("outside.onnx").read_bytes())
     assert code == 1
-    assert said.startswith("error: model.onnx: its weights are in another file: put them into this")
+    assert message.startswith(
+        "error: model.onnx: its weights are in another file: put them into this"
+    )
     onnx.save(onnx.load("outside.onnx"), "whole.onnx")
     assert add(Path("whole.onnx").read_bytes())[0] == 0
 
@@ -538,31 +542,31 @@ def test_a_wrong_option_is_refused_in_one_sentence(
     np.savez(tmp_path / "nan.npz", x=np.full((2, 4), np.nan, np.float32))
     with (tmp_path / "array.npz").open("wb") as stream:
         np.save(stream, np.zeros((2, 4), np.float32))
-    given = [option.format(tmp_path) for option in options]
-    code, said = add(graph([node("Relu", "x")]), *given)
+    arguments = [option.format(tmp_path) for option in options]
+    code, message = add(graph([node("Relu", "x")]), *arguments)
     assert code == 1
-    assert said.count("\n") == 1
-    assert re.search(sentence, said), said
+    assert message.count("\n") == 1
+    assert re.search(sentence, message), message
     assert not root.exists()
 
 
 def test_a_sample_for_a_fixed_batch_must_hold_whole_batches(add: Add, tmp_path: Path) -> None:
     np.savez(tmp_path / "rows.npz", x=np.zeros((4, 4), np.float32))
     fixed = graph([node("Relu", "x")], [tensor("x", shape=[3, 4])], [tensor("y", shape=[3, 4])])
-    code, said = add(fixed, "--sample", str(tmp_path / "rows.npz"))
+    code, message = add(fixed, "--sample", str(tmp_path / "rows.npz"))
     assert code == 1
-    assert "it holds 4 rows, and the network computes 3 at a time: give a multiple of 3" in said
+    assert "it holds 4 rows, and the network computes 3 at a time: give a multiple of 3" in message
 
 
 def test_an_invalid_name_and_a_missing_file_are_refused(
     add: Add, root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    code, said = add(graph([node("Relu", "x")]), name="a/b")
-    assert (code, said[:29]) == (1, "error: the name 'a/b' must be")
+    code, printed = add(graph([node("Relu", "x")]), name="a/b")
+    assert (code, printed[:29]) == (1, "error: the name 'a/b' must be")
     assert main(["add", "net", "--onnx", str(tmp_path / "none"), "--repository", str(root)]) == 1
     none = tmp_path / "none"
-    said = capsys.readouterr().err
-    assert said == f"error: {none}: it cannot be read (No such file or directory)\n"
+    printed = capsys.readouterr().err
+    assert printed == f"error: {none}: it cannot be read (No such file or directory)\n"
 
 
 class _OtherName(Bend):
@@ -600,11 +604,11 @@ def test_a_torchscript_file_of_another_network_is_refused(
 ) -> None:
     module = tmp_path / "other.pt"
     module.write_bytes(scripted(seeded(make)))
-    code, said = add(bend_onnx(seeded(Bend)), "--torchscript", str(module))
+    code, message = add(bend_onnx(seeded(Bend)), "--torchscript", str(module))
     assert code == 1
-    assert said.count("\n") == 1
-    assert said.startswith("error: other.pt: ")
-    assert re.search(sentence, said), said
+    assert message.count("\n") == 1
+    assert message.startswith("error: other.pt: ")
+    assert re.search(sentence, message), message
     assert not root.exists()
     module.write_bytes(scripted(seeded(Bend)))
     assert add(bend_onnx(seeded(Bend)), "--torchscript", str(module))[0] == 0

@@ -41,14 +41,14 @@ def add(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.
     def command(content: bytes, *options: str, file: str = "net.onnx") -> str:
         Path(file).write_bytes(content)
         code = main(["add", "net", "--onnx", file, "--repository", "added", *options])
-        said = capsys.readouterr()
-        assert "cannot be added" not in said.err, said.err
+        printed = capsys.readouterr()
+        assert "cannot be added" not in printed.err, printed.err
         if code == 0:
             return "wrote"
-        assert said.err.startswith("error: ")
-        assert said.err.count("\n") == 1
-        assert "Traceback" not in said.err
-        return said.err.removeprefix("error: ").strip()
+        assert printed.err.startswith("error: ")
+        assert printed.err.count("\n") == 1
+        assert "Traceback" not in printed.err
+        return printed.err.removeprefix("error: ").strip()
 
     return command
 
@@ -60,18 +60,18 @@ def changed(content: bytes, change: Callable[[Any], object]) -> bytes:
     return bytes(model.SerializeToString())
 
 
-def follow(said: str) -> None:
+def follow(message: str) -> None:
     """Run the Python code in the message."""
-    (lines,) = re.findall(r"with (m = onnx\.load.*)$", said)
+    (lines,) = re.findall(r"with (m = onnx\.load.*)$", message)
     exec(lines, {"onnx": onnx})  # noqa: S102 - the code is from fitserve's message
 
 
 def test_labels_never_fit_a_free_dimension(add: Add) -> None:
     """The random rows have 32 columns in that dimension."""
     free = onnx_file(RELU, [("x", T.FLOAT, ["batch", "free"])], [Y])
-    said = add(free, "--label", *map(str, range(32)))
-    assert said.startswith("net.onnx: 32 labels fit no output (y FP32 [-1, -1]): ")
-    assert said.endswith("whose number the graph must state")
+    message = add(free, "--label", *map(str, range(32)))
+    assert message.startswith("net.onnx: 32 labels fit no output (y FP32 [-1, -1]): ")
+    assert message.endswith("whose number the graph must state")
 
 
 @pytest.mark.parametrize(
@@ -168,19 +168,19 @@ def test_a_computed_text_that_is_no_utf_8_is_named(
 
 def test_a_scalar_input_can_be_replaced_by_a_column_or_a_constant(add: Add) -> None:
     nodes = [node("Mul", ["x", "scale"], ["y"])]
-    said = add(onnx_file(nodes, [X, ("scale", T.FLOAT, [])], [Y]))
-    assert "make a single value a constant, or an input of shape [batch, 1]; else" in said
+    message = add(onnx_file(nodes, [X, ("scale", T.FLOAT, [])], [Y]))
+    assert "make a single value a constant, or an input of shape [batch, 1]; else" in message
     assert add(onnx_file(nodes, [X, ("scale", T.FLOAT, ["batch", 1])], [Y])) == "wrote"
     assert add(onnx_file(nodes, [X], [Y], scale=np.float32(2).reshape(()))) == "wrote"
 
 
 def test_the_advice_for_a_newer_ir_version_works(add: Add) -> None:
     newer = changed(onnx_file(RELU, [X], [Y]), lambda model: setattr(model, "ir_version", 99))
-    said = add(newer)
+    message = add(newer)
     assert re.match(
-        r"net\.onnx: its IR version is 99, and ONNX Runtime reads those up to \d+", said
+        r"net\.onnx: its IR version is 99, and ONNX Runtime reads those up to \d+", message
     )
-    follow(said)
+    follow(message)
     assert add(Path("net.onnx").read_bytes()) == "wrote"
 
 
@@ -191,19 +191,23 @@ def test_a_newer_opset_is_refused_with_the_newest_supported_opset(add: Add) -> N
             lambda model: setattr(model.opset_import[0], "version", version),
         )
 
-    said = add(newer(99))
+    message = add(newer(99))
     (newest,) = re.findall(
         r"its operators are of opset 99 of ai.onnx, and ONNX Runtime reads opsets up to (\d+): "
         r"export it with that one \(opset_version in torch.onnx.export, target_opset in skl2onnx",
-        said,
+        message,
     )
     assert add(newer(int(newest))) == "wrote"
 
 
 def test_the_advice_for_a_wrongly_stated_shape_works(add: Add) -> None:
-    said = add(onnx_file(RELU, [X], [("y", T.FLOAT, ["batch", 3])]))
-    assert said.startswith("net.onnx: y is FP32 [-1, 3] in the graph; the card says FP32 [-1, 4]")
-    follow(said)
+    compressed = node("Compress", ["x", "kept"], ["y"], axis=1)
+    kept = {"kept": np.array([True, True, True, False])}
+    message = add(onnx_file([compressed], [X], [("y", T.FLOAT, ["batch", 4])], **kept))
+    assert message.startswith(
+        "net.onnx: y is FP32 [-1, 4] in the graph; the card says FP32 [-1, 3]"
+    )
+    follow(message)
     assert add(Path("net.onnx").read_bytes()) == "wrote"
 
 
@@ -212,10 +216,10 @@ def test_a_first_dimension_that_is_stated_wrongly_is_put_right(add: Add) -> None
     assert add(onnx_file(RELU, [X], [("y", T.FLOAT, [1, 4])])) == "wrote"
 
 
-def saved(what: Any, **options: Any) -> bytes:
+def saved(module: Any, **options: Any) -> bytes:
     """Return an object as torch.save writes it."""
     stream = io.BytesIO()
-    torch.save(what, stream, **options)
+    torch.save(module, stream, **options)
     return stream.getvalue()
 
 

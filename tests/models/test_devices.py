@@ -178,18 +178,18 @@ def test_torch_disables_reduced_precision_on_a_gpu(
         (torch.backends.cuda.matmul, "allow_fp16_reduced_precision_reduction"),
         (torch.backends.cuda.matmul, "allow_bf16_reduced_precision_reduction"),
     )
-    before = [getattr(where, name) for where, name in precise]
+    before = [getattr(owner, name) for owner, name in precise]
     monkeypatch.setattr(runtimes, "torch_problem", lambda device: "")
     monkeypatch.setattr(torch.jit, "load", lambda content, map_location: torch.nn.Identity())
     try:
-        for where, name in precise:
-            setattr(where, name, True)
+        for owner, name in precise:
+            setattr(owner, name, True)
         with pytest.raises(RuntimeError):  # an Identity is not a scripted module
             runtimes.TorchScriptRuntime(b"", "cuda:0", outputs=["y"])
         assert [getattr(where, name) for where, name in precise] == [False] * 4
     finally:
-        for (where, name), value in zip(precise, before, strict=True):
-            setattr(where, name, value)
+        for (owner, name), value in zip(precise, before, strict=True):
+            setattr(owner, name, value)
 
 
 def sums(x: Any, weights: Any, kind: str) -> Any:
@@ -211,16 +211,16 @@ def test_fp16_is_within_tolerance_for_any_order_of_single_precision_sums(
 ) -> None:
     """Sums of blocks in half precision, torch's default, differ by more."""
     random = np.random.default_rng(0)
-    wanted = single = half = random.normal(size=(16, width)).astype(np.float16)
+    expected = single = half = random.normal(size=(16, width)).astype(np.float16)
     for layer in range(depth):
         weights = (random.normal(size=(width, width)) * 1.4 / width**0.5).astype(np.float16)
-        exact = (wanted.astype(np.float32) @ weights.astype(np.float32)).astype(np.float16)
-        found = (exact, sums(single, weights, "single"), sums(half, weights, "half"))
+        exact = (expected.astype(np.float32) @ weights.astype(np.float32)).astype(np.float16)
+        results = (exact, sums(single, weights, "single"), sums(half, weights, "half"))
         least = 0 if layer < depth - 1 else -np.inf  # the last layer has no ReLU
-        wanted, single, half = (np.maximum(rows, np.float16(least)) for rows in found)
-    difference = relative_difference(single, wanted).max()
-    assert difference < tolerated(1e-3, wanted.dtype)
-    assert relative_difference(half, wanted).max() > difference
+        expected, single, half = (np.maximum(rows, np.float16(least)) for rows in results)
+    difference = relative_difference(single, expected).max()
+    assert difference < tolerated(1e-3, expected.dtype)
+    assert relative_difference(half, expected).max() > difference
 
 
 # Device errors and package errors.
@@ -233,8 +233,8 @@ def test_a_failure_on_the_gpu_alone_is_a_device_error(
     fake_onnx_cuda(monkeypatch, lambda rows: RuntimeError(lost))
     with pytest.raises(DeviceError) as caught:
         open_runtime(bend, "onnx", "cuda:0")
-    said = "the recorded prediction fails on cuda:0 (CUDA failure 209: no kernel image)"
-    assert str(caught.value) == f"cuda:0 fails where the CPU does not: {said}"
+    message = "the recorded prediction fails on cuda:0 (CUDA failure 209: no kernel image)"
+    assert str(caught.value) == f"cuda:0 fails where the CPU does not: {message}"
     assert isinstance(caught.value.__cause__, PackageError)
 
 
@@ -292,8 +292,10 @@ def test_a_gpu_is_usable_if_torch_has_kernels_for_it(
     usable, reason = torch_devices()
     assert usable == (["cuda:0", "cuda:1"] if fits else ["cuda:0"])
     major, minor = capability
-    said = f"cuda:1 (Card 1) has compute capability {major}.{minor}, and torch {torch.__version__}"
-    assert reason == ("" if fits else f"{said} has kernels for sm_75, sm_90a, compute_100 alone")
+    message = (
+        f"cuda:1 (Card 1) has compute capability {major}.{minor}, and torch {torch.__version__}"
+    )
+    assert reason == ("" if fits else f"{message} has kernels for sm_75, sm_90a, compute_100 alone")
 
 
 @pytest.mark.parametrize(
@@ -371,13 +373,13 @@ def test_the_reason_of_cuda_is_reported_and_nothing_else_is_printed(
 ) -> None:
     torch_libraries = (Path(torch.__file__).parent / "lib").glob("*.so")
     driver = write_stub_driver(tmp_path, PROVIDER, *torch_libraries, version=version)
-    done = subprocess.run(
+    completed = subprocess.run(
         [sys.executable, "-c", OPEN, str(written)],
         cwd=root, env={**os.environ, "LD_LIBRARY_PATH": str(driver)},
         capture_output=True, text=True, timeout=120, check=False,
     )  # fmt: skip
-    assert done.stderr == ""
-    errors = json.loads(done.stdout)
+    assert completed.stderr == ""
+    errors = json.loads(completed.stdout)
     assert onnx in errors["onnx"]
     assert "hostname" not in errors["onnx"]
     assert torchscript in errors["torchscript"]

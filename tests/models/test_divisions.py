@@ -178,9 +178,9 @@ def test_an_operator_that_is_not_safe_to_compute_is_named(name: str, is_inner: b
     if is_inner:
         body = helper.make_graph(nodes, "inner", [], [])
         nodes = [node("If", ["x"], ["y"], then_branch=body, else_branch=body)]
-    found = crash(helper.make_model(helper.make_graph(nodes, "g", [], [])))
-    assert found is not None
-    assert found.startswith(f"{UNSAFE[name].op_type} (y) ")
+    reason = crash(helper.make_model(helper.make_graph(nodes, "g", [], [])))
+    assert reason is not None
+    assert reason.startswith(f"{UNSAFE[name].op_type} (y) ")
 
 
 def test_frames_of_a_constant_length_are_taken() -> None:

@@ -51,9 +51,9 @@ def test_a_decoder_is_added_with_an_empty_cache_and_computes_any_cache(
     assert package.card.inputs[0].shape == (-1, -1, 4)
     runtime = open_runtime(package, "onnx")
     for size in (0, 5):
-        answer = runtime({"past": np.ones((2, size, 4), np.float32), "new": new[:2]})
-        assert answer["present"].shape == (2, size + 1, 4)
-        np.testing.assert_allclose(answer["sum"], new[:2, 0] + size, rtol=1e-6)
+        outputs = runtime({"past": np.ones((2, size, 4), np.float32), "new": new[:2]})
+        assert outputs["present"].shape == (2, size + 1, 4)
+        np.testing.assert_allclose(outputs["sum"], new[:2, 0] + size, rtol=1e-6)
 
 
 def recurrent(kind: str, gates: int) -> bytes:
@@ -121,12 +121,12 @@ def test_a_graph_that_returns_uninitialized_memory_is_refused(tmp_path: Path) ->
     file.write_bytes(product(4))
     add(tmp_path / "repository", "net", file)
     file.write_bytes(product(0))
-    with pytest.raises(AddError, match="it returns what it finds in the memory"):
+    with pytest.raises(AddError, match="it returns uninitialized memory"):
         add(tmp_path / "repository", "net", file)
 
 
 def test_a_graph_that_ends_the_process_is_refused(tmp_path: Path) -> None:
-    """The last state of a GRU over no steps, whatever the request is."""
+    """The network returns the last state of a GRU over no steps, for any request."""
     nodes = [
         helper.make_node("Transpose", ["x"], ["turned"], perm=[1, 0, 2]),
         helper.make_node("Slice", ["turned", "start", "start"], ["steps"]),

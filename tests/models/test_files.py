@@ -100,9 +100,9 @@ def test_a_subfolder_that_is_a_link_is_refused(blot: ModelPackage) -> None:
 def test_a_package_folder_and_its_parents_may_be_links(linked: str, blot: ModelPackage) -> None:
     """Orchestrators mount folders as links, and operators select folders by links."""
     root = blot.path.parent.parent
-    place = root / linked
-    place.rename(root.parent / "elsewhere")
-    place.symlink_to(root.parent / "elsewhere")
+    link = root / linked
+    link.rename(root.parent / "elsewhere")
+    link.symlink_to(root.parent / "elsewhere")
     ModelPackage.read(blot.path).verify()
 
 

@@ -183,11 +183,15 @@ def test_dimensions_of_one_name_have_one_size(tmp_path: Path) -> None:
     )  # fmt: skip
     network = OnnxRuntime(content)
     rows = {name: np.arange(10, dtype=np.float32).reshape(2, 5) for name in ("x", "mask")}
-    found = other_sizes(network, network.inputs, rows)
+    resized_rows = other_sizes(network, network.inputs, rows)
     sizes = [1, 6, 7, 10, 2, 4, 8, 16, 32, 64, 128, 256, 512]
-    assert [one["x"].shape for one in found] == [(2, size) for size in sizes]
-    assert all(one["x"].shape == one["mask"].shape for one in found)
-    np.testing.assert_array_equal(found[1]["x"], [[0, 1, 2, 3, 4, 0], [5, 6, 7, 8, 9, 5]])
+    assert [rows_of_size["x"].shape for rows_of_size in resized_rows] == [
+        (2, size) for size in sizes
+    ]
+    assert all(
+        rows_of_size["x"].shape == rows_of_size["mask"].shape for rows_of_size in resized_rows
+    )
+    np.testing.assert_array_equal(resized_rows[1]["x"], [[0, 1, 2, 3, 4, 0], [5, 6, 7, 8, 9, 5]])
 
 
 def test_sizes_that_the_network_does_not_take_are_left_out(tmp_path: Path) -> None:
@@ -196,8 +200,19 @@ def test_sizes_that_the_network_does_not_take_are_left_out(tmp_path: Path) -> No
         [("y", T.FLOAT, ["batch", "half", 2])], pairs=np.array([0, -1, 2]),
     )  # fmt: skip
     network = OnnxRuntime(content)
-    found = other_sizes(network, network.inputs, {"x": np.ones((2, 6), np.float32)})
-    assert [one["x"].shape[1] for one in found] == [12, 2, 4, 8, 16, 32, 64, 128, 256, 512]
+    resized_rows = other_sizes(network, network.inputs, {"x": np.ones((2, 6), np.float32)})
+    assert [rows_of_size["x"].shape[1] for rows_of_size in resized_rows] == [
+        12,
+        2,
+        4,
+        8,
+        16,
+        32,
+        64,
+        128,
+        256,
+        512,
+    ]
 
 
 def test_nothing_is_free_where_the_graph_states_all(tmp_path: Path) -> None:

@@ -66,8 +66,8 @@ def answers(weights: Weights, x: NDArray[Any], sums: str) -> NDArray[np.float16]
     return x.astype(np.float16)
 
 
-def differs(found: NDArray[Any], wanted: NDArray[Any], *, same: bool = False) -> str:
-    return excess(relative_difference(found, wanted), 1e-3, HALF, same=same)
+def differs(actual: NDArray[Any], expected: NDArray[Any], *, same: bool = False) -> str:
+    return excess(relative_difference(actual, expected), 1e-3, HALF, same=same)
 
 
 @pytest.mark.parametrize("sums", ["single", "eight blocks", "blocks of 64"])
@@ -77,27 +77,27 @@ def test_different_sums_are_tolerated_and_different_weights_are_not(
 ) -> None:
     weights = weights_of(width, depth)
     x = np.random.default_rng(1).normal(size=(16, width)).astype(np.float16)
-    wanted = answers(weights, x, "exact")
-    assert differs(answers(weights, x, sums), wanted) == ""
+    expected = answers(weights, x, "exact")
+    assert differs(answers(weights, x, sums), expected) == ""
     if sums == "single":
-        assert differs(answers(weights_of(width, depth, seed=1), x, sums), wanted)
-        assert differs(answers(nearby(weights, 0.05), x, sums), wanted)
+        assert differs(answers(weights_of(width, depth, seed=1), x, sums), expected)
+        assert differs(answers(nearby(weights, 0.05), x, sums), expected)
 
 
 def test_results_of_one_runtime_have_the_strict_tolerance() -> None:
     """With the tolerance for two runtimes, slightly dependent rows would pass."""
     x = np.random.default_rng(1).normal(size=(16, WIDTH)).astype(np.float16)
-    wanted = answers(weights_of(), x, "exact")
-    found = answers(weights_of(), x, "single")
-    assert differs(found, wanted) == ""
-    assert "more than 0.0078125" in differs(found, wanted, same=True)
+    expected = answers(weights_of(), x, "exact")
+    actual = answers(weights_of(), x, "single")
+    assert differs(actual, expected) == ""
+    assert "more than 0.0078125" in differs(actual, expected, same=True)
 
 
 def test_a_single_wrong_number_is_found() -> None:
-    wanted = np.random.default_rng(1).normal(size=(64, 64)).astype(np.float16)
-    found = wanted.copy()
-    found[5, 5] += np.float16(1)
-    assert differs(found, wanted).endswith("more than 0.0625")
+    expected = np.random.default_rng(1).normal(size=(64, 64)).astype(np.float16)
+    actual = expected.copy()
+    actual[5, 5] += np.float16(1)
+    assert differs(actual, expected).endswith("more than 0.0625")
 
 
 @pytest.mark.parametrize(("tolerance", "dtype"), [(1e-3, np.float32), (1e-4, np.float64)])
@@ -123,8 +123,8 @@ def test_convolutions_with_rounding_between_layers_are_tolerated(
     x = random.normal(size=(8, channels, 6, 6)).astype(np.float16)
     nodes = [helper.make_node("Identity", ["x"], ["z0"])]
     for number in range(depth):
-        taken = [f"z{number}", f"w{number}"]
-        nodes.append(helper.make_node("Conv", taken, [f"c{number}"], auto_pad="SAME_UPPER"))
+        inputs = [f"z{number}", f"w{number}"]
+        nodes.append(helper.make_node("Conv", inputs, [f"c{number}"], auto_pad="SAME_UPPER"))
         nodes.append(helper.make_node("Relu", [f"c{number}"], [f"z{number + 1}"]))
     graph = helper.make_graph(
         nodes, "deep",
@@ -133,7 +133,7 @@ def test_convolutions_with_rounding_between_layers_are_tolerated(
         [numpy_helper.from_array(layer, f"w{number}") for number, layer in enumerate(weights)],
     )  # fmt: skip
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10)
-    wanted = OnnxRuntime(model.SerializeToString())({"x": x})[f"z{depth}"]
+    expected = OnnxRuntime(model.SerializeToString())({"x": x})[f"z{depth}"]
 
     def found(layers: Weights) -> NDArray[Any]:
         rows = torch.from_numpy(x)
@@ -141,8 +141,8 @@ def test_convolutions_with_rounding_between_layers_are_tolerated(
             rows = torch.conv2d(rows, torch.from_numpy(layer), padding="same").relu()
         return np.asarray(rows.numpy())
 
-    assert differs(found(weights), wanted) == ""
-    assert differs(found(nearby(weights, 0.05)), wanted)
+    assert differs(found(weights), expected) == ""
+    assert differs(found(nearby(weights, 0.05)), expected)
 
 
 # The two files of one network.
@@ -205,8 +205,8 @@ def add(
     rows = np.random.default_rng(1).normal(size=(ROWS, len(weights[0])))
     np.savez(folder / "rows.npz", x=rows.astype(np.float32 if ends == T.FLOAT else np.float16))
     files = ["--onnx", "net.onnx", "--torchscript", "net.pt", "--sample", "rows.npz"]
-    given = [str(folder / file) if "." in file else file for file in files]
-    return main(["add", "net", *given, "--repository", str(folder / "models")])
+    arguments = [str(folder / file) if "." in file else file for file in files]
+    return main(["add", "net", *arguments, "--repository", str(folder / "models")])
 
 
 @pytest.mark.parametrize("ends", [T.FLOAT16, T.FLOAT], ids=["FP16", "FP32"])

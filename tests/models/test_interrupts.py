@@ -25,7 +25,7 @@ def run(program: str, folder: Path, library: str, code: str) -> tuple[int, str, 
     """Run `python -m program list` with a library whose import runs this code."""
     (folder / library).mkdir()
     (folder / library / "__init__.py").write_text(code)
-    done = subprocess.run(
+    completed = subprocess.run(
         [sys.executable, "-m", program, "list"],
         cwd=CHECKOUT,
         env={**os.environ, "PYTHONPATH": str(folder), "BENTOML_HOME": str(folder / "home")},
@@ -36,7 +36,7 @@ def run(program: str, folder: Path, library: str, code: str) -> tuple[int, str, 
         # In the background, a test run ignores SIGINT, and its child processes inherit that.
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
-    return done.returncode, done.stdout, done.stderr
+    return completed.returncode, completed.stdout, completed.stderr
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows sends no SIGINT to a process")

@@ -10,8 +10,6 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 from onnx import TensorProto, helper
-from skl2onnx import to_onnx
-from sklearn.svm import SVC
 from small_packages import onnx_file
 
 from models.__main__ import main
@@ -65,6 +63,9 @@ def test_a_classifier_with_swapped_scores_is_refused(
     add: Add,
 ) -> None:
     """For an SVC with two classes, the converter swaps the scores of every row."""
+    from skl2onnx import to_onnx
+    from sklearn.svm import SVC
+
     random = np.random.default_rng(0)
     rows = random.normal(size=(60, 4)).astype(np.float32)
     machine = SVC().fit(rows, (rows.sum(axis=1) > 0).astype(np.int64))
@@ -72,14 +73,15 @@ def test_a_classifier_with_swapped_scores_is_refused(
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         content = to_onnx(machine, rows[:1], options=options, target_opset=18).SerializeToString()
-    said = add(content, "no", "yes", sample={"X": rows[:25]})
-    assert isinstance(said, str)
+    message = add(content, "no", "yes", sample={"X": rows[:25]})
+    assert isinstance(message, str)
     assert (
-        "in 25 of 25 rows the output label names another class than the largest column of " in said
+        "in 25 of 25 rows the output label names another class than the largest column of "
+        in message
     )
-    assert "'no'" in said
-    assert "'yes'" in said
-    assert "Traceback" not in said
+    assert "'no'" in message
+    assert "'yes'" in message
+    assert "Traceback" not in message
 
 
 @pytest.mark.parametrize(
@@ -88,10 +90,10 @@ def test_a_classifier_with_swapped_scores_is_refused(
 def test_one_contradicting_row_is_enough_for_a_refusal(kind: int, add: Add) -> None:
     rows = np.eye(3, dtype=np.float32)[[0, 0, 0, 1, 1]]
     assert isinstance(add(classifier(kind), "a", "b", "c", sample={"x": rows}), ModelCard)
-    said = add(classifier(kind, order=(0, 2, 1)), "a", "b", "c", sample={"x": rows})
-    assert isinstance(said, str)
-    assert "in 2 of 5 rows the output label names another class" in said
-    assert "(as 'c' and 'b')" in said
+    message = add(classifier(kind, order=(0, 2, 1)), "a", "b", "c", sample={"x": rows})
+    assert isinstance(message, str)
+    assert "in 2 of 5 rows the output label names another class" in message
+    assert "(as 'c' and 'b')" in message
 
 
 def test_every_numbering_of_classes_that_agrees_with_the_scores_is_accepted(add: Add) -> None:
@@ -108,9 +110,9 @@ def test_every_numbering_of_classes_that_agrees_with_the_scores_is_accepted(add:
     assert isinstance(add(backwards, "a", "b", "c", sample={"x": ties}), ModelCard)
     assert isinstance(add(classifier(off=1), "a", "b", "c"), ModelCard)
     assert isinstance(add(classifier(off=10), "10", "11", "12"), ModelCard)
-    said = add(classifier(off=10, order=(1, 0, 2)), "10", "11", "12")
-    assert isinstance(said, str)
-    assert re.search(r"names another class .* \(as ('10' and '11'|'11' and '10')\)", said)
+    message = add(classifier(off=10, order=(1, 0, 2)), "10", "11", "12")
+    assert isinstance(message, str)
+    assert re.search(r"names another class .* \(as ('10' and '11'|'11' and '10')\)", message)
 
 
 def test_an_output_without_classes_contradicts_no_scores(add: Add) -> None:

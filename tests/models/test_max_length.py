@@ -25,6 +25,8 @@ from models.importing import AddError
 from models.max_length import MaxLength, parse_max_length
 from models.package import ModelPackage
 
+pytestmark = pytest.mark.usefixtures("one_trial_of_each_graph")
+
 node = helper.make_node
 
 
@@ -122,7 +124,7 @@ def test_a_maximum_that_cannot_be_proved_is_refused(
     given: list[tuple[str | None, int]], message: str, tmp_path: Path
 ) -> None:
     file, rows = write_attention(tmp_path, positions=100), sample(tmp_path, x=rows_of(30, 2))
-    lengths = [MaxLength(*one) for one in given]
+    lengths = [MaxLength(*size) for size in given]
     with pytest.raises(AddError, match=message):
         add(tmp_path / "all", "net", file, sample=rows, max_lengths=lengths)
     assert not (tmp_path / "all").exists()

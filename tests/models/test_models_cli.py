@@ -33,8 +33,8 @@ def run(repository: ModelRepository, capsys: pytest.CaptureFixture[str]) -> Comm
 
     def command(*arguments: str, root: Path = repository.root) -> Said:
         code = main(["--repository", str(root), *arguments])
-        said = capsys.readouterr()
-        return code, said.out.splitlines(), said.err
+        printed = capsys.readouterr()
+        return code, printed.out.splitlines(), printed.err
 
     return command
 
@@ -216,8 +216,8 @@ def test_verify_refuses_a_torchscript_file_that_may_mix_batched_rows(
             self.bend = seeded(Bend)
 
         def forward(self, x: torch.Tensor) -> torch.Tensor:
-            answer: torch.Tensor = self.bend(x)
-            return torch.where(x.max() > 1e6, answer / 2, answer)
+            output: torch.Tensor = self.bend(x)
+            return torch.where(x.max() > 1e6, output / 2, output)
 
     reseal(bend, "model.pt", scripted(Largest()))
     code, lines, _ = run("verify", "bend")

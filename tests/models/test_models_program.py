@@ -31,7 +31,7 @@ def run(
 ) -> Ended:
     """Run the command; return its exit code, standard output and standard error."""
     program = ["-m", "models"] if code is None else ["-c", code]
-    done = subprocess.run(
+    completed = subprocess.run(
         [*under, sys.executable, *program, "--repository", root, *arguments],
         cwd=CHECKOUT,
         env={**os.environ, "PYTHONDONTWRITEBYTECODE": "1", **environment},
@@ -40,7 +40,7 @@ def run(
         timeout=60,
         check=False,
     )
-    return done.returncode, (done.stdout or b"").decode(), done.stderr.decode()
+    return completed.returncode, (completed.stdout or b"").decode(), completed.stderr.decode()
 
 
 @pytest.fixture

@@ -37,8 +37,8 @@ def refused(label: str, file: str | None, reason: str) -> Iterator[None]:
         yield
     assert (caught.value.package, caught.value.file) == (label, file)
     assert reason in caught.value.reason
-    place = f"package {label}" if file is None else f"package {label}: {file}"
-    assert str(caught.value) == f"{place}: {caught.value.reason}"
+    location = f"package {label}" if file is None else f"package {label}: {file}"
+    assert str(caught.value) == f"{location}: {caught.value.reason}"
     assert "\n" not in str(caught.value)
 
 
@@ -392,11 +392,11 @@ def test_a_failed_write_leaves_the_repository_unchanged(
     card = kit.card.model_copy(update={"name": name, "version": version[0]})
     function, fatal = call.split()
     owner: Any = os if function == "fsync" else Path
-    real, calls, seen = getattr(owner, function), [], []
+    real, calls, observed = getattr(owner, function), [], []
 
     def dies(*arguments: Any) -> Any:
         calls.append(arguments)
-        seen.append((repository.names(), repository.versions(name)))
+        observed.append((repository.names(), repository.versions(name)))
         if len(calls) == int(fatal):
             raise error
         return real(*arguments)
@@ -407,7 +407,7 @@ def test_a_failed_write_leaves_the_repository_unchanged(
         write_package(repository.root, card, kit.files)
     assert caught.value is error
     assert len(calls) == int(fatal)
-    assert set(map(str, seen)) == {str(before)}  # a partial package was never visible
+    assert set(map(str, observed)) == {str(before)}  # a partial package was never visible
 
     monkeypatch.undo()
     write_package(repository.root, card, kit.files).verify()
@@ -489,12 +489,12 @@ def test_exactly_one_of_several_processes_writes_a_version(
         assert writer.stdout is not None
         assert writer.stdout.readline() == "ready\n"
     (tmp_path / "gate").touch()
-    said = [writer.communicate(timeout=60) for writer in writers]
-    assert sorted(out.strip() for out, _ in said) == ["it exists already"] * 2 + ["won"], said
-    assert [err for _, err in said] == ["", "", ""]
+    outputs = [writer.communicate(timeout=60) for writer in writers]
+    assert sorted(out.strip() for out, _ in outputs) == ["it exists already"] * 2 + ["won"], outputs
+    assert [err for _, err in outputs] == ["", "", ""]
     package = ModelPackage.read(tmp_path / "root" / "blot" / "1")
     package.verify()
-    assert said[int(package.card.summary)][0].strip() == "won"
+    assert outputs[int(package.card.summary)][0].strip() == "won"
     assert [path.name for path in (tmp_path / "root").rglob(".*")] == []
 
 

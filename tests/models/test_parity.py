@@ -66,9 +66,9 @@ def changed(
 def at_sample(index: int, difference: float) -> Callable[..., NDArray[Any]]:
     """Return a change that adds `difference` to the last output of one sample, in any batch."""
 
-    def change(answer: NDArray[Any], points: NDArray[Any]) -> NDArray[Any]:
-        answer[(points == SAMPLES["point"][index]).all(axis=1), -1] += np.float32(difference)
-        return answer
+    def change(output: NDArray[Any], points: NDArray[Any]) -> NDArray[Any]:
+        output[(points == SAMPLES["point"][index]).all(axis=1), -1] += np.float32(difference)
+        return output
 
     return change
 
@@ -101,11 +101,11 @@ def test_the_exported_files_of_a_real_network_pass(
 
 
 def test_the_record_has_the_largest_difference_of_all_samples_and_batch_sizes() -> None:
-    def change(answer: NDArray[Any], points: NDArray[Any]) -> NDArray[Any]:
-        answer = at_sample(17, 4e-6)(answer, points)
+    def change(output: NDArray[Any], points: NDArray[Any]) -> NDArray[Any]:
+        output = at_sample(17, 4e-6)(output, points)
         if len(points) == 7:
-            answer = at_sample(5, -8e-6)(answer, points)
-        return answer
+            output = at_sample(5, -8e-6)(output, points)
+        return output
 
     record = _check(changed(classifier, change))
     assert record.largest_absolute_difference == pytest.approx(8e-6, abs=1e-7)
@@ -148,8 +148,8 @@ def test_one_sample_above_the_tolerance_fails_and_is_named(
 
 
 def test_a_difference_at_one_batch_size_fails_and_names_the_size() -> None:
-    def change(answer: NDArray[Any], points: NDArray[Any]) -> NDArray[Any]:
-        return at_sample(70, 0.5)(answer, points) if len(points) == 36 else answer
+    def change(output: NDArray[Any], points: NDArray[Any]) -> NDArray[Any]:
+        return at_sample(70, 0.5)(output, points) if len(points) == 36 else output
 
     with pytest.raises(ParityError, match=r"batch size 64, .*: sample 70 differs by 0\.5"):
         _check(changed(classifier, change))
@@ -191,9 +191,9 @@ def test_another_shape_or_dtype_fails(change: Callable[..., NDArray[Any]], said:
 @pytest.mark.parametrize(
     "change",
     [
-        lambda answer, _: answer + 0.1 * (answer - answer.mean(axis=0)),
-        lambda answer, points: answer * (1 + len(points) / 1000),
-        lambda answer, _: answer / answer.max(axis=0),
+        lambda output, _: output + 0.1 * (output - output.mean(axis=0)),
+        lambda output, points: output * (1 + len(points) / 1000),
+        lambda output, _: output / output.max(axis=0),
     ],
     ids=["the batch's mean", "the batch's size", "the batch's maximum"],
 )
@@ -203,8 +203,8 @@ def test_rows_that_depend_on_each_other_fail(
 ) -> None:
     """The candidate computes single rows like the network; only larger batches differ."""
 
-    def alone_it_is_right(answer: NDArray[Any], points: NDArray[Any]) -> NDArray[Any]:
-        return answer if len(points) == 1 else change(answer, points).astype(np.float32)
+    def alone_it_is_right(output: NDArray[Any], points: NDArray[Any]) -> NDArray[Any]:
+        return output if len(points) == 1 else change(output, points).astype(np.float32)
 
     candidate = changed(reference, alone_it_is_right)
     _check(candidate, reference=reference, batch_sizes=(1,))
@@ -216,10 +216,10 @@ def test_rows_that_depend_on_each_other_fail(
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        (lambda answer: answer[:-1], "where the network gives"),
-        (lambda answer: answer[::-1], "differs by"),
-        (lambda answer: np.roll(answer, 1, axis=0), "differs by"),
-        (lambda answer: np.repeat(answer[:1], len(answer), axis=0), "differs by"),
+        (lambda output: output[:-1], "where the network gives"),
+        (lambda output: output[::-1], "differs by"),
+        (lambda output: np.roll(output, 1, axis=0), "differs by"),
+        (lambda output: np.repeat(output[:1], len(output), axis=0), "differs by"),
     ],
     ids=["drops the last", "turns them round", "shifts them", "repeats the first"],
 )
@@ -257,19 +257,19 @@ def test_the_check_passes_exactly_if_the_difference_is_within_the_tolerance(
 ) -> None:
     """One output of one sample differs by -2 to 2 tolerances, in batches of any size."""
     reference, tolerance = (classifier, 1e-5) if classes else (regressor, 1e-4)
-    wanted = next(iter(reference(SAMPLES).values())).astype(np.float64)
-    magnitude = np.abs(wanted)
+    expected = next(iter(reference(SAMPLES).values())).astype(np.float64)
+    magnitude = np.abs(expected)
     usual = np.sort(magnitude[:, 0])[ROWS // 2]
     scale = magnitude.max() if classes else max(usual, magnitude[index, 0])
     candidate = changed(reference, at_sample(index, 2 * size * tolerance * scale))
-    found = next(iter(candidate(SAMPLES).values()))
-    difference = float(np.abs(found - wanted).max())
+    actual = next(iter(candidate(SAMPLES).values()))
+    difference = float(np.abs(actual - expected).max())
     # So close to the tolerance, the difference may be rounded up or down.
     assume(abs(difference / scale - tolerance) > 1e-3 * tolerance)
     if difference / scale > tolerance:
         with pytest.raises(ParityError, match=f"sample {index} differs"):
             _check(candidate, reference=reference, batch_sizes=batch_sizes)
-    elif not classes or (found.argmax(axis=1) == wanted.argmax(axis=1)).all():
+    elif not classes or (actual.argmax(axis=1) == expected.argmax(axis=1)).all():
         record = _check(candidate, reference=reference, batch_sizes=batch_sizes)
         assert record.largest_absolute_difference == pytest.approx(difference, rel=1e-6)
         assert record.largest_relative_difference <= tolerance

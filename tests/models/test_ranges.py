@@ -38,16 +38,16 @@ def add(file: Path, capsys: pytest.CaptureFixture[str], *options: str) -> tuple[
     """Add the file; return the exit code and the output."""
     root = file.parent / "repository"
     code = main(["add", "net", "--onnx", str(file), "--repository", str(root), *options])
-    said = capsys.readouterr()
-    return code, said.err if code else said.out
+    printed = capsys.readouterr()
+    return code, printed.err if code else printed.out
 
 
 def test_random_rows_are_within_the_range_and_the_card_records_it(
     file: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    code, said = add(file, capsys, "--range", "tokens=0:3", "--range", "x=-0.5:")
-    assert code == 0, said
-    assert said.splitlines()[1:3] == [
+    code, message = add(file, capsys, "--range", "tokens=0:3", "--range", "x=-0.5:")
+    assert code == 0, message
+    assert message.splitlines()[1:3] == [
         "  in   tokens  INT64 [-1], 0 to 3",
         "  in   x  FP32 [-1, 1], from -0.5",
     ]
@@ -64,14 +64,14 @@ def test_indices_of_a_table_are_in_the_range_of_the_table(
     file: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """ONNX would count a negative index from the end."""
-    code, said = add(file, capsys)
-    assert code == 0, said
-    assert said.splitlines()[1] == "  in   tokens  INT64 [-1], 0 to 3"
+    code, message = add(file, capsys)
+    assert code == 0, message
+    assert message.splitlines()[1] == "  in   tokens  INT64 [-1], 0 to 3"
     sample = file.parent / "rows.npz"
     np.savez(sample, tokens=[-1, 3], x=np.ones((2, 1), np.float32))
-    code, said = add(file, capsys, "--sample", str(sample))
+    code, message = add(file, capsys, "--sample", str(sample))
     assert code == 1
-    assert "tokens holds -1, and its range is 0 to 3" in said
+    assert "tokens holds -1, and its range is 0 to 3" in message
     assert add(file, capsys, "--sample", str(sample), "--range", "tokens=-4:3")[0] == 0
 
 
@@ -149,8 +149,8 @@ def test_a_sample_outside_the_range_is_refused(
 ) -> None:
     sample = file.parent / "rows.npz"
     np.savez(sample, tokens=[0, 3], x=np.ones((2, 1), np.float32))
-    code, said = add(file, capsys, "--sample", str(sample), "--range", "tokens=0:2")
-    assert (code, said) == (
+    code, message = add(file, capsys, "--sample", str(sample), "--range", "tokens=0:2")
+    assert (code, message) == (
         1,
         f"error: {sample}: tokens holds 3, and its range is 0 to 2: give rows within the range, "
         "or a wider one with --range tokens=LOW:HIGH\n",
@@ -171,5 +171,5 @@ def test_a_malformed_range_is_refused_with_an_example(
     with pytest.raises(SystemExit) as ended:
         add(file, capsys, "--range", text)
     assert ended.value.code == 2
-    said = capsys.readouterr().err
-    assert f"argument --range: {text!r} must " in said
+    printed = capsys.readouterr().err
+    assert f"argument --range: {text!r} must " in printed

@@ -39,9 +39,9 @@ def test_a_graph_that_is_optimized_wrongly_is_computed_as_it_is_written(tmp_path
     assert package.card.batching == "rows"
     assert "as it is written, since ONNX Runtime computes other outputs" in package.card.limits[-1]
     x = -np.arange(1, 5, dtype=np.float32).reshape(1, 1, 2, 2)
-    wanted = [[0, 0, 0], [0, -1, 0], [0, 0, 0]]
-    found = open_runtime(package, "onnx")({"x": x})["y"]
-    np.testing.assert_array_equal(found, [[wanted]])
+    expected = [[0, 0, 0], [0, -1, 0], [0, 0, 0]]
+    actual = open_runtime(package, "onnx")({"x": x})["y"]
+    np.testing.assert_array_equal(actual, [[expected]])
 
 
 def test_the_command_says_that_a_graph_is_not_optimized(
@@ -81,6 +81,6 @@ def test_weights_of_four_bits_do_not_round_the_rows() -> None:
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 21)], ir_version=10)
     rows = {"x": random.normal(size=(9, 64)).astype(np.float32)}
     content = model.SerializeToString()
-    found = OnnxRuntime(content)(rows)["y"]
-    wanted = OnnxRuntime(content, optimized=False)(rows)["y"]
-    np.testing.assert_allclose(found, wanted, atol=1e-5 * np.abs(wanted).max())
+    actual = OnnxRuntime(content)(rows)["y"]
+    expected = OnnxRuntime(content, optimized=False)(rows)["y"]
+    np.testing.assert_allclose(actual, expected, atol=1e-5 * np.abs(expected).max())

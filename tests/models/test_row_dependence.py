@@ -27,6 +27,8 @@ from models.row_mixing import mixing, row_mixing
 from models.row_rules import RULES
 from service.settings import Settings
 
+pytestmark = pytest.mark.usefixtures("one_trial_of_each_graph")
+
 node = helper.make_node
 
 
@@ -82,8 +84,8 @@ def test_a_recurrent_network_that_takes_rows_for_time_is_found(tmp_path: Path) -
             self.network = torch.nn.GRU(4, 4)
 
         def forward(self, x: torch.Tensor) -> torch.Tensor:
-            answer: torch.Tensor = self.network(x.unsqueeze(1))[0].squeeze(1)
-            return answer
+            output: torch.Tensor = self.network(x.unsqueeze(1))[0].squeeze(1)
+            return output
 
     torch.manual_seed(0)
     batch = torch.export.Dim("batch", min=1, max=4096)
@@ -225,7 +227,7 @@ def test_every_shipped_network_keeps_its_rows_apart(root: Path) -> None:
     assert files
     for file in files:
         (stated,) = onnx.load(file).graph.input
-        shape = [one.dim_value for one in stated.type.tensor_type.shape.dim][1:]
+        shape = [dimension.dim_value for dimension in stated.type.tensor_type.shape.dim][1:]
         dtype = helper.tensor_dtype_to_np_dtype(stated.type.tensor_type.elem_type)
         rows = {stated.name: np.ones((1, *shape), dtype)}
         assert row_mixing(file.read_bytes(), [rows])[0] is None, file
@@ -241,9 +243,9 @@ def test_a_function_inside_the_file_is_followed_into(tmp_path: Path) -> None:
     imports = [opset, helper.make_opsetid("own", 1)]
     model = helper.make_model(graph, functions=[function], opset_imports=imports, ir_version=9)
     rows = {"x": np.ones((1, 4), np.float32)}
-    found = row_mixing(model.SerializeToString(), [rows])[0]
-    assert found is not None
-    assert "reduces over the rows" in found
+    reason = row_mixing(model.SerializeToString(), [rows])[0]
+    assert reason is not None
+    assert "reduces over the rows" in reason
 
 
 @pytest.mark.parametrize(
@@ -262,9 +264,9 @@ def test_a_function_that_has_the_name_of_an_operator_is_not_followed(
     graph = helper.make_graph([node(name, ["x"], ["y"], domain=domain)], "g", [x], [y])
     imports = [opset, *([helper.make_opsetid(domain, 1)] if domain else [])]
     model = helper.make_model(graph, functions=[function], opset_imports=imports, ir_version=9)
-    found = row_mixing(model.SerializeToString(), [{"x": np.ones((1, 4), np.float32)}])[0]
-    assert found is not None
-    assert f"it defines {name}" in found
+    reason = row_mixing(model.SerializeToString(), [{"x": np.ones((1, 4), np.float32)}])[0]
+    assert reason is not None
+    assert f"it defines {name}" in reason
 
 
 def test_a_file_that_states_two_versions_of_its_operators_is_not_followed() -> None:
@@ -273,18 +275,18 @@ def test_a_file_that_states_two_versions_of_its_operators_is_not_followed() -> N
     graph = helper.make_graph([node("Softmax", ["x"], ["y"], axis=1)], "g", [x], [y])
     versions = [helper.make_opsetid("", 13), helper.make_opsetid("ai.onnx", 11)]
     model = helper.make_model(graph, opset_imports=versions, ir_version=8)
-    found = row_mixing(model.SerializeToString(), [{"x": np.ones((1, 4), np.float32)}])[0]
-    assert found is not None
-    assert "two versions" in found
+    reason = row_mixing(model.SerializeToString(), [{"x": np.ones((1, 4), np.float32)}])[0]
+    assert reason is not None
+    assert "two versions" in reason
 
 
 def test_what_cannot_be_followed_is_not_taken_for_independent(tmp_path: Path) -> None:
     file = onnx_file([node("Relu", ["x"], ["y"])], [("x", T.FLOAT, shaped(4, 4))],
                      [("y", T.FLOAT, shaped(4, 4))])  # fmt: skip
     rows = {"x": np.ones((1, 4), np.float32)}
-    found = row_mixing(file, [rows])[0]
-    assert found is not None
-    assert "cannot be followed" in found
+    reason = row_mixing(file, [rows])[0]
+    assert reason is not None
+    assert "cannot be followed" in reason
 
 
 ML, MICROSOFT = "ai.onnx.ml", "com.microsoft"
@@ -309,10 +311,12 @@ UNKNOWN: dict[str, tuple[Any, int]] = {
 def test_an_attribute_that_is_not_listed_makes_an_operator_unknown(name: str) -> None:
     made, opset = UNKNOWN[name]
     kind = made.op_type if not made.domain else f"{made.domain}.{made.op_type}"
-    attributes = {one.name: helper.get_attribute_value(one) for one in made.attribute}
-    given = Node(kind, "y", tuple(made.input), tuple(made.output), attributes, None)
+    attributes = {
+        attribute.name: helper.get_attribute_value(attribute) for attribute in made.attribute
+    }
+    unknown = Node(kind, "y", tuple(made.input), tuple(made.output), attributes, None)
     x = Value(((1, 4), (2, 4), (3, 4)), np.dtype(np.float32), False, None)
-    graph = ObservedGraph(("x",), ("y",), (given,), {"x": x, "y": x}, opset)
+    graph = ObservedGraph(("x",), ("y",), (unknown,), {"x": x, "y": x}, opset)
     assert mixing(graph) is not None
 
 

@@ -53,12 +53,12 @@ def test_both_runtimes_compute_the_network_s_outputs_at_every_batch_size(
     repository: ModelRepository,
 ) -> None:
     rows = kits[name].rows(count)
-    answer = open_runtime(repository.get(name), runtime)(rows)
+    response = open_runtime(repository.get(name), runtime)(rows)
     expected = kits[name].eager(rows)
-    assert answer.keys() == expected.keys()
-    for output, wanted in expected.items():
-        assert answer[output].dtype == wanted.dtype
-        np.testing.assert_allclose(answer[output], wanted, rtol=0, atol=1e-6)
+    assert response.keys() == expected.keys()
+    for output, expected_output in expected.items():
+        assert response[output].dtype == expected_output.dtype
+        np.testing.assert_allclose(response[output], expected_output, rtol=0, atol=1e-6)
 
 
 @pytest.mark.parametrize("runtime", RUNTIMES)
@@ -73,19 +73,21 @@ def test_any_kind_of_numpy_array_is_accepted_without_warnings(
     runtime: RuntimeName, kind: str, kits: Mapping[str, Kit], bend: ModelPackage
 ) -> None:
     rows = kits["bend"].rows(8)["x"]
-    given = {"read-only": rows.copy(), "backwards": rows[::-1], "every other row": rows[::2]}[kind]
-    expected = kits["bend"].eager({"x": given.copy()})["y"]
+    variant = {"read-only": rows.copy(), "backwards": rows[::-1], "every other row": rows[::2]}[
+        kind
+    ]
+    expected = kits["bend"].eager({"x": variant.copy()})["y"]
     if kind == "read-only":
-        given.flags.writeable = False
+        variant.flags.writeable = False
     warns_each_time = torch.is_warn_always_enabled()
     torch.set_warn_always(True)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("error")
-            answer = open_runtime(bend, runtime)({"x": given})["y"]
+            actual = open_runtime(bend, runtime)({"x": variant})["y"]
     finally:
         torch.set_warn_always(warns_each_time)
-    np.testing.assert_allclose(answer, expected, rtol=0, atol=1e-6)
+    np.testing.assert_allclose(actual, expected, rtol=0, atol=1e-6)
 
 
 class _InPlace(nn.Module):
@@ -244,8 +246,8 @@ def test_a_recorded_prediction_that_the_network_does_not_reproduce_is_refused(
     if fits:
         open_runtime(package, runtime)
     else:
-        said = r"y differs from the recorded prediction by 0\.\d+, more than 0\.001"
-        with refused(package, MODEL_FILES[runtime], said):
+        message = r"y differs from the recorded prediction by 0\.\d+, more than 0\.001"
+        with refused(package, MODEL_FILES[runtime], message):
             open_runtime(package, runtime)
 
 
@@ -301,9 +303,9 @@ def test_opening_both_runtimes_on_the_cpu_prints_nothing_to_stderr(written: Path
         "    for runtime in package.card.runtimes:\n"
         "        print(package.label, open_runtime(package, runtime).name)\n"
     )
-    done = _python(code, written)
-    assert done.stderr == ""
-    assert done.stdout.splitlines() == [
+    completed = _python(code, written)
+    assert completed.stderr == ""
+    assert completed.stdout.splitlines() == [
         "bend/1 onnx", "bend/1 torchscript", "blot/1 onnx", "blot/1 torchscript",
     ]  # fmt: skip
 
@@ -323,9 +325,9 @@ def test_a_package_is_verified_and_opened_without_torch(written: Path) -> None:
         "print(runtime(rows)['y'].shape)\n"
         "print(main(['--repository', sys.argv[1], 'verify', 'bend']))\n"
     )
-    done = _python(code, written)
-    assert done.stderr == ""
-    assert done.stdout.splitlines() == [
+    completed = _python(code, written)
+    assert completed.stderr == ""
+    assert completed.stdout.splitlines() == [
         "(2, 1)",
         "untried  bend: torch is not installed",
         "1",
@@ -353,9 +355,9 @@ def test_a_gpu_computes_the_outputs_of_the_cpu(
     rows = kits[name].rows(64)
     on_gpu = open_runtime(repository.get(name), runtime, "cuda:0")
     assert on_gpu.device == "cuda:0"
-    answer, expected = on_gpu(rows), open_runtime(repository.get(name), runtime)(rows)
-    for output, wanted in expected.items():
-        np.testing.assert_allclose(answer[output], wanted, rtol=0, atol=1e-3)
+    outputs, expected = on_gpu(rows), open_runtime(repository.get(name), runtime)(rows)
+    for output, expected_output in expected.items():
+        np.testing.assert_allclose(outputs[output], expected_output, rtol=0, atol=1e-3)
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="a CUDA device is here")
@@ -393,8 +395,8 @@ def test_onnx_runtime_sends_no_telemetry(written: Path, tmp_path: Path) -> None:
         "from models.loading import open_runtime\n"
         "open_runtime(ModelRepository(Path(sys.argv[1])).get('bend'), 'onnx')"
     )
-    done = _python(code, written, tmp_path)
-    assert done.returncode == 0, done.stderr
+    completed = _python(code, written, tmp_path)
+    assert completed.returncode == 0, completed.stderr
     assert list(tmp_path.rglob("*")) == []
 
 
@@ -427,8 +429,8 @@ def test_a_network_whose_cost_depends_on_a_value_says_so_and_returns_its_memory(
     process = psutil.Process()
     for count in (10, 20_000_000):  # 160 MB of numbers
         before = process.memory_info().rss
-        answer = runtime({"n": np.array([[count]], np.int64)})["y"]
-        assert answer.tolist() == [[count * (count - 1) // 2]]
+        output = runtime({"n": np.array([[count]], np.int64)})["y"]
+        assert output.tolist() == [[count * (count - 1) // 2]]
     assert process.memory_info().rss - before < 50e6
 
 

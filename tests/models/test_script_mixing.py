@@ -20,6 +20,8 @@ from models.repository import ModelRepository
 from models.runtimes import TorchScriptRuntime
 from models.script_mixing import script_mixing
 
+pytestmark = pytest.mark.usefixtures("one_trial_of_each_graph")
+
 ROWS = {"x": np.ones((3, 4), np.float32)}
 
 
@@ -36,10 +38,10 @@ def saved(module: nn.Module, *, traced: bool = False) -> bytes:
 
 @pytest.mark.parametrize("name", MIXED)
 def test_the_operator_that_mixes_rows_is_named(name: str) -> None:
-    module, named = MIXED[name]
-    found = script_mixing(TorchScriptRuntime(saved(module), outputs=["y"]), ROWS)
-    assert found is not None
-    assert found.startswith(named)
+    module, operator = MIXED[name]
+    reason = script_mixing(TorchScriptRuntime(saved(module), outputs=["y"]), ROWS)
+    assert reason is not None
+    assert reason.startswith(operator)
 
 
 @pytest.mark.parametrize("traced", [False, True], ids=["scripted", "traced"])
@@ -65,12 +67,12 @@ def added(tmp_path: Path, module: nn.Module) -> ModelCard:
 def test_a_module_that_mixes_rows_is_left_out_even_if_all_tried_rows_agree(
     name: str, tmp_path: Path
 ) -> None:
-    module, named = MIXED[name]
+    module, operator = MIXED[name]
     card = added(tmp_path, module)
     assert card.batching == "rows"
     assert card.runtimes == ("onnx",)
     assert "TorchScript file is left out" in card.limits[-1]
-    assert named in card.limits[-1]
+    assert operator in card.limits[-1]
     assert [record.runtime for record in card.parity] == ["onnx"]
 
 
@@ -82,7 +84,7 @@ def test_a_module_of_the_same_rows_is_kept(tmp_path: Path) -> None:
 def test_the_command_says_why_a_module_is_left_out(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    module, named = MIXED["a scale by the largest of the batch"]
+    module, operator = MIXED["a scale by the largest of the batch"]
     file = write(tmp_path, Network([helper.make_node("Relu", ["x"], ["y"])]))
     (tmp_path / "model.pt").write_bytes(saved(module))
     options = ["--torchscript", str(tmp_path / "model.pt"), "--repository", str(tmp_path / "all")]
@@ -91,11 +93,11 @@ def test_the_command_says_why_a_module_is_left_out(
         line for line in capsys.readouterr().out.splitlines() if line.startswith("  torchscript: ")
     )
     assert "is left out" in line
-    assert named in line
+    assert operator in line
 
 
 def test_every_shipped_module_keeps_its_rows_apart(root: Path) -> None:
-    packages = [one for _, one in ModelRepository(root / "models")]
+    packages = [package for _, package in ModelRepository(root / "models")]
     assert packages
     for package in packages:
         assert isinstance(package, ModelPackage)

@@ -54,13 +54,13 @@ def test_outputs_are_read_on_the_stream_of_their_computation(
     bend: ModelPackage, streams: FakeStreams
 ) -> None:
     """Such a copy waits for the stream. Afterwards, the inputs are no longer read."""
-    wanted = open_runtime(bend, "torchscript")(rows(2))["y"]
+    expected = open_runtime(bend, "torchscript")(rows(2))["y"]
     runtime = opened(bend)
     streams.events.clear()
     inputs = rows(2)
-    found = runtime(inputs)["y"]
+    actual = runtime(inputs)["y"]
     inputs["x"][:] = np.nan
-    np.testing.assert_array_equal(found, wanted)
+    np.testing.assert_array_equal(actual, expected)
     assert streams.events == ["compute on stream 1", "read on stream 1"]
 
 
@@ -112,11 +112,11 @@ async def test_a_hung_computation_shares_no_stream_with_the_next(
     response = await other
     assert isinstance(response, InferenceResponse)
     np.testing.assert_array_equal(response.outputs["y"], right)
-    kept = response.outputs["y"].copy()
+    first_output = response.outputs["y"].copy()
     gate.set()  # the hung computation ends, and must not overwrite memory in use
     for value in (3, 4):
         assert isinstance(await ask(value), InferenceResponse)
-    np.testing.assert_array_equal(response.outputs["y"], kept)
+    np.testing.assert_array_equal(response.outputs["y"], first_output)
     await batcher.close()
     if name == "torchscript":
         assert streams.made == 2

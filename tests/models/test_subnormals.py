@@ -93,8 +93,8 @@ def test_a_runtime_computes_zero_on_each_of_its_threads(runtime: RuntimeName, th
 
 @pytest.mark.parametrize("runtime", RUNTIMES)
 def test_normal_numbers_keep_their_squares(runtime: RuntimeName) -> None:
-    answer = open_squares(runtime, 1)({"x": rows(2, 1e-18)})["y"]
-    np.testing.assert_array_equal(answer, np.square(rows(2, 1e-18)))
+    output = open_squares(runtime, 1)({"x": rows(2, 1e-18)})["y"]
+    np.testing.assert_array_equal(output, np.square(rows(2, 1e-18)))
 
 
 @pytest.mark.parametrize("runtime", RUNTIMES)
@@ -117,5 +117,5 @@ def test_the_logarithm_of_a_subnormal_is_that_of_zero_in_any_batch(count: int) -
         [("y", TensorProto.FLOAT, ["batch", 1])],
         least=np.float32(-1000).reshape(()),
     )
-    found = OnnxRuntime(content)({"x": np.full((count, 1), 1e-40, np.float32)})["y"]
-    assert (found == -1000).all()
+    output = OnnxRuntime(content)({"x": np.full((count, 1), 1e-40, np.float32)})["y"]
+    assert (output == -1000).all()

@@ -51,22 +51,24 @@ def differing(compute: Compute, count: int, rounding: float = ROUNDING) -> Itera
     random = np.random.default_rng(0)
     if len(cases) > 800:
         cases = cases[random.choice(len(cases), 800, replace=False)]
-    alone = np.concatenate([compute(list(case.reshape(-1, 1, 1))).reshape(1) for case in cases])
+    expected_alone = np.concatenate(
+        [compute(list(case.reshape(-1, 1, 1))).reshape(1) for case in cases]
+    )
     for length in LENGTHS:
         for _ in range(6):
-            at = random.integers(0, len(cases), length)
-            found = compute([column[:, None] for column in cases[at].T.copy()]).reshape(-1)
-            wanted = alone[at]
-            if found.dtype.kind != "f":
-                if not np.array_equal(found, wanted):
+            indices = random.integers(0, len(cases), length)
+            actual = compute([column[:, None] for column in cases[indices].T.copy()]).reshape(-1)
+            expected = expected_alone[indices]
+            if actual.dtype.kind != "f":
+                if not np.array_equal(actual, expected):
                     yield "number"
                 continue
-            same = (found == wanted) | (np.isnan(found) & np.isnan(wanted))
+            same = (actual == expected) | (np.isnan(actual) & np.isnan(expected))
             with np.errstate(all="ignore"):
-                close = np.abs(found - wanted) <= rounding * np.abs(wanted) + 1e-37
+                close = np.abs(actual - expected) <= rounding * np.abs(expected) + 1e-37
             if not np.all(same | close):
                 yield "number"
-            if np.any(same & ~np.isnan(found) & (np.signbit(found) != np.signbit(wanted))):
+            if np.any(same & ~np.isnan(actual) & (np.signbit(actual) != np.signbit(expected))):
                 yield "zero"
 
 
@@ -75,9 +77,12 @@ def graph(kind: str) -> Compute:
     names = ["a", "b"][: 1 + (kind in BINARY)]
     attributes: dict[str, Any] = {"fmod": 1} if kind == "Mod" else {}
     made = helper.make_node(name, names, ["y"], domain=domain, **attributes)
-    inputs = [helper.make_tensor_value_info(one, onnx.TensorProto.FLOAT, None) for one in names]
+    inputs = [
+        helper.make_tensor_value_info(name_of_input, onnx.TensorProto.FLOAT, None)
+        for name_of_input in names
+    ]
     built = helper.make_graph([made], "g", inputs, [onnx.ValueInfoProto(name="y")])
-    opsets = [helper.make_opsetid(*one) for one in (("", 20), ("ai.onnx.ml", 3))]
+    opsets = [helper.make_opsetid(*opset) for opset in (("", 20), ("ai.onnx.ml", 3))]
     opsets.append(helper.make_opsetid("com.microsoft", 1))
     content = helper.make_model(built, opset_imports=opsets, ir_version=10).SerializeToString()
     onnxruntime = load_onnxruntime()
@@ -87,10 +92,10 @@ def graph(kind: str) -> Compute:
     with FlushToZero():  # or ONNX Runtime sets the mode of this thread for good
         session = onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
 
-    def compute(given: Sequence[Array]) -> Array:
+    def compute(columns: Sequence[Array]) -> Array:
         with FlushToZero():
-            found: Array = session.run(None, dict(zip(names, given, strict=True)))[0]
-        return found
+            output: Array = session.run(None, dict(zip(names, columns, strict=True)))[0]
+        return output
 
     return compute
 
@@ -104,8 +109,8 @@ ONNX = sorted(
 
 @pytest.mark.parametrize("kind", ONNX)
 def test_an_operator_of_onnx_gives_each_number_at_each_place(kind: str) -> None:
-    found = set(differing(graph(kind), 2 if kind in BINARY else 1))
-    assert found <= ({"zero"} if kind in ("Max", "Min") else set())
+    differences = set(differing(graph(kind), 2 if kind in BINARY else 1))
+    assert differences <= ({"zero"} if kind in ("Max", "Min") else set())
 
 
 functional = torch.nn.functional
@@ -138,13 +143,13 @@ def test_an_operator_of_torch_gives_each_number_at_each_place(
 ) -> None:
     function = CALLS.get(name) or getattr(torch, name)
 
-    def compute(given: Sequence[Array]) -> Array:
+    def compute(columns: Sequence[Array]) -> Array:
         with FlushToZero(), torch.inference_mode(), warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            found = function(*(torch.from_numpy(one).to(dtype) for one in given))
-        array: Array = (found.float() if found.is_floating_point() else found).numpy()
+            output = function(*(torch.from_numpy(column).to(dtype) for column in columns))
+        array: Array = (output.float() if output.is_floating_point() else output).numpy()
         return array
 
     rounding = 16 * float(torch.finfo(dtype).eps)
-    found = set(differing(compute, 2 if name in PAIRS else 1, rounding))
-    assert found <= ({"zero"} if name in SIGN_CHOOSING else set())
+    differences = set(differing(compute, 2 if name in PAIRS else 1, rounding))
+    assert differences <= ({"zero"} if name in SIGN_CHOOSING else set())

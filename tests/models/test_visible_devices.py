@@ -71,10 +71,10 @@ def test_if_cuda_lists_no_device_the_reason_names_the_environment_variable(
 ) -> None:
     fake_torch_cuda(monkeypatch, [])
     set_visible(monkeypatch, visible)
-    found = f"torch {torch.__version__} finds no CUDA device"
+    message = f"torch {torch.__version__} finds no CUDA device"
     named = "" if visible is None else f", with CUDA_VISIBLE_DEVICES={visible!r}"
-    assert torch_devices() == ([], f"{found} (the driver lists none{named})")
-    assert torch_problem("cuda:0").startswith(found)
+    assert torch_devices() == ([], f"{message} (the driver lists none{named})")
+    assert torch_problem("cuda:0").startswith(message)
 
 
 def test_slices_are_counted_by_cuda_and_not_as_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -94,9 +94,9 @@ def test_a_failing_gpu_leaves_the_others_usable(
     failure: Exception, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     fake_torch_cuda(monkeypatch, [failure, (9, 0)])
-    said = f"cuda:0 fails ({' '.join(str(failure).split())})"
-    assert torch_devices() == (["cuda:1"], said)
-    assert (torch_problem("cuda:0"), torch_problem("cuda:1")) == (said, "")
+    message = f"cuda:0 fails ({' '.join(str(failure).split())})"
+    assert torch_devices() == (["cuda:1"], message)
+    assert (torch_problem("cuda:0"), torch_problem("cuda:1")) == (message, "")
 
 
 def test_an_error_of_cuda_s_initialisation_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -107,8 +107,8 @@ def test_an_error_of_cuda_s_initialisation_is_reported(monkeypatch: pytest.Monke
         raise RuntimeError("CUDA error: system not yet initialized")
 
     monkeypatch.setattr(torch.cuda, "init", fail)
-    said = "finds no CUDA device (CUDA error: system not yet initialized)"
-    assert torch_devices() == ([], f"torch {torch.__version__} {said}")
+    message = "finds no CUDA device (CUDA error: system not yet initialized)"
+    assert torch_devices() == ([], f"torch {torch.__version__} {message}")
 
 
 @pytest.mark.parametrize(
@@ -188,12 +188,12 @@ print(json.dumps(errors))
 def test_onnx_runtime_knows_every_option(root: Path, written: Path, tmp_path: Path) -> None:
     """An unknown option is an error. Known options lead to the error of the missing device."""
     driver = write_stub_driver(tmp_path, PROVIDER)
-    done = subprocess.run(
+    completed = subprocess.run(
         [sys.executable, "-c", OPTIONS, str(written)],
         cwd=root, env={**os.environ, "LD_LIBRARY_PATH": str(driver)},
         capture_output=True, text=True, timeout=120, check=True,
     )  # fmt: skip
-    known, bad_value, bad_name = json.loads(done.stdout)
+    known, bad_value, bad_name = json.loads(completed.stdout)
     assert "no CUDA-capable device" in known
     assert "Parse" not in known
     assert "Parse" in bad_value

@@ -43,10 +43,10 @@ class Model:
         assert self.gate.wait(LIMIT)
         if POISON in marks:
             raise self.fault
-        answers = answers_to(ids)
+        outputs = answers_to(ids)
         if MISCOUNT in marks:
-            answers["square"] = answers["square"][1:]
-        return answers
+            outputs["square"] = outputs["square"][1:]
+        return outputs
 
 
 def answers_to(ids: Any) -> dict[str, Any]:
@@ -60,11 +60,11 @@ def rows(*ids: int, mark: int = GOOD) -> Arrays:
     return {"id": np.array(ids, np.int64), "mark": marks}
 
 
-def assert_answers(answer: InferenceResponse, *ids: int) -> None:
+def assert_answers(response: InferenceResponse, *ids: int) -> None:
     expected = answers_to(np.array(ids, np.int64))
-    assert answer.outputs.keys() == expected.keys()
+    assert response.outputs.keys() == expected.keys()
     for name, array in expected.items():
-        np.testing.assert_array_equal(answer.outputs[name], array)
+        np.testing.assert_array_equal(response.outputs[name], array)
 
 
 class Awaited(MicroBatcher):
@@ -82,10 +82,10 @@ class Awaited(MicroBatcher):
         def begin(done: Callable[[InferenceResponse | ServiceError], None]) -> InferenceRequest:
             return self.enqueue(inputs, done, timeout=timeout, caller=caller)
 
-        answer = await wait_for_callback(begin)
-        if isinstance(answer, InferenceResponse):
-            return answer
-        raise answer
+        response = await wait_for_callback(begin)
+        if isinstance(response, InferenceResponse):
+            return response
+        raise response
 
 
 @asynccontextmanager

@@ -79,20 +79,23 @@ class Visitor:
             if parts.netloc != host and parts.scheme not in ("about", "blob"):
                 self.faults.append(f"it asks another host: {url}")
 
-        def note_console(kind: str, text: str, where: str) -> None:
+        def note_console(kind: str, text: str, address: str) -> None:
             if kind == "error" and not any(re.search(known, text) for known in self._expected):
-                self.faults.append(f"on its console: {text} ({where})")
+                self.faults.append(f"on its console: {text} ({address})")
 
         page.on("request", lambda request: note_outside(request.url))
         page.on("websocket", lambda socket: note_outside(socket.url))
-        page.on("console", lambda said: note_console(said.type, said.text, said.location["url"]))
+        page.on(
+            "console",
+            lambda message: note_console(message.type, message.text, message.location["url"]),
+        )
         page.on("pageerror", lambda error: self.faults.append(f"not caught: {error}"))
         page.on("crash", lambda: self.faults.append("it crashed"))
         return page
 
-    def open(self, url: str, **how: Any) -> Page:
+    def open(self, url: str, **options: Any) -> Page:
         """Return a page that has just loaded; options as for `arrive`."""
-        page = self.arrive(url, **how)
+        page = self.arrive(url, **options)
         page.goto(url)
         return page
 
@@ -132,8 +135,8 @@ def draw(page: Page, *strokes: Stroke, steps: int = 4) -> None:
     assert box is not None
     for stroke in strokes:
         for index, (x, y) in enumerate(stroke):
-            at = (box["x"] + x / 100 * box["width"], box["y"] + y / 100 * box["height"])
-            page.mouse.move(*at, steps=1 if index == 0 else steps)
+            position = (box["x"] + x / 100 * box["width"], box["y"] + y / 100 * box["height"])
+            page.mouse.move(*position, steps=1 if index == 0 else steps)
             if index == 0:
                 page.mouse.down()
         page.mouse.up()

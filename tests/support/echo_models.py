@@ -35,13 +35,13 @@ class Echo(NamedTuple):
         """Return the inputs, `in`, or the outputs, `out`, as in a card."""
         return tuple(
             TensorSpec(
-                name=f"{side}{place}",
+                name=f"{side}{index}",
                 datatype=datatype,
                 shape=shape if self.batch else (-1, *shape),
                 meaning="-",
                 labels=self.labels if side == "out" else None,
             )
-            for place, (datatype, shape) in enumerate(zip(self.datatypes, self.shapes, strict=True))
+            for index, (datatype, shape) in enumerate(zip(self.datatypes, self.shapes, strict=True))
         )
 
 
@@ -55,16 +55,16 @@ def write_echo(repository: Path, model: Echo) -> None:
                 spec.name,
                 helper.np_dtype_to_tensor_dtype(spec.dtype),
                 [
-                    f"{spec.name}_{place}" if size == -1 else size
-                    for place, size in enumerate(spec.shape)
+                    f"{spec.name}_{axis}" if size == -1 else size
+                    for axis, size in enumerate(spec.shape)
                 ],
             )
             for spec in specs
         ]
 
     nodes = [
-        helper.make_node("Identity", [taken.name], [given.name])
-        for taken, given in zip(inputs, outputs, strict=True)
+        helper.make_node("Identity", [source.name], [target.name])
+        for source, target in zip(inputs, outputs, strict=True)
     ]
     graph = helper.make_graph(nodes, "echo", declared(inputs), declared(outputs))
     opsets = [helper.make_opsetid("", 18)]

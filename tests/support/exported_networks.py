@@ -49,8 +49,8 @@ class TwoInputs(nn.Module):
 
     def forward(self, picture: Tensor, facts: Tensor) -> Tensor:
         """Return numbers [N, 1] of pictures [N, 8, 8] and facts [N, 3]."""
-        both = self.picture(picture.flatten(1)) + self.facts(facts.float())
-        return self.last(both.tanh())
+        summed = self.picture(picture.flatten(1)) + self.facts(facts.float())
+        return self.last(summed.tanh())
 
 
 class OneAtATime(nn.Module):
@@ -85,7 +85,7 @@ def keras_digits(folder: Path) -> ExportedNetwork:
         ]
     )
     pixels = np.random.default_rng(0).integers(0, 256, (5, 28, 28, 1)).astype(np.float32)
-    answers = model.predict(pixels, verbose=0)
+    responses = model.predict(pixels, verbose=0)
     path = folder / "keras-digits.onnx"
     with warnings.catch_warnings():
         warnings.simplefilter(
@@ -94,7 +94,7 @@ def keras_digits(folder: Path) -> ExportedNetwork:
         model.export(path, format="onnx", verbose=False)
     (output,) = _outputs(path)
     return ExportedNetwork(
-        "keras-digits", path, {"pixels": pixels}, {output: answers}, labels=DIGITS
+        "keras-digits", path, {"pixels": pixels}, {output: responses}, labels=DIGITS
     )
 
 
@@ -109,8 +109,8 @@ def resnet(folder: Path) -> ExportedNetwork:
     path = _exported(network, folder / "resnet.onnx", {"x": images}, ["logits"], "batch")
     module = folder / "resnet.pt"
     module.write_bytes(scripted(network))
-    answers = {"logits": network(torch.from_numpy(images)).detach().numpy()}
-    return ExportedNetwork("resnet", path, {"x": images}, answers, torchscript=module)
+    expected = {"logits": network(torch.from_numpy(images)).detach().numpy()}
+    return ExportedNetwork("resnet", path, {"x": images}, expected, torchscript=module)
 
 
 def iris_pipeline(folder: Path) -> ExportedNetwork:
@@ -128,11 +128,11 @@ def iris_pipeline(folder: Path) -> ExportedNetwork:
     converted = to_onnx(pipeline, flowers[:1], options={"zipmap": False})
     path.write_bytes(converted.SerializeToString())
     rows = flowers[::10]
-    answers = {
+    expected = {
         "label": pipeline.predict(rows),
         "probabilities": pipeline.predict_proba(rows).astype(np.float32),
     }
-    return ExportedNetwork("iris", path, {"X": rows}, answers, labels=SPECIES)
+    return ExportedNetwork("iris", path, {"X": rows}, expected, labels=SPECIES)
 
 
 def two_inputs(folder: Path) -> ExportedNetwork:
@@ -144,8 +144,8 @@ def two_inputs(folder: Path) -> ExportedNetwork:
     }
     network = _seeded(TwoInputs())
     path = _exported(network, folder / "two-inputs.onnx", rows, ["score"], "batch")
-    answers = network(*map(torch.from_numpy, rows.values())).detach().numpy()
-    return ExportedNetwork("two-inputs", path, rows, {"score": answers})
+    expected = network(*map(torch.from_numpy, rows.values())).detach().numpy()
+    return ExportedNetwork("two-inputs", path, rows, {"score": expected})
 
 
 def one_at_a_time(folder: Path) -> ExportedNetwork:
@@ -155,8 +155,8 @@ def one_at_a_time(folder: Path) -> ExportedNetwork:
     path = _exported(
         network, folder / "one-at-a-time.onnx", {"signal": rows["signal"][:1]}, ["answer"]
     )
-    answers = network(torch.from_numpy(rows["signal"])).detach().numpy()
-    return ExportedNetwork("one-at-a-time", path, rows, {"answer": answers})
+    expected = network(torch.from_numpy(rows["signal"])).detach().numpy()
+    return ExportedNetwork("one-at-a-time", path, rows, {"answer": expected})
 
 
 ALL = (keras_digits, resnet, iris_pipeline, two_inputs, one_at_a_time)

@@ -78,17 +78,17 @@ def fake_torch_cuda(
         driver: the newest CUDA that the driver supports; None without a driver.
         cards: the number of cards of the driver, if it differs from CUDA's devices.
     """
-    found = bool(capabilities and driver and driver >= (13, 0))
+    is_available = bool(capabilities and driver and driver >= (13, 0))
     monkeypatch.setattr(devices, "driver_cuda", lambda: driver)
     monkeypatch.setattr(torch.version, "cuda", "13.2")
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: found)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: is_available)
     counted = [len(capabilities) if cards is None else cards]  # until CUDA is queried
 
     def capability(index: int) -> tuple[int, int]:
-        found = capabilities[index]
-        if isinstance(found, Exception):
-            raise found
-        return found
+        capability = capabilities[index]
+        if isinstance(capability, Exception):
+            raise capability
+        return capability
 
     monkeypatch.setattr(torch.cuda, "init", lambda: counted.append(len(capabilities)))
     monkeypatch.setattr(torch.cuda, "device_count", lambda: counted[-1])

@@ -169,7 +169,7 @@ async def _run(server: Server, seed: int, numbers: Sequence[int], kinds: Sequenc
             raise FuzzError(f"a valid request was answered {status}: {body!r}")
         right.append(body)
     await first.close()
-    tally, queue, begun = Tally(), iter(numbers), time.monotonic()
+    tally, queue, started = Tally(), iter(numbers), time.monotonic()
     warm_up = max(WARM_UP, len(numbers) // 10)
 
     async def work() -> None:
@@ -199,7 +199,7 @@ async def _run(server: Server, seed: int, numbers: Sequence[int], kinds: Sequenc
     async with asyncio.TaskGroup() as group:
         for _ in range(CONNECTIONS):
             group.create_task(work())
-    tally.seconds = time.monotonic() - begun
+    tally.seconds = time.monotonic() - started
     tally.end = resident(server)
     return tally
 
@@ -236,16 +236,16 @@ def main() -> None:
     parser.add_argument(
         "--kinds", nargs="+", choices=sorted({*KINDS}), default=KINDS, help="which cases (all)"
     )
-    given = parser.parse_args()
+    options = parser.parse_args()
     root = Path(__file__).resolve().parents[2]
     with tempfile.TemporaryDirectory(prefix="fs-") as home, serving(Path(home), root) as server:
-        if given.only is not None:
-            print(make(given.seed, given.only, kinds=given.kinds))
-            print(run(server, given.seed, [given.only], given.kinds))
+        if options.only is not None:
+            print(make(options.seed, options.only, kinds=options.kinds))
+            print(run(server, options.seed, [options.only], options.kinds))
             return
-        tally = run(server, given.seed, range(given.cases), given.kinds)
+        tally = run(server, options.seed, range(options.cases), options.kinds)
         print(tally)
-        if given.cases > WARM_UP:
+        if options.cases > WARM_UP:
             check_memory(tally)
         assert httpx.get(f"{server.url}/readyz").status_code == 200
 

@@ -16,7 +16,7 @@ Shape = tuple[int, ...]
 Tensors = Mapping[str, tuple[Datatype, Shape]]
 property_test = settings(deadline=None, derandomize=True, database=None, max_examples=300)
 
-Way = Literal["flat", "nested", "binary"]
+TensorForm = Literal["flat", "nested", "binary"]
 
 IN_JSON: tuple[Datatype, ...] = tuple(name for name in NUMPY_DTYPES if name != "FP16")
 
@@ -78,18 +78,21 @@ class Message(NamedTuple):
 
 
 def message_of(
-    card: ModelCard, arrays: Mapping[str, NDArray[Any]], ways: Mapping[str, Way], **fields: Any
+    card: ModelCard,
+    arrays: Mapping[str, NDArray[Any]],
+    forms: Mapping[str, TensorForm],
+    **fields: Any,
 ) -> Message:
     """Return the request that sends each array in its format."""
     inputs, tensors = [], []
     datatypes = {spec.name: spec.datatype for spec in card.inputs}
     for name, array in arrays.items():
         entry = {"name": name, "datatype": datatypes[name], "shape": list(array.shape)}
-        if ways[name] == "binary":
+        if forms[name] == "binary":
             tensors.append(array.tobytes())
             entry["parameters"] = {"binary_data_size": array.nbytes}
         else:
-            entry["data"] = (array if ways[name] == "nested" else array.ravel()).tolist()
+            entry["data"] = (array if forms[name] == "nested" else array.ravel()).tolist()
         inputs.append(entry)
     return Message(card, arrays, {"inputs": inputs, **fields}, tuple(tensors))
 
@@ -121,8 +124,8 @@ def read_answer(body: bytes, header_length: int | None) -> Answered:
             outputs[name] = np.array(texts, object).reshape(shape).tolist()
             continue
         dtype = NUMPY_DTYPES[datatype]
-        found = np.array(entry["data"], dtype) if size is None else np.frombuffer(raw, dtype)
-        outputs[name] = found.reshape(shape)
+        array = np.array(entry["data"], dtype) if size is None else np.frombuffer(raw, dtype)
+        outputs[name] = array.reshape(shape)
     assert not rest, "there are bytes behind the last output"
     return Answered(content, outputs, binary)
 
@@ -165,13 +168,13 @@ def messages(draw: st.DrawFn) -> Message:
     """Draw a valid request: one to three inputs, each in its own format."""
     card = card_of(draw(tensors("abc", tuple(NUMPY_DTYPES))), draw(tensors("uvw", IN_JSON)))
     rows = draw(st.integers(0, 3))
-    ways: dict[str, Way] = {}
+    forms: dict[str, TensorForm] = {}
     arrays = {}
     for spec in draw(st.permutations(card.inputs)):
-        can: tuple[Way, ...] = ("flat", "nested", "binary")
-        way = "binary" if spec.datatype == "FP16" else draw(st.sampled_from(can))
-        ways[spec.name] = way
-        arrays[spec.name] = draw(values(spec, rows, finite=way != "binary"))
+        can: tuple[TensorForm, ...] = ("flat", "nested", "binary")
+        form = "binary" if spec.datatype == "FP16" else draw(st.sampled_from(can))
+        forms[spec.name] = form
+        arrays[spec.name] = draw(values(spec, rows, finite=form != "binary"))
     identity = draw(st.none() | st.text(st.characters(exclude_categories=["Cs"]), max_size=5))
     fields = {} if identity is None else {"id": identity}
-    return message_of(card, arrays, ways, **fields)
+    return message_of(card, arrays, forms, **fields)

@@ -116,59 +116,59 @@ UPLOADS = 0.05  # the share of forms with pictures, which take the longest
 @cache
 def pictures() -> tuple[bytes, ...]:
     """Return one small picture in each supported format, and one in another."""
-    found = []
+    positions = []
     for kind, mode in (("PNG", "L"), ("PNG", "P"), ("PNG", "RGBA"), ("JPEG", "RGB"), ("GIF", "P"),
                        ("WEBP", "RGB"), ("BMP", "RGB"), ("BMP", "1"), ("TIFF", "L")):  # fmt: skip
         picture = Image.new("L", (48, 40), 255)
         ImageDraw.Draw(picture).line([(10, 8), (36, 8), (22, 34)], fill=0, width=5)
         stream = BytesIO()
         picture.convert(mode).save(stream, kind)
-        found.append(stream.getvalue())
-    return tuple(found)
+        positions.append(stream.getvalue())
+    return tuple(positions)
 
 
 def changed(chance: random.Random, value: Any) -> Any:
     """Return the value with one change."""
     if isinstance(value, dict) and value and chance.random() < 0.85:
         name = chance.choice(list(value))
-        done = chance.random()
-        if done < 0.1:
-            return {key: kept for key, kept in value.items() if key != name}
-        if done < 0.2:
+        choice = chance.random()
+        if choice < 0.1:
+            return {key: value_ for key, value_ in value.items() if key != name}
+        if choice < 0.2:
             return {chance.choice(NAMES) if key == name else key: k for key, k in value.items()}
-        if done < 0.3:
+        if choice < 0.3:
             return {**value, chance.choice(NAMES): chance.choice(VALUES)}
         return {**value, name: changed(chance, value[name])}
     if isinstance(value, list) and value and chance.random() < 0.7:
-        place = chance.randrange(len(value))
-        done = chance.random()
-        if done < 0.15:
-            return value[:place] + value[place + 1 :]
-        if done < 0.3:
-            return value[:place] + [value[place]] * chance.choice((2, 3, 50)) + value[place:]
-        return [*value[:place], changed(chance, value[place]), *value[place + 1 :]]
+        index = chance.randrange(len(value))
+        choice = chance.random()
+        if choice < 0.15:
+            return value[:index] + value[index + 1 :]
+        if choice < 0.3:
+            return value[:index] + [value[index]] * chance.choice((2, 3, 50)) + value[index:]
+        return [*value[:index], changed(chance, value[index]), *value[index + 1 :]]
     return chance.choice(VALUES)
 
 
 def broken(chance: random.Random, content: bytes) -> bytes:
     """Return the bytes with some changes."""
-    found = bytearray(content)
+    damaged = bytearray(content)
     for _ in range(chance.choice((1, 1, 1, 2, 4, 12))):
-        place, end = chance.randrange(len(found) + 1), chance.randrange(len(found) + 1)
+        start, end = chance.randrange(len(damaged) + 1), chance.randrange(len(damaged) + 1)
         match chance.randrange(6):
-            case 0 if found:
-                found[place - 1] = chance.randrange(256)
+            case 0 if damaged:
+                damaged[start - 1] = chance.randrange(256)
             case 1:
-                found[place:place] = chance.choice(TOKENS)
+                damaged[start:start] = chance.choice(TOKENS)
             case 2:
-                del found[place : place + chance.choice((1, 1, 4, 64))]
+                del damaged[start : start + chance.choice((1, 1, 4, 64))]
             case 3:
-                found[place:place] = found[end : end + chance.choice((1, 8, 200))]
-            case 4 if found:
-                found[place - 1] ^= 1 << chance.randrange(8)
+                damaged[start:start] = damaged[end : end + chance.choice((1, 8, 200))]
+            case 4 if damaged:
+                damaged[start - 1] ^= 1 << chance.randrange(8)
             case 5 if chance.random() < 0.3:
-                del found[place:]
-    return bytes(found)
+                del damaged[start:]
+    return bytes(damaged)
 
 
 def request(path: str, body: bytes = b"", method: str = "POST", **headers: str) -> bytes:
@@ -211,14 +211,14 @@ def with_tail(body: dict[str, Any]) -> tuple[dict[str, Any], bytes]:
 
 def valid(number: int) -> bytes:
     """Return one of the requests whose response is 200."""
-    which = number % 8
-    if which < 3:
-        model, inputs = TENSORS[which]
+    variant = number % 8
+    if variant < 3:
+        model, inputs = TENSORS[variant]
         return request(f"/v2/models/{model}/infer", json.dumps({"inputs": inputs}).encode())
-    if which < 6:
-        path, body = TYPED[which - 3]
+    if variant < 6:
+        path, body = TYPED[variant - 3]
         return request(path, json.dumps(body).encode(), Content_Type="application/json")
-    if which == 6:
+    if variant == 6:
         content, kind = form(b"mark", pictures()[0])
         return request("/classify_image", content, Content_Type=kind)
     model, inputs = TENSORS[0]
@@ -337,6 +337,6 @@ def make(seed: int, number: int, right: Sequence[bytes] = (), kinds: Sequence[st
     if chance.random() < 0.1:
         cut = chance.randrange(len(sent) + 1)
         parts = (sent[:cut], sent[cut:])
-    wanted = right[number % 8] if right and kind == "valid" else None
+    expected = right[number % 8] if right and kind == "valid" else None
     late = kind == "compressed" or b"timeout" in sent
-    return Case(kind, parts, kind != "http", wanted, late)
+    return Case(kind, parts, kind != "http", expected, late)

@@ -24,14 +24,14 @@ _KEYS = ("name", "mountPath", "containerPort")
 def by_kustomize(folder: Path) -> list[Manifest] | None:
     """Return the manifests of kustomize; None if it is not installed."""
     programs = (["kustomize", "build"], ["kubectl", "kustomize"])
-    found = next((program for program in programs if shutil.which(program[0])), None)
-    if found is None:
+    program_call = next((program for program in programs if shutil.which(program[0])), None)
+    if program_call is None:
         return None
-    done = subprocess.run(
-        [*found, str(folder)], capture_output=True, text=True, check=False, timeout=60
+    completed = subprocess.run(
+        [*program_call, str(folder)], capture_output=True, text=True, check=False, timeout=60
     )
-    assert done.returncode == 0, done.stderr
-    return list(yaml.safe_load_all(done.stdout))
+    assert completed.returncode == 0, completed.stderr
+    return list(yaml.safe_load_all(completed.stdout))
 
 
 def by_stand_in(folder: Path) -> list[Manifest]:
@@ -53,7 +53,9 @@ def _apply(folder: Path, manifests: list[Manifest]) -> list[Manifest]:
     for patch in kustomization.get("patches", ()):
         (path,) = patch.values()
         change = yaml.safe_load((folder / path).read_text())
-        (index,) = (n for n, one in enumerate(manifests) if identity(one) == identity(change))
+        (index,) = (
+            n for n, manifest in enumerate(manifests) if identity(manifest) == identity(change)
+        )
         manifests[index] = _merged(manifests[index], change)
     manifests = copy.deepcopy(manifests)
     for image in kustomization.get("images", ()):
@@ -85,13 +87,15 @@ def containers(part: Any) -> Iterator[Manifest]:
 def _merged(old: Any, new: Any) -> Any:
     """Merge strategically: objects by field, lists by the names of their entries."""
     if isinstance(old, dict) and isinstance(new, dict):
-        both = {name: _merged(old[name], new[name]) for name in old.keys() & new.keys()}
-        return {**old, **new, **both}
+        shared = {name: _merged(old[name], new[name]) for name in old.keys() & new.keys()}
+        return {**old, **new, **shared}
     if isinstance(old, list) and isinstance(new, list):
         for key in _KEYS:
             if all(isinstance(entry, dict) and key in entry for entry in (*old, *new)):
                 before = {entry[key]: entry for entry in old}
                 after = {entry[key]: entry for entry in new}
-                both = {name: _merged(before[name], after[name]) for name in before.keys() & after}
-                return list({**after, **before, **both}.values())
+                shared = {
+                    name: _merged(before[name], after[name]) for name in before.keys() & after
+                }
+                return list({**after, **before, **shared}.values())
     return new

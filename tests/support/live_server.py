@@ -86,10 +86,12 @@ def runs_jobs(process: psutil.Process) -> bool:
 
 def environment(home: Path, settings: Mapping[str, str]) -> dict[str, str]:
     """Return the environment of this process, without variables for other servers."""
-    ours = ("BENTOML_", "FITSERVE_", "PROMETHEUS_", "PYTHONPATH")
-    kept = {name: value for name, value in os.environ.items() if not name.startswith(ours)}
+    prefixes = ("BENTOML_", "FITSERVE_", "PROMETHEUS_", "PYTHONPATH")
+    environment = {
+        name: value for name, value in os.environ.items() if not name.startswith(prefixes)
+    }
     own = {"BENTOML_HOME": str(home), "BENTOML_DO_NOT_TRACK": "True"}
-    return {**kept, **own, "XDG_CACHE_HOME": str(home / "cache"), **settings}
+    return {**environment, **own, "XDG_CACHE_HOME": str(home / "cache"), **settings}
 
 
 def free_port() -> int:

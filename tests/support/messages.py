@@ -68,11 +68,11 @@ def read(response: httpx.Response) -> dict[str, NDArray[Any]]:
             if output["datatype"] == "BYTES":
                 data = list(texts(data))
         if output["datatype"] == "BYTES":
-            found = np.array(data, np.object_)
+            array = np.array(data, np.object_)
         else:
             assert output["datatype"] == "FP32"
-            found = np.frombuffer(data, "<f4") if length is not None else np.array(data, np.float32)
-        outputs[output["name"]] = found.reshape(shape)
+            array = np.frombuffer(data, "<f4") if length is not None else np.array(data, np.float32)
+        outputs[output["name"]] = array.reshape(shape)
     assert tail == b""
     return outputs
 

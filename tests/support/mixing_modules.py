@@ -509,8 +509,8 @@ class _Convolutional(nn.Module):
         first = functional.max_pool2d(self.first(images), 2)
         second = self.second(first)
         second += first
-        answer: Tensor = self.last(second)
-        return answer
+        output: Tensor = self.last(second)
+        return output
 
 
 class _Recurrent(nn.Module):
@@ -545,8 +545,8 @@ class _Transformer(nn.Module):
         tokens = tokens + self.places(torch.arange(length))
         split = self.query(self.norm(tokens)).reshape(rows, length, 3, 2, 2).permute(2, 0, 3, 1, 4)
         query, key, value = split.unbind(0)
-        seen = functional.scaled_dot_product_attention(query, key, value)
-        tokens = tokens + self.leave(seen.transpose(1, 2).reshape(rows, length, 4))
+        attention = functional.scaled_dot_product_attention(query, key, value)
+        tokens = tokens + self.leave(attention.transpose(1, 2).reshape(rows, length, 4))
         return tokens[:, 0]
 
 
@@ -559,8 +559,8 @@ class _Encoder(nn.Module):
         self.layers = nn.TransformerEncoder(layer, 2, enable_nested_tensor=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        answer: Tensor = self.layers(x.unsqueeze(1).expand(-1, 3, -1))[:, 0]
-        return answer
+        output: Tensor = self.layers(x.unsqueeze(1).expand(-1, 3, -1))[:, 0]
+        return output
 
 
 class _OldAttention(nn.Module):
@@ -595,8 +595,8 @@ class _Heads(nn.Module):
         steps = x.unsqueeze(1).expand(-1, 3, -1)
         mask = torch.zeros(3, 3)
         mask[0, 1:] = -100.0
-        answer: Tensor = self.network(steps, steps, steps, attn_mask=mask)[0][:, 0]
-        return answer
+        output: Tensor = self.network(steps, steps, steps, attn_mask=mask)[0][:, 0]
+        return output
 
 
 class _Checked(nn.Module):

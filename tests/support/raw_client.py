@@ -87,9 +87,9 @@ class Line(asyncio.Protocol):
         head, ended, body = self._received.partition(b"\r\n\r\n")
         if not ended:
             return
-        found = re.search(rb"\r\ncontent-length: (\d+)", head, re.IGNORECASE)
-        assert found, head
-        if len(body) < int(found[1]) or self._awaited is None or self._awaited.done():
+        match = re.search(rb"\r\ncontent-length: (\d+)", head, re.IGNORECASE)
+        assert match, head
+        if len(body) < int(match[1]) or self._awaited is None or self._awaited.done():
             return
         seconds = time.monotonic() - self._sent
         self._awaited.set_result(Reply(int(head[9:12]), head, body, seconds))

@@ -45,12 +45,12 @@ def installation() -> Installation | None:
     python = os.environ.get("FITSERVE_TEST_TRITON", "")
     if not python or not Path(python).is_file():
         return None
-    done = subprocess.run([python, "-c", _LOOK], capture_output=True, text=True, check=False)
-    if done.returncode:
+    completed = subprocess.run([python, "-c", _LOOK], capture_output=True, text=True, check=False)
+    if completed.returncode:
         return None
-    site, library, minor = done.stdout.split()
-    found = Installation(Path(python), Path(site), Path(library), minor)
-    return found if (found.server / "bin/tritonserver").is_file() else None
+    site, library, minor = completed.stdout.split()
+    installation = Installation(Path(python), Path(site), Path(library), minor)
+    return installation if (installation.server / "bin/tritonserver").is_file() else None
 
 
 class Triton:

@@ -177,8 +177,8 @@ class Kit:
     def eager(self, inputs: Arrays) -> dict[str, NDArray[Any]]:
         """Return the outputs of the network itself."""
         with torch.inference_mode():
-            answer = self.module(torch.from_numpy(inputs[self.card.inputs[0].name]))
-        return {self.card.outputs[0].name: answer.numpy()}
+            output = self.module(torch.from_numpy(inputs[self.card.inputs[0].name]))
+        return {self.card.outputs[0].name: output.numpy()}
 
     def rows(self, count: int) -> dict[str, NDArray[Any]]:
         """Return rows of input, the same on every call."""
@@ -192,10 +192,10 @@ def _example(
     module: nn.Module, spec: TensorSpec, output: TensorSpec, rows: NDArray[Any]
 ) -> Example:
     with torch.inference_mode():
-        answer = module(torch.from_numpy(rows)).numpy()
+        outputs = module(torch.from_numpy(rows)).numpy()
     return Example(
         inputs={spec.name: RecordedTensor.of(spec.datatype, rows)},
-        outputs={output.name: RecordedTensor.of(output.datatype, answer)},
+        outputs={output.name: RecordedTensor.of(output.datatype, outputs)},
         tolerance=1e-3,
     )
 

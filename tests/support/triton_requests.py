@@ -118,30 +118,30 @@ def _bases() -> Iterator[tuple[str, str, Json, bytes, tuple[Any, ...]]]:
     yield "cache", "cache", body, b"", FEWER
 
 
-def _places(value: Any, way: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
+def _places(value: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
     """Yield the positions in a JSON value; of a list of numbers only the first."""
     if isinstance(value, dict):
         for key, inner in value.items():
-            yield (*way, key)
-            yield from _places(inner, (*way, key))
+            yield (*path, key)
+            yield from _places(inner, (*path, key))
     elif isinstance(value, list):
-        for place, inner in enumerate(value[: 1 if way and way[-1] == "data" else None]):
-            yield (*way, place)
-            yield from _places(inner, (*way, place))
+        for index, inner in enumerate(value[: 1 if path and path[-1] == "data" else None]):
+            yield (*path, index)
+            yield from _places(inner, (*path, index))
 
 
-def _changed(body: Json, way: tuple[Any, ...]) -> tuple[Json, Any, Any]:
+def _changed(body: Json, path: tuple[Any, ...]) -> tuple[Json, Any, Any]:
     """Return a copy, and the container of the last step of the position in it."""
     content = copy.deepcopy(body)
     within: Any = content
-    for step in way[:-1]:
+    for step in path[:-1]:
         within = within[step]
-    return content, within, way[-1]
+    return content, within, path[-1]
 
 
-def _ends_triton(name: str, way: tuple[Any, ...], value: Any) -> bool:
+def _ends_triton(name: str, path: tuple[Any, ...], value: Any) -> bool:
     """Return whether Triton would end for a reason that another request already covers."""
-    if way[-2:-1] != ("shape",) or isinstance(value, bool) or not isinstance(value, int):
+    if path[-2:-1] != ("shape",) or isinstance(value, bool) or not isinstance(value, int):
         return False
     return value >= 2**31 or (name == "cache" and value == 0)
 
@@ -149,17 +149,17 @@ def _ends_triton(name: str, way: tuple[Any, ...], value: Any) -> bool:
 def _of_fields() -> Iterator[TritonRequest]:
     for name, model, body, tail, values in _bases():
         yield infer(name, model, body, tail)
-        for way in _places(body):
-            said = f"{name}: {'.'.join(map(str, way))}"
-            content, within, last = _changed(body, way)
+        for path in _places(body):
+            label = f"{name}: {'.'.join(map(str, path))}"
+            content, within, last = _changed(body, path)
             del within[last]
-            yield infer(f"{said} left out", model, content, tail)
+            yield infer(f"{label} left out", model, content, tail)
             for value in values:
-                if _ends_triton(name, way, value):
+                if _ends_triton(name, path, value):
                     continue
-                content, within, last = _changed(body, way)
+                content, within, last = _changed(body, path)
                 within[last] = value
-                yield infer(f"{said} = {value!r}", model, content, tail)
+                yield infer(f"{label} = {value!r}", model, content, tail)
 
 
 def _of_bodies() -> Iterator[TritonRequest]:
@@ -180,9 +180,9 @@ def _of_bodies() -> Iterator[TritonRequest]:
     for length in ("0", "1", "-1", "x", "", "99999", "1.5", str(len(good)), str(len(good) - 1)):
         yield infer(f"header length {length!r}", "pair", good, **{LENGTH: length})
     for model, size in (("pair", 8), ("fixed", 24), ("scores", 12), ("half", 4), ("cache", 64)):
-        for many in (0, 1, size // 2, size - 1, size, size + 1, 2 * size):
-            content = np.arange(many, dtype=np.uint8).tobytes()
-            yield infer(f"raw {model}: {many} bytes", model, content, **{LENGTH: "0"})
+        for large_body in (0, 1, size // 2, size - 1, size, size + 1, 2 * size):
+            content = np.arange(large_body, dtype=np.uint8).tobytes()
+            yield infer(f"raw {model}: {large_body} bytes", model, content, **{LENGTH: "0"})
     for name, content, coding in (
         ("gzip", gzip.compress(good), "gzip"),
         ("deflate", zlib.compress(good), "deflate"),
@@ -196,10 +196,12 @@ def _of_bodies() -> Iterator[TritonRequest]:
         ("twice", gzip.compress(gzip.compress(good)), "gzip, gzip"),
     ):
         yield infer(f"content encoding {name}", "pair", content, **{"Content-Encoding": coding})
-    many = json.dumps({"inputs": [tensor("in0", np.ones((4096, 2), np.float32), "FP32")]}).encode()
+    large_body = json.dumps(
+        {"inputs": [tensor("in0", np.ones((4096, 2), np.float32), "FP32")]}
+    ).encode()
     for accepted in ("gzip", "deflate", "gzip, deflate", "deflate, gzip", "br", "gzip;q=0", "*",
                      "gzip;q=0.5, deflate;q=0.9", "identity", "x", ""):  # fmt: skip
-        yield infer(f"accept {accepted!r}", "pair", many, **{"Accept-Encoding": accepted})
+        yield infer(f"accept {accepted!r}", "pair", large_body, **{"Accept-Encoding": accepted})
 
 
 def _of_tensors() -> Iterator[TritonRequest]:
@@ -267,8 +269,8 @@ def _of_tensors() -> Iterator[TritonRequest]:
             tensor("in1", np.ones((1, 2), np.int8), "INT8"),
         ]
     })  # fmt: skip
-    both = pair()["inputs"] * 2
-    yield infer("an input twice", "pair", {"inputs": both})
+    inputs_twice = pair()["inputs"] * 2
+    yield infer("an input twice", "pair", {"inputs": inputs_twice})
     yield infer("an output twice", "pair", {**pair(), "outputs": [{"name": "out0"}] * 2})
     more = tensor("in9", PAIR, "FP32")
     yield infer("an input more", "pair", {"inputs": [*pair()["inputs"], more]})
@@ -310,7 +312,7 @@ def _of_pages() -> Iterator[TritonRequest]:
         "null",
         "nonsense",
         '{"x": 1}',
-        *(f'{{"ready": {one}}}' for one in ready),
+        *(f'{{"ready": {value}}}' for value in ready),
     ):
         yield TritonRequest(f"index {text}", "POST", "/v2/repository/index", text.encode())
 
@@ -324,6 +326,6 @@ def requests() -> list[TritonRequest]:
     large = infer(
         "a dimension of 2**31", "pair", {"inputs": [tensor("in0", PAIR, "FP32", shape=[2**31, 2])]}
     )
-    found = [*_of_pages(), *_of_bodies(), *_of_tensors(), *_of_fields(), deadly, large]
-    assert len({asked.name for asked in found}) == len(found)
-    return found
+    requests = [*_of_pages(), *_of_bodies(), *_of_tensors(), *_of_fields(), deadly, large]
+    assert len({request.name for request in requests}) == len(requests)
+    return requests

@@ -131,14 +131,14 @@ def test_the_noise_floor_is_the_error_of_the_true_curve_and_about_one(curve: Dat
 def test_the_best_linear_accuracy_is_not_beaten_by_lines_of_any_direction(moons: Dataset) -> None:
     metrics = evaluate(nn.Linear(2, 2), moons, moons.test, "test", references=True).metrics
     points, classes = moons.test.inputs.numpy(), moons.test.targets.numpy()
-    found = 0.0
+    statistic = 0.0
     for angle in np.linspace(0, 2 * math.pi, 120, endpoint=False):
         height = points @ np.array([math.cos(angle), math.sin(angle)])
         order = np.argsort(height)
         below = np.cumsum(classes[order] == 0) + (classes == 1).sum() - np.cumsum(classes[order])
-        found = max(found, float(below.max()) / len(classes))
+        statistic = max(statistic, float(below.max()) / len(classes))
     # The search uses the test split, so a line fitted on 160 points has a lower accuracy.
-    assert found - 0.02 < metrics["best_linear_accuracy"] <= found + 1e-9
+    assert statistic - 0.02 < metrics["best_linear_accuracy"] <= statistic + 1e-9
 
 
 def test_references_are_optional_and_absent_for_images(moons: Dataset, few_digits: Dataset) -> None:

@@ -115,11 +115,11 @@ def test_a_package_takes_raw_rows_and_returns_the_outputs_of_its_network(
     inputs = result.data.test.inputs[:33]
     (given,), (wanted,) = package.card.inputs, package.card.outputs
     assert inputs.numpy().dtype == given.dtype  # bytes for images: the client scales nothing
-    answer = opened({given.name: inputs.numpy()})[wanted.name]
+    output = opened({given.name: inputs.numpy()})[wanted.name]
     with torch.inference_mode():
         outputs = result.network(inputs)
     expected = outputs.softmax(dim=1) if result.data.task == "classification" else outputs
-    np.testing.assert_allclose(answer, expected.numpy(), atol=1e-5, rtol=1e-4)
+    np.testing.assert_allclose(output, expected.numpy(), atol=1e-5, rtol=1e-4)
 
 
 def test_the_graph_includes_the_preprocessing_of_images(
@@ -132,8 +132,8 @@ def test_the_graph_includes_the_preprocessing_of_images(
     with torch.inference_mode():
         by_hand = pictures.network[1:](normalised.unsqueeze(1)).softmax(dim=1)
     for runtime in package.card.runtimes:
-        answer = open_runtime(package, runtime, threads=1)({"image": image.numpy()})
-        np.testing.assert_allclose(answer["probabilities"], by_hand.numpy(), atol=1e-5)
+        output = open_runtime(package, runtime, threads=1)({"image": image.numpy()})
+        np.testing.assert_allclose(output["probabilities"], by_hand.numpy(), atol=1e-5)
 
 
 def test_the_onnx_file_is_a_single_file_with_a_dynamic_batch(
@@ -227,10 +227,10 @@ def test_the_card_has_the_metrics_of_test_validation_and_external_test(
     result, package = exported
     name = result.data.name
     sizes = result.data.record().splits
-    wanted = [(name, "test", sizes.test), (name, "validation", sizes.validation)]
+    expected = [(name, "test", sizes.test), (name, "validation", sizes.validation)]
     if name == "mnist":
-        wanted.append(("digits", "all", 1_797))
-    assert [(e.data, e.split, e.samples) for e in package.card.evaluations] == wanted
+        expected.append(("digits", "all", 1_797))
+    assert [(e.data, e.split, e.samples) for e in package.card.evaluations] == expected
     for evaluation in package.card.evaluations:
         if result.data.task == "classification":
             assert {

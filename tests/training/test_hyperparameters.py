@@ -9,7 +9,6 @@ from hypothesis import strategies as st
 from pydantic import TypeAdapter
 from typer.testing import CliRunner
 
-import training.command_line as command_line
 from models.card import FitRecord
 from training.datasets import Dataset
 from training.hyperparameters import (
@@ -121,6 +120,8 @@ class Reached(Exception):  # noqa: N818 - not an error: it stops the command
 def test_every_hyperparameter_of_the_command_line_is_passed_to_the_run(
     few_digits: Dataset, moons: Dataset, kind: type[Hyperparameters], data: st.DataObject
 ) -> None:
+    from training import command_line  # which imports the libraries of the report, too
+
     values = data.draw(overrides(kind))
     arguments = ["fit", RECIPE_OF[kind], "--replace"]
     for name, value in values.items():
@@ -128,8 +129,8 @@ def test_every_hyperparameter_of_the_command_line_is_passed_to_the_run(
         if isinstance(value, bool):
             arguments.append(option if value else option.replace("--", "--no-", 1))
         else:
-            for each in value if isinstance(value, tuple) else (value,):
-                arguments += [option, str(each)]
+            for element in value if isinstance(value, tuple) else (value,):
+                arguments += [option, str(element)]
     passed: list[Hyperparameters] = []
 
     def run(
@@ -149,6 +150,8 @@ def test_every_hyperparameter_of_the_command_line_is_passed_to_the_run(
 
 
 def test_help_lists_every_hyperparameter_with_a_description() -> None:
+    from training import command_line
+
     output = CliRunner().invoke(command_line.app, ["fit", "--help"], terminal_width=200).output
     words = " ".join(output.replace("│", " ").split())
     for kind in VALUES:

@@ -119,9 +119,9 @@ def test_regression_has_a_squared_loss_and_absolute_error_as_metric(curve: Datas
 def test_the_training_loss_is_the_mean_over_the_epoch_s_batches(moons: Dataset) -> None:
     network = mlp_for(moons)
     # With a learning rate near 0, the loss of every batch is that of the initial weights.
-    wanted = cross_entropy(network(moons.train.inputs), moons.train.targets).item()
+    expected = cross_entropy(network(moons.train.inputs), moons.train.targets).item()
     _, history = trained(moons, network=network, epochs=1, optimizer="sgd", lr=1e-12)
-    assert history.epochs[0].train_loss == pytest.approx(wanted, rel=1e-5)
+    assert history.epochs[0].train_loss == pytest.approx(expected, rel=1e-5)
 
 
 def test_score_compares_accuracy_then_loss_for_classes_and_loss_for_values() -> None:
@@ -134,20 +134,20 @@ def test_score_compares_accuracy_then_loss_for_classes_and_loss_for_values() -> 
 
 
 def test_every_epoch_has_every_row_once_in_a_new_order(moons: Dataset) -> None:
-    seen: list[Tensor] = []
+    batches: list[Tensor] = []
 
     def record(inputs: Tensor, generator: torch.Generator) -> Tensor:
-        seen.append(inputs.clone())
+        batches.append(inputs.clone())
         return inputs
 
     trained(moons, augment=record, epochs=2)
-    assert len(seen) == 2 * BATCHES
-    first, second = torch.cat(seen[:BATCHES]), torch.cat(seen[BATCHES:])
+    assert len(batches) == 2 * BATCHES
+    first, second = torch.cat(batches[:BATCHES]), torch.cat(batches[BATCHES:])
     assert not torch.equal(first, second)
     for epoch in (first, second):
         order = epoch[:, 0].argsort()
-        wanted = moons.train.inputs[:, 0].argsort()
-        assert torch.equal(epoch[order], moons.train.inputs[wanted])
+        expected = moons.train.inputs[:, 0].argsort()
+        assert torch.equal(epoch[order], moons.train.inputs[expected])
 
 
 def test_a_batch_size_above_the_number_of_rows_gives_one_batch(few_digits: Dataset) -> None:
@@ -280,8 +280,8 @@ def test_weight_decay_shrinks_weights_and_leaves_biases() -> None:
 
 def test_the_cosine_scheduler_follows_a_cosine(moons: Dataset) -> None:
     _, history = trained(moons, lr_scheduler="cosine", epochs=8, lr=0.4)
-    wanted = [0.2 * (1 + math.cos(math.pi * epoch / 8)) for epoch in range(8)]
-    assert [epoch.lr for epoch in history.epochs] == pytest.approx(wanted)
+    expected = [0.2 * (1 + math.cos(math.pi * epoch / 8)) for epoch in range(8)]
+    assert [epoch.lr for epoch in history.epochs] == pytest.approx(expected)
 
 
 @pytest.mark.parametrize("optimizer", ["sgd", "adam", "adamw"])
@@ -327,9 +327,9 @@ def test_ema_decay_keeps_the_moving_average_of_the_weights(moons: Dataset) -> No
     average = after(1)
     for epoch in range(2, 11):
         average = 0.5 * average + 0.5 * after(epoch)
-    kept = after(10, ema_decay=0.5)
-    torch.testing.assert_close(kept, average, atol=1e-6, rtol=1e-5)
-    assert not torch.allclose(kept, after(10), atol=1e-4)
+    steps = after(10, ema_decay=0.5)
+    torch.testing.assert_close(steps, average, atol=1e-6, rtol=1e-5)
+    assert not torch.allclose(steps, after(10), atol=1e-4)
 
 
 def test_a_short_run_with_a_slow_ema_decay_does_not_keep_the_initial_weights(
@@ -415,9 +415,9 @@ def test_patience_stops_early_and_restores_the_best_weights(moons: Dataset) -> N
     assert history.kept is not None
     assert len(history.epochs) == history.kept.epoch + 4 < 60
     assert history.kept == max(history.epochs, key=lambda epoch: epoch.score("classification"))
-    kept = (history.kept.validation_loss, history.kept.metric)
-    assert validate(network, moons.validation, "classification") == kept
-    assert history.epochs[-1].validation_loss > 1.2 * kept[0]
+    kept_scores = (history.kept.validation_loss, history.kept.metric)
+    assert validate(network, moons.validation, "classification") == kept_scores
+    assert history.epochs[-1].validation_loss > 1.2 * kept_scores[0]
     assert not history.interrupted
 
 
@@ -441,8 +441,8 @@ def test_keep_selects_the_kept_weights(moons: Dataset, keep: str, ema_decay: flo
     best = max(history.epochs, key=lambda epoch: epoch.score("classification"))
     assert best != history.epochs[-1]  # otherwise the test cannot distinguish them
     assert history.kept == (best if keep == "best" else history.epochs[-1])
-    kept = (history.kept.validation_loss, history.kept.metric)
-    assert validate(network, moons.validation, "classification") == kept
+    kept_scores = (history.kept.validation_loss, history.kept.metric)
+    assert validate(network, moons.validation, "classification") == kept_scores
     assert len(history.epochs) == 12
 
 

@@ -17,8 +17,8 @@ from training.datasets import Dataset
 
 @pytest.fixture(scope="module")
 def committed(root: Path) -> dict[str, Any]:
-    found: dict[str, Any] = json.loads((root / playground_examples.FILE).read_text())
-    return found
+    examples: dict[str, Any] = json.loads((root / playground_examples.FILE).read_text())
+    return examples
 
 
 def pixels_of(digits: list[dict[str, Any]]) -> NDArray[np.uint8]:
@@ -28,8 +28,8 @@ def pixels_of(digits: list[dict[str, Any]]) -> NDArray[np.uint8]:
 
 def answers(shipped: Path, name: str, images: NDArray[np.uint8]) -> list[int]:
     network = open_runtime(ModelRepository(shipped).get(name), "onnx")
-    found: list[int] = network({"image": images})["probabilities"].argmax(axis=1).tolist()
-    return found
+    classes: list[int] = network({"image": images})["probabilities"].argmax(axis=1).tolist()
+    return classes
 
 
 @pytest.mark.slow
@@ -72,8 +72,8 @@ def test_the_two_networks_disagree_on_every_hard_digit(
     committed: dict[str, Any], shipped: Path
 ) -> None:
     images = pixels_of(committed["hard"])
-    one, other = (answers(shipped, name, images) for name in ("mnist-mlp", "mnist-cnn"))
-    assert all(a != b for a, b in zip(one, other, strict=True)), (one, other)
+    first, second = (answers(shipped, name, images) for name in ("mnist-mlp", "mnist-cnn"))
+    assert all(a != b for a, b in zip(first, second, strict=True)), (first, second)
     indices = [digit["index"] for digit in committed["hard"]]
     assert indices == sorted(set(indices))
     assert 10 <= len(indices) <= 14

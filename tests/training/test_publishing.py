@@ -72,6 +72,6 @@ def test_a_checkpoint_replaces_the_earlier_checkpoint(moons: Dataset, tmp_path: 
     first = trained(moons, accuracy=0.5)
     path = write_checkpoint(first, tmp_path)
     assert write_checkpoint(replace(first, preset="tutorial"), tmp_path) == path
-    kept = torch.load(path, weights_only=True)
-    assert (kept["setting"], kept["metrics"]) == ("tutorial", {"accuracy": 0.5})
+    checkpoint = torch.load(path, weights_only=True)
+    assert (checkpoint["setting"], checkpoint["metrics"]) == ("tutorial", {"accuracy": 0.5})
     assert [entry.name for entry in path.parent.iterdir()] == ["moons-linear.pt"]

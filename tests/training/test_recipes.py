@@ -34,8 +34,8 @@ class Exported:
     def eager(self, inputs: Arrays) -> Arrays:
         """Compute the graph in eager mode."""
         with torch.inference_mode():
-            answer = self.graph(torch.from_numpy(inputs[self.input.name]))
-        return {self.output.name: answer.numpy()}
+            output = self.graph(torch.from_numpy(inputs[self.input.name]))
+        return {self.output.name: output.numpy()}
 
 
 @pytest.fixture(scope="module", params=RECIPES)
@@ -67,16 +67,20 @@ def test_every_graph_has_the_tensors_of_its_package(exported: Exported) -> None:
         "curve": ("x", "FP32", (-1, 1), "y", 1),
         "moons": ("point", "FP32", (-1, 2), "probabilities", 2),
     }[exported.recipe.data]
-    spec, given = exported.input, exported.output
+    spec, result_spec = exported.input, exported.output
     assert (spec.name, spec.datatype, spec.shape) == (name, datatype, shape)
-    assert (given.name, given.datatype, given.shape) == (output, "FP32", (-1, width))
+    assert (result_spec.name, result_spec.datatype, result_spec.shape) == (
+        output,
+        "FP32",
+        (-1, width),
+    )
     assert spec.dtype == exported.samples.numpy().dtype
     for runtime in exported.runtimes.values():
-        answer = runtime({name: exported.samples[:3].numpy()})[output]
-        assert answer.shape == (3, width)
+        actual = runtime({name: exported.samples[:3].numpy()})[output]
+        assert actual.shape == (3, width)
         if output == "probabilities":
-            assert answer.sum(axis=1) == pytest.approx(1, abs=1e-5)
-            assert float(answer.min()) >= 0
+            assert actual.sum(axis=1) == pytest.approx(1, abs=1e-5)
+            assert float(actual.min()) >= 0
 
 
 @pytest.mark.parametrize("name", ["onnx", "torchscript"])
@@ -185,9 +189,9 @@ TUTORIAL: dict[str, dict[str, Any]] = {
 @pytest.mark.parametrize("name", TUTORIAL)
 def test_the_tutorial_preset_matches_the_tutorial(name: str) -> None:
     hyperparameters: Hyperparameters = RECIPES[name].tutorial
-    wanted = NOTHING_ELSE | TUTORIAL[name]
-    found = hyperparameters.model_dump()
-    assert {option: found[option] for option in wanted} == wanted
+    expected = NOTHING_ELSE | TUTORIAL[name]
+    values = hyperparameters.model_dump()
+    assert {option: values[option] for option in expected} == expected
     assert (
         RECIPES[name].hyperparameters("tutorial")
         == hyperparameters

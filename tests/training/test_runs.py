@@ -73,17 +73,17 @@ def test_the_result_has_the_network_on_the_cpu_in_eval_mode_and_its_metrics(moon
     assert (test.data, test.split, test.samples) == ("moons", "test", 10_000)
     assert (validation.data, validation.split, validation.samples) == ("moons", "validation", 40)
     assert result.metric == test.metrics["accuracy"]
-    answers = result.network(moons.test.inputs).argmax(dim=1)
-    assert result.metric == pytest.approx(float((answers == moons.test.targets).float().mean()))
+    predicted = result.network(moons.test.inputs).argmax(dim=1)
+    assert result.metric == pytest.approx(float((predicted == moons.test.targets).float().mean()))
 
 
 def test_the_best_seed_is_selected_by_validation_and_not_by_test(
     moons: Dataset,
 ) -> None:
-    alone = [run(MOONS, moons, epochs=2, seed=seed) for seed in range(3, 8)]
+    runs = [run(MOONS, moons, epochs=2, seed=seed) for seed in range(3, 8)]
     together = run(MOONS, moons, epochs=2, seed=3, seeds=5)
-    best = max(alone, key=lambda result: result.score)
-    assert len({result.score for result in alone}) > 1
+    best = max(runs, key=lambda result: result.score)
+    assert len({result.score for result in runs}) > 1
     assert together.hyperparameters.seed == best.hyperparameters.seed
     assert torch.equal(weights(together), weights(best))
     wrong = Split(moons.test.inputs, 1 - moons.test.targets)
@@ -95,12 +95,12 @@ def test_the_best_seed_is_selected_by_validation_and_not_by_test(
 def test_the_figures_over_seeds_match_single_runs(curve: Dataset) -> None:
     together = run(LINE, curve, seeds=3, seed=1, epochs=20)
     (figures,) = together.seeds
-    alone = [run(LINE, curve, seed=seed, epochs=20).metric for seed in (1, 2, 3)]
+    metrics = [run(LINE, curve, seed=seed, epochs=20).metric for seed in (1, 2, 3)]
     assert (figures.setting, figures.metric, figures.samples) == ("default", "mse", 3_000)
     assert figures.seeds == (1, 2, 3)
-    assert figures.values == tuple(alone)
-    assert figures.mean == pytest.approx(np.mean(alone))
-    assert figures.standard_deviation == pytest.approx(np.std(alone, ddof=1))
+    assert figures.values == tuple(metrics)
+    assert figures.mean == pytest.approx(np.mean(metrics))
+    assert figures.standard_deviation == pytest.approx(np.std(metrics, ddof=1))
 
 
 def test_a_single_seed_has_a_standard_deviation_of_0(curve: Dataset) -> None:
@@ -112,11 +112,11 @@ def test_a_single_seed_has_a_standard_deviation_of_0(curve: Dataset) -> None:
 def test_a_comparison_trains_the_tutorial_preset_over_the_same_seeds(curve: Dataset) -> None:
     short = replace(LINE, tutorial=LINE.tutorial.override({"epochs": 2}))
     result = run(short, curve, seeds=2, seed=4, compare=True, epochs=20)
-    ours, tutorial = result.seeds
-    assert (ours.setting, tutorial.setting) == ("default", "tutorial")
-    assert ours.seeds == tutorial.seeds == (4, 5)
-    alone = tuple(run(short, curve, preset="tutorial", seed=seed).metric for seed in (4, 5))
-    assert tutorial.values == alone
+    default, tutorial = result.seeds
+    assert (default.setting, tutorial.setting) == ("default", "tutorial")
+    assert default.seeds == tutorial.seeds == (4, 5)
+    metrics = tuple(run(short, curve, preset="tutorial", seed=seed).metric for seed in (4, 5))
+    assert tutorial.values == metrics
     assert result.preset == "default"
 
 
@@ -135,8 +135,8 @@ def test_a_network_is_evaluated_on_the_external_test_set(
         ("mnist", "validation", 32),
         ("digits", "all", 1_797),
     ]
-    answers = result.network(digits.all_rows.inputs).argmax(dim=1)
-    right = float((answers == digits.all_rows.targets).float().mean())
+    predicted = result.network(digits.all_rows.inputs).argmax(dim=1)
+    right = float((predicted == digits.all_rows.targets).float().mean())
     assert result.evaluations[2].metrics["accuracy"] == pytest.approx(right)
     assert len(run(MLP, few_digits, **values).evaluations) == 2  # no external test
 

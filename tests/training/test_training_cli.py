@@ -114,11 +114,11 @@ def test_the_card_records_the_hyperparameters_of_the_command_line(tmp_path: Path
     )  # fmt: skip
     fit = package.card.fit
     assert fit is not None
-    wanted = {
+    expected = {
         "epochs": 2, "lr": 0.004, "batch_size": 48, "hidden": (8, 4), "dropout": 0.25,
         "weight_decay": 0.01, "seed": 11, "lr_scheduler": "cosine", "ema_decay": 0,
     }  # fmt: skip
-    assert {name: fit.hyperparameters[name] for name in wanted} == wanted
+    assert {name: fit.hyperparameters[name] for name in expected} == expected
     assert fit.seed == 11
     assert fit.epochs == 2
     assert fit.data.name == "digits"
@@ -450,13 +450,13 @@ def command(*arguments: str) -> list[str]:
 
 
 def test_a_mistake_in_a_subprocess_is_one_line_without_traceback() -> None:
-    done = subprocess.run(
+    completed = subprocess.run(
         command("fit", "curve-linear", "--lr", "-1"), cwd=ROOT, capture_output=True, text=True,
         timeout=120, check=False,
     )  # fmt: skip
-    assert done.returncode == 1
-    assert done.stdout == ""
-    assert done.stderr == "error: --lr -1.0: input should be greater than 0\n"
+    assert completed.returncode == 1
+    assert completed.stdout == ""
+    assert completed.stderr == "error: --lr -1.0: input should be greater than 0\n"
 
 
 @contextmanager

@@ -127,7 +127,7 @@ def to_points(value: Any) -> NDArray[np.float32]:
 
 def to_files(value: list[Any]) -> list[Body]:
     """Return the content of each file of a form's file field."""
-    if any(isinstance(part, str) for part in value):
+    if any(isinstance(file, str) for file in value):
         raise BadInputError("The field 'images' must hold files; text and addresses are not read.")
     return value
 
@@ -145,10 +145,10 @@ def _array(field: str, value: Any, types: set[type], expected: str) -> NDArray[n
     # As objects: numpy would convert `true` to 1, and give every element the size of the longest
     # string among them.
     objects = np.array(value, dtype=object)
-    found = set(map(type, objects.ravel()))
-    if list in found:
+    present = set(map(type, objects.ravel()))
+    if list in present:
         raise BadInputError(f"The rows of the field {field!r} must all have one shape.")
-    if not found <= types:
+    if not present <= types:
         raise BadInputError(f"The field {field!r} must hold {expected}.")
     return objects.astype(np.float64)
 

@@ -103,11 +103,15 @@ def _paper(grey: Floats) -> tuple[Floats, float]:
     sampled[::step, ::step] = True
     values, terms = grey[sampled], basis[sampled]
     fit = np.full_like(values, np.median(grey[border]))
-    like = border[sampled]
+    resembling = border[sampled]
     for _ in range(5):
-        spread = 1.48 * float(np.median(np.abs(values - fit)[like]))  # a robust standard deviation
-        like = np.abs(values - fit) <= max(3 * spread, 1 / 255)
-        weights = np.linalg.lstsq(terms[like].T @ terms[like], terms[like].T @ values[like])[0]
+        spread = 1.48 * float(
+            np.median(np.abs(values - fit)[resembling])
+        )  # a robust standard deviation
+        resembling = np.abs(values - fit) <= max(3 * spread, 1 / 255)
+        weights = np.linalg.lstsq(
+            terms[resembling].T @ terms[resembling], terms[resembling].T @ values[resembling]
+        )[0]
         fit = terms @ weights
     return np.clip(basis @ weights, 0, 1), spread
 
@@ -122,8 +126,8 @@ def _without_specks(strokes: Mask) -> Mask:
     while not np.array_equal(labels, wider := _widest(labels) * (cells > 0)):
         labels = wider
     weights = np.bincount(labels.ravel(), cells.ravel())
-    kept: Mask = weights[labels] >= weights.max() / 50
-    return strokes & kept.repeat(step, axis=0).repeat(step, axis=1)[:height, :width]
+    large: Mask = weights[labels] >= weights.max() / 50
+    return strokes & large.repeat(step, axis=0).repeat(step, axis=1)[:height, :width]
 
 
 def _widest(grid: NDArray[Scalar]) -> NDArray[Scalar]:

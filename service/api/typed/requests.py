@@ -193,10 +193,11 @@ async def _body(request: Request) -> Body:
 def _require_json(headers: Mapping[bytes, bytes]) -> None:
     if headers.get(b"content-type") == b"application/json":
         return
-    found = media_type(headers)
-    if found not in ("application/json", ""):
+    given_type = media_type(headers)
+    if given_type not in ("application/json", ""):
         raise UnsupportedMediaError(
-            f"Send the body as application/json, not {found[:100]}.", ("Accept", "application/json")
+            f"Send the body as application/json, not {given_type[:100]}.",
+            ("Accept", "application/json"),
         )
 
 

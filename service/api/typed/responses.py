@@ -90,8 +90,8 @@ def pictures(
         "model": model,
         "version": version,
         "predictions": [
-            {**digit, "pixels": seen.tolist()}
-            for digit, seen in zip(_digits(probabilities), pixels, strict=True)
+            {**digit, "pixels": image.tolist()}
+            for digit, image in zip(_digits(probabilities), pixels, strict=True)
         ],
     }
 
@@ -104,10 +104,10 @@ def points(model: str, version: str, probabilities: Floats, labels: Sequence[str
         "predictions": [
             {
                 "label": labels[index] if labels else str(index),
-                "confidence": max(each),
-                "probabilities": each,
+                "confidence": max(row),
+                "probabilities": row,
             }
-            for index, each in _classes(probabilities)
+            for index, row in _classes(probabilities)
         ],
     }
 
@@ -127,7 +127,7 @@ async def written(
         response: one of the functions above.
         arguments: of the function.
     """
-    size = sum(part.size for part in arguments if isinstance(part, np.ndarray))
+    size = sum(argument.size for argument in arguments if isinstance(argument, np.ndarray))
     if size <= LARGE_ELEMENTS:
         return response(*arguments)
     return await run_job(caller, write_large, response, *arguments)
@@ -140,13 +140,13 @@ def write_large(response: Callable[..., Any], *arguments: Any) -> bytearray:
 
 def _digits(probabilities: Floats) -> list[DigitPrediction]:
     return [
-        {"digit": digit, "confidence": max(each), "probabilities": each}
-        for digit, each in _classes(probabilities)
+        {"digit": digit, "confidence": max(row), "probabilities": row}
+        for digit, row in _classes(probabilities)
     ]
 
 
 def _classes(probabilities: Floats) -> list[tuple[int, list[float]]]:
     """Return the most probable class of each row, and the probabilities of all classes."""
     # Seven decimals, not seven digits: a probability below 1e-7 is not significant.
-    shown = probabilities.astype(np.float64).round(7).tolist()
-    return list(zip(probabilities.argmax(axis=1).tolist(), shown, strict=True))
+    rounded = probabilities.astype(np.float64).round(7).tolist()
+    return list(zip(probabilities.argmax(axis=1).tolist(), rounded, strict=True))

@@ -56,10 +56,10 @@ def classes(values: NDArray[Any], labels: Sequence[str] | None, top: int) -> lis
     is_float = rows.dtype.kind == "f"
     # ~ reverses the order of whole numbers without overflow, unlike -.
     order = np.argsort(-rows if is_float else ~rows, axis=1, kind="stable")[:, :top]
-    shown = "{:f}:{}" if is_float else "{:d}:{}"
+    template = "{:f}:{}" if is_float else "{:d}:{}"
     return [
         [
-            shown.format(value, index)
+            template.format(value, index)
             + (f":{labels[index]}" if labels and index < len(labels) else "")
             for value, index in zip(row[indices].tolist(), indices.tolist(), strict=True)
         ]

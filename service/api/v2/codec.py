@@ -196,15 +196,17 @@ def _raw(card: ModelCard, body: Body) -> InferRequest:
             "dimension beside the rows at most; send one with a header."
         )
     rows = card.fixed_batch or 1
-    known = spec.dtype.itemsize * rows
+    unit_bytes = spec.dtype.itemsize * rows
     for dimension in spec.shape[1:]:
-        known *= dimension if dimension != -1 else 1
-    variable, rest = divmod(len(body), known) if -1 in spec.shape[1:] else (1, len(body) - known)
+        unit_bytes *= dimension if dimension != -1 else 1
+    variable, rest = (
+        divmod(len(body), unit_bytes) if -1 in spec.shape[1:] else (1, len(body) - unit_bytes)
+    )
     if rest or not variable:
         raise BadInputError(
             f"The body has {len(body):,} bytes; "
             f"{'one row' if rows == 1 else f'the {rows} rows'} of {spec.name!r} "
-            f"({spec.to_text()}) {'takes' if rows == 1 else 'take'} {known:,}."
+            f"({spec.to_text()}) {'takes' if rows == 1 else 'take'} {unit_bytes:,}."
         )
     inner = (variable if dimension == -1 else dimension for dimension in spec.shape[1:])
     shape = check_shape(spec, [rows, *inner])
@@ -212,11 +214,11 @@ def _raw(card: ModelCard, body: Body) -> InferRequest:
     return InferRequest(None, {spec.name: from_bytes(spec, shape, body, 0)}, outputs, None)
 
 
-def _inputs(card: ModelCard, given: Any, body: Body, start: int) -> dict[str, NDArray[Any]]:
+def _inputs(card: ModelCard, entries: Any, body: Body, start: int) -> dict[str, NDArray[Any]]:
     specs = {spec.name: spec for spec in card.inputs}
     inputs: dict[str, NDArray[Any]] = {}
     booleans = may_hold_booleans(body if start == len(body) else body[:start])
-    for tensor in _entries(given, "inputs"):
+    for tensor in _entries(entries, "inputs"):
         name = tensor.get("name")
         spec = specs.get(name) if isinstance(name, str) else None
         if spec is None:
@@ -260,14 +262,14 @@ def _inputs(card: ModelCard, given: Any, body: Body, start: int) -> dict[str, ND
 
 
 def _outputs(
-    card: ModelCard, given: Any, parameters: Mapping[str, Any]
+    card: ModelCard, entries: Any, parameters: Mapping[str, Any]
 ) -> Sequence[RequestedOutput]:
     binary = _flag(parameters, "binary_data_output", "The request", default=False)
-    if given is None or given == []:
+    if entries is None or entries == []:
         return [RequestedOutput(spec, binary) for spec in card.outputs]
     specs = {spec.name: spec for spec in card.outputs}
     outputs: dict[str, RequestedOutput] = {}
-    for output in _entries(given, "outputs"):
+    for output in _entries(entries, "outputs"):
         name = output.get("name")
         spec = specs.get(name) if isinstance(name, str) else None
         if spec is None:
@@ -276,26 +278,28 @@ def _outputs(
             )
         if name in outputs:
             raise BadInputError(f"The output {name!r} is asked for twice.")
-        own = _parameters(output, f"The output {name!r}")
-        top = own.get("classification", 0)
-        if type(top) is not int or top < 0 or ("classification" in own and top == 0):
+        output_parameters = _parameters(output, f"The output {name!r}")
+        top = output_parameters.get("classification", 0)
+        if type(top) is not int or top < 0 or ("classification" in output_parameters and top == 0):
             raise BadInputError(
                 f"The parameter 'classification' of the output {name!r} must be a whole number "
                 "from 1: how many classes."
             )
         outputs[spec.name] = RequestedOutput(
-            spec, _flag(own, "binary_data", f"The output {name!r}", default=binary), top
+            spec,
+            _flag(output_parameters, "binary_data", f"The output {name!r}", default=binary),
+            top,
         )
     return list(outputs.values())
 
 
-def _entries(given: Any, field: str) -> list[dict[str, Any]]:
-    if isinstance(given, list):
-        for entry in given:
+def _entries(entries: Any, field: str) -> list[dict[str, Any]]:
+    if isinstance(entries, list):
+        for entry in entries:
             if not isinstance(entry, dict):
                 break
         else:
-            return given
+            return entries
     raise BadInputError(f"The request's {field!r} must be a list of objects.")
 
 

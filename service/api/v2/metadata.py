@@ -48,11 +48,11 @@ def repository_index(registry: ModelRegistry, *, ready_only: bool = False) -> li
     ]
     if ready_only:
         return ready
-    others = {name: ("UNAVAILABLE", reason) for name, reason in registry.unavailable.items()}
-    others |= dict.fromkeys(registry.loading, ("LOADING", ""))
+    states = {name: ("UNAVAILABLE", reason) for name, reason in registry.unavailable.items()}
+    states |= dict.fromkeys(registry.loading, ("LOADING", ""))
     return ready + [
         {"name": name, "version": "", "state": state, "reason": reason}
-        for name, (state, reason) in others.items()
+        for name, (state, reason) in states.items()
     ]
 
 

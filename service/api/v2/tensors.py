@@ -54,10 +54,11 @@ def check_shape(spec: TensorSpec, shape: Any) -> tuple[int, ...]:
 
 def _too_large(spec: TensorSpec, shape: Sequence[int]) -> BadInputError:
     axis = spec.too_large(shape) or 0
-    most = (spec.max_shape or ())[axis]
+    maximum = (spec.max_shape or ())[axis]
     return BadInputError(
         f"Tensor {spec.name!r} has the size {shape[axis]} in axis {axis}; the model takes at most "
-        f"{most}: send less, or have the model added again with --max-length {spec.name}.{axis}=N."
+        f"{maximum}: send less, or have the model added again with "
+        f"--max-length {spec.name}.{axis}=N."
     )
 
 
@@ -117,11 +118,11 @@ def from_bytes(spec: TensorSpec, shape: tuple[int, ...], body: Body, start: int)
             f"and {max(len(body) - start, 0):,} are left of the body."
         )
     # numpy refuses an empty buffer.
-    found = np.frombuffer(body, spec.dtype, count, start) if count else np.empty(0, spec.dtype)
-    if spec.datatype == "BOOL" and count and found.view(np.uint8).max() > 1:
+    array = np.frombuffer(body, spec.dtype, count, start) if count else np.empty(0, spec.dtype)
+    if spec.datatype == "BOOL" and count and array.view(np.uint8).max() > 1:
         raise BadInputError(f"Tensor {spec.name!r} is BOOL: its bytes must be 0 or 1.")
     # The header may have any length, and runtimes need aligned numbers.
-    return np.require(found, requirements="A").reshape(shape)
+    return np.require(array, requirements="A").reshape(shape)
 
 
 def to_bytes(texts: Sequence[str]) -> bytes:

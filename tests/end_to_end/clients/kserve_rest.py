@@ -22,13 +22,13 @@ def request(
 async def ask(client: InferenceRESTClient, base: str, question: Question) -> None:
     """Send the rows as JSON and as binary, and request both kinds of output."""
     name = question.output
-    wanted = {
+    expected = {
         "no outputs named": None,
         "the output named": [RequestedOutput(name)],
         "binary output": [RequestedOutput(name, {"binary_data": True})],
         "JSON output": [RequestedOutput(name, {"binary_data": False})],
     }
-    for binary, (how, outputs) in itertools.product((True, False), wanted.items()):
+    for binary, (requested, outputs) in itertools.product((True, False), expected.items()):
         headers: dict[str, str] = {}
         response = await client.infer(
             base,
@@ -39,10 +39,10 @@ async def ask(client: InferenceRESTClient, base: str, question: Question) -> Non
         assert (response.model_name, response.id) == (question.model, "seven"), response
         (output,) = response.outputs
         assert (output.name, output.datatype) == (name, "FP32"), output
-        context = f"{how}, binary input {binary}"
+        context = f"{requested}, binary input {binary}"
         question.check(output.as_numpy(), context)
-        found = "inference-header-content-length" in headers
-        assert found is (how == "binary output"), f"{context}: {headers}"
+        is_binary = "inference-header-content-length" in headers
+        assert is_binary is (requested == "binary output"), f"{context}: {headers}"
 
 
 async def main() -> None:

@@ -24,9 +24,9 @@ def check_codecs(client: httpx.Client, question: Question) -> None:
         id="seven", inputs=[NumpyCodec.encode_input(question.input, question.rows)]
     )
     for sent in (request(question), by_input):
-        answer = client.post(f"/v2/models/{question.model}/infer", content=sent.model_dump_json())
-        assert answer.status_code == 200, answer.text
-        response = InferenceResponse.model_validate_json(answer.content)
+        reply = client.post(f"/v2/models/{question.model}/infer", content=sent.model_dump_json())
+        assert reply.status_code == 200, reply.text
+        response = InferenceResponse.model_validate_json(reply.content)
         assert response.model_name == question.model, response.model_name
         assert response.id == sent.id, response.id
         question.check(NumpyCodec.decode_output(response.outputs[0]), "NumpyCodec")
@@ -39,19 +39,31 @@ def check_codecs(client: httpx.Client, question: Question) -> None:
 
 def check_command(address: str, question: Question, folder: Path, *options: str) -> None:
     """Run `mlserver infer`, which sends the rows in small batches."""
-    asked, answered = folder / "asked.jsonl", folder / "answered.jsonl"
+    requests_file, responses_file = folder / "asked.jsonl", folder / "answered.jsonl"
     rows = range(len(question.rows))
     lines = [request(question, slice(row, row + 1)).model_dump_json() for row in rows]
-    asked.write_text("\n".join(lines) + "\n")
-    arguments = ["-u", address, "-r", "1", "-m", question.model, "-i", asked, "-o", answered]
+    requests_file.write_text("\n".join(lines) + "\n")
+    arguments = [
+        "-u",
+        address,
+        "-r",
+        "1",
+        "-m",
+        question.model,
+        "-i",
+        requests_file,
+        "-o",
+        responses_file,
+    ]
     main_command.main(["infer", *map(str, arguments), *options], standalone_mode=False)
     responses = [
-        InferenceResponse.model_validate_json(line) for line in answered.read_text().splitlines()
+        InferenceResponse.model_validate_json(line)
+        for line in responses_file.read_text().splitlines()
     ]
-    place = {response.parameters.batch_index: response for response in responses}
-    assert sorted(place) == list(rows), f"{len(place)} of {len(rows)} answers"
-    found = [NumpyCodec.decode_output(place[row].outputs[0]) for row in rows]
-    question.check(np.concatenate(found), f"mlserver infer {' '.join(options)}")
+    response_of_row = {response.parameters.batch_index: response for response in responses}
+    assert sorted(response_of_row) == list(rows), f"{len(response_of_row)} of {len(rows)} answers"
+    decoded = [NumpyCodec.decode_output(response_of_row[row].outputs[0]) for row in rows]
+    question.check(np.concatenate(decoded), f"mlserver infer {' '.join(options)}")
 
 
 def main() -> None:

@@ -20,22 +20,22 @@ class Question(NamedTuple):
     output: str
     answer: NDArray[np.float64]
 
-    def check(self, found: Any, context: str) -> None:
+    def check(self, actual: Any, context: str) -> None:
         """Fail unless `found` is the expected output; `asked` describes the request."""
-        array = np.asarray(found)
+        array = np.asarray(actual)
         message = f"{self.model}, {len(self.rows)} rows, {context}"
         assert array.shape == self.answer.shape, f"{message}: the shape is {array.shape}"
         np.testing.assert_allclose(
             array, self.answer, rtol=1e-6, atol=1e-5, err_msg=f"{message}: not the typed answer"
         )
 
-    def check_classes(self, found: Any, k: int, context: str) -> None:
+    def check_classes(self, actual: Any, k: int, context: str) -> None:
         """Fail unless `found`, strings "value:index[:label]", has the k most probable classes."""
         message = f"{self.model}, {len(self.rows)} rows, {context}"
         columns = self.answer.shape[1]
         strings = [
             [text.decode() if isinstance(text, bytes) else str(text) for text in row]
-            for row in np.asarray(found)
+            for row in np.asarray(actual)
         ]
         parts = [[text.split(":") for text in row] for row in strings]
         values = np.array([[float(part[0]) for part in row] for row in parts])
@@ -46,8 +46,8 @@ class Question(NamedTuple):
         )
         picked = np.take_along_axis(self.answer, places, axis=1)
         largest = -np.sort(-self.answer, axis=1)[:, : min(k, columns)]
-        for wanted in (picked, largest):
-            np.testing.assert_allclose(values, wanted, rtol=1e-5, atol=1e-5, err_msg=message)
+        for scores in (picked, largest):
+            np.testing.assert_allclose(values, scores, rtol=1e-5, atol=1e-5, err_msg=message)
 
 
 def given() -> tuple[str, list[Question]]:
@@ -59,15 +59,15 @@ def given() -> tuple[str, list[Question]]:
     address, file = sys.argv[1:3]
     with np.load(file) as arrays:
         keys = [key.split("/") for key in arrays.files]
-        gives = {(model, rows): name for model, rows, role, name in keys if role == "gives"}
+        outputs = {(model, rows): name for model, rows, role, name in keys if role == "gives"}
         questions = []
         for model, rows, role, name in keys:
             if role == "takes":
-                output = gives[model, rows]
-                taken = arrays[f"{model}/{rows}/takes/{name}"]
-                answer = arrays[f"{model}/{rows}/gives/{output}"]
-                datatype = DATATYPES[taken.dtype.name]
-                questions.append(Question(model, name, datatype, taken, output, answer))
+                output = outputs[model, rows]
+                rows_of_input = arrays[f"{model}/{rows}/takes/{name}"]
+                expected = arrays[f"{model}/{rows}/gives/{output}"]
+                datatype = DATATYPES[rows_of_input.dtype.name]
+                questions.append(Question(model, name, datatype, rows_of_input, output, expected))
     assert questions, f"{file} holds no question"
     return address, questions
 

@@ -11,9 +11,9 @@ from tritonclient.utils import InferenceServerException
 
 async def ask(client: InferenceServerClient, question: Question, *, binary: bool) -> None:
     """Send the rows once for each way to request the outputs."""
-    for how, wanted in outputs_of(question).items():
+    for how, expected in outputs_of(question).items():
         result = await client.infer(
-            question.model, inputs(question, binary=binary), outputs=wanted, request_id=how
+            question.model, inputs(question, binary=binary), outputs=expected, request_id=how
         )
         assert result.get_response()["id"] == how, result.get_response()
         check_answer(question, result, f"{how}, binary input {binary}, among others")
@@ -22,11 +22,11 @@ async def ask(client: InferenceServerClient, question: Question, *, binary: bool
 async def ask_compressed(client: InferenceServerClient, question: Question) -> None:
     """Compressed requests and responses."""
     for request, response in itertools.product((None, "gzip", "deflate"), repeat=2):
-        for how, wanted in outputs_of(question).items():
+        for how, expected in outputs_of(question).items():
             result = await client.infer(
                 question.model,
                 inputs(question, binary=True),
-                outputs=wanted,
+                outputs=expected,
                 request_compression_algorithm=request,
                 response_compression_algorithm=response,
             )
@@ -65,10 +65,14 @@ async def main() -> None:
         assert index >= {question.model for question in questions}, index
         seven = list(of_rows(questions, 7))
         await asyncio.gather(
-            *(ask(client, one, binary=binary) for one in questions for binary in (True, False)),
-            *(ask_compressed(client, one) for one in seven),
-            *(describe(client, one) for one in seven),
-            *(refused(client, one) for one in seven),
+            *(
+                ask(client, question, binary=binary)
+                for question in questions
+                for binary in (True, False)
+            ),
+            *(ask_compressed(client, question) for question in seven),
+            *(describe(client, question) for question in seven),
+            *(refused(client, question) for question in seven),
         )
 
 

@@ -44,10 +44,10 @@ def check_answer(question: Question, result: InferResult, context: str) -> None:
 def check_inference(client: InferenceServerClient, questions: list[Question]) -> None:
     """Check every network and batch, JSON and binary, with every kind of output."""
     for question, sent_binary in itertools.product(questions, (True, False)):
-        for how, wanted in outputs_of(question).items():
+        for how, expected in outputs_of(question).items():
             context = f"{'binary' if sent_binary else 'JSON'} input, {how}"
             sent = inputs(question, binary=sent_binary)
-            result = client.infer(question.model, sent, outputs=wanted, request_id=context)
+            result = client.infer(question.model, sent, outputs=expected, request_id=context)
             assert result.get_response()["id"] == context, result.get_response()
             check_answer(question, result, context)
 
@@ -62,15 +62,15 @@ def check_without_id(client: InferenceServerClient, question: Question) -> None:
 
 def check_compression(client: InferenceServerClient, questions: list[Question]) -> None:
     """Check compressed requests and responses; the header length counts decompressed bytes."""
-    ways = (None, "gzip", "deflate")
+    codings = (None, "gzip", "deflate")
     for question, sent_binary in itertools.product(questions, (True, False)):
-        for request, response in itertools.product(ways, ways):
-            for how, wanted in outputs_of(question).items():
+        for request, response in itertools.product(codings, codings):
+            for how, expected in outputs_of(question).items():
                 context = f"{how}, request {request}, response {response}, binary {sent_binary}"
                 result = client.infer(
                     question.model,
                     inputs(question, binary=sent_binary),
-                    outputs=wanted,
+                    outputs=expected,
                     request_compression_algorithm=request,
                     response_compression_algorithm=response,
                 )
@@ -80,8 +80,8 @@ def check_compression(client: InferenceServerClient, questions: list[Question]) 
 def check_classes(client: InferenceServerClient, questions: list[Question]) -> None:
     """Check `class_count`: the most probable classes, at most all."""
     for question, binary, k in itertools.product(questions, (True, False), (1, 2, 1000)):
-        wanted = InferRequestedOutput(question.output, binary_data=binary, class_count=k)
-        result = client.infer(question.model, inputs(question, binary=True), outputs=[wanted])
+        expected = InferRequestedOutput(question.output, binary_data=binary, class_count=k)
+        result = client.infer(question.model, inputs(question, binary=True), outputs=[expected])
         context = f"{k} classes, binary {binary}"
         question.check_classes(result.as_numpy(question.output), k, context)
         (output,) = result.get_response()["outputs"]
@@ -91,7 +91,9 @@ def check_classes(client: InferenceServerClient, questions: list[Question]) -> N
 def check_together(client: InferenceServerClient, questions: list[Question]) -> None:
     """Check eight concurrent asynchronous requests."""
     context = (questions * 8)[:8]
-    waiting = [client.async_infer(one.model, inputs(one, binary=True)) for one in context]
+    waiting = [
+        client.async_infer(question.model, inputs(question, binary=True)) for question in context
+    ]
     for question, request in zip(context, waiting, strict=True):
         check_answer(question, request.get_result(), "eight at once")
 
@@ -158,15 +160,15 @@ def check_statistics(client: InferenceServerClient, question: Question) -> None:
 def check_errors(client: InferenceServerClient, question: Question) -> None:
     """Check that a failure is an `InferenceServerException` with the sentence of the service."""
 
-    def refused(call: Callable[..., Any], *arguments: Any, status: str, **named: Any) -> None:
+    def refused(call: Callable[..., Any], *arguments: Any, status: str, **options: Any) -> None:
         try:
-            call(*arguments, **named)
+            call(*arguments, **options)
         except InferenceServerException as error:
             assert error.status() == status, f"{error}; {status} was to be expected"
             assert "exception occurred in the client" not in error.message(), error
             assert error.message().endswith("."), error
         else:
-            raise AssertionError(f"{arguments} {named} was answered, and not with {status}")
+            raise AssertionError(f"{arguments} {options} was answered, and not with {status}")
 
     name, sent = question.model, inputs(question, binary=True)
     refused(client.infer, "lenet", sent, status="404")
@@ -209,7 +211,9 @@ def main() -> None:
         check_together(client, seven)
         check_timeout(client, seven[0])
         check_statistics(client, seven[0])
-        check_errors(client, next(one for one in seven if one.rows.dtype == np.float32))
+        check_errors(
+            client, next(question for question in seven if question.rows.dtype == np.float32)
+        )
 
 
 if __name__ == "__main__":

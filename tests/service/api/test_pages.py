@@ -73,8 +73,8 @@ async def specification(pages: Pages) -> dict[str, Any]:
     response = await pages.get("/docs.json")
     assert response.status_code == 200
     assert response.headers["content-type"] == "application/json"
-    found: dict[str, Any] = response.json()
-    return found
+    content: dict[str, Any] = response.json()
+    return content
 
 
 async def test_models_lists_summaries_and_the_reasons_of_unavailable_models(pages: Pages) -> None:
@@ -291,9 +291,9 @@ def test_every_reference_is_resolvable(specification: dict[str, Any]) -> None:
     references = set(re.findall(r'"\$ref": "([^"]+)"', json.dumps(specification)))
     assert "#/components/schemas/Error" in references
     for reference in references:
-        found: Any = specification
+        node: Any = specification
         for step in reference.removeprefix("#/").split("/"):
-            found = found[step]
+            node = node[step]
 
 
 def test_every_typed_endpoint_describes_its_errors(specification: dict[str, Any]) -> None:

@@ -126,10 +126,10 @@ async def test_a_batch_of_one_request_is_not_copied_and_shared_outputs_are_views
         response = await batcher.submit(inputs)
         assert all(np.shares_memory(seen[0][name], inputs[name]) for name in inputs)
         assert all(np.shares_memory(response.outputs[name], made[0][name]) for name in made[0])
-        one, two = await asyncio.gather(batcher.submit(rows(1)), batcher.submit(rows(2)))
+        first, second = await asyncio.gather(batcher.submit(rows(1)), batcher.submit(rows(2)))
         assert len(made) == 2
-        assert np.shares_memory(one.outputs["next"], made[1]["next"])
-        assert np.shares_memory(two.outputs["next"], made[1]["next"])
+        assert np.shares_memory(first.outputs["next"], made[1]["next"])
+        assert np.shares_memory(second.outputs["next"], made[1]["next"])
 
 
 async def test_a_batch_wakes_the_loop_once_whatever_its_size(

@@ -153,7 +153,7 @@ def test_a_caller_cancelled_while_a_failed_batch_is_repeated_does_not_shift_outp
         return answers_to(inputs["id"])
 
     inputs = [rows(0, mark=POISON), rows(1), rows(2), rows(3)]
-    requests = [InferenceRequest(taken, 1, 0, 0.0, math.inf, lambda _: None) for taken in inputs]
+    requests = [InferenceRequest(arrays, 1, 0, 0.0, math.inf, lambda _: None) for arrays in inputs]
     outcomes, _ = run_batch([Slice(request, 0, 1) for request in requests], compute, "model")
     assert isinstance(outcomes[0], ModelFaultError)
     for number in (1, 3):

@@ -234,16 +234,16 @@ class Sent(NamedTuple):
     mark: int = GOOD
 
 
-async def finish_order(batcher: MicroBatcher, sent: Sequence[Sent], each: int) -> list[str]:
+async def finish_order(batcher: MicroBatcher, sent: Sequence[Sent], count: int) -> list[str]:
     """Return the callers in the order of the responses to their requests."""
     order: list[str] = []
     for caller, milliseconds, size, mark in sent:
-        for _ in range(each):
+        for _ in range(count):
             batcher.enqueue(
                 rows(milliseconds, mark=mark), lambda _, caller=caller: order.append(caller),  # type: ignore[misc]
                 whole=True, caller=caller, size=size,
             )  # fmt: skip
-    await until(lambda: len(order) == each * len(sent))
+    await until(lambda: len(order) == count * len(sent))
     return order
 
 
@@ -259,7 +259,7 @@ async def finish_order(batcher: MicroBatcher, sent: Sequence[Sent], each: int) -
 async def test_callers_share_the_seconds_if_their_rows_differ_in_size(long: Sent) -> None:
     costs = CostModel({1: 0.005, 16: 0.08})
     async with batching(Sleeping(), max_batch_rows=16, costs=costs) as batcher:
-        order = await finish_order(batcher, [long, Sent("short", 5, 1.0)], each=30)
+        order = await finish_order(batcher, [long, Sent("short", 5, 1.0)], count=30)
     first = Counter(order[:30])
     assert first["short"] >= 3 * first["long"]
 
@@ -268,9 +268,9 @@ async def test_one_very_long_batch_does_not_lock_its_caller_out() -> None:
     costs = CostModel({1: 0.001, 16: 0.016})
     limits = {"max_batch_rows": 16, "max_queue_rows": 200}
     async with batching(Sleeping(), costs=costs, **limits) as batcher:
-        await finish_order(batcher, [Sent("once slow", 400, 10.0)], each=1)
+        await finish_order(batcher, [Sent("once slow", 400, 10.0)], count=1)
         sent = [Sent("once slow", 1, 10.0), Sent("other", 1, 1.0)]
-        order = await finish_order(batcher, sent, each=90)
+        order = await finish_order(batcher, sent, count=90)
     assert order[:90].count("once slow") > 30
 
 
@@ -308,7 +308,7 @@ async def test_long_rows_cost_what_they_take_on_the_thread_though_short_ones_nee
     costs = {"costs": CostModel({1: 0.001, 16: 0.016}), "inline_costs": CostModel({1: 0.001})}
     async with batching(model, **costs, **limits) as batcher:
         long = {"whole": True, "size": 10.0}
-        await finish_order(batcher, [Sent("", 300, 10.0)], each=1)
+        await finish_order(batcher, [Sent("", 300, 10.0)], count=1)
         model.gate.clear()
         batcher.enqueue(rows(1), lambda _: None, **long)
         await until(lambda: len(model.batches) == 2)

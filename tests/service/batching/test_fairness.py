@@ -57,9 +57,9 @@ async def test_callers_that_keep_the_queue_full_get_equal_rows(
     served: Counter[str] = Counter()
     names = [f"caller {number}" for number in range(len(sent))]
     for _ in range(batches):
-        for name, mine in zip(names, sent, strict=True):
+        for name, requests in zip(names, sent, strict=True):
             while (caller := queue._callers.get(name)) is None or caller.rows < 2 * max_rows:
-                for size in mine:
+                for size in requests:
                     queue.add(request_of(size, name))
         batch, _late = queue.next_batch()
         served += rows_by_caller(batch)
@@ -75,11 +75,11 @@ async def test_a_caller_alone_gets_whole_batches_each_of_one_slice(
 ) -> None:
     queue = queue_of(max_rows)
     queue.add(request_of(size))
-    found = []
+    order = []
     while queue.rows:
         ((_, start, stop),), _late = queue.next_batch()
-        found.append((start, stop))
-    assert found == [(i, min(i + max_rows, size)) for i in range(0, size, max_rows)]
+        order.append((start, stop))
+    assert order == [(i, min(i + max_rows, size)) for i in range(0, size, max_rows)]
 
 
 @property_test
@@ -111,8 +111,8 @@ async def test_callers_that_are_all_in_debt_are_served_at_once() -> None:
     for name in "abc":
         for _ in range(2):
             queue.add(request_of(10**9, name, whole=True))
-    found = [queue.next_batch()[0][0].request.caller for _ in range(6)]
-    assert found == ["a", "b", "c"] * 2
+    order = [queue.next_batch()[0][0].request.caller for _ in range(6)]
+    assert order == ["a", "b", "c"] * 2
 
 
 async def test_the_queue_forgets_callers_without_requests() -> None:
@@ -158,14 +158,14 @@ async def test_no_request_starves(
 ) -> None:
     """Each request that is computed is followed by another one of its caller and size."""
     queue = queue_of(max_rows)
-    for name, mine in enumerate([own, *others]):
-        for one in mine:
-            queue.add(request_of(one, str(name)))
+    for name, limit in enumerate([own, *others]):
+        for row_count in limit:
+            queue.add(request_of(row_count, str(name)))
     target = request_of(size, "0")
     queue.add(target)
     turns = math.ceil(size / queue.quantum)
-    mine = (turns + 1) * (1 + len(own)) * queue.quantum
-    bound = math.ceil(mine * (1 + len(others)) / max_rows) + 1
+    limit = (turns + 1) * (1 + len(own)) * queue.quantum
+    bound = math.ceil(limit * (1 + len(others)) / max_rows) + 1
     for _ in range(bound):
         batch, _late = queue.next_batch()
         if not target.waiting:
@@ -280,10 +280,10 @@ async def test_the_next_row_is_found_in_constant_time() -> None:
         queue = queue_of(256)
         for number in range(8_192):
             queue.add(request_of(1, str(number % callers)))
-        begun = time.process_time()
+        started = time.process_time()
         while queue.rows:
             queue.next_batch()
-        return time.process_time() - begun
+        return time.process_time() - started
 
     measured: dict[int, list[float]] = defaultdict(list)
     for _ in range(5):

@@ -73,7 +73,9 @@ class Queue(RuleBasedStateMachine):
             assert stop - start == request.rows if request.whole else stop - start <= self.max_rows
         else:
             assert rows <= self.max_rows
-            assert rows == self.max_rows or all(one.whole or one.suspect for one in self.firsts())
+            assert rows == self.max_rows or all(
+                request.whole or request.suspect for request in self.firsts()
+            )
         self.taken.append(batch)
 
     def cost(self, request: InferenceRequest) -> int:
@@ -131,16 +133,18 @@ class Queue(RuleBasedStateMachine):
             by_caller[request.caller].append(request)
         quantum = self.queue.quantum
         for caller in self.queue._callers.values():
-            mine = by_caller.pop(caller.name, [])
-            assert set(caller.requests) == set(mine)
-            assert caller.rows == sum(one.waiting for one in mine)
+            requests = by_caller.pop(caller.name, [])
+            assert set(caller.requests) == set(requests)
+            assert caller.rows == sum(request.waiting for request in requests)
             assert caller.excess == sum(
-                max(0, one.waiting - quantum) for one in mine if not one.whole
+                max(0, request.waiting - quantum) for request in requests if not request.whole
             )
-            assert caller.surplus == sum(self.cost(one) - one.waiting for one in mine if one.whole)
+            assert caller.surplus == sum(
+                self.cost(request) - request.waiting for request in requests if request.whole
+            )
             assert caller.credit <= quantum
             assert 1 <= caller.turn <= quantum
-            assert (caller in self.queue._ring) == (bool(mine) or caller.credit < 0)
+            assert (caller in self.queue._ring) == (bool(requests) or caller.credit < 0)
         assert not by_caller
 
     def teardown(self) -> None:

@@ -47,9 +47,11 @@ async def ask(
     micro_batcher: MicroBatcher, x: Sequence[float], *, whole: bool = True
 ) -> InferenceResponse | ServiceError:
     inputs = {"x": np.array(x, np.float64)}
-    answer: InferenceResponse | ServiceError
-    answer = await wait_for_callback(lambda done: micro_batcher.enqueue(inputs, done, whole=whole))
-    return answer
+    response: InferenceResponse | ServiceError
+    response = await wait_for_callback(
+        lambda done: micro_batcher.enqueue(inputs, done, whole=whole)
+    )
+    return response
 
 
 @given(
@@ -67,18 +69,18 @@ async def test_a_whole_request_is_never_batched_with_others(
 ) -> None:
     model = Mixing()
     micro_batcher = batcher(model, inline_rows=inline, max_delay=delay)
-    answers = await asyncio.gather(*(ask(micro_batcher, x, whole=whole) for x, whole in requests))
+    responses = await asyncio.gather(*(ask(micro_batcher, x, whole=whole) for x, whole in requests))
     assert micro_batcher._queue.count_batches() == 0
     await micro_batcher.close()
-    for (x, whole), answer in zip(requests, answers, strict=True):
-        assert isinstance(answer, InferenceResponse)
-        assert answer.outputs["x"].tolist() == x
+    for (x, whole), response in zip(requests, responses, strict=True):
+        assert isinstance(response, InferenceResponse)
+        assert response.outputs["x"].tolist() == x
         if whole:
-            assert answer.outputs["y"].tolist() == [sum(x)] * len(x)
-            assert answer.batch_rows == len(x)
-    alone = [len(x) for x, whole in requests if whole]
-    assert all(model.sizes.count(size) >= alone.count(size) for size in alone)
-    assert all(size in alone for size in model.sizes if size > MAX_ROWS)
+            assert response.outputs["y"].tolist() == [sum(x)] * len(x)
+            assert response.batch_rows == len(x)
+    whole_rows = [len(x) for x, whole in requests if whole]
+    assert all(model.sizes.count(size) >= whole_rows.count(size) for size in whole_rows)
+    assert all(size in whole_rows for size in model.sizes if size > MAX_ROWS)
 
 
 async def test_a_request_too_large_for_the_memory_is_not_computed_in_halves() -> None:
@@ -103,7 +105,9 @@ async def test_the_wait_is_reckoned_in_requests() -> None:
     await asyncio.sleep(0)
     with pytest.raises(QueueFullError, match="which take"):
         micro_batcher.check_capacity()
-    assert all(isinstance(one, InferenceResponse) for one in await asyncio.gather(*waiting))
+    assert all(
+        isinstance(response, InferenceResponse) for response in await asyncio.gather(*waiting)
+    )
     await micro_batcher.close()
 
 
@@ -117,6 +121,8 @@ async def test_others_wait_for_company_no_longer_than_until_it_comes() -> None:
     micro_batcher = batcher(Mixing(), max_delay=math.inf)
     waiting = asyncio.create_task(ask(micro_batcher, [1], whole=False))
     await asyncio.sleep(0)
-    both = await asyncio.gather(ask(micro_batcher, [2]), waiting)
-    assert [one.batch_rows for one in both if isinstance(one, InferenceResponse)] == [1, 1]
+    responses = await asyncio.gather(ask(micro_batcher, [2]), waiting)
+    assert [
+        response.batch_rows for response in responses if isinstance(response, InferenceResponse)
+    ] == [1, 1]
     await micro_batcher.close()

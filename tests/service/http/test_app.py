@@ -152,8 +152,8 @@ async def test_paths_below_v2_go_to_the_protocol_and_all_others_to_the_inner_app
 async def test_trailing_slashes_of_a_path_are_ignored(tmp_path: Path, end: str) -> None:
     async with serving(tmp_path) as app:
         for path in ("/v2/models/line", "/models/line", "/metrics", "/v2/health/live"):
-            answers = [await ask(app, path), await ask(app, path + end)]
-            assert [answer.status_code for answer in answers] == [200, 200], path
+            responses = [await ask(app, path), await ask(app, path + end)]
+            assert [response.status_code for response in responses] == [200, 200], path
         slashed = await ask(app, INFER + end, "POST", json=LINE)
         assert slashed.json() == (await ask(app, INFER, "POST", json=LINE)).json()
 
@@ -186,9 +186,9 @@ async def test_a_disabled_path_is_disabled_in_every_spelling(tmp_path: Path, set
     async with serving(tmp_path / "again", **{setting: "off"}) as app:
         for path in spellings:
             for method in ("GET", "HEAD", "POST"):
-                answer = await ask(app, path, method)
-                assert answer.status_code == 404, path
-                assert answer.headers["content-type"] == "application/json"
+                response = await ask(app, path, method)
+                assert response.status_code == 404, path
+                assert response.headers["content-type"] == "application/json"
 
 
 async def test_an_open_path_does_not_open_paths_that_need_a_key(tmp_path: Path) -> None:
@@ -226,11 +226,11 @@ async def test_a_foreign_host_or_origin_is_refused_on_every_path(path: str, meth
             ({"Origin": "http://evil.example"}, 403),
             ({"Origin": "null"}, 403),
         ):
-            answer = await ask(app, path, method, headers=preflight | headers)
-            assert answer.status_code == status
-            assert list(answer.json()) == ["error"]
-            assert answer.headers["x-request-id"]
-            assert answer.headers["x-frame-options"] == "DENY"
+            response = await ask(app, path, method, headers=preflight | headers)
+            assert response.status_code == status
+            assert list(response.json()) == ["error"]
+            assert response.headers["x-request-id"]
+            assert response.headers["x-frame-options"] == "DENY"
         assert host.scopes == []
         changed = changes(before)
         assert changed == {("other", "", "421"): 2, ("other", "", "403"): 2}
@@ -247,8 +247,8 @@ async def test_the_address_of_the_server_is_known_after_its_first_request(tmp_pa
         transport = httpx.ASGITransport(app)
         async with httpx.AsyncClient(transport=transport) as client:
             for other in ("10.0.0.6:3000", "evil.example"):
-                answer = await client.get("http://10.0.0.5:3000/v2", headers={"Host": other})
-                assert answer.status_code == 421
+                response = await client.get("http://10.0.0.5:3000/v2", headers={"Host": other})
+                assert response.status_code == 421
             assert app.responder(INFER, host) is None
             assert (await client.get("http://10.0.0.5:3000/v2")).status_code == 200
         assert app.responder(INFER, host) is not None
@@ -260,7 +260,7 @@ async def test_memory_does_not_grow_with_distinct_requests(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Each request has another path, model, host, origin, media type, key and method."""
-    taken: list[int] = []
+    samples: list[int] = []
 
     async def send_varied_request(app: App, number: int) -> None:
         word = f"{number:06}{secrets.token_hex(4)}"
@@ -288,10 +288,10 @@ async def test_memory_does_not_grow_with_distinct_requests(
             if number % 500 == 499:  # the first run fills all bounded caches
                 write_counts()
                 gc.collect()
-                taken.append(tracemalloc.get_traced_memory()[0])
+                samples.append(tracemalloc.get_traced_memory()[0])
         tracemalloc.stop()
-    growth = min(after - before for before, after in pairwise(taken))  # a leak grows in each run
-    assert growth < 20_000, taken  # 40 bytes per request
+    growth = min(after - before for before, after in pairwise(samples))  # a leak grows in each run
+    assert growth < 20_000, samples  # 40 bytes per request
 
 
 @pytest.mark.parametrize("kind", ["lifespan", "websocket"])
@@ -313,11 +313,11 @@ async def test_every_response_is_counted_by_its_status_and_has_the_common_header
     status: int,
 ) -> None:
     before = counted()
-    answer = await ask(app_of(Named("host", status)), "/", headers={"X-Request-Id": "mine"})
+    response = await ask(app_of(Named("host", status)), "/", headers={"X-Request-Id": "mine"})
     assert [key[2] for key in changes(before)] == [str(status)]
-    assert answer.headers["x-request-id"] == "mine"
+    assert response.headers["x-request-id"] == "mine"
     for name, value in SECURITY_HEADERS:
-        assert answer.headers[name.decode()] == value.decode()
+        assert response.headers[name.decode()] == value.decode()
 
 
 @pytest.mark.parametrize("path", ["/v2", "/"])
@@ -358,16 +358,16 @@ async def test_unknown_paths_and_models_make_no_new_series(tmp_path: Path) -> No
         for number in range(1000):
             word = secrets.token_hex(6)
             method = ("GET", "POST", "PUT", word.upper(), "GET")[number % 5]
-            answer = await ask(app, shapes[number % len(shapes)].format(word, word), method)
-            assert answer.status_code in (404, 405)
-    found = changes(before)
-    assert sum(found.values()) == 1000
-    assert {endpoint for endpoint, *_ in found} <= {
+            response = await ask(app, shapes[number % len(shapes)].format(word, word), method)
+            assert response.status_code in (404, 405)
+    changed = changes(before)
+    assert sum(changed.values()) == 1000
+    assert {endpoint for endpoint, *_ in changed} <= {
         *("other", "/models/{name}", "/v2/models/{model}"),
         *("/v2/models/{model}/infer", "/v2/models/{model}/stats"),
     }
-    assert {model for _, model, _ in found} <= {"", "line"}
-    assert len(found) <= 12
+    assert {model for _, model, _ in changed} <= {"", "line"}
+    assert len(changed) <= 12
 
 
 @pytest.mark.parametrize("path", ["/v2", "/"])

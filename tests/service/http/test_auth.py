@@ -213,9 +213,9 @@ def test_a_large_file_is_read_quickly_and_an_invalid_one_only_once(
     lines = [f"name{number} {digest(str(number))}" for number in range(10_000)]
 
     def seconds(count: int) -> float:
-        begun = time.process_time()
+        started = time.process_time()
         read_keys("\n".join(lines[:count]))
-        return time.process_time() - begun
+        return time.process_time() - started
 
     assert seconds(10_000) < 50 * min(seconds(1_000) for _ in range(5)), "the square of the lines"
     read: list[str] = []
@@ -282,10 +282,10 @@ def test_health_and_metrics_are_open_or_need_a_key_or_are_off(tmp_path: Path, pa
     setting = "metrics" if path == "/metrics" else "health"
     lines = (f"ann {digest('secret')}",)
     auth_of(tmp_path, *lines).authenticate(context(path))
-    kept = auth_of(tmp_path, *lines, **{setting: "key"})
-    kept.authenticate(context(path, x_api_key="secret"))
+    auth = auth_of(tmp_path, *lines, **{setting: "key"})
+    auth.authenticate(context(path, x_api_key="secret"))
     with pytest.raises(UnauthorizedError):
-        kept.authenticate(context(path))
+        auth.authenticate(context(path))
     off = auth_of(tmp_path, *lines, **{setting: "off"})
     with pytest.raises(UnknownPathError):
         off.authenticate(context(path, x_api_key="secret"))

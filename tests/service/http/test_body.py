@@ -82,7 +82,7 @@ async def test_the_chunks_of_a_body_are_the_body(chunks: list[bytes], encoding: 
     sent = b"".join(chunks)
     assert await read(sender(chunks)) == sent
     wire = COMPRESS[encoding](sent)
-    pieces = [wire[at : at + 7] for at in range(0, len(wire), 7)]
+    pieces = [wire[start : start + 7] for start in range(0, len(wire), 7)]
     aliases = {"gzip": ("x-gzip", "X-GZIP"), "deflate": (), "identity": ("", ",", "identity,")}
     for header in (
         *(encoding, f" {encoding.upper()} ", f"identity, {encoding},", *aliases[encoding]),
@@ -127,16 +127,16 @@ async def test_a_wrong_declared_length_has_no_effect(declared: str) -> None:
 
 
 async def test_a_body_that_is_too_large_is_not_read_to_its_end() -> None:
-    taken = 0
+    received = 0
 
     async def receive() -> Message:
-        nonlocal taken
-        taken += 1
+        nonlocal received
+        received += 1
         return {"type": "http.request", "body": bytes(100), "more_body": True}
 
     with pytest.raises(BodyTooLargeError):
         await read(receive, max_body_bytes=1000)
-    assert taken == 11
+    assert received == 11
 
 
 @pytest.mark.timeout(20)
@@ -242,10 +242,13 @@ async def test_the_members_of_a_gzip_stream_are_read_one_after_the_other(
     contents: list[bytes], limit: int
 ) -> None:
     wire, sent = b"".join(map(gzip.compress, contents)), b"".join(contents)
-    for receive in (whole(wire), sender([wire[at : at + 50] for at in range(0, len(wire), 50)])):
+    for receive in (
+        whole(wire),
+        sender([wire[start : start + 50] for start in range(0, len(wire), 50)]),
+    ):
         if max(len(sent), len(wire)) <= limit:
-            found = await read(receive, {"content-encoding": "gzip"}, max_body_bytes=limit)
-            assert found == sent
+            content = await read(receive, {"content-encoding": "gzip"}, max_body_bytes=limit)
+            assert content == sent
         else:
             with pytest.raises(BodyTooLargeError):
                 await read(receive, {"content-encoding": "gzip"}, max_body_bytes=limit)
@@ -296,8 +299,8 @@ async def test_any_bytes_are_read_or_refused_with_one_sentence(
     content: bytes, encoding: str, data: st.DataObject
 ) -> None:
     wire = bytearray(COMPRESS[encoding](content))
-    at = data.draw(st.integers(0, len(wire) - 1))
-    wire[at : at + data.draw(st.integers(0, 3))] = data.draw(st.binary(max_size=3))
+    offset = data.draw(st.integers(0, len(wire) - 1))
+    wire[offset : offset + data.draw(st.integers(0, 3))] = data.draw(st.binary(max_size=3))
     headers = {"content-encoding": encoding}
     with suppress(BadInputError, BodyTooLargeError):
         assert len(await read(whole(bytes(wire)), headers, max_body_bytes=50)) <= 50

@@ -41,8 +41,8 @@ def test_the_coding_with_the_highest_quality_is_used(
     accepted: str | None, coding: str | None
 ) -> None:
     headers = {} if accepted is None else {b"accept-encoding": accepted.encode("latin-1")}
-    found = preferred_coding(headers)
-    assert (found and found.decode()) == coding
+    preferred = preferred_coding(headers)
+    assert (preferred and preferred.decode()) == coding
 
 
 async def test_compressed_bodies_are_readable_by_standard_decoders() -> None:

@@ -210,9 +210,9 @@ def test_a_page_of_another_site_cannot_load_pictures_or_scripts(site: str) -> No
 
 
 def test_with_api_keys_hosts_and_origins_are_not_checked() -> None:
-    given = {"api_keys_file": "keys"}
-    check(host="evil", origin="http://evil", given=given)
-    assert OriginPolicy(Settings(**given)).accepts_everywhere(raw({"host": "evil"}))
+    settings = {"api_keys_file": "keys"}
+    check(host="evil", origin="http://evil", given=settings)
+    assert OriginPolicy(Settings(**settings)).accepts_everywhere(raw({"host": "evil"}))
 
 
 def test_the_fast_path_accepts_only_requests_that_the_check_accepts() -> None:

@@ -120,8 +120,8 @@ async def ask_page(handler: Any) -> Response:
     app = Starlette(routes=[Route("/", handler)], exception_handlers=EXCEPTION_HANDLERS)
     transport = httpx.ASGITransport(app, raise_app_exceptions=False)
     async with httpx.AsyncClient(transport=transport, base_url="http://host") as client:
-        found = await client.get("/")
-    return Response(found.content, found.status_code, dict(found.headers))
+        response = await client.get("/")
+    return Response(response.content, response.status_code, dict(response.headers))
 
 
 every_way = pytest.mark.parametrize("answered", [through_typed, through_refusal, through_page])
@@ -247,8 +247,8 @@ async def test_a_refused_body_is_freed_without_the_garbage_collector() -> None:
         try:
             refuse(Body())
         except BadInputError as error:
-            answer = typed(method)(None, refusal=error)
-        response: Response = await answer
+            result = typed(method)(None, refusal=error)
+        response: Response = await result
         assert (response.status_code, bodies[0]()) == (400, None)
     finally:
         gc.enable()

@@ -82,10 +82,10 @@ def test_the_request_is_at_fault_if_the_network_still_computes_its_example(
     text: str, message: str
 ) -> None:
     error = ValueError(text)
-    found = judge(KIT.card, Runtime(), error)
-    assert isinstance(found, BadInputError)
-    assert str(found) == f"Model 'bend' cannot compute this request: {message}."
-    assert found.__cause__ is error
+    verdict = judge(KIT.card, Runtime(), error)
+    assert isinstance(verdict, BadInputError)
+    assert str(verdict) == f"Model 'bend' cannot compute this request: {message}."
+    assert verdict.__cause__ is error
 
 
 @pytest.mark.parametrize(
@@ -95,10 +95,10 @@ def test_the_network_is_at_fault_if_it_does_not_compute_its_example_any_more(
     runtime: Runtime,
 ) -> None:
     error = ValueError("secret")
-    found = judge(KIT.card, runtime, error)
-    assert isinstance(found, ModelFaultError)
-    assert "secret" not in str(found)
-    assert found.__cause__ is error
+    verdict = judge(KIT.card, runtime, error)
+    assert isinstance(verdict, ModelFaultError)
+    assert "secret" not in str(verdict)
+    assert verdict.__cause__ is error
     assert "the recorded example fails on the same runtime" in error.__notes__[0]
     assert runtime.calls == 1
 
@@ -124,15 +124,15 @@ def test_a_lack_of_memory_is_no_fault_of_the_request() -> None:
 
 def test_a_request_over_the_limit_of_memory_is_refused_and_may_fit_later() -> None:
     name = KIT.card.name
-    found = judge(KIT.card, Runtime(), MemoryLimitError(3 * 2**30, is_alone=True))
-    assert isinstance(found, BodyTooLargeError)
-    assert str(found) == (
+    verdict = judge(KIT.card, Runtime(), MemoryLimitError(3 * 2**30, is_alone=True))
+    assert isinstance(verdict, BodyTooLargeError)
+    assert str(verdict) == (
         f"Model {name!r} needs more memory for this request than the 3,072 MiB of "
         "FITSERVE_MAX_COMPUTE_BYTES: send fewer or smaller rows."
     )
-    found = judge(KIT.card, Runtime(), MemoryLimitError(3 * 2**30, is_alone=False))
-    assert (found.status, found.headers) == (503, (("Retry-After", "1"),))
-    assert str(found) == (
+    verdict = judge(KIT.card, Runtime(), MemoryLimitError(3 * 2**30, is_alone=False))
+    assert (verdict.status, verdict.headers) == (503, (("Retry-After", "1"),))
+    assert str(verdict) == (
         f"Model {name!r} needs more memory for this request than other requests leave of the "
         "3,072 MiB of FITSERVE_MAX_COMPUTE_BYTES: try again later, or send fewer or smaller rows."
     )

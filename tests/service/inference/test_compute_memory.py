@@ -68,13 +68,13 @@ def alone(package: ModelPackage, rows: NDArray[np.float32]) -> NDArray[np.float3
     """Return what the network computes for each row by itself, without the service."""
     network = onnxruntime.InferenceSession(package.load("model.onnx"))
     outputs = [network.run(None, {"x": row[None]})[0] for row in rows]
-    found: NDArray[np.float32] = np.concatenate(outputs)
-    return found
+    output: NDArray[np.float32] = np.concatenate(outputs)
+    return output
 
 
 async def ask(predictor: Predictor, rows: NDArray[np.float32]) -> NDArray[np.float32]:
-    found: NDArray[np.float32] = (await predictor.predict({"x": rows})).outputs["y"]
-    return found
+    output: NDArray[np.float32] = (await predictor.predict({"x": rows})).outputs["y"]
+    return output
 
 
 def served(package: ModelPackage, rows: int = 64) -> Predictor:
@@ -103,8 +103,8 @@ async def test_many_rows_are_divided_if_they_may_be(length: int, package: ModelP
     predictor = served(package)
     rows = rows_of(length, 64)
     if length == 512:
-        found = await ask(predictor, rows)
-        np.testing.assert_allclose(found, alone(package, rows), rtol=1e-4, atol=1e-5)
+        output = await ask(predictor, rows)
+        np.testing.assert_allclose(output, alone(package, rows), rtol=1e-4, atol=1e-5)
     else:
         with pytest.raises(BodyTooLargeError, match="send fewer or smaller rows"):
             await ask(predictor, rows)
@@ -117,17 +117,19 @@ async def test_a_refused_request_leaves_nothing_to_the_garbage_collector(
 ) -> None:
     """A collection comes after many requests, whose rows would stay in memory until then."""
     predictor = served(old)
-    kept: list[weakref.ref[NDArray[np.float32]]] = []
+    references: list[weakref.ref[NDArray[np.float32]]] = []
     gc.collect()
     gc.disable()
     try:
         for _ in range(5):
             rows = np.ones(shape, np.float32)
-            kept.append(weakref.ref(rows))
+            references.append(weakref.ref(rows))
             with suppress(BodyTooLargeError, BadInputError):
                 await predictor.predict({"x": rows})
         del rows
-        assert sum(one() is not None for one in kept) <= 1  # the thread has its last batch
+        assert (
+            sum(reference() is not None for reference in references) <= 1
+        )  # the thread has its last batch
     finally:
         gc.enable()
     await predictor.close()
@@ -137,16 +139,16 @@ async def test_a_request_that_may_fit_later_gets_503(old: ModelPackage) -> None:
     predictor = served(old)
     shared = arena.current_arena()
     assert shared is not None
-    begun, end = threading.Event(), threading.Event()
+    started, end = threading.Event(), threading.Event()
 
     def compute() -> None:
         with shared.computing():
-            begun.set()
+            started.set()
             end.wait()
 
     other = threading.Thread(target=compute)
     other.start()
-    begun.wait()
+    started.wait()
     try:
         with pytest.raises(ComputeMemoryError, match="other requests leave of the 64 MiB"):
             await ask(predictor, rows_of(10_000))
@@ -176,8 +178,8 @@ async def test_values_that_ask_for_much_memory_fail_alone(tmp_path: Path) -> Non
     predictor = served(package)
     with pytest.raises(BodyTooLargeError):
         await predictor.predict({"n": np.array([[2**28]])})
-    found = (await predictor.predict({"n": np.array([[1000]])})).outputs["y"]
-    np.testing.assert_array_equal(found, [[1000]])
+    output = (await predictor.predict({"n": np.array([[1000]])})).outputs["y"]
+    np.testing.assert_array_equal(output, [[1000]])
     await predictor.close()
 
 
@@ -200,8 +202,8 @@ def test_requests_of_any_sizes_within_the_maximum_are_right(
             await predictor.close()
 
     requests = [rows_of(*size, seed=number) for number, size in enumerate(sizes)]
-    for rows, found in zip(requests, asyncio.run(ask_all()), strict=True):
-        np.testing.assert_allclose(found, alone(package, rows), rtol=1e-4, atol=1e-5)
+    for rows, output in zip(requests, asyncio.run(ask_all()), strict=True):
+        np.testing.assert_allclose(output, alone(package, rows), rtol=1e-4, atol=1e-5)
 
 
 class Mean(nn.Module):

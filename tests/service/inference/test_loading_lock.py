@@ -103,12 +103,12 @@ async def test_a_worker_does_not_miss_memory_that_another_uses_while_it_loads(
     loading = threading.Barrier(2)
     place = loader.place
 
-    def place_with_peak(*given: Any, **named: Any) -> Any:
+    def place_with_peak(*arguments: Any, **keywords: Any) -> Any:
         try:
             loading.wait(0.5)
         except threading.BrokenBarrierError:  # the other worker does not load
             loading.reset()
-            return place(*given, **named)
+            return place(*arguments, **keywords)
         raise MemoryError("cuda:0 has too little memory")
 
     monkeypatch.setattr(loader, "place", place_with_peak)

@@ -448,7 +448,7 @@ def test_onnx_runtime_alone_serves_without_torch_or_any_training_library(
     write_tiny(tmp_path, "mnist-cnn", "image")
     write_tiny(tmp_path, "curve-tanh", "x")
     write_tiny(tmp_path, "moons-tanh", "point")
-    done = subprocess.run(
+    completed = subprocess.run(
         [sys.executable, "-c", WITHOUT_THEM, ",".join(HEAVY)],
         cwd=root,
         env={**os.environ, "FITSERVE_MODEL_REPOSITORY": str(tmp_path)},
@@ -457,8 +457,8 @@ def test_onnx_runtime_alone_serves_without_torch_or_any_training_library(
         timeout=120,
         check=False,
     )
-    assert done.returncode == 0, done.stderr[-3000:]
-    responses = json.loads(done.stdout.splitlines()[-1])
+    assert completed.returncode == 0, completed.stderr[-3000:]
+    responses = json.loads(completed.stdout.splitlines()[-1])
     assert {path: status for path, (status, _) in responses.items()} == dict.fromkeys(
         responses, 200
     )

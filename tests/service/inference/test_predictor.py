@@ -111,8 +111,8 @@ async def test_two_hundred_concurrent_requests_get_their_own_rows(
     assert predictor.card.name == "line"
     rows = [[1000 * n + row for row in range(1 + n % 5)] for n in range(200)]
     responses = await asyncio.gather(*(ask(predictor, *sent) for sent in rows))
-    for sent, found in zip(rows, responses, strict=True):
-        np.testing.assert_array_equal(found, [2 * value + 1 for value in sent])
+    for sent, response in zip(rows, responses, strict=True):
+        np.testing.assert_array_equal(response, [2 * value + 1 for value in sent])
     await predictor.close()
 
 
@@ -173,10 +173,10 @@ async def test_a_request_on_which_the_model_fails_does_not_affect_others(
         tasks += [ask(predictor, 1), ask(predictor, GUILTY), ask(predictor, 2)]
         await asyncio.sleep(0)
         runtime.gate.set()
-        found: list[Any] = await asyncio.gather(*tasks, return_exceptions=True)
-        assert isinstance(found[2], BadInputError)
-        assert isinstance(found[2].__cause__, RuntimeError)
-        assert [float(found[n][0]) for n in (0, 1, 3)] == [1, 3, 5]
+        outcomes: list[Any] = await asyncio.gather(*tasks, return_exceptions=True)
+        assert isinstance(outcomes[2], BadInputError)
+        assert isinstance(outcomes[2].__cause__, RuntimeError)
+        assert [float(outcomes[n][0]) for n in (0, 1, 3)] == [1, 3, 5]
 
 
 async def test_closing_completes_the_queue_and_refuses_new_requests(package: ModelPackage) -> None:
@@ -234,9 +234,9 @@ async def test_a_request_of_a_size_that_is_not_proved_is_computed_alone(
     predictor = Predictor(package, placed, Settings(max_batch_rows=4))
     inputs = {n: np.full((2, n), float(n), np.float32) for n in (3, 5)}
     responses = await asyncio.gather(*(predictor.predict({"x": inputs[n]}) for n in (3, 5, 3, 5)))
-    found = [response.outputs["y"] for response in responses]
-    for n, given in zip((3, 5, 3, 5), found, strict=True):
-        np.testing.assert_array_equal(given, inputs[n] + (10 if n == 5 else 0))
+    outputs = [response.outputs["y"] for response in responses]
+    for n, output in zip((3, 5, 3, 5), outputs, strict=True):
+        np.testing.assert_array_equal(output, inputs[n] + (10 if n == 5 else 0))
     big = await predictor.predict({"x": np.ones((9, 5), np.float32)})
     assert big.batch_rows == 9
     rows = (await predictor.predict({"x": np.ones((9, 3), np.float32)})).batch_rows

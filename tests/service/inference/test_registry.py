@@ -363,11 +363,11 @@ async def test_a_model_fits_by_name_datatype_and_shape(
     change: dict[str, Any], tmp_path: Path
 ) -> None:
     write_tiny(tmp_path, "line", runtimes=("onnx",))
-    wanted = TensorSpec(**(asdict(X) | change))
+    expected = TensorSpec(**(asdict(X) | change))
 
     async with serving(tmp_path) as registry:
         with pytest.raises(BadInputError):
-            registry.accepting("line", wanted)
+            registry.accepting("line", expected)
 
 
 # Opening and closing.
@@ -443,10 +443,10 @@ async def test_networks_that_were_timed_before_are_loaded_side_by_side(
         write_tiny(tmp_path, name, runtimes=("onnx",))
     async with serving(tmp_path, intra_op_threads=2):
         pass
-    both = threading.Barrier(2)
+    barrier = threading.Barrier(2)
 
     def open_together(*arguments: Any) -> Any:
-        both.wait(30)  # the other one is being opened, too
+        barrier.wait(30)  # the other one is being opened, too
         return open_runtime(*arguments)
 
     monkeypatch.setattr(placement, "open_runtime", open_together)
@@ -461,21 +461,21 @@ async def test_networks_are_timed_one_at_a_time(
     """The timings of one would be those of a busy machine otherwise."""
     for number in range(4):
         write_tiny(tmp_path, f"line-{number}", runtimes=("onnx",))
-    warm_up, timed, most = placement.warm_up, 0, 0
+    warm_up, timed, peak = placement.warm_up, 0, 0
 
     def counted(*arguments: Any) -> Any:
-        nonlocal timed, most
+        nonlocal timed, peak
         timed += 1
-        most = max(most, timed)
+        peak = max(peak, timed)
         time.sleep(0.01)
-        found = warm_up(*arguments)
+        timings = warm_up(*arguments)
         timed -= 1
-        return found
+        return timings
 
     monkeypatch.setattr(placement, "warm_up", counted)
     async with serving(tmp_path, intra_op_threads=4) as registry:
         assert len(names(registry)) == 4
-    assert most == 1
+    assert peak == 1
 
 
 async def test_closing_completes_the_queues_and_refuses_new_requests(tmp_path: Path) -> None:
@@ -524,16 +524,16 @@ async def test_a_description_is_the_card_with_its_placement(tmp_path: Path) -> N
 async def test_the_warm_up_runs_no_batches_that_take_longer_than_those_that_serve(
     queue_seconds: float, batch_seconds: float, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    given: list[float] = []
+    delays: list[float] = []
 
     def noted(*arguments: Any, **options: Any) -> Any:
-        given.append(options["batch_seconds"])
+        delays.append(options["batch_seconds"])
         return place(*arguments, **options)
 
     monkeypatch.setattr("service.inference.loader.place", noted)
     write_tiny(tmp_path, "line", runtimes=("onnx",))
     async with serving(tmp_path, max_queue_seconds=queue_seconds):
-        assert set(given) == {batch_seconds}
+        assert set(delays) == {batch_seconds}
 
 
 # The shipped packages, and a GPU.
@@ -568,9 +568,9 @@ async def test_on_a_gpu_every_shipped_package_predicts_as_on_the_cpu(
                     if spec.name == "image"
                     else rng.uniform(-1, 20, shape).astype(np.float32)
                 )
-                found = (await predictor.predict({spec.name: sent})).outputs
-                for name, wanted in on_cpu({spec.name: sent}).items():
-                    np.testing.assert_allclose(found[name], wanted, rtol=1e-3, atol=1e-3)
+                outputs = (await predictor.predict({spec.name: sent})).outputs
+                for name, expected in on_cpu({spec.name: sent}).items():
+                    np.testing.assert_allclose(outputs[name], expected, rtol=1e-3, atol=1e-3)
 
 
 @pytest.mark.gpu

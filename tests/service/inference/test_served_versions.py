@@ -59,12 +59,12 @@ def test_a_record_that_is_a_pipe_does_not_block(tmp_path: Path, logged: Logged) 
 
 
 def test_a_record_behind_a_link_is_written_to_its_target(tmp_path: Path, logged: Logged) -> None:
-    kept, link = tmp_path / "volume" / "versions.json", tmp_path / "versions.json"
-    kept.parent.mkdir()
-    link.symlink_to(kept)
+    record, link = tmp_path / "volume" / "versions.json", tmp_path / "versions.json"
+    record.parent.mkdir()
+    link.symlink_to(record)
     older_versions({"a": 2}, link, tmp_path)
     assert link.is_symlink()
-    assert (read(kept), warnings(logged)) == ({"a": 2}, [])
+    assert (read(record), warnings(logged)) == ({"a": 2}, [])
 
 
 def test_a_record_that_cannot_be_written_is_a_warning_only(tmp_path: Path, logged: Logged) -> None:

@@ -35,9 +35,9 @@ class Clock:
 
         class Timed(SlowRuntime):
             def __call__(self, inputs: Mapping[str, Any]) -> dict[str, Any]:
-                taken = seconds(len(inputs["x"]))
-                clock.now += taken
-                clock.cpu += taken
+                batch_seconds = seconds(len(inputs["x"]))
+                clock.now += batch_seconds
+                clock.cpu += batch_seconds
                 return super().__call__(inputs)
 
         return Timed(name, "cpu", 0)
@@ -91,15 +91,15 @@ def test_a_batch_that_a_large_batch_hardly_slows_down_is_run(
 
 def memory_per_row(monkeypatch: pytest.MonkeyPatch, row_bytes: int, *, kept: bool) -> None:
     """Let each row take memory, which the runtime keeps for the next batch or releases."""
-    held = [row_bytes if kept else 0]  # of the recorded prediction
+    held_bytes = [row_bytes if kept else 0]  # of the recorded prediction
 
     def measured(compute: Callable[[], None], runtime: Any) -> tuple[None, int, int]:
         compute()
         needed = runtime.batches[-1] * row_bytes
         if not kept:
             return None, needed, 0
-        growth = max(needed - held[0], 0)
-        held[0] += growth
+        growth = max(needed - held_bytes[0], 0)
+        held_bytes[0] += growth
         return None, growth, growth
 
     monkeypatch.setattr(

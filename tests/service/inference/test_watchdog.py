@@ -81,12 +81,12 @@ def test_a_process_with_a_stalled_event_loop_ends(root: Path) -> None:
 
         asyncio.run(run())
     """
-    ended = subprocess.run(
+    completed = subprocess.run(
         [sys.executable, "-c", textwrap.dedent(program)],
         cwd=root, env=os.environ, capture_output=True, text=True, timeout=50,
     )  # fmt: skip
-    assert (ended.stdout, ended.returncode) == ("moves\n", 70)
-    assert "the event loop has not run" in ended.stderr
+    assert (completed.stdout, completed.returncode) == ("moves\n", 70)
+    assert "the event loop has not run" in completed.stderr
 
 
 # A GPU.
@@ -112,13 +112,13 @@ class Memory:
 @pytest.fixture
 def memory(monkeypatch: pytest.MonkeyPatch) -> Iterator[Memory]:
     """The memory of a GPU that is queried often, and counts as hung after 0.2 s."""
-    found = Memory()
-    monkeypatch.setattr("torch.cuda.mem_get_info", found)
+    memory = Memory()
+    monkeypatch.setattr("torch.cuda.mem_get_info", memory)
     monkeypatch.setattr(gpu_watch, "ASK_SECONDS", 0.01)
     monkeypatch.setattr(gpu_watch, "ANSWER_SECONDS", 0.2)
     monkeypatch.setattr(watchdog_module, "_CHECK_SECONDS", 0.01)
-    yield found
-    found.gate.set()
+    yield memory
+    memory.gate.set()
 
 
 @asynccontextmanager
@@ -264,11 +264,13 @@ NO_TORCH = "sys.modules['torch'] = sys.modules['torch.cuda'] = None; watchdog._S
 def test_only_a_process_with_a_lost_gpu_ends(
     fault: str, then: str, status: int, said: str, root: Path, tmp_path: Path
 ) -> None:
-    ended = subprocess.run(
+    completed = subprocess.run(
         [sys.executable, "-c", textwrap.dedent(GPU_PROGRAM).format(fault=fault, then=then),
          str(tmp_path)],
         cwd=root, env={**os.environ, "PYTHONPATH": f"{root}:{root / 'tests' / 'support'}"},
         capture_output=True, text=True, timeout=50,
     )  # fmt: skip
-    assert (ended.stdout, ended.returncode) == ("" if status else "ends\n", status), ended.stderr
-    assert said in ended.stderr
+    assert (completed.stdout, completed.returncode) == ("" if status else "ends\n", status), (
+        completed.stderr
+    )
+    assert said in completed.stderr

@@ -35,18 +35,18 @@ def test_the_heaviest_model_keeps_its_priority_and_the_others_are_below_it(
 
 
 def test_niceness_is_added_to_that_of_the_thread_alone() -> None:
-    found: list[int] = []
+    nicenesses: list[int] = []
 
     def run() -> None:
         add_niceness(2)
         add_niceness(3)
-        found.append(os.getpriority(os.PRIO_PROCESS, threading.get_native_id()))
+        nicenesses.append(os.getpriority(os.PRIO_PROCESS, threading.get_native_id()))
 
     before = os.getpriority(os.PRIO_PROCESS, threading.get_native_id())
     thread = threading.Thread(target=run)
     thread.start()
     thread.join()
-    assert found == [min(before + 5, 19)]
+    assert nicenesses == [min(before + 5, 19)]
     assert os.getpriority(os.PRIO_PROCESS, threading.get_native_id()) == before
 
 

@@ -69,20 +69,20 @@ def test_no_slot_is_lost_or_given_twice(
                 finally:
                     running[caller] -= 1
 
-        for caller, what in events:
-            if what == "start":
+        for caller, event in events:
+            if event == "start":
                 end = asyncio.Event()
                 jobs.append((caller, asyncio.create_task(job(caller, end)), end))
             for position, (owner, task, end) in enumerate(jobs):
-                if what != "start" and owner == caller:
-                    end.set() if what == "end" else task.cancel()
+                if event != "start" and owner == caller:
+                    end.set() if event == "end" else task.cancel()
                     del jobs[position]
                     break
             await _settle()
             assert running.total() <= total
             assert all(count <= per_caller for count in running.values())
-            wanted = Counter(owner for owner, task, _ in jobs if not task.done())
-            possible = sum(min(count, per_caller) for count in wanted.values())
+            expected = Counter(owner for owner, task, _ in jobs if not task.done())
+            possible = sum(min(count, per_caller) for count in expected.values())
             assert running.total() == min(total, possible)  # no slot is idle while a job waits
         for _, _, end in jobs:
             end.set()

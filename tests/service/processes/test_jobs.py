@@ -49,18 +49,18 @@ async def test_a_job_that_waits_or_lasts_too_long_is_too_late() -> None:
 
 @pytest.mark.usefixtures("_hasty")
 async def test_several_jobs_of_one_request_have_one_limit() -> None:
-    done = 0
+    completed = 0
 
     async def run_all() -> None:
-        nonlocal done
+        nonlocal completed
         async with within_timeout(SECONDS):
             for _ in range(10):
                 await run_job("a", time.sleep, SECONDS / 4)
-                done += 1
+                completed += 1
 
     with pytest.raises(DeadlineExceededError):
         await run_all()
-    assert done < 10
+    assert completed < 10
 
 
 SIZE = jobs.LARGE_BYTES - 100
@@ -76,13 +76,13 @@ def repeated(value: bytes) -> bytes:
 @pytest.mark.parametrize("value", [b"[]", b"[[]]", DEEP], ids=["lists", "two levels", "deep"])
 async def test_small_json_of_many_values_does_not_hold_up_the_event_loop(value: bytes) -> None:
     body = repeated(value)
-    begun = time.thread_time()
+    started = time.thread_time()
     with suppress(ServiceError):
         read_fields(body, CurveInput.fields())
-    alone, begun = time.thread_time() - begun, time.thread_time()
+    alone, started = time.thread_time() - started, time.thread_time()
     with suppress(ServiceError):
         await CurveInput.parse(body)
-    assert time.thread_time() - begun < alone / 2
+    assert time.thread_time() - started < alone / 2
 
 
 @pytest.mark.usefixtures("_pool")
@@ -92,11 +92,11 @@ async def test_many_members_of_gzip_do_not_hold_up_the_event_loop() -> None:
     async def receive() -> Message:
         return {"type": "http.request", "body": body}
 
-    begun = time.thread_time()
+    started = time.thread_time()
     assert expand(body, b"gzip", 100) == b"{}"
-    alone, begun = time.thread_time() - begun, time.thread_time()
+    alone, started = time.thread_time() - started, time.thread_time()
     assert await read_body({b"content-encoding": b"gzip"}, receive, Settings()) == b"{}"
-    assert time.thread_time() - begun < alone / 2
+    assert time.thread_time() - started < alone / 2
 
 
 def test_messages_of_few_values_are_read_at_once() -> None:

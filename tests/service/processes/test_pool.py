@@ -85,21 +85,21 @@ async def test_large_bytes_and_arrays_arrive_as_they_are(pool: ProcessPool) -> N
 
 
 async def test_the_event_loop_goes_on_meanwhile(pool: ProcessPool) -> None:
-    longest, over = 0.0, False
+    longest, is_done = 0.0, False
 
     async def watch() -> None:
         nonlocal longest
-        while not over:
-            begun = time.thread_time()  # not the time of other processes on a busy machine
+        while not is_done:
+            started = time.thread_time()  # not the time of other processes on a busy machine
             await asyncio.sleep(0)
-            longest = max(longest, time.thread_time() - begun)
+            longest = max(longest, time.thread_time() - started)
 
     body = bytes(50 * MIB)
     await pool.run("a", math.sqrt, 4)
     watching = asyncio.create_task(watch())
-    begun = time.thread_time()
+    started = time.thread_time()
     assert zlib.crc32(body) == await pool.run("a", zlib.crc32, Whole(body))
-    whole, over = time.thread_time() - begun, True
+    whole, is_done = time.thread_time() - started, True
     await watching
     assert longest < max(whole / 5, 0.005), (longest, whole)
 

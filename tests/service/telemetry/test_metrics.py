@@ -46,8 +46,8 @@ def samples_of(model: str) -> Samples:
     return samples("".join(line for line in lines if f'model="{model}"' in line))
 
 
-def sample(found: Samples, name: str, **labels: str) -> float:
-    return found.get((f"fitserve_{name}", frozenset(labels.items())), 0.0)
+def sample(by_labels: Samples, name: str, **labels: str) -> float:
+    return by_labels.get((f"fitserve_{name}", frozenset(labels.items())), 0.0)
 
 
 def test_a_request_is_counted_by_endpoint_model_and_status() -> None:
@@ -73,15 +73,15 @@ def test_a_batch_is_counted_with_its_rows_its_requests_and_its_compute() -> None
     metrics = ModelMetrics("batched")
     metrics.count(BatchReport(8, 3, Timings(0.001, 0.25, 0.001), [0.125, 0.5]))
     metrics.count(BatchReport(1, 1, Timings(0.001, 0.5, 0.001)))
-    found = samples(exposition().decode())
-    assert sample(found, "batch_rows_count", model="batched") == 2
-    assert sample(found, "batch_rows_sum", model="batched") == 9
-    assert sample(found, "batch_rows_bucket", model="batched", le="1.0") == 1
-    assert sample(found, "batch_rows_bucket", model="batched", le="8.0") == 2
-    assert sample(found, "batch_requests_sum", model="batched") == 4
-    assert sample(found, "batch_compute_seconds_sum", model="batched") == 0.75
-    assert sample(found, "queue_seconds_sum", model="batched") == 0.625
-    assert sample(found, "queue_seconds_count", model="batched") == 2
+    exposed = samples(exposition().decode())
+    assert sample(exposed, "batch_rows_count", model="batched") == 2
+    assert sample(exposed, "batch_rows_sum", model="batched") == 9
+    assert sample(exposed, "batch_rows_bucket", model="batched", le="1.0") == 1
+    assert sample(exposed, "batch_rows_bucket", model="batched", le="8.0") == 2
+    assert sample(exposed, "batch_requests_sum", model="batched") == 4
+    assert sample(exposed, "batch_compute_seconds_sum", model="batched") == 0.75
+    assert sample(exposed, "queue_seconds_sum", model="batched") == 0.625
+    assert sample(exposed, "queue_seconds_count", model="batched") == 2
 
 
 FAILURES = [kind for kind in vars(errors).values() if isinstance(kind, type)]
@@ -113,10 +113,10 @@ def test_every_failure_has_a_reason_of_its_own() -> None:
 def test_success_is_not_a_failure_and_a_failure_without_a_reason_is_other() -> None:
     for status in (200, 404):
         count_request(context_of("id", "GET", "/", endpoint="/", model="plain", status=status))
-    found = samples(exposition().decode())
+    exposed = samples(exposition().decode())
     failures = {
         dict(labels)["reason"]: value
-        for (name, labels), value in found.items()
+        for (name, labels), value in exposed.items()
         if name == "fitserve_failures_total" and dict(labels)["model"] == "plain"
     }
     assert failures == {"other": 1.0}
@@ -153,14 +153,14 @@ async def test_the_metrics_of_a_model_show_its_placement_and_parity(shipped: Pat
     card = package.card
     placed = place(package, "onnx", "cpu", threads=1, max_batch_rows=4)
     await Predictor(package, placed, Settings(), 1.5).close()
-    found = samples(exposition().decode())
+    exposed = samples(exposition().decode())
     digest = card.files["model.onnx"].sha256
-    said = {"version": card.version, "runtime": "onnx", "device": "cpu", "digest": digest}
-    assert sample(found, "model_info", model="curve-tanh", **said) == 1
-    assert sample(found, "model_load_seconds", model="curve-tanh") == 1.5
+    labels = {"version": card.version, "runtime": "onnx", "device": "cpu", "digest": digest}
+    assert sample(exposed, "model_info", model="curve-tanh", **labels) == 1
+    assert sample(exposed, "model_load_seconds", model="curve-tanh") == 1.5
     (parity,) = (record for record in card.parity if record.runtime == "onnx")
     proved = parity.largest_absolute_difference
-    assert sample(found, "model_parity_difference", model="curve-tanh") == proved > 0
+    assert sample(exposed, "model_parity_difference", model="curve-tanh") == proved > 0
 
 
 KINDS = ("used", "total")
@@ -168,8 +168,8 @@ KINDS = ("used", "total")
 
 def test_the_metrics_of_a_gpu_show_used_and_total_memory() -> None:
     show_gpu("cuda:7", 3, 8)
-    found = samples(exposition().decode())
-    shown = [sample(found, "gpu_memory_bytes", device="cuda:7", kind=kind) for kind in KINDS]
+    exposed = samples(exposition().decode())
+    shown = [sample(exposed, "gpu_memory_bytes", device="cuda:7", kind=kind) for kind in KINDS]
     assert shown == [3, 8]
 
 
@@ -189,10 +189,10 @@ def test_metrics_under_tritons_names_have_the_same_values() -> None:
                 seconds=seconds,
             )
         )  # fmt: skip
-    found = samples(exposition().decode())
+    exposed = samples(exposition().decode())
     triton = {
         name.removeprefix("nv_inference_"): value
-        for (name, labels), value in found.items()
+        for (name, labels), value in exposed.items()
         if name.startswith("nv_") and labels == {("model", "twice-named")}
     }
     assert triton == {
@@ -203,8 +203,8 @@ def test_metrics_under_tritons_names_have_the_same_values() -> None:
         "count": 10,
         "exec_count": 2,
     }
-    assert triton["count"] == sample(found, "batch_rows_sum", model="twice-named")
-    assert triton["exec_count"] == sample(found, "batch_rows_count", model="twice-named")
+    assert triton["count"] == sample(exposed, "batch_rows_sum", model="twice-named")
+    assert triton["exec_count"] == sample(exposed, "batch_rows_count", model="twice-named")
 
 
 def worker_of(folder: Path) -> dict[str, str]:
@@ -247,11 +247,11 @@ def test_gauges_of_a_killed_worker_are_removed_and_its_counters_kept(
             assert worker.stdout is not None
             assert worker.stdout.readline() == b"shown\n"
         for alive in (2, 1):
-            found = count(0, root, tmp_path)
-            assert sample(found, "workers") == alive
-            assert sample(found, "queue_rows", model="line") == 5 * alive
-            assert sample(found, "given_up_computes", model="line") == alive
-            assert sample(found, "batch_rows_sum", model="line") == 8
+            counted = count(0, root, tmp_path)
+            assert sample(counted, "workers") == alive
+            assert sample(counted, "queue_rows", model="line") == 5 * alive
+            assert sample(counted, "given_up_computes", model="line") == alive
+            assert sample(counted, "batch_rows_sum", model="line") == 8
             workers[0].kill()
             workers[0].wait()
     finally:
@@ -278,19 +278,21 @@ sys.stdout.buffer.write(exposition())
 
 def count(times: int, root: Path, folder: Path | None) -> Samples:
     """Return the metrics of a new process that has counted this many requests."""
-    kept = {name: value for name, value in os.environ.items() if not name.startswith("PROMETHEUS_")}
+    environment = {
+        name: value for name, value in os.environ.items() if not name.startswith("PROMETHEUS_")
+    }
     shared = {} if folder is None else worker_of(folder)
-    done = subprocess.run(
+    completed = subprocess.run(
         [sys.executable, "-c", COUNT, str(times)],
         cwd=root,
-        env={**kept, **shared},
+        env={**environment, **shared},
         capture_output=True,
         text=True,
         timeout=120,
         check=False,
     )
-    assert done.returncode == 0, done.stderr
-    return samples(done.stdout)
+    assert completed.returncode == 0, completed.stderr
+    return samples(completed.stdout)
 
 
 @pytest.mark.slow
@@ -301,11 +303,11 @@ def test_counts_of_processes_that_share_a_folder_add_up(root: Path, tmp_path: Pa
         (4, 7),
         (0, 7),
     ):  # the last process counts nothing, and reports all
-        found = count(times, root, tmp_path)
-        assert sample(found, "request_seconds_count", **labels) == total
-        assert sample(found, "request_seconds_sum", **labels) == total / 2
-        assert sample(found, "batch_requests_sum", model="line") == 2 * total
-        assert sample(found, "batch_rows_sum", model="line") == 4 * total
+        counted = count(times, root, tmp_path)
+        assert sample(counted, "request_seconds_count", **labels) == total
+        assert sample(counted, "request_seconds_sum", **labels) == total / 2
+        assert sample(counted, "batch_requests_sum", model="line") == 2 * total
+        assert sample(counted, "batch_rows_sum", model="line") == 4 * total
 
 
 @given(st.lists(st.floats(0, 1e6) | st.sampled_from([0.1, 1.0, 10.0]), max_size=600))
@@ -319,8 +321,8 @@ def test_many_values_at_once_are_counted_as_one_by_one(values: list[float]) -> N
     if values:
         observe_all(all_at_once, values)
     for le in ("0.1", "1.0", "10.0", "+Inf"):
-        one, other = (registry.get_sample_value(f"{name}_bucket", {"le": le}) for name in "ab")
-        assert one == other
+        first, second = (registry.get_sample_value(f"{name}_bucket", {"le": le}) for name in "ab")
+        assert first == second
     assert registry.get_sample_value("b_count") == len(values)
     assert registry.get_sample_value("b_sum") == pytest.approx(sum(values))
 
@@ -328,7 +330,7 @@ def test_many_values_at_once_are_counted_as_one_by_one(values: list[float]) -> N
 @pytest.mark.slow
 def test_a_single_process_reports_its_own_counts(root: Path) -> None:
     for times in (3, 4):
-        found = count(times, root, None)
+        counted = count(times, root, None)
         labels = {"endpoint": "/v2", "model": "", "status": "200"}
-        assert sample(found, "request_seconds_count", **labels) == times
-        assert sample(found, "batch_requests_sum", model="line") == 2 * times
+        assert sample(counted, "request_seconds_count", **labels) == times
+        assert sample(counted, "batch_requests_sum", model="line") == 2 * times

@@ -46,8 +46,8 @@ async def test_code_of_a_request_finds_its_own_context() -> None:
 
 
 def test_outside_of_a_request_the_context_is_blank() -> None:
-    found = Context().run(current_request)
-    assert (found.id, found.method, found.path) == ("", "", "")
+    context = Context().run(current_request)
+    assert (context.id, context.method, context.path) == ("", "", "")
 
 
 def test_the_caller_is_the_key_or_else_the_client() -> None:

@@ -78,7 +78,7 @@ def test_a_prediction_is_a_span_with_its_four_parts_inside() -> None:
         assert part.parent is not None
         assert part.parent.span_id == request.context.span_id
         assert part.context.trace_id == request.context.trace_id
-    assert all(times(one)[1] <= times(next_one)[0] + 1000 for one, next_one in pairwise(parts))
+    assert all(times(part)[1] <= times(next_part)[0] + 1000 for part, next_part in pairwise(parts))
 
 
 def test_the_span_of_a_request_has_its_attributes() -> None:

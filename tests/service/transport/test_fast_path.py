@@ -171,16 +171,16 @@ CHUNKED = b"POST /long HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked
 
 def responses_in(written: bytes) -> list[tuple[int, bytes, str, bytes]]:
     """Return the status, ID, path and body of each response."""
-    found = []
+    responses = []
     while written:
         header, end, rest = written.partition(b"\r\n\r\n")
         assert end
         length = int(re.search(rb"content-length: (\d+)", header)[1])  # type: ignore[index]
         path_taken = re.search(rb"x-path: (\w+)", header)[1].decode()  # type: ignore[index]
         identity = re.search(rb"x-id: (\S+)", header)[1]  # type: ignore[index]
-        found.append((int(header.split()[1]), identity, path_taken, rest[:length]))
+        responses.append((int(header.split()[1]), identity, path_taken, rest[:length]))
         written = rest[length:]
-    return found
+    return responses
 
 
 async def converse(
@@ -231,8 +231,8 @@ async def test_both_paths_tell_callers_apart_by_the_client_behind_a_trusted_prox
             await asyncio.sleep(0)
     protocol.connection_lost(None)
     assert re.findall(rb"x-caller: ([^\r]*)\r", wire.written) == [caller.encode()] * 3
-    taken = [path_taken for _, _, path_taken, _ in responses_in(wire.written)]
-    assert taken == ["fast", "fast", "asgi"]
+    paths = [path_taken for _, _, path_taken, _ in responses_in(wire.written)]
+    assert paths == ["fast", "fast", "asgi"]
 
 
 async def test_a_caller_behind_proxies_that_add_a_line_each_is_the_same_on_both_paths() -> None:
@@ -282,12 +282,12 @@ async def test_any_requests_in_any_pieces_get_responses_in_order(
     parts = [sent[a:b] for a, b in zip([0, *cuts], [*cuts, len(sent)], strict=True)]
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(protocol, "PIECE_BYTES", piece)
-        found = await converse(parts, len(requests), ends=ends)
+        responses = await converse(parts, len(requests), ends=ends)
     expected = [
         (200 if len(body) % 2 else 400, str(number).encode(), body)
         for number, _, body, _, _ in requests
     ]
-    assert [(status, identity, body) for status, identity, _, body in found] == expected
+    assert [(status, identity, body) for status, identity, _, body in responses] == expected
 
 
 @pytest.mark.slow
@@ -306,10 +306,10 @@ async def test_reading_is_paused_while_many_pipelined_requests_wait(path: str) -
 
 async def test_a_chunked_body_is_read_no_faster_than_it_is_consumed() -> None:
     protocol, wire = connect()
-    taken = asyncio.Event()
+    received = asyncio.Event()
 
     async def slow(scope: Scope, receive: Receive, send: Send) -> None:
-        await taken.wait()
+        await received.wait()
         await inner_app(scope, receive, send)
 
     protocol.app = slow
@@ -317,9 +317,9 @@ async def test_a_chunked_body_is_read_no_faster_than_it_is_consumed() -> None:
     reads = {False: 0, True: 0}
     for number in range(400):
         if number == 200:
-            taken.set()
+            received.set()
         if not wire.paused:
-            reads[taken.is_set()] += 1
+            reads[received.is_set()] += 1
             protocol.data_received(b"8000\r\n" + b"\r\n" * 0x4000 + b"\r\n")
         await asyncio.sleep(0)
     before, after = reads[False], reads[True]
@@ -369,8 +369,8 @@ async def test_a_cached_header_is_not_parsed_again() -> None:
     protocol.parser = None  # type: ignore[assignment]  # fails if it is called
     protocol.data_received(request_bytes(7, "/short", b"xyz", chunked=False))
     await asyncio.sleep(0)
-    found = responses_in(wire.written)
-    assert found == [(200, b"7", "fast", b"abc"), (200, b"7", "fast", b"xyz")]
+    responses = responses_in(wire.written)
+    assert responses == [(200, b"7", "fast", b"abc"), (200, b"7", "fast", b"xyz")]
 
 
 async def test_an_id_that_looks_like_a_header_does_not_close_the_connection() -> None:
@@ -412,13 +412,13 @@ async def test_the_header_cache_is_bounded(monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setattr(fast_path, "_MAX_CACHED_HEADERS", 10)
 
     protocol, _ = connect()
-    most = 0
+    longest = 0
     for number in range(25):
         protocol.data_received(request_bytes(number, "/short", b"abc", chunked=False))
         await asyncio.sleep(0)
-        most = max(most, len(protocol.application.header_cache))
+        longest = max(longest, len(protocol.application.header_cache))
     protocol.data_received(request_bytes(10**3000, "/short", b"abc", chunked=False))
-    assert most == 10
+    assert longest == 10
     assert all(len(header) <= 2_000 for header in protocol.application.header_cache)
 
 

@@ -25,7 +25,7 @@ class TritonPythonModel:
             triton.get_input_tensor_by_name(request, "image").as_numpy() for request in requests
         ]
         (probabilities,) = self.session.run(None, {"image": np.concatenate(images)})
-        ends = np.cumsum([len(each) for each in images])[:-1]
+        ends = np.cumsum([len(array) for array in images])[:-1]
         return [
             triton.InferenceResponse([triton.Tensor("probabilities", rows)])
             for rows in np.split(probabilities, ends)

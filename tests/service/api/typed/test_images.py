@@ -67,9 +67,9 @@ def encoded(
     return file.getvalue()
 
 
-def difference(one: NDArray[np.generic], other: NDArray[np.generic]) -> float:
+def difference(first: NDArray[np.generic], second: NDArray[np.generic]) -> float:
     """Return the mean absolute difference of two pictures, in grey levels of 255."""
-    return float(np.abs(one.astype(float) - other.astype(float)).mean())
+    return float(np.abs(first.astype(float) - second.astype(float)).mean())
 
 
 def assert_made_as_mnist(pixels: Pixels) -> None:
@@ -365,9 +365,9 @@ def png_that_claims(width: int, height: int) -> bytes:
     )
 
 
-def patched(data: bytes, at: int, form: str, *values: int) -> bytes:
+def patched(data: bytes, offset: int, form: str, *values: int) -> bytes:
     patch = struct.pack(form, *values)
-    return data[:at] + patch + data[at + len(patch) :]
+    return data[:offset] + patch + data[offset + len(patch) :]
 
 
 SMALL = inverted(drawing(side=32, pen=3))
@@ -518,9 +518,9 @@ def test_damaged_files_are_read_or_refused(name: str, data: st.DataObject) -> No
     file = bytearray(VALID[name])
     for _ in range(data.draw(st.integers(0, 4))):
         # Half of the damage is in the headers.
-        at = data.draw(st.one_of(st.integers(0, 64), st.integers(0, len(file))))
+        offset = data.draw(st.one_of(st.integers(0, 64), st.integers(0, len(file))))
         removed = data.draw(st.integers(0, 4))
-        file[at : at + removed] = data.draw(st.binary(max_size=4))
+        file[offset : offset + removed] = data.draw(st.binary(max_size=4))
     assert_read_or_refused(bytes(file[: data.draw(st.integers(0, len(file)))]))
     assert_read_or_refused(bytes(file))
 
@@ -542,9 +542,9 @@ def test_any_small_picture_is_read_or_refused(
 @pytest.mark.slow
 def test_is_safe_in_threads() -> None:
     files = list(VALID.values()) * 10
-    alone = [mnist_pixels(data) for data in files]
+    pixels_alone = [mnist_pixels(data) for data in files]
     with ThreadPoolExecutor(8) as pool:
-        np.testing.assert_array_equal(list(pool.map(mnist_pixels, files)), alone)
+        np.testing.assert_array_equal(list(pool.map(mnist_pixels, files)), pixels_alone)
 
 
 def test_leaves_pillows_settings_alone() -> None:

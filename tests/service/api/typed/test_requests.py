@@ -69,10 +69,10 @@ class Sent:
 
 async def read(kind: type[Input], sent: Sent) -> dict[str, Any]:
     """Return the fields that the endpoint gets, or raise its error."""
-    found = await kind.from_http_request(sent.request, None)
-    if "refusal" in found.model_fields:
-        raise found.refusal
-    return {name: getattr(found, name) for name in found.model_fields}
+    parsed = await kind.from_http_request(sent.request, None)
+    if "refusal" in parsed.model_fields:
+        raise parsed.refusal
+    return {name: getattr(parsed, name) for name in parsed.model_fields}
 
 
 async def ask(
@@ -175,9 +175,9 @@ async def test_a_body_may_have_many_chunks() -> None:
 
 
 async def test_a_form_may_have_several_files_under_one_name_in_order() -> None:
-    files = [("images", (f"{at}.png", b"%d" % at, "image/png")) for at in range(20)]
+    files = [("images", (f"{number}.png", b"%d" % number, "image/png")) for number in range(20)]
     fields = await ask(PicturesInput, *form(*files, model="mnist-mlp"))
-    assert fields == {"images": [b"%d" % at for at in range(20)], "model": "mnist-mlp"}
+    assert fields == {"images": [b"%d" % number for number in range(20)], "model": "mnist-mlp"}
 
 
 async def test_a_form_needs_no_model_and_a_file_no_name_or_type() -> None:
@@ -435,7 +435,7 @@ async def test_a_text_or_a_url_in_place_of_a_file_is_refused(text: str) -> None:
         (form(PICTURE, top_k="3"), "no field 'top_k'"),
         (form(PICTURE, ("model", ("m", b"mnist-cnn"))), "'model' must be the name of a model"),
         (form(*[PICTURE] * 1001), "The form cannot be read: Too many files"),
-        (form(PICTURE, **{f"f{at}": "" for at in range(1001)}), "Too many fields"),
+        (form(PICTURE, **{f"f{number}": "" for number in range(1001)}), "Too many fields"),
         (form(PICTURE, model="x" * 1_100_000), "The form cannot be read: "),
     ],
     ids=[
@@ -580,16 +580,16 @@ def nearly_right(draw: st.DrawFn) -> dict[str, Any]:
         )
     )
     value = np.full(shape, draw(st.integers(0, 255))).tolist()
-    at = value
+    nested = value
     for _ in range(draw(st.integers(0, len(shape) - 1))):
-        at = at[draw(st.integers(0, len(at) - 1))]
+        nested = nested[draw(st.integers(0, len(nested) - 1))]
     match draw(st.sampled_from(["nothing", "replace", "append", "drop"])):
         case "replace":
-            at[draw(st.integers(0, len(at) - 1))] = draw(scalars | documents)
+            nested[draw(st.integers(0, len(nested) - 1))] = draw(scalars | documents)
         case "append":
-            at.append(draw(scalars | documents))
+            nested.append(draw(scalars | documents))
         case "drop":
-            at.pop()
+            nested.pop()
     model = draw(st.none() | st.sampled_from(["mnist-cnn", ""]) | scalars)
     return {field: value} | ({} if model is None else {"model": model})
 
@@ -626,17 +626,17 @@ async def is_accepted(kind: type[Input], body: bytes, content_type: str) -> bool
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", [DigitsInput, CurveInput, PointsInput, PicturesInput])
 def test_any_document_is_accepted_or_refused_with_a_4xx(kind: type[Input]) -> None:
-    taken = []
+    accepted = []
 
     @property_test
     @given(nearly_right() | documents)
     def check(content: object) -> None:
         # The plugin of anyio runs no function that hypothesis calls inside of a test.
-        taken.append(asyncio.run(is_accepted(kind, json.dumps(content).encode(), JSON)))
+        accepted.append(asyncio.run(is_accepted(kind, json.dumps(content).encode(), JSON)))
 
     check()
-    assert any(taken) or kind is PicturesInput
-    assert not all(taken)
+    assert any(accepted) or kind is PicturesInput
+    assert not all(accepted)
 
 
 @pytest.mark.slow

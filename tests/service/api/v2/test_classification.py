@@ -52,14 +52,14 @@ def test_floats_have_six_decimals(dtype: Any) -> None:
 def test_classes_are_in_descending_order_and_equal_values_keep_their_order(
     array: NDArray[Any], labels: list[str], top: int
 ) -> None:
-    for row, found in zip(array, classes(array, tuple(labels), top), strict=True):
+    for row, texts in zip(array, classes(array, tuple(labels), top), strict=True):
         values = row.ravel()
         numbers = [value for value in values.tolist() if value == value]  # no NaN
-        assert len(found) == min(top, values.size)
-        parts = [text.split(":") for text in found]
+        assert len(texts) == min(top, values.size)
+        parts = [text.split(":") for text in texts]
         places = [int(index) for _, index, *_ in parts]
         assert len(set(places)) == len(places)
-        best = sorted(range(values.size), key=lambda place: _descending(values[place].item()))
+        best = sorted(range(values.size), key=lambda index: _descending(values[index].item()))
         assert places == best[:top]
         for place, (value, _, *label) in zip(places, parts, strict=True):
             assert label == ([labels[place]] if place < len(labels) else [])
@@ -79,8 +79,8 @@ def fixed_card(batch: int, *shape: int) -> ModelCard:
 
 def asked(card: ModelCard, output: NDArray[Any], top: int, **own: bool) -> Any:
     rows = np.zeros((card.fixed_batch or len(output), 2), np.float32)
-    wanted = {"name": "p", "parameters": {"classification": top, **own}}
-    message = message_of(card, {"x": rows}, {"x": "flat"}, outputs=[wanted])
+    expected = {"name": "p", "parameters": {"classification": top, **own}}
+    message = message_of(card, {"x": rows}, {"x": "flat"}, outputs=[expected])
     return read_answer(*encode(card, decode(card, *message.wire()), {"p": output}))
 
 

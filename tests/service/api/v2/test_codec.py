@@ -67,9 +67,9 @@ def test_the_model_gets_the_values_that_were_sent(message: Message, say_length: 
     request = decode(message.card, body, length)
     assert request.inputs.keys() == message.arrays.keys()
     for name, array in message.arrays.items():
-        found = request.inputs[name]
-        assert (found.dtype, found.shape) == (array.dtype, array.shape)
-        assert found.tobytes() == array.tobytes()
+        decoded = request.inputs[name]
+        assert (decoded.dtype, decoded.shape) == (array.dtype, array.shape)
+        assert decoded.tobytes() == array.tobytes()
     assert request.id == message.content.get("id")
     assert [output.spec for output in request.outputs] == list(message.card.outputs)
 
@@ -84,15 +84,15 @@ def test_every_value_of_a_datatype_is_decoded_from_every_format(datatype: Dataty
         extremes = [0, 1] if datatype == "BOOL" else [np.iinfo(dtype).min, np.iinfo(dtype).max]
     array = np.array(extremes, dtype).reshape(-1, 2)
     card = card_of({"t": (datatype, (-1, 2))})
-    for way in ("flat", "nested", "binary"):
-        message = message_of(card, {"t": array}, {"t": way})  # type: ignore[dict-item]
-        if datatype == "FP16" and way != "binary":
+    for form in ("flat", "nested", "binary"):
+        message = message_of(card, {"t": array}, {"t": form})  # type: ignore[dict-item]
+        if datatype == "FP16" and form != "binary":
             with pytest.raises(BadInputError, match="'t' is FP16: send it as binary data"):
                 decode(card, *message.wire())
         else:
-            found = decode(card, *message.wire()).inputs["t"]
-            assert found.dtype == dtype
-            assert found.tobytes() == array.tobytes()
+            decoded = decode(card, *message.wire()).inputs["t"]
+            assert decoded.dtype == dtype
+            assert decoded.tobytes() == array.tobytes()
 
 
 def test_whole_numbers_and_whole_floats_are_interchangeable() -> None:
@@ -114,17 +114,17 @@ def test_an_aligned_binary_tensor_is_a_view_and_another_is_copied(
     array = np.arange(8, dtype=np.float64).reshape(2, 4)
     plain, length = message_of(card, {"t": array}, {"t": "binary"}).wire()
     assert length is not None
-    ways = set()
+    memories = set()
     for shift in range(8):
         body, start = kind(b" " * shift + plain), int(length) + shift
-        found = decode(card, body, b"%d" % start).inputs["t"]
-        np.testing.assert_array_equal(found, array)
-        assert found.flags.aligned
+        decoded = decode(card, body, b"%d" % start).inputs["t"]
+        np.testing.assert_array_equal(decoded, array)
+        assert decoded.flags.aligned
         sent = np.frombuffer(body, np.uint8)
         aligned = (sent.ctypes.data + start) % 8 == 0
-        assert np.shares_memory(found, sent) == aligned
-        ways.add(aligned)
-    assert ways == {True, False}
+        assert np.shares_memory(decoded, sent) == aligned
+        memories.add(aligned)
+    assert memories == {True, False}
 
 
 def test_unknown_fields_are_ignored() -> None:
@@ -245,9 +245,9 @@ def test_the_response_has_the_requested_outputs_in_the_requested_formats(
     response = read_answer(*encode(card, decode(card, body, length), arrays))
     assert list(response.outputs) == list(expected)
     assert response.binary == {name for name, binary in expected.items() if binary}
-    for name, found in response.outputs.items():
-        assert (found.dtype, found.shape) == (arrays[name].dtype, arrays[name].shape)
-        assert found.tobytes() == arrays[name].tobytes()
+    for name, decoded in response.outputs.items():
+        assert (decoded.dtype, decoded.shape) == (arrays[name].dtype, arrays[name].shape)
+        assert decoded.tobytes() == arrays[name].tobytes()
 
 
 def test_a_response_without_binary_outputs_is_only_json() -> None:
@@ -353,8 +353,8 @@ def test_a_larger_size_than_the_maximum_is_refused_before_the_data_are_read(form
             tensor = {"name": "x", "datatype": "FP32", "shape": rows.shape, "data": None}
             wire = json.dumps({"inputs": [tensor]}).encode(), None
         else:
-            way: Literal["flat", "binary"] = "flat" if form == "JSON" else "binary"
-            wire = message_of(card, {"x": rows}, {"x": way}).wire()
+            tensor_form: Literal["flat", "binary"] = "flat" if form == "JSON" else "binary"
+            wire = message_of(card, {"x": rows}, {"x": tensor_form}).wire()
         if length == 6:
             with pytest.raises(BadInputError, match=f"^{re.escape(LONGER)}$"):
                 decode(card, *wire)
@@ -447,9 +447,9 @@ def test_an_error_names_the_problem_and_says_what_to_change(
     place: str, value: Any, reason: str
 ) -> None:
     content = copy.deepcopy(one_row_request().content)
-    *way, last = [int(part) if part.isdigit() else part for part in place.split(".")]
+    *path, last = [int(part) if part.isdigit() else part for part in place.split(".")]
     target: Any = content
-    for part in way:
+    for part in path:
         target = target[part]
     target[last] = value
     with pytest.raises(BadInputError) as refused:
@@ -649,16 +649,16 @@ def test_a_damaged_request(message: Message, other: Message, data: st.DataObject
     body, length = message.wire()
     damaged = bytearray(body)
     for _ in range(data.draw(st.integers(1, 3))):
-        at = data.draw(st.integers(0, len(damaged)))
-        what = data.draw(st.sampled_from(["flip", "cut", "insert", "splice"]))
-        if what == "flip" and at < len(damaged):
-            damaged[at] ^= data.draw(st.integers(1, 255))
-        elif what == "cut":
-            del damaged[at : at + data.draw(st.integers(1, 50))]
-        elif what == "insert":
-            damaged[at:at] = data.draw(st.binary(max_size=8))
+        offset = data.draw(st.integers(0, len(damaged)))
+        damage = data.draw(st.sampled_from(["flip", "cut", "insert", "splice"]))
+        if damage == "flip" and offset < len(damaged):
+            damaged[offset] ^= data.draw(st.integers(1, 255))
+        elif damage == "cut":
+            del damaged[offset : offset + data.draw(st.integers(1, 50))]
+        elif damage == "insert":
+            damaged[offset:offset] = data.draw(st.binary(max_size=8))
         else:
-            damaged[at:] = other.wire()[0][data.draw(st.integers(0, 50)) :]
+            damaged[offset:] = other.wire()[0][data.draw(st.integers(0, 50)) :]
     if data.draw(st.booleans()):
         length = data.draw(lengths)
     request = is_total(PLANE, bytes(damaged), length)

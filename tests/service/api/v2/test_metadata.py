@@ -50,11 +50,11 @@ async def test_the_configuration_has_the_largest_sizes() -> None:
     card = card_of({"x": ("FP32", (-1, -1, 2)), "n": ("INT64", (-1,))})
     x = replace(card.inputs[0], max_shape=(-1, 512, 2))
     limited = card.model_copy(update={"inputs": (x, card.inputs[1])})
-    found = await metadata_of(model_configuration, limited)
-    assert found["parameters"] == {"max_dims.x": {"string_value": "512,2"}}
-    alone = limited.model_copy(update={"batching": "none"})
-    found = await metadata_of(model_configuration, alone)
-    assert found["parameters"]["batching"] == {"string_value": "none"}
+    metadata = await metadata_of(model_configuration, limited)
+    assert metadata["parameters"] == {"max_dims.x": {"string_value": "512,2"}}
+    unbatched = limited.model_copy(update={"batching": "none"})
+    metadata = await metadata_of(model_configuration, unbatched)
+    assert metadata["parameters"]["batching"] == {"string_value": "none"}
     assert "parameters" not in await metadata_of(model_configuration, card)
 
 

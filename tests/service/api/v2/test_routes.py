@@ -94,13 +94,13 @@ async def test_every_endpoint_responds_and_is_counted_by_its_pattern(
 ) -> None:
     method, _ = ROUTES[pattern]
     body = LINE if pattern.endswith("/infer") else b""
-    found = await ask(method, "/v2" + pattern.replace("{model}", "line"), body)
-    assert found.response.status_code == (
+    result = await ask(method, "/v2" + pattern.replace("{model}", "line"), body)
+    assert result.response.status_code == (
         503 if pattern == "/health/ready" else 200
     )  # one model is unavailable
-    assert found.response.headers["content-type"] == "application/json"
-    assert found.context.endpoint == "/v2" + pattern
-    assert found.context.model == ("line" if "{model}" in pattern else "")
+    assert result.response.headers["content-type"] == "application/json"
+    assert result.context.endpoint == "/v2" + pattern
+    assert result.context.model == ("line" if "{model}" in pattern else "")
 
 
 @pytest.mark.parametrize("pattern", list(ROUTES))
@@ -111,20 +111,20 @@ async def test_another_method_is_refused_with_the_allowed_one(
     right, _ = ROUTES[pattern]
     if method == right:
         return
-    found = await ask(method, "/v2" + pattern.replace("{model}", "line"))
-    assert found.response.status_code == 405
-    assert found.response.headers["allow"] == {"GET": "GET, HEAD", "POST": "POST"}[right]
+    result = await ask(method, "/v2" + pattern.replace("{model}", "line"))
+    assert result.response.status_code == 405
+    assert result.response.headers["allow"] == {"GET": "GET, HEAD", "POST": "POST"}[right]
     right = {"GET": "GET and HEAD are", "POST": "POST is"}[right]
-    assert found.error == f"{method} is not allowed here; {right}."
+    assert result.error == f"{method} is not allowed here; {right}."
 
 
 @pytest.mark.parametrize("pattern", list(ROUTES))
 async def test_head_is_supported_where_it_is_allowed(ask: Client, pattern: str) -> None:
-    found = await ask("HEAD", "/v2" + pattern.replace("{model}", "line"))
+    result = await ask("HEAD", "/v2" + pattern.replace("{model}", "line"))
     allowed = ROUTES[pattern][0] == "GET"
     ready = 503 if pattern == "/health/ready" else 200  # one model is unavailable
-    assert found.response.status_code == (ready if allowed else 405)
-    assert allowed or found.response.headers["allow"] == "POST"
+    assert result.response.status_code == (ready if allowed else 405)
+    assert allowed or result.response.headers["allow"] == "POST"
 
 
 def test_long_paths_are_not_cached() -> None:
@@ -142,9 +142,9 @@ async def test_the_served_version_may_be_named(ask: Client, rest: str) -> None:
     assert named.context.endpoint == plain.context.endpoint
     if rest != "/stats":  # changed by the previous call
         assert named.response.json() == plain.response.json()
-    found = await ask(method, f"/v2/models/line/versions/1{rest}", LINE)
-    assert found.response.status_code == 404
-    assert found.error == (
+    result = await ask(method, f"/v2/models/line/versions/1{rest}", LINE)
+    assert result.response.status_code == 404
+    assert result.error == (
         "Request for unknown model: 'line' version 1 is not found; version 2 is served."
     )
 
@@ -167,11 +167,11 @@ async def test_the_served_version_may_be_named(ask: Client, rest: str) -> None:
 async def test_an_unknown_path_or_model_gets_one_sentence_and_no_model_label(
     ask: Client, path: str, status: int, sentence: str, model: str
 ) -> None:
-    found = await ask("GET", path)
-    assert found.response.status_code == status
-    assert found.error.startswith(sentence)
-    assert found.context.model == model
-    assert found.context.endpoint in {"other", "/v2/models/{model}", "/v2/models/{model}/ready"}
+    result = await ask("GET", path)
+    assert result.response.status_code == status
+    assert result.error.startswith(sentence)
+    assert result.context.model == model
+    assert result.context.endpoint in {"other", "/v2/models/{model}", "/v2/models/{model}/ready"}
 
 
 async def test_the_name_of_a_model_may_be_a_word_of_the_protocol(ask: Client) -> None:
@@ -193,17 +193,17 @@ def test_any_path_is_split_into_text(path: str) -> None:
 
 
 async def test_the_server_is_ready_if_all_models_are(tmp_path: Path, ask: Client) -> None:
-    found = await ask("GET", "/v2/health/ready")
-    assert found.response.status_code == 503
-    assert found.error == "1 of the models is not ready; POST /v2/repository/index tells why."
+    result = await ask("GET", "/v2/health/ready")
+    assert result.response.status_code == 503
+    assert result.error == "1 of the models is not ready; POST /v2/repository/index tells why."
     write_tiny(tmp_path, "line", runtimes=("onnx",))
     whole = Client(
         ModelRegistry(Settings(model_repository=tmp_path, device="cpu", max_batch_rows=4))
     )
     await whole.registry.open()
     try:
-        found = await whole("GET", "/v2/health/ready")
-        assert (found.response.status_code, found.response.json()["ready"]) == (200, True)
+        result = await whole("GET", "/v2/health/ready")
+        assert (result.response.status_code, result.response.json()["ready"]) == (200, True)
     finally:
         await whole.registry.close()
 
@@ -215,9 +215,9 @@ async def test_the_server_is_ready_if_all_models_are(tmp_path: Path, ask: Client
 async def test_the_index_has_unavailable_models_unless_only_ready_ones_are_requested(
     ask: Client, body: Any, refused: bool
 ) -> None:
-    found = await ask("POST", "/v2/repository/index", body)
-    assert found.response.status_code == 200
-    states = {entry["name"]: entry["state"] for entry in found.response.json()}
+    result = await ask("POST", "/v2/repository/index", body)
+    assert result.response.status_code == 200
+    states = {entry["name"]: entry["state"] for entry in result.response.json()}
     ready = {"line": "READY", "stats": "READY"}
     assert states == (ready | {"broken": "UNAVAILABLE"} if refused else ready)
 
@@ -228,22 +228,22 @@ async def test_the_index_has_unavailable_models_unless_only_ready_ones_are_reque
     ids=str,
 )
 async def test_an_invalid_request_for_the_index_is_a_400(ask: Client, body: Any) -> None:
-    found = await ask("POST", "/v2/repository/index", body)
-    assert found.response.status_code == 400
-    assert re.match(r"The (body|request's 'ready') ", found.error)
+    result = await ask("POST", "/v2/repository/index", body)
+    assert result.response.status_code == 400
+    assert re.match(r"The (body|request's 'ready') ", result.error)
 
 
 async def test_a_json_request_gets_json(ask: Client) -> None:
-    found = await ask("POST", INFER, {**LINE, "id": "a"})
-    assert found.response.json() == {
+    result = await ask("POST", INFER, {**LINE, "id": "a"})
+    assert result.response.json() == {
         "model_name": "line",
         "model_version": "2",
         "id": "a",
         "outputs": [{"name": "y", "datatype": "FP32", "shape": [2, 1], "data": [7, 2]}],
     }
-    assert "inference-header-content-length" not in found.response.headers
-    assert (found.context.model, found.context.version) == ("line", "2")
-    assert found.context.rows == 2
+    assert "inference-header-content-length" not in result.response.headers
+    assert (result.context.model, result.context.version) == ("line", "2")
+    assert result.context.rows == 2
 
 
 @pytest.mark.parametrize("encoding", ["identity", "gzip"])
@@ -332,26 +332,26 @@ async def test_the_empty_cache_of_a_decoder_is_computed(binary: bool, tmp_path: 
 async def test_an_invalid_request_gets_one_sentence(
     ask: Client, body: Any, headers: dict[str, str], status: int, sentence: str
 ) -> None:
-    found = await ask("POST", INFER, body, headers)
-    assert found.response.status_code == status
-    assert found.error.startswith(sentence)
-    assert found.context.model == "line"
+    result = await ask("POST", INFER, body, headers)
+    assert result.response.status_code == status
+    assert result.error.startswith(sentence)
+    assert result.context.model == "line"
 
 
 async def test_a_body_over_the_limit_is_413(ask: Client) -> None:
     ask = Client(ask.registry, max_body_bytes=20)
     for path in (INFER, "/v2/repository/index"):
-        found = await ask("POST", path, LINE)
-        assert found.response.status_code == 413
-        assert found.error == "The body is larger than 20 bytes; send fewer rows."
+        result = await ask("POST", path, LINE)
+        assert result.response.status_code == 413
+        assert result.error == "The body is larger than 20 bytes; send fewer rows."
 
 
 async def test_before_the_models_are_loaded_the_server_is_live_and_not_ready() -> None:
     ask = Client(ModelRegistry(Settings()))
     assert (await ask("GET", "/v2/health/live")).response.json() == {"live": True}
     for path in ("/v2/health/ready", "/v2/models/line", "/v2/models/line/ready"):
-        found = await ask("GET", path)
-        assert found.response.status_code == 503
-        assert found.response.headers["retry-after"] == "1"
-        assert found.error
+        result = await ask("GET", path)
+        assert result.response.status_code == 503
+        assert result.response.headers["retry-after"] == "1"
+        assert result.error
     assert (await ask("GET", "/v2/models")).response.json() == {"models": []}

@@ -28,7 +28,9 @@ def test_a_shape_is_accepted_if_every_dimension_matches_or_is_free(
     given_shape = data.draw(st.lists(st.integers(-1, 4), max_size=5))
     right = (
         len(given_shape) == len(shape)
-        and all(size in (-1, found) for size, found in zip(shape, given_shape, strict=True))
+        and all(
+            size in (-1, given_size) for size, given_size in zip(shape, given_shape, strict=True)
+        )
         and min(given_shape) >= 0
     )
     if right:
@@ -49,11 +51,11 @@ def test_only_a_free_dimension_may_be_empty() -> None:
 @pytest.mark.parametrize("data", [[], [[[], []]]])
 def test_a_tensor_without_values_is_an_array_without_values(datatype: Datatype, data: Any) -> None:
     spec = spec_of(datatype, -1, 2, -1, 4)
-    for found in (
+    for decoded in (
         from_json(spec, (1, 2, 0, 4), data, booleans=False),
         from_bytes(spec, (1, 2, 0, 4), b"", 0),
     ):
-        assert (found.shape, found.dtype) == ((1, 2, 0, 4), NUMPY_DTYPES[datatype])
+        assert (decoded.shape, decoded.dtype) == ((1, 2, 0, 4), NUMPY_DTYPES[datatype])
     with pytest.raises(BadInputError, match="does not have the shape"):
         from_json(spec, (1, 2, 0, 4), [1], booleans=False)
 
@@ -84,9 +86,9 @@ def test_whole_numbers_may_be_written_as_floats(datatype: Datatype) -> None:
     limits = np.iinfo(NUMPY_DTYPES[datatype])
     for sent in ([1.0, 0.0, -0.0, 127.0], [1, 2.0, 3, 0.0], [[1.0], [2.0], [3], [4.0]]):
         shape = (4, 1) if isinstance(sent[0], list) else (4,)
-        found = from_json(spec_of(datatype, *[-1] * len(shape)), shape, sent, booleans=False)
-        assert found.dtype == NUMPY_DTYPES[datatype]
-        np.testing.assert_array_equal(found, sent)
+        decoded = from_json(spec_of(datatype, *[-1] * len(shape)), shape, sent, booleans=False)
+        assert decoded.dtype == NUMPY_DTYPES[datatype]
+        np.testing.assert_array_equal(decoded, sent)
     assert from_json(spec, (2,), [1.0, int(limits.max)], booleans=False)[1] == limits.max
     for value in (1.5, -0.5, 2.0**53 + 2, 1e300, float(limits.max) * 2 + 2):
         with pytest.raises(BadInputError, match=f"'t' holds a value that is no {datatype}: "):
@@ -127,13 +129,13 @@ def test_data_nested_differently_from_the_shape_is_refused(array: Any, data: st.
     for sent in (nested, flat):
         np.testing.assert_array_equal(from_json(spec, array.shape, sent, booleans=False), array)
     # One row at some depth loses its last value, or gets another one.
-    place = nested
+    inner = nested
     for _ in range(data.draw(st.integers(0, array.ndim - 1))):
-        place = place[data.draw(st.integers(0, len(place) - 1))]
+        inner = inner[data.draw(st.integers(0, len(inner) - 1))]
     if data.draw(st.booleans()):
-        place.pop()
+        inner.pop()
     else:
-        place.append(place[-1])
+        inner.append(inner[-1])
     with pytest.raises(BadInputError, match="The data of tensor 't' does not have the shape"):
         from_json(spec, array.shape, nested, booleans=False)
 
@@ -146,22 +148,22 @@ def test_a_row_is_a_list(row: Any) -> None:
 
 def test_no_rows_are_no_values() -> None:
     for datatype in IN_JSON:
-        found = from_json(spec_of(datatype, -1, 2), (0, 2), [], booleans=False)
-        assert (found.shape, found.dtype) == ((0, 2), NUMPY_DTYPES[datatype])
+        decoded = from_json(spec_of(datatype, -1, 2), (0, 2), [], booleans=False)
+        assert (decoded.shape, decoded.dtype) == ((0, 2), NUMPY_DTYPES[datatype])
         assert from_bytes(spec_of(datatype, -1, 2), (0, 2), b"abc", 3).shape == (0, 2)
 
 
 def test_binary_numbers_are_little_endian_and_row_major() -> None:
-    found = from_bytes(spec_of("UINT16", -1, 2), (2, 2), b"-\1\0\2\0\0\1\0\2-", 1)
-    assert found.tolist() == [[1, 2], [256, 512]]
+    decoded = from_bytes(spec_of("UINT16", -1, 2), (2, 2), b"-\1\0\2\0\0\1\0\2-", 1)
+    assert decoded.tolist() == [[1, 2], [256, 512]]
 
 
 @property_test
 @given(st.lists(st.text(st.characters(exclude_categories=["Cs"]), max_size=300), max_size=5))
 def test_a_text_is_its_length_and_its_utf_8(texts: list[str]) -> None:
-    raw, found = to_bytes(texts), []
+    raw, decoded = to_bytes(texts), []
     while raw:
         size = int.from_bytes(raw[:4], "little")
-        found.append(raw[4 : 4 + size].decode())
+        decoded.append(raw[4 : 4 + size].decode())
         raw = raw[4 + size :]
-    assert found == texts
+    assert decoded == texts
