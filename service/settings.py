@@ -25,8 +25,8 @@ class Settings(BaseSettings):
     model_config = SettingsConfigDict(env_prefix="FITSERVE_", frozen=True, extra="ignore")
 
     model_repository: Path = Field(SHIPPED, description="the folder of the packages")
-    default_model: str = Field(
-        "",
+    default_model: str | None = Field(
+        None,
         description="the model of requests to /invocations that name none; by default the only one",
     )
     runtime: Literal["auto", "onnx", "torchscript"] = Field(

@@ -220,7 +220,7 @@ def test_the_users_own_networks_are_saved_checked_and_served_as_shown(tmp_path: 
         "flowers", "forest", "iris", "resnet18", "sentiment",
     ]  # fmt: skip
     (check,) = (line for line in COMMANDS if "fitserve check" in line)
-    shown = run(here(check).replace(".venv/bin/fitserve", f"{sys.executable} -m fitserve"), **own)
+    shown = run(check.replace(".venv/bin/fitserve", f"{sys.executable} -m fitserve"), **own)
     assert "A caller sends" in shown
     with temporary_home() as home, serving(home, ROOT, settings=own) as server:
         request, response = re.findall(

@@ -121,7 +121,7 @@ def openapi_with_models(
         specification: of `openapi_of`.
         cards: of the models that serve.
     """
-    paths = dict(specification["paths"])
+    paths = dict(specification.get("paths", {}))
     for card in cards:
         operation = _operation(card.summary, PREDICT.response)
         operation["requestBody"] = _json_body(_instances(card))
