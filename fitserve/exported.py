@@ -28,6 +28,8 @@ GIVE_ROWS = (
     "image:FP32[-1,3,224,224]"
 )
 """What to do without a sample, as the end of a sentence."""
+RANDOM = "Its example and its proof rest on random numbers, not on real data."
+"""The note of an export without a sample."""
 Arrays = Mapping[str, NDArray[Any]]
 
 

@@ -8,11 +8,12 @@ import argparse
 import sys
 import warnings
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from fitserve.doors import DOORS, Door, door, door_of
-from fitserve.exported import ExportError
+from fitserve.exported import RANDOM, ExportError
 from fitserve.opening import load_weights, open_object
 from fitserve.samples import parse_input, random_rows, read_rows
 
@@ -32,7 +33,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 load_weights(network, options.weights)
             found = door_of(network)
         sys.stdout.write(f"exporting a {found.SHOWN}\n")
-        found.export(network, samples, options.labels).write(options.folder)
+        exported = found.export(network, samples, options.labels)
+        if options.inputs and not options.sample:
+            exported = replace(exported, notes=[*exported.notes, RANDOM])
+        exported.write(options.folder)
     except ExportError as error:
         sys.stderr.write(f"error: {error}\n")
         return 1

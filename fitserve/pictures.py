@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from fitserve.doors import door_of
-from fitserve.exported import Exported, ExportError, Pictures
+from fitserve.exported import RANDOM, Exported, ExportError, Pictures
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -169,4 +169,9 @@ def export_pictures(
             transformed.append(np.asarray(transform(image), np.float32))
     origin = exported.origin.replace("Pictured", type(network).__name__)
     rows = np.stack(transformed) if transformed else None
-    return replace(exported, origin=origin, pictures=Pictures(picture.declared(), files, rows))
+    return replace(
+        exported,
+        origin=origin,
+        notes=[*exported.notes, RANDOM],
+        pictures=Pictures(picture.declared(), files, rows),
+    )

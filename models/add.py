@@ -4,7 +4,7 @@ Properties that the graph does not state are found by running it on samples or r
 network that cannot be served is refused with one sentence of advice, and nothing is written.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -82,6 +82,7 @@ def add(
     task: Task | None = None,
     summary: str | None = None,
     intended_use: str | None = None,
+    progress: Callable[[str], object] = str,
 ) -> ModelPackage:
     """Make the next version of package `name` under `root` from an ONNX file or an export.
 
@@ -102,6 +103,7 @@ def add(
             `other`.
         summary: for the card.
         intended_use: for the card.
+        progress: called with each step before it begins.
 
     Raises:
         AddError: a file cannot be read or served, or fails a check, or the package cannot be
@@ -115,6 +117,7 @@ def add(
         require_writable(root)
     except OSError as error:
         raise AddError(_unwritable(root, error)) from error
+    progress("reading the files")
     network = read_source(source, torchscript=torchscript, sample=sample)
     labels = labels or network.labels
     graph = open_graph(network.file, network.onnx)
@@ -131,16 +134,19 @@ def add(
         else random_samples(inputs, graph.fixed_batch)
     )
     samples = affordable(graph.network, within(samples, graph.network.inputs, max_sizes))
+    progress("trying sizes in another process")
     few = samples.resized(graph.fixed_batch or min(samples.count, ROWS_OF_OTHER_SIZES))
     nonempty = require_safe(graph.file, network.onnx, graph.network.inputs, few)
     largest = largest_sizes(graph, network.onnx, few, max_sizes)
     others = other_sizes(graph.network, graph.network.inputs, few, graph.fixed_batch or 1, largest)
+    progress(f"computing {samples.count} rows")
     answers = _answers(graph, samples)
     inputs = tuple(replace(spec, nonempty=nonempty.get(spec.name, ())) for spec in inputs)
     inputs = _with_maxima(inputs, graph.network.inputs, largest)
     if network.pictures:
         inputs = with_picture(graph.file, inputs, network.pictures)
     outputs = output_specs(graph, answers, inputs, labels)
+    progress("comparing the graph with its optimized form")
     rewritten = None
     if not is_quantized(model):
         rewritten = rewriting(graph, network.onnx, few, samples, outputs, half=half)
@@ -169,13 +175,17 @@ def add(
             f"m = onnx.load({graph.file!r}); [o.type.tensor_type.ClearField('shape') for o in "
             f"m.graph.output]; onnx.save(m, {graph.file!r})"
         )
+    if network.records:
+        progress("comparing it with the network's own answers")
     own = prove_answers(graph, network.records, outputs, half=half)
+    progress("checking that rows are independent")
     proof = prove_rows(graph, network.onnx, samples, others, outputs, half=half)
     card = card.model_copy(update=_batching(card, proof))
     files = {MODEL_FILES["onnx"]: network.onnx}
     parity = (*own, proof.record)
     candidates: dict[str, Runtime] = {graph.file: graph.network}
     if network.torchscript:
+        progress("comparing TorchScript with it")
         file, content = network.torchscript.file, network.torchscript.content
         try:
             module, compared = _equal_module(
@@ -188,10 +198,12 @@ def add(
             parity = (*own, *compared)
             candidates[file] = module
     if largest:
+        progress("computing the largest sizes")
         one = replace(samples, real=False, rows=samples.resized(graph.fixed_batch or 1))
         one = replace(one, rows=at_sizes(graph.network.inputs, one.rows, largest))
         prove_largest(graph, candidates, one, outputs, half=half)
     card = card.model_copy(update={"parity": parity})
+    progress("writing the package")
     try:
         return write_package(root, card, files)
     except OSError as error:

@@ -8,6 +8,7 @@ import io
 import os
 import sys
 from collections.abc import Sequence
+from contextlib import closing
 from pathlib import Path
 from typing import get_args
 
@@ -23,6 +24,7 @@ from models.interrupts import INTERRUPTED
 from models.loading import open_runtime
 from models.max_length import parse_max_length
 from models.package import ModelPackage, PackageError
+from models.progress import Progress
 from models.ranges import parse_range
 from models.readme import batching_note, headline, largest_note, render_page
 from models.repository import ModelRepository, RepositoryError, default_repository
@@ -222,9 +224,13 @@ def _program_name() -> str:
 
 
 def _add(repository: ModelRepository, options: argparse.Namespace) -> int:
-    with as_files(
-        options.source, weights=options.weights, sample=options.sample, inputs=options.inputs
-    ) as (source, exported):
+    progress = Progress()
+    with (
+        closing(progress),
+        as_files(
+            options.source, weights=options.weights, sample=options.sample, inputs=options.inputs
+        ) as (source, exported),
+    ):
         package = add(
             repository.root,
             options.name,
@@ -237,6 +243,7 @@ def _add(repository: ModelRepository, options: argparse.Namespace) -> int:
             task=options.task,
             summary=options.summary,
             intended_use=options.intended_use,
+            progress=progress,
         )
     if options.written_to:
         options.written_to.write_text(str(package.path))

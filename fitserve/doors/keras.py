@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from fitserve.doors import is_of
-from fitserve.exported import Exported, ExportError, Record
+from fitserve.exported import RANDOM, Exported, ExportError, Record
 
 SHOWN = "model of Keras"
 
@@ -70,6 +70,7 @@ def export(network: Any, samples: Sequence[Any], labels: Sequence[str]) -> Expor
         [Record(rows, dict(zip(outputs, answers, strict=True)))],
         f"{network.name} of Keras {keras.__version__}",
         labels=labels,
+        notes=() if samples else [RANDOM],
     )
 
 
