@@ -16,7 +16,16 @@ from models.graph import COUNTS, MORE
 from models.package import ModelPackage, PackageError
 from models.row_rules import MixesError, Rows, batch_axis
 from models.runtimes import Arrays, Runtime, TorchScriptRuntime, one_line
-from models.script_graph import Interpreter, Item, ScriptNode, Tracked, flattened, listed, single
+from models.script_graph import (
+    Interpreter,
+    Item,
+    ScriptNode,
+    Tracked,
+    constant,
+    flattened,
+    listed,
+    single,
+)
 from models.script_rules import (
     ELEMENTWISE,
     FACTORIES,
@@ -161,6 +170,7 @@ def _either_zero(node: ScriptNode, name: str) -> bool:
     """
     told = node.arguments.get(SIGN_TELLING.get(name, ""))
     is_power = name == "pow" and _is_constant(node.arguments["exponent"], lambda one: one > 0)
+    least = _least_normal(node)
     if isinstance(told, Tracked) and told.either_zero and not is_power:
         raise MixesError("tells 0 from -0, of which an operator before gives either")
     taken = node.tracked
@@ -169,16 +179,28 @@ def _either_zero(node: ScriptNode, name: str) -> bool:
     doubtful = any(one.either_zero for one in taken)
     if name == "gelu":
         return True
-    if name in ("clamp", "clamp_min") and _is_constant(node.arguments["min"], lambda one: one > 0):
+    lowest = node.arguments.get("min") if name in ("clamp", "clamp_min") else None
+    if lowest is not None and _is_constant(lowest, lambda one: one >= least):
         return False
     if name in SIGN_CHOOSING:
         limits = [one for key, one in node.arguments.items() if key != "self"]
         tensors = [one for item in limits for one in flattened(item) if one.is_tensor]
-        exact = all(_is_constant(one, lambda number: number != 0) for one in tensors)
+        exact = all(_is_constant(one, lambda number: abs(number) >= least) for one in tensors)
         return doubtful or not exact or name == "softshrink"
-    if name in ("add", "sub") and _is_constant(node.arguments["other"], lambda one: one != 0):
-        return False
+    if name in ("add", "sub"):
+        added, factor = node.arguments["other"], node.arguments.get("alpha", constant(1))
+        is_added = _is_constant(added, lambda one: abs(one) >= least)
+        if is_added and _is_constant(factor, lambda one: abs(one) >= 1):
+            return False
     return doubtful and name not in UNSIGNED
+
+
+def _least_normal(node: ScriptNode) -> float:
+    """Return the least positive number that does not count as zero beside the tensors of a node."""
+    import torch
+
+    types = {one.values[0].dtype for one in node.tracked if one.is_tensor}
+    return max((torch.finfo(one).tiny for one in types if one.is_floating_point), default=0.0)
 
 
 def _is_constant(item: Item, holds: Callable[[Any], Any]) -> bool:

@@ -403,6 +403,33 @@ class _ZeroSignInPlace(nn.Module):
         return torch.relu(x) + torch.relu(x - 1e6) * either.reciprocal().clamp(-1, 1)
 
 
+class _ZeroSignBesideZero(nn.Module):
+    """The same, where a number is added that counts as zero."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        zeros = x * 0
+        either = torch.maximum(zeros, -zeros) - 1e-40
+        return torch.relu(x) + torch.relu(x - 1e6) * either.reciprocal().clamp(-1, 1)
+
+
+class _ZeroSignTimesZero(nn.Module):
+    """The same, where a number is subtracted zero times."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        zeros = x * 0
+        either = torch.sub(torch.maximum(zeros, -zeros), torch.ones(4), alpha=0.0)
+        return torch.relu(x) + torch.relu(x - 1e6) * either.reciprocal().clamp(-1, 1)
+
+
+class _ZeroSignClamped(nn.Module):
+    """The same, where the least number counts as zero."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        zeros = x * 0
+        either = torch.clamp(torch.maximum(zeros, -zeros), min=1e-40)
+        return torch.relu(x) + torch.relu(x - 1e6) * either.reciprocal().clamp(-1, 1)
+
+
 class _ScaledSum(nn.Module):
     """A product in FP16 that overflows, except in a vector of the processor."""
 
@@ -425,6 +452,15 @@ MIXED: Mapping[str, tuple[nn.Module, str]] = {
     "a remainder of large numbers": (_Remainder(), "aten::fmod"),
     "a rounded quotient of large numbers": (_Rounded(), "aten::div"),
     "the sign of a zero": (_ZeroSign(), "aten::reciprocal"),
+    "the sign of a zero beside a number that counts as zero": (
+        _ZeroSignBesideZero(),
+        "aten::reciprocal",
+    ),
+    "the sign of a zero from which nothing is subtracted": (
+        _ZeroSignTimesZero(),
+        "aten::reciprocal",
+    ),
+    "the sign of a zero, clamped": (_ZeroSignClamped(), "aten::reciprocal"),
     "the sign of a zero in place": (_ZeroSignInPlace(), "aten::mul_"),
     "a number of rows that overflows eight bits": (_Overflow(), "prim::If"),
     "a number of rows that is divided by a fraction": (_Fraction(), "prim::If"),
