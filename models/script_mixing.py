@@ -29,6 +29,7 @@ from models.script_graph import (
 from models.script_rules import (
     ELEMENTWISE,
     FACTORIES,
+    PRODUCTS,
     RULES,
     SIGN_CHOOSING,
     SIGN_TELLING,
@@ -177,7 +178,7 @@ def _either_zero(node: ScriptNode, name: str) -> bool:
     if name in ("expand_as", "type_as"):  # they take the shape or the type of the other
         taken = [single(node.arguments["self"])]
     doubtful = any(one.either_zero for one in taken)
-    if name == "gelu":
+    if name == "gelu" or name in PRODUCTS:
         return True
     lowest = node.arguments.get("min") if name in ("clamp", "clamp_min") else None
     if lowest is not None and _is_constant(lowest, lambda one: one >= least):

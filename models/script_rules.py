@@ -42,6 +42,8 @@ SIGN_TELLING = {
 SIGN_CHOOSING = {"clamp", "clamp_max", "clamp_min", "gelu", "max", "maximum", "min", "minimum",
                  "softshrink"}  # fmt: skip
 """Operators that give 0 or -0 by the place in a vector of the processor."""
+PRODUCTS = {"addmm", "baddbmm", "bmm", "einsum", "linear", "matmul", "mm", "mv"}
+"""Operators that give 0 for one row and -0 for several, where each product of the sum is -0."""
 UNSIGNED = {
     "abs", "cos", "exp", "exp2", "full_like", "linalg_vector_norm", "norm", "ones_like", "sigmoid",
     "softmax", "std", "var", "zeros_like",

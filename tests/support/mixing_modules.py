@@ -430,6 +430,15 @@ class _ZeroSignClamped(nn.Module):
         return torch.relu(x) + torch.relu(x - 1e6) * either.reciprocal().clamp(-1, 1)
 
 
+class _ZeroSignOfProduct(nn.Module):
+    """The sign of a zero that is a matrix product: 0 for one row, and -0 for several."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        zeros = -torch.abs(x[:, :1]) * 0
+        product = torch.mm(zeros, torch.ones(1, 4))
+        return torch.relu(x) + torch.relu(x - 1e6) * product.reciprocal().clamp(-1, 1)
+
+
 class _ScaledSum(nn.Module):
     """A product in FP16 that overflows, except in a vector of the processor."""
 
@@ -460,6 +469,7 @@ MIXED: Mapping[str, tuple[nn.Module, str]] = {
         _ZeroSignTimesZero(),
         "aten::reciprocal",
     ),
+    "the sign of a zero that is a product": (_ZeroSignOfProduct(), "aten::reciprocal"),
     "the sign of a zero, clamped": (_ZeroSignClamped(), "aten::reciprocal"),
     "the sign of a zero in place": (_ZeroSignInPlace(), "aten::mul_"),
     "a number of rows that overflows eight bits": (_Overflow(), "prim::If"),
