@@ -217,9 +217,10 @@ def _is_constant(item: Item, holds: Callable[[Any], Any]) -> bool:
 def _may_change(node: ScriptNode, name: str, changed: Tracked) -> bool:
     """Return whether a node may change its first argument: no weight, no input, no view of rows.
 
-    A view of a constant may be changed to a constant, since the constant stays one.
+    A view of a constant may be changed to a constant, since the constant stays one. What is a view
+    of the first argument for one row, and a copy for several, would change for one row alone.
     """
-    if not changed.is_new:
+    if not changed.is_new or any(_is_view_for_some(one, changed) for one in node.known()):
         return False
     if changed.rows is None:
         return not any(one.rows or one.counted for one in node.tracked)
@@ -231,12 +232,20 @@ def _share(tensors: Sequence[Any], taken: Sequence[Tracked]) -> bool:
 
     A result may be a view for one batch size, and a copy for another.
     """
-    return any(
-        given.untyped_storage().data_ptr() == tensor.untyped_storage().data_ptr()
-        for one in taken
-        if one.is_tensor
-        for tensor, given in zip(tensors, one.values, strict=True)
-    )
+    return any(any(_shared(tensors, one.values)) for one in taken if one.is_tensor)
+
+
+def _is_view_for_some(one: Tracked, other: Tracked) -> bool:
+    """Return whether two values share memory for some of the batch sizes only."""
+    return one.is_tensor and len({*_shared(one.values, other.values)}) > 1
+
+
+def _shared(some: Sequence[Any], others: Sequence[Any]) -> list[bool]:
+    """Return for each batch size whether two tensors share memory."""
+    return [
+        one.untyped_storage().data_ptr() == other.untyped_storage().data_ptr()
+        for one, other in zip(some, others, strict=True)
+    ]
 
 
 def _items(results: Sequence[Any], tracked: Callable[[tuple[Any, ...]], Tracked]) -> Item:

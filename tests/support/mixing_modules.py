@@ -301,6 +301,26 @@ class _CopiedForMany(nn.Module):
         return a
 
 
+class _ChangedAfterCopy(nn.Module):
+    """The same, where the value is changed of which it is a view or a copy."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        a = torch.relu(x)
+        b = a[:, :4].t().contiguous()
+        a.add_(torch.relu(a - 1e6))
+        return b.t()
+
+
+class _ConstantForMany(nn.Module):
+    """A constant that is changed after it was given to each row, as a view for one row."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        constant = torch.zeros(1, 4)
+        each = constant.expand(x.shape[0], 4).contiguous()
+        constant.add_(1.0)
+        return torch.relu(x) + torch.relu(x - 1e6) * each
+
+
 class _Remembers(nn.Module):
     """The first row of the request before."""
 
@@ -475,6 +495,8 @@ MIXED: Mapping[str, tuple[nn.Module, str]] = {
     "a number of rows that overflows eight bits": (_Overflow(), "prim::If"),
     "a number of rows that is divided by a fraction": (_Fraction(), "prim::If"),
     "a copy for many rows that is a view for one": (_CopiedForMany(), "aten::add_"),
+    "a value that is changed behind its copy": (_ChangedAfterCopy(), "aten::add_"),
+    "a constant that is changed behind its copies": (_ConstantForMany(), "aten::add_"),
     "the request before": (_Remembers(), "prim::GetAttr"),
     "sorted sizes": (_SortedSizes(), "aten::sort"),
     "a size as text": (_WrittenSize(), "aten::format"),
