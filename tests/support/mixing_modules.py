@@ -459,6 +459,23 @@ class _ZeroSignOfProduct(nn.Module):
         return torch.relu(x) + torch.relu(x - 1e6) * product.reciprocal().clamp(-1, 1)
 
 
+class _Converted(nn.Module):
+    """Numbers that are no UINT32, converted to it."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        far = torch.relu(x - 1e6) * -3000
+        return torch.relu(x) + far.to(torch.uint32).to(torch.float32)
+
+
+class _PowerOfSubnormal(nn.Module):
+    """A power of a number below the normal ones, which is zero in a vector of the processor."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        subnormal = torch.full((1,), 1e-310, dtype=torch.float64)
+        power = torch.where(x > 1e6, subnormal, subnormal * 0 + 1e300) ** -0.3
+        return torch.relu(x) + (power.clamp(max=1e98) * 1e-97).to(torch.float32)
+
+
 class _ScaledSum(nn.Module):
     """A product in FP16 that overflows, except in a vector of the processor."""
 
@@ -489,6 +506,8 @@ MIXED: Mapping[str, tuple[nn.Module, str]] = {
         _ZeroSignTimesZero(),
         "aten::reciprocal",
     ),
+    "a power of a number below the normal ones": (_PowerOfSubnormal(), "aten::pow"),
+    "numbers that are no UINT32": (_Converted(), "aten::to"),
     "the sign of a zero that is a product": (_ZeroSignOfProduct(), "aten::reciprocal"),
     "the sign of a zero, clamped": (_ZeroSignClamped(), "aten::reciprocal"),
     "the sign of a zero in place": (_ZeroSignInPlace(), "aten::mul_"),
