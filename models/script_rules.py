@@ -30,7 +30,7 @@ Rounding apart, these are remainders and quotients of very large numbers, powers
 the normal ones, and results close to the largest FP64 or BF16.
 """
 _EXACT_POWERS = (0.5, 1, 2, 3)
-"""Exponents with which a number of FP64 below the normal ones gives one result, as zero does."""
+"""Exponents with which FP64 and BF16 below the normal numbers give one result, as zero does."""
 SCALED = {"add", "rsub", "sub"}
 """Elementwise operators with a factor `alpha`.
 
@@ -44,7 +44,10 @@ SIGN_TELLING = {
 SIGN_CHOOSING = {"clamp", "clamp_max", "clamp_min", "gelu", "max", "maximum", "min", "minimum",
                  "softshrink"}  # fmt: skip
 """Operators that give 0 or -0 by the place in a vector of the processor."""
-PRODUCTS = {"addmm", "baddbmm", "bmm", "einsum", "linear", "matmul", "mm", "mv"}
+PRODUCTS = {
+    "_convolution", "addmm", "baddbmm", "bmm", "conv1d", "conv2d", "conv3d", "conv_transpose1d",
+    "conv_transpose2d", "conv_transpose3d", "convolution", "einsum", "linear", "matmul", "mm", "mv",
+}  # fmt: skip
 """Operators that give 0 for one row and -0 for several, where each product of the sum is -0."""
 UNSIGNED = {
     "abs", "cos", "exp", "exp2", "full_like", "linalg_vector_norm", "norm", "ones_like", "sigmoid",
@@ -168,7 +171,7 @@ def _vector(call: Call) -> Structure:
         differs = call.results[0].dtype not in (torch.float16, torch.float32)
     else:
         differs = name != "pow" or call.tensor("exponent") is not None
-        if not differs and call.results[0].dtype == torch.float64:
+        if not differs and call.results[0].dtype in (torch.bfloat16, torch.float64):
             differs = call.value("exponent") not in _EXACT_POWERS
     if floats and differs:
         raise MixesError("computes extreme numbers in another way by their place in the batch")

@@ -463,7 +463,7 @@ class _Converted(nn.Module):
     """Numbers that are no UINT32, converted to it."""
 
     def forward(self, x: Tensor) -> Tensor:
-        far = torch.relu(x - 1e6) * -3000
+        far = torch.relu(x[:, :1] - 1e6) * -3000
         return torch.relu(x) + far.to(torch.uint32).to(torch.float32)
 
 
