@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from models.importing import AddError
 from models.onnx_library import load_onnxruntime
 from models.runtimes import Arrays
-from models.subnormals import FlushToZero
+from models.subnormals import FlushToZero, without_subnormals
 
 if TYPE_CHECKING:
     import onnx
@@ -56,7 +56,7 @@ class Value:
     level: frozenset[int] = frozenset()
     """The axes along which all numbers are equal, for `MORE` rows."""
     subnormal: bool = False
-    """Whether a value that was the same has numbers that count as zero in most operators."""
+    """Whether the value has numbers that count as zero in most operators."""
     bounds: tuple[int, int] | None = None
     """The least and the largest number of INT64, if the value was the same for all batch sizes."""
 
@@ -259,7 +259,10 @@ class Observer:
             UnreadableGraphError: the graph cannot compute these rows.
         """
         batches = [
-            {name: np.resize(array, (count, *array.shape[1:])) for name, array in rows.items()}
+            {
+                name: without_subnormals(np.resize(array, (count, *array.shape[1:])))
+                for name, array in rows.items()
+            }
             for count in COUNTS
         ]
         with _readable(), FlushToZero():
@@ -437,10 +440,21 @@ def _value(arrays: Sequence[NDArray[Any]]) -> Value:
     bounds = None
     if same and first.dtype == np.int64 and first.size:
         bounds = int(first.min()), int(first.max())
-    return Value(shapes, last.dtype, same, small, level, same and _is_subnormal(first), bounds)
+    return Value(shapes, last.dtype, same, small, level, any(map(is_subnormal, arrays)), bounds)
 
 
-def _is_subnormal(array: NDArray[Any]) -> bool:
+def attribute_numbers(node: Node) -> Iterator[NDArray[Any]]:
+    """Yield the floating-point numbers in the attributes of a node."""
+    import onnx
+
+    for value in node.attributes.values():
+        if isinstance(value, onnx.TensorProto):
+            yield constant_array(value)
+        elif isinstance(value, float | list) and np.asarray(value).dtype.kind == "f":
+            yield np.asarray(value, np.float32)
+
+
+def is_subnormal(array: NDArray[Any]) -> bool:
     """Return whether there is a subnormal number of FP32 or FP64; others are computed as FP32."""
     if array.dtype not in (np.float32, np.float64):
         return False

@@ -151,6 +151,7 @@ ATTRIBUTES: Mapping[str, str] = {
 """By operator; an operator that is not listed has no attributes."""
 
 _VALUES: Mapping[str, Callable[[Any], bool]] = {
+    "aggregate_function": lambda value: value in (b"SUM", b"AVERAGE", 0, 1),  # else NaN has a place
     "accuracy_level": lambda value: value in (0, 1),  # 4 quantizes the rows, by blocks
     "antialias": lambda value: value == 0,
     "batch_dims": lambda value: value == 0,

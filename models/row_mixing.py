@@ -11,7 +11,16 @@ from collections.abc import Sequence, Set
 
 import numpy as np
 
-from models.graph import MORE, Node, ObservedGraph, Observer, UnreadableGraphError, Value
+from models.graph import (
+    MORE,
+    Node,
+    ObservedGraph,
+    Observer,
+    UnreadableGraphError,
+    Value,
+    attribute_numbers,
+    is_subnormal,
+)
 from models.row_attributes import unknown_attribute
 from models.row_places import Places, picked, places_of
 from models.row_rules import RESHAPING, RULES, Call, MixesError, Rows, batch_axis
@@ -30,8 +39,8 @@ SIZES_AT = {"Expand": 1, "Reshape": 1, "Resize": 3, "Slice": 2}
 
 SIGN_TELLING = {"Div": 1, "LabelEncoder": 0, "Pow": 0, "Reciprocal": 0}
 """By operator: the input of which 0 and -0 have unlike results."""
-UNSIGNED = {"Abs", "Cos", "Cosh", "Exp", "LpNormalization", "ReduceL1", "ReduceL2",
-            "ReduceSumSquare", "Sigmoid", "Softmax"}  # fmt: skip
+UNSIGNED = {"Abs", "Cos", "Cosh", "Exp", "ReduceL1", "ReduceL2", "ReduceSumSquare", "Sigmoid",
+            "Softmax"}  # fmt: skip
 """Operators of which 0 and -0 have the same result, or results of the same sign."""
 FILLING = {
     "Concat", "Pad", "ScatterElements", "ScatterND", "Shape", "Size",
@@ -123,7 +132,9 @@ class _Follower:
         """The values without rows that are the places of each row's numbers."""
         self._zeros: set[str] = set()
         """The values whose zeros have a sign that depends on their place in the batch."""
-        self._has_subnormals = any(value.subnormal for value in graph.values.values())
+        self._has_subnormals = any(value.subnormal for value in graph.values.values()) or any(
+            self._may_make_subnormals(node) for node in graph.nodes
+        )
         self._later = {name for node in graph.nodes for name in node.outputs if name}
         """The outputs of the nodes that are not followed yet."""
 
@@ -161,7 +172,7 @@ class _Follower:
             elif name in self._sized:
                 raise MixesError("computes with the number of rows")
         if node.kind == "Log" and self._has_subnormals:  # those of requests are zeros already
-            raise MixesError("takes a constant below the normal numbers for zero, or not")
+            raise MixesError("takes a number below the normal numbers for zero, or not")
         rule = RULES.get(node.kind)
         if rule is None:
             raise MixesError("is not known to compute each row for itself")
@@ -170,6 +181,18 @@ class _Follower:
         for name in filter(None, node.outputs):
             self.rows[name] = self._found(name, structure)
         self._follow_zeros(node)
+
+    def _may_make_subnormals(self, node: Node) -> bool:
+        """Return whether a node may give subnormal numbers; results of arithmetic are zero.
+
+        The remainder of the C library is subnormal, and so may be a number that is copied from an
+        attribute or read from text.
+        """
+        if node.kind in ("Cast", "CastLike"):
+            taken = self._values.get(node.inputs[0])
+            return taken is not None and taken.dtype.kind not in "biuf"
+        is_remainder = node.kind == "Mod" and bool(node.attributes.get("fmod"))
+        return is_remainder or any(map(is_subnormal, attribute_numbers(node)))
 
     def _follow_zeros(self, node: Node) -> None:
         """Check that no operator distinguishes 0 from -0 where either may be computed.
@@ -195,11 +218,17 @@ class _Follower:
         for name in filter(None, node.outputs):
             if chooses and self._value(name).dtype.kind == "f":
                 self._zeros.add(name)
+            elif doubtful and self._value(name).dtype.kind not in "biuf":
+                raise MixesError("writes 0 or -0 as text, of which Max or Min give either")
 
     def _is_nonzero(self, name: str) -> bool:
-        """Return whether a value has no rows and no zeros."""
+        """Return whether a value has no rows, and no numbers that are zero or count as zero."""
         arrays = self._values[name].arrays if name in self._values else None
-        return name not in self.rows and arrays is not None and all(map(np.all, arrays))
+        return (
+            name not in self.rows
+            and arrays is not None
+            and not any(np.any(array == 0) or is_subnormal(array) for array in arrays)
+        )
 
     def _is_positive(self, node: Node, index: int) -> bool:
         """Return whether an input has no rows and only positive numbers."""

@@ -61,12 +61,14 @@ class ScriptNode:
         arguments: by their names in the operator's schema.
         keywords: the arguments that the operator takes by name only.
         operator: computes the node.
+        known: all values that the graph has computed before the node.
     """
 
     kind: str
     arguments: Mapping[str, Item]
     keywords: frozenset[str]
     operator: Callable[..., Any]
+    known: Callable[[], Iterator[Tracked]]
 
     @property
     def tracked(self) -> list[Tracked]:
@@ -164,6 +166,10 @@ class Interpreter:
                 several = listed(item) if node.outputsSize() > 1 else [item]
                 self._bind(node, several if node.outputsSize() else [])
 
+    def _all(self) -> Iterator[Tracked]:
+        for item in self._known.values():
+            yield from flattened(item)
+
     def _of(self, value: Any) -> Item:
         return self._known[value.debugName()]
 
@@ -223,7 +229,7 @@ class Interpreter:
             packet = getattr(getattr(torch.ops, namespace), name)
             operator = getattr(packet, parsed.overload_name or "default")
         try:
-            return self._follow(ScriptNode(kind, arguments, keywords, operator))
+            return self._follow(ScriptNode(kind, arguments, keywords, operator, self._all))
         except MixesError as error:
             raise MixesError(f"{kind} {error}") from error
 

@@ -16,10 +16,20 @@ from models.graph import COUNTS, MORE
 from models.package import ModelPackage, PackageError
 from models.row_rules import MixesError, Rows, batch_axis
 from models.runtimes import Arrays, Runtime, TorchScriptRuntime, one_line
-from models.script_graph import Interpreter, Item, ScriptNode, Tracked, flattened, listed, single
+from models.script_graph import (
+    Interpreter,
+    Item,
+    ScriptNode,
+    Tracked,
+    constant,
+    flattened,
+    listed,
+    single,
+)
 from models.script_rules import (
     ELEMENTWISE,
     FACTORIES,
+    PRODUCTS,
     RULES,
     SIGN_CHOOSING,
     SIGN_TELLING,
@@ -161,26 +171,37 @@ def _either_zero(node: ScriptNode, name: str) -> bool:
     """
     sign_input = node.arguments.get(SIGN_TELLING.get(name, ""))
     is_power = name == "pow" and _is_constant(node.arguments["exponent"], lambda number: number > 0)
+    least = _least_normal(node)
     if isinstance(sign_input, Tracked) and sign_input.either_zero and not is_power:
         raise MixesError("tells 0 from -0, of which an operator before gives either")
     inputs = node.tracked
     if name in ("expand_as", "type_as"):  # they take the shape or the type of the other
         inputs = [single(node.arguments["self"])]
     doubtful = any(value.either_zero for value in inputs)
-    if name == "gelu":
+    if name == "gelu" or name in PRODUCTS:
         return True
-    if name in ("clamp", "clamp_min") and _is_constant(
-        node.arguments["min"], lambda number: number > 0
-    ):
+    lowest = node.arguments.get("min") if name in ("clamp", "clamp_min") else None
+    if lowest is not None and _is_constant(lowest, lambda number: number >= least):
         return False
     if name in SIGN_CHOOSING:
         limits = [item for key, item in node.arguments.items() if key != "self"]
         tensors = [value for item in limits for value in flattened(item) if value.is_tensor]
-        exact = all(_is_constant(tensor, lambda number: number != 0) for tensor in tensors)
+        exact = all(_is_constant(tensor, lambda number: abs(number) >= least) for tensor in tensors)
         return doubtful or not exact or name == "softshrink"
-    if name in ("add", "sub") and _is_constant(node.arguments["other"], lambda number: number != 0):
-        return False
+    if name in ("add", "sub"):
+        added, factor = node.arguments["other"], node.arguments.get("alpha", constant(1))
+        is_added = _is_constant(added, lambda number: abs(number) >= least)
+        if is_added and _is_constant(factor, lambda number: abs(number) >= 1):
+            return False
     return doubtful and name not in UNSIGNED
+
+
+def _least_normal(node: ScriptNode) -> float:
+    """Return the least positive number that does not count as zero beside the tensors of a node."""
+    import torch
+
+    types = {one.values[0].dtype for one in node.tracked if one.is_tensor}
+    return max((torch.finfo(one).tiny for one in types if one.is_floating_point), default=0.0)
 
 
 def _is_constant(item: Item, holds: Callable[[Any], Any]) -> bool:
@@ -196,9 +217,10 @@ def _is_constant(item: Item, holds: Callable[[Any], Any]) -> bool:
 def _may_change(node: ScriptNode, name: str, changed: Tracked) -> bool:
     """Return whether a node may change its first argument: no weight, no input, no view of rows.
 
-    A view of a constant may be changed to a constant, since the constant stays one.
+    A view of a constant may be changed to a constant, since the constant stays one. What is a view
+    of the first argument for one row, and a copy for several, would change for one row alone.
     """
-    if not changed.is_new:
+    if not changed.is_new or any(_is_view_for_some(one, changed) for one in node.known()):
         return False
     if changed.rows is None:
         return not any(value.rows or value.counted for value in node.tracked)
@@ -210,12 +232,20 @@ def _share(tensors: Sequence[Any], inputs: Sequence[Tracked]) -> bool:
 
     A result may be a view for one batch size, and a copy for another.
     """
-    return any(
-        input_tensor.untyped_storage().data_ptr() == tensor.untyped_storage().data_ptr()
-        for value in inputs
-        if value.is_tensor
-        for tensor, input_tensor in zip(tensors, value.values, strict=True)
-    )
+    return any(any(_shared(tensors, value.values)) for value in inputs if value.is_tensor)
+
+
+def _is_view_for_some(value: Tracked, other: Tracked) -> bool:
+    """Return whether two values share memory for some of the batch sizes only."""
+    return value.is_tensor and len({*_shared(value.values, other.values)}) > 1
+
+
+def _shared(tensors: Sequence[Any], others: Sequence[Any]) -> list[bool]:
+    """Return for each batch size whether two tensors share memory."""
+    return [
+        tensor.untyped_storage().data_ptr() == other.untyped_storage().data_ptr()
+        for tensor, other in zip(tensors, others, strict=True)
+    ]
 
 
 def _items(results: Sequence[Any], tracked: Callable[[tuple[Any, ...]], Tracked]) -> Item:

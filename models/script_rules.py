@@ -29,6 +29,8 @@ VECTORS = {"cosh", "div", "floor_divide", "fmod", "pow", "remainder", "sinh"}
 Rounding apart, these are remainders and quotients of very large numbers, powers of numbers below
 the normal ones, and results close to the largest FP64 or BF16.
 """
+_EXACT_POWERS = (0.5, 1, 2, 3)
+"""Exponents with which FP64 and BF16 below the normal numbers give one result, as zero does."""
 SCALED = {"add", "rsub", "sub"}
 """Elementwise operators with a factor `alpha`.
 
@@ -42,6 +44,11 @@ SIGN_TELLING = {
 SIGN_CHOOSING = {"clamp", "clamp_max", "clamp_min", "gelu", "log_sigmoid", "max", "maximum", "min",
                  "minimum", "softshrink"}  # fmt: skip
 """Operators that give 0 or -0 by the place in a vector of the processor."""
+PRODUCTS = {
+    "_convolution", "addmm", "baddbmm", "bmm", "conv1d", "conv2d", "conv3d", "conv_transpose1d",
+    "conv_transpose2d", "conv_transpose3d", "convolution", "einsum", "linear", "matmul", "mm", "mv",
+}  # fmt: skip
+"""Operators that give 0 for one row and -0 for several, where each product of the sum is -0."""
 UNSIGNED = {
     "abs", "cos", "exp", "exp2", "full_like", "linalg_vector_norm", "norm", "ones_like", "sigmoid",
     "softmax", "std", "var", "zeros_like",
@@ -164,8 +171,21 @@ def _vector(call: Call) -> Structure:
         differs = call.results[0].dtype not in (torch.float16, torch.float32)
     else:
         differs = name != "pow" or call.tensor("exponent") is not None
+        if not differs and call.results[0].dtype in (torch.bfloat16, torch.float64):
+            differs = call.value("exponent") not in _EXACT_POWERS
     if floats and differs:
         raise MixesError("computes extreme numbers in another way by their place in the batch")
+    return _elementwise(call)
+
+
+def _converted(call: Call) -> Structure:
+    """Torch converts to UINT32 by vectors, and the remaining values in another way."""
+    import torch
+
+    given = [call.tensor(name) for name in ("self", "src")]
+    floats = any(one and one.values[0].is_floating_point() for one in given)
+    if floats and call.results[0].dtype == torch.uint32:
+        raise MixesError("rounds numbers that are no UINT32 by their place in the batch")
     return _elementwise(call)
 
 
@@ -455,7 +475,7 @@ RULES: Mapping[str, Rule] = {
     "baddbmm": _product("batch1", "batch2", "self"),
     "batch_norm": _batch_norm,
     "bmm": _product("self", "mat2"),
-    "copy": _elementwise,
+    **dict.fromkeys(["copy", "to", "type_as"], _converted),
     "einsum": _einsum,
     "embedding": _embedding,
     "index": _index,

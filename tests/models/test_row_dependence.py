@@ -296,6 +296,12 @@ UNKNOWN: dict[str, tuple[Any, int]] = {
         node("LinearRegressor", ["x"], ["y"], domain=ML, coefficients=[1.0] * 4, targets=1,
              post_transform="PROBIT"), 20,
     ),
+    "the least of several trees": (
+        node("TreeEnsembleRegressor", ["x"], ["y"], domain=ML, aggregate_function="MIN"), 20,
+    ),
+    "the greatest of several trees": (
+        node("TreeEnsemble", ["x"], ["y"], domain=ML, aggregate_function=3), 20,
+    ),
     "storage_order": (
         node("MaxPool", ["x"], ["y"], kernel_shape=[1], storage_order=1), 20,
     ),

@@ -301,6 +301,26 @@ class _CopiedForMany(nn.Module):
         return a
 
 
+class _ChangedAfterCopy(nn.Module):
+    """The same, where the value is changed of which it is a view or a copy."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        a = torch.relu(x)
+        b = a[:, :4].t().contiguous()
+        a.add_(torch.relu(a - 1e6))
+        return b.t()
+
+
+class _ConstantForMany(nn.Module):
+    """A constant that is changed after it was given to each row, as a view for one row."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        constant = torch.zeros(1, 4)
+        each = constant.expand(x.shape[0], 4).contiguous()
+        constant.add_(1.0)
+        return torch.relu(x) + torch.relu(x - 1e6) * each
+
+
 class _Remembers(nn.Module):
     """The first row of the request before."""
 
@@ -403,6 +423,59 @@ class _ZeroSignInPlace(nn.Module):
         return torch.relu(x) + torch.relu(x - 1e6) * either.reciprocal().clamp(-1, 1)
 
 
+class _ZeroSignBesideZero(nn.Module):
+    """The same, where a number is added that counts as zero."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        zeros = x * 0
+        either = torch.maximum(zeros, -zeros) - 1e-40
+        return torch.relu(x) + torch.relu(x - 1e6) * either.reciprocal().clamp(-1, 1)
+
+
+class _ZeroSignTimesZero(nn.Module):
+    """The same, where a number is subtracted zero times."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        zeros = x * 0
+        either = torch.sub(torch.maximum(zeros, -zeros), torch.ones(4), alpha=0.0)
+        return torch.relu(x) + torch.relu(x - 1e6) * either.reciprocal().clamp(-1, 1)
+
+
+class _ZeroSignClamped(nn.Module):
+    """The same, where the least number counts as zero."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        zeros = x * 0
+        either = torch.clamp(torch.maximum(zeros, -zeros), min=1e-40)
+        return torch.relu(x) + torch.relu(x - 1e6) * either.reciprocal().clamp(-1, 1)
+
+
+class _ZeroSignOfProduct(nn.Module):
+    """The sign of a zero that is a matrix product: 0 for one row, and -0 for several."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        zeros = -torch.abs(x[:, :1]) * 0
+        product = torch.mm(zeros, torch.ones(1, 4))
+        return torch.relu(x) + torch.relu(x - 1e6) * product.reciprocal().clamp(-1, 1)
+
+
+class _Converted(nn.Module):
+    """Numbers that are no UINT32, converted to it."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        far = torch.relu(x[:, :1] - 1e6) * -3000
+        return torch.relu(x) + far.to(torch.uint32).to(torch.float32)
+
+
+class _PowerOfSubnormal(nn.Module):
+    """A power of a number below the normal ones, which is zero in a vector of the processor."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        subnormal = torch.full((1,), 1e-310, dtype=torch.float64)
+        power = torch.where(x > 1e6, subnormal, subnormal * 0 + 1e300) ** -0.3
+        return torch.relu(x) + (power.clamp(max=1e98) * 1e-97).to(torch.float32)
+
+
 class _ScaledSum(nn.Module):
     """A product in FP16 that overflows, except in a vector of the processor."""
 
@@ -425,10 +498,24 @@ MIXED: Mapping[str, tuple[nn.Module, str]] = {
     "a remainder of large numbers": (_Remainder(), "aten::fmod"),
     "a rounded quotient of large numbers": (_Rounded(), "aten::div"),
     "the sign of a zero": (_ZeroSign(), "aten::reciprocal"),
+    "the sign of a zero beside a number that counts as zero": (
+        _ZeroSignBesideZero(),
+        "aten::reciprocal",
+    ),
+    "the sign of a zero from which nothing is subtracted": (
+        _ZeroSignTimesZero(),
+        "aten::reciprocal",
+    ),
+    "a power of a number below the normal ones": (_PowerOfSubnormal(), "aten::pow"),
+    "numbers that are no UINT32": (_Converted(), "aten::to"),
+    "the sign of a zero that is a product": (_ZeroSignOfProduct(), "aten::reciprocal"),
+    "the sign of a zero, clamped": (_ZeroSignClamped(), "aten::reciprocal"),
     "the sign of a zero in place": (_ZeroSignInPlace(), "aten::mul_"),
     "a number of rows that overflows eight bits": (_Overflow(), "prim::If"),
     "a number of rows that is divided by a fraction": (_Fraction(), "prim::If"),
     "a copy for many rows that is a view for one": (_CopiedForMany(), "aten::add_"),
+    "a value that is changed behind its copy": (_ChangedAfterCopy(), "aten::add_"),
+    "a constant that is changed behind its copies": (_ConstantForMany(), "aten::add_"),
     "the request before": (_Remembers(), "prim::GetAttr"),
     "sorted sizes": (_SortedSizes(), "aten::sort"),
     "a size as text": (_WrittenSize(), "aten::format"),

@@ -155,6 +155,27 @@ def _only_of_large(name: str) -> Sequence[Any]:
     ]
 
 
+_ZEROS = {"nothing": one(0), "two": one(2), "minus": one(-2), "million": one(1e6)}
+
+
+def _either_zero(name: str) -> Sequence[Any]:
+    """Return nodes that give 0 or -0, by its place in a vector of the processor."""
+    return [
+        node("Mul", ["x", "nothing"], ["zeros"]),
+        node("Neg", ["zeros"], ["others"]),
+        node("Max", ["zeros", "others"], [name]),
+    ]
+
+
+def _bounded_logarithm(name: str) -> Sequence[Any]:
+    """Add the logarithm of a value, and at least the constant `least`, to the rows."""
+    return [
+        node("Log", [name], ["logarithm"]),
+        node("Max", ["logarithm", "least"], ["bounded"]),
+        node("Add", ["x", "bounded"], ["y"]),
+    ]
+
+
 def _softmax_function() -> Any:
     """Return a function with a default: without it, the softmax is along the last axis."""
     inner = node("Softmax", ["a"], ["b"])
@@ -233,24 +254,104 @@ MIXED: Mapping[str, Network] = {
     ),
     "the sign of a zero": Network(
         [
-            node("Mul", ["x", "nothing"], ["zeros"]),
-            node("Neg", ["zeros"], ["others"]),
-            node("Max", ["zeros", "others"], ["either"]),
+            *_either_zero("either"),
             node("Mul", ["either", "two"], ["twice"]),
             node("Reciprocal", ["twice"], ["infinite"]),
             node("Clip", ["infinite", "minus", "two"], ["sign"]),
             *_only_of_large("sign"),
         ],
-        {"nothing": one(0), "two": one(2), "minus": one(-2), "million": one(1e6)},
+        _ZEROS,
         named="Reciprocal",
+    ),
+    "the sign of a zero beside a number that counts as zero": Network(
+        [
+            *_either_zero("either"),
+            node("Add", ["either", "subnormal"], ["sum"]),
+            node("Reciprocal", ["sum"], ["infinite"]),
+            node("Clip", ["infinite", "minus", "two"], ["sign"]),
+            *_only_of_large("sign"),
+        ],
+        {**_ZEROS, "subnormal": one(-1e-40)},
+        named="Reciprocal",
+    ),
+    "the sign of a zero in a row of one length": Network(
+        [
+            *_either_zero("either"),
+            node("Add", ["zeros", "two"], ["twos"]),
+            node("Concat", ["either", "twos"], ["wide"], axis=1),
+            node("LpNormalization", ["wide"], ["normal"], axis=1),
+            node("Slice", ["normal", "start", "end", "columns"], ["part"]),
+            node("Reciprocal", ["part"], ["infinite"]),
+            node("Clip", ["infinite", "minus", "two"], ["sign"]),
+            *_only_of_large("sign"),
+        ],
+        {**_ZEROS, "start": whole(0), "end": whole(4), "columns": whole(1)},
+        named="Reciprocal",
+    ),
+    "the sign of a zero as text": Network(
+        [
+            *_either_zero("either"),
+            node("Cast", ["either"], ["text"], to=T.STRING),
+            node(
+                "LabelEncoder", ["text"], ["sign"], domain="ai.onnx.ml",
+                keys_strings=["0", "-0"], values_floats=[1.0, -1.0], default_float=0.0,
+            ),
+            *_only_of_large("sign"),
+        ],
+        _ZEROS,
+        named="Cast",
+    ),
+    "a logarithm of a number below the normal numbers in a table": Network(
+        [
+            node("Greater", ["x", "million"], ["is_large"]),
+            node("Cast", ["is_large"], ["place"], to=T.INT64),
+            node(
+                "LabelEncoder", ["place"], ["number"], domain="ai.onnx.ml",
+                keys_int64s=[1], values_floats=[1e-40], default_float=1.0,
+            ),
+            *_bounded_logarithm("number"),
+        ],
+        {"million": one(1e6), "least": one(-1000)},
+        named="Log",
+    ),
+    "a logarithm of a number below the normal numbers, once for each row": Network(
+        [
+            node("Shape", ["x"], ["shape"]),
+            node("ConstantOfShape", ["shape"], ["subnormal"],
+                 value=helper.make_tensor("", T.FLOAT, [1], [1e-40])),
+            node("Greater", ["x", "million"], ["is_large"]),
+            node("Where", ["is_large", "subnormal", "million"], ["number"]),
+            *_bounded_logarithm("number"),
+        ],
+        {"million": one(1e6), "least": one(-1000)},
+        named="Log",
+    ),
+    "a logarithm of a remainder below the normal numbers": Network(
+        [
+            node("Greater", ["x", "million"], ["is_large"]),
+            node("Where", ["is_large", "more", "small"], ["dividend"]),
+            node("Mod", ["dividend", "small"], ["number"], fmod=1),
+            *_bounded_logarithm("number"),
+        ],
+        {"million": one(1e6), "more": one(1.7e-38), "small": one(1.2e-38), "least": one(-1000)},
+        named="Log",
+    ),
+    "a logarithm of a number below the normal numbers that was text": Network(
+        [
+            node("Cast", ["x"], ["double"], to=T.DOUBLE),
+            node("Mul", ["double", "far"], ["product"]),
+            node("Cast", ["product"], ["text"], to=T.STRING),
+            node("Cast", ["text"], ["number"], to=T.FLOAT),
+            *_bounded_logarithm("number"),
+        ],
+        {"far": np.array(1e-47), "least": one(-1000)},
+        named="Log",
     ),
     "a logarithm of a constant below the normal numbers": Network(
         [
             node("Greater", ["x", "million"], ["is_large"]),
             node("Where", ["is_large", "subnormal", "million"], ["number"]),
-            node("Log", ["number"], ["logarithm"]),
-            node("Max", ["logarithm", "least"], ["bounded"]),
-            node("Add", ["x", "bounded"], ["y"]),
+            *_bounded_logarithm("number"),
         ],
         {"subnormal": one(1e-40), "million": one(1e6), "least": one(-1000)},
         named="Log",
