@@ -55,13 +55,15 @@ def packages(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @contextmanager
-def served(root: Path, packages: Path, workers: int) -> Iterator[Server]:
+def served(
+    root: Path, packages: Path, workers: int, graceful_seconds: float = 5
+) -> Iterator[Server]:
     """Serve with this number of workers during the block."""
     settings = {
         "FITSERVE_DEVICE": "cpu",
         "FITSERVE_MODEL_REPOSITORY": str(packages),
         "BENTOML_CONFIG_OPTIONS": f"services.fitserve.workers={workers}",
-        "FITSERVE_GRACEFUL_SHUTDOWN_SECONDS": "5",
+        "FITSERVE_GRACEFUL_SHUTDOWN_SECONDS": str(graceful_seconds),
     }
     with temporary_home() as home, serving(home, root, settings=settings) as server:
         yield server
@@ -157,7 +159,7 @@ def test_sigterm_during_a_restart_ends_all_workers(
 
 def test_sigterm_ends_a_server_whose_old_worker_hangs(root: Path, packages: Path) -> None:
     """The old worker is being ended by the rolling restart, which then stops, too."""
-    with served(root, packages, workers=1) as server:
+    with served(root, packages, workers=1, graceful_seconds=2) as server:
         (old,) = server.workers()
         old.suspend()
         server.process.send_signal(signal.SIGHUP)

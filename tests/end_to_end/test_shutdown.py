@@ -19,7 +19,7 @@ from pictures import encoded, file_part
 from PIL import Image, ImageDraw
 from raw_client import message
 
-BOUND = 2  # seconds, if a test sets the limit
+BOUND = 1  # seconds, if a test sets the limit
 PATIENCE = 20  # seconds: far more than BOUND on a busy machine, far less than the work in progress
 PICTURES = 30
 ROWS = 60_000  # of a response of 1 MB
