@@ -30,7 +30,7 @@ def check(package: ModelPackage) -> Iterator[str]:
     card = package.card
     package.verify()
     runtimes = {name: open_runtime(package, name) for name in card.runtimes}
-    yield f"{package.label}: {', '.join(runtimes)} give the recorded prediction"
+    yield f"{package.label} is right in {', '.join(runtimes)}"
     rows = _rows(card)
     for name, runtime in runtimes.items():
         yield f"  {name}: {_milliseconds(runtime, rows):.3g} ms for {_count(rows)}"

@@ -22,13 +22,15 @@ const isZero = ({ data }) => data.flat(Infinity).every((value) => !value);
  * @param card of the model.
  * @param tensors `{ name, shape, datatype, data }` of each input, the data flat or nested.
  * @param keyed whether requests need an API key, read from the variable KEY.
- * @returns `[[language, text], …]`; for FP16, which JSON lacks, only tritonclient.
+ * @returns `[[language, text], …]`.
  */
 export function snippets(base, card, tensors, keyed) {
   const url = new URL(`v2/models/${card.name}/infer`, base).href;
-  const half = [...card.inputs, ...card.outputs].some(({ datatype }) => datatype === "FP16");
-  const json = half ? [] : [["curl", curl(url, tensors, keyed)], ["Python", python(url, tensors, keyed)]];
-  return [...json, ["tritonclient", triton(base, card, tensors, keyed)]];
+  return [
+    ["curl", curl(url, tensors, keyed)],
+    ["Python", python(url, tensors, keyed)],
+    ["tritonclient", triton(base, card, tensors, keyed)],
+  ];
 }
 
 function curl(url, tensors, keyed) {

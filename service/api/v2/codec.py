@@ -147,8 +147,6 @@ def encode(card: ModelCard, request: InferRequest, outputs: Arrays) -> Encoded:
             entry |= {"datatype": "BYTES", "shape": shape}
         elif binary:
             data = array
-        elif spec.datatype == "FP16":
-            raise BadInputError(f"The output {spec.name!r} is FP16: ask for it as binary data.")
         else:
             data = array.ravel()
         if binary:

@@ -26,7 +26,7 @@ from service.json_body import Body
 _TYPECODES: dict[Datatype, str] = {
     "UINT8": "B", "UINT16": "H", "UINT32": "I", "UINT64": "Q",
     "INT8": "b", "INT16": "h", "INT32": "i", "INT64": "q",
-    "FP32": "f", "FP64": "d",
+    "FP16": "f", "FP32": "f", "FP64": "d",
 }  # fmt: skip
 
 _EXACT = 2**53
@@ -77,8 +77,6 @@ def from_json(spec: TensorSpec, shape: tuple[int, ...], data: Any, *, booleans: 
         BadInputError: there are too few or too many values, or the datatype cannot hold a value.
     """
     values = _flat(spec, shape, data)
-    if spec.datatype == "FP16":
-        raise BadInputError(f"Tensor {spec.name!r} is FP16: send it as binary data.")
     if spec.datatype == "BOOL":
         if not (set(map(type, values)) <= {bool, int, float} and set(values) <= {0, 1}):
             raise BadInputError(
@@ -99,9 +97,13 @@ def from_json(spec: TensorSpec, shape: tuple[int, ...], data: Any, *, booleans: 
         raise BadInputError(
             f"Tensor {spec.name!r} holds a value that is no {spec.datatype}: {error}."
         ) from error
-    result = np.frombuffer(buffer, spec.dtype).reshape(shape)
-    if spec.datatype == "FP32" and not np.isfinite(result).all():
-        raise BadInputError(f"Tensor {spec.name!r} holds a number too large for FP32.")
+    if spec.datatype == "FP16":
+        with np.errstate(over="ignore"):
+            result = np.frombuffer(buffer, np.float32).astype(np.float16).reshape(shape)
+    else:
+        result = np.frombuffer(buffer, spec.dtype).reshape(shape)
+    if spec.datatype in ("FP16", "FP32") and not np.isfinite(result).all():
+        raise BadInputError(f"Tensor {spec.name!r} holds a number too large for {spec.datatype}.")
     return result
 
 

@@ -5,6 +5,7 @@ No test measures time, except deadlines that must have passed.
 
 import asyncio
 import gc
+import threading
 import time
 import weakref
 from typing import Any
@@ -25,7 +26,7 @@ from batchers import (
     until,
 )
 
-from service.batching.batch import Arrays, InferenceResponse
+from service.batching.batch import Arrays, InferenceRequest, InferenceResponse
 from service.batching.batcher import BatchReport, MicroBatcher
 from service.errors import (
     BadInputError,
@@ -95,6 +96,23 @@ async def test_max_delay_is_cut_short_by_a_full_batch_by_the_end_of_a_batch_and_
         await batcher.close()
         assert_answers(await last, 20)
     assert model.batches == [[0, 1, 2, 3], [10, 11, 12, 13], [14], [20]]
+
+
+async def test_the_outputs_of_a_split_request_are_gathered_by_the_thread() -> None:
+    """The event loop gets them in one piece: copying 16 MB would hold it."""
+    threads: set[int] = set()
+    gather = InferenceRequest.gather
+
+    def noted(request: InferenceRequest, start: int, stop: int, outputs: Arrays) -> Arrays:
+        threads.add(threading.get_ident())
+        return gather(request, start, stop, outputs)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(InferenceRequest, "gather", noted)
+        async with batching(Model(), max_batch_rows=4, inline_rows=4) as batcher:
+            assert_answers(await batcher.submit(rows(*range(10))), *range(10))
+    assert len(threads) == 1
+    assert threading.get_ident() not in threads
 
 
 async def test_a_large_request_is_split_and_joined_and_takes_turns_with_others() -> None:

@@ -28,7 +28,7 @@ from infer_messages import (
 from numpy.typing import NDArray
 
 from models.card import NUMPY_DTYPES, Datatype, ModelCard
-from service.api.v2.codec import InferRequest, decode, encode
+from service.api.v2.codec import BULKY_BYTES, InferRequest, decode, encode, is_bulky
 from service.errors import BadInputError
 
 PLANE = card_of(
@@ -86,13 +86,38 @@ def test_every_value_of_a_datatype_is_decoded_from_every_format(datatype: Dataty
     card = card_of({"t": (datatype, (-1, 2))})
     for form in ("flat", "nested", "binary"):
         message = message_of(card, {"t": array}, {"t": form})  # type: ignore[dict-item]
-        if datatype == "FP16" and form != "binary":
-            with pytest.raises(BadInputError, match="'t' is FP16: send it as binary data"):
-                decode(card, *message.wire())
-        else:
-            decoded = decode(card, *message.wire()).inputs["t"]
-            assert decoded.dtype == dtype
-            assert decoded.tobytes() == array.tobytes()
+        decoded = decode(card, *message.wire()).inputs["t"]
+        assert decoded.dtype == dtype
+        assert decoded.tobytes() == array.tobytes()
+
+
+@pytest.mark.parametrize("number", [65_520, -1e5, 1e39])
+def test_a_number_beyond_the_range_of_half_precision_is_refused(number: float) -> None:
+    card = card_of({"t": ("FP16", (-1,))})
+    tensor = {"name": "t", "datatype": "FP16", "shape": [1], "data": [number]}
+    with pytest.raises(BadInputError, match="holds a number too large for FP16"):
+        decode(card, json.dumps({"inputs": [tensor]}).encode(), None)
+
+
+def test_large_binary_tensors_are_bulky_and_arrive_whole() -> None:
+    rows = BULKY_BYTES // 12 + 1
+    request = decode(
+        PLANE, *one_row_request(outputs=[{"name": "p", "parameters": {"binary_data": True}}]).wire()
+    )
+    outputs = outputs_of(rows)
+    outputs["p"][:] = np.random.default_rng(0).normal(size=(rows, 3))
+    assert is_bulky(request, outputs)
+    assert not is_bulky(request, outputs_of(2))
+    answered = read_answer(*encode(PLANE, request, outputs))
+    assert answered.outputs["p"].tobytes() == outputs["p"].tobytes()
+
+
+def test_half_precision_is_written_with_all_its_digits() -> None:
+    outputs = outputs_of(2)
+    outputs["h"][:] = np.array([[0.1], [-6e-8]], np.float16)
+    request = decode(PLANE, *one_row_request(outputs=[{"name": "h"}]).wire())
+    (answered,) = read_answer(*encode(PLANE, request, outputs)).content["outputs"]
+    assert np.array(answered["data"], np.float16).tolist() == outputs["h"].ravel().tolist()
 
 
 def test_whole_numbers_and_whole_floats_are_interchangeable() -> None:
@@ -276,7 +301,7 @@ def test_an_id_is_returned_and_none_is_generated() -> None:
 @pytest.mark.parametrize(
     ("name", "value", "reason"),
     [
-        ("h", 0.5, "The output 'h' is FP16: ask for it as binary data."),
+        ("h", np.inf, "The output 'h' of model 'tiny' holds infinity or NaN .* ask for binary"),
         ("p", np.nan, "The output 'p' of model 'tiny' holds infinity or NaN .* ask for binary"),
         ("p", -np.inf, "The output 'p' of model 'tiny' holds infinity or NaN .* ask for binary"),
     ],
@@ -550,11 +575,6 @@ def answerable(card: ModelCard, request: InferRequest) -> None:
         spec.name: np.ones((2, *(max(size, 1) for size in spec.shape[1:])), spec.dtype)
         for spec in card.outputs
     }
-    halves = [output for output in request.outputs if output.spec.datatype == "FP16"]
-    if any(not output.binary and not output.top for output in halves):
-        with pytest.raises(BadInputError, match="FP16: ask for it as binary data"):
-            encode(card, request, outputs)
-        return
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         response = read_answer(*encode(card, request, outputs))
