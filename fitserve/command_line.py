@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from importlib.metadata import PackageNotFoundError, version
 
 COMMANDS = {
+    "init": ("fitserve.init", (), "make a folder for models, settings and deployment"),
     "serve": ("service", (), "serve the model repository over HTTP"),
     "add": ("models", ("add",), "make a package from a network of any origin"),
     "check": ("models", ("check",), "compute a package, and show what a caller sends and gets"),
