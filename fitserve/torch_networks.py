@@ -234,6 +234,47 @@ def onnx_of(program: Any, inputs: Sequence[str], outputs: Sequence[str]) -> byte
         return file.read_bytes()
 
 
+def traced_onnx(
+    module: Any, rows: "Sequence[Mapping[str, Tensor]]", outputs: Sequence[str]
+) -> bytes:
+    """Return a module as ONNX by the older exporter of torch, which traces it.
+
+    Args:
+        module: the module, compiled or not.
+        rows: one or more samples.
+        outputs: the names of the outputs.
+
+    Raises:
+        ExportError: an operator has no form in ONNX.
+    """
+    import torch
+
+    axes = {
+        name: {
+            axis: "batch" if axis == 0 else dimension.__name__ for axis, dimension in found.items()
+        }
+        for name, found in dynamic_shapes(rows).items()
+    }
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder, "model.onnx")
+        try:
+            torch.onnx.export(
+                module,
+                tuple(rows[0].values()),
+                file,
+                input_names=list(rows[0]),
+                output_names=list(outputs),
+                dynamic_axes={**axes, **{name: {0: "batch"} for name in outputs}},
+                dynamo=False,
+            )
+        except Exception as error:
+            raise ExportError(
+                f"the network has no form in ONNX: {explanation(error)}; of TorchScript, give the "
+                "Python code as FILE.py:make"
+            ) from error
+        return file.read_bytes()
+
+
 def schema_of(module: Any) -> Any:
     """Return the schema of a compiled module: the names and the defaults of its arguments."""
     return module.forward.schema

@@ -133,10 +133,11 @@ def add(
         if network.samples is not None
         else random_samples(inputs, graph.fixed_batch)
     )
-    samples = affordable(graph.network, within(samples, graph.network.inputs, max_sizes))
+    samples = within(samples, graph.network.inputs, max_sizes)
     progress("trying sizes in another process")
     few = samples.resized(graph.fixed_batch or min(samples.count, ROWS_OF_OTHER_SIZES))
     nonempty = require_safe(graph.file, network.onnx, graph.network.inputs, few)
+    samples = affordable(graph.network, samples)
     largest = largest_sizes(graph, network.onnx, few, max_sizes)
     others = other_sizes(graph.network, graph.network.inputs, few, graph.fixed_batch or 1, largest)
     progress(f"computing {samples.count} rows")

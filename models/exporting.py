@@ -11,8 +11,9 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from models.file_kinds import DOORS, advice, kind_of
-from models.importing import AddError, read_file
+from models.file_kinds import DOORS, advice_for, kind_of
+from models.files import FileError, open_file
+from models.importing import AddError
 from models.sources import EXPORT_FILE
 
 
@@ -72,13 +73,14 @@ def _door(file: Path) -> str | None:
     Raises:
         AddError: the file cannot be read, or holds something that cannot be exported.
     """
-    content = read_file(file)
-    kind = kind_of(content)
-    if kind is None:
-        return None
-    if kind in DOORS:
-        return DOORS[kind]
-    raise AddError(f"{file}: {advice(content)}")
+    try:
+        with open_file(file) as stream:
+            kind = kind_of(stream)
+    except FileError as error:
+        raise AddError(f"{file}: {error}") from error
+    if kind is None or kind in DOORS:
+        return DOORS[kind] if kind else None
+    raise AddError(f"{file}: {advice_for(kind)}")
 
 
 def _reason(source: str, result: "subprocess.CompletedProcess[str]") -> str:

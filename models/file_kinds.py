@@ -7,7 +7,7 @@ was given under the wrong option, there is advice.
 import io
 import re
 import zipfile
-from typing import Literal
+from typing import BinaryIO, Literal
 
 Kind = Literal[
     "torchscript", "torch program", "checkpoint", "safetensors", "keras", "skops", "xgboost",
@@ -23,6 +23,7 @@ DOORS = {
 }
 """The kinds that `fitserve.doors` exports, and the door of each."""
 
+_HEAD = 4096  # bytes
 _TORCH_PICKLE = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P"
 _HDF5 = b"\x89HDF\r\n\x1a\n"
 _XGBOOST = re.compile(rb'\{\s*"learner"|\{L.{8}learner', re.DOTALL)
@@ -49,15 +50,19 @@ _ADVICE: dict[Kind, str] = {
 }
 
 
-def kind_of(content: bytes) -> Kind | None:
-    """Return the format of a file, None if it is another one, such as ONNX."""
+def kind_of(stream: BinaryIO) -> Kind | None:
+    """Return the format of an open file, None if it is another one, such as ONNX.
+
+    Only the first bytes are read, and the names in an archive.
+    """
+    content = stream.read(_HEAD)
     if content.startswith(b"PK\x03\x04"):
-        return _archive(content)
+        return _archive(stream)
     if content.startswith(_TORCH_PICKLE):
         return "checkpoint"
     if content.startswith(_HDF5):
         return "keras"
-    if content[8:10] == b'{"' and b'"dtype"' in content[:4096]:
+    if content[8:10] == b'{"' and b'"dtype"' in content:
         return "safetensors"
     if content[4:8] == b"ORTM":
         return "ort"
@@ -74,13 +79,18 @@ def kind_of(content: bytes) -> Kind | None:
 
 def advice(content: bytes) -> str | None:
     """Return what a file is and what to do, as the end of a sentence; None if it is unknown."""
-    kind = kind_of(content)
+    kind = kind_of(io.BytesIO(content))
     return _ADVICE[kind] if kind else None
 
 
-def _archive(content: bytes) -> Kind | None:
+def advice_for(kind: Kind) -> str:
+    """Return what a file of this format is and what to do, as the end of a sentence."""
+    return _ADVICE[kind]
+
+
+def _archive(stream: BinaryIO) -> Kind | None:
     try:
-        with zipfile.ZipFile(io.BytesIO(content)) as archive:
+        with zipfile.ZipFile(stream) as archive:
             names = {name.rpartition("/")[2] for name in archive.namelist()}
     except (zipfile.BadZipFile, NotImplementedError, ValueError, OSError):
         return None

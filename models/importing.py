@@ -164,6 +164,11 @@ def _unloadable(file: str, content: bytes, error: Exception) -> str:
             f"up to {found[3]}: export it with that one (opset_version in torch.onnx.export, "
             "target_opset in skl2onnx)"
         )
+    if found := re.search(r"Could not find an implementation for (\w+)\(", message):
+        return (
+            f"ONNX Runtime does not compute {found[1]} in the datatype that it has there: export "
+            "the network in single precision (in torch, network.float())"
+        )
     if "construct locale" in message:
         return (
             "it works on text, which is not served: turn text into numbers before the graph, and "

@@ -322,7 +322,7 @@ def _unlike(network: Runtime, other: Runtime, samples: Samples, rows: Arrays) ->
     if other is not network:
         varied = computable(other, varied)
     if len(next(iter(varied.values()))) > 1:
-        yield Samples(varied, False, None)
+        yield Samples(varied, False, None, largest_check=samples.largest_check)
 
 
 def _prove(
@@ -335,10 +335,13 @@ def _prove(
     whole: bool = False,
     half: bool,
 ) -> ParityRecord:
-    """Check the candidate against the reference, which computes single rows unless `whole`."""
-    sizes = sorted(
-        {samples.fixed_batch or min(size, samples.count) for size in (*BATCH_SIZES, largest)}
-    )
+    """Check the candidate against the reference, which computes single rows unless `whole`.
+
+    Of a network that takes long, the candidate computes single rows and one batch.
+    """
+    is_slow = samples.largest_check < LARGEST_BATCH
+    tried = (1, samples.count) if is_slow else (*BATCH_SIZES, largest)
+    sizes = sorted({samples.fixed_batch or min(size, samples.count) for size in tried})
     return check_parity(
         reference,
         candidate,

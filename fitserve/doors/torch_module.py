@@ -17,6 +17,7 @@ from fitserve.torch_networks import (
     record_of,
     schema_of,
     tensors_of,
+    traced_onnx,
 )
 
 if TYPE_CHECKING:
@@ -60,8 +61,7 @@ def export(network: "nn.Module", samples: Sequence[Any], labels: Sequence[str]) 
         rows = [tensors_of(network, sample) for sample in samples]
         flat = flat_module(network, list(rows[0]))
         records = [record_of(flat, one) for one in rows]
-        program = _program(flat, rows)
-        onnx = onnx_of(program, list(rows[0]), list(records[0].answers))
+        onnx = _onnx(flat, rows, list(records[0].answers))
         script = _torchscript(network, flat, rows[0])
     notes = [script] if isinstance(script, str) else []
     return Exported(
@@ -86,6 +86,30 @@ def _evaluating(network: "nn.Module") -> Iterator[None]:
             module.training = training
 
 
+def _onnx(
+    flat: "nn.Module", rows: "Sequence[Mapping[str, Tensor]]", outputs: Sequence[str]
+) -> bytes:
+    """Return the module as ONNX: by torch.export, or traced where that fixes a size.
+
+    torch.export fixes the length of a recurrent layer, which the older exporter leaves free. What
+    is traced is compared with the network's own answers for every sample, as every export is.
+
+    Raises:
+        ExportError: torch cannot follow the code.
+    """
+    try:
+        program = _program(flat, rows)
+    except FixedSizeError as error:
+        if len(rows) == 1:
+            raise ExportError(str(error)) from error
+        return traced_onnx(flat, rows, outputs)
+    return onnx_of(program, list(rows[0]), outputs)
+
+
+class FixedSizeError(ExportError):
+    """torch.export fixes a size that the samples leave free."""
+
+
 def _program(flat: "nn.Module", rows: "Sequence[Mapping[str, Tensor]]") -> Any:
     """Return the module as an ExportedProgram with a free batch.
 
@@ -103,9 +127,11 @@ def _program(flat: "nn.Module", rows: "Sequence[Mapping[str, Tensor]]") -> Any:
         raise
     except Exception as error:  # noqa: BLE001 - it is raised below, with the user's line
         failure = error
+    text = f"the network cannot be exported: {explanation(failure)}"
     if is_fixed_size(failure):
         _require_any_batch(flat, rows[0])
-    raise ExportError(f"the network cannot be exported: {explanation(failure)}") from failure
+        raise FixedSizeError(text) from failure
+    raise ExportError(text) from failure
 
 
 def _require_any_batch(flat: "nn.Module", rows: "Mapping[str, Tensor]") -> None:

@@ -2,7 +2,6 @@
 
 import inspect
 import io
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -10,7 +9,13 @@ from typing import TYPE_CHECKING, Any
 from fitserve.doors import is_of
 from fitserve.explain import explanation
 from fitserve.exported import GIVE_ROWS, Exported, ExportError
-from fitserve.torch_networks import dynamic_shapes, flat_module, record_of, schema_of, tensors_of
+from fitserve.torch_networks import (
+    flat_module,
+    record_of,
+    schema_of,
+    tensors_of,
+    traced_onnx,
+)
 
 if TYPE_CHECKING:
     from torch.jit import ScriptModule
@@ -54,31 +59,7 @@ def export(network: "ScriptModule", samples: Sequence[Any], labels: Sequence[str
     rows = [tensors_of(module, sample, signature(module)) for sample in samples]
     flat = flat_module(module, list(rows[0]))
     records = [record_of(flat, one) for one in rows]
-    axes = {
-        name: {
-            axis: "batch" if axis == 0 else dimension.__name__ for axis, dimension in found.items()
-        }
-        for name, found in dynamic_shapes(rows).items()
-    }
-    outputs = list(records[0].answers)
-    with tempfile.TemporaryDirectory() as folder:
-        file = Path(folder, "model.onnx")
-        try:
-            torch.onnx.export(
-                module,
-                tuple(rows[0].values()),
-                file,
-                input_names=list(rows[0]),
-                output_names=outputs,
-                dynamic_axes={**axes, **{name: {0: "batch"} for name in outputs}},
-                dynamo=False,
-            )
-        except Exception as error:
-            raise ExportError(
-                f"the module has no form in ONNX ({explanation(error)}); if you have its Python "
-                "code, give that as FILE.py:make"
-            ) from error
-        onnx = file.read_bytes()
+    onnx = traced_onnx(module, rows, list(records[0].answers))
     stream = io.BytesIO()
     torch.jit.save(module, stream)
     origin = f"{module.original_name} as TorchScript, torch {torch.__version__.partition('+')[0]}"

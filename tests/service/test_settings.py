@@ -30,6 +30,7 @@ SET = {
     "playground": ("off", "off"),
     "cors_origins": ('["https://a.example"]', ("https://a.example",)),
     "allowed_hosts": ('["*.a.example", "::1"]', ("*.a.example", "::1")),
+    "default_model": ("line", "line"),
     "log_format": ("json", "json"),
     "inline_seconds": ("0.002", 0.002),
     "busy_poll_seconds": ("0.001", 0.001),

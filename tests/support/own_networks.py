@@ -207,7 +207,7 @@ TORCH: dict[str, Callable[[], Own]] = {
         Graphs(), {"nodes": normal(7, 6), "adjacency": (torch.rand(ROWS, 7, 7) > 0.5).float()}
     ),
     "generator": lambda: Own(generator(), normal(16)),
-    "double": lambda: Own(nn.Sequential(nn.Linear(4, 8), nn.ELU(), nn.Linear(8, 2)).double(),
+    "double": lambda: Own(nn.Sequential(nn.Linear(4, 8), nn.Tanh(), nn.Linear(8, 2)).double(),
                           normal(4).double()),
     "resnet": vision(torchvision.models.resnet18),
     "squeezenet": vision(torchvision.models.squeezenet1_1),
@@ -251,7 +251,9 @@ SKLEARN: dict[str, Callable[[], Own]] = {
     "histogram": table(HistGradientBoostingClassifier(max_iter=8), WINE, WINES),
     "voting": table(
         VotingClassifier(
-            [("a", DecisionTreeClassifier(max_depth=3)), ("b", GaussianNB())], voting="soft"
+            [("a", DecisionTreeClassifier(max_depth=3)), ("b", GaussianNB())],
+            voting="soft",
+            flatten_transform=False,
         ),
         WINE,
         WINES,
@@ -261,7 +263,7 @@ SKLEARN: dict[str, Callable[[], Own]] = {
     "svr": table(make_pipeline(MinMaxScaler(), SVR()), DIABETES),
     "forest": table(RandomForestRegressor(10), DIABETES),
     "extra": table(ExtraTreesRegressor(10), DIABETES),
-    "mlp-values": table(MLPRegressor((16,), max_iter=60), DIABETES),
+    "mlp-values": table(MLPRegressor(hidden_layer_sizes=(16,), max_iter=60), DIABETES),
     "pca": table(PCA(3), WINE),
     "svd": table(TruncatedSVD(2), WINE),
     "xgboost": boosted("xgboost", "XGBClassifier", WINE),
