@@ -57,23 +57,47 @@ _BATCH = (
     "(x.flatten(1) in place of x.view(16, -1))"
 )
 
+_LENGTH = (
+    "give samples of one size, and requests of that size; or torch.jit.script(network), which "
+    "keeps an LSTM or GRU as one operator for any length"
+)
+
 
 def explanation(error: BaseException) -> str:
     """Return the reason, the user's line, and the advice, as the end of a sentence."""
-    text = _last_words(error)
     place = _user_line(error) or _line_in(str(error))
+    if place is None and is_fixed_size(error):
+        return _fixed_sizes(str(error))
     if place is None:
-        return f"{text}: {_BATCH if is_fixed_size(error) else _GENERAL}"
+        return f"{_last_words(error)}: {_GENERAL}"
     file, number, code = place
     advice = next((advice for pattern, advice in _ADVICE if re.search(pattern, code)), None)
     if advice is None and re.search(_PACKED, _code_before(file, number)):
         advice = _ADVICE[0][1]
-    return f"{text}, at {Path(file).name}:{number}, `{code.strip()}`: {advice or _GENERAL}"
+    return f"{failure(error)}: {advice or _GENERAL}"
+
+
+def failure(error: BaseException) -> str:
+    """Return the reason and the user's line, without advice."""
+    place = _user_line(error) or _line_in(str(error))
+    if place is None:
+        return _last_words(error)
+    file, number, code = place
+    return f"{_last_words(error)}, at {Path(file).name}:{number}, `{code.strip()}`"
 
 
 def is_fixed_size(error: BaseException) -> bool:
     """Return whether torch.export found that the code has a fixed size where any was wanted."""
     return "Constraints violated" in str(error) or "specialized" in str(error)
+
+
+def _fixed_sizes(text: str) -> str:
+    """Return which sizes torch.export suggests, and what to do."""
+    _, _, suggested = text.partition("Suggested fixes:")
+    sizes = re.findall(r"^\s*([a-z]\w* = .+?)\s*$", suggested, re.MULTILINE)
+    shown = " and ".join(sizes) or "a fixed size"
+    advice = _BATCH if "batch" in shown or not sizes else _LENGTH
+    return f"it can be exported for {shown} alone: {advice}"
 
 
 def _code_before(file: str, number: int) -> str:

@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 FORMAT = 1
 GIVE_ROWS = (
     "give rows with --sample FILE.npz, or each input with --input, as --input "
-    "image:FP32[-1,3,224,224]"
+    "image:FP32[-1,3,224,224]; in Python, give sample=rows"
 )
 """What to do without a sample, as the end of a sentence."""
 RANDOM = "Its example and its proof rest on random numbers, not on real data."
@@ -35,6 +35,11 @@ Arrays = Mapping[str, NDArray[Any]]
 
 class ExportError(Exception):
     """A network that cannot be exported. The message says why, where, and what to write instead."""
+
+
+def reason(error: BaseException) -> str:
+    """Return the first line of an error of a library, or its kind if it says nothing."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
 
 
 @dataclass(frozen=True)

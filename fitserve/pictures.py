@@ -7,11 +7,11 @@ takes these pixels from 0 to 255, divides, subtracts the mean and divides by the
 import io
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import numpy as np
 
-from fitserve.doors import door_of
+from fitserve.doors import door_of, is_of
 from fitserve.exported import RANDOM, Exported, ExportError, Pictures
 
 if TYPE_CHECKING:
@@ -19,6 +19,10 @@ if TYPE_CHECKING:
 
 INPUT = "image"
 """The name of the graph's input."""
+Interpolation = Literal["nearest", "box", "bilinear", "hamming", "bicubic", "lanczos"]
+Channels = Literal["RGB", "BGR", "L"]
+_INTERPOLATIONS: tuple[str, ...] = get_args(Interpolation)
+_CHANNELS: tuple[str, ...] = get_args(Channels)
 ROWS = 4
 """The random rows of the sample."""
 
@@ -39,12 +43,32 @@ class Picture:
 
     size: int | tuple[int, int]
     resize: int | None = None
-    interpolation: Literal["nearest", "box", "bilinear", "hamming", "bicubic", "lanczos"] = (
-        "bilinear"
-    )
+    interpolation: Interpolation = "bilinear"
     mean: Sequence[float] = (0.0,)
     std: Sequence[float] = (1.0,)
-    channels: Literal["RGB", "BGR", "L"] = "RGB"
+    channels: Channels = "RGB"
+
+    def __post_init__(self) -> None:
+        """Check the steps.
+
+        Raises:
+            ExportError: a value is none of those that are known.
+        """
+        sides = self.size if isinstance(self.size, (tuple, list)) else (self.size,) * 2
+        numbers = [*sides, *([] if self.resize is None else [self.resize])]
+        if len(sides) != 2 or not all(isinstance(one, int) and one > 0 for one in numbers):
+            raise ExportError(
+                f"the picture has the size {self.size!r} and resize {self.resize!r}: give "
+                "pixels, as size=224 or size=(height, width), resize=256"
+            )
+        for field, known in (("channels", _CHANNELS), ("interpolation", _INTERPOLATIONS)):
+            if getattr(self, field) not in known:
+                raise ExportError(
+                    f"the picture has {field}={getattr(self, field)!r}: give one of "
+                    f"{', '.join(known)}"
+                )
+        if not all(self.std):
+            raise ExportError("the picture has a deviation of 0 in std: give others")
 
     @classmethod
     def of(cls, source: Any) -> "Picture":
@@ -151,6 +175,20 @@ def export_pictures(
     Raises:
         ExportError: the network cannot be exported, or a picture is none.
     """
+    if not isinstance(picture, Picture):
+        raise ExportError(
+            f"picture is a {type(picture).__name__}: give fitserve.Picture(size=…), or "
+            "fitserve.Picture.of(…)"
+        )
+    if not is_of(network, "torch", "Module"):
+        raise ExportError(
+            f"a {type(network).__name__} takes no pictures: give a torch.nn.Module, or no picture"
+        )
+    if pictures is not None and not isinstance(pictures, (list, tuple)):
+        raise ExportError(
+            f"the sample is a {type(pictures).__name__}: give a list of pictures of Pillow, or no "
+            "sample"
+        )
     random = np.random.default_rng(0)
     pixels = random.integers(0, 256, (ROWS, *picture.shape), np.uint8)
     wrapped = picture.wrapped(network)

@@ -59,6 +59,8 @@ def save(
         ExportError: the network cannot be exported.
         SaveError: the exported network cannot be served.
     """
+    if picture is None and isinstance(sample, list):
+        _require_samples(sample)
     samples = sample if isinstance(sample, list) else [] if sample is None else [sample]
     classes = [str(label) for label in labels]
     if picture is None:
@@ -77,6 +79,20 @@ def save(
             raise SaveError(result.stderr.strip().removeprefix("error: "))
         sys.stdout.write(result.stdout)
         return Path(written.read_text())
+
+
+def _require_samples(samples: list[Any]) -> None:
+    """Check that a list holds samples, and not rows or their numbers.
+
+    Raises:
+        ExportError: it does not.
+    """
+    for one in samples:
+        if isinstance(one, (list, str, bytes, int, float)):
+            raise ExportError(
+                f"the sample is a list that holds a {type(one).__name__}, and a list holds several "
+                "samples: give the rows as an array, sample=numpy.array(rows)"
+            )
 
 
 def _environment() -> dict[str, str]:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from fitserve.explain import explanation
+from fitserve.explain import explanation, failure
 from fitserve.exported import ExportError, Record
 
 if TYPE_CHECKING:
@@ -29,12 +29,9 @@ def tensors_of(
     device = "cpu" if parameter is None else parameter.device
     tensors = {}
     for name, rows in named(arguments or inspect.signature(network.forward), sample).items():
-        if isinstance(rows, torch.Tensor):
-            tensor = rows.detach()
-        else:
-            tensor = torch.from_numpy(np.ascontiguousarray(rows))
-            if tensor.dtype == torch.float64 and floating.is_floating_point:
-                tensor = tensor.to(floating)
+        tensor = _tensor(name, rows)
+        if not isinstance(rows, torch.Tensor) and tensor.dtype == torch.float64:
+            tensor = tensor.to(floating if floating.is_floating_point else tensor.dtype)
         if tensor.ndim == 0 or not len(tensor):
             raise ExportError(
                 f"the sample {name} is {list(tensor.shape)}: give rows, with the batch as the "
@@ -43,7 +40,34 @@ def tensors_of(
         if len(tensor) == 1:  # one row would fix the batch size
             tensor = tensor.repeat(2, *[1] * (tensor.ndim - 1))
         tensors[name] = tensor.to(device)
+    counts = {name: len(tensor) for name, tensor in tensors.items()}
+    if len(set(counts.values())) > 1:
+        shown = ", ".join(f"{count} of {name}" for name, count in counts.items())
+        raise ExportError(
+            f"the sample has rows in different numbers ({shown}): give as many of each"
+        )
     return tensors
+
+
+def _tensor(name: str, rows: Any) -> "Tensor":
+    """Return rows as a dense tensor.
+
+    Raises:
+        ExportError: they are no numbers.
+    """
+    import torch
+
+    if isinstance(rows, torch.Tensor):
+        if rows.layout != torch.strided or rows.is_quantized:
+            raise ExportError(f"the sample {name} is sparse or quantized: give a dense tensor")
+        return rows.detach()
+    try:
+        return torch.from_numpy(np.ascontiguousarray(rows))
+    except (TypeError, ValueError) as error:
+        raise ExportError(
+            f"the sample {name}, a {type(rows).__name__}, is no array of numbers: give a tensor or "
+            "an array of numbers, with the batch as the first dimension"
+        ) from error
 
 
 def named(arguments: inspect.Signature, sample: Any) -> dict[str, Any]:
@@ -53,25 +77,24 @@ def named(arguments: inspect.Signature, sample: Any) -> dict[str, Any]:
         ExportError: the sample does not fit the arguments.
     """
     parameters = arguments.parameters
-    names = [
-        name
-        for name, parameter in parameters.items()
-        if parameter.kind in (parameter.POSITIONAL_OR_KEYWORD, parameter.KEYWORD_ONLY)
-    ]
+    unnamed = {inspect.Parameter.VAR_POSITIONAL: "*", inspect.Parameter.VAR_KEYWORD: "**"}
+    names = [name for name, parameter in parameters.items() if parameter.kind not in unnamed]
+    known = f"the arguments of forward are {', '.join(names) or 'none'}"
+    for name, parameter in parameters.items():
+        if parameter.kind in unnamed:
+            known = (
+                f"forward takes {unnamed[parameter.kind]}{name}, which names no inputs: give a "
+                "module whose forward names each input"
+            )
+            break
     if isinstance(sample, Mapping):
         if unknown := [name for name in sample if name not in names]:
-            raise ExportError(
-                f"the sample names {', '.join(map(repr, unknown))}: the arguments of forward are "
-                f"{', '.join(names)}"
-            )
+            raise ExportError(f"the sample names {', '.join(map(repr, unknown))}: {known}")
         found = {name: sample[name] for name in names if name in sample}
     else:
         rows = sample if isinstance(sample, tuple) else (sample,)
         if len(rows) > len(names):
-            raise ExportError(
-                f"the sample has {len(rows)} inputs: the arguments of forward are "
-                f"{', '.join(names) or 'none'}"
-            )
+            raise ExportError(f"the sample has {len(rows)} inputs: {known}")
         found = dict(zip(names, rows, strict=False))
     missing = [
         name
@@ -86,6 +109,23 @@ def named(arguments: inspect.Signature, sample: Any) -> dict[str, Any]:
     return found
 
 
+def positional_count(arguments: inspect.Signature, names: Sequence[str]) -> int:
+    """Return how many of these arguments are given by position, as in network(rows).
+
+    Hooks before `forward` see the arguments that are given by position alone.
+    """
+    count = 0
+    for name, parameter in arguments.parameters.items():
+        by_keyword = parameter.kind not in (
+            parameter.POSITIONAL_ONLY,
+            parameter.POSITIONAL_OR_KEYWORD,
+        )
+        if by_keyword or count == len(names) or name != names[count]:
+            break
+        count += 1
+    return count
+
+
 def flat_module(network: "nn.Module", names: Sequence[str], *, positional: int = 0) -> "nn.Module":
     """Return a module with these arguments, whose result is a tensor or a tuple of tensors.
 
@@ -94,7 +134,7 @@ def flat_module(network: "nn.Module", names: Sequence[str], *, positional: int =
     Args:
         network: the module.
         names: of its arguments.
-        positional: how many of them it takes by position alone.
+        positional: how many of them it is given by position.
     """
     from torch import nn
 
@@ -147,8 +187,12 @@ def flattened(result: Any, name: str = "output") -> "dict[str, Tensor]":
         )
     tensors: dict[str, Tensor] = {}
     for key, value in parts.items():
-        if value is not None:
-            tensors |= flattened(value, key)
+        found = {} if value is None else flattened(value, key or name)
+        if twice := [key for key in found if key in tensors]:
+            raise ExportError(
+                f"the network returns two outputs with the name {twice[0]}: name them differently"
+            )
+        tensors |= found
     if not tensors:
         raise ExportError("the network returns no tensor: return the outputs that are asked for")
     return tensors
@@ -164,18 +208,47 @@ def record_of(flat: "nn.Module", rows: "Mapping[str, Tensor]") -> Record:
 
     try:
         with torch.inference_mode():
-            result = flat(**rows)
+            result = flat(**{name: tensor.clone() for name, tensor in rows.items()})
     except ExportError:
         raise
     except Exception as error:
-        raise ExportError(f"the network fails on the sample: {explanation(error)}") from error
+        raise ExportError(
+            f"the network fails on the sample: {failure(error)}: give rows as it was trained on"
+        ) from error
     tensors = result if isinstance(result, tuple) else (result,)
-    answers = dict(zip(flat.names, map(_array, tensors), strict=True))  # type: ignore[arg-type]
-    return Record({name: _array(tensor) for name, tensor in rows.items()}, answers)
+    answers = dict(zip(flat.names, tensors, strict=True))  # type: ignore[arg-type]
+    if twice := [name for name in answers if name in rows]:
+        raise ExportError(
+            f"the network returns an output with the name of its input {twice[0]}: name it "
+            "differently"
+        )
+    return Record(
+        {name: _array(f"sample {name}", tensor) for name, tensor in rows.items()},
+        {name: _array(f"output {name}", tensor) for name, tensor in answers.items()},
+    )
 
 
-def _array(tensor: "Tensor") -> Any:
-    return np.ascontiguousarray(tensor.detach().cpu().numpy())
+def _array(name: str, tensor: "Tensor") -> Any:
+    """Return a tensor as an array.
+
+    Raises:
+        ExportError: its numbers are of a type that no request holds.
+    """
+    dense = tensor.detach().cpu().to_dense()
+    if tensor.is_quantized or tensor.is_complex() or not _is_numpy_type(dense):
+        kind = str(tensor.dtype).removeprefix("torch.")
+        advice = "its real and imaginary parts" if tensor.is_complex() else "it in float32"
+        raise ExportError(f"the {name} is {kind}, which no request holds: give {advice}")
+    return np.ascontiguousarray(dense.numpy())
+
+
+def _is_numpy_type(tensor: "Tensor") -> bool:
+    """Return whether numpy has the type of the tensor, which it lacks for bfloat16."""
+    try:
+        tensor[:0].numpy() if tensor.ndim else tensor.numpy()
+    except TypeError:
+        return False
+    return True
 
 
 def dynamic_shapes(samples: "Sequence[Mapping[str, Tensor]]") -> dict[str, dict[int, Any]]:

@@ -1,5 +1,6 @@
 """The door for models of Keras 3, in Python or in a `.keras` file."""
 
+import re
 import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -8,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from fitserve.doors import is_of
-from fitserve.exported import RANDOM, Exported, ExportError, Record
+from fitserve.exported import RANDOM, Exported, ExportError, Record, reason
 
 SHOWN = "model of Keras"
 
@@ -45,13 +46,19 @@ def export(network: Any, samples: Sequence[Any], labels: Sequence[str]) -> Expor
     """
     import keras
 
+    if not getattr(network, "inputs", None):
+        raise ExportError(
+            f"the model {network.name} states no inputs: call a Sequential on rows first; make a "
+            "subclass of keras.Model a model of its inputs, keras.Model(x, network(x)) with "
+            "x = keras.Input(shape)"
+        )
     names = [tensor.name for tensor in network.inputs]
     rows = _rows(network, names, samples[0]) if samples else _random(network)
     try:
         results = network(list(rows.values()) if len(rows) > 1 else rows[names[0]], training=False)
     except Exception as error:
         raise ExportError(
-            f"the model fails on the sample ({error}): give rows that it takes"
+            f"the model fails on the sample ({_reason(error)}): give rows that it takes"
         ) from error
     answers = [np.asarray(keras.ops.convert_to_numpy(one)) for one in _list(results)]
     with tempfile.TemporaryDirectory() as folder:
@@ -61,7 +68,7 @@ def export(network: Any, samples: Sequence[Any], labels: Sequence[str]) -> Expor
         except ImportError as error:
             raise ExportError(f"{error.name} is not installed: pip install {error.name}") from error
         except Exception as error:
-            raise ExportError(f"the model has no form in ONNX ({error})") from error
+            raise ExportError(f"the model has no form in ONNX ({_reason(error)})") from error
         onnx, inputs, outputs = _read(file)
     if len(inputs) == len(rows):
         rows = dict(zip(inputs, rows.values(), strict=True))
@@ -76,11 +83,27 @@ def export(network: Any, samples: Sequence[Any], labels: Sequence[str]) -> Expor
 
 def _rows(network: Any, names: Sequence[str], sample: Any) -> dict[str, Any]:
     given = (
-        dict(sample) if isinstance(sample, Mapping) else dict(zip(names, [sample], strict=False))
+        dict(sample)
+        if isinstance(sample, Mapping)
+        else dict(zip(names, sample if isinstance(sample, tuple) else [sample], strict=False))
     )
     if set(given) != set(names):
         raise ExportError(f"the sample names {', '.join(given)}: the inputs are {', '.join(names)}")
-    return {tensor.name: np.asarray(given[tensor.name], tensor.dtype) for tensor in network.inputs}
+    try:
+        return {
+            tensor.name: np.asarray(given[tensor.name], tensor.dtype) for tensor in network.inputs
+        }
+    except (TypeError, ValueError) as error:
+        raise ExportError(
+            f"the sample is no array of numbers ({reason(error)}): give rows"
+        ) from error
+
+
+def _reason(error: Exception) -> str:
+    """Return what failed: the first line of Keras says where, the next what, in bold letters."""
+    lines = [re.sub("\x1b\\[[0-9;]*m", "", line).strip() for line in str(error).splitlines()]
+    said = [line for line in lines if line and not line.startswith("Exception encountered")]
+    return said[0].rstrip(".") if said else reason(error)
 
 
 def _random(network: Any) -> dict[str, Any]:

@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 
 from fitserve.doors import is_of
-from fitserve.exported import GIVE_ROWS, Arrays, Exported, ExportError, Record
-from fitserve.tables import columns_of, rows_of, with_name
+from fitserve.exported import GIVE_ROWS, Arrays, Exported, ExportError, Record, reason
+from fitserve.tables import columns_of, drop_texts, rows_of, with_name
 
 SHOWN = "scikit-learn estimator"
 OPSETS = {"": 18, "ai.onnx.ml": 3}
@@ -55,21 +55,31 @@ def export(network: Any, samples: Sequence[Any], labels: Sequence[str]) -> Expor
     if not samples:
         raise ExportError(f"scikit-learn states no shapes: {GIVE_ROWS}")
     rows = samples[0]
+    columns = columns_of(rows)
+    if isinstance(getattr(network, "classes_", None), list):
+        raise ExportError(
+            f"{type(network).__name__} has the classes of several targets: fit and save an "
+            "estimator for each target"
+        )
     try:
         answers = _answers(network, rows)
     except Exception as error:
         raise ExportError(
-            f"the estimator fails on the sample ({error}): fit it, and give rows as it was fitted "
-            "on"
+            f"the estimator fails on the sample ({reason(error)}): fit it, and give rows as it was "
+            "fitted on"
         ) from error
-    onnx, outputs = _onnx(network, rows)
+    onnx, inputs, outputs = _onnx(network, columns)
     known = {
         name: answer for name, answer in zip(outputs, answers, strict=False) if answer is not None
     }
     classes = getattr(network, "classes_", ()) if "probabilities" in outputs else ()
     return Exported(
         onnx,
-        [Record(columns_of(rows), known)],
+        [
+            Record(
+                {name: array for name, array in _renamed(columns).items() if name in inputs}, known
+            )
+        ],
         f"{type(network).__name__} of scikit-learn {sklearn.__version__}",
         labels=labels or [str(name) for name in classes],
     )
@@ -96,33 +106,52 @@ def _answers(network: Any, rows: Any) -> list[Any]:
     return [np.float32(transformed.toarray() if hasattr(transformed, "toarray") else transformed)]
 
 
-def _onnx(network: Any, rows: Any) -> tuple[bytes, list[str]]:
-    """Return the estimator as ONNX, with the names of its outputs."""
+def _renamed(columns: Arrays) -> Arrays:
+    """Return columns by the names that skl2onnx gives them: letters, digits, `+` and `_`."""
+    from skl2onnx.common._topology import Topology
+
+    names: set[str] = set()
+    return {Topology._generate_unique_name(name, names): array for name, array in columns.items()}
+
+
+def _onnx(network: Any, columns: Arrays) -> tuple[bytes, list[str], list[str]]:
+    """Return the estimator as ONNX, with the names of its inputs and outputs."""
     try:
         from skl2onnx import to_onnx
     except ImportError as error:
         raise ExportError("skl2onnx is not installed: pip install skl2onnx") from error
     is_classifier = hasattr(network, "classes_")
-    options: Mapping[str, Any] = {"zipmap": False} if is_classifier else {}
+    has_map = is_classifier and not is_of(
+        network, "sklearn", "LinearSVC"
+    )  # which has no such option
+    options: Mapping[str, Any] = {"zipmap": False} if has_map else {}
     try:
         with _lists_for_arrays():
             model = to_onnx(
                 network,
-                initial_types=_types(columns_of(rows)),
+                initial_types=_types(columns),
                 options=dict(options) or None,
                 target_opset=OPSETS,
             )
     except Exception as error:
-        reason = str(error).strip().splitlines()[0]
         raise ExportError(
-            f"{type(network).__name__} has no form in ONNX ({reason}): use a step that skl2onnx "
-            "converts, or write a converter for it"
+            f"{type(network).__name__} has no form in ONNX ({reason(error)}): "
+            + _advice(columns, reason(error))
         ) from error
-    _drop_texts(model)
+    drop_texts(model)
     if is_classifier and len(network.classes_) == 2 and not hasattr(network, "predict_proba"):
         _drop_scores(model, network)
     with_name(model, "variable", "prediction")
-    return model.SerializeToString(), [output.name for output in model.graph.output]
+    inputs, outputs = (
+        [value.name for value in values] for values in (model.graph.input, model.graph.output)
+    )
+    return model.SerializeToString(), inputs, outputs
+
+
+def _advice(columns: Arrays, failure: str) -> str:
+    if len(columns) > 1 and "input(s)" in failure:
+        return "it takes all columns in one array, so give sample=frame.to_numpy()"
+    return "use a step that skl2onnx converts, or write a converter for it"
 
 
 @contextmanager
@@ -170,16 +199,3 @@ def _types(columns: Arrays) -> list[tuple[str, Any]]:
         (name, type(guess_data_type(array)[0][1])([None, *array.shape[1:]]))
         for name, array in columns.items()
     ]
-
-
-def _drop_texts(model: Any) -> None:
-    """Take out outputs of text: the labels name the columns of the probabilities."""
-    from onnx import TensorProto
-
-    texts = [
-        output
-        for output in model.graph.output
-        if output.type.tensor_type.elem_type == TensorProto.STRING
-    ]
-    for output in texts if len(texts) < len(model.graph.output) else ():
-        model.graph.output.remove(output)

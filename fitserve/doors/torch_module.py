@@ -1,5 +1,6 @@
 """The door for `torch.nn.Module`: torch.export, ONNX by the dynamo exporter, TorchScript."""
 
+import inspect
 import io
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
@@ -14,6 +15,7 @@ from fitserve.torch_networks import (
     dynamic_shapes,
     flat_module,
     onnx_of,
+    positional_count,
     record_of,
     schema_of,
     tensors_of,
@@ -28,7 +30,8 @@ SHOWN = "torch.nn.Module"
 
 def takes(network: object) -> bool:
     """Return whether the network is a module of torch, and no compiled TorchScript."""
-    return is_of(network, "torch", "Module") and not is_of(network, "torch", "ScriptModule")
+    others = is_of(network, "torch", "ScriptModule") or is_of(network, "keras", "Model")
+    return is_of(network, "torch", "Module") and not others  # Keras models on torch are modules
 
 
 def read(file: Path) -> Any:
@@ -56,10 +59,13 @@ def export(network: "nn.Module", samples: Sequence[Any], labels: Sequence[str]) 
 
     if not samples:
         raise ExportError(f"there is no sample: {GIVE_ROWS}")
+    network = _unwrapped(network)
+    _require_exportable(network)
     with _evaluating(network), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the exporter's own deprecations
         rows = [tensors_of(network, sample) for sample in samples]
-        flat = flat_module(network, list(rows[0]))
+        positional = positional_count(inspect.signature(network.forward), list(rows[0]))
+        flat = flat_module(network, list(rows[0]), positional=positional)
         records = [record_of(flat, one) for one in rows]
         onnx = _onnx(flat, rows, list(records[0].answers))
         script = _torchscript(network, flat, rows[0])
@@ -72,6 +78,37 @@ def export(network: "nn.Module", samples: Sequence[Any], labels: Sequence[str]) 
         labels=labels,
         notes=notes,
     )
+
+
+def _unwrapped(network: "nn.Module") -> "nn.Module":
+    """Return the module in a wrapper of torch.compile or DataParallel, which names no arguments."""
+    if is_of(network, "torch", "OptimizedModule"):
+        return _unwrapped(network._orig_mod)  # type: ignore[arg-type]
+    if is_of(network, "torch", "DataParallel", "DistributedDataParallel"):
+        return _unwrapped(network.module)  # type: ignore[arg-type]
+    return network
+
+
+def _require_exportable(network: "nn.Module") -> None:
+    """Check for kinds of modules whose failures torch explains in terms of its own code.
+
+    Raises:
+        ExportError: a parameter has no size yet, or the module is quantized.
+    """
+    from torch.nn.parameter import is_lazy
+
+    for name, parameter in network.named_parameters():
+        if is_lazy(parameter):
+            raise ExportError(
+                f"the parameter {name} has no size before the first call: call the network on "
+                "rows, as it is trained, and then save it"
+            )
+    for module in network.modules():
+        if type(module).__module__.startswith("torch.ao.nn.quantized"):
+            raise ExportError(
+                f"the network holds a quantized {type(module).__name__} of torch, which has no "
+                "form in ONNX: give the network as it was before torch quantized it"
+            )
 
 
 @contextmanager
@@ -177,7 +214,7 @@ def _scripted(network: "nn.Module", flat: "nn.Module", rows: "Mapping[str, Tenso
     if arguments != list(rows):
         raise ExportError(f"the arguments are {', '.join(arguments)}")
     with torch.inference_mode():
-        result = script(*rows.values())
+        result = script(*(tensor.clone() for tensor in rows.values()))
     flat_tuple = isinstance(result, tuple) and all(isinstance(one, torch.Tensor) for one in result)
     if not (isinstance(result, torch.Tensor) or flat_tuple):
         raise ExportError("the result is no tensor or tuple of tensors")
@@ -188,4 +225,5 @@ def _traced(network: "nn.Module", flat: "nn.Module", rows: "Mapping[str, Tensor]
     import torch
 
     with torch.inference_mode():
-        return torch.jit.trace(flat, tuple(rows.values()), check_trace=False)
+        arguments = tuple(tensor.clone() for tensor in rows.values())
+        return torch.jit.trace(flat, arguments, check_trace=False)
