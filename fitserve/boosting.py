@@ -40,6 +40,8 @@ def exported(network: Any, samples: Sequence[Any], labels: Sequence[str], librar
         convert = getattr(onnxmltools, f"convert_{library}")
         with _without_names(network):
             model = convert(network, initial_types=types, **options)
+    except ExportError:
+        raise
     except Exception as error:
         raise ExportError(
             f"{type(network).__name__} cannot be exported ({reason(error)}): give a fitted "
@@ -73,6 +75,11 @@ def _without_names(network: Any) -> Iterator[None]:
 
 def _answers(network: Any, rows: Any) -> list[Any]:
     predicted = np.asarray(network.predict(rows))
+    if predicted.ndim > 1 and hasattr(network, "get_booster"):
+        raise ExportError(
+            f"{type(network).__name__} predicts several targets, whose form in ONNX is another: "
+            "fit and save a model for each target"
+        )
     if hasattr(network, "classes_"):
         labels = [] if predicted.dtype.kind in "OUS" else [predicted.astype(np.int64)]
         return [*labels, np.float32(network.predict_proba(rows))]

@@ -8,7 +8,7 @@ from types import ModuleType
 from typing import Any
 
 from fitserve.doors import door_of, is_of
-from fitserve.explain import explanation
+from fitserve.explain import failure
 from fitserve.exported import ExportError
 
 _PARTS = ("state_dict", "model_state_dict", "model", "net", "network", "ema")
@@ -37,7 +37,7 @@ def open_object(source: str) -> Any:
             found = found()
         except Exception as error:
             raise ExportError(
-                f"{source}: calling it without arguments fails: {explanation(error)}; name a "
+                f"{source}: calling it without arguments fails: {failure(error)}; name a "
                 "function that needs no arguments and returns the network"
             ) from error
     return found
@@ -75,7 +75,10 @@ def _module(place: str, source: str) -> ModuleType:
             "your project, in the environment that it runs in"
         ) from error
     except Exception as error:
-        raise ExportError(f"{source}: its import fails: {explanation(error)}") from error
+        advice = "make the code run when it is imported"
+        if "relative import" in str(error):
+            advice = "name it as package.module:Class, from the folder above its package"
+        raise ExportError(f"{source}: its import fails: {failure(error)}; {advice}") from error
 
 
 def load_weights(network: Any, file: Path) -> None:

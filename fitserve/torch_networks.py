@@ -206,6 +206,7 @@ def record_of(flat: "nn.Module", rows: "Mapping[str, Tensor]") -> Record:
     """
     import torch
 
+    buffers = {name: buffer.clone() for name, buffer in flat.named_buffers()}
     try:
         with torch.inference_mode():
             result = flat(**{name: tensor.clone() for name, tensor in rows.items()})
@@ -215,6 +216,15 @@ def record_of(flat: "nn.Module", rows: "Mapping[str, Tensor]") -> Record:
         raise ExportError(
             f"the network fails on the sample: {failure(error)}: give rows as it was trained on"
         ) from error
+    for name, buffer in flat.named_buffers():
+        same = (buffer == buffers[name]) | ((buffer != buffer) & (buffers[name] != buffers[name]))
+        if not same.all():
+            buffer.copy_(buffers[name])
+            raise ExportError(
+                f"the network changes its buffer {name.removeprefix('network.')} when it computes, "
+                "so that an answer depends on the requests before it: compute without that change "
+                "if not self.training"
+            )
     tensors = result if isinstance(result, tuple) else (result,)
     answers = dict(zip(flat.names, tensors, strict=True))  # type: ignore[arg-type]
     if twice := [name for name in answers if name in rows]:

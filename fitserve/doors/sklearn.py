@@ -57,12 +57,11 @@ def export(network: Any, samples: Sequence[Any], labels: Sequence[str]) -> Expor
     rows = samples[0]
     columns = columns_of(rows)
     if isinstance(getattr(network, "classes_", None), list):
-        raise ExportError(
-            f"{type(network).__name__} has the classes of several targets: fit and save an "
-            "estimator for each target"
-        )
+        raise ExportError(_several_targets(network))
     try:
         answers = _answers(network, rows)
+    except ExportError:
+        raise
     except Exception as error:
         raise ExportError(
             f"the estimator fails on the sample ({reason(error)}): fit it, and give rows as it was "
@@ -94,6 +93,8 @@ def _answers(network: Any, rows: Any) -> list[Any]:
     given = rows_of(rows)
     if hasattr(network, "classes_"):
         labels = network.predict(given)
+        if labels.ndim > 1:
+            raise ExportError(_several_targets(network))
         scores = network.predict_proba(given) if hasattr(network, "predict_proba") else None
         answers = [] if labels.dtype.kind in "OUS" else [labels.astype(np.int64)]
         return [*answers, None if scores is None else np.float32(scores)]
@@ -104,6 +105,13 @@ def _answers(network: Any, rows: Any) -> list[Any]:
         return [None]  # clusters and outliers have other shapes in ONNX
     transformed = network.transform(given)
     return [np.float32(transformed.toarray() if hasattr(transformed, "toarray") else transformed)]
+
+
+def _several_targets(network: Any) -> str:
+    return (
+        f"{type(network).__name__} has the classes of several targets: fit and save an estimator "
+        "for each target"
+    )
 
 
 def _renamed(columns: Arrays) -> Arrays:

@@ -1,5 +1,9 @@
 """Networks of other libraries, each served as the library itself answers."""
 
+import os
+import re
+import subprocess
+import sys
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
@@ -8,13 +12,16 @@ from typing import Any
 import numpy as np
 import pytest
 from sklearn.cluster import KMeans
+from sklearn.compose import ColumnTransformer
 from sklearn.datasets import load_diabetes, load_iris
 from sklearn.decomposition import PCA
 from sklearn.ensemble import HistGradientBoostingRegressor, RandomForestClassifier
+from sklearn.feature_extraction.text import CountVectorizer
 from sklearn.linear_model import LogisticRegression, Ridge
+from sklearn.neighbors import KNeighborsClassifier
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
-from sklearn.svm import SVC
+from sklearn.svm import SVC, LinearSVC
 
 import fitserve
 from models.__main__ import main
@@ -147,3 +154,123 @@ def test_a_file_of_the_library_is_added_by_its_content(
 def test_an_estimator_that_is_not_fitted_is_explained(tmp_path: Path) -> None:
     with pytest.raises(fitserve.ExportError, match=r"fails on the sample .*not fitted"):
         fitserve.save("net", Ridge(), PATIENTS[:9], repository=tmp_path)
+
+
+def frame(rows: Any) -> Any:
+    import pandas
+
+    return pandas.DataFrame(rows, columns=["sepal length (cm)", "b", "2nd", "d"])
+
+
+def test_columns_of_a_data_frame_may_have_any_name(tmp_path: Path) -> None:
+    scaled = ColumnTransformer([("scaled", StandardScaler(), ["sepal length (cm)", "2nd"])])
+    network = make_pipeline(scaled, LogisticRegression()).fit(frame(FLOWERS), NAMES)
+    fitserve.save("net", network, frame(FLOWERS[::5]), repository=tmp_path)
+    package = ModelRepository(tmp_path).get("net")
+    names = [spec.name for spec in package.card.inputs]
+    assert names == ["sepal_length__cm_", "b", "_2nd", "d"]
+    columns = {name: np.float32(FLOWERS[:, [at]]) for at, name in enumerate(names)}
+    found = open_runtime(package, "onnx")(columns)["probabilities"]
+    np.testing.assert_allclose(found, network.predict_proba(frame(FLOWERS)), atol=1e-5)
+
+
+def test_the_advice_for_a_data_frame_without_a_column_transformer_works(tmp_path: Path) -> None:
+    network = LogisticRegression(max_iter=500).fit(frame(FLOWERS), NAMES)
+    rows = frame(FLOWERS[::5])
+    with pytest.raises(fitserve.ExportError, match=r"give sample=frame\.to_numpy\(\)"):
+        fitserve.save("net", network, rows, repository=tmp_path)
+    fitserve.save("net", network, rows.to_numpy(), repository=tmp_path)
+    found = answers(tmp_path, FLOWERS, "probabilities")
+    np.testing.assert_allclose(found, network.predict_proba(frame(FLOWERS)), atol=1e-5)
+
+
+def test_boosting_takes_named_columns_and_classes_of_text(tmp_path: Path) -> None:
+    named = xgboost("XGBClassifier", frame(FLOWERS), IRIS.target)
+    fitserve.save("net", named, frame(FLOWERS[::5]), repository=tmp_path)
+    assert named.get_booster().feature_names == list(frame(FLOWERS).columns)
+    found = answers(tmp_path, FLOWERS, "probabilities")
+    np.testing.assert_allclose(found, named.predict_proba(FLOWERS), atol=1e-5)
+    texts = lightgbm("LGBMClassifier", FLOWERS, NAMES)
+    fitserve.save("net", texts, FLOWERS[::5], repository=tmp_path)
+    (output,) = card_of(tmp_path).outputs
+    assert output.labels == ("setosa", "versicolor", "virginica")
+    found = answers(tmp_path, FLOWERS, "probabilities")
+    np.testing.assert_allclose(found, texts.predict_proba(FLOWERS), atol=1e-5)
+
+
+def test_a_linear_classifier_without_probabilities_gives_scores(tmp_path: Path) -> None:
+    network = LinearSVC().fit(FLOWERS, NAMES)
+    fitserve.save("net", network, FLOWERS[::5], repository=tmp_path)
+    (output,) = card_of(tmp_path).outputs
+    assert output.labels == ("setosa", "versicolor", "virginica")
+    found = answers(tmp_path, FLOWERS, output.name)
+    np.testing.assert_allclose(found, network.decision_function(FLOWERS), atol=1e-4)
+
+
+TARGETS = np.column_stack([IRIS.target, IRIS.target % 2])
+
+
+@pytest.mark.parametrize(
+    ("make", "sample", "message"),
+    [
+        (lambda: RandomForestClassifier(3).fit(FLOWERS, TARGETS), FLOWERS, "several targets: fit"),
+        (lambda: KNeighborsClassifier().fit(FLOWERS, TARGETS > 0), FLOWERS, "several targets: fit"),
+        (lambda: xgboost("XGBRegressor", FLOWERS, TARGETS), FLOWERS, "several targets, whose"),
+        (
+            lambda: make_pipeline(CountVectorizer(), Ridge()).fit(["good", "bad"], [1, 0]),
+            np.array(["good", "bad"])[:, None],
+            "holds <U4 and not numbers: only numbers are served",
+        ),
+        (lambda: Ridge().fit(FLOWERS, IRIS.target), FLOWERS[0], r"is \[4\]: give an array \[rows"),
+        (lambda: Ridge().fit(FLOWERS, IRIS.target), FLOWERS.tolist(), r"numpy\.array\(rows\)"),
+    ],
+)
+def test_what_scikit_learn_cannot_export_is_explained(
+    make: Callable[[], Any], sample: Any, message: str, tmp_path: Path
+) -> None:
+    with pytest.raises(fitserve.ExportError, match=message) as caught:
+        fitserve.save("net", make(), sample, repository=tmp_path)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("booster", ["gblinear", "dart"])
+def test_a_booster_without_a_form_in_onnx_is_explained(booster: str, tmp_path: Path) -> None:
+    import xgboost
+
+    network = xgboost.XGBRegressor(n_estimators=2, booster=booster).fit(PATIENTS, PROGRESS)
+    with pytest.raises(fitserve.ExportError, match=f"the booster {booster}, which has no form"):
+        fitserve.save("net", network, PATIENTS[::9], repository=tmp_path)
+
+
+KERAS = """
+import fitserve, keras, numpy, sys
+root = sys.argv[1]
+rows = numpy.random.default_rng(0).normal(size=(5, 4)).astype("float32")
+network = keras.Sequential([keras.Input((4,)), keras.layers.Dense(3, activation="softmax")])
+fitserve.save("net", network, rows, repository=root)
+numpy.savez(root + "/rows.npz", rows=rows, wanted=network.predict(rows, verbose=0))
+class Sub(keras.Model):
+    def call(self, rows):
+        return network(rows)
+for wrong, sample in (Sub(), rows), (network, rows[:, :3]), (network, numpy.array([["a"] * 4])):
+    try:
+        fitserve.save("wrong", wrong, sample, repository=root)
+    except fitserve.ExportError as error:
+        print(f"ExportError: {error}")
+"""
+
+
+def test_a_model_of_keras_on_torch_is_served_as_it_answers(tmp_path: Path) -> None:
+    """Keras reads its backend at its first import: the test has a process of its own."""
+    environment = {**os.environ, "KERAS_BACKEND": "torch"}
+    command = [sys.executable, "-c", KERAS, str(tmp_path)]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    package = ModelRepository(tmp_path).get("net")
+    given = np.load(tmp_path / "rows.npz")
+    (found,) = open_runtime(package, "onnx")({package.card.inputs[0].name: given["rows"]}).values()
+    np.testing.assert_allclose(found, given["wanted"], atol=1e-5)
+    unbuilt, wrong_size, text = re.findall("^ExportError: (.*)$", done.stdout, re.MULTILINE)
+    assert "states no inputs: call a Sequential on rows first" in unbuilt
+    assert re.search(r"fails on the sample \(.*shape.*\): give rows", wrong_size, re.IGNORECASE)
+    assert "the sample is no array of numbers" in text

@@ -195,3 +195,33 @@ def test_the_steps_are_those_of_pillow(steps: fitserve.Picture, tmp_path: Path) 
     wanted = np.asarray(cut)[..., ::-1] if steps.channels == "BGR" else np.asarray(cut)
     wanted = wanted[None] if wanted.ndim == 2 else wanted.transpose(2, 0, 1)
     np.testing.assert_array_equal(spec.pixels(image, steps.shape), wanted)
+
+
+@pytest.mark.parametrize(
+    ("steps", "message"),
+    [
+        ({"size": 0}, "size 0 and resize None: give pixels"),
+        ({"size": "28"}, "size '28' and resize None: give pixels"),
+        ({"size": 28, "channels": "HSV"}, "channels='HSV': give one of RGB, BGR, L"),
+        ({"size": 28, "interpolation": "cubic"}, "interpolation='cubic': give one of nearest"),
+        ({"size": 28, "std": (0.0,)}, "a deviation of 0 in std"),
+    ],
+)
+def test_steps_that_are_not_known_are_explained(steps: dict[str, Any], message: str) -> None:
+    with pytest.raises(fitserve.ExportError, match=message):
+        fitserve.Picture(**steps)
+
+
+@pytest.mark.parametrize(
+    ("network", "pictures", "steps", "message"),
+    [
+        (Small(), [], {"size": 28}, r"picture is a dict: give fitserve\.Picture"),
+        (object(), [], fitserve.Picture(28), "a object takes no pictures: give a torch"),
+        (Small(), PICTURES[0], fitserve.Picture(28), "the sample is a Image: give a list"),
+    ],
+)
+def test_pictures_of_another_kind_are_explained(
+    network: Any, pictures: Any, steps: Any, message: str, tmp_path: Path
+) -> None:
+    with pytest.raises(fitserve.ExportError, match=message):
+        fitserve.save("net", network, pictures, picture=steps, repository=tmp_path)

@@ -244,6 +244,151 @@ def test_a_sample_that_does_not_fit_is_explained(
         fitserve.save("net", nn.Linear(4, 2), sample, repository=repository)
 
 
+class Line(nn.Module):
+    """A line for the networks below, which differ in their arguments, results and state."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.line = nn.Linear(4, 2)
+
+
+class ByPosition(Line):
+    def forward(self, x: Tensor, /, shift: Tensor) -> Tensor:
+        return self.line(x) + shift
+
+
+class InPlace(Line):
+    def forward(self, x: Tensor) -> Tensor:
+        x += 1
+        return self.line(x)
+
+
+class AnyNumber(Line):
+    def forward(self, *xs: Tensor) -> Tensor:
+        return self.line(xs[0]) + xs[1]
+
+
+class Twice(Line):
+    def forward(self, x: Tensor) -> dict[str, dict[str, Tensor]]:
+        return {"a": {"scores": self.line(x)}, "b": {"scores": self.line(-x)}}
+
+
+class NamedAsInput(Line):
+    def forward(self, x: Tensor) -> dict[str, Tensor]:
+        return {"x": self.line(x)}
+
+
+class Complex(Line):
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.fft.fft(self.line(x))
+
+
+class Counting(Line):
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("count", torch.zeros(()))
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.count += 1
+        return self.line(x) + self.count
+
+
+class Steps(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.rnn = nn.GRU(4, 3, batch_first=True)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.rnn(x)[0][:, -1]
+
+
+def hooked() -> nn.Module:
+    network = nn.Sequential(nn.Linear(4, 2))
+    network.register_forward_pre_hook(lambda _, rows: (rows[0] + 1,))
+    return network
+
+
+@pytest.mark.parametrize(
+    ("make", "count"),
+    [
+        (ByPosition, 2),
+        (InPlace, 1),
+        (hooked, 1),
+        (lambda: torch.compile(nn.Linear(4, 2)), 1),
+        (lambda: nn.DataParallel(nn.Linear(4, 2)), 1),
+    ],
+    ids=["by-position", "in-place", "hook", "compiled", "data-parallel"],
+)
+def test_a_module_is_called_as_in_python(make: Any, count: int, repository: Path) -> None:
+    network = seeded(make)
+    sample = (torch.randn(5, 4), torch.randn(5, 2))[:count]
+    kept = [rows.clone() for rows in sample]
+    fitserve.save("net", network, sample, repository=repository)
+    assert all(map(torch.equal, sample, kept))
+    package = read(repository, "net")
+    rows = dict(zip([spec.name for spec in package.card.inputs], sample, strict=True))
+    inner = getattr(network, "_orig_mod", getattr(network, "module", network)).eval()
+    with torch.inference_mode():
+        wanted = inner(*kept)
+    np.testing.assert_allclose(answers(package, rows)["output"], wanted, rtol=1e-4, atol=1e-5)
+
+
+ROWS = torch.randn(5, 4)
+STEPS = [torch.randn(3, 5, 4), torch.randn(3, 8, 4)]
+
+
+@pytest.mark.parametrize(
+    ("make", "sample", "message"),
+    [
+        (
+            AnyNumber,
+            (ROWS, ROWS[:, :2]),
+            r"forward takes \*xs, which names no inputs: give a module",
+        ),
+        (Twice, ROWS, "two outputs with the name scores: name them differently"),
+        (NamedAsInput, ROWS, "an output with the name of its input x: name it differently"),
+        (Complex, ROWS, "the output output is complex64, which no request holds: give its real"),
+        (Counting, ROWS, "changes its buffer count when it computes"),
+        (
+            lambda: nn.Linear(4, 2).bfloat16(),
+            ROWS.bfloat16(),
+            "input is bfloat16, which no request",
+        ),
+        (lambda: nn.LazyLinear(2), ROWS, "the parameter weight has no size before the first call"),
+        (Steps, STEPS, r"exported for length = 5 alone: give .* torch\.jit\.script\(network\)"),
+        (ByPosition, (ROWS, ROWS[:3, :2]), r"rows in different numbers \(5 of x, 3 of shift\)"),
+        (lambda: nn.Linear(4, 2), torch.ones(3, 5), "fails on the sample: .*: give rows as it was"),
+        (lambda: nn.Linear(4, 2), "rows", "the sample input, a str, is no array of numbers"),
+        (lambda: nn.Linear(4, 2), ROWS.to_sparse(), "the sample input is sparse or quantized"),
+        (lambda: nn.Linear(4, 2), ROWS.tolist(), r"holds a list, and .*numpy\.array\(rows\)"),
+        (lambda: nn.Linear(4, 2), ["a", "b"], "holds a str, and a list holds several samples"),
+    ],
+)
+def test_a_network_or_sample_of_another_kind_is_explained(
+    make: Any, sample: Any, message: str, repository: Path
+) -> None:
+    with pytest.raises(fitserve.ExportError, match=message) as caught:
+        fitserve.save("net", seeded(make), sample, repository=repository)
+    assert "\n" not in str(caught.value)
+
+
+def test_the_advice_for_a_free_length_of_an_lstm_works(repository: Path) -> None:
+    network = seeded(Steps).eval()
+    fitserve.save("steps", torch.jit.script(network), STEPS, repository=repository)
+    rows = torch.randn(2, 11, 4)
+    with torch.inference_mode():
+        wanted = network(rows)
+    found = answers(read(repository, "steps"), {"x": rows})["output"]
+    np.testing.assert_allclose(found, wanted, rtol=1e-4, atol=1e-5)
+
+
+def test_a_quantized_module_is_explained(repository: Path) -> None:
+    network = nn.Sequential(nn.Linear(4, 2))
+    quantized = torch.ao.quantization.quantize_dynamic(network, {nn.Linear}, torch.qint8)
+    with pytest.raises(fitserve.ExportError, match="quantized Linear of torch, which has no form"):
+        fitserve.save("net", quantized, ROWS, repository=repository)
+
+
 def test_an_object_of_another_kind_is_refused_with_the_kinds(repository: Path) -> None:
     with pytest.raises(fitserve.ExportError, match=r"a builtins\.dict cannot be exported: give on"):
         fitserve.save("net", {}, torch.ones(2, 4), repository=repository)

@@ -178,6 +178,10 @@ def test_a_file_of_a_notebook_is_added_by_its_content(
         (("nothing.py:make",), "nothing.py:make: there is no file nothing.py"),
         (("nothing:make",), "nothing:make: the module nothing is not found"),
         (("net.py:broken",), "net.py:broken: calling it without arguments fails: no such thing, "),
+        (
+            ("relative.py:make",),
+            "`from . import net`; name it as package.module:Class, from the fold",
+        ),
         (("net.py:number",), "a builtins.int cannot be exported: give one of torch.nn.Module, "),
         (("net.py:make",), "there is no sample: give rows with --sample FILE.npz, or each input "),
         (
@@ -213,6 +217,7 @@ def test_what_cannot_be_added_is_explained_in_one_sentence(
     torch.save(nn.Linear(4, 3), "whole.pth")
     write_safetensors(project / "net.safetensors")
     Path("pickled.pkl").write_bytes(pickle.dumps([1]))
+    Path("relative.py").write_text("from . import net\n")
     torchscript(project / "script.pt")
     if "net.onnx" in arguments:
         default_onnx(project / "net.onnx")
