@@ -57,11 +57,6 @@ _BATCH = (
     "(x.flatten(1) in place of x.view(16, -1))"
 )
 
-_LENGTH = (
-    "give samples of one size, and requests of that size; or torch.jit.script(network), which "
-    "keeps an LSTM or GRU as one operator for any length"
-)
-
 
 def explanation(error: BaseException) -> str:
     """Return the reason, the user's line, and the advice, as the end of a sentence."""
@@ -96,8 +91,7 @@ def _fixed_sizes(text: str) -> str:
     _, _, suggested = text.partition("Suggested fixes:")
     sizes = re.findall(r"^\s*([a-z]\w* = .+?)\s*$", suggested, re.MULTILINE)
     shown = " and ".join(sizes) or "a fixed size"
-    advice = _BATCH if "batch" in shown or not sizes else _LENGTH
-    return f"it can be exported for {shown} alone: {advice}"
+    return f"it can be exported for {shown} alone: {_BATCH}"
 
 
 def _code_before(file: str, number: int) -> str:

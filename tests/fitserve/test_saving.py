@@ -355,7 +355,6 @@ STEPS = [torch.randn(3, 5, 4), torch.randn(3, 8, 4)]
             "input is bfloat16, which no request",
         ),
         (lambda: nn.LazyLinear(2), ROWS, "the parameter weight has no size before the first call"),
-        (Steps, STEPS, r"exported for length = 5 alone: give .* torch\.jit\.script\(network\)"),
         (ByPosition, (ROWS, ROWS[:3, :2]), r"rows in different numbers \(5 of x, 3 of shift\)"),
         (lambda: nn.Linear(4, 2), torch.ones(3, 5), "fails on the sample: .*: give rows as it was"),
         (lambda: nn.Linear(4, 2), "rows", "the sample input, a str, is no array of numbers"),
@@ -372,9 +371,11 @@ def test_a_network_or_sample_of_another_kind_is_explained(
     assert "\n" not in str(caught.value)
 
 
-def test_the_advice_for_a_free_length_of_an_lstm_works(repository: Path) -> None:
+@pytest.mark.parametrize("compiled", [False, True])
+def test_a_recurrent_network_keeps_its_free_length(compiled: bool, repository: Path) -> None:
     network = seeded(Steps).eval()
-    fitserve.save("steps", torch.jit.script(network), STEPS, repository=repository)
+    saved = torch.jit.script(network) if compiled else network
+    fitserve.save("steps", saved, STEPS, repository=repository)
     rows = torch.randn(2, 11, 4)
     with torch.inference_mode():
         wanted = network(rows)
