@@ -49,7 +49,14 @@ from models.proofs import (
 )
 from models.ranges import InputRange, with_ranges
 from models.repository import ModelRepository
-from models.runtimes import Arrays, DeclaredTensor, OnnxRuntime, Runtime, one_line
+from models.runtimes import (
+    Arrays,
+    DeclaredTensor,
+    OnnxRuntime,
+    Runtime,
+    TorchScriptRuntime,
+    one_line,
+)
 from models.samples import Samples, given_samples, random_samples
 from models.script_mixing import script_mixing
 from models.sources import ScriptFile, Source, read_source
@@ -233,6 +240,8 @@ def _equal_module(
     """
     try:
         module = open_module(script.file, script.content, card)
+        if not script.required:  # the comparison takes longer
+            _require_rows_apart(module, proof)
         compared = prove_equal(
             graph, script.file, module, samples, others, card.outputs,
             batched=proof.batched, half=half,
@@ -241,9 +250,19 @@ def _equal_module(
         if script.required:
             raise
         raise _LeftOutError(f"The TorchScript file is left out: {error}.") from error
-    if reason := next(filter(None, (script_mixing(module, one) for one in proof.batched)), ""):
-        raise _LeftOutError(f"{LEFT_OUT}: {reason}.")
+    if script.required:
+        _require_rows_apart(module, proof)
     return module, compared
+
+
+def _require_rows_apart(module: TorchScriptRuntime, proof: RowsProof) -> None:
+    """Check that the rows of a TorchScript module are independent where those of the graph are.
+
+    Raises:
+        _LeftOutError: it is not proved.
+    """
+    if reason := next(filter(None, (script_mixing(module, rows) for rows in proof.batched)), ""):
+        raise _LeftOutError(f"{LEFT_OUT}: {reason}.")
 
 
 def _require_computable(file: str, model: "onnx.ModelProto") -> None:
