@@ -81,9 +81,9 @@ def _tensors(specs: Sequence[TensorSpec], arrays: Arrays) -> list[Mapping[str, A
 
 
 def _numbers(array: np.ndarray[Any, Any]) -> list[Any]:
-    """Return the values, floats with the digits of single precision."""
-    if array.dtype.kind == "f" and array.dtype.itemsize <= 4:
-        return [float(f"{value:.9g}") for value in array.ravel().tolist()]
+    """Return the values, floats with the fewest digits that distinguish them."""
+    if array.dtype.kind == "f":
+        return [float(str(value)) for value in array.ravel()]
     values: list[Any] = array.ravel().tolist()
     return values
 
