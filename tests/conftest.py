@@ -30,10 +30,15 @@ SHIPPED = (
 
 
 MARKED_FILES = {
-    "e2e": ("end_to_end/", "test_command_line.py", "test_examples.py", "test_readme.py"),
+    "e2e": (
+        *("end_to_end/", "own/", "fitserve/test_pictures.py"),
+        *("test_command_line.py", "test_examples.py", "test_readme.py"),
+    ),
     "clients": ("end_to_end/test_clients.py",),
     "slow": (
-        *("benchmarks/", "deploy/"),
+        *("benchmarks/", "deploy/", "own/"),
+        *("fitserve/test_libraries.py", "fitserve/test_pictures.py"),
+        *("fitserve/test_saving.py", "fitserve/test_sources.py"),
         *("models/test_add.py", "models/test_add_advice.py", "models/test_empty_dimensions.py"),
         *("models/test_free_sizes.py", "models/test_half_precision.py"),
         *("models/test_interrupts.py", "models/test_models_program.py"),

@@ -25,7 +25,7 @@ REQUESTS = 6  # of each caller
 NAMES = {"FP32": np.float32, "FP64": np.float64, "INT64": np.int64, "BOOL": np.bool_}
 EVERY = {**TORCH, **SKLEARN}
 
-pytestmark = [pytest.mark.e2e, pytest.mark.slow, pytest.mark.timeout(1200)]
+pytestmark = pytest.mark.timeout(1200)  # the first test saves every network
 
 
 class Saved:
