@@ -33,7 +33,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 load_weights(network, options.weights)
             found = door_of(network)
         sys.stdout.write(f"exporting a {found.SHOWN}\n")
-        exported = found.export(network, samples, options.labels)
+        exported = found.export(network, samples, ())
         if options.inputs and not options.sample:
             exported = replace(exported, notes=[*exported.notes, RANDOM])
         exported.write(options.folder)
@@ -48,7 +48,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _samples(options: argparse.Namespace) -> list[Any]:
     if options.sample:
-        return [read_rows(file) for file in options.sample]
+        return [read_rows(options.sample)]
     return list(random_rows(options.inputs)) if options.inputs else []
 
 
@@ -59,9 +59,8 @@ def _parser() -> argparse.ArgumentParser:
     add("folder", type=Path, help="an empty folder, which gets the files")
     add("--door", choices=DOORS, help="the kind of the file")
     add("--weights", type=Path)
-    add("--sample", type=Path, action="append", default=[])
+    add("--sample", type=Path)
     add("--input", type=parse_input, action="append", default=[], dest="inputs")
-    add("--label", nargs="+", action="extend", default=[], dest="labels")
     return parser
 
 

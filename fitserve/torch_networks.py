@@ -310,7 +310,7 @@ def onnx_of(program: Any, inputs: Sequence[str], outputs: Sequence[str]) -> byte
             )
         except ImportError as error:
             raise ExportError(
-                f"{error.name} is not installed: pip install 'fitserve[train]', or {error.name}"
+                f"{error.name} is not installed: pip install 'fitserve[export]', or {error.name}"
             ) from error
         except Exception as error:
             raise ExportError(f"the network has no form in ONNX: {explanation(error)}") from error
@@ -352,8 +352,8 @@ def traced_onnx(
             )
         except Exception as error:
             raise ExportError(
-                f"the network has no form in ONNX: {explanation(error)}; of TorchScript, give the "
-                "Python code as FILE.py:make"
+                f"the network has no form in ONNX: {explanation(error)}; if it is TorchScript, "
+                "give its Python code as FILE.py:make"
             ) from error
         return file.read_bytes()
 

@@ -12,8 +12,7 @@ class Progress:
 
     def __init__(self) -> None:
         self._shown = sys.stderr.isatty()
-        self._started = time.monotonic()
-        self._is_first = True
+        self._started: float | None = None
 
     def __call__(self, step: str) -> None:
         """Begin a step."""
@@ -21,14 +20,14 @@ class Progress:
             self._end()
             sys.stderr.write(f"{step} …")
             sys.stderr.flush()
-        self._started, self._is_first = time.monotonic(), False
+        self._started = time.monotonic()
 
     def close(self) -> None:
         """End the last step."""
         if self._shown:
             self._end()
-            self._is_first = True
+        self._started = None
 
     def _end(self) -> None:
-        if not self._is_first:
+        if self._started is not None:
             sys.stderr.write(f" {time.monotonic() - self._started:.1f} s\n")

@@ -3,8 +3,8 @@
 `fitserve/exported.py` writes such a folder and describes it.
 """
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple
 
@@ -15,12 +15,12 @@ from models.external_weights import with_weights
 from models.importing import MAX_ONNX_BYTES, AddError, read_file
 from models.pictures import PictureSpec
 from models.repairs import repaired
+from models.runtimes import Arrays
 from models.samples import read_arrays
 from models.text import escaped
 
 EXPORT_FILE = "export.json"
 _MAX_EXPORT_BYTES = 2**20
-Arrays = Mapping[str, NDArray[Any]]
 
 
 @dataclass(frozen=True)
@@ -119,14 +119,13 @@ def read_source(
     Raises:
         AddError: a file cannot be read, or has another format.
     """
-    found = _read_export(source) if (source / EXPORT_FILE).is_file() else _read_onnx(source)
-    changes: dict[str, Any] = {}
+    network = _read_export(source) if (source / EXPORT_FILE).is_file() else _read_onnx(source)
     if torchscript:
         script = ScriptFile(_shown(torchscript), read_file(torchscript), required=True)
-        changes["torchscript"] = script
+        network = replace(network, torchscript=script)
     if sample:
-        changes |= {"samples": read_arrays(sample), "samples_file": sample}
-    return Source(**{**vars(found), **changes})
+        network = replace(network, samples=read_arrays(sample), samples_file=sample)
+    return network
 
 
 def _read_onnx(file: Path) -> Source:

@@ -158,7 +158,14 @@ def reply_from_task(
     async def run() -> None:
         reply(await answered(response, context))
 
-    return asyncio.get_running_loop().create_task(run())
+    task = asyncio.get_running_loop().create_task(run())
+    _tasks.add(task)
+    task.add_done_callback(_tasks.discard)
+    return task
+
+
+_tasks: set[asyncio.Task[None]] = set()
+"""The tasks of `reply_from_task`; the event loop keeps no reference to a task."""
 
 
 def typed(method: Callable[..., Awaitable[Any]]) -> Any:

@@ -244,8 +244,6 @@ def test_a_booster_without_a_form_in_onnx_is_explained(booster: str, tmp_path: P
 
 KERAS = """
 import fitserve, keras, numpy, sys
-
-pytestmark = pytest.mark.slow
 root = sys.argv[1]
 rows = numpy.random.default_rng(0).normal(size=(5, 4)).astype("float32")
 network = keras.Sequential([keras.Input((4,)), keras.layers.Dense(3, activation="softmax")])

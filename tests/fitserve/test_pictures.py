@@ -19,8 +19,6 @@ from torchvision.transforms import CenterCrop, Compose, InterpolationMode, Resiz
 import fitserve
 from models.repository import ModelRepository
 
-pytestmark = [pytest.mark.e2e, pytest.mark.slow]
-
 TRANSFORM = ResNet18_Weights.DEFAULT.transforms()
 LABELS = ["cat", "dog", "bird"]
 

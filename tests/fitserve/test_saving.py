@@ -14,8 +14,6 @@ from models.loading import open_runtime
 from models.package import ModelPackage
 from models.repository import ModelRepository
 
-pytestmark = pytest.mark.slow
-
 
 class Scores(nn.Module):
     """Two inputs, dropout and batch normalization, and a dict of outputs."""

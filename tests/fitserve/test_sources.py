@@ -20,8 +20,6 @@ CODE = """
 import torch
 from helpers import WIDTH          # another module of the user's project
 
-pytestmark = pytest.mark.slow
-
 class Net(torch.nn.Module):
     def __init__(self):
         super().__init__()

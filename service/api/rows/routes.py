@@ -4,25 +4,31 @@ import re
 from collections.abc import Awaitable, Callable, Mapping
 from functools import partial
 from importlib import import_module
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from starlette.types import Receive, Scope, Send
 
 from models.card import ModelCard
 from service.api.rows.dialects import Dialect, Media, RowsRequest, Written
 from service.api.rows.pictures import FORM, takes_pictures
-from service.api.state import ServiceState
+from service.api.state import ServiceState, find_model
 from service.batching.batch import Arrays, InferenceResponse
 from service.concurrency import Cancellable, wait_for_callback
 from service.errors import (
     BadInputError,
     MethodNotAllowedError,
     ServiceError,
-    UnknownModelError,
     UnknownPathError,
 )
 from service.http.body import read_body
-from service.http.responses import Reply, Responder, error_response, in_a_task, json_response
+from service.http.responses import (
+    Reply,
+    Responder,
+    error_response,
+    in_a_task,
+    json_response,
+    reply_from_task,
+)
 from service.inference.predictor import Predictor
 from service.inference.registry import ModelRegistry
 from service.json_body import Body, check_structure
@@ -64,6 +70,7 @@ _PATTERNS = [
 
 
 async def _v1_models(registry: ModelRegistry, model: str) -> Reply:
+    """The names of the models that serve."""
     return json_response({"models": [predictor.card.name for predictor in registry]})
 
 
@@ -126,7 +133,7 @@ class Rows:
             raise MethodNotAllowedError(context.method, "POST")
         model = found.model or default_model(registry, context, self._settings)
         await registry.wait_until_loaded(model)
-        find(registry, context, model, found.version)  # before a body is read for nothing
+        find_model(registry, context, model, found.version)  # before a body is read for nothing
         body = await read_body(context.headers, receive, self._settings)
         context.receive = receive
         return await wait_for_callback(
@@ -136,7 +143,7 @@ class Rows:
     def _predict(
         self, found: Target, context: RequestContext, body: Body, reply: Callable[[Reply], None]
     ) -> Cancellable:
-        predictor = find(self._state.registry, context, found.model, found.version)
+        predictor = find_model(self._state.registry, context, found.model, found.version)
         media = media_of(context, self._settings.max_image_pixels)
         return predict(found.dialect, predictor, media, context, body, reply)
 
@@ -190,23 +197,6 @@ def default_model(registry: ModelRegistry, context: RequestContext, settings: Se
     return names.pop()
 
 
-def find(registry: ModelRegistry, context: RequestContext, model: str, version: str) -> Predictor:
-    """Return a model, and note it in the context.
-
-    Raises:
-        NotReadyError: the model is unavailable or being loaded.
-        UnknownModelError: there is no model of that name and version.
-    """
-    predictor = registry[model]
-    context.model = predictor.card.name
-    if version and version != predictor.card.version:
-        raise UnknownModelError(
-            f"Request for unknown model: {model!r} version {version[:20]} is not found; "
-            f"version {predictor.card.version} is served."
-        )
-    return predictor
-
-
 def predict(
     dialect: Dialect,
     predictor: Predictor,
@@ -220,13 +210,15 @@ def predict(
     if is_large_json(body, len(body)) or takes_pictures(predictor.card):
         return in_a_task(partial(_predict_large, dialect, predictor, media))(context, body, reply)
     request = dialect.read(predictor.card, body, media)
-    if _is_long(predictor.card, request):
-        return in_a_task(partial(_predict_long, dialect, predictor, request))(context, body, reply)
 
     def done(response: InferenceResponse | ServiceError) -> None:
         try:
             if isinstance(response, ServiceError):
                 result = error_response(response, context)
+            elif _is_long(response.outputs):
+                written = _write(dialect, predictor.card, request, response.outputs, context)
+                reply_from_task(written, context, reply)
+                return
             else:
                 result = _reply(dialect.write(predictor.card, request, response.outputs), context)
         except Exception as error:  # noqa: BLE001 - the boundary of a callback
@@ -243,21 +235,28 @@ async def _predict_large(
     request = await run_job(
         context.caller, read_large, whole(body), dialect.name, predictor.card, media
     )
-    return await _predict_long(dialect, predictor, request, context, body)
-
-
-async def _predict_long(
-    dialect: Dialect, predictor: Predictor, request: RowsRequest, context: RequestContext, _: Body
-) -> Reply:
-    """Run a prediction; its response is written in another process if it is long."""
     response = await predictor.predict(request.inputs)
-    outputs = response.outputs
-    if sum(array.size for array in outputs.values()) <= LARGE_ELEMENTS:
-        return _reply(dialect.write(predictor.card, request, outputs), context)
-    written = await run_job(
-        context.caller, write_long, dialect.name, predictor.card, request, outputs
+    return await _write(dialect, predictor.card, request, response.outputs, context)
+
+
+async def _write(
+    dialect: Dialect,
+    card: ModelCard,
+    request: RowsRequest,
+    outputs: Arrays,
+    context: RequestContext,
+) -> Reply:
+    """Return a response, which another process writes if it is long."""
+    if not _is_long(outputs):
+        return _reply(dialect.write(card, request, outputs), context)
+    return _reply(
+        await run_job(context.caller, write_long, dialect.name, card, request, outputs), context
     )
-    return _reply(written, context)
+
+
+def _is_long(outputs: Arrays) -> bool:
+    """Return whether a response takes too long for the event loop to write."""
+    return sum(array.size for array in outputs.values()) > LARGE_ELEMENTS
 
 
 def read_large(body: bytearray, dialect: str, card: ModelCard, media: Media) -> RowsRequest:
@@ -270,21 +269,6 @@ def read_large(body: bytearray, dialect: str, card: ModelCard, media: Media) -> 
 def write_long(dialect: str, card: ModelCard, request: RowsRequest, outputs: Arrays) -> Written:
     """Write a response in another process."""
     return DIALECTS[dialect].write(card, request, outputs)
-
-
-def _is_long(card: ModelCard, request: RowsRequest) -> bool:
-    """Return whether the response may take too long for the event loop to write."""
-    rows = len(next(iter(request.inputs.values())))
-    example = {name: tensor.shape for name, tensor in card.example.outputs.items()}
-    elements: Any = sum(_row_size(shape) for shape in example.values())
-    return bool(rows * elements > LARGE_ELEMENTS or card.has_free_dimensions)
-
-
-def _row_size(shape: tuple[int, ...]) -> int:
-    size = 1
-    for dimension in shape[1:]:
-        size *= dimension
-    return size
 
 
 def _reply(written: Written, context: RequestContext) -> Reply:

@@ -8,7 +8,7 @@ from functools import lru_cache, partial
 from starlette.types import Receive, Scope, Send
 
 from models.card import ModelCard
-from service.api.state import ServiceState
+from service.api.state import ServiceState, find_model
 from service.api.v2.codec import (
     Encoded,
     InferRequest,
@@ -36,7 +36,6 @@ from service.errors import (
     MethodNotAllowedError,
     NotReadyError,
     ServiceError,
-    UnknownModelError,
     UnknownPathError,
 )
 from service.http.body import read_body
@@ -84,7 +83,7 @@ class Call:
             NotReadyError: the model is unavailable or being loaded.
             UnknownModelError: there is no model of that name and version.
         """
-        return _find(self.registry, self.context, self.model, self.version)
+        return find_model(self.registry, self.context, self.model, self.version)
 
 
 async def _server(call: Call) -> Reply:
@@ -217,11 +216,11 @@ class OpenInference:
             registry = self._state.registry
             if registry.is_loading:
                 return in_a_task(infer_when_loaded)(context, body, reply)
-            return infer(_find(registry, context, model, version), context, body, reply)
+            return infer(find_model(registry, context, model, version), context, body, reply)
 
         async def infer_when_loaded(context: RequestContext, body: Body) -> Reply:
             await self._state.registry.wait_until_loaded(model)
-            predictor = _find(self._state.registry, context, model, version)
+            predictor = find_model(self._state.registry, context, model, version)
             return await wait_for_callback(lambda reply: infer(predictor, context, body, reply))
 
         return respond
@@ -274,9 +273,7 @@ def infer(
                 result = error_response(response, context)
             elif is_long(request, response.outputs) or is_bulky(request, response.outputs):
                 written = _write_long(predictor.card, request, response.outputs, context)
-                task = reply_from_task(written, context, reply)
-                _writing.add(task)
-                task.add_done_callback(_writing.discard)
+                reply_from_task(written, context, reply)
                 return
             else:
                 result = _reply(encode(predictor.card, request, response.outputs), context)
@@ -285,10 +282,6 @@ def infer(
         reply(result)
 
     return predictor.enqueue(context, request.inputs, done, request.timeout)
-
-
-_writing: set[asyncio.Task[None]] = set()
-"""The tasks of long responses; the event loop keeps no reference to a task."""
 
 
 async def _infer_large(predictor: Predictor, context: RequestContext, body: Body) -> Reply:
@@ -318,17 +311,6 @@ def _reply(encoded: Encoded, context: RequestContext) -> Reply:
         return Reply(context, content)
     length = (b"inference-header-content-length", b"%d" % json_length)
     return Reply(context, content, b"application/octet-stream", headers=(length,))
-
-
-def _find(registry: ModelRegistry, context: RequestContext, model: str, version: str) -> Predictor:
-    predictor = registry[model]
-    context.model = predictor.card.name
-    if version and version != predictor.card.version:
-        raise UnknownModelError(
-            f"Request for unknown model: {model!r} version {version[:20]} is not found; "
-            f"version {predictor.card.version} is served."
-        )
-    return predictor
 
 
 def split(path: str) -> tuple[str, str, str]:
