@@ -1,11 +1,13 @@
 """The scenarios: each starts its servers and adds its samples to the results.
 
-Only one server runs at a time, so that no idle server uses the cores. Every round runs all servers
-in rotation, so that a temporary slowdown of the machine affects all of them.
+Only one server runs at a time, so that no idle server uses the cores; in the soak, the servers run
+together and receive requests in turns. Every round runs all servers in rotation, so that a
+temporary slowdown of the machine affects all of them.
 """
 
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 
 import numpy as np
@@ -46,10 +48,11 @@ SOAK_SHARE = 0.7
 SOAKED: Mapping[str, float] = {
     "fitserve": 1,
     "minimal-server": 0.2,
-    "bare-uvicorn": 0.2,
+    "bare-uvicorn": 0.4,
     "fastapi": 0.2,
 }
 """Share of the soak's seconds by server; all but fitserve show the limits of the machine."""
+SOAK_TURNS = 6
 WINDOW_SECONDS = 10
 
 
@@ -123,42 +126,96 @@ def footprint(results: Results, settings: Settings) -> None:
 
 
 def soak(results: Results, settings: Settings) -> None:
-    """Measure latency by windows and memory of long runs at 70% of each server's own peak."""
-    for name, share in SOAKED.items():
-        server, seconds = SERVERS[name], max(1.0, share * settings.soak_seconds)
-        row = server.rows[0]
-        _record_server(results, server)
-        with running(server) as running_server:
-            running_server.check(row)
-            _measure(running_server, row, WARM_UP_CONNECTIONS, settings.warm_up)
-            peak = _peak(results, row)
-            if peak is None:
-                found, _ = _measure(running_server, row, WARM_UP_CONNECTIONS, settings.seconds)
-                peak = found["requests_per_second"]
-            rate, body = SOAK_SHARE * peak, row.payload_format.body(images(1))
-            with MemorySampler(running_server.workers, 1) as memory:
-                url = running_server.url + row.path
-                trace = h2load(url, body, row.payload_format.headers, rate=rate, seconds=seconds)
-        resident, ratios = _settled(memory.samples), []
-        for index, window in enumerate(windows(trace, WINDOW_SECONDS)):
-            case = f"from {index * WINDOW_SECONDS} s"
-            _add_sample(results, Sample("soak windows", row.name, case, 0, window), show=False)
-            ratios.append(window["p99_ms"] / window["p50_ms"])
+    """Measure latency by windows and memory of long runs at 70% of each server's own peak.
+
+    All servers run, and receive requests in turns: a slow minute of the machine affects each.
+    """
+    with ExitStack() as stack:
+        soaked = [
+            _start_soak(results, settings, stack, SERVERS[name], share)
+            for name, share in SOAKED.items()
+        ]
+        for _ in range(SOAK_TURNS):
+            for server in soaked:
+                server.take_turn()
+        for server in soaked:
+            server.add_samples(results)
+
+
+class _Soaked:
+    """One server of the soak: its traces, one for each turn, and its memory.
+
+    Args:
+        url: of the endpoint.
+        row: what is sent.
+        rate: requests per second.
+        seconds: of all turns together.
+        memory: takes samples of the resident memory.
+    """
+
+    def __init__(
+        self, url: str, row: Row, rate: float, seconds: float, memory: MemorySampler
+    ) -> None:
+        self._url, self._row, self._rate = url, row, rate
+        self._turn_seconds = max(1, round(seconds / SOAK_TURNS))
+        self._memory = memory
+        self._traces: list[Trace] = []
+
+    def take_turn(self) -> None:
+        """Send requests for one turn."""
+        payload = self._row.payload_format
+        body, seconds = payload.body(images(1)), self._turn_seconds
+        trace = h2load(self._url, body, payload.headers, rate=self._rate, seconds=seconds)
+        self._traces.append(trace)
+
+    def add_samples(self, results: Results) -> None:
+        """Add the latency of each window and of all turns."""
+        found = [window for trace in self._traces for window in windows(trace, WINDOW_SECONDS)]
+        for index, window in enumerate(found):
+            case = f"window {index + 1}"
+            _add_sample(
+                results, Sample("soak windows", self._row.name, case, 0, window), show=False
+            )
+        ratios = [window["p99_ms"] / window["p50_ms"] for window in found]
+        took = np.concatenate([trace.took for trace in self._traces])
+        seconds, resident = self._turn_seconds * SOAK_TURNS, _settled(self._memory.samples)
         quantities = {
-            "rate_per_second": rate,
-            "requests_per_second": len(trace.took) / seconds,
-            "kept_rate": len(trace.took) / seconds / rate,
-            "p50_ms": float(np.percentile(trace.took, 50)),
-            "p99_ms": float(np.percentile(trace.took, 99)),
-            "longest_ms": float(trace.took.max()),
+            "rate_per_second": self._rate,
+            "requests_per_second": took.size / seconds,
+            "kept_rate": took.size / seconds / self._rate,
+            "p50_ms": float(np.percentile(took, 50)),
+            "p99_ms": float(np.percentile(took, 99)),
+            "longest_ms": float(took.max()),
             "worst_window_ratio": max(ratios),
             "median_window_ratio": float(np.median(ratios)),
             "rss_mb": resident[0] / MEGABYTE,
             "rss_spread_percent": _range_percent(resident),
-            "generator_cores": trace.generator_cores,
+            "generator_cores": float(np.mean([trace.generator_cores for trace in self._traces])),
+        }
+        errors = {
+            kind: sum(trace.errors[kind] for trace in self._traces)
+            for kind in self._traces[0].errors
         }
         case = f"{seconds:g} s"
-        _add_sample(results, Sample("soak", row.name, case, 0, quantities, trace.errors))
+        _add_sample(results, Sample("soak", self._row.name, case, 0, quantities, errors))
+
+
+def _start_soak(
+    results: Results, settings: Settings, stack: ExitStack, server: Server, share: float
+) -> _Soaked:
+    """Start a server and measure its peak, if no scenario before has."""
+    row = server.rows[0]
+    _record_server(results, server)
+    running_server = stack.enter_context(running(server))
+    running_server.check(row)
+    _measure(running_server, row, WARM_UP_CONNECTIONS, settings.warm_up)
+    peak = _peak(results, row)
+    if peak is None:
+        found, _ = _measure(running_server, row, WARM_UP_CONNECTIONS, settings.seconds)
+        peak = found["requests_per_second"]
+    memory = stack.enter_context(MemorySampler(running_server.workers, 1))
+    seconds = share * settings.soak_seconds
+    return _Soaked(running_server.url + row.path, row, SOAK_SHARE * peak, seconds, memory)
 
 
 SCENARIOS = {

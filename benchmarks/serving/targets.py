@@ -194,4 +194,21 @@ def _soak(results: Results) -> list[TargetResult]:
         summary = results.summary("soak", OURS.name, case, quantity)
         value = summary.median if summary else None
         target_results.append(TargetResult(f"soak of {case}, {name}", bound, at_least, unit, value))
+    ratio = _ratio_beside_bare_uvicorn(results)
+    name = f"soak of {case}, p99 / p50 in the median window, of bare uvicorn's"
+    target_results.append(TargetResult(name, 1.2, False, "x", ratio))
     return target_results
+
+
+def _ratio_beside_bare_uvicorn(results: Results) -> float | None:
+    """Return the p99 / p50 of fitserve's median window, divided by that of bare uvicorn's."""
+    medians = []
+    for row in (OURS, BARE_UVICORN):
+        cases = results.cases("soak", row.name)
+        summary = (
+            results.summary("soak", row.name, cases[0], "median_window_ratio") if cases else None
+        )
+        if summary is None:
+            return None
+        medians.append(summary.median)
+    return medians[0] / medians[1]

@@ -170,6 +170,7 @@ def test_the_soak_reports_every_server_and_has_targets_for_fitserve_only() -> No
     met = {result.name: result.met for result in check_targets(measured)}
     assert met["soak of 300 s, p99 / p50 in the worst window"]
     assert not met["soak of 300 s, requests answered / asked for"]
+    assert met["soak of 300 s, p99 / p50 in the median window, of bare uvicorn's"]
 
 
 def test_the_report_has_tables_results_and_picture(tmp_path: Path) -> None:
