@@ -4,7 +4,7 @@ The code runs on the thread of a batcher's worker. It knows nothing of queues or
 """
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, Protocol
 
@@ -64,6 +64,8 @@ class InferenceRequest:
         size: the rows of usual size that are as large as the request; 0 for `rows`.
         cost: of a whole request, the rows of full batches that take as long; 0 if not known.
         suspect: whether the request was in a batch that hung; it is not batched with others then.
+        group: of the requests whose rows can be joined, as they have the same shapes; None if all
+            requests can be joined.
     """
 
     inputs: Arrays
@@ -80,6 +82,7 @@ class InferenceRequest:
     size: float = 0.0
     cost: int = 0
     suspect: bool = False
+    group: Hashable = None
 
     def cancel(self) -> None:
         """Forget the caller, and take the waiting rows out of the queue.
@@ -157,11 +160,11 @@ def run_batch(
     *,
     judge: Judge | None = None,
 ) -> tuple[list[Arrays | ServiceError], Timings]:
-    """Compute a batch; if `compute` raises, compute each half of the batch separately.
+    """Compute a batch, each group of requests at once.
 
-    A guilty slice thereby costs its neighbours about two computes for each doubling of the batch,
-    and a batch that is too large for the device's memory is computed in smaller ones, unless it is
-    a whole request.
+    If `compute` raises, each half of the group is computed separately. A guilty slice thereby costs
+    its neighbours about two computes for each doubling of the batch, and a batch that is too large
+    for the device's memory is computed in smaller ones, unless it is a whole request.
 
     Args:
         batch: the slices, with one or more rows each.
@@ -174,6 +177,32 @@ def run_batch(
     Returns:
         One outcome for each slice, and the timings of the batch.
     """
+    if batch[0].request.group is None:
+        return _run_group(batch, compute, name, judge)
+    groups: dict[Hashable, list[int]] = {}
+    for index, part in enumerate(batch):
+        groups.setdefault(part.request.group, []).append(index)
+    outcomes: dict[int, Arrays | ServiceError] = {}
+    timings = []
+    for indices in groups.values():
+        found, seconds = _run_group([batch[index] for index in indices], compute, name, judge)
+        outcomes.update(zip(indices, found, strict=True))
+        timings.append(seconds)
+    return [outcomes[index] for index in range(len(batch))], _added(timings)
+
+
+def _added(timings: Sequence[Timings]) -> Timings:
+    """Return the sum of some timings."""
+    return Timings(*[sum(seconds) for seconds in zip(*timings, strict=True)])
+
+
+def _run_group(
+    batch: Sequence[Slice],
+    compute: Callable[[Arrays], Arrays],
+    name: str,
+    judge: Judge | None,
+) -> tuple[list[Arrays | ServiceError], Timings]:
+    """Compute slices of one group, as `run_batch` does."""
     started = time.monotonic()
     try:
         return _attempt(batch, compute, name)

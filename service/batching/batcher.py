@@ -23,7 +23,7 @@ compute is shorter than the way to that thread and back is computed on the event
 import asyncio
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from functools import partial
 from typing import NamedTuple, TypeVar
 
@@ -332,6 +332,7 @@ class MicroBatcher:
         whole: bool = False,
         size: float = 0.0,
         caller: str = "",
+        group: Hashable = None,
     ) -> InferenceRequest:
         """Submit one request of one or more rows, to be batched with others unless it is whole.
 
@@ -356,6 +357,8 @@ class MicroBatcher:
             size: of a whole request, the rows of usual size that are as large, by which it is
                 counted; 0 for its number of rows. If they are more, the thread computes it.
             caller: whose request it is; callers share the batches equally.
+            group: of the requests whose rows can be joined; those of other groups in a batch are
+                computed one group after another. None if all requests can be joined.
 
         Returns:
             The request. Its `cancel` takes it back: `done_callback` is not called then.
@@ -376,7 +379,7 @@ class MicroBatcher:
         now = time.monotonic()
         request = InferenceRequest(
             inputs, rows, rows, now, now + longest, done_callback, caller,
-            whole=whole, size=size, cost=cost,
+            whole=whole, size=size, cost=cost, group=group,
         )  # fmt: skip
         self._queue.add(request)
         if whole and self._max_delay:

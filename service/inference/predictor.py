@@ -186,7 +186,9 @@ class Predictor:
         try:
             if self._ranged:
                 check_ranges(self.card, self._ranged, inputs)
-            whole = self._batched_shapes is not None and self._is_whole(inputs)
+            batched = self._batched_shapes
+            shapes = None if batched is None else self._shapes(inputs)
+            whole = batched is not None and shapes not in batched
             request = self._batcher.enqueue(
                 inputs,
                 prediction.complete,
@@ -194,6 +196,7 @@ class Predictor:
                 whole=whole,
                 size=self._size_of(inputs) if whole else 0.0,
                 caller=context.caller,
+                group=shapes,
             )
         except ServiceError:
             prediction.count_failure()
@@ -227,9 +230,9 @@ class Predictor:
         """Refuse new requests, and compute the queued ones."""
         await self._batcher.close()
 
-    def _is_whole(self, inputs: Arrays) -> bool:
-        shapes = tuple(inputs[name].shape[1:] for name in self._input_names)
-        return shapes not in (self._batched_shapes or ())
+    def _shapes(self, inputs: Arrays) -> tuple[tuple[int, ...], ...]:
+        """Return the shapes of a row. Rows of other shapes cannot be joined with it."""
+        return tuple([inputs[name].shape[1:] for name in self._input_names])
 
     def _size_of(self, inputs: Arrays) -> float:
         """Return how many rows of the size that was timed are as large; 0 if all are so large."""

@@ -7,7 +7,7 @@ row it belongs to. A test can hold the compute at a gate to keep the batcher bus
 import asyncio
 import itertools
 import threading
-from collections.abc import AsyncIterator, Callable, Coroutine
+from collections.abc import AsyncIterator, Callable, Coroutine, Hashable
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -76,11 +76,12 @@ class Awaited(MicroBatcher):
         *,
         timeout: float | None = None,  # noqa: ASYNC109
         caller: str = "",
+        group: Hashable = None,
     ) -> InferenceResponse:
         """Enqueue the request, and cancel it if the caller is cancelled."""
 
         def begin(done: Callable[[InferenceResponse | ServiceError], None]) -> InferenceRequest:
-            return self.enqueue(inputs, done, timeout=timeout, caller=caller)
+            return self.enqueue(inputs, done, timeout=timeout, caller=caller, group=group)
 
         response = await wait_for_callback(begin)
         if isinstance(response, InferenceResponse):

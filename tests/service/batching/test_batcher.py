@@ -32,6 +32,7 @@ from service.errors import (
     BadInputError,
     BodyTooLargeError,
     DeadlineExceededError,
+    ModelFaultError,
     NotReadyError,
     QueueFullError,
 )
@@ -50,6 +51,49 @@ async def test_no_batch_has_more_rows_than_allowed_and_a_busy_batcher_fills_them
         for i, task in enumerate(tasks):
             assert_answers(await task, *range(3 * i, 3 * i + 3))
     assert [len(batch) for batch in model.batches] == [1, 4, 4, 4, 4, 4, 4, 4, 2]
+
+
+async def test_requests_are_computed_with_those_of_their_shape() -> None:
+    computed: list[tuple[int, ...]] = []
+
+    def double(inputs: Arrays) -> Arrays:
+        computed.append(inputs["x"].shape)
+        return {"y": 2 * inputs["x"]}
+
+    lengths = [3, 5, 3, 5, 3]
+    sent = [np.full((1, length), length, np.float32) for length in lengths]
+    async with batching(double, max_batch_rows=8) as batcher:
+        responses = await asyncio.gather(
+            *[batcher.submit({"x": array}, group=array.shape[1:]) for array in sent]
+        )
+    for response, array in zip(responses, sent, strict=True):
+        np.testing.assert_array_equal(response.outputs["y"], 2 * array)
+    assert computed == [(3, 3), (2, 5)]
+
+
+async def test_a_request_that_fails_does_not_fail_those_of_another_shape() -> None:
+    computed: list[tuple[int, ...]] = []
+
+    def compute(inputs: Arrays) -> Arrays:
+        computed.append(inputs["x"].shape)
+        if inputs["x"].shape[1] == 5:
+            raise ValueError("five is too long")
+        return {"y": inputs["x"]}
+
+    async with batching(compute, max_batch_rows=8) as batcher:
+        outcomes = await asyncio.gather(
+            *[
+                batcher.submit({"x": np.zeros((1, length), np.float32)}, group=length)
+                for length in (3, 5, 3)
+            ],
+            return_exceptions=True,
+        )
+    assert [type(outcome) for outcome in outcomes] == [
+        InferenceResponse,
+        ModelFaultError,
+        InferenceResponse,
+    ]
+    assert sorted(computed) == [(1, 5), (2, 3)]
 
 
 async def test_requests_of_one_loop_iteration_share_the_first_batch_of_an_idle_batcher() -> None:
