@@ -35,6 +35,13 @@ from models.indices import index_ranges
 from models.labels import require_agreement
 from models.max_length import MaxLength, Sizes, at_sizes, given_sizes, largest_sizes, within
 from models.package import ModelPackage, require_writable, write_package
+from models.padding_proof import (
+    Pad,
+    planned_padding,
+    prove_padding,
+    require_batched,
+    rows_of_length,
+)
 from models.parity import BATCH_SIZES, RELATIVE_TOLERANCE
 from models.picture_proof import with_picture
 from models.proof_budget import affordable
@@ -86,6 +93,8 @@ def add(
     labels: Sequence[str] = (),
     ranges: Sequence[InputRange] = (),
     max_lengths: Sequence[MaxLength] = (),
+    pads: Sequence[Pad] = (),
+    masks: Sequence[str] = (),
     task: Task | None = None,
     summary: str | None = None,
     intended_use: str | None = None,
@@ -106,6 +115,9 @@ def add(
             an input that indexes a constant table is the range of the table's indices.
         max_lengths: the largest sizes of free dimensions; by default, they are found by doubling
             those of the samples (`models.max_length`).
+        pads: inputs of one free length, and the values with which shorter rows are padded, so that
+            rows of unequal lengths share a batch.
+        masks: inputs of that length that tell which places are real; they are padded with 0.
         task: by default `classification` if an output has labels or is probabilities, else
             `other`.
         summary: for the card.
@@ -133,6 +145,8 @@ def add(
     half = computes_in_half(network.onnx)
     given = {one.name for one in ranges}
     ranges = [*ranges, *(one for one in index_ranges(network.onnx) if one.name not in given)]
+    names = {tensor.name for tensor in graph.network.inputs}
+    ranges += [InputRange(mask, 0, 1) for mask in masks if mask in names - given]
     max_sizes = given_sizes(graph.network.inputs, max_lengths)
     inputs = with_ranges(input_specs(graph, network.samples), ranges)
     samples = (
@@ -147,6 +161,9 @@ def add(
     samples = affordable(graph.network, samples)
     largest = largest_sizes(graph, network.onnx, few, max_sizes)
     others = other_sizes(graph.network, graph.network.inputs, few, graph.fixed_batch or 1, largest)
+    padding = planned_padding(graph, pads, masks, inputs, few, largest)
+    if padding is not None:
+        others += [dict(rows_of_length(graph, padding, few, size)) for size in padding.lengths]
     progress(f"computing {samples.count} rows")
     answers = _answers(graph, samples)
     inputs = tuple(replace(spec, nonempty=nonempty.get(spec.name, ())) for spec in inputs)
@@ -189,6 +206,11 @@ def add(
     progress("checking that rows are independent")
     proof = prove_rows(graph, network.onnx, samples, others, outputs, half=half)
     card = card.model_copy(update=_batching(card, proof))
+    if padding is not None:
+        progress("comparing padded rows with rows alone")
+        require_batched(graph, padding, proof)
+        padded = prove_padding(graph, padding, few, outputs, half=half)
+        own, card = (*own, padded), card.model_copy(update={"padding": padding})
     files = {MODEL_FILES["onnx"]: network.onnx}
     parity = (*own, proof.record)
     candidates: dict[str, Runtime] = {graph.file: graph.network}

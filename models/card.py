@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, NonNegativeInt, model_validator
 from pydantic.dataclasses import dataclass
 
+from models.padding import PaddingSpec
 from models.pictures import PictureSpec
 
 SCHEMA_VERSION: Literal[1] = 1
@@ -345,8 +346,9 @@ class ModelCard(_Part):
 
     `batching` is `none` where a row's answer is not proved to be the same whatever rows are beside
     it; `limits` says why. Where inputs have free dimensions, it is proved for the
-    `batched_shapes` only: the shapes of the inputs by name, without the batch. `optimized` is false
-    where ONNX Runtime computes other outputs after it has rewritten the graph.
+    `batched_shapes` only: the shapes of the inputs by name, without the batch. With `padding`, rows
+    of other lengths are padded to these. `optimized` is false where ONNX Runtime computes other
+    outputs after it has rewritten the graph.
     """
 
     schema_version: Literal[1] = SCHEMA_VERSION
@@ -358,6 +360,7 @@ class ModelCard(_Part):
     outputs: tuple[TensorSpec, ...] = Field(min_length=1)
     batching: Batching = "rows"
     batched_shapes: tuple[dict[str, tuple[NonNegativeInt, ...]], ...] = ()
+    padding: PaddingSpec | None = None
     optimized: bool = True
     fit: FitRecord | None = None
     evaluations: tuple[Evaluation, ...] = ()

@@ -24,6 +24,7 @@ from models.interrupts import INTERRUPTED
 from models.loading import open_runtime
 from models.max_length import parse_max_length
 from models.package import ModelPackage, PackageError
+from models.padding_proof import parse_pad
 from models.progress import Progress
 from models.ranges import parse_range
 from models.readme import batching_note, headline, largest_note, render_page
@@ -194,6 +195,15 @@ def _parser() -> argparse.ArgumentParser:
         "INPUT.AXIS; larger requests are refused (default: found by doubling those of the sample)",
     )  # fmt: skip
     added.add_argument(
+        "--pad", action="append", type=parse_pad, default=[], metavar="INPUT=VALUE", dest="pads",
+        help="pad rows of unequal lengths with this value, as tokens=0, so that they share a "
+        "batch; refused if a padded row gives something else than alone",
+    )  # fmt: skip
+    added.add_argument(
+        "--mask", action="append", default=[], metavar="INPUT", dest="masks",
+        help="an input that tells which places of a row are real; it is padded with 0",
+    )  # fmt: skip
+    added.add_argument(
         "--label", nargs="+", action="extend", default=[], metavar="CLASS", dest="labels",
         help="the classes, in the order of the output's columns",
     )  # fmt: skip
@@ -240,6 +250,8 @@ def _add(repository: ModelRepository, options: argparse.Namespace) -> int:
             labels=options.labels,
             ranges=options.ranges,
             max_lengths=options.max_lengths,
+            pads=options.pads,
+            masks=options.masks,
             task=options.task,
             summary=options.summary,
             intended_use=options.intended_use,

@@ -81,7 +81,7 @@ def prove_answers(
                 partial(in_batches, graph.network, rows=count, size=size),
                 record.samples,
                 runtime="onnx",
-                classification=_is_classification(outputs),
+                classification=is_classification(outputs),
                 batch_sizes=[count],
                 reference_batch=None,
                 half=half,
@@ -347,13 +347,14 @@ def _prove(
         candidate,
         samples.rows,
         runtime=candidate.name,
-        classification=_is_classification(outputs),
+        classification=is_classification(outputs),
         batch_sizes=sizes,
         reference_batch=None if whole else 1,
         half=half,
     )
 
 
-def _is_classification(outputs: Sequence[TensorSpec]) -> bool:
+def is_classification(outputs: Sequence[TensorSpec]) -> bool:
+    """Return whether all outputs of floating-point numbers are probabilities."""
     floats = [spec for spec in outputs if spec.dtype.kind == "f"]
     return bool(floats) and all(spec.is_probabilities for spec in floats)

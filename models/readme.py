@@ -39,6 +39,9 @@ def batching_note(card: ModelCard) -> str:
         return "each request alone (batching: none)"
     if card.fixed_batch is not None or not card.has_free_dimensions:
         return ""
+    if card.padding is not None:
+        lengths = ", ".join(map(str, card.padding.lengths))
+        return f"rows padded to the lengths {lengths}, and batched"
     if not card.batched_shapes:
         return "each request alone (no sizes are proved: add the network anew)"
     return f"requests of {len(card.batched_shapes)} sizes batched, others alone"

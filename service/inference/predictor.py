@@ -2,6 +2,7 @@
 
 import math
 import time
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -78,6 +79,7 @@ class Predictor:
         self._batched_shapes = _batched_shapes(self.card)
         is_free = self.card.has_free_dimensions
         self._timed_elements = _elements_of_row(self.card) if is_free else None
+        self._padding = self.card.padding
         self._ranged = tuple(spec for spec in self.card.inputs if spec.enforced)
         self._settings = settings
         self._metrics = ModelMetrics(package.card.name)
@@ -186,6 +188,10 @@ class Predictor:
         try:
             if self._ranged:
                 check_ranges(self.card, self._ranged, inputs)
+            if self._padding is not None and (target := self._padding.target(inputs)):
+                length = self._padding.length_of(inputs) or 0
+                prediction.cut = partial(self._padding.cut, length=length)
+                inputs = self._padding.pad(inputs, target)
             batched = self._batched_shapes
             shapes = None if batched is None else self._shapes(inputs)
             whole = batched is not None and shapes not in batched
@@ -263,7 +269,7 @@ class Prediction:
         done_callback: called with the response, after it was noted in the context.
     """
 
-    __slots__ = ("_context", "_done_callback", "_statistics", "request")
+    __slots__ = ("_context", "_done_callback", "_statistics", "cut", "request")
 
     def __init__(
         self, context: RequestContext, statistics: ModelStatistics, done_callback: DoneCallback
@@ -272,6 +278,8 @@ class Prediction:
         self._statistics = statistics
         self._done_callback = done_callback
         self.request: InferenceRequest | None = None
+        self.cut: Callable[[Arrays], Arrays] | None = None
+        """Cuts the padding off the outputs."""
 
     def complete(self, response: InferenceResponse | ServiceError) -> None:
         """Note the response, and call back."""
@@ -283,6 +291,8 @@ class Prediction:
             context.queue_seconds = response.queue_seconds
             context.compute_seconds = response.compute_seconds
             context.batch_rows = response.batch_rows
+            if self.cut is not None:
+                response = response._replace(outputs=self.cut(response.outputs))
         self._done_callback(response)
 
     def cancel(self) -> None:
