@@ -4,6 +4,7 @@ The smallest INT32 or INT64 divided by -1 has no result in its type, and the pro
 signal. In Div and Mod, ONNX Runtime 1.31 checks for a division by 0 but not for this one.
 """
 
+import math
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
@@ -19,6 +20,8 @@ if TYPE_CHECKING:
 KINDS = ("Div", "Mod")
 INTEGERS = {6, 7}
 """The codes of INT32 and INT64 in ONNX."""
+SMALL = 1024
+"""Constants of more numbers tell no shape."""
 KEEPING = {
     "Cast", "Concat", "Div", "Expand", "Gather", "Identity", "Max", "Mul", "Reshape", "Slice",
     "Squeeze", "Unsqueeze",
@@ -38,7 +41,6 @@ def dangerous_division(model: "onnx.ModelProto") -> str | None:
     Returns:
         A node, such as "Div (node_div)"; None if there is no such division.
     """
-    import onnx
     import onnx.inliner
 
     if model.functions:  # functions of another opset too, if they can be converted
@@ -48,10 +50,36 @@ def dangerous_division(model: "onnx.ModelProto") -> str | None:
     if dangerous := next((node for body in bodies for node in body if node.op_type in KINDS), None):
         return _named(dangerous)
     graph = model.graph
+    requested = {value.name for value in graph.input}
     with suppress(Exception):  # ONNX Runtime loads files whose types `onnx` cannot infer
-        graph = onnx.shape_inference.infer_shapes(model).graph
-    dangerous = next(_Search(model).search(graph, {value.name for value in graph.input}), None)
+        graph = _typed(model)
+    dangerous = next(_Search(model).search(graph, requested), None)
     return None if dangerous is None else _named(dangerous)
+
+
+def _typed(model: "onnx.ModelProto") -> "onnx.GraphProto":
+    """Return the graph with the type of each value; its large constants are inputs.
+
+    The inference of hundreds of megabytes of weights takes seconds.
+    """
+    import onnx
+
+    light = type(model)(ir_version=model.ir_version, opset_import=model.opset_import)
+    light.functions.extend(model.functions)
+    graph, stated = light.graph, {value.name for value in model.graph.input}
+    graph.name = model.graph.name
+    graph.node.extend(model.graph.node)
+    graph.input.extend(model.graph.input)
+    graph.output.extend(model.graph.output)
+    graph.value_info.extend(model.graph.value_info)
+    for tensor in model.graph.initializer:
+        if math.prod(tensor.dims) <= SMALL:
+            graph.initializer.append(tensor)
+        elif tensor.name not in stated:
+            graph.input.append(
+                onnx.helper.make_tensor_value_info(tensor.name, tensor.data_type, tensor.dims)
+            )
+    return onnx.shape_inference.infer_shapes(light).graph
 
 
 def _named(node: "onnx.NodeProto") -> str:
@@ -71,13 +99,14 @@ class _Search:
         """Values that are computed from sizes and constants."""
         self._large: set[str] = set()
         """Values that are computed from a large constant, or by a power."""
+        self._note_all(model.graph.initializer)
 
     def search(self, graph: "onnx.GraphProto", requested: set[str]) -> Iterator["onnx.NodeProto"]:
         """Yield the dangerous divisions; `requested` names the values that depend on a request."""
-        self._note({tensor.name: constant_array(tensor) for tensor in graph.initializer})
+        if graph is not self._model.graph:
+            self._note_all(graph.initializer)
         for value in (*graph.input, *graph.output, *graph.value_info):
             self._types[value.name] = value.type.tensor_type.elem_type
-        self._types |= {tensor.name: tensor.data_type for tensor in graph.initializer}
         for node in graph.node:
             inputs = {*node.input} - {""}
             if node.op_type == "Constant":
@@ -102,6 +131,11 @@ class _Search:
                         self._sizes.update(node.output)
             if inputs & self._large or node.op_type in ("BitShift", "Pow"):
                 self._large.update(node.output)
+
+    def _note_all(self, initializers: "Iterable[onnx.TensorProto]") -> None:
+        for tensor in initializers:
+            self._note({tensor.name: constant_array(tensor)})
+            self._types[tensor.name] = tensor.data_type
 
     def _note(self, constants: Mapping[str, NDArray[Any]]) -> None:
         self._constants |= constants

@@ -35,6 +35,7 @@ def check_parity(
     batch_sizes: Sequence[int] = BATCH_SIZES,
     reference_batch: int | None = 1,
     half: bool = False,
+    same: bool = False,
 ) -> ParityRecord:
     """Check that `candidate` equals `reference` on `samples`, at each batch size.
 
@@ -56,6 +57,7 @@ def check_parity(
             does not show that rows are independent.
         half: whether the network computes in half precision, even if its outputs are FP32. Then the
             tolerance is that of half precision.
+        same: whether both are one network in one runtime, which must round in one way.
 
     Raises:
         ParityError: a difference exceeds the tolerance, or a class, whole number, shape or dtype
@@ -95,7 +97,7 @@ def check_parity(
             difference = np.abs(output.astype(np.float64) - expected_output)
             worst = int(np.unravel_index(np.argmax(measured), measured.shape)[0])
             if differs := excess(
-                measured, tolerance, expected_output.dtype, same=candidate is reference
+                measured, tolerance, expected_output.dtype, same=same or candidate is reference
             ):
                 raise ParityError(f"{location}: sample {worst} differs {differs}")
             if classification:

@@ -11,6 +11,7 @@ from models.parity import BATCH_SIZES, ParityError, check_parity, in_batches
 from models.row_mixing import row_mixing
 from models.runtimes import Arrays, OnnxRuntime, Runtime, one_line
 from models.samples import LARGEST_BATCH, Samples
+from models.single_rows import SingleRows
 from models.sources import Record
 from models.varied_rows import computable, varied_rows
 
@@ -125,10 +126,11 @@ def prove_rows(
     network, mixing = graph.network, None
     if samples.fixed_batch is None:
         mixing, *mixings = row_mixing(content, [samples.rows, *others])
+        alone = SingleRows(network)
         try:
-            record = _prove(network, network, samples, outputs, half=half)
-            for variation in _unlike(network, network, samples, samples.rows):
-                _prove(network, network, variation, outputs, variation.count, half=half)
+            record = _prove(alone, network, samples, outputs, half=half)
+            for variation in _unlike(alone, alone, samples, samples.rows):
+                _prove(alone, network, variation, outputs, variation.count, half=half)
         except ParityError as error:
             mixing = mixing or str(error)
         except Exception as error:
@@ -177,11 +179,16 @@ def rewriting(
     """
     few_samples = replace(samples, rows=few)
     try:
-        unoptimized = OnnxRuntime(content, optimized=False)
-        for variation in (few_samples, *_unlike(unoptimized, graph.network, samples, few)):
+        unoptimized = SingleRows(OnnxRuntime(content, optimized=False))
+        optimized = SingleRows(graph.network)
+        varied = [*_unlike(unoptimized, optimized, samples, few)]
+        given = (
+            [] if varied and _is_slow(samples) else [few_samples]
+        )  # some of the varied are given
+        for variation in (*given, *varied):
             _prove(
                 unoptimized,
-                graph.network,
+                optimized,
                 variation,
                 outputs,
                 variation.count,
@@ -199,9 +206,10 @@ def _difference(
     network: Runtime, samples: Samples, rows: Arrays, outputs: Sequence[TensorSpec], *, half: bool
 ) -> str | None:
     """Return how the results of rows of another size depend on other rows; None if they do not."""
+    alone = SingleRows(network)
     try:
-        for variation in _unlike(network, network, samples, rows):
-            _prove(network, network, variation, outputs, variation.count, half=half)
+        for variation in _unlike(alone, alone, samples, rows):
+            _prove(alone, network, variation, outputs, variation.count, half=half)
     except ParityError as error:
         return str(error)
     except Exception as error:  # noqa: BLE001 - after any error, this size is not shown
@@ -240,17 +248,18 @@ def prove_equal(
         return not any(rows is batched_rows for batched_rows in batched)
 
     whole = is_whole(samples.rows)
+    network, script = SingleRows(graph.network), SingleRows(module)
     try:
         records = (
-            _prove(module, graph.network, samples, outputs, whole=whole, half=half),
-            _prove(graph.network, module, samples, outputs, whole=whole, half=half),
+            _prove(script, network, samples, outputs, whole=whole, half=half),
+            _prove(network, script, samples, outputs, whole=whole, half=half),
         )
         for rows in (samples.rows, *others):
             whole = is_whole(rows)
-            for variation in _unlike(graph.network, module, samples, rows):
+            for variation in _unlike(network, script, samples, rows):
                 _prove(
-                    graph.network,
-                    module,
+                    network,
+                    script,
                     variation,
                     outputs,
                     variation.count,
@@ -308,7 +317,9 @@ def prove_largest(
         )
 
 
-def _unlike(network: Runtime, other: Runtime, samples: Samples, rows: Arrays) -> Iterator[Samples]:
+def _unlike(
+    network: SingleRows, other: SingleRows, samples: Samples, rows: Arrays
+) -> Iterator[Samples]:
     """Yield variations of the rows that both networks compute; for a fixed batch, the rows."""
     if samples.fixed_batch is not None:
         if rows is not samples.rows:
@@ -326,8 +337,8 @@ def _unlike(network: Runtime, other: Runtime, samples: Samples, rows: Arrays) ->
 
 
 def _prove(
-    reference: Runtime,
-    candidate: Runtime,
+    reference: Runtime | SingleRows,
+    candidate: Runtime | SingleRows,
     samples: Samples,
     outputs: Sequence[TensorSpec],
     largest: int = BATCH_SIZES[-1],
@@ -337,21 +348,30 @@ def _prove(
 ) -> ParityRecord:
     """Check the candidate against the reference, which computes single rows unless `whole`.
 
-    Of a network that takes long, the candidate computes single rows and one batch.
+    Of a network that takes long, the candidate computes one batch, and single rows if they are not
+    those of the reference.
     """
-    is_slow = samples.largest_check < LARGEST_BATCH
-    tried = (1, samples.count) if is_slow else (*BATCH_SIZES, largest)
+    runtime = candidate.network if isinstance(candidate, SingleRows) else candidate
+    same = isinstance(reference, SingleRows) and reference.network is runtime
+    few = (samples.count,) if same and not whole else (1, samples.count)
+    tried = few if _is_slow(samples) else (*BATCH_SIZES, largest)
     sizes = sorted({samples.fixed_batch or min(size, samples.count) for size in tried})
     return check_parity(
         reference,
         candidate,
         samples.rows,
-        runtime=candidate.name,
+        runtime=runtime.name,
         classification=is_classification(outputs),
         batch_sizes=sizes,
         reference_batch=None if whole else 1,
         half=half,
+        same=same or reference is candidate,
     )
+
+
+def _is_slow(samples: Samples) -> bool:
+    """Return whether a row takes so long that few are computed."""
+    return samples.largest_check < LARGEST_BATCH
 
 
 def is_classification(outputs: Sequence[TensorSpec]) -> bool:

@@ -8,7 +8,7 @@ import io
 import os
 import re
 import warnings
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, NamedTuple, Protocol
 
@@ -19,6 +19,7 @@ from models.arena import bound_session, current_arena, run_options
 from models.card import Datatype, ModelCard, RuntimeName, TensorSpec
 from models.devices import DeviceError, is_out_of_memory, torch_problem
 from models.onnx_library import cuda_failure, load_cuda, load_onnxruntime
+from models.onnx_operators import names_any
 from models.subnormals import FlushToZero, without_subnormals
 
 Arrays = Mapping[str, NDArray[Any]]
@@ -193,7 +194,7 @@ class OnnxRuntime:
             assigned = self._session.get_provider_graph_assignment_info()
             if not any(part.ep_name == _CUDA for part in assigned):
                 self.device = "cpu"
-        self._takes_logarithms = _names_any(content, ("Log",))
+        self._takes_logarithms = names_any(content, ("Log",))
         self.inputs = _declared(self._session.get_inputs())
         self.outputs = _declared(self._session.get_outputs())
         self._names = [output.name for output in self.outputs]
@@ -250,16 +251,7 @@ class OnnxRuntime:
 
 def may_vary_in_cost(content: bytes) -> bool:
     """Return whether the cost of an ONNX file may depend on values, as `Runtime.cost_varies`."""
-    return _names_any(content, _VARYING_OPERATORS)
-
-
-def _names_any(content: bytes, operators: Iterable[str]) -> bool:
-    """Return whether an ONNX file names one of the operators.
-
-    In a file, the name of an operator is field 4: a tag, the length and the name. Bytes of a weight
-    may look the same; the file then counts as naming the operator.
-    """
-    return any(b"\x22%c%b" % (len(name), name.encode()) in content for name in operators)
+    return names_any(content, _VARYING_OPERATORS)
 
 
 def _declared(nodes: Sequence[Any]) -> tuple[DeclaredTensor, ...]:

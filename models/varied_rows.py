@@ -1,11 +1,11 @@
 """Variations of given rows, on which a dependence of rows on each other shows."""
 
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 
 import numpy as np
 from numpy.typing import NDArray
 
-from models.runtimes import Arrays, Runtime
+from models.runtimes import Arrays
 
 KINDS = 6
 """A given row; scaled; mixed from several rows; random; extremes only; the previous row again."""
@@ -67,7 +67,7 @@ def varied_rows(
     return varied
 
 
-def computable(network: Runtime, rows: Arrays) -> dict[str, NDArray[np.generic]]:
+def computable(network: Callable[[Arrays], Arrays], rows: Arrays) -> dict[str, NDArray[np.generic]]:
     """Return the rows that the network computes alone, with finite outputs of the usual shapes.
 
     A generated row may not be valid input. The failure of such a row says nothing of the network.
