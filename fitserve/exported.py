@@ -6,6 +6,7 @@ folder, which `fitserve add NAME FOLDER` reads:
     export.json         {"format": 1, "origin": …, "labels": […], "notes": […], "picture": …}
     model.onnx          the network as ONNX
     model.pt            the network as TorchScript; may be missing
+    model.pt2           the network as a program of torch.export, in place of TorchScript
     samples-1.npz       rows of every input by name
     answers-1.npz       what the network itself computes for these rows, by the names of the outputs
     samples-2.npz …     the same with other sizes of the free dimensions; may be missing
@@ -74,6 +75,7 @@ class Exported:
         records: one or more; the shapes of their rows may differ in the free dimensions only.
         origin: where the network comes from, as `Net of torch 2.13.0`.
         torchscript: the TorchScript file, whose arguments are the inputs of the graph.
+        program: the file of torch.export, with the same arguments; in place of TorchScript.
         labels: the classes.
         notes: what the user should know, a sentence each.
         pictures: the pictures of the sample, and how they become the input; None for other inputs.
@@ -83,6 +85,7 @@ class Exported:
     records: Sequence[Record]
     origin: str
     torchscript: bytes | None = None
+    program: bytes | None = None
     labels: Sequence[str] = ()
     notes: Sequence[str] = ()
     pictures: Pictures | None = None
@@ -96,6 +99,8 @@ class Exported:
         (folder / "model.onnx").write_bytes(self.onnx)
         if self.torchscript is not None:
             (folder / "model.pt").write_bytes(self.torchscript)
+        if self.program is not None:
+            (folder / "model.pt2").write_bytes(self.program)
         for number, record in enumerate(self.records, start=1):
             _save(folder / f"samples-{number}.npz", record.samples)
             _save(folder / f"answers-{number}.npz", record.answers)

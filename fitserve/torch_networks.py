@@ -1,6 +1,7 @@
 """What the doors for networks of torch share: samples by name, flat results, ONNX."""
 
 import inspect
+import io
 import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -315,6 +316,19 @@ def onnx_of(program: Any, inputs: Sequence[str], outputs: Sequence[str]) -> byte
         except Exception as error:
             raise ExportError(f"the network has no form in ONNX: {explanation(error)}") from error
         return file.read_bytes()
+
+
+def program_file(program: Any) -> bytes:
+    """Return a program as a file of torch.export, without the rows that it was exported with."""
+    import torch
+
+    stream, sample = io.BytesIO(), program.example_inputs
+    program.example_inputs = None
+    try:
+        torch.export.save(program, stream)
+    finally:
+        program.example_inputs = sample
+    return stream.getvalue()
 
 
 def traced_onnx(

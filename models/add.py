@@ -61,13 +61,13 @@ from models.runtimes import (
     DeclaredTensor,
     OnnxRuntime,
     Runtime,
-    TorchScriptRuntime,
     one_line,
 )
 from models.samples import Samples, given_samples, random_samples
 from models.script_mixing import script_mixing
-from models.sources import ScriptFile, Source, read_source
+from models.sources import Source, TorchFile, read_source
 from models.specs import input_specs, output_specs
+from models.torch_runtimes import TorchRuntime
 from models.trial_sizes import require_safe
 
 if TYPE_CHECKING:
@@ -75,10 +75,7 @@ if TYPE_CHECKING:
 
 REPEATED = 8
 """The number of rows that are computed twice: dropout may leave a single row unchanged."""
-LEFT_OUT = (
-    "The TorchScript file is left out, since it is not proved that a row's answer does not depend "
-    "on the rows beside it"
-)
+NOT_APART = "it is not proved that a row's answer does not depend on the rows beside it"
 LARGE_ROW = 10_000
 """The example has one row if it has at least this many values, else two rows."""
 
@@ -214,19 +211,18 @@ def add(
     files = {MODEL_FILES["onnx"]: network.onnx}
     parity = (*own, proof.record)
     candidates: dict[str, Runtime] = {graph.file: graph.network}
-    if network.torchscript:
-        progress("comparing TorchScript with it")
-        file, content = network.torchscript.file, network.torchscript.content
+    if network.torch:
+        progress(f"comparing the {network.torch.title} with it")
         try:
             module, compared = _equal_module(
-                graph, network.torchscript, card, samples, others, proof, half=half
+                graph, network.torch, card, samples, others, proof, half=half
             )
         except _LeftOutError as reason:
             card = card.model_copy(update={"limits": (*card.limits, str(reason))})
         else:
-            files[MODEL_FILES["torchscript"]] = content
+            files[MODEL_FILES[network.torch.runtime]] = network.torch.content
             parity = (*own, *compared)
-            candidates[file] = module
+            candidates[network.torch.file] = module
     if largest:
         progress("computing the largest sizes")
         one = replace(samples, real=False, rows=samples.resized(graph.fixed_batch or 1))
@@ -241,12 +237,12 @@ def add(
 
 
 class _LeftOutError(Exception):
-    """A TorchScript file that is left out of the package. The message is a sentence."""
+    """A file of torch that is left out of the package. The message is a sentence."""
 
 
 def _equal_module(
     graph: ForeignGraph,
-    script: ScriptFile,
+    script: TorchFile,
     card: ModelCard,
     samples: Samples,
     others: Sequence[Arrays],
@@ -254,16 +250,16 @@ def _equal_module(
     *,
     half: bool,
 ) -> tuple[Runtime, tuple[ParityRecord, ...]]:
-    """Return the opened TorchScript file, which equals the graph, with the differences.
+    """Return the opened file of torch, which equals the graph, with the differences.
 
     Raises:
         AddError: a file that is required differs.
         _LeftOutError: the file is served only if it is proved like the graph, and is not.
     """
     try:
-        module = open_module(script.file, script.content, card)
+        module = open_module(script.file, script.content, card, script.runtime)
         if not script.required:  # the comparison takes longer
-            _require_rows_apart(module, proof)
+            _require_rows_apart(script, module, proof)
         compared = prove_equal(
             graph, script.file, module, samples, others, card.outputs,
             batched=proof.batched, half=half,
@@ -271,20 +267,20 @@ def _equal_module(
     except AddError as error:
         if script.required:
             raise
-        raise _LeftOutError(f"The TorchScript file is left out: {error}.") from error
+        raise _LeftOutError(f"The {script.title} is left out: {error}.") from error
     if script.required:
-        _require_rows_apart(module, proof)
+        _require_rows_apart(script, module, proof)
     return module, compared
 
 
-def _require_rows_apart(module: TorchScriptRuntime, proof: RowsProof) -> None:
-    """Check that the rows of a TorchScript module are independent where those of the graph are.
+def _require_rows_apart(script: TorchFile, module: TorchRuntime, proof: RowsProof) -> None:
+    """Check that the rows of a file of torch are independent where those of the graph are.
 
     Raises:
         _LeftOutError: it is not proved.
     """
     if reason := next(filter(None, (script_mixing(module, rows) for rows in proof.batched)), ""):
-        raise _LeftOutError(f"{LEFT_OUT}: {reason}.")
+        raise _LeftOutError(f"The {script.title} is left out, since {NOT_APART}: {reason}.")
 
 
 def _require_computable(file: str, model: "onnx.ModelProto") -> None:

@@ -47,9 +47,13 @@ Task = Literal["classification", "regression", "other"]
 Batching = Literal["rows", "none"]
 """Whether any rows may share a batch (`rows`), or each request is computed alone and whole."""
 
-RuntimeName = Literal["onnx", "torchscript"]
-MODEL_FILES: Mapping[RuntimeName, str] = {"onnx": "model.onnx", "torchscript": "model.pt"}
-"""The file in a package that each runtime loads."""
+RuntimeName = Literal["onnx", "torchscript", "pt2"]
+MODEL_FILES: Mapping[RuntimeName, str] = {
+    "onnx": "model.onnx",
+    "torchscript": "model.pt",
+    "pt2": "model.pt2",
+}
+"""The file in a package that each runtime loads; `pt2` is a program of torch.export."""
 
 
 PACKAGE_NAME_RULE = "must be 1 to 100 letters, digits, '-' or '_', and begin with a letter or digit"

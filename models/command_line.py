@@ -274,8 +274,13 @@ def _add(repository: ModelRepository, options: argparse.Namespace) -> int:
         _say(f"  batching: {note}")
     if not package.card.optimized:
         _say("  optimizations: none, since ONNX Runtime computes other outputs with them")
-    if reason := _limit(package, "The TorchScript file is left out", "There is no TorchScript"):
-        _say(f"  torchscript: {reason}")
+    left_out = (
+        "The TorchScript file is left",
+        "The file of torch.export is left",
+        "There is no To",
+    )
+    if reason := _limit(package, *left_out):
+        _say(f"  torch: {reason}")
     return 0
 
 

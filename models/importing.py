@@ -6,15 +6,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from models.card import NUMPY_DTYPES, Datatype, ModelCard
+from models.card import NUMPY_DTYPES, Datatype, ModelCard, RuntimeName
 from models.file_kinds import advice
 from models.files import FileError, open_file, read_all
 from models.runtimes import (
     DeclaredTensor,
     OnnxRuntime,
-    TorchScriptRuntime,
     one_line,
 )
+from models.torch_runtimes import TORCH_RUNTIMES, TorchRuntime
 
 MAX_ONNX_BYTES = 2**31
 """The largest possible ONNX file, since the file is one message of protocol buffers."""
@@ -80,20 +80,21 @@ def open_graph(file: str, content: bytes) -> ForeignGraph:
     return ForeignGraph(file, network, _fixed_batch(file, network.inputs))
 
 
-def open_module(file: str, content: bytes, card: ModelCard) -> TorchScriptRuntime:
-    """Open a TorchScript file. Loading runs the code in the file.
+def open_module(file: str, content: bytes, card: ModelCard, runtime: RuntimeName) -> TorchRuntime:
+    """Open a file of torch. Loading TorchScript runs the code in the file.
 
     Raises:
         AddError: the file cannot be loaded, or its arguments are not the inputs of the card.
     """
     try:
-        module = TorchScriptRuntime(content, outputs=[spec.name for spec in card.outputs])
+        outputs = [spec.name for spec in card.outputs]
+        module = TORCH_RUNTIMES[runtime](content, outputs=outputs)
     except ImportError:
         raise
     except Exception as error:
+        saver = "torch.jit.save" if runtime == "torchscript" else "torch.export.save"
         reason = (
-            advice(content)
-            or f"torch cannot load it ({one_line(error)}): save it with torch.jit.save"
+            advice(content) or f"torch cannot load it ({one_line(error)}): save it with {saver}"
         )
         raise AddError(f"{file}: {reason}") from error
     mismatch = module.mismatch(card)

@@ -17,10 +17,10 @@ from models.runtimes import (
     Arrays,
     OnnxRuntime,
     Runtime,
-    TorchScriptRuntime,
     may_vary_in_cost,
     one_line,
 )
+from models.torch_runtimes import TORCH_RUNTIMES, TorchRuntime
 
 
 def open_runtime(
@@ -52,7 +52,7 @@ def open_runtime(
 def _opened(package: ModelPackage, name: RuntimeName, device: str, threads: int) -> Runtime:
     card, file = package.card, MODEL_FILES[name]
     content = package.load(file)
-    runtime: OnnxRuntime | TorchScriptRuntime
+    runtime: OnnxRuntime | TorchRuntime
     try:
         if name == "onnx":
             bounded = card.has_free_dimensions or may_vary_in_cost(content)
@@ -61,7 +61,7 @@ def _opened(package: ModelPackage, name: RuntimeName, device: str, threads: int)
             )
         else:
             outputs = [spec.name for spec in card.outputs]
-            runtime = TorchScriptRuntime(content, device, threads, outputs=outputs)
+            runtime = TORCH_RUNTIMES[name](content, device, threads, outputs=outputs)
     except (DeviceError, ImportError):
         raise
     except Exception as error:

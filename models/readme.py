@@ -1,8 +1,8 @@
 """The `README.md` of a package, rendered from its card."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
-from models.card import Evaluation, FitRecord, ModelCard, TensorSpec
+from models.card import MODEL_FILES, Evaluation, FitRecord, ModelCard, TensorSpec
 
 
 def render_page(card: ModelCard) -> str:
@@ -18,6 +18,14 @@ def render_page(card: ModelCard) -> str:
         _files(card),
     ]
     return "\n\n".join(section for section in sections if section) + "\n"
+
+
+_CONTENTS: Mapping[str, str] = {
+    MODEL_FILES["onnx"]: "operators of ONNX",
+    MODEL_FILES["torchscript"]: "code, which runs when it is loaded",
+    MODEL_FILES["pt2"]: "operators of torch",
+}
+"""What the files of the runtimes hold."""
 
 
 def headline(card: ModelCard) -> str:
@@ -207,6 +215,9 @@ def _use(card: ModelCard) -> str:
 
 def _files(card: ModelCard) -> str:
     return "## Files\n\n" + _table(
-        ["file", "bytes", "SHA-256"],
-        [(name, f"{file.bytes:,}", f"`{file.sha256}`") for name, file in card.files.items()],
+        ["file", "holds", "bytes", "SHA-256"],
+        [
+            (name, _CONTENTS.get(name, ""), f"{file.bytes:,}", f"`{file.sha256}`")
+            for name, file in card.files.items()
+        ],
     )

@@ -1,23 +1,19 @@
-"""The two runtimes, TorchScript and ONNX Runtime, behind one call: named arrays in and out.
+"""The interface of the runtimes, named arrays in and out, and ONNX Runtime behind it.
 
-Each runtime imports its library on use. Both libraries are large, and a service that runs on one
-need not install the other.
+Each runtime imports its library on use. The libraries are large, and a service that runs on ONNX
+Runtime need not install torch (`models.torch_runtimes`).
 """
 
-import io
 import os
 import re
-import warnings
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple, Protocol
 
-import numpy as np
 from numpy.typing import NDArray
 
 from models.arena import bound_session, current_arena, run_options
 from models.card import Datatype, ModelCard, RuntimeName, TensorSpec
-from models.devices import DeviceError, is_out_of_memory, torch_problem
+from models.devices import is_out_of_memory
 from models.onnx_library import cuda_failure, load_cuda, load_onnxruntime
 from models.onnx_operators import names_any
 from models.subnormals import FlushToZero, without_subnormals
@@ -57,13 +53,6 @@ _VARYING_OPERATORS = (
     *("Range", "ConstantOfShape", "Expand", "Tile", "OneHot", "Resize", "Upsample", "Pad"),
 )
 """The operators of ONNX whose work depends on the values of their inputs."""
-
-_VARYING_FUNCTIONS = (
-    *("prim::Loop", "prim::If"),
-    *("arange", "linspace", "full", "zeros", "ones", "repeat", "repeat_interleave", "tile"),
-    *("expand", "one_hot", "constant_pad_nd", "pad"),
-)
-"""The same in TorchScript; functions without a namespace are in `aten`."""
 
 
 class Runtime(Protocol):
@@ -223,7 +212,7 @@ class OnnxRuntime:
         except MemoryError:
             raise
         except Exception as error:
-            _raise_memory_error(error, self.device)
+            raise_memory_error(error, self.device)
             raise
         return dict(zip(self._names, results, strict=True))
 
@@ -258,122 +247,8 @@ def _declared(nodes: Sequence[Any]) -> tuple[DeclaredTensor, ...]:
     return tuple(DeclaredTensor(node.name, node.type, tuple(node.shape)) for node in nodes)
 
 
-class TorchScriptRuntime:
-    """`model.pt` in TorchScript, on `cpu` or `cuda:<index>`.
-
-    Args:
-        content: the TorchScript file. Loading runs the code in the file.
-        device: the device. On a GPU, TF32 is off so that results equal those of a CPU.
-        threads: threads for one batch, for the whole process; 0 leaves the choice to torch.
-        outputs: the names of the outputs, in the order in which the module returns them.
-
-    Attributes:
-        arguments: the names of the inputs, in the order in which the module takes them.
-    """
-
-    name: RuntimeName = "torchscript"
-
-    def __init__(
-        self, content: bytes, device: str = "cpu", threads: int = 0, *, outputs: Sequence[str]
-    ) -> None:
-        import torch
-
-        if threads:
-            with FlushToZero():  # torch may start its threads here
-                torch.set_num_threads(threads)
-        if device != "cpu":
-            if problem := torch_problem(device):
-                raise DeviceError(f"torch cannot compute on {device}: {problem}")
-            torch.backends.cudnn.allow_tf32 = False
-            torch.backends.cuda.matmul.allow_tf32 = False
-            # CPUs do not sum in half precision.
-            torch.backends.cuda.matmul.allow_fp16_reduced_precision_reduction = False
-            torch.backends.cuda.matmul.allow_bf16_reduced_precision_reduction = False
-        self.device = device
-        self._torch = torch
-        self._outputs = tuple(outputs)
-        self._streams: list[Any] = []
-        self._flush_to_zero = FlushToZero()
-        with warnings.catch_warnings():  # torch has deprecated TorchScript
-            warnings.filterwarnings("ignore", message=".*torch.jit.*deprecated")
-            with self._flush_to_zero:
-                module = torch.jit.load(io.BytesIO(content), map_location=device).eval()
-                self._module = torch.jit.freeze(module)
-            arguments = module.forward.schema.arguments[1:]
-            self.arguments = tuple(argument.name for argument in arguments)
-        if device != "cpu":  # other streams must not read weights that are not yet written
-            torch.cuda.synchronize(device)
-        self.cost_varies = any(
-            self._module.graph.findAllNodes(name if "::" in name else f"aten::{name}", recurse=True)
-            for name in _VARYING_FUNCTIONS
-        )
-
-    @property
-    def module(self) -> Any:
-        """The frozen module, a `torch.jit.ScriptModule`."""
-        return self._module
-
-    def __call__(self, inputs: Arrays) -> dict[str, NDArray[Any]]:
-        """Compute the outputs of one batch, as `Runtime` says."""
-        try:
-            with self._flush_to_zero:
-                return self._compute(inputs)
-        except Exception as error:
-            _raise_memory_error(error, self.device)
-            raise
-
-    def _compute(self, inputs: Arrays) -> dict[str, NDArray[Any]]:
-        torch = self._torch
-        # Both contexts apply to the current thread only.
-        with torch.inference_mode(), self._stream():
-            # torch does not support read-only arrays and negative strides: such arrays are copied.
-            arrays = (np.require(inputs[name], requirements=["C", "W"]) for name in self.arguments)
-            result = self._module(*(torch.from_numpy(array).to(self.device) for array in arrays))
-            outputs = result if isinstance(result, tuple) else (result,)
-            if len(outputs) != len(self._outputs):
-                expected = len(self._outputs)
-                raise ValueError(f"the module gives {len(outputs)} outputs, not {expected}")
-            return {
-                name: tensor.cpu().numpy()
-                for name, tensor in zip(self._outputs, outputs, strict=True)
-            }
-
-    @contextmanager
-    def _stream(self) -> Iterator[None]:
-        """Compute on a GPU stream that no other thread uses.
-
-        torch's default is one stream for the whole process, on which one hung kernel would block
-        every model. A computation that hangs keeps its stream, and the next one gets another. A
-        computation that ends has waited for its outputs, so its stream is idle and is reused with
-        the memory that it has allocated.
-        """
-        if self.device == "cpu":
-            yield
-            return
-        cuda = self._torch.cuda
-        stream = self._streams.pop() if self._streams else cuda.Stream(self.device)
-        try:
-            with cuda.stream(stream):
-                yield
-        finally:
-            self._streams.append(stream)
-
-    def mismatch(self, card: ModelCard) -> str | None:
-        """Return how the module's arguments differ from the card's inputs; None if they agree.
-
-        A TorchScript module states neither datatypes nor shapes. The recorded prediction, repeated
-        on every load, checks them.
-        """
-        expected = {spec.name for spec in card.inputs}
-        if set(self.arguments) != expected:
-            return (
-                f"the module's arguments are {', '.join(self.arguments)}; "
-                f"the card says {', '.join(sorted(expected))}"
-            )
-        return None
-
-
-def _raise_memory_error(error: Exception, device: str) -> None:
+def raise_memory_error(error: Exception, device: str) -> None:
+    """Raise MemoryError if the error of a network says that the device has too little memory."""
     if is_out_of_memory(error):
         raise MemoryError(f"{device} has too little memory ({one_line(error)})") from error
 

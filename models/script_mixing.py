@@ -1,9 +1,10 @@
-"""The search of a TorchScript module for an operator that mixes the rows of a batch.
+"""The search of a file of torch for an operator that mixes the rows of a batch.
 
 As in an ONNX graph (`row_mixing.py`), the batch axis is followed from node to node, through
 operators that are known to compute along other axes only (`script_rules.py`). The first other node
-is reported. A module without such a node has no state, no random numbers, and no branch or loop
-that depends on the rows.
+is reported. Programs of torch.export call the same operators as TorchScript (`program_graph.py`).
+A module without such a node has no state, no random numbers, and no branch or loop that depends on
+the rows.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -14,8 +15,9 @@ import numpy as np
 from models.card import MODEL_FILES
 from models.graph import COUNTS, MORE
 from models.package import ModelPackage, PackageError
+from models.program_graph import ProgramInterpreter
 from models.row_rules import MixesError, Rows, batch_axis
-from models.runtimes import Arrays, Runtime, TorchScriptRuntime, one_line
+from models.runtimes import Arrays, Runtime, one_line
 from models.script_graph import (
     Interpreter,
     Item,
@@ -39,6 +41,7 @@ from models.script_rules import (
     Call,
 )
 from models.subnormals import FlushToZero
+from models.torch_runtimes import ProgramRuntime, TorchRuntime
 
 ASKING = {
     "aten::__is__", "aten::__isnot__", "aten::dim", "aten::is_floating_point",
@@ -67,11 +70,11 @@ LARGEST = 2**31
 """A multiple of the number of rows below this for three rows is exact for any number of rows."""
 
 
-def script_mixing(module: TorchScriptRuntime, rows: Arrays) -> str | None:
+def script_mixing(module: TorchRuntime, rows: Arrays) -> str | None:
     """Return the first operator of a module that mixes rows, or may mix them, and how.
 
     Args:
-        module: the TorchScript module.
+        module: TorchScript, or a program of torch.export.
         rows: at least one row of every input.
 
     Returns:
@@ -88,7 +91,7 @@ def script_mixing(module: TorchScriptRuntime, rows: Arrays) -> str | None:
     }
     try:
         with FlushToZero(), torch.inference_mode():
-            for output in Interpreter(module.module, _follow).run(inputs):
+            for output in _interpreter(module).run(inputs):
                 if output.rows != Rows(0):
                     return "an output does not hold one row for each row"
     except MixesError as mixes:
@@ -98,14 +101,20 @@ def script_mixing(module: TorchScriptRuntime, rows: Arrays) -> str | None:
     return None
 
 
+def _interpreter(module: TorchRuntime) -> Interpreter | ProgramInterpreter:
+    if isinstance(module, ProgramRuntime):
+        return ProgramInterpreter(module.program, _follow)
+    return Interpreter(module.module, _follow)
+
+
 def require_rows_apart(package: ModelPackage, runtime: Runtime) -> None:
-    """Check that a TorchScript file computes each row of the example alone, if rows are batched.
+    """Check that a file of torch computes each row of the example alone, if rows are batched.
 
     Raises:
         PackageError: the file may mix rows.
     """
     card = package.card
-    if card.batching == "none" or card.fixed_batch or not isinstance(runtime, TorchScriptRuntime):
+    if card.batching == "none" or card.fixed_batch or not isinstance(runtime, TorchRuntime):
         return
     rows = {name: tensor.array() for name, tensor in card.example.inputs.items()}
     if found := script_mixing(runtime, rows):

@@ -11,6 +11,7 @@ from typing import Annotated, Any, Literal, NamedTuple
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from models.card import MODEL_FILES, RuntimeName
 from models.external_weights import with_weights
 from models.importing import MAX_ONNX_BYTES, AddError, read_file
 from models.pictures import PictureSpec
@@ -24,13 +25,19 @@ _MAX_EXPORT_BYTES = 2**20
 
 
 @dataclass(frozen=True)
-class ScriptFile:
-    """A TorchScript file: its name for messages, and its content."""
+class TorchFile:
+    """A file of torch: its name for messages, its content, and the runtime that computes it."""
 
     file: str
     content: bytes
+    runtime: RuntimeName
     required: bool
     """Whether `add` refuses the network if the file differs; otherwise the file is left out."""
+
+    @property
+    def title(self) -> str:
+        """The kind of the file, for messages."""
+        return "TorchScript file" if self.runtime == "torchscript" else "file of torch.export"
 
 
 @dataclass(frozen=True)
@@ -73,7 +80,7 @@ class Source:
     Attributes:
         file: the name of the ONNX file, for messages.
         onnx: its content, with the weights.
-        torchscript: the same network as TorchScript.
+        torch: the same network as TorchScript, or as a program of torch.export.
         samples: rows of every input by name; None if none were given.
         samples_file: where they come from, for messages.
         records: what the network itself computes, if it was exported by us.
@@ -85,7 +92,7 @@ class Source:
 
     file: str
     onnx: bytes
-    torchscript: ScriptFile | None = None
+    torch: TorchFile | None = None
     samples: dict[str, NDArray[Any]] | None = None
     samples_file: Path = Path()
     records: Sequence[Record] = ()
@@ -121,8 +128,9 @@ def read_source(
     """
     network = _read_export(source) if (source / EXPORT_FILE).is_file() else _read_onnx(source)
     if torchscript:
-        script = ScriptFile(_shown(torchscript), read_file(torchscript), required=True)
-        network = replace(network, torchscript=script)
+        content = read_file(torchscript)
+        script = TorchFile(_shown(torchscript), content, "torchscript", required=True)
+        network = replace(network, torch=script)
     if sample:
         network = replace(network, samples=read_arrays(sample), samples_file=sample)
     return network
@@ -146,11 +154,11 @@ def _read_export(folder: Path) -> Source:
     while (samples := folder / f"samples-{len(records) + 1}.npz").is_file():
         answers = folder / f"answers-{len(records) + 1}.npz"
         records.append(Record(read_arrays(samples), read_arrays(answers)))
-    onnx, script = _read_onnx(folder / "model.onnx"), folder / "model.pt"
+    onnx = _read_onnx(folder / MODEL_FILES["onnx"])
     return Source(
         onnx.file,
         onnx.onnx,
-        ScriptFile(script.name, read_file(script), required=False) if script.is_file() else None,
+        _torch_file(folder),
         samples=dict(records[0].samples) if records else None,
         samples_file=Path("the sample"),
         records=records,
@@ -159,6 +167,16 @@ def _read_export(folder: Path) -> Source:
         notes=stated.notes,
         pictures=_read_pictures(folder, stated.picture) if stated.picture else None,
     )
+
+
+def _torch_file(folder: Path) -> TorchFile | None:
+    """Return the file of torch in an export, if there is one."""
+    runtimes: tuple[RuntimeName, ...] = ("torchscript", "pt2")
+    for runtime in runtimes:
+        file = folder / MODEL_FILES[runtime]
+        if file.is_file():
+            return TorchFile(file.name, read_file(file), runtime, required=False)
+    return None
 
 
 def _read_pictures(folder: Path, declared: DeclaredPicture) -> Pictures:

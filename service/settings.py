@@ -29,10 +29,10 @@ class Settings(BaseSettings):
         None,
         description="the model of requests to /invocations that name none; by default the only one",
     )
-    runtime: Literal["auto", "onnx", "torchscript"] = Field(
+    runtime: Literal["auto", "onnx", "torchscript", "pt2"] = Field(
         "auto",
-        description="auto times both for each model at start-up, and uses the faster; onnx if all "
-        "its batches are very short",
+        description="auto times those that each model has at start-up, and uses the fastest; onnx "
+        "if all its batches are very short; pt2 is torch.export",
     )
     device: str = Field(
         "auto",

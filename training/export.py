@@ -33,8 +33,9 @@ from models.loading import check_example
 from models.package import ModelPackage, require_writable, write_package
 from models.parity import check_parity
 from models.repository import ModelRepository
-from models.runtimes import Arrays, OnnxRuntime, Runtime, TorchScriptRuntime
+from models.runtimes import Arrays, OnnxRuntime, Runtime
 from models.subnormals import FlushToZero
+from models.torch_runtimes import TorchScriptRuntime
 from training import plots
 from training.datasets import Dataset, digits
 from training.runs import RunResult

@@ -14,7 +14,8 @@ import orjson
 from numpy.typing import NDArray
 
 from models.repository import ModelRepository
-from models.runtimes import OnnxRuntime, Runtime, TorchScriptRuntime
+from models.runtimes import OnnxRuntime, Runtime
+from models.torch_runtimes import TorchScriptRuntime
 from service.settings import ROOT
 
 PACKAGE = ModelRepository(ROOT / "models").get("mnist-mlp", "1")

@@ -1,4 +1,4 @@
-"""The door for `torch.nn.Module`: torch.export, ONNX by the dynamo exporter, TorchScript."""
+"""The door for `torch.nn.Module`: ONNX by the dynamo exporter, TorchScript or torch.export."""
 
 import inspect
 import io
@@ -16,6 +16,7 @@ from fitserve.torch_networks import (
     flat_module,
     onnx_of,
     positional_count,
+    program_file,
     record_of,
     schema_of,
     tensors_of,
@@ -67,16 +68,16 @@ def export(network: "nn.Module", samples: Sequence[Any], labels: Sequence[str]) 
         positional = positional_count(inspect.signature(network.forward), list(rows[0]))
         flat = flat_module(network, list(rows[0]), positional=positional)
         records = [record_of(flat, one) for one in rows]
-        onnx = _onnx(flat, rows, list(records[0].answers))
-        script = _torchscript(network, flat, rows[0])
-    notes = [script] if isinstance(script, str) else []
+        onnx, program = _onnx(flat, rows, list(records[0].answers))
+        script = _torchscript(network, flat, rows[0], traced=program is None)
     return Exported(
         onnx,
         records,
         f"{type(network).__name__} of torch {torch.__version__.partition('+')[0]}",
         torchscript=None if isinstance(script, str) else script,
+        program=program_file(program) if program and isinstance(script, str) else None,
         labels=labels,
-        notes=notes,
+        notes=[script] if program is None and isinstance(script, str) else [],
     )
 
 
@@ -125,8 +126,8 @@ def _evaluating(network: "nn.Module") -> Iterator[None]:
 
 def _onnx(
     flat: "nn.Module", rows: "Sequence[Mapping[str, Tensor]]", outputs: Sequence[str]
-) -> bytes:
-    """Return the module as ONNX: by torch.export, or traced where that fixes a size.
+) -> tuple[bytes, Any]:
+    """Return the module as ONNX and as a program of torch.export, or traced and None.
 
     torch.export fixes the length of a recurrent layer, which the older exporter leaves free. What
     is traced is compared with the network's own answers for every sample, as every export is.
@@ -139,8 +140,8 @@ def _onnx(
     except FixedSizeError as error:
         if len(rows) == 1:
             raise ExportError(str(error)) from error
-        return traced_onnx(flat, rows, outputs)
-    return onnx_of(program, list(rows[0]), outputs)
+        return traced_onnx(flat, rows, outputs), None
+    return onnx_of(program, list(rows[0]), outputs), program
 
 
 class FixedSizeError(ExportError):
@@ -191,12 +192,12 @@ def _require_any_batch(flat: "nn.Module", rows: "Mapping[str, Tensor]") -> None:
 
 
 def _torchscript(
-    network: "nn.Module", flat: "nn.Module", rows: "Mapping[str, Tensor]"
+    network: "nn.Module", flat: "nn.Module", rows: "Mapping[str, Tensor]", *, traced: bool
 ) -> bytes | str:
-    """Return the module as TorchScript: scripted, else traced. A text says why it is neither."""
+    """Return the module as TorchScript: scripted, else `traced`. A text says why it is neither."""
     import torch
 
-    for make in (_scripted, _traced):
+    for make in (_scripted, _traced) if traced else (_scripted,):
         try:
             stream = io.BytesIO()
             torch.jit.save(make(network, flat, rows), stream)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from fitserve.doors import is_of
 from fitserve.explain import explanation
 from fitserve.exported import Exported, ExportError
-from fitserve.torch_networks import flat_module, onnx_of, record_of, tensors_of
+from fitserve.torch_networks import flat_module, onnx_of, program_file, record_of, tensors_of
 
 if TYPE_CHECKING:
     from torch.export import ExportedProgram
@@ -60,4 +60,4 @@ def export(network: "ExportedProgram", samples: Sequence[Any], labels: Sequence[
     records = [record_of(flat, one) for one in rows]
     onnx = onnx_of(network, list(rows[0]), list(records[0].answers))
     origin = f"a program of torch.export, torch {torch.__version__.partition('+')[0]}"
-    return Exported(onnx, records, origin, labels=labels)
+    return Exported(onnx, records, origin, program=program_file(network), labels=labels)

@@ -20,12 +20,16 @@ from service.inference.warm_up import Bounds, Limit, Timings, budget_bytes, repe
 from service.memory import available_bytes
 from service.telemetry.logs import logger
 
-_LIBRARIES: Mapping[RuntimeName, str] = {"onnx": "onnxruntime", "torchscript": "torch"}
+_LIBRARIES: Mapping[RuntimeName, str] = {
+    "onnx": "onnxruntime",
+    "torchscript": "torch",
+    "pt2": "torch",
+}
 _MEMORY_SHARE = 8  # a batch takes an eighth of the available memory: other models need some too
 _ARENA_SHARE = 4  # for all computations that share the arena of a worker
 _CLEARLY_FASTER = 0.9  # of the time of the first runtime; less may be chance
 _SMALL_BYTES = 2**18  # of a file; larger networks take too long on one thread to be tried there
-_SHORT_SECONDS = 0.0002  # of a batch; TorchScript and more threads have nothing to gain
+_SHORT_SECONDS = 0.0002  # of a batch; torch and more threads have nothing to gain
 
 
 class NotTimedError(Exception):
@@ -129,7 +133,7 @@ def limit_memory(runtime: Literal["auto"] | RuntimeName, limit_bytes: int | None
         runtime: that of the settings; only the memory of ONNX Runtime can be limited.
         limit_bytes: of all such computations together; by default a share of the available memory.
     """
-    if runtime != "torchscript" and find_spec(_LIBRARIES["onnx"]) is not None:
+    if runtime in ("auto", "onnx") and find_spec(_LIBRARIES["onnx"]) is not None:
         available = available_bytes()
         limit_arena(limit_bytes or round(budget_bytes(available, _ARENA_SHARE)))
 
@@ -177,7 +181,7 @@ def place(
         if runtime in ("auto", name) and find_spec(_LIBRARIES[name]) is not None
     ]
     if "onnx" in candidates and device == "cpu" and package.card.has_free_dimensions:
-        candidates = ["onnx"]  # the memory of TorchScript's computations cannot be limited
+        candidates = ["onnx"]  # the memory of torch's computations cannot be limited
     if not candidates:
         raise PackageError(
             package.label,
@@ -258,8 +262,8 @@ def _recorded(
 def _single_threaded(package: ModelPackage, bounds: Bounds) -> tuple[Placement, Timings] | None:
     """Return ONNX Runtime on one thread, and its timings, if all its batches are within the bounds.
 
-    Then every batch is computed on the event loop, and other threads are never used. TorchScript is
-    not tried: its calls take longer.
+    Then every batch is computed on the event loop, and other threads are never used. torch is not
+    tried: its calls take longer.
     """
     if package.card.files[MODEL_FILES["onnx"]].bytes > _SMALL_BYTES:
         return None

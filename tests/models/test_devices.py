@@ -15,7 +15,7 @@ from fake_cuda import fake_onnx_cuda, fake_torch_cuda
 from onnxruntime.capi import onnxruntime_pybind11_state
 from stub_driver import write_stub_driver
 
-from models import onnx_library, runtimes
+from models import onnx_library, runtimes, torch_runtimes
 from models.card import MODEL_FILES, RuntimeName
 from models.devices import (
     DeviceError,
@@ -179,7 +179,7 @@ def test_torch_disables_reduced_precision_on_a_gpu(
         (torch.backends.cuda.matmul, "allow_bf16_reduced_precision_reduction"),
     )
     before = [getattr(owner, name) for owner, name in precise]
-    monkeypatch.setattr(runtimes, "torch_problem", lambda device: "")
+    monkeypatch.setattr(torch_runtimes, "torch_problem", lambda device: "")
     monkeypatch.setattr(torch.jit, "load", lambda content, map_location: torch.nn.Identity())
     try:
         for owner, name in precise:

@@ -67,8 +67,10 @@ def test_every_number_of_the_card_is_in_its_row(row: list[str], page: str) -> No
 def test_the_page_has_size_and_digest_of_every_other_file(blot: ModelPackage, page: str) -> None:
     files = {name: file for name, file in blot.card.files.items() if name != "README.md"}
     assert len(files) == 3
+    contents = {"model.onnx": "operators of ONNX", "model.pt": "code, which runs when it is loaded"}
     for name, file in files.items():
-        assert [name, f"{file.bytes:,}", f"`{file.sha256}`"] in rows(page)
+        holds = contents.get(name, "")
+        assert [name, holds, f"{file.bytes:,}", f"`{file.sha256}`"] in rows(page)
 
 
 def test_the_page_shows_the_plots_of_the_package(blot: ModelPackage, page: str) -> None:

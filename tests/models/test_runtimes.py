@@ -25,7 +25,8 @@ from models.devices import DeviceError
 from models.loading import open_runtime
 from models.package import ModelPackage, PackageError
 from models.repository import ModelRepository
-from models.runtimes import OnnxRuntime, TorchScriptRuntime
+from models.runtimes import OnnxRuntime
+from models.torch_runtimes import TorchScriptRuntime
 
 RUNTIMES: tuple[RuntimeName, ...] = ("onnx", "torchscript")
 REPOSITORY_ROOT = Path(__file__).parents[2]
@@ -209,7 +210,7 @@ def test_an_onnx_graph_that_differs_from_the_card_is_refused_with_the_reason(
         (lambda: Bend().double(), "recorded prediction fails on cpu .*dtype"),
         (_OtherDatatype, r"y .* is float64 \[2, 1\]; the card says float32 \[2, 1\]"),
         (_OtherShape, r"y .* is float32 \[2\]; the card says float32 \[2, 1\]"),
-        (_TwoOutputs, "fails on cpu .*the module gives 2 outputs, not 1"),
+        (_TwoOutputs, "fails on cpu .*the network gives 2 outputs, not 1"),
         (lambda: nn.Sequential(nn.Linear(1, 1)), "arguments are input; the card says x"),
         (_NotANumber, "y differs from the recorded prediction by inf, more than 0.001"),
     ],

@@ -17,8 +17,8 @@ from models.card import ModelCard
 from models.command_line import main
 from models.package import ModelPackage
 from models.repository import ModelRepository
-from models.runtimes import TorchScriptRuntime
 from models.script_mixing import script_mixing
+from models.torch_runtimes import TorchScriptRuntime
 
 pytestmark = pytest.mark.usefixtures("one_trial_of_each_graph")
 
@@ -90,7 +90,7 @@ def test_the_command_says_why_a_module_is_left_out(
     options = ["--torchscript", str(tmp_path / "model.pt"), "--repository", str(tmp_path / "all")]
     assert main(["add", "net", "--onnx", str(file), *options]) == 0
     (line,) = (
-        line for line in capsys.readouterr().out.splitlines() if line.startswith("  torchscript: ")
+        line for line in capsys.readouterr().out.splitlines() if line.startswith("  torch: ")
     )
     assert "is left out" in line
     assert operator in line

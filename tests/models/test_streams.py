@@ -14,7 +14,8 @@ from fake_cuda import FakeStreams, fake_onnx_cuda, fake_torch_streams
 
 from models.loading import open_runtime
 from models.package import ModelPackage
-from models.runtimes import Runtime, TorchScriptRuntime
+from models.runtimes import Runtime
+from models.torch_runtimes import TorchScriptRuntime
 from service.batching.batch import InferenceResponse
 from service.batching.batcher import MicroBatcher
 from service.errors import ModelFaultError

@@ -10,7 +10,7 @@ import onnxruntime
 import pytest
 import torch
 
-from models import devices, runtimes
+from models import devices, runtimes, torch_runtimes
 
 Fault = Callable[[int], Exception | None]
 """The error of a batch with this number of rows, if any."""
@@ -164,7 +164,7 @@ def fake_torch_streams(monkeypatch: pytest.MonkeyPatch) -> FakeStreams:
 
     freeze = torch.jit.freeze
     monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", False)  # it stays set
-    monkeypatch.setattr(runtimes, "torch_problem", lambda device: "")
+    monkeypatch.setattr(torch_runtimes, "torch_problem", lambda device: "")
     monkeypatch.setattr(torch.jit, "load", lambda content, map_location: load(content))
     monkeypatch.setattr(torch.jit, "freeze", lambda module: Module(freeze(module)))
     monkeypatch.setattr(torch, "from_numpy", Host)

@@ -10,7 +10,8 @@ from small_packages import onnx_file, torchscript
 from torch import Tensor, nn
 
 from models.card import RuntimeName
-from models.runtimes import OnnxRuntime, Runtime, TorchScriptRuntime
+from models.runtimes import OnnxRuntime, Runtime
+from models.torch_runtimes import TorchScriptRuntime
 
 WIDTH = 512
 ARCTANGENTS = 16

@@ -16,13 +16,22 @@ EXTENSIONS = (
     "statistics",
 )
 
-_PLATFORMS: dict[RuntimeName, str] = {"onnx": "onnx_onnxv1", "torchscript": "pytorch_torchscript"}
+_PLATFORMS: dict[RuntimeName, str] = {
+    "onnx": "onnx_onnxv1",
+    "torchscript": "pytorch_torchscript",
+    "pt2": "pytorch_pt2",
+}
 """The protocol's names of the platforms."""
 _TRITON_PLATFORMS: dict[RuntimeName, str] = {
     "onnx": "onnxruntime_onnx",
     "torchscript": "pytorch_libtorch",
+    "pt2": "pytorch_pt2",
 }
-_BACKENDS: dict[RuntimeName, str] = {"onnx": "onnxruntime", "torchscript": "pytorch"}
+_BACKENDS: dict[RuntimeName, str] = {
+    "onnx": "onnxruntime",
+    "torchscript": "pytorch",
+    "pt2": "pytorch",
+}
 
 
 def server_metadata() -> dict[str, Any]:
