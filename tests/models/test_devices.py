@@ -185,7 +185,7 @@ def test_torch_disables_reduced_precision_on_a_gpu(
         for owner, name in precise:
             setattr(owner, name, True)
         with pytest.raises(RuntimeError):  # an Identity is not a scripted module
-            runtimes.TorchScriptRuntime(b"", "cuda:0", outputs=["y"])
+            torch_runtimes.TorchScriptRuntime(b"", "cuda:0", outputs=["y"])
         assert [getattr(where, name) for where, name in precise] == [False] * 4
     finally:
         for (owner, name), value in zip(precise, before, strict=True):
