@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from models.batch_axes import ROWS_FIRST, BatchAxes
 from models.importing import AddError
 from models.onnx_library import load_onnxruntime
 from models.runtimes import Arrays
@@ -252,17 +253,23 @@ class Observer:
             self._names = [name for node in self._nodes for name in node.outputs if name]
             self._session = open_session(model, self._names)
 
-    def observe(self, rows: Arrays) -> ObservedGraph:
+    def observe(self, rows: Arrays, axes: BatchAxes = ROWS_FIRST) -> ObservedGraph:
         """Compute every value for the first rows, repeated if there are too few.
+
+        Args:
+            rows: inputs with the rows first.
+            axes: the axes of the batch in the graph.
 
         Raises:
             UnreadableGraphError: the graph cannot compute these rows.
         """
         batches = [
-            {
-                name: without_subnormals(np.resize(array, (count, *array.shape[1:])))
-                for name, array in rows.items()
-            }
+            axes.inputs_of_network(
+                {
+                    name: without_subnormals(np.resize(array, (count, *array.shape[1:])))
+                    for name, array in rows.items()
+                }
+            )
             for count in COUNTS
         ]
         with _readable(), FlushToZero():
@@ -388,7 +395,7 @@ def _node(node: "onnx.NodeProto") -> Node:
         inputs=tuple(node.input),
         outputs=tuple(node.output),
         attributes=attributes,
-        inner=frozenset(_taken(graphs)) if graphs else None,
+        inner=frozenset(taken_names(graphs)) if graphs else None,
     )
 
 
@@ -400,13 +407,13 @@ def inner_graphs(node: "onnx.NodeProto") -> Iterable["onnx.GraphProto"]:
         yield from attribute.graphs
 
 
-def _taken(graphs: Iterable["onnx.GraphProto"]) -> Iterable[str]:
+def taken_names(graphs: Iterable["onnx.GraphProto"]) -> Iterable[str]:
     """Return all names that the nodes of these graphs use."""
     for graph in graphs:
         yield from (value.name for value in graph.output)
         for node in graph.node:
             yield from node.input
-            yield from _taken(inner_graphs(node))
+            yield from taken_names(inner_graphs(node))
 
 
 def open_session(model: "onnx.ModelProto", names: Sequence[str]) -> Any:
