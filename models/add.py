@@ -441,6 +441,8 @@ def _batching(
         shapes = ", ".join(f"{list(array.shape[1:])} of {name}" for name, array in rows.items())
         limits.append(f"Rows of {shapes} are not batched: {reason}.")
     shapes_of = [{name: array.shape[1:] for name, array in rows.items()} for rows in proof.batched]
+    if not decided:
+        shapes_of = [one for at, one in enumerate(shapes_of) if one not in shapes_of[:at]]
     values_of: tuple[dict[str, RecordedTensor], ...] = ()
     if decided:
         specs = [spec for spec in card.inputs if spec.batch_axis is None]

@@ -12,11 +12,11 @@ from collections.abc import Sequence, Set
 import numpy as np
 
 from models.batch_axes import ROWS_FIRST, BatchAxes
+from models.branches import BranchObserver
 from models.graph import (
     MORE,
     Node,
     ObservedGraph,
-    Observer,
     UnreadableGraphError,
     Value,
     attribute_numbers,
@@ -73,7 +73,7 @@ def row_mixing(
         AddError: the package `onnx` is not installed.
     """
     try:
-        observer = Observer(content)
+        observer = BranchObserver(content)
     except UnreadableGraphError as error:
         return [_unreadable(error)] * len(sizes)
     reasons: dict[int, str | None] = {}
@@ -115,6 +115,9 @@ def mixing(graph: ObservedGraph, axes: BatchAxes = ROWS_FIRST) -> str | None:
             return f"{node.kind} ({node.name}) {error}"
         except (ArithmeticError, LookupError, TypeError, ValueError):
             return f"{node.kind} ({node.name}) cannot be followed"
+    for name in graph.decided:
+        if not follower.holds(name, None):
+            return f"a branch is taken by {name}, which depends on the rows"
     for name in graph.outputs:
         if not follower.holds(name, axes.outputs.get(name, 0)):
             return f"the output {name} does not hold one row for each row"

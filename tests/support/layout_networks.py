@@ -219,7 +219,8 @@ NETWORKS: Mapping[str, Network] = {
         THRESHOLD, _shared("t", np.array([0.25, -0.5, 1], np.float32)), {"x": 0, "t": None, "y": 0}
     ),
     "branch": Network(
-        BRANCH, _shared("rate", np.array([8000, 16000])), {"x": 0, "rate": None, "y": 0}, "none"
+        BRANCH, _shared("rate", np.array([8000, 16000])), {"x": 0, "rate": None, "y": 0},
+        options=("--shared", "rate=8000,16000"),
     ),
     "repeated": Network(
         REPEATED, _shared("times", np.array([[1], [2], [3]])), {"x": 0, "times": None, "y": 0},
