@@ -31,7 +31,8 @@ from models.half_precision import computes_in_half
 from models.importing import AddError, ForeignGraph, open_graph, open_module
 from models.indices import index_ranges
 from models.labels import require_agreement
-from models.layouts import LayoutSearch, Stated, shared_values, with_rows_first, with_values
+from models.layout_rows import shared_values, with_rows_first, with_values
+from models.layouts import LayoutSearch
 from models.max_length import MaxLength, Sizes, at_sizes, given_sizes, largest_sizes, within
 from models.package import ModelPackage, require_writable, write_package
 from models.padding_proof import (
@@ -65,6 +66,7 @@ from models.script_mixing import script_mixing
 from models.shared_values import values_matter
 from models.sources import Source, TorchFile, read_source
 from models.specs import input_specs, output_specs
+from models.stated_batch import Stated
 from models.torch_runtimes import TorchRuntime
 from models.trial_sizes import require_safe
 

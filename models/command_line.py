@@ -21,7 +21,6 @@ from models.child_process import run_in_child
 from models.exporting import as_files
 from models.importing import AddError
 from models.interrupts import INTERRUPTED
-from models.layouts import Stated, parse_batch_axis, parse_shared
 from models.loading import open_runtime
 from models.max_length import parse_max_length
 from models.package import ModelPackage, PackageError
@@ -32,6 +31,7 @@ from models.readme import batching_note, headline, largest_note, layout_note, re
 from models.repository import ModelRepository, RepositoryError, default_repository
 from models.runtimes import one_line
 from models.script_mixing import require_rows_apart
+from models.stated_batch import Stated, parse_batch_axis, parse_shared
 from models.text import escaped
 
 BROKEN_PIPE = 141

@@ -6,24 +6,23 @@ and whose rows are those that are computed alone, is the axis of the batch. `--b
 served without batching: each request is one computation.
 """
 
-from argparse import ArgumentTypeError
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from itertools import islice, product
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
-from numpy.typing import NDArray
 
 from models.batch_axes import Axes, BatchAxes
 from models.graph import all_nodes
 from models.importing import AddError, ForeignGraph, RowsFirstGraph
+from models.layout_rows import sample_rows, shared_values
 from models.parity import agree
 from models.ranges import InputRange, with_ranges
 from models.runtimes import Arrays, DeclaredTensor, OnnxRuntime
 from models.samples import Samples, random_samples
-from models.sources import Record, Source
 from models.specs import input_specs
+from models.stated_batch import Stated, require_known
 from models.trial_sizes import require_safe
 
 if TYPE_CHECKING:
@@ -40,49 +39,6 @@ NO_ROWS = "the output {} does not have one row for each row of the inputs"
 
 
 @dataclass(frozen=True)
-class Stated:
-    """What the options say of the batch.
-
-    Attributes:
-        axes: the axis of the batch of some inputs.
-        shared: the inputs that the rows share, with values that batching is to be proved for.
-        no_batch: whether the network has no batch.
-    """
-
-    axes: Mapping[str, int] = field(default_factory=dict)
-    shared: Mapping[str, Sequence[float]] = field(default_factory=dict)
-    no_batch: bool = False
-
-
-def parse_batch_axis(text: str) -> tuple[str, int]:
-    """Parse `state=1`.
-
-    Raises:
-        ArgumentTypeError: the text has another form.
-    """
-    name, _, axis = text.rpartition("=")
-    if not (name and axis.isascii() and axis.isdigit()):
-        raise ArgumentTypeError(f"{text!r} must be INPUT=AXIS, as state=1")
-    return name, int(axis)
-
-
-def parse_shared(text: str) -> tuple[str, tuple[float, ...]]:
-    """Parse `rate`, or `rate=8000,16000`.
-
-    Raises:
-        ArgumentTypeError: the text has another form.
-    """
-    name, _, values = text.partition("=")
-    try:
-        parsed = tuple(float(value) for value in values.split(",")) if values else ()
-    except ValueError:
-        name, parsed = "", ()
-    if not name or not np.isfinite(parsed).all():
-        raise ArgumentTypeError(f"{text!r} must be INPUT or INPUT=VALUE,…, as rate=8000,16000")
-    return name, parsed
-
-
-@dataclass(frozen=True)
 class _Tried:
     """The outputs of some rows, alone and together, with the rows first if they have any."""
 
@@ -91,24 +47,6 @@ class _Tried:
     """Whether each row is the same in any batch."""
     unlike: str
     """The first output that does not have one row for each row; else empty."""
-
-
-def _require_known(inputs: Sequence[DeclaredTensor], stated: Stated) -> None:
-    shapes = {tensor.name: tensor.shape for tensor in inputs}
-    for option, names in (("--batch-axis", stated.axes), ("--shared", stated.shared)):
-        if unknown := set(names).difference(shapes):
-            raise AddError(
-                f"{option} names {min(unknown)!r}, and the inputs are {', '.join(shapes)}"
-            )
-    if both := set(stated.axes).intersection(stated.shared):
-        raise AddError(f"--batch-axis and --shared both name {min(both)!r}: give one of them")
-    if stated.no_batch and (stated.axes or stated.shared):
-        raise AddError("--no-batch excludes --batch-axis and --shared: omit them")
-    for name, axis in stated.axes.items():
-        if shapes[name] and axis >= len(shapes[name]):
-            raise AddError(
-                f"--batch-axis {name}={axis}: the input has the axes 0 to {len(shapes[name]) - 1}"
-            )
 
 
 def _scalars(model: "onnx.ModelProto") -> frozenset[str]:
@@ -150,7 +88,7 @@ class LayoutSearch:
         ranges: Sequence[InputRange],
         stated: Stated,
     ) -> None:
-        _require_known(network.inputs, stated)
+        require_known(network.inputs, stated)
         self._file = file
         self._network = network
         self._content = content
@@ -397,101 +335,3 @@ def _growing(shapes: Sequence[tuple[int, ...]]) -> int | None:
         if list(shapes) == wanted:
             return axis
     return None
-
-
-# Samples
-
-
-def sample_rows(file: str, graph: ForeignGraph, arrays: Arrays) -> dict[str, NDArray[Any]]:
-    """Return a sample with the rows first.
-
-    Args:
-        file: the name of the sample, for errors.
-        graph: the graph.
-        arrays: the sample: each tensor as the network takes it, with any number of rows. Of a
-            tensor without rows, a further axis in front holds several such tensors.
-
-    Raises:
-        AddError: the names of the arrays are not those of the inputs, or an array has too few axes.
-    """
-    if graph.axes.is_rows_first or set(arrays) != set(graph.axes.inputs):
-        return dict(arrays)
-    return _with_rows_first(
-        file, arrays, graph.axes.inputs, {one.name: one.shape for one in graph.network.inputs}
-    )
-
-
-def with_rows_first(graph: ForeignGraph, source: Source) -> Source:
-    """Return the source with the rows first in its samples and records.
-
-    Raises:
-        AddError: as `sample_rows`.
-    """
-    if graph.axes.is_rows_first:
-        return source
-    file, samples = str(source.samples_file), source.samples
-    return replace(
-        source,
-        samples=None if samples is None else sample_rows(file, graph, samples),
-        records=[_record_rows(graph, record) for record in source.records],
-    )
-
-
-def _record_rows(graph: ForeignGraph, record: Record) -> Record:
-    known = {name: array for name, array in record.answers.items() if name in graph.axes.outputs}
-    shapes = {one.name: one.shape for one in graph.network.outputs}
-    answers = _with_rows_first("the export", known, graph.axes.outputs, shapes)
-    return Record(sample_rows("the export", graph, record.samples), {**record.answers, **answers})
-
-
-def _with_rows_first(
-    file: str,
-    arrays: Arrays,
-    axes: Axes,
-    shapes: Mapping[str, Sequence[object]],
-) -> dict[str, NDArray[Any]]:
-    rows: dict[str, NDArray[Any]] = {}
-    single: dict[str, NDArray[Any]] = {}
-    for name, array in arrays.items():
-        axis, rank = axes[name], len(shapes[name])  # of the shape with the rows first
-        if axis is None:
-            if array.ndim == rank:
-                rows[name] = array
-            else:
-                single[name] = array
-        elif array.ndim <= axis:
-            raise AddError(
-                f"{file}: {name} is {list(array.shape)}, and its rows are on axis {axis}: give "
-                "each input as the network takes it"
-            )
-        else:
-            rows[name] = np.moveaxis(array, axis, 0)
-    count = max((len(array) for array in rows.values()), default=1)
-    repeated = {
-        name: np.broadcast_to(array, (count, *array.shape)) for name, array in single.items()
-    }
-    return {name: (rows | repeated)[name] for name in arrays}
-
-
-def shared_values(graph: ForeignGraph, stated: Stated) -> Mapping[str, Sequence[float]]:
-    """Return the inputs that the rows share, with the values that the options state for them."""
-    return {name: stated.shared.get(name, ()) for name in graph.axes.shared}
-
-
-def with_values(
-    graph: ForeignGraph, few: Arrays, others: Sequence[Arrays], stated: Stated
-) -> list[dict[str, NDArray[Any]]]:
-    """Return the rows of every size with each further value of the shared inputs, if computable."""
-    found: list[dict[str, NDArray[Any]]] = []
-    for name, values in shared_values(graph, stated).items():
-        for value in values:
-            for rows in (few, *others):
-                if np.all(rows[name] == value):
-                    continue
-                changed = {**rows, name: np.full_like(rows[name], value)}
-                try:
-                    graph.network(_cut(changed, 0, 1))
-                except Exception:  # noqa: BLE001, S112 - it does not take the value at this size
-                    continue
-                found.append(changed)
-    return found

@@ -180,6 +180,12 @@ def given_samples(
             raise AddError(f"{path}: {spec.name} holds infinity or NaN: give finite numbers")
         rows[spec.name] = _converted(path, spec, array)
     check_samples(rows, inputs, str(path))
+    for name in shared:
+        if not np.array_equal(rows[name][1:], rows[name][:-1]):
+            raise AddError(
+                f"{path}: it holds several values of {name}, which the rows share: give one value, "
+                f"and further ones with --shared {name}=VALUE,…"
+            )
     counts = {len(array) for array in rows.values()}
     if len(counts) > 1 or min(counts) < (1 if fixed_batch == 1 else 2):
         found = ", ".join(f"{len(array)} rows of {name}" for name, array in rows.items())

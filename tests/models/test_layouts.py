@@ -14,6 +14,7 @@ from layout_networks import (
     FEATURES,
     NETWORKS,
     PICTURE,
+    REPEATED,
     THRESHOLD,
     Arrays,
     detector,
@@ -114,6 +115,7 @@ def test_options_overrule_what_is_found(tmp_path: Path) -> None:
     ("content", "options", "message"),
     [
         (THRESHOLD, ["--shared", "z"], "--shared names 'z', and the inputs are x, t"),
+        (REPEATED, ["--shared", "times=0.5"], "--shared times=0.5 is no INT64: give such a value"),
         (COLUMNS, ["--batch-axis", "x=2"], "--batch-axis x=2: the input has the axes 0 to 1"),
         (COLUMNS, ["--batch-axis", "x=0"], "it has no batch as --batch-axis and --shared say"),
         (COLUMNS, ["--batch-axis", "x=0", "--shared", "x"], "both name 'x': give one of them"),
@@ -150,6 +152,18 @@ def test_a_sample_has_the_layout_of_the_network(tmp_path: Path) -> None:
     assert added(tmp_path, PICTURE, "--sample", str(sample)) == 0
     recorded = ModelRepository(tmp_path).get("net").card.example.inputs["x"].array()
     np.testing.assert_array_equal(recorded, picture)
+
+
+def test_a_sample_has_one_value_of_what_rows_share(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    sample = tmp_path / "sample.npz"
+    x = np.zeros((2, FEATURES), np.float32)
+    np.savez(sample, x=x, t=np.float32(0.5))
+    assert added(tmp_path, THRESHOLD, "--sample", str(sample)) == 0
+    np.savez(sample, x=x, t=np.float32([0.5, 1]))
+    assert added(tmp_path, THRESHOLD, "--sample", str(sample)) == 1
+    assert "it holds several values of t, which the rows share" in capsys.readouterr().err
 
 
 def test_a_detector_that_finds_nothing_in_its_sample_is_added(tmp_path: Path) -> None:
