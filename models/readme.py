@@ -68,7 +68,11 @@ def layout_note(card: ModelCard) -> str:
         if spec.batch_axis is not None
     ]
     notes += [f"{name} is shared" for name in card.axes.shared]
-    notes += [f"{spec.name} is of all" for spec in card.outputs if spec.batch_axis is None]
+    notes += [
+        f"{spec.name} is one for the whole request"
+        for spec in card.outputs
+        if spec.batch_axis is None
+    ]
     return "; ".join(notes)
 
 
