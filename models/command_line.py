@@ -27,10 +27,11 @@ from models.package import ModelPackage, PackageError
 from models.padding_proof import parse_pad
 from models.progress import Progress
 from models.ranges import parse_range
-from models.readme import batching_note, headline, largest_note, render_page
+from models.readme import batching_note, headline, largest_note, layout_note, render_page
 from models.repository import ModelRepository, RepositoryError, default_repository
 from models.runtimes import one_line
 from models.script_mixing import require_rows_apart
+from models.stated_batch import Stated, parse_batch_axis, parse_shared
 from models.text import escaped
 
 BROKEN_PIPE = 141
@@ -204,6 +205,20 @@ def _parser() -> argparse.ArgumentParser:
         help="an input that tells which places of a row are real; it is padded with 0",
     )  # fmt: skip
     added.add_argument(
+        "--batch-axis", action="append", type=parse_batch_axis, default=[], metavar="INPUT=AXIS",
+        dest="batch_axes",
+        help="the axis of the batch in an input, as state=1 (default: found by trying)",
+    )  # fmt: skip
+    added.add_argument(
+        "--shared", action="append", type=parse_shared, default=[], metavar="INPUT[=VALUE,...]",
+        help="an input without a batch, as a sampling rate: only requests with equal values are "
+        "batched, which is proved for these VALUEs too (default: found by trying)",
+    )  # fmt: skip
+    added.add_argument(
+        "--no-batch", action="store_true",
+        help="the network has no batch: each request is one computation",
+    )  # fmt: skip
+    added.add_argument(
         "--label", nargs="+", action="extend", default=[], metavar="CLASS", dest="labels",
         help="the classes, in the order of the output's columns",
     )  # fmt: skip
@@ -252,6 +267,7 @@ def _add(repository: ModelRepository, options: argparse.Namespace) -> int:
             max_lengths=options.max_lengths,
             pads=options.pads,
             masks=options.masks,
+            batch=Stated(dict(options.batch_axes), dict(options.shared), options.no_batch),
             task=options.task,
             summary=options.summary,
             intended_use=options.intended_use,
@@ -264,6 +280,8 @@ def _add(repository: ModelRepository, options: argparse.Namespace) -> int:
         for spec in specs:
             values = f", {spec.range}" if spec.enforced else ""
             _say(f"  {kind}  {spec.name}  {spec.to_text()}{values}")
+    if layout := layout_note(package.card):
+        _say(f"  batch: {layout}")
     rows = max(record.samples for record in package.card.parity)
     _say(f"  checks: {rows} rows, alone and in batches")
     if maxima := largest_note(package.card):

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from models.batch_axes import ROWS_FIRST, BatchAxes
 from models.importing import AddError
 from models.onnx_library import load_onnxruntime
 from models.runtimes import Arrays
@@ -94,6 +95,8 @@ class ObservedGraph:
     """The opset of ONNX's own operators."""
     size: int = 0
     """The size of all values without the constants for `MORE` rows, in bytes."""
+    decided: frozenset[str] = frozenset()
+    """The conditions of the branches whose nodes are in their place."""
 
 
 def load(content: bytes) -> "onnx.ModelProto":
@@ -223,18 +226,18 @@ class Observer:
     """Computes every value of a graph for rows of several sizes.
 
     Args:
-        content: the ONNX file, which ONNX Runtime loads.
+        model: the file, as `parse` returns it.
+        decided: the conditions of the branches whose nodes are in their place.
 
     Raises:
-        AddError: the package `onnx` is not installed.
         UnreadableGraphError: the graph cannot be computed in this way, or is ambiguous.
     """
 
-    def __init__(self, content: bytes) -> None:
-        with _readable():
-            model = parse(content)
+    def __init__(self, model: "onnx.ModelProto", decided: Iterable[str] = ()) -> None:
+        self.model = model
+        self._decided = frozenset(decided)
+        with readable():
             _require_one_meaning(model)
-            _require_determined(model.graph)
             self._stated = _stated_shapes(model.graph)
             self._constants = {
                 tensor.name: _value([constant_array(tensor)] * len(COUNTS))
@@ -252,20 +255,36 @@ class Observer:
             self._names = [name for node in self._nodes for name in node.outputs if name]
             self._session = open_session(model, self._names)
 
-    def observe(self, rows: Arrays) -> ObservedGraph:
+    def require_followed(self) -> None:
+        """Check that the graphs inside the nodes are known to compute the same each time.
+
+        Raises:
+            UnreadableGraphError: they are not.
+        """
+        with readable():
+            _require_determined(self.model.graph)
+            _require_unstated(self.model.graph)
+
+    def observe(self, rows: Arrays, axes: BatchAxes = ROWS_FIRST) -> ObservedGraph:
         """Compute every value for the first rows, repeated if there are too few.
+
+        Args:
+            rows: inputs with the rows first.
+            axes: the axes of the batch in the graph.
 
         Raises:
             UnreadableGraphError: the graph cannot compute these rows.
         """
         batches = [
-            {
-                name: without_subnormals(np.resize(array, (count, *array.shape[1:])))
-                for name, array in rows.items()
-            }
+            axes.inputs_of_network(
+                {
+                    name: without_subnormals(np.resize(array, (count, *array.shape[1:])))
+                    for name, array in rows.items()
+                }
+            )
             for count in COUNTS
         ]
-        with _readable(), FlushToZero():
+        with readable(), FlushToZero():
             computed = [self._session.run(self._names, batch) for batch in batches]
         for outputs, batch in zip(computed, batches, strict=True):
             _require_shapes(self._stated, dict(zip(self._names, outputs, strict=True)) | batch)
@@ -278,11 +297,13 @@ class Observer:
         }
         size = sum(math.prod(value.shapes[-1]) * value.dtype.itemsize for value in values.values())
         values |= self._constants
-        return ObservedGraph(self._inputs, self._outputs, self._nodes, values, self._opset, size)
+        return ObservedGraph(
+            self._inputs, self._outputs, self._nodes, values, self._opset, size, self._decided
+        )
 
 
 @contextmanager
-def _readable() -> Iterator[None]:
+def readable() -> Iterator[None]:
     """Raise `UnreadableGraphError` for every error in the block."""
     try:
         yield
@@ -310,23 +331,23 @@ def _require_one_meaning(model: "onnx.ModelProto") -> None:
 
 
 def _stated_shapes(graph: "onnx.GraphProto") -> list[tuple[str, list[int | str]]]:
-    """Return the shapes that the file states; ONNX Runtime relies on them when it optimizes.
+    """Return the shapes that the file states; ONNX Runtime relies on them when it optimizes."""
+    return [
+        (value.name, [_stated_size(size) for size in value.type.tensor_type.shape.dim])
+        for value in (*graph.value_info, *graph.input, *graph.output)
+        if value.type.tensor_type.HasField("shape")
+    ]
 
-    Raises:
-        UnreadableGraphError: an inner graph states shapes, which cannot be checked.
-    """
+
+def _require_unstated(graph: "onnx.GraphProto") -> None:
+    """Check that no inner graph states shapes, which cannot be checked."""
     for node in graph.node:
         for inner in inner_graphs(node):
             if any(
                 value.type.tensor_type.shape.dim for value in (*inner.value_info, *inner.output)
             ):
                 raise UnreadableGraphError("a graph inside it states shapes")
-            _stated_shapes(inner)
-    return [
-        (value.name, [_stated_size(size) for size in value.type.tensor_type.shape.dim])
-        for value in (*graph.value_info, *graph.input, *graph.output)
-        if value.type.tensor_type.HasField("shape")
-    ]
+            _require_unstated(inner)
 
 
 def _stated_size(size: "onnx.TensorShapeProto.Dimension") -> int | str:
@@ -388,7 +409,7 @@ def _node(node: "onnx.NodeProto") -> Node:
         inputs=tuple(node.input),
         outputs=tuple(node.output),
         attributes=attributes,
-        inner=frozenset(_taken(graphs)) if graphs else None,
+        inner=frozenset(taken_names(graphs)) if graphs else None,
     )
 
 
@@ -400,13 +421,13 @@ def inner_graphs(node: "onnx.NodeProto") -> Iterable["onnx.GraphProto"]:
         yield from attribute.graphs
 
 
-def _taken(graphs: Iterable["onnx.GraphProto"]) -> Iterable[str]:
+def taken_names(graphs: Iterable["onnx.GraphProto"]) -> Iterable[str]:
     """Return all names that the nodes of these graphs use."""
     for graph in graphs:
         yield from (value.name for value in graph.output)
         for node in graph.node:
             yield from node.input
-            yield from _taken(inner_graphs(node))
+            yield from taken_names(inner_graphs(node))
 
 
 def open_session(model: "onnx.ModelProto", names: Sequence[str]) -> Any:
@@ -414,18 +435,18 @@ def open_session(model: "onnx.ModelProto", names: Sequence[str]) -> Any:
     import onnx
 
     onnxruntime = load_onnxruntime()
-    stated = {value.name for value in model.graph.output}
+    count, stated = len(model.graph.output), {value.name for value in model.graph.output}
     model.graph.output.extend(
         onnx.ValueInfoProto(name=name) for name in names if name not in stated
     )
+    content = model.SerializeToString()
+    del model.graph.output[count:]
     options = onnxruntime.SessionOptions()
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
     options.log_severity_level = 4
     options.add_session_config_entry("session.set_denormal_as_zero", "1")  # as `OnnxRuntime`
     with FlushToZero():
-        return onnxruntime.InferenceSession(
-            model.SerializeToString(), options, providers=["CPUExecutionProvider"]
-        )
+        return onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
 
 
 def _value(arrays: Sequence[NDArray[Any]]) -> Value:

@@ -5,10 +5,13 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+from models.batch_axes import Axes, BatchAxes
 from models.card import NUMPY_DTYPES, Datatype, ModelCard, RuntimeName
 from models.file_kinds import advice
 from models.files import FileError, open_file, read_all
+from models.rows_first import RowsFirst
 from models.runtimes import (
     DeclaredTensor,
     OnnxRuntime,
@@ -24,14 +27,51 @@ class AddError(Exception):
     """A network that cannot become a package. The message is one sentence with advice."""
 
 
+class RowsFirstGraph(RowsFirst):
+    """An ONNX graph of another layout as one with the rows first."""
+
+    def __init__(self, graph: OnnxRuntime, axes: BatchAxes) -> None:
+        super().__init__(graph, axes)
+        self.producer = graph.producer
+        self.mismatch = graph.mismatch
+        self.inputs = tuple(_rows_first(one, axes.inputs, axes) for one in graph.inputs)
+        self.outputs = tuple(_rows_first(one, axes.outputs, axes) for one in graph.outputs)
+
+
+def _rows_first(tensor: DeclaredTensor, named: Axes, axes: BatchAxes) -> DeclaredTensor:
+    axis, shape = named[tensor.name], tensor.shape
+    if axis is None:
+        # A single value, or a shape that the graph does not state, which has no size.
+        return tensor._replace(shape=(None if axes.has_batch else 1, *shape))
+    return tensor._replace(shape=(*shape[axis : axis + 1], *shape[:axis], *shape[axis + 1 :]))
+
+
 @dataclass(frozen=True)
 class ForeignGraph:
-    """An ONNX file of any origin, whose inputs and outputs are tensors of numbers."""
+    """An ONNX file of any origin, whose inputs and outputs are tensors of numbers.
+
+    Attributes:
+        file: the name of the file, for errors.
+        network: computes the graph; its tensors have the rows first.
+        fixed_batch: the only number of rows that is computed at a time; None for any number.
+        axes: the axes of the batch in the graph.
+        whole: why each request is one computation whose outputs are not of its rows; else "".
+        batch: the size of the batch that the card states; -1 for any.
+        sized: the outputs of which every size that the graph does not state may be any.
+    """
 
     file: str
-    network: OnnxRuntime
+    network: OnnxRuntime | RowsFirstGraph
     fixed_batch: int | None
-    """The only number of rows that the graph computes at a time; None for any number."""
+    axes: BatchAxes
+    whole: str = ""
+    batch: int = -1
+    sized: frozenset[str] = frozenset()
+
+    def opened(self, content: bytes, **options: Any) -> OnnxRuntime | RowsFirstGraph:
+        """Open the file again with other options of `OnnxRuntime`."""
+        graph = OnnxRuntime(content, **options)
+        return graph if self.axes.is_rows_first else RowsFirstGraph(graph, self.axes)
 
 
 def read_file(path: Path, largest: int = sys.maxsize) -> bytes:
@@ -47,8 +87,8 @@ def read_file(path: Path, largest: int = sys.maxsize) -> bytes:
         raise AddError(f"{path}: {error}") from error
 
 
-def open_graph(file: str, content: bytes) -> ForeignGraph:
-    """Open an ONNX file.
+def open_graph(file: str, content: bytes) -> OnnxRuntime:
+    """Open an ONNX file, whose inputs and outputs are tensors of numbers.
 
     Args:
         file: the name of the file, for errors.
@@ -77,7 +117,7 @@ def open_graph(file: str, content: bytes) -> ForeignGraph:
             datatype_of(file, kind, tensor)
             _require_size(file, kind, tensor)
         _require_names(file, kind, tensors)
-    return ForeignGraph(file, network, _fixed_batch(file, network.inputs))
+    return network
 
 
 def open_module(file: str, content: bytes, card: ModelCard, runtime: RuntimeName) -> TorchRuntime:
@@ -192,16 +232,3 @@ def _require_names(file: str, kind: str, tensors: Sequence[DeclaredTensor]) -> N
     names = [tensor.name for tensor in tensors]
     if twice := [name for name in names if names.count(name) > 1]:
         raise AddError(f"{file}: it has two {kind}s {twice[0]}: export it with a name for each")
-
-
-def _fixed_batch(file: str, inputs: Sequence[DeclaredTensor]) -> int | None:
-    """Return the number of rows that the graph states for its inputs; None if any number fits."""
-    stated = {tensor.name: tensor.shape[0] for tensor in inputs if tensor.shape}
-    sizes = {size if isinstance(size, int) else None for size in stated.values()}
-    if len(sizes) > 1:
-        found = ", ".join(f"{size or 'any'} of {name}" for name, size in stated.items())
-        raise AddError(
-            f"{file}: the first dimensions of its inputs are {found}: "
-            "export it with the batch as the first dimension of every input"
-        )
-    return sizes.pop() if sizes else None

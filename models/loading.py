@@ -13,6 +13,7 @@ from models.card import MODEL_FILES, Example, RuntimeName, TensorSpec
 from models.devices import DeviceError
 from models.differences import excess, relative_difference
 from models.package import ModelPackage, PackageError
+from models.rows_first import RowsFirst
 from models.runtimes import (
     Arrays,
     OnnxRuntime,
@@ -27,6 +28,9 @@ def open_runtime(
     package: ModelPackage, name: RuntimeName, device: str = "cpu", threads: int = 0
 ) -> Runtime:
     """Load one file of `package` and check it against the card.
+
+    The runtime takes and gives tensors with the rows first, whatever the network's layout
+    (`models.batch_axes`).
 
     Args:
         package: the package. The file's digest is checked before the file is loaded.
@@ -67,10 +71,13 @@ def _opened(package: ModelPackage, name: RuntimeName, device: str, threads: int)
     except Exception as error:
         reason = f"it cannot be loaded ({one_line(error)})"
         raise PackageError(package.label, file, reason) from error
-    mismatch = runtime.mismatch(card) or check_example(runtime, card.example, card.outputs)
+    opened: Runtime = runtime if card.is_rows_first else RowsFirst(runtime, card.axes)
+    mismatch = runtime.mismatch(card) or check_example(
+        opened, card.rows_first.example, card.outputs
+    )
     if mismatch:
         raise PackageError(package.label, file, mismatch)
-    return runtime
+    return opened
 
 
 def check_example(runtime: Runtime, example: Example, outputs: Sequence[TensorSpec]) -> str | None:

@@ -8,6 +8,7 @@ has a largest size, as one with a table of positions, that size is found.
 import time
 from argparse import ArgumentTypeError
 from collections.abc import Callable, Collection, Hashable, Mapping, Sequence
+from dataclasses import replace
 from typing import NamedTuple
 
 import numpy as np
@@ -15,7 +16,7 @@ import numpy as np
 from models.arena import limit_arena
 from models.free_sizes import MOST_NUMBERS, count_values, dimension_key, free_dimensions, resized
 from models.importing import AddError, ForeignGraph
-from models.runtimes import Arrays, DeclaredTensor, OnnxRuntime, Runtime, one_line
+from models.runtimes import Arrays, DeclaredTensor, Runtime, one_line
 from models.samples import Samples
 
 FACTOR = 16
@@ -105,7 +106,7 @@ def within(samples: Samples, inputs: Sequence[DeclaredTensor], given: Sizes) -> 
         tensor.name: resized(tensor, samples.rows[tensor.name], sizes | smaller)
         for tensor in inputs
     }
-    return Samples(rows, False, samples.fixed_batch, samples.signed)
+    return replace(samples, rows=rows)
 
 
 def largest_sizes(graph: ForeignGraph, content: bytes, rows: Arrays, given: Sizes) -> Sizes:
@@ -139,7 +140,7 @@ def largest_sizes(graph: ForeignGraph, content: bytes, rows: Arrays, given: Size
     if not growing:
         return sizes
     limit_arena(ROW_BYTES)
-    network = OnnxRuntime(content, bounded=True)
+    network = graph.opened(content, bounded=True)
 
     def failure_at(tried_sizes: Sizes) -> Failure | None:
         return _failure(network, inputs, rows, tried_sizes, batch)

@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from models.card import ParityRecord, RuntimeName
-from models.differences import HALF_PRECISION, excess, relative_difference
+from models.differences import HALF_PRECISION, excess, relative_difference, tolerated
 from models.runtimes import Arrays
 
 BATCH_SIZES = (1, 7, 64)
@@ -131,6 +131,18 @@ def _tied(output: NDArray[Any], expected: NDArray[Any], *, half: bool) -> NDArra
     chosen = np.take_along_axis(expected, output.argmax(axis=-1, keepdims=True), axis=-1)[..., 0]
     tied: NDArray[np.bool_] = expected.max(axis=-1) - chosen <= 2 * tolerance * expected.max()
     return tied
+
+
+def agree(found: NDArray[Any], wanted: NDArray[Any]) -> bool:
+    """Return whether two computations of the same rows have the same shape and numbers."""
+    if found.shape != wanted.shape:
+        return False
+    if wanted.dtype.kind != "f":
+        return np.array_equal(found, wanted)
+    if not wanted.size:
+        return True
+    difference = relative_difference(np.atleast_1d(found), np.atleast_1d(wanted))
+    return bool(difference.max() <= tolerated(RELATIVE_TOLERANCE, wanted.dtype))
 
 
 def in_batches(

@@ -9,7 +9,7 @@ from models.card import ParityRecord, TensorSpec
 from models.importing import AddError, ForeignGraph
 from models.parity import BATCH_SIZES, ParityError, check_parity, in_batches
 from models.row_mixing import row_mixing
-from models.runtimes import Arrays, OnnxRuntime, Runtime, one_line
+from models.runtimes import Arrays, Runtime, one_line
 from models.samples import LARGEST_BATCH, Samples
 from models.single_rows import SingleRows
 from models.sources import Record
@@ -75,7 +75,7 @@ def prove_answers(
                 f"{min(unknown)}: export the network again"
             )
         count = len(next(iter(record.samples.values())))
-        size = graph.fixed_batch or count
+        size = count if graph.batch == -1 else graph.batch
         try:
             proof = check_parity(
                 _Recorded(record),
@@ -125,7 +125,7 @@ def prove_rows(
     """
     network, mixing = graph.network, None
     if samples.fixed_batch is None:
-        mixing, *mixings = row_mixing(content, [samples.rows, *others])
+        mixing, *mixings = row_mixing(content, [samples.rows, *others], graph.axes)
         alone = SingleRows(network)
         try:
             record = _prove(alone, network, samples, outputs, half=half)
@@ -179,7 +179,7 @@ def rewriting(
     """
     few_samples = replace(samples, rows=few)
     try:
-        unoptimized = SingleRows(OnnxRuntime(content, optimized=False))
+        unoptimized = SingleRows(graph.opened(content, optimized=False))
         optimized = SingleRows(graph.network)
         varied = [*_unlike(unoptimized, optimized, samples, few)]
         given = (
@@ -323,17 +323,17 @@ def _unlike(
     """Yield variations of the rows that both networks compute; for a fixed batch, the rows."""
     if samples.fixed_batch is not None:
         if rows is not samples.rows:
-            yield Samples(rows, False, samples.fixed_batch)
+            yield replace(samples, rows=rows, real=False)
         return
     count = ROWS_OF_OTHER_SIZES
     if rows is samples.rows:
         most = LARGEST_BATCH if samples.row_size < LARGE_ROW else BATCH_SIZES[-1]
         count = min(most, samples.largest_check)
-    varied = computable(network, varied_rows(rows, count, samples.signed))
+    varied = computable(network, varied_rows(rows, count, samples.signed, samples.shared))
     if other is not network:
         varied = computable(other, varied)
     if len(next(iter(varied.values()))) > 1:
-        yield Samples(varied, False, None, largest_check=samples.largest_check)
+        yield replace(samples, rows=varied, real=False)
 
 
 def _prove(
@@ -351,6 +351,14 @@ def _prove(
     Of a network that takes long, the candidate computes one batch, and single rows if they are not
     those of the reference.
     """
+    if samples.apart and samples.count > 1:
+        parts = (replace(samples, rows=part) for part in samples.smallest)
+        return _joined(
+            [
+                _prove(reference, candidate, part, outputs, largest, whole=whole, half=half)
+                for part in parts
+            ]
+        )
     runtime = candidate.network if isinstance(candidate, SingleRows) else candidate
     same = isinstance(reference, SingleRows) and reference.network is runtime
     few = (samples.count,) if same and not whole else (1, samples.count)
@@ -372,6 +380,22 @@ def _prove(
 def _is_slow(samples: Samples) -> bool:
     """Return whether a row takes so long that few are computed."""
     return samples.largest_check < LARGEST_BATCH
+
+
+def _joined(records: Sequence[ParityRecord]) -> ParityRecord:
+    """Return the record of all rows, from one of each row."""
+    return records[0].model_copy(
+        update={
+            "samples": sum(record.samples for record in records),
+            "largest_absolute_difference": max(
+                record.largest_absolute_difference for record in records
+            ),
+            "largest_relative_difference": max(
+                record.largest_relative_difference for record in records
+            ),
+            "equal_answers": min(record.equal_answers for record in records),
+        }
+    )
 
 
 def is_classification(outputs: Sequence[TensorSpec]) -> bool:

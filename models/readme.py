@@ -45,14 +45,35 @@ def batching_note(card: ModelCard) -> str:
     """What is not batched, as `requests of 12 sizes batched, others alone`; empty where all is."""
     if card.batching == "none":
         return "each request alone (batching: none)"
-    if card.fixed_batch is not None or not card.has_free_dimensions:
+    if card.fixed_batch is not None or not (card.has_free_dimensions or card.batched_values):
         return ""
     if card.padding is not None:
         lengths = ", ".join(map(str, card.padding.lengths))
         return f"rows padded to the lengths {lengths}, and batched"
     if not card.batched_shapes:
         return "each request alone (no sizes are proved: add the network anew)"
-    return f"requests of {len(card.batched_shapes)} sizes batched, others alone"
+    values = ", with the proved values of what they share," if card.batched_values else ""
+    return f"requests of {len(card.batched_shapes)} sizes{values} batched, others alone"
+
+
+def layout_note(card: ModelCard) -> str:
+    """Where the batch is, as `axis 1 of state; sr is shared`; empty if it is first everywhere."""
+    if card.is_rows_first:
+        return ""
+    if not card.axes.has_batch:
+        return "none: a request is one computation"
+    notes = [
+        f"axis {spec.batch_axis} of {spec.name}"
+        for spec in (*card.inputs, *card.outputs)
+        if spec.batch_axis is not None
+    ]
+    notes += [f"{name} is shared" for name in card.axes.shared]
+    notes += [
+        f"{spec.name} is one for the whole request"
+        for spec in card.outputs
+        if spec.batch_axis is None
+    ]
+    return "; ".join(notes)
 
 
 def largest_note(card: ModelCard) -> str:
@@ -62,7 +83,7 @@ def largest_note(card: ModelCard) -> str:
         for spec in card.inputs
         if spec.max_shape is not None
         for axis, size in enumerate(spec.shape)
-        if axis and size == -1
+        if axis != spec.batch_axis and size == -1
     )
 
 
@@ -94,9 +115,11 @@ def _signature(card: ModelCard) -> str:
         return direction, name, spec.datatype, shape, _range(spec), spec.meaning
 
     rows = [row("in", spec) for spec in card.inputs] + [row("out", spec) for spec in card.outputs]
-    return "## What goes in and comes out\n\n" + _table(
+    page = "## What goes in and comes out\n\n" + _table(
         ["", "tensor", "datatype", "shape", "range", "meaning"], rows
     )
+    batch = layout_note(card)
+    return f"{page}\n\nThe batch: {batch}." if batch else page
 
 
 def _figures(card: ModelCard) -> str:
@@ -159,7 +182,9 @@ def _parity(card: ModelCard) -> str:
         )
     elif len(card.parity) > 1:
         subject = ["each file against the other"]
-    if card.fixed_batch:
+    if any(spec.batch_axis is None for spec in card.outputs) and card.batching == "none":
+        subject.append("each computation against the same one again")
+    elif card.fixed_batch:
         subject.append(f"each batch of {card.fixed_batch} against the same batch again")
     else:
         subject.append("each row of a batch against the same row alone")

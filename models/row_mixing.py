@@ -1,6 +1,6 @@
 """The search of a graph for an operator that mixes the rows of a batch.
 
-The first axis of every input is the batch axis. It is followed from node to node to the outputs,
+The batch axis of every input is known. It is followed from node to node to the outputs,
 through operators that are known to compute along other axes only. The first other node is reported:
 a node that reduces, sorts, selects or joins rows, draws random numbers, computes with the batch
 size, or is unknown. In a graph without such a node, rows are independent; in a graph with one they
@@ -11,11 +11,12 @@ from collections.abc import Sequence, Set
 
 import numpy as np
 
+from models.batch_axes import ROWS_FIRST, BatchAxes
+from models.branches import BranchObserver
 from models.graph import (
     MORE,
     Node,
     ObservedGraph,
-    Observer,
     UnreadableGraphError,
     Value,
     attribute_numbers,
@@ -53,13 +54,16 @@ Other operators may leave it as they find it in the memory, such as products ove
 """
 
 
-def row_mixing(content: bytes, sizes: Sequence[Arrays]) -> list[str | None]:
+def row_mixing(
+    content: bytes, sizes: Sequence[Arrays], axes: BatchAxes = ROWS_FIRST
+) -> list[str | None]:
     """Return the first operator that mixes rows, or may mix them, for each size.
 
     Args:
         content: the ONNX file, which ONNX Runtime loads.
-        sizes: for each size, at least one row of every input. Sizes after the first whose values
-            would need too much memory are not computed.
+        sizes: for each size, at least one row of every input, with the rows first. Sizes after the
+            first whose values would need too much memory are not computed.
+        axes: the axes of the batch in the graph.
 
     Returns:
         For each size, a clause such as "ReduceMax (node_max) reduces over the rows"; None if no
@@ -69,7 +73,7 @@ def row_mixing(content: bytes, sizes: Sequence[Arrays]) -> list[str | None]:
         AddError: the package `onnx` is not installed.
     """
     try:
-        observer = Observer(content)
+        observer = BranchObserver(content)
     except UnreadableGraphError as error:
         return [_unreadable(error)] * len(sizes)
     reasons: dict[int, str | None] = {}
@@ -84,12 +88,12 @@ def row_mixing(content: bytes, sizes: Sequence[Arrays]) -> list[str | None]:
             reasons[index] = "its values at this size take too much memory to be followed"
             continue
         try:
-            graph = observer.observe(sizes[index])
+            graph = observer.observe(sizes[index], axes)
         except UnreadableGraphError as error:
             reasons[index] = _unreadable(error)
             continue
         computed.append((numbers, graph.size))
-        reasons[index] = mixing(graph)
+        reasons[index] = mixing(graph, axes)
     return [reasons[index] for index in range(len(sizes))]
 
 
@@ -101,9 +105,9 @@ def _unreadable(error: UnreadableGraphError) -> str:
     return f"its graph cannot be followed ({error})"
 
 
-def mixing(graph: ObservedGraph) -> str | None:
+def mixing(graph: ObservedGraph, axes: BatchAxes = ROWS_FIRST) -> str | None:
     """Return the first operator of a graph that mixes rows, and how; None if none does."""
-    follower = _Follower(graph)
+    follower = _Follower(graph, axes)
     for node in graph.nodes:
         try:
             follower.follow(node)
@@ -111,8 +115,11 @@ def mixing(graph: ObservedGraph) -> str | None:
             return f"{node.kind} ({node.name}) {error}"
         except (ArithmeticError, LookupError, TypeError, ValueError):
             return f"{node.kind} ({node.name}) cannot be followed"
+    for name in graph.decided:
+        if not follower.holds(name, None):
+            return f"a branch is taken by {name}, which depends on the rows"
     for name in graph.outputs:
-        if follower.rows.get(name) != Rows(0):
+        if not follower.holds(name, axes.outputs.get(name, 0)):
             return f"the output {name} does not hold one row for each row"
     return None
 
@@ -120,10 +127,16 @@ def mixing(graph: ObservedGraph) -> str | None:
 class _Follower:
     """Follows the batch axis from node to node."""
 
-    def __init__(self, graph: ObservedGraph) -> None:
+    def __init__(self, graph: ObservedGraph, axes: BatchAxes) -> None:
         self._values = graph.values
         self._opset = graph.opset
-        self.rows: dict[str, Rows] = {name: Rows(0) for name in graph.inputs}
+        self.rows: dict[str, Rows] = {
+            name: Rows(axis)
+            for name in graph.inputs
+            if (axis := axes.inputs.get(name, 0)) is not None
+        }
+        self._given: set[str] = set(axes.shared)
+        """The inputs that the rows share, and the values that are computed from them alone."""
         self._sized: set[str] = set()
         """The values without rows that depend on the number of rows."""
         self._sizes: set[str] = set()
@@ -137,6 +150,12 @@ class _Follower:
         )
         self._later = {name for node in graph.nodes for name in node.outputs if name}
         """The outputs of the nodes that are not followed yet."""
+
+    def holds(self, name: str, axis: int | None) -> bool:
+        """Return whether an output has its rows on this axis, or no rows if it is None."""
+        if axis is None:
+            return name not in self.rows and name not in self._sized
+        return self.rows.get(name) == Rows(axis)
 
     def follow(self, node: Node) -> None:
         """Find the batch axis in the outputs of a node.
@@ -226,6 +245,7 @@ class _Follower:
         arrays = self._values[name].arrays if name in self._values else None
         return (
             name not in self.rows
+            and name not in self._given
             and arrays is not None
             and not any(np.any(array == 0) or is_subnormal(array) for array in arrays)
         )
@@ -251,6 +271,8 @@ class _Follower:
         if node.kind == "Dropout" and len(node.inputs) > 2:
             raise MixesError("may draw random numbers")
         asks = node.kind in ("Shape", "Size")
+        if self._given & inputs and not asks:
+            self._given.update(filter(None, node.outputs))
         sized = self._sized & inputs
         for name in filter(None, node.outputs):
             value = self._value(name)

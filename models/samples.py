@@ -2,7 +2,7 @@
 
 import math
 import zipfile
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -39,6 +39,10 @@ class Samples:
     """The inputs of whole numbers that may be negative, even if no row has a negative number."""
     largest_check: int = LARGEST_BATCH
     """The most rows that are computed in one batch of the checks."""
+    shared: frozenset[str] = frozenset()
+    """The inputs that the rows share: all rows are equal."""
+    apart: bool = False
+    """Whether each row is compared by itself, since the sizes of the outputs may differ."""
 
     @property
     def count(self) -> int:
@@ -66,8 +70,14 @@ class Samples:
         }
 
 
-def random_samples(inputs: Sequence[TensorSpec], fixed_batch: int | None) -> Samples:
+def random_samples(
+    inputs: Sequence[TensorSpec],
+    fixed_batch: int | None,
+    shared: Mapping[str, Sequence[float]] | None = None,
+) -> Samples:
     """Return random rows, the same on every call.
+
+    The rows of a shared input are equal: a random one, or the first of its values, if it has any.
 
     Floating-point numbers have a standard normal distribution, rounded to sixteenths: such numbers
     are exact in every datatype and short in the card. Whole numbers are 0 to 255, or to the
@@ -84,7 +94,9 @@ def random_samples(inputs: Sequence[TensorSpec], fixed_batch: int | None) -> Sam
     for spec in inputs:
         shape = (count, *(free if size == -1 else size for size in spec.shape[1:]))
         rows[spec.name] = _random_values(random, spec, shape)
-    return Samples(rows, False, fixed_batch, _signed(inputs))
+    for name, values in (shared or {}).items():
+        rows[name][:] = values[0] if values else rows[name][0]
+    return Samples(rows, False, fixed_batch, _signed(inputs), shared=frozenset(shared or {}))
 
 
 def _free_size(inputs: Sequence[TensorSpec]) -> int:
@@ -148,6 +160,7 @@ def given_samples(
     arrays: dict[str, NDArray[Any]],
     inputs: Sequence[TensorSpec],
     fixed_batch: int | None,
+    shared: Collection[str] = (),
 ) -> Samples:
     """Return the arrays as rows, in the datatypes of the inputs.
 
@@ -167,8 +180,14 @@ def given_samples(
             raise AddError(f"{path}: {spec.name} holds infinity or NaN: give finite numbers")
         rows[spec.name] = _converted(path, spec, array)
     check_samples(rows, inputs, str(path))
+    for name in shared:
+        if not np.array_equal(rows[name][1:], rows[name][:-1]):
+            raise AddError(
+                f"{path}: it holds several values of {name}, which the rows share: give one value, "
+                f"and further ones with --shared {name}=VALUE,…"
+            )
     counts = {len(array) for array in rows.values()}
-    if len(counts) > 1 or min(counts) < 2:
+    if len(counts) > 1 or min(counts) < (1 if fixed_batch == 1 else 2):
         found = ", ".join(f"{len(array)} rows of {name}" for name, array in rows.items())
         raise AddError(f"{path}: it holds {found}: give two or more, and as many of every input")
     if fixed_batch and min(counts) % fixed_batch:
@@ -176,7 +195,7 @@ def given_samples(
             f"{path}: it holds {min(counts)} rows, and the network computes {fixed_batch} at a "
             f"time: give a multiple of {fixed_batch} rows"
         )
-    return Samples(rows, True, fixed_batch, _signed(inputs))
+    return Samples(rows, True, fixed_batch, _signed(inputs), shared=frozenset(shared))
 
 
 def _converted(path: Path, spec: TensorSpec, array: NDArray[Any]) -> NDArray[Any]:

@@ -1,11 +1,12 @@
 """The specifications of an added graph's inputs and outputs, as stated and as computed."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from models.answers import Answers
 from models.card import TensorSpec
 from models.importing import AddError, ForeignGraph, datatype_of
 from models.parity import ABSOLUTE_TOLERANCE
@@ -32,17 +33,15 @@ def input_specs(
         shape = tensor.shape or (arrays or {}).get(tensor.name, np.empty(())).shape
         if not shape:
             raise AddError(
-                f"{graph.file}: the graph states no shape for the input {tensor.name}, or that of "
-                "a single value: make a single value a constant, or an input of shape [batch, 1]; "
-                "else export it with its shape, whose first dimension is the batch, or give rows "
-                "with --sample FILE.npz"
+                f"{graph.file}: the graph states no shape for the input {tensor.name}: export it "
+                "with its shape, or give rows with --sample FILE.npz"
             )
         inner = (size if isinstance(size, int) else -1 for size in shape[1:])
         specs.append(
             TensorSpec(
                 name=tensor.name,
                 datatype=datatype_of(graph.file, "input", tensor),
-                shape=(graph.fixed_batch or -1, *inner),
+                shape=(graph.batch, *inner),
                 meaning="not stated",
             )
         )
@@ -51,7 +50,7 @@ def input_specs(
 
 def output_specs(
     graph: ForeignGraph,
-    results: Arrays,
+    answers: Answers,
     inputs: Sequence[TensorSpec],
     labels: Sequence[str],
 ) -> tuple[TensorSpec, ...]:
@@ -59,7 +58,7 @@ def output_specs(
 
     Args:
         graph: the graph.
-        results: the outputs for all samples, by name.
+        answers: the outputs for all samples.
         inputs: the specifications of the inputs.
         labels: the classes. They label every output of floating-point numbers with as many columns;
             if there is none, every such output of whole numbers, as in quantized networks.
@@ -68,10 +67,15 @@ def output_specs(
         AddError: the datatype of an output cannot be served, or the labels fit no output.
     """
     free = any(-1 in spec.shape[1:] for spec in inputs)
+    results = answers.outputs
     labelled = _labelled(results, len(labels)) if labels else ()
     outputs = tuple(
         _output_spec(
-            graph, tensor, results[tensor.name], free, labels if tensor.name in labelled else ()
+            graph,
+            tensor,
+            results[tensor.name],
+            _free_axes(graph, tensor.name, answers, has_free=free),
+            labels if tensor.name in labelled else (),
         )
         for tensor in graph.network.outputs
     )
@@ -85,29 +89,38 @@ def output_specs(
     return outputs
 
 
+def _free_axes(
+    graph: ForeignGraph, name: str, answers: Answers, *, has_free: bool
+) -> Collection[int]:
+    """Return the axes of an output that may have any size, unless the graph states one."""
+    if has_free or name in graph.sized:
+        return range(1, answers.outputs[name].ndim)
+    return answers.varying[name]
+
+
 def _output_spec(
     graph: ForeignGraph,
     tensor: DeclaredTensor,
     results: NDArray[Any],
-    free: bool,
+    free: Collection[int],
     labels: Sequence[str],
 ) -> TensorSpec:
     """Return the specification of an output, with its computed shape and its labels.
 
-    A dimension that the graph does not state is free if an input has a free dimension.
+    The axes `free` are of any size, unless the graph states one.
     """
     shape = results.shape
     stated = tensor.shape[1:] if len(tensor.shape) == len(shape) else (None,) * (len(shape) - 1)
     inner = [
-        -1 if free and not isinstance(declared_size, int) else size
-        for declared_size, size in zip(stated, shape[1:], strict=True)
+        -1 if axis in free and not isinstance(declared_size, int) else size
+        for axis, (declared_size, size) in enumerate(zip(stated, shape[1:], strict=True), start=1)
     ]
     columns = results.shape[-1] if results.ndim > 1 and results.dtype.kind == "f" else 0
     probabilities = columns > 1 and results.size > 0 and _are_probabilities(results)
     return TensorSpec(
         name=tensor.name,
         datatype=datatype_of(graph.file, "output", tensor),
-        shape=(graph.fixed_batch or -1, *inner),
+        shape=(graph.batch, *inner),
         meaning="of each class; a row sums to 1" if probabilities else "not stated",
         minimum=0 if probabilities else None,
         maximum=1 if probabilities else None,

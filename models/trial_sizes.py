@@ -18,6 +18,7 @@ from typing import Literal
 
 import numpy as np
 
+from models.batch_axes import Axes, network_layout, shape_of_network
 from models.free_sizes import dimension_key, free_dimensions
 from models.importing import AddError
 from models.runtimes import Arrays, DeclaredTensor
@@ -34,7 +35,7 @@ Outcome = Literal["computed", "ended", "uninitialized", "not finished"]
 
 
 def require_safe(
-    file: str, content: bytes, inputs: Sequence[DeclaredTensor], rows: Arrays
+    file: str, content: bytes, inputs: Sequence[DeclaredTensor], rows: Arrays, axes: Axes
 ) -> Mapping[str, tuple[int, ...]]:
     """Check that the graph is safe to compute, and return the axes that must not be empty.
 
@@ -43,8 +44,10 @@ def require_safe(
     Args:
         file: the name of the ONNX file, for errors.
         content: the ONNX file.
-        inputs: as the graph declares them; dimensions of one name have one size.
+        inputs: as the graph declares them; dimensions of one name have one size. Here and in
+            the rows and the result, the first axis of each is that of the rows.
         rows: valid inputs by name.
+        axes: the axis of the rows in the graph, by input.
 
     Returns:
         The unsafe axes by input.
@@ -58,7 +61,7 @@ def require_safe(
     full = [_resized(inputs, rows, {})]
     full += [_resized(inputs, rows, dict.fromkeys(free, size)) for size in SMALL_SIZES if free]
     empty = [_resized(inputs, rows, dict.fromkeys(group, 0)) for group in groups]
-    outcomes = _outcomes(content, inputs, rows, [*full, *empty])
+    outcomes = _outcomes(content, inputs, rows, [*full, *empty], axes)
     for shapes, outcome in zip(full, outcomes, strict=False):
         if outcome in _DEFECTS:
             listed = ", ".join(f"{list(shape)} of {name}" for name, shape in shapes.items())
@@ -104,20 +107,28 @@ def _resized(
 
 
 def _outcomes(
-    content: bytes, inputs: Sequence[DeclaredTensor], rows: Arrays, cases: Sequence[Shapes]
+    content: bytes,
+    inputs: Sequence[DeclaredTensor],
+    rows: Arrays,
+    cases: Sequence[Shapes],
+    axes: Axes,
 ) -> list[Outcome]:
     """Return what happened at the shapes of each case."""
     outcomes: list[Outcome] = []
     with tempfile.TemporaryDirectory(prefix="fitserve-add-") as folder:
         graph, saved = Path(folder, "graph.onnx"), Path(folder, "rows.npz")
         graph.write_bytes(content)
-        np.savez(saved, *(rows[tensor.name] for tensor in inputs))
+        arrays = (network_layout(rows[tensor.name], axes[tensor.name]) for tensor in inputs)
+        np.savez(saved, *arrays)
         while len(outcomes) < len(cases):
             task = {
                 "graph": str(graph),
                 "rows": str(saved),
                 "names": [tensor.name for tensor in inputs],
-                "cases": cases[len(outcomes) :],
+                "cases": [
+                    {name: shape_of_network(shape, axes[name]) for name, shape in case.items()}
+                    for case in cases[len(outcomes) :]
+                ],
             }
             lines, ending = _run(json.dumps(task))
             finished = lines if ending == "computed" else lines[:-1]

@@ -12,7 +12,7 @@ KINDS = 6
 
 
 def varied_rows(
-    rows: Arrays, count: int, signed: Collection[str] = ()
+    rows: Arrays, count: int, signed: Collection[str] = (), shared: Collection[str] = ()
 ) -> dict[str, NDArray[np.generic]]:
     """Return `count` rows within or near the range of the given rows, the same on every call.
 
@@ -20,6 +20,7 @@ def varied_rows(
         rows: inputs by name, of numbers or truth values, all with the same number of rows.
         count: the number of rows to return.
         signed: the inputs of whole numbers for which some rows are to be negative.
+        shared: the inputs whose rows are equal; they stay as they are.
 
     Returns:
         Inputs by name. Whole numbers stay between the smallest and largest given number, or between
@@ -32,6 +33,9 @@ def varied_rows(
     factors = 2.0 ** random.uniform(-6, 3, count)
     varied: dict[str, NDArray[np.generic]] = {}
     for name, array in rows.items():
+        if name in shared:
+            varied[name] = np.resize(array, (count, *array.shape[1:]))
+            continue
         floats = array.dtype.kind == "f"
         if not array.size:
             varied[name] = np.empty((count, *array.shape[1:]), array.dtype)

@@ -148,7 +148,7 @@ def _value(spec: TensorSpec) -> dict[str, Any]:
     """Return the schema of one row of an input."""
     kinds = {"f": "number", "b": "boolean"}
     schema: dict[str, Any] = {"type": kinds.get(spec.dtype.kind, "integer")}
-    for size in reversed(spec.shape[1:]):
+    for size in reversed(spec.row_shape):
         schema = {"type": "array", "items": schema}
         if size != -1:
             schema |= {"minItems": size, "maxItems": size}

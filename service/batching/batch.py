@@ -64,8 +64,8 @@ class InferenceRequest:
         size: the rows of usual size that are as large as the request; 0 for `rows`.
         cost: of a whole request, the rows of full batches that take as long; 0 if not known.
         suspect: whether the request was in a batch that hung; it is not batched with others then.
-        group: of the requests whose rows can be joined, as they have the same shapes; None if all
-            requests can be joined.
+        group: of the requests whose rows can be joined, as they have the same shapes, and the same
+            values of the inputs that rows share; None if all requests can be joined.
     """
 
     inputs: Arrays

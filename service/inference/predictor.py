@@ -15,6 +15,7 @@ from service.concurrency import wait_for_callback
 from service.errors import ServiceError
 from service.inference.bad_values import check_ranges, judge
 from service.inference.busy_polling import BusyPolling
+from service.inference.groups import RequestGroups
 from service.inference.placement import Placement
 from service.inference.slowdown import SlowdownWatch
 from service.inference.warm_up import Limit
@@ -75,8 +76,8 @@ class Predictor:
         """Why its batches are not larger."""
         costs, inline_costs = CostModel(placement.timings), CostModel(placement.inline_timings)
         self._name, self._version = self.card.name, self.card.version
-        self._input_names = [spec.name for spec in self.card.inputs]
-        self._batched_shapes = _batched_shapes(self.card)
+        groups = RequestGroups(self.card)
+        self._groups = None if groups.are_one else groups
         is_free = self.card.has_free_dimensions
         self._timed_elements = _elements_of_row(self.card) if is_free else None
         self._padding = self.card.padding
@@ -108,7 +109,7 @@ class Predictor:
             inline_compute=placement.inline_runtime,
             inline_costs=inline_costs if placement.inline_timings else costs,
             inline_seconds=settings.inline_seconds if self._inline_rows else 0.0,
-            judge=partial(judge, self.card),
+            judge=partial(judge, self.card.rows_first),
             name=package.card.name,
             on_batch=self._count,
             prepare_thread=partial(add_niceness, niceness(settings.model_weights, self._name)),
@@ -168,7 +169,8 @@ class Predictor:
 
         Args:
             context: of the request; model, rows and times are noted in it.
-            inputs: the card's inputs, with its dtypes and shapes, all with the same number of rows.
+            inputs: the card's inputs, with its dtypes and shapes, all with the same number of rows,
+                which are first (`ModelCard.rows_first`).
             done_callback: called once, on the event loop, as `MicroBatcher.enqueue` says.
             timeout: seconds that the request may wait, if less than the setting.
 
@@ -176,7 +178,8 @@ class Predictor:
             The prediction. Its `cancel` takes it back: `done_callback` is not called then.
 
         Raises:
-            BadInputError: a value is outside the range that the card requires.
+            BadInputError: a value is outside the range that the card requires, or the rows have
+                different values of an input that they share.
             ServiceError: as `MicroBatcher.enqueue` says.
         """
         context.model, context.version = self._name, self._version
@@ -192,9 +195,7 @@ class Predictor:
                 length = self._padding.length_of(inputs) or 0
                 prediction.cut = partial(self._padding.cut, length=length)
                 inputs = self._padding.pad(inputs, target)
-            batched = self._batched_shapes
-            shapes = None if batched is None else self._shapes(inputs)
-            whole = batched is not None and shapes not in batched
+            group, whole = (None, False) if self._groups is None else self._groups.find(inputs)
             request = self._batcher.enqueue(
                 inputs,
                 prediction.complete,
@@ -202,7 +203,7 @@ class Predictor:
                 whole=whole,
                 size=self._size_of(inputs) if whole else 0.0,
                 caller=context.caller,
-                group=shapes,
+                group=group,
             )
         except ServiceError:
             prediction.count_failure()
@@ -235,10 +236,6 @@ class Predictor:
     async def close(self) -> None:
         """Refuse new requests, and compute the queued ones."""
         await self._batcher.close()
-
-    def _shapes(self, inputs: Arrays) -> tuple[tuple[int, ...], ...]:
-        """Return the shapes of a row. Rows of other shapes cannot be joined with it."""
-        return tuple([inputs[name].shape[1:] for name in self._input_names])
 
     def _size_of(self, inputs: Arrays) -> float:
         """Return how many rows of the size that was timed are as large; 0 if all are so large."""
@@ -309,24 +306,14 @@ class Prediction:
 
 def _elements_of_row(card: ModelCard) -> int:
     """Return the elements of a row of the card's example, which the warm-up computes."""
-    return sum(math.prod(tensor.array().shape[1:]) for tensor in card.example.inputs.values())
+    example = card.rows_first.example
+    return sum(math.prod(tensor.array().shape[1:]) for tensor in example.inputs.values())
 
 
 def _output_bytes_of_row(card: ModelCard) -> int:
     """Return the size of the outputs of a row of the card's example."""
-    arrays = (tensor.array() for tensor in card.example.outputs.values())
+    arrays = (tensor.array() for tensor in card.rows_first.example.outputs.values())
     return sum(math.prod(array.shape[1:]) * array.itemsize for array in arrays)
-
-
-def _batched_shapes(card: ModelCard) -> frozenset[tuple[tuple[int, ...], ...]] | None:
-    """Return the shapes of rows that may be batched, in the order of the inputs; None for any."""
-    if card.batching == "none":
-        return frozenset()
-    if card.fixed_batch is not None or not card.has_free_dimensions:
-        return None
-    return frozenset(
-        tuple(shapes[spec.name] for spec in card.inputs) for shapes in card.batched_shapes
-    )
 
 
 def _show(card: ModelCard, placement: Placement, load_seconds: float) -> None:

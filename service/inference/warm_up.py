@@ -265,7 +265,7 @@ def _inputs(card: ModelCard, rows: int) -> Arrays:
     """Return a batch that repeats the rows of the card's example."""
     return {
         name: np.resize(array := tensor.array(), (rows, *array.shape[1:]))
-        for name, tensor in card.example.inputs.items()
+        for name, tensor in card.rows_first.example.inputs.items()
     }
 
 

@@ -54,15 +54,15 @@ def one_trial_of_each_graph() -> Iterator[None]:
     """
     from models.add import require_safe
 
-    axes: dict[Any, Mapping[str, tuple[int, ...]]] = {}
+    unsafe: dict[Any, Mapping[str, tuple[int, ...]]] = {}
 
     def require_safe_once(
-        file: str, content: bytes, inputs: Any, rows: Mapping[str, Any]
+        file: str, content: bytes, inputs: Any, rows: Mapping[str, Any], axes: Any
     ) -> Mapping[str, tuple[int, ...]]:
         key = content, *((name, array.shape[1:]) for name, array in rows.items())
-        if key not in axes:
-            axes[key] = require_safe(file, content, inputs, rows)
-        return axes[key]
+        if key not in unsafe:
+            unsafe[key] = require_safe(file, content, inputs, rows, axes)
+        return unsafe[key]
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("models.add.require_safe", require_safe_once)

@@ -355,22 +355,9 @@ REFUSED: dict[str, tuple[bytes, str]] = {
         graph([node("Relu", "a\nb")], [tensor("a\nb")]),
         r"the input 'a\\nb' needs a name of printable characters",
     ),
-    "an input without a batch": (
-        graph([node("Add", "x", "z")], [tensor("x"), tensor("z", shape=[4])]),
-        "the first dimensions of its inputs are batch of x, 4 of z: export it with the batch",
-    ),
     "an input without a shape": (
         graph([node("Relu", "x")], [tensor("x", shape=None)], [tensor("y", shape=None)]),
-        "the graph states no shape for the input x, or that of .* or give rows with --sample FILE",
-    ),
-    "an output without a batch": (
-        graph([node("ReduceSum", "x", "axes", keepdims=0)], outputs=[tensor("y", shape=[4])],
-              axes=FIRST),
-        r"the output y is \[4\] for a batch of 7: export it with the batch as the first dimension",
-    ),
-    "one number for all rows": (
-        graph([node("ReduceSum", "x", keepdims=0)], outputs=[tensor("y", shape=[])]),
-        r"the output y is \[\] for a batch of 7: export it with the batch as the first dimension",
+        "the graph states no shape for the input x: export it with its shape, or give rows",
     ),
     "a batch of one that is not stated": (
         graph([node("Reshape", "x", "sizes")], sizes=np.array([1, 4], np.int64)),
@@ -388,15 +375,6 @@ REFUSED: dict[str, tuple[bytes, str]] = {
     "no finite answer": (
         graph([node("Log", "x")]),
         r"it fails on random numbers \(the output y is infinite or NaN\): give real rows with --s",
-    ),
-    "as many numbers as the row says": (
-        graph([node("ReduceMax", "x", gives="largest", keepdims=0),
-               node("Add", "largest", "one", gives="columns"),
-               node("Concat", "one", "columns", gives="sizes", axis=0),
-               node("Expand", "x", "sizes")],
-              [tensor("x", T.INT64, ["batch", 1])], [tensor("y", T.INT64, ["batch", None])],
-              one=np.array([1], np.int64)),
-        "the shape of the output y differs from row to row: leave it out, or pad it to one shape",
     ),
 }  # fmt: skip
 

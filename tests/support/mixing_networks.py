@@ -494,7 +494,7 @@ MIXED: Mapping[str, Network] = {
         named="Loop",
     ),
     "a mean in a branch": Network(
-        _centred_in_a_branch(), {"always": np.array(True), "axis": whole(0)}, named="If"
+        _centred_in_a_branch(), {"always": np.array(True), "axis": whole(0)}, named="ReduceMean"
     ),
     "the next row beside each": Network(
         [
@@ -711,9 +711,6 @@ MIXED: Mapping[str, Network] = {
         ],
         named="Squeeze",
     ),
-    "random numbers in a branch": Network(
-        _random_branch(), {"far": one(1e6), "small": one(1e-9)}, named="RandomUniform"
-    ),
     "a size through numbers that do not hold it": Network(
         [
             node("Shape", ["x"], ["count"], end=1),
@@ -788,6 +785,9 @@ MIXED: Mapping[str, Network] = {
 
 
 APART: Mapping[str, Network] = {
+    "random numbers in a branch that is never taken": Network(
+        _random_branch(), {"far": one(1e6), "small": one(1e-9)}
+    ),
     "the numbers of a row in another order, as a view of torch": _picked(4, 3, 0, 2, 1),
     "weights of four bits": _four_bit_weights(accuracy_level=0),
     "a quotient by the larger of two numbers and a small one": Network(

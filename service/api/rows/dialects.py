@@ -122,7 +122,7 @@ def to_json(card: ModelCard, request: RowsRequest, outputs: Arrays, content: Any
 
 def example_of(card: ModelCard) -> dict[str, Any]:
     """Return the recorded example of a card as a request that every dialect takes."""
-    inputs = {name: tensor.array() for name, tensor in card.example.inputs.items()}
+    inputs = {name: tensor.array() for name, tensor in card.rows_first.example.inputs.items()}
     if len(inputs) == 1:
         (rows,) = (array.tolist() for array in inputs.values())
         return {"instances": list(rows)}

@@ -1,7 +1,8 @@
 """Rows of a request ↔ the arrays of a model's inputs, as pure functions.
 
 A row is the value of a model's only input, or an object of a value for each input. A value is a
-number, or a list nested as the shape of one row of the input.
+number, or a list nested as the shape of one row of the input. Each row has the value of an input
+that the rows share. Columns are the inputs as the network has them.
 """
 
 from collections.abc import Mapping, Sequence
@@ -10,7 +11,7 @@ from typing import Any
 
 from models.card import ModelCard, TensorSpec
 from service.api.rows.pictures import is_pictures, picture_rows
-from service.api.v2.tensors import check_shape, from_json
+from service.api.v2.tensors import check_shape, from_json, with_rows_first
 from service.batching.batch import Arrays
 from service.errors import BadInputError
 
@@ -31,22 +32,49 @@ def inputs_of_rows(
     """
     if not isinstance(rows, list) or not rows:
         raise BadInputError("The rows must be a list of one row or more, such as [[5.1, 3.5]].")
+    require_rows_apart(card, len(rows))
     is_picture = len(card.inputs) == 1 and is_pictures(card.inputs[0], rows)
     if isinstance(rows[0], dict) and not (is_picture and "b64" in rows[0]):
         columns = _columns(card, rows)
-        return inputs_of_columns(card, columns, booleans=booleans, max_pixels=max_pixels)
+        return _inputs(card.rows_first, columns, booleans=booleans, max_pixels=max_pixels)
     if len(card.inputs) > 1:
         raise BadInputError(
             f"A row must be an object with the inputs {_names(card)}, and is {short_repr(rows[0])}."
         )
     columns = {card.inputs[0].name: rows}
-    return inputs_of_columns(card, columns, booleans=booleans, max_pixels=max_pixels)
+    return _inputs(card.rows_first, columns, booleans=booleans, max_pixels=max_pixels)
+
+
+def require_rows_apart(card: ModelCard, rows: int) -> None:
+    """Check that each of several rows has outputs of its own.
+
+    Raises:
+        BadInputError: the outputs belong to the whole computation.
+    """
+    whole = [spec.name for spec in card.outputs if spec.batch_axis is None]
+    if rows > 1 and whole and card.batching == "none":
+        raise BadInputError(
+            f"Model {card.name!r} computes one row at a time, since {', '.join(whole)} does not "
+            f"have one row for each: send {rows} requests of one row."
+        )
 
 
 def inputs_of_columns(
     card: ModelCard, columns: Mapping[str, Any], *, booleans: bool = True, max_pixels: int = 0
 ) -> Arrays:
-    """Return the inputs in lists of values by the names of the inputs.
+    """Return the inputs, given as the network has them by their names, with the rows first.
+
+    Raises:
+        BadInputError: an input is unknown, missing, or does not fit.
+    """
+    arrays = _inputs(card, columns, booleans=booleans, max_pixels=max_pixels)
+    return arrays if card.is_rows_first else with_rows_first(card, arrays)
+
+
+def _inputs(
+    card: ModelCard, columns: Mapping[str, Any], *, booleans: bool, max_pixels: int
+) -> Arrays:
+    """Return the inputs in lists of values by their names.
 
     Raises:
         BadInputError: an input is unknown, missing, or does not fit.
@@ -65,7 +93,7 @@ def inputs_of_columns(
         else _array(spec, columns[name], booleans=booleans)
         for name, spec in specs.items()
     }
-    if len({len(array) for array in arrays.values()}) > 1:
+    if card.is_rows_first and len({len(array) for array in arrays.values()}) > 1:
         raise BadInputError("The inputs have different numbers of rows.")
     return arrays
 
@@ -83,6 +111,11 @@ def _columns(card: ModelCard, rows: Sequence[Any]) -> dict[str, list[Any]]:
 
 
 def _array(spec: TensorSpec, values: Any, *, booleans: bool) -> Any:
+    if spec.batch_axis != 0:
+        shape = check_shape(spec, _sizes(values))
+        return from_json(
+            spec, shape, values if isinstance(values, list) else [values], booleans=booleans
+        )
     if not isinstance(values, list):
         raise BadInputError(f"The input {spec.name!r} must be a list of one value for each row.")
     inner = _sizes(values[0]) if values else []

@@ -46,7 +46,7 @@ def form_inputs(card: ModelCard, body: Body, header: bytes, max_pixels: int) -> 
     Raises:
         ServiceError: the model takes no pictures alone, or a file is none.
     """
-    spec = card.inputs[0]
+    spec = card.rows_first.inputs[0]
     if len(card.inputs) > 1 or not spec.picture:
         raise BadInputError(
             f"Model {card.name!r} does not take pictures alone: send its rows as JSON."

@@ -10,7 +10,7 @@ from service.api.rows.dialects import (
     json_object,
     to_json,
 )
-from service.api.rows.instances import inputs_of_rows
+from service.api.rows.instances import inputs_of_rows, require_rows_apart
 from service.api.rows.pictures import FORM, form_inputs
 from service.api.rows.predictions import predictions
 from service.batching.batch import Arrays
@@ -19,7 +19,9 @@ from service.json_body import Body
 
 def _read(card: ModelCard, body: Body, media: Media) -> RowsRequest:
     if media.content_type == FORM:
-        return RowsRequest(form_inputs(card, body, media.header, media.max_pixels))
+        inputs = form_inputs(card, body, media.header, media.max_pixels)
+        require_rows_apart(card, len(next(iter(inputs.values()))))
+        return RowsRequest(inputs)
     content, booleans = json_object(body, media, "instances")
     rows = content["instances"]
     return RowsRequest(inputs_of_rows(card, rows, booleans=booleans, max_pixels=media.max_pixels))

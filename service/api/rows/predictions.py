@@ -21,6 +21,7 @@ def predictions(card: ModelCard, outputs: Arrays) -> list[Any]:
     A classifier gives the best class as `label`, its `score`, and the `scores` of the classes,
     descending. Other outputs are numbers or lists; of several, each has its name.
     """
+    card = card.rows_first
     labelled = [spec for spec in card.outputs if spec.labels and len(spec.shape) == 2]
     if len(labelled) == 1:
         classes = _classes(labelled[0].labels or (), outputs[labelled[0].name])
@@ -36,7 +37,7 @@ def predictions(card: ModelCard, outputs: Arrays) -> list[Any]:
 
 def rows_of(card: ModelCard, outputs: Arrays) -> list[Any]:
     """Return each row as the output has it; of several outputs, an object of them by name."""
-    return _named({spec.name: list(outputs[spec.name]) for spec in card.outputs})
+    return _named({spec.name: _rows(outputs[spec.name]) for spec in card.outputs})
 
 
 def _named(columns: dict[str, Sequence[Any]]) -> list[Any]:
@@ -48,7 +49,12 @@ def _named(columns: dict[str, Sequence[Any]]) -> list[Any]:
 
 def _plain(spec: TensorSpec, values: NDArray[Any]) -> Sequence[Any]:
     """Return the rows of an output; a row of one number is that number."""
-    return list(values[:, 0] if spec.shape[1:] == (1,) else values)
+    return _rows(values[:, 0] if spec.shape[1:] == (1,) else values)
+
+
+def _rows(values: NDArray[Any]) -> list[Any]:
+    """Return the rows of an output; each is contiguous, as JSON is written."""
+    return list(np.ascontiguousarray(values))
 
 
 def _classes(labels: Sequence[str], scores: NDArray[Any]) -> list[dict[str, Any]]:

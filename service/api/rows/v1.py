@@ -3,10 +3,12 @@
 https://kserve.github.io/website/docs/concepts/architecture/data-plane/v1-protocol
 https://www.tensorflow.org/tfx/serving/api_rest
 
-`instances` are rows, answered by `predictions`; TensorFlow Serving's `inputs` are columns, answered
-by `outputs`. The rows of an answer are those of the network's outputs. `signature_name` and other
-fields are ignored, as a package has one signature.
+`instances` are rows, answered by `predictions`; TensorFlow Serving's `inputs` are columns, the
+tensors as the network has them, answered by `outputs`. The rows of an answer are those of the
+network's outputs. `signature_name` and other fields are ignored, as a package has one signature.
 """
+
+import numpy as np
 
 from models.card import ModelCard
 from service.api.rows.dialects import (
@@ -47,7 +49,9 @@ def read_rows_or_columns(card: ModelCard, body: Body, media: Media) -> RowsReque
 def _write(card: ModelCard, request: RowsRequest, outputs: Arrays) -> Written:
     if request.form == ROWS:
         return to_json(card, request, outputs, {"predictions": rows_of(card, outputs)})
-    whole = outputs if len(card.outputs) > 1 else outputs[card.outputs[0].name]
+    outputs = card.axes.outputs_of_network(outputs)
+    columns = {name: np.asarray(array, order="C")[()] for name, array in outputs.items()}
+    whole = columns if len(card.outputs) > 1 else columns[card.outputs[0].name]
     return to_json(card, request, outputs, {"outputs": whole})
 
 

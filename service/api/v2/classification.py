@@ -18,8 +18,8 @@ def classified(
 ) -> tuple[tuple[int, ...], list[str]]:
     """Return the BYTES tensor that replaces an output: its shape, and its texts in row-major order.
 
-    There is one list of classes per row. A network with a fixed batch has one list for the whole
-    output, as its first dimension need not count rows.
+    There is one list of classes per row. A network with a fixed batch, or without the batch as the
+    first dimension of the output, has one list for the whole output.
 
     Args:
         spec: of the output, with the labels of its classes.
@@ -34,7 +34,7 @@ def classified(
             f"The output {spec.name!r} holds no values here, so no classes: "
             "ask for it without 'classification'."
         )
-    if spec.shape[0] != -1:
+    if spec.batch_axis != 0 or spec.shape[0] != -1:
         (found,) = classes(values.reshape(1, -1), spec.labels, top)
         return (len(found),), found
     rows = classes(values, spec.labels, top)

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from models.card import ModelCard, TensorSpec
 from service.api.v2.classification import classified
-from service.api.v2.tensors import check_shape, from_bytes, from_json, to_bytes
+from service.api.v2.tensors import check_shape, from_bytes, from_json, to_bytes, with_rows_first
 from service.batching.batch import Arrays
 from service.errors import BadInputError
 from service.inference.bad_values import not_finite
@@ -38,8 +38,9 @@ class RequestedOutput(NamedTuple):
 class InferRequest(NamedTuple):
     """A decoded request.
 
-    `inputs` have the names, dtypes and shapes of the card, and equal numbers of rows. `timeout` is
-    in seconds; None means the service's default.
+    `inputs` have the names, dtypes and shapes of the card, and equal numbers of rows, which are the
+    first axis of each (`ModelCard.rows_first`). `timeout` is in seconds; None means the service's
+    default.
     """
 
     id: str | None
@@ -130,12 +131,14 @@ def encode(card: ModelCard, request: InferRequest, outputs: Arrays) -> Encoded:
     Args:
         card: of the model.
         request: the decoded request.
-        outputs: every output of the card.
+        outputs: every output of the card, with the rows first.
 
     Raises:
         ServiceError: JSON cannot represent the values, or classes of an empty output were
             requested.
     """
+    if not card.is_rows_first:
+        outputs = card.axes.outputs_of_network(outputs)
     entries: list[dict[str, Any]] = []
     tensors: list[Any] = []  # buffers
     for spec, binary, top in request.outputs:
@@ -188,28 +191,29 @@ def _raw(card: ModelCard, body: Body) -> InferRequest:
     The body is one row, or the whole batch of a network with a fixed batch.
     """
     spec = card.inputs[0]
-    if len(card.inputs) != 1 or spec.shape[1:].count(-1) > 1:
+    axis, row = spec.batch_axis, spec.row_shape
+    if len(card.inputs) != 1 or row.count(-1) > 1:
         raise BadInputError(
             "A request without a JSON header is for models with one input and one variable "
             "dimension beside the rows at most; send one with a header."
         )
     rows = card.fixed_batch or 1
     unit_bytes = spec.dtype.itemsize * rows
-    for dimension in spec.shape[1:]:
+    for dimension in row:
         unit_bytes *= dimension if dimension != -1 else 1
-    variable, rest = (
-        divmod(len(body), unit_bytes) if -1 in spec.shape[1:] else (1, len(body) - unit_bytes)
-    )
+    variable, rest = divmod(len(body), unit_bytes) if -1 in row else (1, len(body) - unit_bytes)
     if rest or not variable:
         raise BadInputError(
             f"The body has {len(body):,} bytes; "
             f"{'one row' if rows == 1 else f'the {rows} rows'} of {spec.name!r} "
             f"({spec.to_text()}) {'takes' if rows == 1 else 'take'} {unit_bytes:,}."
         )
-    inner = (variable if dimension == -1 else dimension for dimension in spec.shape[1:])
-    shape = check_shape(spec, [rows, *inner])
+    sizes = [variable if dimension == -1 else dimension for dimension in row]
+    if axis is not None:
+        sizes.insert(axis, rows)
+    array = from_bytes(spec, check_shape(spec, sizes), body, 0)
     outputs = [RequestedOutput(output, binary=True) for output in card.outputs]
-    return InferRequest(None, {spec.name: from_bytes(spec, shape, body, 0)}, outputs, None)
+    return InferRequest(None, with_rows_first(card, {spec.name: array}), outputs, None)
 
 
 def _inputs(card: ModelCard, entries: Any, body: Body, start: int) -> dict[str, NDArray[Any]]:
@@ -254,6 +258,8 @@ def _inputs(card: ModelCard, entries: Any, body: Body, start: int) -> dict[str, 
     if len(inputs) != len(specs):
         missing = [name for name in specs if name not in inputs]
         raise BadInputError(f"The input {missing[0]!r} is missing.")
+    if not card.is_rows_first:
+        return with_rows_first(card, inputs)
     if len(inputs) > 1 and len({len(array) for array in inputs.values()}) > 1:
         raise BadInputError("The inputs have different numbers of rows, their first dimension.")
     return inputs

@@ -66,7 +66,7 @@ def repository_index(registry: ModelRegistry, *, ready_only: bool = False) -> li
 
 
 def model_metadata(predictor: Predictor) -> dict[str, Any]:
-    """Return a model's inputs and outputs. The first dimension of the shapes is the batch."""
+    """Return a model's inputs and outputs, with the shapes that a client sends and gets."""
     card = predictor.card
     return {
         "name": card.name,
@@ -81,10 +81,11 @@ def model_configuration(predictor: Predictor) -> dict[str, Any]:
     """Return the model's configuration as Triton writes its `ModelConfig`.
 
     Fields without a meaning here, such as `optimization`, are left out. A network with a fixed
-    batch has `max_batch_size` 0, and whole shapes as `dims`.
+    batch, or with a batch that is not the first dimension everywhere, has `max_batch_size` 0, and
+    whole shapes as `dims`.
     """
     card, runtime = predictor.card, predictor.placement.runtime
-    batches = card.fixed_batch is None
+    batches = _has_batch_size(card)
     gpu = runtime.device.partition(":")[2]
     return {
         "name": card.name,
@@ -114,21 +115,33 @@ def model_configuration(predictor: Predictor) -> dict[str, Any]:
     }
 
 
+def _has_batch_size(card: ModelCard) -> bool:
+    """Return whether the network has a batch in Triton's sense: first everywhere, of any size."""
+    return card.is_rows_first and card.fixed_batch is None
+
+
 def _batching(predictor: Predictor) -> dict[str, Any]:
     """Return the batcher of the model; none for fixed batches, and for requests alone."""
-    if predictor.card.fixed_batch is not None or predictor.card.batching == "none":
+    if not _has_batch_size(predictor.card) or predictor.card.batching == "none":
         return {}
     return {"dynamic_batching": predictor.batching}
 
 
 def _parameters(card: ModelCard) -> dict[str, Any]:
-    """Return what Triton's fields do not say: requests computed alone, and the largest shapes."""
+    """Return what Triton's fields do not say.
+
+    These are requests computed alone, the largest shapes, and the axes of a batch that is not the
+    first dimension everywhere.
+    """
     parameters: dict[str, str] = {}
     if card.fixed_batch is None and card.batching == "none":
         parameters["batching"] = "none"
+    if not card.is_rows_first and card.axes.has_batch:
+        for name, axis in (card.axes.inputs | card.axes.outputs).items():
+            parameters[f"batch_axis.{name}"] = "none" if axis is None else str(axis)
     for spec in card.inputs:
         if spec.max_shape is not None:
-            dims = spec.max_shape[1:] if card.fixed_batch is None else spec.max_shape
+            dims = spec.max_shape[1:] if _has_batch_size(card) else spec.max_shape
             parameters[f"max_dims.{spec.name}"] = ",".join(map(str, dims))
     if not parameters:
         return {}

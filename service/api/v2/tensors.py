@@ -9,7 +9,7 @@ received before an array is created.
 
 import math
 from array import array
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from itertools import chain
 from reprlib import repr as short_repr
@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from models.card import Datatype, TensorSpec
+from models.card import Datatype, ModelCard, TensorSpec
 from service.errors import BadInputError
 from service.json_body import Body
 
@@ -60,6 +60,24 @@ def _too_large(spec: TensorSpec, shape: Sequence[int]) -> BadInputError:
         f"{maximum}: send less, or have the model added again with "
         f"--max-length {spec.name}.{axis}=N."
     )
+
+
+def with_rows_first(card: ModelCard, inputs: Mapping[str, NDArray[Any]]) -> dict[str, Any]:
+    """Return inputs as the network has them with the rows first.
+
+    Raises:
+        BadInputError: they have different numbers of rows.
+    """
+    axes = card.axes
+    rows = axes.count_rows(inputs)
+    if rows is None:
+        listed = ", ".join(
+            f"{inputs[name].shape[axis]} in axis {axis} of {name!r}"
+            for name, axis in axes.inputs.items()
+            if axis is not None
+        )
+        raise BadInputError(f"The inputs have different numbers of rows: {listed}.")
+    return axes.inputs_rows_first(inputs, rows)
 
 
 def from_json(spec: TensorSpec, shape: tuple[int, ...], data: Any, *, booleans: bool) -> Any:
@@ -139,7 +157,7 @@ def _flat(spec: TensorSpec, shape: tuple[int, ...], data: Any) -> list[Any]:
         raise BadInputError(f"The data of tensor {spec.name!r} must be a list.")
     if data and isinstance(data[0], list):
         sizes = iter(shape)
-        if len(data) != next(sizes):
+        if len(data) != next(sizes, 0):
             raise _mismatch(spec, shape)
         for size in sizes:
             if any(type(row) is not list or len(row) != size for row in data):
