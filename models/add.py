@@ -25,7 +25,7 @@ from models.card import (
     is_package_name,
 )
 from models.crashes import crash
-from models.differences import HALF_PRECISION, relative_difference, tolerated
+from models.differences import HALF_PRECISION, is_finite, relative_difference, tolerated
 from models.divisions import dangerous_division
 from models.free_sizes import dimension_key, other_sizes
 from models.graph import is_quantized, load
@@ -68,6 +68,7 @@ from models.script_mixing import script_mixing
 from models.sources import Source, TorchFile, read_source
 from models.specs import input_specs, output_specs
 from models.torch_runtimes import TorchRuntime
+from models.texts import words_of
 from models.trial_sizes import require_safe
 
 if TYPE_CHECKING:
@@ -149,7 +150,7 @@ def add(
     samples = (
         given_samples(network.samples_file, network.samples, inputs, graph.fixed_batch)
         if network.samples is not None
-        else random_samples(inputs, graph.fixed_batch)
+        else random_samples(inputs, graph.fixed_batch, words_of(model))
     )
     samples = within(samples, graph.network.inputs, max_sizes)
     progress("trying sizes in another process")
@@ -396,16 +397,16 @@ def _run(graph: ForeignGraph, samples: Samples, rows: Arrays) -> Arrays:
     try:
         answer = graph.network(rows)
         for name, array in answer.items():
-            if not np.isfinite(array).all():
+            if not is_finite(array):
                 raise ValueError(f"the output {name} is infinite or NaN")
     except Exception as error:
         if samples.real:
             tried, advice = "the sample", "give rows that it can compute"
         else:
-            tried = "random numbers"
-            advice = (
-                "give real rows with --sample FILE.npz, or the values that it takes with "
-                "--range INPUT=LOW:HIGH"
+            is_text = any(array.dtype == object for array in rows.values())
+            tried = "made-up texts" if is_text else "random numbers"
+            advice = "give real rows with --sample FILE.npz" + (
+                "" if is_text else ", or the values that it takes with --range INPUT=LOW:HIGH"
             )
         reason = f"it fails on {tried} ({one_line(error)})"
         raise AddError(f"{graph.file}: {reason}: {advice}") from error

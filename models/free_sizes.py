@@ -137,7 +137,7 @@ def resized(
                 continue
             if not array.shape[axis]:  # nothing to repeat
                 shape = (*array.shape[:axis], size, *array.shape[axis + 1 :])
-                array = np.zeros(shape, array.dtype)
+                array = np.full(shape, "" if array.dtype == object else 0, array.dtype)
             else:
                 array = np.take(array, np.arange(size) % array.shape[axis], axis=axis)
     return array

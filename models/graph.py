@@ -192,6 +192,13 @@ def constant_array(tensor: "onnx.TensorProto") -> NDArray[Any]:
     return onnx.numpy_helper.to_array(tensor)
 
 
+def is_text(value: "onnx.ValueInfoProto") -> bool:
+    """Return whether an input or output of a graph holds text."""
+    import onnx
+
+    return bool(value.type.tensor_type.elem_type == onnx.TensorProto.STRING)
+
+
 def is_quantized(model: "onnx.ModelProto") -> bool:
     """Return whether the graph rounds numbers to integers.
 
@@ -255,9 +262,14 @@ class Observer:
     def observe(self, rows: Arrays) -> ObservedGraph:
         """Compute every value for the first rows, repeated if there are too few.
 
+        Of rows of text, the first is repeated: with other texts, a value that is filled up to the
+        longest row would have another size in each batch.
+
         Raises:
             UnreadableGraphError: the graph cannot compute these rows.
         """
+        if any(array.dtype == object for array in rows.values()):
+            rows = {name: array[:1] for name, array in rows.items()}
         batches = [
             {
                 name: without_subnormals(np.resize(array, (count, *array.shape[1:])))

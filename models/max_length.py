@@ -10,9 +10,8 @@ from argparse import ArgumentTypeError
 from collections.abc import Callable, Collection, Hashable, Mapping, Sequence
 from typing import NamedTuple
 
-import numpy as np
-
 from models.arena import limit_arena
+from models.differences import is_finite
 from models.free_sizes import MOST_NUMBERS, count_values, dimension_key, free_dimensions, resized
 from models.importing import AddError, ForeignGraph
 from models.runtimes import Arrays, DeclaredTensor, OnnxRuntime, Runtime, one_line
@@ -211,6 +210,6 @@ def _failure(
     for name, array in outputs.items():
         if array.ndim == 0 or len(array) != batch:
             return Failure(f"the output {name} is {list(array.shape)} for a batch of {batch}")
-        if not np.isfinite(array).all():
+        if not is_finite(array):
             return Failure(f"the output {name} is infinite or NaN")
     return None

@@ -14,9 +14,10 @@ import tempfile
 from collections.abc import Hashable, Mapping, Sequence
 from itertools import combinations
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
+from numpy.typing import NDArray
 
 from models.free_sizes import dimension_key, free_dimensions
 from models.importing import AddError
@@ -111,7 +112,7 @@ def _outcomes(
     with tempfile.TemporaryDirectory(prefix="fitserve-add-") as folder:
         graph, saved = Path(folder, "graph.onnx"), Path(folder, "rows.npz")
         graph.write_bytes(content)
-        np.savez(saved, *(rows[tensor.name] for tensor in inputs))
+        np.savez(saved, *(_savable(rows[tensor.name]) for tensor in inputs))
         while len(outcomes) < len(cases):
             task = {
                 "graph": str(graph),
@@ -129,6 +130,11 @@ def _outcomes(
             else:
                 outcomes.append(ending)
     return outcomes
+
+
+def _savable(array: NDArray[Any]) -> NDArray[Any]:
+    """Return an array that is saved without pickle: texts in a dtype of fixed length."""
+    return array.astype("U") if array.dtype == object else array
 
 
 def _run(task: str) -> tuple[list[str], Outcome]:
