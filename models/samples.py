@@ -132,14 +132,18 @@ def _random_values(
 
 
 def read_arrays(path: Path) -> dict[str, NDArray[Any]]:
-    """Return the arrays of an .npz file.
+    """Return the arrays of an .npz file; texts as arrays of `str`.
 
     Raises:
         AddError: the file cannot be read, or has another format.
     """
     try:
         with open_file(path) as stream, np.load(stream, allow_pickle=False) as archive:
-            return {name: archive[name] for name in archive.files}
+            arrays = {name: archive[name] for name in archive.files}
+            return {
+                name: array.astype(object) if array.dtype.kind == "U" else array
+                for name, array in arrays.items()
+            }
     except FileError as error:
         raise AddError(f"{path}: {error}") from error
     except OSError as error:
@@ -192,18 +196,19 @@ def given_samples(
 
 
 def _as_texts(path: Path, spec: TensorSpec, array: NDArray[Any]) -> NDArray[Any]:
-    """Return an array of `U` or of UTF-8 in `S` as texts, for an input of text."""
+    """Return an array as texts, which may be UTF-8 in `S`, for an input of text."""
     if spec.datatype != "BYTES":
         return array
-    if array.dtype.kind not in "US":
+    if array.dtype.kind not in "OS":
         raise AddError(
             f"{path}: {spec.name} is {array.dtype}, and the network takes text: give "
             "numpy.array(texts, 'U')"
         )
     try:
-        return (np.strings.decode(array) if array.dtype.kind == "S" else array).astype(object)
+        texts = array if array.dtype == object else np.strings.decode(array).astype(object)
     except UnicodeDecodeError as error:
         raise AddError(f"{path}: {spec.name} holds bytes that are no UTF-8: {error}") from error
+    return texts
 
 
 def _converted(path: Path, spec: TensorSpec, array: NDArray[Any]) -> NDArray[Any]:
