@@ -67,8 +67,8 @@ from models.samples import Samples, given_samples, random_samples
 from models.script_mixing import script_mixing
 from models.sources import Source, TorchFile, read_source
 from models.specs import input_specs, output_specs
-from models.torch_runtimes import TorchRuntime
 from models.texts import words_of
+from models.torch_runtimes import TorchRuntime
 from models.trial_sizes import require_safe
 
 if TYPE_CHECKING:
