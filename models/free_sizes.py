@@ -71,7 +71,9 @@ def other_sizes(
         except Exception:  # noqa: BLE001, S112 - the network does not accept this size
             continue
         if is_limited:
-            numbers = sum(array[0].size for array in (*candidate.values(), *outputs.values()))
+            numbers = sum(
+                math.prod(array.shape[1:]) for array in (*candidate.values(), *outputs.values())
+            )
             seconds = (time.monotonic() - started) / batch + SECONDS_OF_A_NUMBER * numbers
             seconds_left -= RUNS * seconds
         if seconds_left >= 0:

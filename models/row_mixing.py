@@ -7,6 +7,7 @@ size, or is unknown. In a graph without such a node, rows are independent; in a 
 may be independent too.
 """
 
+import math
 from collections.abc import Sequence, Set
 
 import numpy as np
@@ -96,7 +97,7 @@ def row_mixing(content: bytes, sizes: Sequence[Arrays]) -> list[str | None]:
 
 
 def _row_size(rows: Arrays) -> int:
-    return sum(array[0].size for array in rows.values())
+    return sum(math.prod(array.shape[1:]) for array in rows.values())
 
 
 def _unreadable(error: UnreadableGraphError) -> str:

@@ -50,7 +50,7 @@ class Samples:
     @property
     def row_size(self) -> int:
         """The numbers in one row of all inputs."""
-        return sum(array[0].size for array in self.rows.values())
+        return sum(math.prod(array.shape[1:]) for array in self.rows.values())
 
     @property
     def smallest(self) -> list[Arrays]:

@@ -71,14 +71,15 @@ def varied(
     for index, kind in enumerate(kinds.tolist()):
         if kind == 1:
             others = made_up(random, shape, known)
-            result[index] = np.frompyfunc(lambda *both: " ".join(both), 2, 1)(result[index], others)
+            joined = np.frompyfunc(lambda *both: " ".join(both), 2, 1)
+            result[index, ...] = joined(result[index], others)
         elif kind == 2:
             chosen = random.integers(0, len(rows), shape)
-            result[index] = np.take_along_axis(rows, chosen[None], axis=0)[0]
+            result[index, ...] = np.take_along_axis(rows, chosen[None], axis=0)[0]
         elif kind == 3:
-            result[index] = made_up(random, shape)
+            result[index, ...] = made_up(random, shape)
         elif kind == 4:
-            result[index] = np.where(random.integers(0, 2, shape) == 1, longest, "")
+            result[index, ...] = np.where(random.integers(0, 2, shape) == 1, longest, "")
         elif kind == 5 and index:
-            result[index] = result[index - 1]
+            result[index, ...] = result[index - 1]
     return result

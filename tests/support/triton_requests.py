@@ -325,8 +325,6 @@ def _of_texts() -> Iterator[TritonRequest]:
                        "nothing": b""}.items():  # fmt: skip
         yield infer(f"raw text: {label}", "text", raw, **{LENGTH: "0"})
         yield infer(f"raw texts: {label}", "texts", raw, **{LENGTH: "0"})
-    entry = {"name": "in0", "shape": [1, 2], "datatype": "BYTES", "data": ["a", "b"]}
-    yield infer("classes of texts", "texts", {"inputs": [entry], "outputs": _top(1)})
 
 
 def _of_pages() -> Iterator[TritonRequest]:
@@ -364,6 +362,8 @@ def requests() -> list[TritonRequest]:
     large = infer(
         "a dimension of 2**31", "pair", {"inputs": [tensor("in0", PAIR, "FP32", shape=[2**31, 2])]}
     )
+    entry = {"name": "in0", "shape": [1, 2], "datatype": "BYTES", "data": ["a", "b"]}
+    texts = infer("classes of texts", "texts", {"inputs": [entry], "outputs": _top(1)})
     requests = [
         *_of_pages(),
         *_of_bodies(),
@@ -372,6 +372,7 @@ def requests() -> list[TritonRequest]:
         *_of_fields(),
         deadly,
         large,
+        texts,
     ]
     assert len({request.name for request in requests}) == len(requests)
     return requests
