@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fitserve.exported import GIVE_ROWS, Exported, ExportError, Record, reason
-from fitserve.tables import NAME, columns_of, drop_texts, rows_of, with_name
+from fitserve.tables import NAME, columns_of, rows_of, with_name
 
 
 def exported(network: Any, samples: Sequence[Any], labels: Sequence[str], library: str) -> Exported:
@@ -47,7 +47,6 @@ def exported(network: Any, samples: Sequence[Any], labels: Sequence[str], librar
             f"{type(network).__name__} cannot be exported ({reason(error)}): give a fitted "
             "classifier or regressor, and rows of numbers as it was fitted on"
         ) from error
-    drop_texts(model)
     with_name(model, "variable", "prediction")
     outputs = [output.name for output in model.graph.output]
     known = dict(zip(outputs, answers, strict=False)) if len(answers) == len(outputs) else {}
@@ -81,6 +80,6 @@ def _answers(network: Any, rows: Any) -> list[Any]:
             "fit and save a model for each target"
         )
     if hasattr(network, "classes_"):
-        labels = [] if predicted.dtype.kind in "OUS" else [predicted.astype(np.int64)]
-        return [*labels, np.float32(network.predict_proba(rows))]
+        labels = predicted.astype(str if predicted.dtype.kind in "OUST" else np.int64)
+        return [labels, np.float32(network.predict_proba(rows))]
     return [np.float32(predicted).reshape(len(predicted), -1)]

@@ -121,4 +121,9 @@ class Exported:
 
 
 def _save(file: Path, arrays: Arrays) -> None:
-    np.savez(file, **dict(arrays))  # type: ignore[arg-type] # names are no options of savez
+    # Arrays of objects would be pickled.
+    saved = {
+        name: array.astype("U") if array.dtype == object else array
+        for name, array in arrays.items()
+    }
+    np.savez(file, **saved)  # type: ignore[arg-type] # names are no options of savez

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from fitserve.doors import door_of
+from fitserve.doors import door_of, is_of
 from fitserve.exported import ExportError
 from fitserve.pictures import Picture, export_pictures
 
@@ -40,8 +40,9 @@ def save(
             pipeline of scikit-learn, a model of XGBoost, LightGBM or Keras.
         sample: rows that the network takes, the batch first: an array or tensor, or a mapping of
             the names of several inputs to arrays or tensors. A list holds several samples:
-            dimensions whose sizes differ between them are free. A program of torch.export and a
-            model of Keras need none.
+            dimensions whose sizes differ between them are free. For scikit-learn, also a data
+            frame, a mapping of names to columns, or a list of texts. A program of torch.export and
+            a model of Keras need none.
         labels: the classes, in the order of the output's columns. Classifiers of scikit-learn,
             XGBoost and LightGBM that know their classes need none.
         picture: for a torch module that takes pictures: the steps from a picture to its input. The
@@ -59,6 +60,9 @@ def save(
         ExportError: the network cannot be exported.
         SaveError: the exported network cannot be served.
     """
+    is_texts = isinstance(sample, list) and all(isinstance(one, str) for one in sample)
+    if is_texts and is_of(network, "sklearn"):
+        sample = tuple(sample)
     if picture is None and isinstance(sample, list):
         _require_samples(sample)
     samples = sample if isinstance(sample, list) else [] if sample is None else [sample]

@@ -67,6 +67,7 @@ from models.shared_values import values_matter
 from models.sources import Source, TorchFile, read_source
 from models.specs import input_specs, output_specs
 from models.stated_batch import Stated
+from models.texts import words_of
 from models.torch_runtimes import TorchRuntime
 from models.trial_sizes import require_safe
 
@@ -148,11 +149,12 @@ def add(
     ranges += [InputRange(mask, 0, 1) for mask in masks if mask in names - given]
     search = LayoutSearch(network.file, opened, network.onnx, model, network.samples, ranges, batch)
     progress("trying sizes in another process")
+    words = words_of(model)
     graph = search.first()
-    tried = _tried_inputs(graph, network, ranges, max_lengths, batch)
+    tried = _tried_inputs(graph, network, ranges, max_lengths, batch, words)
     if (settled := search.settled(graph, tried.few)) is not graph:
         graph = settled
-        tried = _tried_inputs(graph, network, ranges, max_lengths, batch)
+        tried = _tried_inputs(graph, network, ranges, max_lengths, batch, words)
     network, inputs, samples, few, max_sizes, nonempty = tried
     samples = affordable(graph.network, samples)
     largest = largest_sizes(graph, network.onnx, few, max_sizes)
@@ -254,6 +256,7 @@ def _tried_inputs(
     ranges: Sequence[InputRange],
     max_lengths: Sequence[MaxLength],
     batch: Stated,
+    words: Sequence[str],
 ) -> _TriedInputs:
     """Return the inputs as the layout of the graph has them. The arguments are those of `add`.
 
@@ -268,7 +271,7 @@ def _tried_inputs(
             network.samples_file, network.samples, inputs, graph.fixed_batch, graph.axes.shared
         )
         if network.samples is not None
-        else random_samples(inputs, graph.fixed_batch, shared_values(graph, batch))
+        else random_samples(inputs, graph.fixed_batch, words, shared_values(graph, batch))
     )
     samples = within(samples, graph.network.inputs, max_sizes)
     samples = replace(samples, apart=bool(graph.whole))

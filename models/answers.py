@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from models.differences import is_finite
 from models.importing import AddError, ForeignGraph
 from models.parity import BATCH_SIZES, agree
 from models.runtimes import Arrays, one_line
@@ -110,16 +111,16 @@ def _run(graph: ForeignGraph, samples: Samples, rows: Arrays) -> Arrays:
     try:
         answer = graph.network(rows)
         for name, array in answer.items():
-            if not np.isfinite(array).all():
+            if not is_finite(array):
                 raise ValueError(f"the output {name} is infinite or NaN")
     except Exception as error:
         if samples.real:
             tried, advice = "the sample", "give rows that it can compute"
         else:
-            tried = "random numbers"
-            advice = (
-                "give real rows with --sample FILE.npz, or the values that it takes with "
-                "--range INPUT=LOW:HIGH"
+            is_text = any(array.dtype == object for array in rows.values())
+            tried = "made-up texts" if is_text else "random numbers"
+            advice = "give real rows with --sample FILE.npz" + (
+                "" if is_text else ", or the values that it takes with --range INPUT=LOW:HIGH"
             )
         reason = f"it fails on {tried} ({one_line(error)})"
         raise AddError(f"{graph.file}: {reason}: {advice}") from error

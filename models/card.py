@@ -24,9 +24,12 @@ SCHEMA_VERSION: Literal[1] = 1
 
 Datatype = Literal[
     "BOOL", "UINT8", "UINT16", "UINT32", "UINT64", "INT8", "INT16", "INT32", "INT64",
-    "FP16", "FP32", "FP64",
+    "FP16", "FP32", "FP64", "BYTES",
 ]  # fmt: skip
-"""The tensor datatypes that a package may use, by their names in the Open Inference Protocol."""
+"""The tensor datatypes that a package may use, by their names in the Open Inference Protocol.
+
+An element of BYTES is text: a `str` in an array of objects, which has a form in UTF-8.
+"""
 
 NUMPY_DTYPES: Mapping[Datatype, np.dtype[np.generic]] = {
     "BOOL": np.dtype(np.bool_),
@@ -41,6 +44,7 @@ NUMPY_DTYPES: Mapping[Datatype, np.dtype[np.generic]] = {
     "FP16": np.dtype(np.float16),
     "FP32": np.dtype(np.float32),
     "FP64": np.dtype(np.float64),
+    "BYTES": np.dtype(np.object_),
 }
 
 Task = Literal["classification", "regression", "other"]
@@ -357,7 +361,7 @@ class RecordedTensor(_Part):
 
     datatype: Datatype
     shape: tuple[NonNegativeInt, ...]
-    data: tuple[bool | int | float, ...]
+    data: tuple[bool | int | float | str, ...]
 
     @classmethod
     def of(cls, datatype: Datatype, array: NDArray[Any]) -> Self:
@@ -370,6 +374,10 @@ class RecordedTensor(_Part):
 
     @model_validator(mode="after")
     def _is_a_tensor(self) -> Self:
+        if any(isinstance(value, str) != (self.datatype == "BYTES") for value in self.data):
+            raise ValueError(
+                f"{self.datatype} holds {'texts' if self.datatype == 'BYTES' else 'numbers'} alone"
+            )
         try:
             self.array()
         except (ValueError, OverflowError) as error:

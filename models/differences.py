@@ -46,6 +46,11 @@ def relative_difference(
         return np.where(difference == 0, 0.0, difference / scale)
 
 
+def is_finite(array: NDArray[Any]) -> bool:
+    """Return whether an array holds neither infinity nor NaN; texts are neither."""
+    return array.dtype == object or bool(np.isfinite(array).all())
+
+
 def tolerated(tolerance: float, dtype: np.dtype[Any]) -> float:
     """Return the tolerance for an output of this type: `tolerance`, or more for a coarse type."""
     return max(tolerance, ROUNDING_STEPS * float(np.finfo(dtype).eps))

@@ -71,7 +71,9 @@ def other_sizes(
         except Exception:  # noqa: BLE001, S112 - the network does not accept this size
             continue
         if is_limited:
-            numbers = sum(array[0].size for array in (*candidate.values(), *outputs.values()))
+            numbers = sum(
+                math.prod(array.shape[1:]) for array in (*candidate.values(), *outputs.values())
+            )
             seconds = (time.monotonic() - started) / batch + SECONDS_OF_A_NUMBER * numbers
             seconds_left -= RUNS * seconds
         if seconds_left >= 0:
@@ -137,7 +139,7 @@ def resized(
                 continue
             if not array.shape[axis]:  # nothing to repeat
                 shape = (*array.shape[:axis], size, *array.shape[axis + 1 :])
-                array = np.zeros(shape, array.dtype)
+                array = np.full(shape, "" if array.dtype == object else 0, array.dtype)
             else:
                 array = np.take(array, np.arange(size) % array.shape[axis], axis=axis)
     return array

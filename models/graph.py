@@ -195,6 +195,13 @@ def constant_array(tensor: "onnx.TensorProto") -> NDArray[Any]:
     return onnx.numpy_helper.to_array(tensor)
 
 
+def is_text(value: "onnx.ValueInfoProto") -> bool:
+    """Return whether an input or output of a graph holds text."""
+    import onnx
+
+    return bool(value.type.tensor_type.elem_type == onnx.TensorProto.STRING)
+
+
 def is_quantized(model: "onnx.ModelProto") -> bool:
     """Return whether the graph rounds numbers to integers.
 
@@ -268,6 +275,9 @@ class Observer:
     def observe(self, rows: Arrays, axes: BatchAxes = ROWS_FIRST) -> ObservedGraph:
         """Compute every value for the first rows, repeated if there are too few.
 
+        Of rows of text, the first is repeated: with other texts, a value that is filled up to the
+        longest row would have another size in each batch.
+
         Args:
             rows: inputs with the rows first.
             axes: the axes of the batch in the graph.
@@ -275,6 +285,8 @@ class Observer:
         Raises:
             UnreadableGraphError: the graph cannot compute these rows.
         """
+        if any(array.dtype == object for array in rows.values()):
+            rows = {name: array[:1] for name, array in rows.items()}
         batches = [
             axes.inputs_of_network(
                 {

@@ -48,7 +48,7 @@ def _rows_first(tensor: DeclaredTensor, named: Axes, axes: BatchAxes) -> Declare
 
 @dataclass(frozen=True)
 class ForeignGraph:
-    """An ONNX file of any origin, whose inputs and outputs are tensors of numbers.
+    """An ONNX file of any origin, whose inputs and outputs are tensors of numbers or text.
 
     Attributes:
         file: the name of the file, for errors.
@@ -150,17 +150,13 @@ def datatype_of(file: str, kind: str, tensor: DeclaredTensor) -> Datatype:
     """Return the datatype of a tensor.
 
     Raises:
-        AddError: the tensor does not hold numbers, or its name is empty or not printable.
+        AddError: the tensor holds neither numbers nor text, or its name is empty or not printable.
     """
     if not (tensor.name and tensor.name.isprintable()):
         raise AddError(f"{file}: the {kind} {tensor.name!r} needs a name of printable characters")
     if tensor.datatype:
         return tensor.datatype
-    if tensor.type == "tensor(string)" and kind == "output":
-        advice = "fit it on classes that are whole numbers, and name them with --label"
-    elif tensor.type == "tensor(string)":
-        advice = "turn text into numbers before the graph, and export what follows"
-    elif tensor.type.startswith("optional"):
+    if tensor.type.startswith("optional"):
         advice = "export it with inputs that are always given"
     elif tensor.type.startswith("tensor"):
         advice = f"export it with one of {', '.join(NUMPY_DTYPES)}"
@@ -210,10 +206,10 @@ def _unloadable(file: str, content: bytes, error: Exception) -> str:
             f"ONNX Runtime does not compute {found[1]} in the datatype that it has there: export "
             "the network in single precision (in torch, network.float())"
         )
-    if "construct locale" in message:
+    if found := re.search(r"construct locale with name:(\S+?):", message):
         return (
-            "it works on text, which is not served: turn text into numbers before the graph, and "
-            "export what follows"
+            f"its StringNormalizer needs the locale {found[1]}, which is not installed: install "
+            "it, or give the operator the attribute locale='C.UTF-8'"
         )
     return (
         f"ONNX Runtime cannot load it ({message}): export it anew, with ONNX's own operators alone"

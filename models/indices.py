@@ -7,7 +7,7 @@ index beyond the end fails only at run time.
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING
 
-from models.graph import UnreadableGraphError, parse
+from models.graph import UnreadableGraphError, is_text, parse
 from models.ranges import InputRange
 
 if TYPE_CHECKING:
@@ -41,7 +41,11 @@ def index_ranges(content: bytes) -> list[InputRange]:
             for attribute in node.attribute
             if attribute.t.dims
         )
-    inputs = {value.name: {value.name} for value in graph.input if value.name not in tables}
+    inputs = {
+        value.name: {value.name}
+        for value in graph.input
+        if value.name not in tables and not is_text(value)
+    }
     sizes: dict[str, int] = {}
     for name, size in _looked_up(graph.node, tables, inputs):
         sizes[name] = min(size, sizes.get(name, size))

@@ -22,8 +22,8 @@ _TIE = 1e-6
 def require_agreement(file: str, results: Arrays, outputs: Sequence[TensorSpec]) -> None:
     """Check that every output of classes names the class with the largest score.
 
-    An output holds classes if it has one whole number for each row of labelled columns, and each
-    number is the index of a label or the label itself. Indices may start at 0 or 1.
+    An output holds classes if it has one whole number or text for each row of labelled columns,
+    each of which is the index of a label or the label itself. Indices may start at 0 or 1.
 
     Args:
         file: the name of the graph's file, for the error.
@@ -64,10 +64,14 @@ def _indices(
         None if `named` does not hold classes.
     """
     rows = columns.shape[:-1]
-    if named.dtype.kind not in "iub" or named.shape not in (rows, (*rows, 1)):
+    if named.dtype.kind not in "iubO" or named.shape not in (rows, (*rows, 1)):
         return None
-    values = named.ravel().astype(int).tolist()
     by_text = {label: index for index, label in enumerate(labels)}
+    if named.dtype == object:
+        texts = named.ravel().tolist()
+        is_named = all(text in by_text for text in texts)
+        return np.array([by_text[text] for text in texts], np.intp) if is_named else None
+    values = named.ravel().astype(int).tolist()
     if all(str(value) in by_text for value in values):
         return np.array([by_text[str(value)] for value in values], np.intp)
     if all(0 <= value < len(labels) for value in values):

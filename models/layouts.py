@@ -23,6 +23,7 @@ from models.runtimes import Arrays, DeclaredTensor, OnnxRuntime
 from models.samples import Samples, random_samples
 from models.specs import input_specs
 from models.stated_batch import Stated, require_known
+from models.texts import words_of
 from models.trial_sizes import require_safe
 
 if TYPE_CHECKING:
@@ -97,6 +98,7 @@ class LayoutSearch:
         self._arrays = arrays
         self._ranges = ranges
         self._stated = stated
+        self._words = words_of(model)
         self._is_settled = True
 
     def first(self) -> ForeignGraph:
@@ -290,7 +292,9 @@ class LayoutSearch:
                 rows = sample_rows(self._file, graph, self._arrays)
             else:
                 specs = with_ranges(input_specs(graph), self._ranges)
-                rows = random_samples(specs, None, shared_values(graph, self._stated)).rows
+                rows = random_samples(
+                    specs, None, self._words, shared_values(graph, self._stated)
+                ).rows
         except AddError:
             return None
         counts = {len(array) for array in rows.values()}

@@ -114,7 +114,8 @@ def _mismatch(result: Arrays, example: Example, outputs: Sequence[TensorSpec]) -
             )
         if recorded.dtype.kind != "f":
             if not np.array_equal(computed, recorded):
-                return f"{spec.name} is another whole number than the recorded prediction's"
+                kind = "text" if spec.datatype == "BYTES" else "whole number"
+                return f"{spec.name} is another {kind} than the recorded prediction's"
             continue
         difference = relative_difference(computed, recorded, probabilities=spec.is_probabilities)
         if differs := excess(difference, example.tolerance, recorded.dtype):

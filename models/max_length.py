@@ -11,9 +11,8 @@ from collections.abc import Callable, Collection, Hashable, Mapping, Sequence
 from dataclasses import replace
 from typing import NamedTuple
 
-import numpy as np
-
 from models.arena import limit_arena
+from models.differences import is_finite
 from models.free_sizes import MOST_NUMBERS, count_values, dimension_key, free_dimensions, resized
 from models.importing import AddError, ForeignGraph
 from models.runtimes import Arrays, DeclaredTensor, Runtime, one_line
@@ -212,6 +211,6 @@ def _failure(
     for name, array in outputs.items():
         if array.ndim == 0 or len(array) != batch:
             return Failure(f"the output {name} is {list(array.shape)} for a batch of {batch}")
-        if not np.isfinite(array).all():
+        if not is_finite(array):
             return Failure(f"the output {name} is infinite or NaN")
     return None

@@ -208,6 +208,8 @@ def _padded_input(spec: TensorSpec, value: float, *, is_mask: bool) -> PaddedInp
     Raises:
         AddError: the input has no free length, or several; or the value is none of its datatype.
     """
+    if spec.datatype == "BYTES":
+        raise AddError(f"the input {spec.name} takes text, which is not padded: omit its --pad")
     axes = [axis for axis, size in enumerate(spec.shape) if axis and size == -1]
     if len(axes) != 1:
         reason = "has no free length" if not axes else f"has {len(axes)} free dimensions"

@@ -50,8 +50,8 @@ def check_parity(
         runtime: the name of the candidate's runtime, for the record.
         classification: whether the outputs are probabilities (one tolerance for all numbers, and
             the same class for every sample, if no two are equally probable) or other numbers (a
-            tolerance relative to the magnitude of each column). Whole numbers and truth values must
-            be equal in both cases.
+            tolerance relative to the magnitude of each column). Whole numbers, truth values and
+            texts must be equal in both cases.
         batch_sizes: the batch sizes of the candidate.
         reference_batch: the batch size of the reference; None for the candidate's. A size above 1
             does not show that rows are independent.
@@ -60,8 +60,8 @@ def check_parity(
         same: whether both are one network in one runtime, which must round in one way.
 
     Raises:
-        ParityError: a difference exceeds the tolerance, or a class, whole number, shape or dtype
-            differs.
+        ParityError: a difference exceeds the tolerance, or a class, whole number, text, shape or
+            dtype differs.
     """
     rows = len(next(iter(samples.values())))
     expected: Arrays = {}
@@ -89,8 +89,9 @@ def check_parity(
             if not np.issubdtype(expected_output.dtype, np.floating):
                 equal = (output == expected_output).reshape(rows, -1).all(axis=1)
                 if not equal.all():
+                    kind = "text" if output.dtype == object else "whole number"
                     raise ParityError(
-                        f"{location}: sample {int(np.argmin(equal))} has another whole number"
+                        f"{location}: sample {int(np.argmin(equal))} has another {kind}"
                     )
                 continue
             measured = relative_difference(output, expected_output, probabilities=classification)

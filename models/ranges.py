@@ -84,6 +84,8 @@ def check_samples(rows: Arrays, inputs: Sequence[TensorSpec], source: str) -> No
 def _ranged(spec: TensorSpec, input_range: InputRange | None) -> TensorSpec:
     if input_range is None:
         return spec
+    if spec.datatype == "BYTES":
+        raise AddError(f"--range names {spec.name}, which takes text: give no range for it")
     for end in input_range[1:]:
         if end is not None and not _holds(spec, end):
             raise AddError(

@@ -4,14 +4,19 @@
   them. It is taken out: the output is the tensor in front of it, and its keys are the labels.
 - A free batch with a fixed first dimension of an output, as LightGBM's `[1]` of the label, is a
   mistake of the exporter: the dimension is cleared.
+- StringNormalizer, as skl2onnx writes it, needs the locale en_US.UTF-8, which few images have: it
+  gets C.UTF-8, which changes the case of the same characters.
 """
 
 from typing import TYPE_CHECKING
 
-from models.graph import UnreadableGraphError, parse_file
+from models.graph import UnreadableGraphError, all_nodes, parse_file
 
 if TYPE_CHECKING:
     import onnx
+
+
+LOCALE = "C.UTF-8"
 
 
 def repaired(content: bytes) -> tuple[bytes, tuple[str, ...]]:
@@ -27,17 +32,27 @@ def repaired(content: bytes) -> tuple[bytes, tuple[str, ...]]:
         model = parse_file(content)
     except UnreadableGraphError:  # the file is refused, with the reason, when it is opened
         return content, ()
+    from onnx import helper
+
     labels: tuple[str, ...] = ()
     changed = _free_outputs(model.graph)
     for node in [node for node in model.graph.node if _is_zipmap(node)]:
         labels = _keys(node) or labels
         _take_out(model.graph, node)
         changed = True
+    for node in all_nodes(model.graph.node):
+        if node.op_type == "StringNormalizer" and not _has(node, "locale"):
+            node.attribute.append(helper.make_attribute("locale", LOCALE))
+            changed = True
     return (model.SerializeToString() if changed else content), labels
 
 
 def _is_zipmap(node: "onnx.NodeProto") -> bool:
     return node.op_type == "ZipMap" and node.domain == "ai.onnx.ml"
+
+
+def _has(node: "onnx.NodeProto", name: str) -> bool:
+    return any(attribute.name == name for attribute in node.attribute)
 
 
 def _keys(node: "onnx.NodeProto") -> tuple[str, ...]:

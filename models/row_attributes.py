@@ -83,6 +83,7 @@ ATTRIBUTES: Mapping[str, str] = {
     "ReduceProd": _REDUCE,
     "ReduceSum": _REDUCE,
     "ReduceSumSquare": _REDUCE,
+    "RegexFullMatch": "pattern",
     "Reshape": "allowzero",
     "Resize": (
         "antialias axes coordinate_transformation_mode cubic_coeff_a exclude_outside "
@@ -98,7 +99,13 @@ ATTRIBUTES: Mapping[str, str] = {
     "SpaceToDepth": "blocksize",
     "Split": "axis num_outputs split",
     "Squeeze": "axes",
+    "StringNormalizer": "case_change_action is_case_sensitive locale",
+    "StringSplit": "delimiter maxsplit",
     "Swish": "alpha",
+    "TfIdfVectorizer": (
+        "max_gram_length max_skip_count min_gram_length mode ngram_counts ngram_indexes "
+        "pool_int64s pool_strings weights"
+    ),
     "ThresholdedRelu": "alpha",
     "TopK": "axis k largest sorted",
     "Transpose": "perm",
@@ -106,6 +113,7 @@ ATTRIBUTES: Mapping[str, str] = {
     "Unsqueeze": "axes",
     "Upsample": "mode scales",
     "ai.onnx.ml.Binarizer": "threshold",
+    "ai.onnx.ml.CategoryMapper": "cats_int64s cats_strings default_int64 default_string",
     "ai.onnx.ml.FeatureVectorizer": "inputdimensions",
     "ai.onnx.ml.Imputer": (
         "imputed_value_floats imputed_value_int64s replaced_value_float replaced_value_int64"
@@ -147,6 +155,7 @@ ATTRIBUTES: Mapping[str, str] = {
     "com.microsoft.QLinearSoftmax": "axis opset",
     "com.microsoft.QuantizeLinear": "axis",
     "com.microsoft.QuickGelu": "alpha",
+    "com.microsoft.Tokenizer": "mark mincharnum pad_value separators tokenexp",
 }
 """By operator; an operator that is not listed has no attributes."""
 
@@ -160,6 +169,7 @@ _VALUES: Mapping[str, Callable[[Any], bool]] = {
         value in (b"align_corners", b"asymmetric", b"half_pixel", b"pytorch_half_pixel")
     ),
     "keep_aspect_ratio_policy": lambda value: value == b"stretch",
+    "mark": lambda value: value == 0,
     "opset": lambda value: value >= 13,
     "post_transform": lambda value: value in (b"NONE", b"LOGISTIC", b"SOFTMAX", 0, 1, 2),
     "spatial": lambda value: value == 1,

@@ -7,6 +7,7 @@ size, or is unknown. In a graph without such a node, rows are independent; in a 
 may be independent too.
 """
 
+import math
 from collections.abc import Sequence, Set
 
 import numpy as np
@@ -25,10 +26,12 @@ from models.graph import (
 from models.row_attributes import unknown_attribute
 from models.row_places import Places, picked, places_of
 from models.row_rules import RESHAPING, RULES, Call, MixesError, Rows, batch_axis
+from models.row_texts import TEXT_RULES, filling_of
 from models.runtimes import Arrays
 
 MOVING = RESHAPING | {"Cast", "Concat", "Gather", "Identity", "Slice", "Split", "Transpose"}
 """Operators whose outputs are values of their inputs."""
+_EVERY = {**RULES, **TEXT_RULES}
 _INT64 = 7
 """The code of INT64 in ONNX; it represents any size."""
 _MOST = 2**31
@@ -46,7 +49,7 @@ UNSIGNED = {"Abs", "Cos", "Cosh", "Exp", "ReduceL1", "ReduceL2", "ReduceSumSquar
 FILLING = {
     "Concat", "Pad", "ScatterElements", "ScatterND", "Shape", "Size",
     "ReduceL1", "ReduceL2", "ReduceLogSum", "ReduceLogSumExp", "ReduceMean", "ReduceProd",
-    "ReduceSum", "ReduceSumSquare",
+    "ReduceSum", "ReduceSumSquare", "TfIdfVectorizer",
 }  # fmt: skip
 """Operators that set their whole output, also if they take a tensor without numbers.
 
@@ -98,7 +101,7 @@ def row_mixing(
 
 
 def _row_size(rows: Arrays) -> int:
-    return sum(array[0].size for array in rows.values())
+    return sum(math.prod(array.shape[1:]) for array in rows.values())
 
 
 def _unreadable(error: UnreadableGraphError) -> str:
@@ -119,6 +122,8 @@ def mixing(graph: ObservedGraph, axes: BatchAxes = ROWS_FIRST) -> str | None:
         if not follower.holds(name, None):
             return f"a branch is taken by {name}, which depends on the rows"
     for name in graph.outputs:
+        if name in follower.fillings:
+            return f"the output {name} is filled up to the longest row of the batch"
         if not follower.holds(name, axes.outputs.get(name, 0)):
             return f"the output {name} does not hold one row for each row"
     return None
@@ -141,6 +146,8 @@ class _Follower:
         """The values without rows that depend on the number of rows."""
         self._sizes: set[str] = set()
         """The subset of these values that are sizes, or multiples of sizes."""
+        self.fillings: dict[str, bytes] = {}
+        """The values whose rows are filled up to the longest of the batch, and with what."""
         self._places: dict[str, Places] = {}
         """The values without rows that are the places of each row's numbers."""
         self._zeros: set[str] = set()
@@ -169,9 +176,9 @@ class _Follower:
         self._later.difference_update(node.outputs)
         with_rows = [name for name in inputs if name in self.rows]
         self._require_numbers(node)
-        if "." in node.kind and node.kind not in RULES:
+        if "." in node.kind and node.kind not in _EVERY:
             raise MixesError("is not known to compute each row for itself")
-        is_listed = "." in node.kind or (with_rows and node.kind in RULES)
+        is_listed = "." in node.kind or (with_rows and node.kind in _EVERY)
         if is_listed and (unknown := unknown_attribute(node)) is not None:
             raise MixesError(f"is not known with this {unknown}")
         if not with_rows or node.kind in ("Shape", "Size"):
@@ -192,13 +199,16 @@ class _Follower:
                 raise MixesError("computes with the number of rows")
         if node.kind == "Log" and self._has_subnormals:  # those of requests are zeros already
             raise MixesError("takes a number below the normal numbers for zero, or not")
-        rule = RULES.get(node.kind)
+        rule = _EVERY.get(node.kind)
         if rule is None:
             raise MixesError("is not known to compute each row for itself")
+        filling = filling_of(node, self.fillings)
         call = Call(node, self._opset, self._values, self.rows, self._sized, self._sizes)
         structure = rule(call) if places is None else picked(call.rows(0), call.shape(0), places)
         for name in filter(None, node.outputs):
             self.rows[name] = self._found(name, structure)
+        if filling is not None:
+            self.fillings[node.outputs[0]] = filling
         self._follow_zeros(node)
 
     def _may_make_subnormals(self, node: Node) -> bool:

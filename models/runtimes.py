@@ -34,6 +34,7 @@ _ONNX_DATATYPES: Mapping[str, Datatype] = {
     "tensor(float16)": "FP16",
     "tensor(float)": "FP32",
     "tensor(double)": "FP64",
+    "tensor(string)": "BYTES",
 }
 
 _CUDA = "CUDAExecutionProvider"
@@ -51,6 +52,7 @@ _CUDA_FAILURE = re.compile(r"CU[A-Z]+ failure \d+: [^;]+")  # the machine's name
 _VARYING_OPERATORS = (
     *("Loop", "If", "Scan", "SequenceMap"),  # they hold graphs
     *("Range", "ConstantOfShape", "Expand", "Tile", "OneHot", "Resize", "Upsample", "Pad"),
+    *("Tokenizer", "StringSplit"),  # they fill each row up to the one with the most parts
 )
 """The operators of ONNX whose work depends on the values of their inputs."""
 

@@ -11,10 +11,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from models.card import TensorSpec
+from models.differences import is_finite
 from models.files import FileError, open_file, unreadable
 from models.importing import AddError
 from models.ranges import check_samples, whole_numbers
 from models.runtimes import Arrays
+from models.texts import made_up
 
 LARGEST_BATCH = 256
 """The largest batch of the service by default, in rows."""
@@ -52,7 +54,7 @@ class Samples:
     @property
     def row_size(self) -> int:
         """The numbers in one row of all inputs."""
-        return sum(array[0].size for array in self.rows.values())
+        return sum(math.prod(array.shape[1:]) for array in self.rows.values())
 
     @property
     def smallest(self) -> list[Arrays]:
@@ -73,6 +75,7 @@ class Samples:
 def random_samples(
     inputs: Sequence[TensorSpec],
     fixed_batch: int | None,
+    words: Sequence[str] = (),
     shared: Mapping[str, Sequence[float]] | None = None,
 ) -> Samples:
     """Return random rows, the same on every call.
@@ -83,7 +86,7 @@ def random_samples(
     are exact in every datatype and short in the card. Whole numbers are 0 to 255, or to the
     datatype's maximum. If an input has a range, its numbers are uniform in the range; if one side
     is open, in an interval of length 255 at the stated end. The number of rows is lower if rows are
-    large.
+    large. Texts are made of `words`, which the graph names, and of others.
     """
     random = np.random.default_rng(0)
     free = _free_size(inputs)
@@ -93,7 +96,10 @@ def random_samples(
     rows = {}
     for spec in inputs:
         shape = (count, *(free if size == -1 else size for size in spec.shape[1:]))
-        rows[spec.name] = _random_values(random, spec, shape)
+        is_text = spec.datatype == "BYTES"
+        rows[spec.name] = (
+            made_up(random, shape, words) if is_text else _random_values(random, spec, shape)
+        )
     for name, values in (shared or {}).items():
         rows[name][:] = values[0] if values else rows[name][0]
     return Samples(rows, False, fixed_batch, _signed(inputs), shared=frozenset(shared or {}))
@@ -137,14 +143,18 @@ def _random_values(
 
 
 def read_arrays(path: Path) -> dict[str, NDArray[Any]]:
-    """Return the arrays of an .npz file.
+    """Return the arrays of an .npz file; texts as arrays of `str`.
 
     Raises:
         AddError: the file cannot be read, or has another format.
     """
     try:
         with open_file(path) as stream, np.load(stream, allow_pickle=False) as archive:
-            return {name: archive[name] for name in archive.files}
+            arrays = {name: archive[name] for name in archive.files}
+            return {
+                name: array.astype(object) if array.dtype.kind == "U" else array
+                for name, array in arrays.items()
+            }
     except FileError as error:
         raise AddError(f"{path}: {error}") from error
     except OSError as error:
@@ -152,6 +162,11 @@ def read_arrays(path: Path) -> dict[str, NDArray[Any]]:
     except MemoryError as error:
         raise AddError(f"{path}: its arrays do not fit into the memory: give fewer rows") from error
     except (AttributeError, TypeError, ValueError, EOFError, zipfile.BadZipFile) as error:
+        if "Object arrays" in str(error):
+            raise AddError(
+                f"{path}: an array in it holds Python objects, which are not read: give texts as "
+                "numpy.array(texts, 'U')"
+            ) from error
         raise AddError(f"{path}: it is no .npz file: write it with numpy.savez") from error
 
 
@@ -169,14 +184,14 @@ def given_samples(
     """
     rows = {}
     for spec in inputs:
-        array = arrays[spec.name]
+        array = _as_texts(path, spec, arrays[spec.name])
         fits = replace(spec, shape=(-1, *spec.shape[1:])).takes(array.shape)  # any number of rows
         if not fits or not np.can_cast(array.dtype, spec.dtype, "same_kind"):
             raise AddError(
                 f"{path}: {spec.name} is {array.dtype} {list(array.shape)}, and the network takes "
                 f"{spec.to_text()}: give rows of that shape, as {spec.dtype}"
             )
-        if not np.isfinite(array).all():
+        if not is_finite(array):
             raise AddError(f"{path}: {spec.name} holds infinity or NaN: give finite numbers")
         rows[spec.name] = _converted(path, spec, array)
     check_samples(rows, inputs, str(path))
@@ -198,7 +213,25 @@ def given_samples(
     return Samples(rows, True, fixed_batch, _signed(inputs), shared=frozenset(shared))
 
 
+def _as_texts(path: Path, spec: TensorSpec, array: NDArray[Any]) -> NDArray[Any]:
+    """Return an array as texts, which may be UTF-8 in `S`, for an input of text."""
+    if spec.datatype != "BYTES":
+        return array
+    if array.dtype.kind not in "OS":
+        raise AddError(
+            f"{path}: {spec.name} is {array.dtype}, and the network takes text: give "
+            "numpy.array(texts, 'U')"
+        )
+    try:
+        texts = array if array.dtype == object else np.strings.decode(array).astype(object)
+    except UnicodeDecodeError as error:
+        raise AddError(f"{path}: {spec.name} holds bytes that are no UTF-8: {error}") from error
+    return texts
+
+
 def _converted(path: Path, spec: TensorSpec, array: NDArray[Any]) -> NDArray[Any]:
+    if spec.datatype == "BYTES":
+        return array
     with np.errstate(over="ignore"):
         found = array.astype(spec.dtype)
     if not np.isfinite(found).all() or (array.dtype.kind in "iu" and (found != array).any()):

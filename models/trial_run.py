@@ -67,7 +67,9 @@ def main() -> None:
     )
     fills = _mallopt(_M_MMAP_MAX, 0)
     with np.load(task["rows"]) as rows:
-        inputs = {name: rows[f"arr_{index}"] for index, name in enumerate(task["names"])}
+        arrays = (rows[f"arr_{index}"] for index in range(len(task["names"])))
+        texts_as_objects = (a.astype(object) if a.dtype.kind == "U" else a for a in arrays)
+        inputs = dict(zip(task["names"], texts_as_objects, strict=True))
     for number, shapes in enumerate(task["cases"]):
         print(number, end="", flush=True)  # noqa: T201 - the result of this program
         case = {name: np.resize(array, shapes[name]) for name, array in inputs.items()}

@@ -14,9 +14,10 @@ import tempfile
 from collections.abc import Hashable, Mapping, Sequence
 from itertools import combinations
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
+from numpy.typing import NDArray
 
 from models.batch_axes import Axes, network_layout, shape_of_network
 from models.free_sizes import dimension_key, free_dimensions
@@ -119,7 +120,7 @@ def _outcomes(
         graph, saved = Path(folder, "graph.onnx"), Path(folder, "rows.npz")
         graph.write_bytes(content)
         arrays = (network_layout(rows[tensor.name], axes[tensor.name]) for tensor in inputs)
-        np.savez(saved, *arrays)
+        np.savez(saved, *map(_savable, arrays))
         while len(outcomes) < len(cases):
             task = {
                 "graph": str(graph),
@@ -140,6 +141,11 @@ def _outcomes(
             else:
                 outcomes.append(ending)
     return outcomes
+
+
+def _savable(array: NDArray[Any]) -> NDArray[Any]:
+    """Return an array that is saved without pickle: texts in a dtype of fixed length."""
+    return array.astype("U") if array.dtype == object else array
 
 
 def _run(task: str) -> tuple[list[str], Outcome]:

@@ -5,6 +5,8 @@ from collections.abc import Callable, Collection
 import numpy as np
 from numpy.typing import NDArray
 
+from models import texts
+from models.differences import is_finite
 from models.runtimes import Arrays
 
 KINDS = 6
@@ -17,7 +19,7 @@ def varied_rows(
     """Return `count` rows within or near the range of the given rows, the same on every call.
 
     Args:
-        rows: inputs by name, of numbers or truth values, all with the same number of rows.
+        rows: inputs by name, of numbers, truth values or texts, with the same number of rows each.
         count: the number of rows to return.
         signed: the inputs of whole numbers for which some rows are to be negative.
         shared: the inputs whose rows are equal; they stay as they are.
@@ -37,6 +39,9 @@ def varied_rows(
             varied[name] = np.resize(array, (count, *array.shape[1:]))
             continue
         floats = array.dtype.kind == "f"
+        if array.dtype == object:
+            varied[name] = texts.varied(random, array, kinds, sources)
+            continue
         if not array.size:
             varied[name] = np.empty((count, *array.shape[1:]), array.dtype)
             continue
@@ -84,6 +89,6 @@ def computable(network: Callable[[Arrays], Arrays], rows: Arrays) -> dict[str, N
             continue
         shapes = {name: array.shape for name, array in outputs.items()}
         usual = usual or shapes
-        if shapes == usual and all(np.isfinite(array).all() for array in outputs.values()):
+        if shapes == usual and all(map(is_finite, outputs.values())):
             finite_rows.append(index)
     return {name: array[finite_rows] for name, array in rows.items()}

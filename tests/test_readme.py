@@ -217,7 +217,7 @@ def test_the_users_own_networks_are_saved_checked_and_served_as_shown(tmp_path: 
     for block in OWN:
         subprocess.run([sys.executable, "-c", block], cwd=ROOT, env=own, check=True, timeout=240)
     assert ModelRepository(tmp_path).names() == [
-        "flowers", "forest", "iris", "resnet18", "sentiment",
+        "flowers", "forest", "iris", "mean", "resnet18", "sentiment", "spam",
     ]  # fmt: skip
     (check,) = (line for line in COMMANDS if "fitserve check" in line)
     shown = run(check.replace(".venv/bin/fitserve", f"{sys.executable} -m fitserve"), **own)
@@ -231,6 +231,9 @@ def test_the_users_own_networks_are_saved_checked_and_served_as_shown(tmp_path: 
         (shown_row,), (row,) = json.loads(response)["predictions"], answer["predictions"]
         assert row["label"] == shown_row["label"]
         assert row["scores"] == pytest.approx(shown_row["scores"], abs=1e-4)
+        (texts,) = (line for line in COMMANDS if "spam/predict" in line)
+        rows = json.loads(run(texts.replace("127.0.0.1:3000", address)))["predictions"]
+        assert [row["label"] for row in rows] == ["spam", "ham"]
         (picture,) = (line for line in COMMANDS if "resnet18/predict" in line)
         (row,) = json.loads(run(picture.replace("127.0.0.1:3000", address)))["predictions"]
         assert len(row["scores"]) == 5

@@ -1,6 +1,6 @@
 """The door for estimators and pipelines of scikit-learn, in Python or in a `.skops` file."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -9,7 +9,8 @@ import numpy as np
 
 from fitserve.doors import is_of
 from fitserve.exported import GIVE_ROWS, Arrays, Exported, ExportError, Record, reason
-from fitserve.tables import columns_of, drop_texts, rows_of, with_name
+from fitserve.tables import columns_of, complete, rows_of, with_name
+from fitserve.text_steps import case_notes, require_known, with_words
 
 SHOWN = "scikit-learn estimator"
 OPSETS = {"": 18, "ai.onnx.ml": 3}
@@ -44,7 +45,8 @@ def export(network: Any, samples: Sequence[Any], labels: Sequence[str]) -> Expor
 
     Args:
         network: the fitted estimator.
-        samples: one: an array of rows, or a data frame, whose columns become inputs.
+        samples: one: an array of rows, a list of texts, or a data frame or a mapping of names to
+            columns, which become inputs.
         labels: the classes; by default, those of the estimator.
 
     Raises:
@@ -55,7 +57,8 @@ def export(network: Any, samples: Sequence[Any], labels: Sequence[str]) -> Expor
     if not samples:
         raise ExportError(f"scikit-learn states no shapes: {GIVE_ROWS}")
     rows = samples[0]
-    columns = columns_of(rows)
+    columns = columns_of(rows, texts=True)
+    require_known(network)
     if isinstance(getattr(network, "classes_", None), list):
         raise ExportError(_several_targets(network))
     try:
@@ -68,19 +71,26 @@ def export(network: Any, samples: Sequence[Any], labels: Sequence[str]) -> Expor
             "fitted on"
         ) from error
     onnx, inputs, outputs = _onnx(network, columns)
+    whole, notes = complete(columns), case_notes(network)
+    if not whole.all():
+        notes.append("Rows that lack numbers are left out of its checks.")
     known = {
-        name: answer for name, answer in zip(outputs, answers, strict=False) if answer is not None
+        name: answer[whole]
+        for name, answer in zip(outputs, answers, strict=False)
+        if answer is not None
     }
     classes = getattr(network, "classes_", ()) if "probabilities" in outputs else ()
     return Exported(
         onnx,
         [
             Record(
-                {name: array for name, array in _renamed(columns).items() if name in inputs}, known
+                {name: array[whole] for name, array in _renamed(columns).items() if name in inputs},
+                known,
             )
         ],
         f"{type(network).__name__} of scikit-learn {sklearn.__version__}",
         labels=labels or [str(name) for name in classes],
+        notes=notes,
     )
 
 
@@ -96,8 +106,8 @@ def _answers(network: Any, rows: Any) -> list[Any]:
         if labels.ndim > 1:
             raise ExportError(_several_targets(network))
         scores = network.predict_proba(given) if hasattr(network, "predict_proba") else None
-        answers = [] if labels.dtype.kind in "OUS" else [labels.astype(np.int64)]
-        return [*answers, None if scores is None else np.float32(scores)]
+        labels = labels.astype(str if labels.dtype.kind in "OUST" else np.int64)
+        return [labels, None if scores is None else np.float32(scores)]
     if hasattr(network, "predict"):
         predicted = np.asarray(network.predict(given))
         if predicted.dtype.kind == "f":
@@ -129,16 +139,16 @@ def _onnx(network: Any, columns: Arrays) -> tuple[bytes, list[str], list[str]]:
     except ImportError as error:
         raise ExportError("skl2onnx is not installed: pip install skl2onnx") from error
     is_classifier = hasattr(network, "classes_")
-    has_map = is_classifier and not is_of(
-        network, "sklearn", "LinearSVC"
-    )  # which has no such option
-    options: Mapping[str, Any] = {"zipmap": False} if has_map else {}
+    last = network.steps[-1][1] if hasattr(network, "steps") else network
+    options: dict[Any, Any] = {"zipmap": False} if is_classifier else {}
+    if is_of(last, "sklearn", "LinearSVC"):  # which lacks this option, and gives no probabilities
+        options = {type(last): {"raw_scores": True}}
     try:
         with _lists_for_arrays():
             model = to_onnx(
                 network,
                 initial_types=_types(columns),
-                options=dict(options) or None,
+                options=options or None,
                 target_opset=OPSETS,
             )
     except Exception as error:
@@ -146,9 +156,9 @@ def _onnx(network: Any, columns: Arrays) -> tuple[bytes, list[str], list[str]]:
             f"{type(network).__name__} has no form in ONNX ({reason(error)}): "
             + _advice(columns, reason(error))
         ) from error
-    drop_texts(model)
+    with_words(model)
     if is_classifier and len(network.classes_) == 2 and not hasattr(network, "predict_proba"):
-        _drop_scores(model, network)
+        _drop_scores(model)
     with_name(model, "variable", "prediction")
     inputs, outputs = (
         [value.name for value in values] for values in (model.graph.input, model.graph.output)
@@ -185,25 +195,16 @@ def _plain(value: Any) -> Any:
     return [int(one) if isinstance(one, (bool, np.bool_)) else one for one in list(value)]
 
 
-def _drop_scores(model: Any, network: Any) -> None:
-    """Take out the scores of two classes, whose columns skl2onnx writes in the other order.
-
-    Raises:
-        ExportError: nothing is left.
-    """
-    if len(model.graph.output) == 1:
-        raise ExportError(
-            f"{type(network).__name__} of two classes gives no probabilities: fit it with "
-            "probability=True if it has that option, or on classes that are whole numbers"
-        )
+def _drop_scores(model: Any) -> None:
+    """Take out the scores of two classes, whose columns skl2onnx writes in the other order."""
     for output in [one for one in model.graph.output if one.name == "probabilities"]:
         model.graph.output.remove(output)
 
 
 def _types(columns: Arrays) -> list[tuple[str, Any]]:
-    from skl2onnx.common.data_types import guess_data_type
+    from skl2onnx.common.data_types import StringTensorType, guess_data_type
 
-    return [
-        (name, type(guess_data_type(array)[0][1])([None, *array.shape[1:]]))
-        for name, array in columns.items()
-    ]
+    def kind(array: Any) -> Any:
+        return StringTensorType if array.dtype == object else type(guess_data_type(array)[0][1])
+
+    return [(name, kind(array)([None, *array.shape[1:]])) for name, array in columns.items()]

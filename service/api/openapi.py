@@ -146,7 +146,7 @@ def _instances(card: ModelCard) -> dict[str, Any]:
 
 def _value(spec: TensorSpec) -> dict[str, Any]:
     """Return the schema of one row of an input."""
-    kinds = {"f": "number", "b": "boolean"}
+    kinds = {"f": "number", "b": "boolean", "O": "string"}
     schema: dict[str, Any] = {"type": kinds.get(spec.dtype.kind, "integer")}
     for size in reversed(spec.row_shape):
         schema = {"type": "array", "items": schema}

@@ -125,8 +125,8 @@ def test_labels_never_fit_a_free_dimension(add: Add) -> None:
                       locale="xx_YY"), node("Size", ["lower"], ["y"])],
                 [("text", T.STRING, ["batch"])], [("y", T.INT64, [])],
             ),
-            "net.onnx: it works on text, which is not served: turn text into numbers before the "
-            "graph, and export what follows",
+            "net.onnx: its StringNormalizer needs the locale xx_YY, which is not installed: "
+            "install it, or give the operator the attribute locale='C.UTF-8'",
         ),
     ],
 )  # fmt: skip

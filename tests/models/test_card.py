@@ -32,7 +32,7 @@ from models.card import (
 )
 
 DATATYPES: tuple[Datatype, ...] = get_args(Datatype)
-PYTHON_TYPES = {"b": bool, "u": int, "i": int, "f": float}
+PYTHON_TYPES = {"b": bool, "u": int, "i": int, "f": float, "O": str}
 
 texts = st.text(max_size=20)
 counts = st.integers(0, 10**9)
@@ -48,7 +48,8 @@ def arrays(datatype: Datatype, **sides: int) -> st.SearchStrategy[NDArray[Any]]:
     dtype = NUMPY_DTYPES[datatype]
     options = {"allow_nan": False, "allow_infinity": False} if dtype.kind == "f" else {}
     shapes = hnp.array_shapes(**({"max_dims": 3, "min_side": 0, "max_side": 3} | sides))
-    return hnp.arrays(dtype, shapes, elements=hnp.from_dtype(dtype, **options))
+    elements = texts if datatype == "BYTES" else hnp.from_dtype(dtype, **options)
+    return hnp.arrays(dtype, shapes, elements=elements, fill=st.nothing())
 
 
 @st.composite
@@ -209,9 +210,20 @@ def test_a_recorded_tensor_of_any_datatype_survives_json(datatype: Datatype) -> 
         assert {type(value) for value in recorded.data} <= {PYTHON_TYPES[array.dtype.kind]}
         read = recorded.array()
         assert (read.dtype, read.shape) == (array.dtype, array.shape)
+        if datatype == "BYTES":
+            assert read.tolist() == array.tolist()
+            return
         assert read.tobytes() == array.tobytes()  # all bits, including the sign of zero
 
     check()
+
+
+@pytest.mark.parametrize(
+    ("datatype", "data"), [("BYTES", (1,)), ("BYTES", ("a", True)), ("FP32", ("1",))]
+)
+def test_a_recorded_tensor_holds_texts_or_numbers(datatype: Datatype, data: Any) -> None:
+    with pytest.raises(ValidationError, match=f"{datatype} holds (texts|numbers) alone"):
+        RecordedTensor(datatype=datatype, shape=(len(data),), data=data)
 
 
 @pytest.mark.parametrize(

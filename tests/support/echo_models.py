@@ -45,6 +45,9 @@ class Echo(NamedTuple):
         )
 
 
+_ONE = {"BYTES": "a"}
+
+
 def write_echo(repository: Path, model: Echo) -> None:
     """Write the model as a package."""
     inputs, outputs = model.specs("in"), model.specs("out")
@@ -69,7 +72,10 @@ def write_echo(repository: Path, model: Echo) -> None:
     graph = helper.make_graph(nodes, "echo", declared(inputs), declared(outputs))
     opsets = [helper.make_opsetid("", 18)]
     network = helper.make_model(graph, opset_imports=opsets, ir_version=10)
-    rows = [np.ones([max(size, 1) for size in spec.shape], spec.dtype) for spec in inputs]
+    rows = [
+        np.full([max(size, 1) for size in spec.shape], _ONE.get(spec.datatype, 1), spec.dtype)
+        for spec in inputs
+    ]
 
     def recorded(specs: Sequence[TensorSpec]) -> dict[str, RecordedTensor]:
         return {
@@ -119,8 +125,9 @@ def write_for_triton(repository: Path, model: Echo, largest: int) -> None:
             labels = f'label_filename: "{spec.name}.txt"' if spec.labels else ""
             if spec.labels:
                 (folder / f"{spec.name}.txt").write_text("\n".join(spec.labels) + "\n")
+            kind = "STRING" if spec.datatype == "BYTES" else spec.datatype
             yield (
-                f'{keyword} [{{ name: "{spec.name}" data_type: TYPE_{spec.datatype} '
+                f'{keyword} [{{ name: "{spec.name}" data_type: TYPE_{kind} '
                 f"dims: {json.dumps(shape)} {labels} }}]"
             )
 

@@ -1,6 +1,7 @@
 """Messages of the protocol as a client encodes and decodes them, without the service's code."""
 
 import json
+import struct
 from collections.abc import Mapping
 from typing import Any, Literal, NamedTuple
 
@@ -45,7 +46,12 @@ def card_of(
     def recorded(tensors: Tensors) -> dict[str, RecordedTensor]:
         return {
             name: RecordedTensor.of(
-                datatype, np.zeros([max(size, 1) for size in shape], NUMPY_DTYPES[datatype])
+                datatype,
+                np.full(
+                    [max(size, 1) for size in shape],
+                    "" if datatype == "BYTES" else 0,
+                    NUMPY_DTYPES[datatype],
+                ),
             )
             for name, (datatype, shape) in tensors.items()
         }
@@ -89,12 +95,27 @@ def message_of(
     for name, array in arrays.items():
         entry = {"name": name, "datatype": datatypes[name], "shape": list(array.shape)}
         if forms[name] == "binary":
-            tensors.append(array.tobytes())
-            entry["parameters"] = {"binary_data_size": array.nbytes}
+            tensors.append(raw_of(array))
+            entry["parameters"] = {"binary_data_size": len(tensors[-1])}
         else:
             entry["data"] = (array if forms[name] == "nested" else array.ravel()).tolist()
         inputs.append(entry)
     return Message(card, arrays, {"inputs": inputs, **fields}, tuple(tensors))
+
+
+def raw_of(array: NDArray[Any]) -> bytes:
+    """Return an array as a binary tensor; `str` or `bytes` as BYTES."""
+    if array.dtype != object:
+        return array.tobytes()
+    texts = (one if isinstance(one, bytes) else one.encode() for one in array.ravel())
+    return b"".join(struct.pack("<I", len(text)) + text for text in texts)
+
+
+def same_values(array: NDArray[Any], other: NDArray[Any]) -> bool:
+    """Return whether two arrays have equal texts, or numbers with equal bits."""
+    if array.dtype == object:
+        return bool(array.tolist() == other.tolist())
+    return array.tobytes() == other.tobytes()
 
 
 class Answered(NamedTuple):
@@ -141,6 +162,8 @@ def _texts(raw: bytes) -> list[str]:
 
 # Strategies of hypothesis.
 
+TEXTS = st.text(st.characters(exclude_categories=["Cs"]), max_size=5)
+"""Any texts that have a form in UTF-8."""
 trailing = st.lists(st.sampled_from([-1, 1, 2, 3]), max_size=3).map(tuple)
 
 
@@ -158,8 +181,13 @@ def values(draw: st.DrawFn, spec: TensorSpec, rows: int, *, finite: bool) -> NDA
     """Draw an array that the tensor accepts."""
     shape = (rows, *(size if size != -1 else draw(st.integers(1, 3)) for size in spec.shape[1:]))
     limits = {"allow_nan": False, "allow_infinity": False} if finite else {}
-    elements = arrays_of.from_dtype(spec.dtype, **(limits if spec.dtype.kind == "f" else {}))
-    array: NDArray[Any] = draw(arrays_of.arrays(spec.dtype, shape, elements=elements))
+    elements: st.SearchStrategy[Any] = (
+        TEXTS
+        if spec.datatype == "BYTES"
+        else arrays_of.from_dtype(spec.dtype, **(limits if spec.dtype.kind == "f" else {}))
+    )
+    fill = st.nothing() if spec.datatype == "BYTES" else None
+    array: NDArray[Any] = draw(arrays_of.arrays(spec.dtype, shape, elements=elements, fill=fill))
     return array
 
 

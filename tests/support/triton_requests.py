@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from echo_models import Echo
+from infer_messages import raw_of
 from messages import LENGTH, Json
 from numpy.typing import NDArray
 
@@ -25,6 +26,8 @@ MODELS = (
     Echo("small", ["UINT8", "INT8"], [(2,), (2,)]),
     Echo("fixed", ["FP32"], [(2, 3)], batch=2, labels=("a", "b", "c")),
     Echo("cache", ["FP32", "INT64"], [(2, -1, 4), (1,)]),
+    Echo("texts", ["BYTES"], [(2,)]),
+    Echo("text", ["BYTES"], [(1,)]),
 )
 VALUES: tuple[Any, ...] = (
     *(None, True, False, -1, 0, 1, 2, 1.0, 1.5, 1e39, 2**31, 2**63, 2**64),
@@ -291,6 +294,39 @@ def _of_tensors() -> Iterator[TritonRequest]:
     yield infer("a field of one's own", "pair", {**pair(), "own": [1]})
 
 
+def _of_texts() -> Iterator[TritonRequest]:
+    """Yield requests of BYTES: texts in JSON, and well and badly written bytes."""
+    for data in (
+        ["", "a\0b"], ["é日😀", '"\\'], [["a", "b"]], [[["a", "b"]]], ["a"], ["a", "b", "c"],
+        ["a", 1], ["a", None], ["a", True], ["a", 1.5], ["a", ["b"]], ["a", {}],
+        "ab", [], None, [1, 2],
+    ):  # fmt: skip
+        entry = {"name": "in0", "shape": [1, 2], "datatype": "BYTES", "data": data}
+        for flag in (False, True):
+            body = {"inputs": [entry], "parameters": {"binary_data_output": flag}}
+            yield infer(f"texts {data!r}, {flag}", "texts", body)
+    good = raw_of(np.array(["", "né"], object))
+    for label, tail in {
+        "good": good,
+        "cut": good[:-1],
+        "cut in a length": good[:6],
+        "one": good[:4],
+        "more": good + b"\0",
+        "three": good + bytes(4),
+        "long": b"\xff\xff\xff\xff" + good,
+        "no UTF-8": raw_of(np.array([b"\xff", b"a"], object)),
+        "a surrogate": raw_of(np.array([b"\xed\xa0\x80", b"a"], object)),
+    }.items():
+        for more in (-1, 0, 1):
+            entry = {"name": "in0", "shape": [1, 2], "datatype": "BYTES",
+                     "parameters": {"binary_data_size": len(tail) + more}}  # fmt: skip
+            yield infer(f"bytes of texts {label}, {more}", "texts", {"inputs": [entry]}, tail)
+    for label, raw in {"a text": "né".encode(), "a length": raw_of(np.array(["a"], object)),
+                       "nothing": b""}.items():  # fmt: skip
+        yield infer(f"raw text: {label}", "text", raw, **{LENGTH: "0"})
+        yield infer(f"raw texts: {label}", "texts", raw, **{LENGTH: "0"})
+
+
 def _of_pages() -> Iterator[TritonRequest]:
     for path in (
         *("", "/health/live", "/health/ready", "/none", "/models", "/models/stats"),
@@ -326,6 +362,17 @@ def requests() -> list[TritonRequest]:
     large = infer(
         "a dimension of 2**31", "pair", {"inputs": [tensor("in0", PAIR, "FP32", shape=[2**31, 2])]}
     )
-    requests = [*_of_pages(), *_of_bodies(), *_of_tensors(), *_of_fields(), deadly, large]
+    entry = {"name": "in0", "shape": [1, 2], "datatype": "BYTES", "data": ["a", "b"]}
+    texts = infer("classes of texts", "texts", {"inputs": [entry], "outputs": _top(1)})
+    requests = [
+        *_of_pages(),
+        *_of_bodies(),
+        *_of_tensors(),
+        *_of_texts(),
+        *_of_fields(),
+        deadly,
+        large,
+        texts,
+    ]
     assert len({request.name for request in requests}) == len(requests)
     return requests

@@ -117,7 +117,14 @@ def to_json(card: ModelCard, request: RowsRequest, outputs: Arrays, content: Any
     for name, array in outputs.items():
         if array.dtype.kind == "f" and not np.isfinite(array).all():
             raise not_finite(card, request.inputs, name)
-    return Written(orjson.dumps(content, option=orjson.OPT_SERIALIZE_NUMPY))
+    return Written(orjson.dumps(content, option=orjson.OPT_SERIALIZE_NUMPY, default=_texts))
+
+
+def _texts(value: Any) -> Any:
+    """Return an array of texts as lists, which orjson does not make of objects."""
+    if isinstance(value, np.ndarray):
+        return value.tolist()
+    raise TypeError(f"a {type(value).__name__} is not written as JSON")
 
 
 def example_of(card: ModelCard) -> dict[str, Any]:

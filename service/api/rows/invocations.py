@@ -36,7 +36,7 @@ _FIELDS = ("dataframe_split", "dataframe_records", "instances", "inputs")
 def _read(card: ModelCard, body: Body, media: Media) -> RowsRequest:
     form = CSV if media.accept == "text/csv" else JSON
     if media.content_type == "text/csv":
-        return RowsRequest(_table(card, *_csv(body)), form)
+        return RowsRequest(_table(card, *_csv(card, body)), form)
     content, booleans = parse(body, media)
     if isinstance(content, list):
         return RowsRequest(
@@ -89,21 +89,30 @@ def _table(card: ModelCard, names: Any, rows: Sequence[Any]) -> Arrays:
     )
 
 
-def _csv(body: Body) -> tuple[list[str] | None, list[list[Any]]]:
+def _csv(card: ModelCard, body: Body) -> tuple[list[str] | None, list[list[Any]]]:
     """Return the names in the first line, if it has names, and the rows.
 
+    For a model that takes text, the first line has names if they are those of its inputs.
+
     Raises:
-        BadInputError: the body is no CSV of numbers.
+        BadInputError: the body is no CSV, or holds text where the model takes a number.
     """
     try:
         lines = [line for line in csv.reader(io.StringIO(bytes(body).decode())) if line]
     except (UnicodeDecodeError, csv.Error) as error:
         raise BadInputError(f"The body is no CSV in UTF-8: {error}.") from error
-    names = None
-    if lines and not all(map(_is_number, lines[0])):
+    texts = {spec.name for spec in card.inputs if spec.datatype == "BYTES"}
+    inputs, names = {spec.name for spec in card.inputs}, None
+    if lines and ({*lines[0]} == inputs if texts else not all(map(_is_number, lines[0]))):
         names, *lines = lines
+    if texts == inputs:
+        return names, lines
+    columns = {at for at, name in enumerate(names or ()) if name in texts}
     try:
-        return names, [[_number(text) for text in line] for line in lines]
+        return names, [
+            [one if at in columns else _number(one) for at, one in enumerate(line)]
+            for line in lines
+        ]
     except ValueError as error:
         raise BadInputError(f"The CSV holds a value that is no number: {error}.") from error
 

@@ -12,6 +12,7 @@ from models.card import ModelCard
 from service.api.rows.dialects import Dialect, Media, RowsRequest, Written
 from service.api.rows.pictures import FORM, takes_pictures
 from service.api.state import ServiceState, find_model
+from service.api.v2.texts import elements
 from service.batching.batch import Arrays, InferenceResponse
 from service.concurrency import Cancellable, wait_for_callback
 from service.errors import (
@@ -256,7 +257,7 @@ async def _write(
 
 def _is_long(outputs: Arrays) -> bool:
     """Return whether a response takes too long for the event loop to write."""
-    return sum(array.size for array in outputs.values()) > LARGE_ELEMENTS
+    return sum(map(elements, outputs.values())) > LARGE_ELEMENTS
 
 
 def read_large(body: bytearray, dialect: str, card: ModelCard, media: Media) -> RowsRequest:

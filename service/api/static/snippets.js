@@ -8,7 +8,7 @@ export const MOST = 64;
 const NUMPY = {
   BOOL: "bool_", FP16: "float16", FP32: "float32", FP64: "float64",
   UINT8: "uint8", UINT16: "uint16", UINT32: "uint32", UINT64: "uint64",
-  INT8: "int8", INT16: "int16", INT32: "int32", INT64: "int64",
+  INT8: "int8", INT16: "int16", INT32: "int32", INT64: "int64", BYTES: "object_",
 };
 
 /** Whether the code has the actual numbers; otherwise a tensor is replaced by zeros. */
@@ -41,7 +41,7 @@ function curl(url, tensors, keyed) {
       text += (index ? ", " : "") + head(tensor);
       if (isShort(tensor)) return [words, `${text}${JSON.stringify(tensor.data)}}`];
       // The shell generates many zeros and pipes them: the length of an argument is limited.
-      const zeros = `yes ${tensor.datatype === "BOOL" ? "false" : "0"} | head -n ${sizeOf(tensor.shape)} | paste -sd , -`;
+      const zeros = `yes '${{ BOOL: "false", BYTES: '""' }[tensor.datatype] ?? "0"}' | head -n ${sizeOf(tensor.shape)} | paste -sd , -`;
       return [`${words}${quoted(`${text}\n  [`)}"$(${zeros})"`, "]}"];
     },
     ["", '{"inputs": ['],
@@ -84,7 +84,7 @@ function triton(base, card, tensors, keyed) {
     const [sizes, dtype] = [literal(shape), `np.${NUMPY[datatype]}`];
     const array = isShort(tensor)
       ? `np.array(${literal(data)}, ${dtype}).reshape(${sizes})`
-      : `np.zeros(${sizes}, ${dtype})`;
+      : `np.full(${sizes}, ${zeroOf(tensor)}, ${dtype})`;
     return [
       `inputs.append(triton.InferInput(${literal(name)}, ${sizes}, "${datatype}"))`,
       `inputs[${index}].set_data_from_numpy(${array})`,
@@ -103,7 +103,7 @@ function triton(base, card, tensors, keyed) {
   ].join("\n");
 }
 
-const zeroOf = ({ datatype }) => (datatype === "BOOL" ? "False" : "0");
+const zeroOf = ({ datatype }) => ({ BOOL: "False", BYTES: '""' })[datatype] ?? "0";
 
 /** A value in Python's syntax. */
 function literal(value) {

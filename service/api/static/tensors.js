@@ -17,7 +17,7 @@ export function shapeOf(card, spec, rows, sizes = card.example.inputs[spec.name]
 
 /** Values of the shape, row-major; the rows of the example are repeated if there are too few. */
 export function valuesOf(card, spec, shape, way) {
-  const zero = spec.datatype === "BOOL" ? false : 0;
+  const zero = { BOOL: false, BYTES: "" }[spec.datatype] ?? 0;
   const { data } = card.example.inputs[spec.name];
   const make = {
     example: (_, index) => data[index % data.length],
@@ -35,9 +35,10 @@ export function exampleOf(card) {
   });
 }
 
-/** In the card's range; otherwise from a standard normal distribution, or 0 to 9. */
+/** In the card's range; otherwise from a standard normal distribution, or 0 to 9. Texts are such a number. */
 function randomOf({ datatype, minimum, maximum }) {
   if (datatype === "BOOL") return Math.random() < 0.5;
+  if (datatype === "BYTES") return String(Math.floor(10 * Math.random()));
   const [least, most] = [minimum ?? -Infinity, maximum ?? Infinity];
   const stated = Number.isFinite(most - least);
   let value;

@@ -5,6 +5,7 @@ sentence for the client. `encode` builds the response that the request asked for
 and the binary tensor extension: a JSON header, followed by the raw tensors in the header's order.
 """
 
+import math
 from collections.abc import Mapping, Sequence
 from reprlib import repr as short_repr
 from typing import Any, NamedTuple
@@ -15,7 +16,16 @@ from numpy.typing import NDArray
 
 from models.card import ModelCard, TensorSpec
 from service.api.v2.classification import classified
-from service.api.v2.tensors import check_shape, from_bytes, from_json, to_bytes, with_rows_first
+from service.api.v2.tensors import check_shape, from_bytes, from_json, with_rows_first
+from service.api.v2.texts import (
+    LARGE_TEXT_BYTES,
+    elements,
+    not_utf8,
+    takes_text,
+    texts_from_bytes,
+    texts_from_list,
+    to_bytes,
+)
 from service.batching.batch import Arrays
 from service.errors import BadInputError
 from service.inference.bad_values import not_finite
@@ -82,8 +92,8 @@ def decode(card: ModelCard, body: Body, header_length: bytes | None) -> InferReq
     )
 
 
-def is_large(body: Body, header_length: bytes | None) -> bool:
-    """Return whether the JSON of a request takes too long for the event loop.
+def is_large(card: ModelCard, body: Body, header_length: bytes | None) -> bool:
+    """Return whether the JSON or the texts of a request take too long for the event loop.
 
     Raises:
         BadInputError: the length of the header is not valid.
@@ -91,7 +101,8 @@ def is_large(body: Body, header_length: bytes | None) -> bool:
     if len(body) <= MANY_VALUES:
         return False
     size = len(body) if header_length is None else _header_size(header_length, len(body))
-    return is_large_json(body, size)
+    has_long_texts = len(body) - size > LARGE_TEXT_BYTES and takes_text(card)
+    return has_long_texts or is_large_json(body, size)
 
 
 def decode_large(body: bytearray, card: ModelCard, header_length: bytes | None) -> InferRequest:
@@ -105,18 +116,18 @@ def is_bulky(request: InferRequest, outputs: Arrays) -> bool:
     """Return whether the binary tensors of a response take too long to copy on the event loop."""
     size = 0
     for spec, binary, top in request.outputs:
-        if binary and not top:
+        if binary and not top and spec.datatype != "BYTES":
             size += outputs[spec.name].nbytes
     return size > BULKY_BYTES
 
 
 def is_long(request: InferRequest, outputs: Arrays) -> bool:
-    """Return whether the JSON of a response takes too long for the event loop."""
-    elements = 0
+    """Return whether the JSON and texts of a response take too long for the event loop."""
+    count = 0
     for spec, binary, top in request.outputs:
-        if not binary or top:
-            elements += outputs[spec.name].size
-    return elements > LARGE_ELEMENTS
+        if not binary or top or spec.datatype == "BYTES":
+            count += elements(outputs[spec.name])
+    return count > LARGE_ELEMENTS
 
 
 def encode_long(card: ModelCard, request: InferRequest, outputs: Arrays) -> Encoded:
@@ -148,12 +159,12 @@ def encode(card: ModelCard, request: InferRequest, outputs: Arrays) -> Encoded:
         if top:
             shape, data = classified(spec, array, top)
             entry |= {"datatype": "BYTES", "shape": shape}
-        elif binary:
-            data = array
         else:
             data = array.ravel()
+            if spec.datatype == "BYTES":
+                data = data.tolist()
         if binary:
-            tensor = to_bytes(data) if top else _bytes_of(array)
+            tensor = to_bytes(data) if isinstance(data, list) else _bytes_of(array)
             entry["parameters"] = {"binary_data_size": len(tensor)}
             tensors.append(tensor)
         else:
@@ -197,6 +208,8 @@ def _raw(card: ModelCard, body: Body) -> InferRequest:
             "A request without a JSON header is for models with one input and one variable "
             "dimension beside the rows at most; send one with a header."
         )
+    if spec.datatype == "BYTES":
+        return _raw_text(card, spec, body)
     rows = card.fixed_batch or 1
     unit_bytes = spec.dtype.itemsize * rows
     for dimension in row:
@@ -211,7 +224,25 @@ def _raw(card: ModelCard, body: Body) -> InferRequest:
     sizes = [variable if dimension == -1 else dimension for dimension in row]
     if axis is not None:
         sizes.insert(axis, rows)
-    array = from_bytes(spec, check_shape(spec, sizes), body, 0)
+    return _raw_request(card, spec, from_bytes(spec, check_shape(spec, sizes), body, 0))
+
+
+def _raw_text(card: ModelCard, spec: TensorSpec, body: Body) -> InferRequest:
+    """Decode a body that is one text, without a length."""
+    shape = tuple(abs(size) for size in spec.shape)  # -1 becomes 1
+    if math.prod(shape) != 1:
+        raise BadInputError(
+            "A request without a JSON header is for models with one string in a row; send one with "
+            "a header."
+        )
+    try:
+        text = body.decode()
+    except UnicodeDecodeError as error:
+        raise not_utf8(spec, 1, error) from error
+    return _raw_request(card, spec, texts_from_list(spec, shape, [text]))
+
+
+def _raw_request(card: ModelCard, spec: TensorSpec, array: NDArray[Any]) -> InferRequest:
     outputs = [RequestedOutput(output, binary=True) for output in card.outputs]
     return InferRequest(None, with_rows_first(card, {spec.name: array}), outputs, None)
 
@@ -245,6 +276,10 @@ def _inputs(card: ModelCard, entries: Any, body: Body, start: int) -> dict[str, 
         if size is None:
             inputs[spec.name] = from_json(spec, shape, tensor["data"], booleans=booleans)
             continue
+        if spec.datatype == "BYTES":
+            inputs[spec.name] = texts_from_bytes(spec, shape, _part(spec, body, start, size))
+            start += size
+            continue
         array = from_bytes(spec, shape, body, start)
         if type(size) is not int or size != array.nbytes:
             raise BadInputError(
@@ -263,6 +298,20 @@ def _inputs(card: ModelCard, entries: Any, body: Body, start: int) -> dict[str, 
     if len(inputs) > 1 and len({len(array) for array in inputs.values()}) > 1:
         raise BadInputError("The inputs have different numbers of rows, their first dimension.")
     return inputs
+
+
+def _part(spec: TensorSpec, body: Body, start: int, size: Any) -> Body:
+    """Return the bytes of a tensor of text.
+
+    Raises:
+        BadInputError: the size is none.
+    """
+    if type(size) is not int or not 0 <= size <= len(body) - start:
+        raise BadInputError(
+            f"The input {spec.name!r} has the binary_data_size {short_repr(size)}; it must be a "
+            f"whole number up to the {len(body) - start:,} bytes that are left of the body."
+        )
+    return body[start : start + size]
 
 
 def _outputs(
@@ -288,6 +337,11 @@ def _outputs(
             raise BadInputError(
                 f"The parameter 'classification' of the output {name!r} must be a whole number "
                 "from 1: how many classes."
+            )
+        if top and spec.datatype == "BYTES":
+            raise BadInputError(
+                f"The output {name!r} holds text, which has no classes: ask for it without "
+                "'classification'."
             )
         outputs[spec.name] = RequestedOutput(
             spec,

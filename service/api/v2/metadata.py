@@ -165,7 +165,7 @@ def _tensor(spec: TensorSpec) -> dict[str, Any]:
 def _configured(spec: TensorSpec, *, batches: bool) -> dict[str, Any]:
     return {
         "name": spec.name,
-        "data_type": f"TYPE_{spec.datatype}",
+        "data_type": "TYPE_STRING" if spec.datatype == "BYTES" else f"TYPE_{spec.datatype}",
         "dims": spec.shape[1:] if batches else spec.shape,
     }
 

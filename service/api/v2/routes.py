@@ -263,7 +263,7 @@ def infer(
     """
     predictor.check_capacity(context)
     header_length = context.headers.get(b"inference-header-content-length")
-    if is_large(body, header_length):
+    if is_large(predictor.card, body, header_length):
         return in_a_task(partial(_infer_large, predictor))(context, body, reply)
     request = decode(predictor.card, body, header_length)
 

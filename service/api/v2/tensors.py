@@ -19,6 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from models.card import Datatype, ModelCard, TensorSpec
+from service.api.v2.texts import texts_from_list
 from service.errors import BadInputError
 from service.json_body import Body
 
@@ -95,6 +96,8 @@ def from_json(spec: TensorSpec, shape: tuple[int, ...], data: Any, *, booleans: 
         BadInputError: there are too few or too many values, or the datatype cannot hold a value.
     """
     values = _flat(spec, shape, data)
+    if spec.datatype == "BYTES":
+        return texts_from_list(spec, shape, values)
     if spec.datatype == "BOOL":
         if not (set(map(type, values)) <= {bool, int, float} and set(values) <= {0, 1}):
             raise BadInputError(
@@ -128,6 +131,8 @@ def from_json(spec: TensorSpec, shape: tuple[int, ...], data: Any, *, booleans: 
 def from_bytes(spec: TensorSpec, shape: tuple[int, ...], body: Body, start: int) -> NDArray[Any]:
     """Return the little-endian, row-major tensor at offset `start`: a view if its alignment allows.
 
+    Of numbers and truth values; `texts.texts_from_bytes` reads text.
+
     Raises:
         BadInputError: the body is too short, or a BOOL is neither 0 nor 1.
     """
@@ -143,12 +148,6 @@ def from_bytes(spec: TensorSpec, shape: tuple[int, ...], body: Body, start: int)
         raise BadInputError(f"Tensor {spec.name!r} is BOOL: its bytes must be 0 or 1.")
     # The header may have any length, and runtimes need aligned numbers.
     return np.require(array, requirements="A").reshape(shape)
-
-
-def to_bytes(texts: Sequence[str]) -> bytes:
-    """Encode a BYTES tensor: each text as its length, in four bytes, and its UTF-8."""
-    encoded = [text.encode() for text in texts]
-    return b"".join(len(text).to_bytes(4, "little") + text for text in encoded)
 
 
 def _flat(spec: TensorSpec, shape: tuple[int, ...], data: Any) -> list[Any]:

@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator
 from contextlib import suppress
 
 import pytest
+from infer_messages import card_of
 from starlette.types import Message
 
 from service.api.typed.fields import read_fields
@@ -20,6 +21,8 @@ from service.processes.jobs import close_pool, run_job, start_pool, within_timeo
 from service.settings import Settings
 
 SECONDS = 0.5
+CARD = card_of({"x": ("FP32", (-1, 2))})
+TEXT_CARD = card_of({"x": ("BYTES", (-1, 1))})
 
 
 @pytest.fixture
@@ -102,7 +105,14 @@ async def test_many_members_of_gzip_do_not_hold_up_the_event_loop() -> None:
 def test_messages_of_few_values_are_read_at_once() -> None:
     pictures = repeated(b"[" + b",".join([b"[" + b"0," * 27 + b"0]"] * 28) + b"]")
     for body in (pictures, repeated(b"1.5"), b"[" * 4_000):
-        assert not is_large(body, None)
-    assert is_large(repeated(b"[]"), None)
-    assert is_large(repeated(b"[]") + bytes(SIZE), b"%d" % len(repeated(b"[]")))
-    assert not is_large(b"{}" + b"[" * SIZE, b"2"), "what follows is binary"
+        assert not is_large(CARD, body, None)
+    assert is_large(CARD, repeated(b"[]"), None)
+    assert is_large(CARD, repeated(b"[]") + bytes(SIZE), b"%d" % len(repeated(b"[]")))
+    assert not is_large(CARD, b"{}" + b"[" * SIZE, b"2"), "what follows is binary"
+
+
+def test_many_texts_in_binary_are_read_elsewhere() -> None:
+    body = b"{}" + bytes(4 * 10_000)
+    assert is_large(TEXT_CARD, body, b"2")
+    assert not is_large(TEXT_CARD, body[:20_000], b"2")
+    assert not is_large(CARD, body, b"2")

@@ -10,7 +10,8 @@ from hypothesis.extra import numpy as arrays_of
 from infer_messages import IN_JSON, property_test
 
 from models.card import NUMPY_DTYPES, Datatype, TensorSpec
-from service.api.v2.tensors import check_shape, from_bytes, from_json, to_bytes
+from service.api.v2.tensors import check_shape, from_bytes, from_json
+from service.api.v2.texts import to_bytes
 from service.errors import BadInputError
 
 WHOLE = [name for name in NUMPY_DTYPES if NUMPY_DTYPES[name].kind in "iu"]
