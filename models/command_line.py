@@ -283,7 +283,8 @@ def _add(repository: ModelRepository, options: argparse.Namespace) -> int:
     if layout := layout_note(package.card):
         _say(f"  batch: {layout}")
     rows = max(record.samples for record in package.card.parity)
-    _say(f"  checks: {rows} rows, alone and in batches")
+    in_batches = any(max(record.batch_sizes) > 1 for record in package.card.parity)
+    _say(f"  checks: {rows} rows, alone{' and in batches' if in_batches else ''}")
     if maxima := largest_note(package.card):
         _say(f"  largest sizes: {maxima}; larger requests are refused; --max-length changes it")
     if package.card.batching == "none":

@@ -28,6 +28,7 @@ _CHANGES: Sequence[Callable[[int], int]] = (
     lambda size: size + 1,
     lambda size: 3 * size // 2,
     lambda size: 2 * size,
+    lambda size: max(size // 2, 1),
 )
 
 

@@ -161,9 +161,9 @@ class LayoutSearch:
         if tried.unlike:
             if found := self._found():
                 return found
-            reason = NO_ROWS.format(tried.unlike)
             if size not in (None, 1):
-                return self._without_batch(reason)
+                return self._without_batch(NO_BATCH)
+            reason = NO_ROWS.format(tried.unlike)
             graph = replace(self._graph(BatchAxes(inputs, tried.axes), 1), whole=reason)
             growing = self._growing(inputs, rows) if size is None else None
             if growing is None:

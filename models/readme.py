@@ -61,7 +61,7 @@ def layout_note(card: ModelCard) -> str:
     if card.is_rows_first:
         return ""
     if not card.axes.has_batch:
-        return "none: a request is one computation"
+        return "none; a request is one computation"
     notes = [
         f"axis {spec.batch_axis} of {spec.name}"
         for spec in (*card.inputs, *card.outputs)

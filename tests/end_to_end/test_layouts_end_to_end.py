@@ -160,6 +160,13 @@ def test_a_tensor_of_another_layout_is_refused_with_its_shape(
         assert message in response.json()["error"]
 
 
+def test_a_request_without_rows_is_refused(client: httpx.Client) -> None:
+    inputs = NETWORKS["gru"].request(0, np.random.default_rng(0))
+    response = post(client, "gru", inputs)
+    assert response.status_code == 400
+    assert "The request has no rows" in response.json()["error"]
+
+
 def test_nested_data_for_a_single_value_are_refused(client: httpx.Client) -> None:
     tensor = {"name": "x", "datatype": "FP32", "shape": [], "data": [[1.0]]}
     response = client.post("/v2/models/number/infer", json={"inputs": [tensor]})

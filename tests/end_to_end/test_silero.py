@@ -150,6 +150,12 @@ def test_the_batch_is_where_the_graphs_have_it(repository: ModelRepository) -> N
     card = repository.get("silero_vad").card
     assert card.axes.inputs == {"input": 0, "state": 1, "sr": None}
     assert card.axes.outputs == {"output": 0, "stateN": 1}
+    proved = [
+        (values["sr"].data[0], shapes["input"][0])
+        for shapes, values in zip(card.batched_shapes, card.batched_values, strict=True)
+    ]
+    assert set(RATES.items()) <= set(proved)
+    assert repository.get("silero_vad_half").card.batching == "rows"
     assert not repository.get("silero_vad_openvino_16k").card.axes.has_batch
     assert not repository.get("silero_vad_16k_sequence").card.axes.has_batch
 

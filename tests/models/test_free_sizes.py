@@ -50,7 +50,7 @@ def test_a_module_that_was_traced_at_one_length_is_found(tmp_path: Path) -> None
     package = add(tmp_path / "repository", "net", onnx, torchscript=scripted)
     assert package.card.runtimes == ("onnx", "torchscript")
     limit = (
-        "Of x, rows of [32, 3], [1, 3], [33, 3], [48, 3], [64, 3], [2, 3], [4, 3], [8, 3], [16, "
+        "Of x, rows of [32, 3], [1, 3], [33, 3], [48, 3], [64, 3], [16, 3], [2, 3], [4, 3], [8, "
     )
     assert package.card.limits[-1].startswith(limit)
     assert package.card.limits[-1].endswith("with rows of other sizes is computed alone.")
