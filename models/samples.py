@@ -187,8 +187,9 @@ def given_samples(
         array = _as_texts(path, spec, arrays[spec.name])
         fits = replace(spec, shape=(-1, *spec.shape[1:])).takes(array.shape)  # any number of rows
         if not fits or not np.can_cast(array.dtype, spec.dtype, "same_kind"):
+            kind = "text" if array.dtype == object else array.dtype
             raise AddError(
-                f"{path}: {spec.name} is {array.dtype} {list(array.shape)}, and the network takes "
+                f"{path}: {spec.name} is {kind} {list(array.shape)}, and the network takes "
                 f"{spec.to_text()}: give rows of that shape, as {spec.dtype}"
             )
         if not is_finite(array):

@@ -492,7 +492,7 @@ def test_weights_in_another_file_are_read_from_the_folder_of_the_graph(
             ["--sample", "{}/wide.npz"],
             r"wide.npz: x is float32 \[2, 5\], and .*: give rows of",
         ),
-        (["--sample", "{}/words.npz"], r"words.npz: x is <U1 \[2, 4\], and the network takes FP32"),
+        (["--sample", "{}/words.npz"], r"words.npz: x is text \[2, 4\], and the network takes"),
         (["--sample", "{}/one.npz"], "one.npz: it holds 1 rows of x: give two or more, and as"),
         (["--sample", "{}/nan.npz"], "nan.npz: x holds infinity or NaN: give finite numbers"),
         (

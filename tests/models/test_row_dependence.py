@@ -25,6 +25,7 @@ from models.importing import AddError
 from models.row_attributes import ATTRIBUTES
 from models.row_mixing import mixing, row_mixing
 from models.row_rules import RULES
+from models.row_texts import TEXT_RULES
 from service.settings import Settings
 
 pytestmark = pytest.mark.usefixtures("one_trial_of_each_graph")
@@ -327,7 +328,7 @@ def test_an_attribute_that_is_not_listed_makes_an_operator_unknown(name: str) ->
 
 
 def test_every_operator_with_listed_attributes_has_a_rule() -> None:
-    assert set(ATTRIBUTES) <= set(RULES)
+    assert set(ATTRIBUTES) <= {*RULES, *TEXT_RULES}
 
 
 LYING = [("v", [1, 4]), ("v", ["batch", 5]), ("v", ["batch", "batch"]), ("v", ["batch"])]
