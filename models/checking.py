@@ -6,9 +6,8 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-import numpy as np
-
 from models.card import ModelCard, TensorSpec
+from models.digits import fewest_digits
 from models.loading import open_runtime
 from models.package import ModelPackage
 from models.runtimes import Arrays, Runtime
@@ -74,18 +73,10 @@ def _tensors(specs: Sequence[TensorSpec], arrays: Arrays) -> list[Mapping[str, A
             "name": spec.name,
             "shape": list(arrays[spec.name].shape),
             "datatype": spec.datatype,
-            "data": _numbers(arrays[spec.name]),
+            "data": fewest_digits(arrays[spec.name].ravel()),
         }
         for spec in specs
     ]
-
-
-def _numbers(array: np.ndarray[Any, Any]) -> list[Any]:
-    """Return the values, floats with the fewest digits that distinguish them."""
-    if array.dtype.kind == "f":
-        return [float(str(value)) for value in array.ravel()]
-    values: list[Any] = array.ravel().tolist()
-    return values
 
 
 def _text(message: Mapping[str, Any]) -> str:

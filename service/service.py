@@ -14,11 +14,11 @@ from numpy.typing import NDArray
 from models.card import TensorSpec
 from models.interfaces import IMAGE, POINT, X
 from models.signature import require_signing
-from service.api.openapi import openapi_of
+from service.api.openapi.description import openapi_of
 from service.api.pages import create_pages
-from service.api.playground import paths
 from service.api.rows.routes import Rows
 from service.api.state import ServiceState
+from service.api.static_pages import public_paths
 from service.api.typed import responses
 from service.api.typed.images import mnist_pixels
 from service.api.typed.requests import CurveInput, DigitsInput, PicturesInput, PointsInput
@@ -209,7 +209,7 @@ wrap_service(
         mounts=[OpenInference(state), Rows(state, settings)],
         typed=state.responders,
         index_page=ErrorMiddleware(pages),
-        playground_paths=paths(),
+        public_paths=public_paths(),
     ),
     settings,
 )

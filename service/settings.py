@@ -158,7 +158,7 @@ class Settings(BaseSettings):
     health: Exposure = Field("open", description="access to the health endpoints; off responds 404")
     metrics: Exposure = Field("open", description="access to the metrics; off responds 404")
     playground: Literal["open", "off"] = Field(
-        "open", description="the page at /, without a key; off responds 404"
+        "open", description="the pages at / and /docs, without a key; off responds 404"
     )
     cors_origins: tuple[str, ...] = Field(
         (),

@@ -11,6 +11,7 @@ import numpy as np
 import orjson
 
 from models.card import ModelCard
+from models.digits import fewest_digits
 from service.batching.batch import Arrays
 from service.errors import BadInputError, UnsupportedMediaError
 from service.inference.bad_values import not_finite
@@ -122,10 +123,8 @@ def to_json(card: ModelCard, request: RowsRequest, outputs: Arrays, content: Any
 
 def example_of(card: ModelCard) -> dict[str, Any]:
     """Return the recorded example of a card as a request that every dialect takes."""
-    inputs = {name: tensor.array() for name, tensor in card.example.inputs.items()}
-    if len(inputs) == 1:
-        (rows,) = (array.tolist() for array in inputs.values())
-        return {"instances": list(rows)}
-    count = len(next(iter(inputs.values())))
-    rows = [{name: array[at].tolist() for name, array in inputs.items()} for at in range(count)]
-    return {"instances": rows}
+    columns = {name: fewest_digits(one.array()) for name, one in card.example.inputs.items()}
+    if len(columns) == 1:
+        return {"instances": next(iter(columns.values()))}
+    rows = zip(*columns.values(), strict=True)
+    return {"instances": [dict(zip(columns, row, strict=True)) for row in rows]}

@@ -15,11 +15,11 @@ from starlette.routing import Route
 from tiny import write_tiny
 
 from models.package import ModelPackage, write_package
-from service.api.openapi import openapi_of
+from service.api.openapi.description import openapi_of
 from service.api.pages import create_pages
-from service.api.playground import FOLDER
 from service.api.rows.routes import DIALECTS, PAGES
 from service.api.state import ServiceState
+from service.api.static_pages import FOLDER, MEDIA_TYPES, STATIC_PAGES
 from service.api.v2.routes import PREFIX, ROUTES
 from service.inference.registry import ModelRegistry
 from service.service import FitServe
@@ -145,14 +145,15 @@ async def test_an_unavailable_model_is_a_503(pages: Pages) -> None:
 # The playground.
 
 
-async def test_the_page_may_only_call_this_service(pages: Pages) -> None:
-    response = await pages.get("/")
-    assert response.headers["content-type"] == "text/html; charset=utf-8"
-    policy = response.headers["content-security-policy"]
-    assert policy.startswith("default-src 'none'; ")
-    assert set(re.findall(r"(?<= )[^\s;]+(?=[;\s]|$)", policy)) - DIRECTIVES == {
-        *("'none'", "'self'", "blob:")
-    }
+async def test_the_pages_may_only_call_this_service(pages: Pages) -> None:
+    for path, images in (("/", "blob:"), ("/docs", "data:")):
+        response = await pages.get(path)
+        assert response.headers["content-type"] == "text/html; charset=utf-8"
+        policy = response.headers["content-security-policy"]
+        assert policy.startswith("default-src 'none'; ")
+        assert set(re.findall(r"(?<= )[^\s;]+(?=[;\s]|$)", policy)) - DIRECTIVES == {
+            *("'none'", "'self'", images)
+        }
 
 
 DIRECTIVES = {
@@ -177,12 +178,16 @@ async def test_a_file_of_the_page_has_its_media_type(
     response = await pages.get(f"/playground/{file}")
     assert response.status_code == 200
     assert response.headers["content-type"] == media_type
-    assert response.content == (FOLDER / file).read_bytes()
+    assert response.content == (FOLDER / "playground" / file).read_bytes()
 
 
 async def test_every_file_in_the_folder_is_sent(pages: Pages) -> None:
-    for file in FOLDER.iterdir():
-        assert (await pages.get(f"/playground/{file.name}")).status_code == 200, file.name
+    for page in STATIC_PAGES:
+        assert len(page.paths) > 5
+    for file in FOLDER.glob("*/*"):
+        if file.suffix in MEDIA_TYPES:
+            path = f"/{file.relative_to(FOLDER)}"
+            assert (await pages.get(path)).status_code == 200, path
 
 
 @pytest.mark.parametrize("path", ["/", "/playground/main.js", "/models/line/report/loss.png"])
