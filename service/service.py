@@ -55,6 +55,8 @@ Response = TypeVar("Response")
 settings = read_settings()
 """Read here, as BentoML needs the address at the import; everything below gets an argument."""
 
+DEFAULT_PORT = 3000
+
 set_up_log(settings.log_format)
 
 JOB_MODULES = (
@@ -77,7 +79,10 @@ pages = create_pages(state)
     metrics={"enabled": False},
     # Without a key file, anyone who can reach the port may call the service, so it binds to
     # loopback.
-    http={"host": "127.0.0.1" if settings.api_keys_file is None else "0.0.0.0"},  # noqa: S104
+    http={
+        "host": "127.0.0.1" if settings.api_keys_file is None else "0.0.0.0",  # noqa: S104
+        "port": settings.vertex_port or DEFAULT_PORT,
+    },
     logging={"access": {"enabled": False}},
 )
 @bentoml.asgi_app(pages, path="/")

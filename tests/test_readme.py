@@ -27,7 +27,7 @@ from models.card import ModelCard
 from models.readme import headline
 from models.repository import ModelRepository
 from models.signature import verify_signature
-from service.settings import RENAMED, Settings
+from service.settings import RENAMED, Settings, variable_of
 from training.recipes import RECIPES
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -259,10 +259,7 @@ def test_every_setting_is_listed_with_its_default(name: str) -> None:
     field = Settings.model_fields[name]
     default = "models" if name == "model_repository" else field.default
     shown = f"`{default}`" if default not in (None, ()) else "none"
-    assert (
-        f"| `FITSERVE_{name.upper()}` | {shown} | {field.description} |"
-        in PAGES["docs/settings.md"]
-    )
+    assert f"| `{variable_of(name)}` | {shown} | {field.description} |" in PAGES["docs/settings.md"]
 
 
 @pytest.mark.parametrize(("old", "new"), RENAMED.items())

@@ -130,7 +130,7 @@ class ApiKeyAuth:
     def __init__(self, settings: Settings, public_paths: Iterable[str] = ()) -> None:
         self._path = settings.api_keys_file
         self._exposures: dict[str, Exposure] = (
-            dict.fromkeys(HEALTH, settings.health)
+            dict.fromkeys({*HEALTH, settings.vertex_health_route or "/ping"}, settings.health)
             | dict.fromkeys(METRICS, settings.metrics)
             | dict.fromkeys(public_paths, settings.playground)
         )

@@ -20,6 +20,8 @@ def rows_paths(shown: ModelCard | None) -> dict[str, Any]:
     """
     paths: dict[str, Any] = {}
     for dialect in DIALECTS.values():
+        if not dialect.endpoint:
+            continue  # Vertex AI knows the path that it sets
         model = _model(shown)
         if "{model}" not in dialect.endpoint:
             model |= {"name": "X-Model", "in": "header", "required": False}

@@ -59,7 +59,7 @@ class Dialect:
     Attributes:
         name: of the module.
         endpoint: its path, where `{model}` stands for the name of a model; a path without it is for
-            the default model.
+            the default model. "" if a setting has the path.
         summary: what it does, for the API's description.
         read: the model's card, the body and its media types → the request.
         write: the model's card, the request and the outputs → the response.

@@ -38,7 +38,7 @@ from service.telemetry.request_context import RequestContext, current_request
 
 DIALECTS: Mapping[str, Dialect] = {
     name: import_module(f"service.api.rows.{name}").DIALECT
-    for name in ("predict", "v1", "invocations")
+    for name in ("predict", "v1", "invocations", "vertex")
 }
 _NAME = r"(?P<model>[^/:]+)(/versions/(?P<version>[^/:]+))?"
 
@@ -66,6 +66,7 @@ _PATTERNS = [
         dialect,
     )
     for dialect in DIALECTS.values()
+    if dialect.endpoint
 ]
 
 
@@ -107,12 +108,22 @@ class Rows:
     def __init__(self, state: ServiceState, settings: Settings) -> None:
         self._state = state
         self._settings = settings
+        self._vertex_routes = {settings.vertex_predict_route, settings.vertex_health_route}
 
     def takes(self, path: str) -> bool:
         """Return whether a path is one of a dialect."""
-        if path.startswith("/models/"):
-            return path.endswith("/predict")
-        return path.startswith("/v1/") or path in ("/v1", "/ping", "/invocations")
+        if path.startswith("/models/") and path.endswith("/predict"):
+            return True
+        if path.startswith("/v1/") or path in ("/v1", "/ping", "/invocations"):
+            return True
+        return path in self._vertex_routes
+
+    def _target(self, path: str) -> Target | None:
+        """Return what a POST to `path` asks for, also to the path that Vertex AI sets."""
+        found = target(path)
+        if found is None and path == self._settings.vertex_predict_route:
+            return Target(DIALECTS["vertex"], "", "")
+        return found
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Handle one request to a path of `takes`.
@@ -125,10 +136,10 @@ class Rows:
 
     async def _respond(self, context: RequestContext, receive: Receive) -> Reply:
         registry = self._state.registry
-        found = target(context.path)
+        found = self._target(context.path)
         if found is None:
             return await self._page(context)
-        context.endpoint = found.dialect.endpoint
+        context.endpoint = found.dialect.endpoint or context.path
         if context.method != "POST":
             raise MethodNotAllowedError(context.method, "POST")
         model = found.model or default_model(registry, context, self._settings)
@@ -148,8 +159,10 @@ class Rows:
         return predict(found.dialect, predictor, media, context, body, reply)
 
     async def _page(self, context: RequestContext) -> Reply:
+        is_health = context.path == self._settings.vertex_health_route
+        asked = "/ping" if is_health else context.path
         for pattern, path, page in _PAGE_PATTERNS:
-            if match := pattern.fullmatch(context.path):
+            if match := pattern.fullmatch(asked):
                 context.endpoint = path
                 if context.method not in ("GET", "HEAD"):
                     raise MethodNotAllowedError(context.method, "GET", "HEAD")
