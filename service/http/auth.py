@@ -26,7 +26,7 @@ from service.telemetry.logs import logger
 from service.telemetry.request_context import RequestContext
 
 HEALTH = frozenset(
-    {"/livez", "/readyz", "/healthz", "/ping", "/v2/health/live", "/v2/health/ready"}
+    {"/livez", "/readyz", "/healthz", "/ping", "/health", "/v2/health/live", "/v2/health/ready"}
 )
 METRICS = frozenset({"/metrics"})
 

@@ -95,7 +95,7 @@ def _tag(path: str, described: Mapping[str, Any]) -> str:
     """Return the group in which an operation is shown."""
     if "x-bentoml-name" in described:
         return "Shipped networks"
-    if path in ("/livez", "/readyz", "/healthz", "/ping", "/metrics"):
+    if path in ("/livez", "/readyz", "/healthz", "/ping", "/health", "/metrics"):
         return "Health and metrics"
     for start, tag in (
         ("/models", "Models"),

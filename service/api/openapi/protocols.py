@@ -7,7 +7,8 @@ from typing import Any
 from models.card import ModelCard
 from service.api.openapi.models import rows_example, tensors_example
 from service.api.openapi.parts import failures, json_body, operation, parameter, success
-from service.api.rows.routes import DIALECTS, PAGES
+from service.api.rows.routes import DIALECTS
+from service.api.rows.status import HEALTH, MODEL_PAGES, PAGES
 from service.api.v2.routes import PREFIX, ROUTES
 from service.errors import NotReadyError, ServiceError
 
@@ -31,10 +32,11 @@ def rows_paths(shown: ModelCard | None) -> dict[str, Any]:
         described["responses"] |= failures(ServiceError)
         paths[dialect.endpoint] = {"post": described}
     for path, page in PAGES.items():
-        described = operation(_summary(page), {}, *([_model(shown)] if "{model}" in path else []))
-        if path == "/ping":
-            described["responses"] |= failures(NotReadyError)
-        paths[path] = {"get": described}
+        paths[path] = {"get": operation(_summary(page), {})}
+        if page is PAGES[HEALTH]:
+            paths[path]["get"]["responses"] |= failures(NotReadyError)
+    for path, model_page in MODEL_PAGES.items():
+        paths[path] = {"get": operation(_summary(model_page), {}, _model(shown))}
     return paths
 
 

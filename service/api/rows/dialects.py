@@ -3,6 +3,7 @@
 A dialect is a module with `DIALECT`; a further one is a module and a line in `DIALECTS`.
 """
 
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -72,6 +73,14 @@ class Dialect:
     read: Callable[[ModelCard, Body, Media], RowsRequest]
     write: Callable[[ModelCard, RowsRequest, Arrays], Written]
     response: Mapping[str, Any]
+
+
+def path_pattern(path: str) -> re.Pattern[str]:
+    """Return a pattern of a path; `/versions/{version}` may follow `{model}`."""
+    return re.compile(re.escape(path).replace(re.escape("{model}"), _MODEL))
+
+
+_MODEL = r"(?P<model>[^/:]+)(/versions/(?P<version>[^/:]+))?"
 
 
 def parse(body: Body, media: Media) -> tuple[Any, bool]:

@@ -17,7 +17,8 @@ from tiny import write_tiny
 from models.package import ModelPackage, write_package
 from service.api.openapi.description import openapi_of
 from service.api.pages import create_pages
-from service.api.rows.routes import DIALECTS, PAGES
+from service.api.rows.routes import DIALECTS
+from service.api.rows.status import MODEL_PAGES, PAGES
 from service.api.state import ServiceState
 from service.api.static_pages import FOLDER, MEDIA_TYPES, STATIC_PAGES
 from service.api.v2.routes import PREFIX, ROUTES
@@ -280,7 +281,7 @@ def test_every_endpoint_is_described(specification: dict[str, Any], pages: Pages
     probes = {(path, "get") for path in ("/livez", "/readyz", "/healthz")}
     protocol = {(PREFIX + path, method.lower()) for path, (method, _) in ROUTES.items()}
     rows = {(dialect.endpoint, "post") for dialect in DIALECTS.values() if dialect.endpoint}
-    rows |= {(path, "get") for path in PAGES} | {("/models/line/predict", "post")}
+    rows |= {(path, "get") for path in (*PAGES, *MODEL_PAGES)} | {("/models/line/predict", "post")}
     assert described == typed | probes | mounted | protocol | rows
 
 
