@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from models.answer_options import AnswerOptions
 from models.card import (
     EXAMPLE_TOLERANCE,
     MODEL_FILES,
@@ -92,6 +93,7 @@ def add(
     max_lengths: Sequence[MaxLength] = (),
     pads: Sequence[Pad] = (),
     masks: Sequence[str] = (),
+    answer: AnswerOptions = AnswerOptions(),  # noqa: B008
     task: Task | None = None,
     summary: str | None = None,
     intended_use: str | None = None,
@@ -115,6 +117,7 @@ def add(
         pads: inputs of one free length, and the values with which shorter rows are padded, so that
             rows of unequal lengths share a batch.
         masks: inputs of that length that tell which places are real; they are padded with 0.
+        answer: how the outputs are answered in the card's terms.
         task: by default `classification` if an output has labels or is probabilities, else
             `other`.
         summary: for the card.
@@ -177,6 +180,9 @@ def add(
         answers = _answers(graph, samples)
         outputs = output_specs(graph, answers, inputs, labels)
     require_agreement(graph.file, answers, outputs)
+    if misfit := answer.misfit(outputs):
+        raise AddError(f"{graph.file}: {misfit}")
+    outputs = tuple(replace(spec, **answer.of(spec)) for spec in outputs)
     card = ModelCard(
         name=name,
         version=ModelRepository(root).next_version(name),

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, NonNegativeInt, model_validator
 from pydantic.dataclasses import dataclass
 
+from models.answers import LabelsSpec, NumberSpec
 from models.padding import PaddingSpec
 from models.pictures import PictureSpec
 
@@ -124,7 +125,7 @@ class TensorSpec:
     refused before the computation. `labels` name the classes, the columns of the last dimension.
     `nonempty` lists the axes of any size that must not have the size 0. `max_shape` has the largest
     size of each free dimension, and the sizes of the others; None means no limit. `picture` says
-    how a picture becomes a row.
+    how a picture becomes a row, `answer` how a row of an output is answered in the card's terms.
 
     A dataclass, since every request reads some fields: the fields of a pydantic model take several
     times as long to read.
@@ -141,6 +142,7 @@ class TensorSpec:
     nonempty: tuple[int, ...] = ()
     max_shape: tuple[Dimension, ...] | None = None
     picture: PictureSpec | None = None
+    answer: LabelsSpec | NumberSpec | None = None
 
     @property
     def dtype(self) -> np.dtype[np.generic]:

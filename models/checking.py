@@ -44,6 +44,9 @@ def check(package: ModelPackage) -> Iterator[str]:
         "outputs": _tensors(card.outputs, outputs),
     }
     yield f"  {_text(response)}"
+    for spec in card.outputs:
+        if spec.answer:
+            yield f"{URL}/models/{card.name}/predict answers {spec.name}: {spec.answer.to_text()}"
 
 
 def _rows(card: ModelCard) -> Arrays:

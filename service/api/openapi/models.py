@@ -1,12 +1,13 @@
 """The paths of the loaded models, each described by its card, with an example that works."""
 
+import json
 from collections.abc import Mapping
 from typing import Any
 
 from models.card import ModelCard, TensorSpec
 from models.digits import fewest_digits
 from service.api.openapi.parts import failures, json_body, operation
-from service.api.rows.dialects import example_of
+from service.api.rows.dialects import RowsRequest, example_of
 from service.api.rows.pictures import EXAMPLE_PICTURE, FORM, is_picture_model
 from service.api.rows.predict import DIALECT as PREDICT
 from service.errors import ServiceError
@@ -18,6 +19,8 @@ LONGEST_EXAMPLE = 2_000
 def model_path(card: ModelCard) -> dict[str, Any]:
     """Return the path of a model's predictions."""
     described = operation(card.summary, PREDICT.response)
+    if (answer := _answer(card)) is not None:
+        described["responses"]["200"]["content"]["application/json"]["example"] = answer
     described["requestBody"] = json_body(_instances(card))
     if is_picture_model(card):
         described["requestBody"]["content"][FORM] = {"schema": _FILES}
@@ -53,6 +56,14 @@ def tensors_example(card: ModelCard) -> dict[str, Any] | None:
     }
 
 
+def _answer(card: ModelCard) -> Any:
+    """Return the response to the recorded example; None if it would be too long."""
+    outputs = {name: tensor.array() for name, tensor in card.example.outputs.items()}
+    if sum(array.size for array in outputs.values()) > LONGEST_EXAMPLE:
+        return None
+    return json.loads(PREDICT.write(card, RowsRequest({}), outputs).body)
+
+
 def _is_short(card: ModelCard) -> bool:
     return sum(len(tensor.data) for tensor in card.example.inputs.values()) <= LONGEST_EXAMPLE
 
@@ -64,7 +75,9 @@ def _instances(card: ModelCard) -> dict[str, Any]:
     if len(values) == 1:
         (row,) = values.values()
     instances = {"type": "array", "minItems": 1, "items": row, "description": "rows"}
-    properties = {"instances": instances}
+    properties: dict[str, Any] = {"instances": instances}
+    if any(spec.labels for spec in card.outputs):
+        properties["parameters"] = _LABELS
     schema = {"type": "object", "required": ["instances"], "properties": properties}
     example = rows_example(card)
     return schema if example is None else {**schema, "example": example}
@@ -88,6 +101,14 @@ def _numbers(spec: TensorSpec) -> dict[str, Any]:
     return schema
 
 
+_LABELS: Mapping[str, Any] = {
+    "type": "object",
+    "description": "which labels are answered, in place of those of the card",
+    "properties": {
+        "top": {"type": "integer", "minimum": 1, "description": "the K best scores"},
+        "threshold": {"type": "number", "description": "the lowest score"},
+    },
+}
 _PICTURE: Mapping[str, Any] = {
     "type": "object",
     "required": ["b64"],

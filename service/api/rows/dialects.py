@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import orjson
 
+from models.answers import LabelsSpec
 from models.card import ModelCard
 from models.digits import fewest_digits
 from service.batching.batch import Arrays
@@ -36,10 +37,14 @@ class Media(NamedTuple):
 
 
 class RowsRequest(NamedTuple):
-    """A decoded request: the inputs of the model, and the form of the response."""
+    """A decoded request: the inputs of the model, and the form of the response.
+
+    `labels` are those that the request asks for; None for those of the card.
+    """
 
     inputs: Arrays
     form: str = ""
+    labels: LabelsSpec | None = None
 
 
 class Written(NamedTuple):

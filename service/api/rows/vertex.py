@@ -14,7 +14,9 @@ from service.batching.batch import Arrays
 
 
 def _write(card: ModelCard, request: RowsRequest, outputs: Arrays) -> Written:
-    return to_json(card, request, outputs, {"predictions": predictions(card, outputs)})
+    return to_json(
+        card, request, outputs, {"predictions": predictions(card, outputs, request.labels)}
+    )
 
 
 DIALECT = Dialect(
