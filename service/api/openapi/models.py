@@ -92,7 +92,7 @@ def _value(spec: TensorSpec) -> dict[str, Any]:
 
 
 def _numbers(spec: TensorSpec) -> dict[str, Any]:
-    kinds = {"f": "number", "b": "boolean"}
+    kinds = {"f": "number", "b": "boolean", "O": "string"}
     schema: dict[str, Any] = {"type": kinds.get(spec.dtype.kind, "integer")}
     for size in reversed(spec.shape[1:]):
         schema = {"type": "array", "items": schema}

@@ -79,14 +79,29 @@ function pictureForm(card, ask) {
   return area;
 }
 
+// Texts: a row is one, or a pair of them.
+
+const takesText = ({ text }) => Boolean(text);
+
+function textForm(card, ask) {
+  const fields = [card.text.example].flat().map((example) => textField("The text", example));
+
+  function submit(event) {
+    event.preventDefault();
+    const texts = fields.map(({ value }) => value());
+    ask(askRow(card, texts.length === 1 ? texts[0] : texts));
+  }
+
+  return formOf(fields, submit);
+}
+
 // Values: each row has a few.
 
-const isText = ({ datatype, text }) => Boolean(text) || datatype === "BYTES";
 const width = ({ shape }) => sizeOf(shape.slice(1));
 
 function takesValues({ inputs }) {
-  const fixed = inputs.every((spec) => spec.text || !spec.shape.slice(1).includes(-1));
-  return fixed && inputs.reduce((sum, spec) => sum + (spec.text ? 1 : width(spec)), 0) <= MAX_FIELDS;
+  const fixed = inputs.every((spec) => !spec.shape.slice(1).includes(-1));
+  return fixed && inputs.reduce((sum, spec) => sum + width(spec), 0) <= MAX_FIELDS;
 }
 
 function valuesForm(card, ask) {
@@ -96,24 +111,18 @@ function valuesForm(card, ask) {
     event.preventDefault();
     const values = groups.map(({ spec, fields }) => {
       const read = fields.map(({ value }) => value());
-      return spec.text || width(spec) === 1 ? read[0] : read;
+      return width(spec) === 1 ? read[0] : read;
     });
     const named = Object.fromEntries(groups.map(({ spec }, index) => [spec.name, values[index]]));
     ask(askRow(card, card.inputs.length === 1 ? values[0] : named));
   }
 
-  return make(
-    "form",
-    { onsubmit: submit },
-    make("div", { class: "fields" }, ...groups.flatMap(({ fields }) => fields.map(({ element: one }) => one))),
-    make("p", { class: "tools" }, make("button", { class: "main" }, "Ask")),
-  );
+  return formOf(groups.flatMap(({ fields }) => fields), submit);
 }
 
 /** The fields of one input, filled from the card's example. */
 function fieldsOf(card, spec) {
   const { data } = card.example.inputs[spec.name];
-  if (spec.text) return [field(spec, spec.name, "")];
   const count = width(spec);
   const label = (at) => spec.labels?.[at] ?? (count === 1 ? spec.name : `${spec.name} ${at + 1}`);
   return Array.from({ length: count }, (_, at) => field(spec, label(at), data[at]));
@@ -124,10 +133,7 @@ function field(spec, name, example) {
     const box = make("input", { type: "checkbox", checked: Boolean(example) });
     return { element: make("label", {}, box, ` ${name}`), value: () => box.checked };
   }
-  if (isText(spec)) {
-    const area = make("textarea", { rows: 2 }, example ?? "");
-    return { element: make("label", { class: "text" }, name, area), value: () => area.value };
-  }
+  if (spec.datatype === "BYTES") return textField(name, example);
   const whole = !spec.datatype.startsWith("FP");
   const bound = (value) => (spec.enforced ? value : null);
   const number = make("input", {
@@ -141,9 +147,24 @@ function field(spec, name, example) {
   return { element: make("label", {}, name, number), value: () => number.valueAsNumber };
 }
 
+function textField(name, example) {
+  const area = make("textarea", { rows: 2 }, example);
+  return { element: make("label", { class: "text" }, name, area), value: () => area.value };
+}
+
+function formOf(fields, onsubmit) {
+  return make(
+    "form",
+    { onsubmit },
+    make("div", { class: "fields" }, ...fields.map(({ element }) => element)),
+    make("p", { class: "tools" }, make("button", { class: "main" }, "Ask")),
+  );
+}
+
 /** Each kind has `takes(card)`, and `form(card, ask)`, which calls `ask` with a promise of a response. */
 const KINDS = [
   { takes: takesPicture, form: pictureForm },
+  { takes: takesText, form: textForm },
   { takes: takesValues, form: valuesForm },
 ];
 
@@ -155,16 +176,25 @@ const large = (text) => make("p", { class: "answer-text" }, text);
 /** One prediction, in the form of `POST /models/{name}/predict`. */
 function shown(prediction) {
   if (typeof prediction !== "object" || prediction === null) return large(brief(prediction));
-  if (Array.isArray(prediction)) return numbers(prediction.flat(Infinity));
+  if (Array.isArray(prediction)) return isListOfObjects(prediction) ? parts(prediction) : numbers(prediction.flat(Infinity));
   if ("unit" in prediction && "value" in prediction) {
     const { value, unit } = prediction;
     return Array.isArray(value) ? numbers(value.flat(Infinity), unit) : large(`${brief(value)} ${unit}`);
   }
   const { label, labels, score, scores, ...others } = prediction;
-  const parts = Object.entries(others).map(([name, value]) => make("div", {}, make("p", {}, make("code", {}, name)), shown(value)));
-  if (!scores) return make("div", {}, ...parts);
+  const more = Object.entries(others).map(([name, value]) => make("div", {}, make("p", {}, make("code", {}, name)), shown(value)));
+  if (!scores) return make("div", {}, ...more);
   const said = labels ? labels.join(", ") || "no label" : (label ?? "no label");
-  return make("div", {}, large(said), scoreBars(scores), ...parts);
+  return make("div", {}, large(said), scoreBars(scores), ...more);
+}
+
+const isListOfObjects = (list) => list.length > 0 && list.every((one) => typeof one === "object" && !Array.isArray(one));
+
+/** A list of objects, as the tokens of a text, without what is nested in them. */
+function parts(list) {
+  const isPlain = (value) => typeof value !== "object";
+  const names = Object.keys(list[0]).filter((name) => isPlain(list[0][name]));
+  return table("The parts", names, names.length, list.map((one) => names.map((name) => brief(one[name]))));
 }
 
 function scoreBars(scores) {
