@@ -9,7 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from models.answers import compute_answers
+from models.answer_options import AnswerOptions
 from models.card import (
     EXAMPLE_TOLERANCE,
     MODEL_FILES,
@@ -61,6 +61,7 @@ from models.runtimes import (
     DeclaredTensor,
     Runtime,
 )
+from models.sample_answers import compute_answers
 from models.samples import Samples, given_samples, random_samples
 from models.script_mixing import script_mixing
 from models.shared_values import values_matter
@@ -94,6 +95,7 @@ def add(
     pads: Sequence[Pad] = (),
     masks: Sequence[str] = (),
     batch: Stated = TRIED,
+    answer: AnswerOptions = AnswerOptions(),  # noqa: B008
     task: Task | None = None,
     summary: str | None = None,
     intended_use: str | None = None,
@@ -118,6 +120,7 @@ def add(
             rows of unequal lengths share a batch.
         masks: inputs of that length that tell which places are real; they are padded with 0.
         batch: where the network has its batch; by default, that is tried (`models.layouts`).
+        answer: how the outputs are answered in the card's terms.
         task: by default `classification` if an output has labels or is probabilities, else
             `other`.
         summary: for the card.
@@ -179,6 +182,9 @@ def add(
         answers = compute_answers(graph, samples)
         outputs = output_specs(graph, answers, inputs, labels)
     require_agreement(graph.file, answers.outputs, outputs)
+    if misfit := answer.misfit(outputs):
+        raise AddError(f"{graph.file}: {misfit}")
+    outputs = tuple(replace(spec, **answer.of(spec)) for spec in outputs)
     axes = graph.axes
     card = ModelCard(
         name=name,

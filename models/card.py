@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, NonNegativeInt, model_validator
 from pydantic.dataclasses import dataclass
 
+from models.answers import LabelsSpec, NumberSpec
 from models.batch_axes import BatchAxes, row_axis, row_shape, shape_of_network
 from models.padding import PaddingSpec
 from models.pictures import PictureSpec
@@ -133,7 +134,7 @@ class TensorSpec:
     refused before the computation. `labels` name the classes, the columns of the last dimension.
     `nonempty` lists the axes of any size that must not have the size 0. `max_shape` has the largest
     size of each free dimension, and the sizes of the others; None means no limit. `picture` says
-    how a picture becomes a row.
+    how a picture becomes a row, `answer` how a row of an output is answered in the card's terms.
 
     A dataclass, since every request reads some fields: the fields of a pydantic model take several
     times as long to read.
@@ -151,6 +152,7 @@ class TensorSpec:
     max_shape: tuple[Dimension, ...] | None = None
     picture: PictureSpec | None = None
     batch_axis: int | None = 0
+    answer: LabelsSpec | NumberSpec | None = None
 
     @property
     def row_shape(self) -> tuple[int, ...]:

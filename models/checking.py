@@ -6,9 +6,8 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-import numpy as np
-
 from models.card import ModelCard, TensorSpec
+from models.digits import fewest_digits
 from models.loading import open_runtime
 from models.package import ModelPackage
 from models.runtimes import Arrays, Runtime
@@ -45,6 +44,9 @@ def check(package: ModelPackage) -> Iterator[str]:
         "outputs": _tensors(card.outputs, card.axes.outputs_of_network(outputs)),
     }
     yield f"  {_text(response)}"
+    for spec in card.outputs:
+        if spec.answer:
+            yield f"{URL}/models/{card.name}/predict answers {spec.name}: {spec.answer.to_text()}"
 
 
 def _rows(card: ModelCard) -> Arrays:
@@ -74,18 +76,10 @@ def _tensors(specs: Sequence[TensorSpec], arrays: Arrays) -> list[Mapping[str, A
             "name": spec.name,
             "shape": list(arrays[spec.name].shape),
             "datatype": spec.datatype,
-            "data": _numbers(arrays[spec.name]),
+            "data": fewest_digits(arrays[spec.name].ravel()),
         }
         for spec in specs
     ]
-
-
-def _numbers(array: np.ndarray[Any, Any]) -> list[Any]:
-    """Return the values, floats with the fewest digits that distinguish them."""
-    if array.dtype.kind == "f":
-        return [float(str(value)) for value in array.ravel()]
-    values: list[Any] = array.ravel().tolist()
-    return values
 
 
 def _text(message: Mapping[str, Any]) -> str:

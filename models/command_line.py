@@ -15,6 +15,7 @@ from typing import get_args
 import numpy as np
 
 from models.add import add
+from models.answer_options import add_answer_options, answer_of
 from models.card import Task
 from models.checking import check
 from models.child_process import run_in_child
@@ -222,6 +223,7 @@ def _parser() -> argparse.ArgumentParser:
         "--label", nargs="+", action="extend", default=[], metavar="CLASS", dest="labels",
         help="the classes, in the order of the output's columns",
     )  # fmt: skip
+    add_answer_options(added)
     added.add_argument(
         "--task", choices=get_args(Task),
         help="default: classification with labels or probabilities, else other",
@@ -268,6 +270,7 @@ def _add(repository: ModelRepository, options: argparse.Namespace) -> int:
             pads=options.pads,
             masks=options.masks,
             batch=Stated(dict(options.batch_axes), dict(options.shared), options.no_batch),
+            answer=answer_of(options),
             task=options.task,
             summary=options.summary,
             intended_use=options.intended_use,

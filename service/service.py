@@ -14,11 +14,11 @@ from numpy.typing import NDArray
 from models.card import TensorSpec
 from models.interfaces import IMAGE, POINT, X
 from models.signature import require_signing
-from service.api.openapi import openapi_of
+from service.api.openapi.description import openapi_of
 from service.api.pages import create_pages
-from service.api.playground import paths
 from service.api.rows.routes import Rows
 from service.api.state import ServiceState
+from service.api.static_pages import public_paths
 from service.api.typed import responses
 from service.api.typed.images import mnist_pixels
 from service.api.typed.requests import CurveInput, DigitsInput, PicturesInput, PointsInput
@@ -55,6 +55,8 @@ Response = TypeVar("Response")
 settings = read_settings()
 """Read here, as BentoML needs the address at the import; everything below gets an argument."""
 
+DEFAULT_PORT = 3000
+
 set_up_log(settings.log_format)
 
 JOB_MODULES = (
@@ -77,7 +79,10 @@ pages = create_pages(state)
     metrics={"enabled": False},
     # Without a key file, anyone who can reach the port may call the service, so it binds to
     # loopback.
-    http={"host": "127.0.0.1" if settings.api_keys_file is None else "0.0.0.0"},  # noqa: S104
+    http={
+        "host": "127.0.0.1" if settings.api_keys_file is None else "0.0.0.0",  # noqa: S104
+        "port": settings.vertex_port or DEFAULT_PORT,
+    },
     logging={"access": {"enabled": False}},
 )
 @bentoml.asgi_app(pages, path="/")
@@ -209,7 +214,7 @@ wrap_service(
         mounts=[OpenInference(state), Rows(state, settings)],
         typed=state.responders,
         index_page=ErrorMiddleware(pages),
-        playground_paths=paths(),
+        public_paths=public_paths(),
     ),
     settings,
 )

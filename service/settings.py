@@ -22,13 +22,28 @@ Weight = Annotated[float, Field(ge=0.1, le=10)]
 class Settings(BaseSettings):
     """The settings of the service; `FITSERVE_MAX_BATCH_ROWS=512` sets `max_batch_rows`."""
 
-    model_config = SettingsConfigDict(env_prefix="FITSERVE_", frozen=True, extra="ignore")
+    model_config = SettingsConfigDict(
+        env_prefix="FITSERVE_", frozen=True, extra="ignore", populate_by_name=True
+    )
 
     model_repository: Path = Field(SHIPPED, description="the folder of the packages")
     default_model: str | None = Field(
         None,
-        description="the model of requests to /invocations that name none; by default the only one",
+        description="the model of requests to /invocations that name none, and of Vertex AI's; by "
+        "default the only one",
     )
+    vertex_port: int | None = Field(
+        None, ge=1, le=65_535, validation_alias="AIP_HTTP_PORT",
+        description="the port, as Vertex AI sets it; --port and BENTOML_PORT go before it",
+    )  # fmt: skip
+    vertex_health_route: str | None = Field(
+        None, pattern="^/.", validation_alias="AIP_HEALTH_ROUTE",
+        description="a further path of GET /ping, as Vertex AI sets it",
+    )  # fmt: skip
+    vertex_predict_route: str | None = Field(
+        None, pattern="^/.", validation_alias="AIP_PREDICT_ROUTE",
+        description="a path of predictions of the default model, as Vertex AI sets it",
+    )  # fmt: skip
     runtime: Literal["auto", "onnx", "torchscript", "pt2"] = Field(
         "auto",
         description="auto times those that each model has at start-up, and uses the fastest; onnx "
@@ -158,7 +173,7 @@ class Settings(BaseSettings):
     health: Exposure = Field("open", description="access to the health endpoints; off responds 404")
     metrics: Exposure = Field("open", description="access to the metrics; off responds 404")
     playground: Literal["open", "off"] = Field(
-        "open", description="the page at /, without a key; off responds 404"
+        "open", description="the pages at / and /docs, without a key; off responds 404"
     )
     cors_origins: tuple[str, ...] = Field(
         (),
@@ -210,6 +225,13 @@ def _is_host(text: str) -> bool:
     except ValueError:
         return re.fullmatch(r"[\w-]+(\.[\w-]+)*", text, re.ASCII) is not None
     return True
+
+
+def variable_of(name: str) -> str:
+    """Return the environment variable of a setting."""
+    field = Settings.model_fields.get(name)
+    alias = field.validation_alias if field else name
+    return alias if isinstance(alias, str) else f"FITSERVE_{name.upper()}"
 
 
 RENAMED = {
@@ -279,5 +301,5 @@ def read_settings() -> Settings:
     except ValidationError as error:
         first = error.errors()[0]
         field = first["loc"][0] if first["loc"] else None
-        prefix = f"FITSERVE_{str(field).upper()} is {first['input']!r}: " if field else ""
+        prefix = f"{variable_of(str(field))} is {first['input']!r}: " if field else ""
         raise SystemExit(f"error: {prefix}{first['msg'].removeprefix('Value error, ')}") from None

@@ -27,7 +27,7 @@ from models.card import ModelCard
 from models.readme import headline
 from models.repository import ModelRepository
 from models.signature import verify_signature
-from service.settings import RENAMED, Settings
+from service.settings import RENAMED, Settings, variable_of
 from training.recipes import RECIPES
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -262,10 +262,7 @@ def test_every_setting_is_listed_with_its_default(name: str) -> None:
     field = Settings.model_fields[name]
     default = "models" if name == "model_repository" else field.default
     shown = f"`{default}`" if default not in (None, ()) else "none"
-    assert (
-        f"| `FITSERVE_{name.upper()}` | {shown} | {field.description} |"
-        in PAGES["docs/settings.md"]
-    )
+    assert f"| `{variable_of(name)}` | {shown} | {field.description} |" in PAGES["docs/settings.md"]
 
 
 @pytest.mark.parametrize(("old", "new"), RENAMED.items())
@@ -274,8 +271,10 @@ def test_every_old_name_of_a_setting_is_listed_with_its_new_name(old: str, new: 
 
 
 def test_every_setting_that_a_page_names_is_one() -> None:
-    settings = set(re.findall(r"FITSERVE_([A-Z_]*[A-Z])", README)) - {"DATA_DIR"}
-    assert {name.lower() for name in settings - RENAMED.keys()} == set(Settings.model_fields)
+    known = {variable_of(name) for name in Settings.model_fields}
+    old = {f"FITSERVE_{name}" for name in RENAMED}
+    settings = set(re.findall(r"(?:FITSERVE|AIP)_[A-Z_]*[A-Z]", README)) - {"FITSERVE_DATA_DIR"}
+    assert settings - old == known
 
 
 @pytest.mark.parametrize("connections", ["1", "16", "64"])

@@ -1,8 +1,9 @@
 """The examples of the playground: test digits, hard digits, the curve and the moons.
 
-`python -m training.playground_examples` writes `service/api/static/examples.json` from the data
-sets and the packages `mnist-mlp` and `mnist-cnn`. A page cannot hold 10,000 digits: the file has
-the first test digit of each class, and up to 14 digits that the two networks classify differently.
+`python -m training.playground_examples` writes `service/api/static/playground/examples.json`
+from the data sets and the packages `mnist-mlp` and `mnist-cnn`. A page cannot hold 10,000 digits:
+the file has the first test digit of each class, and up to 14 digits that the two networks classify
+differently.
 """
 
 import base64
@@ -28,7 +29,7 @@ SOURCE = (
     "digits, hard: the test split of MNIST, copyright Yann LeCun and Corinna Cortes, made from "
     "NIST's data; Creative Commons Attribution-ShareAlike 3.0"
 )
-FILE = Path("service/api/static/examples.json")
+FILE = Path("service/api/static/playground/examples.json")
 
 
 def examples(digits: Split, repository: ModelRepository) -> dict[str, Any]:

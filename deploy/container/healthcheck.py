@@ -22,4 +22,5 @@ def is_alive(port: int) -> bool:
 
 
 if __name__ == "__main__":
-    sys.exit(not is_alive(int(os.environ.get("BENTOML_PORT", "3000"))))
+    port = os.environ.get("BENTOML_PORT") or os.environ.get("AIP_HTTP_PORT") or "3000"
+    sys.exit(not is_alive(int(port)))

@@ -1,4 +1,4 @@
-"""The pages: the playground, model cards and their pictures, OpenAPI, metrics."""
+"""The pages: the playground, the API page, model cards and their pictures, OpenAPI, metrics."""
 
 import asyncio
 import re
@@ -11,9 +11,9 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from models.package import PackageError
-from service.api.openapi import openapi_with_models
-from service.api.playground import Playground, cacheable_response
+from service.api.openapi.description import openapi_with_models
 from service.api.state import ServiceState
+from service.api.static_pages import STATIC_PAGES, cacheable_response
 from service.errors import ServiceError, UnknownPathError
 from service.http.responses import EXCEPTION_HANDLERS, Reply, json_response
 from service.telemetry import metrics
@@ -24,10 +24,10 @@ Handler = Callable[[Request], Awaitable[Response]]
 
 def create_pages(state: ServiceState) -> Starlette:
     """Create the application that BentoML mounts at `/`."""
-    playground, pages = Playground(), _Pages(state)
+    pages = _Pages(state)
     handlers: dict[str, Handler] = {
-        "/": playground.page,
-        "/playground/{file}": playground.file,
+        **{page.path: page.page for page in STATIC_PAGES},
+        **{page.files_path: page.file for page in STATIC_PAGES},
         "/models": pages.models,
         "/models/{name}": pages.model,
         "/models/{name}/report/{file}": pages.picture,

@@ -91,7 +91,7 @@ class App:
         typed: the responders of the typed endpoints, by path.
         index_page: the application at `/`; it replaces BentoML's page, which loads from other
             hosts.
-        playground_paths: the paths of the playground, for authentication.
+        public_paths: the paths of the pages at `/` and `/docs`, for authentication.
     """
 
     def __init__(
@@ -102,7 +102,7 @@ class App:
         mounts: Sequence[Mount] = (),
         typed: Mapping[str, Responder] | None = None,
         index_page: ASGIApp | None = None,
-        playground_paths: Iterable[str] = (),
+        public_paths: Iterable[str] = (),
     ) -> None:
         self._inner_app = inner_app
         self.settings = settings
@@ -110,7 +110,7 @@ class App:
         self._typed = {} if typed is None else typed
         self._index_page = index_page or inner_app
         self._origins = OriginPolicy(settings)
-        self._auth = ApiKeyAuth(settings, playground_paths)
+        self._auth = ApiKeyAuth(settings, public_paths)
         self.authenticate: Callable[[RequestContext], None] = self._auth.authenticate
         """Authenticates a request; raises as `ApiKeyAuth.authenticate`."""
         self._disconnects = DisconnectWatcher()

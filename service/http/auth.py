@@ -26,7 +26,7 @@ from service.telemetry.logs import logger
 from service.telemetry.request_context import RequestContext
 
 HEALTH = frozenset(
-    {"/livez", "/readyz", "/healthz", "/ping", "/v2/health/live", "/v2/health/ready"}
+    {"/livez", "/readyz", "/healthz", "/ping", "/health", "/v2/health/live", "/v2/health/ready"}
 )
 METRICS = frozenset({"/metrics"})
 
@@ -121,18 +121,18 @@ class ApiKeyAuth:
 
     Args:
         settings: the file of the keys, and the exposure of health, metrics and playground.
-        playground_paths: the paths of the playground.
+        public_paths: the paths of the pages at `/` and `/docs`.
 
     Raises:
         SystemExit: the file cannot be read, has no key, or a malformed line.
     """
 
-    def __init__(self, settings: Settings, playground_paths: Iterable[str] = ()) -> None:
+    def __init__(self, settings: Settings, public_paths: Iterable[str] = ()) -> None:
         self._path = settings.api_keys_file
         self._exposures: dict[str, Exposure] = (
-            dict.fromkeys(HEALTH, settings.health)
+            dict.fromkeys({*HEALTH, settings.vertex_health_route or "/ping"}, settings.health)
             | dict.fromkeys(METRICS, settings.metrics)
-            | dict.fromkeys(playground_paths, settings.playground)
+            | dict.fromkeys(public_paths, settings.playground)
         )
         self._keys: list[ApiKey] = []
         self._buckets: dict[str, TokenBucket] = {}

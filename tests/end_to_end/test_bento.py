@@ -40,6 +40,12 @@ def bento(home: Path, root: Path) -> Path:
     return home / "bentos" / name / version
 
 
+def contents(folder: Path) -> dict[str, bytes]:
+    """Return the content of each file by its path."""
+    files = [path for path in folder.rglob("*") if path.is_file()]
+    return {str(path.relative_to(folder)): path.read_bytes() for path in files}
+
+
 def test_a_bento_contains_the_service_its_page_and_the_models(bento: Path, root: Path) -> None:
     for folder in ("models", "service"):
         packed = {
@@ -47,9 +53,9 @@ def test_a_bento_contains_the_service_its_page_and_the_models(bento: Path, root:
         }
         assert packed == {path.relative_to(root) for path in (root / folder).rglob("*.py")}
     page = root / "service/api/static"
-    files = {path.name: path.read_bytes() for path in page.iterdir()}
-    packed_page = (bento / "src/service/api/static").iterdir()
-    assert {path.name: path.read_bytes() for path in packed_page} == files != {}
+    files = contents(page)
+    assert "docs/swagger-ui-bundle.js" in files
+    assert contents(bento / "src/service/api/static") == files
     packages = ModelRepository(bento / "src/models")
     assert packages.names() == ModelRepository(root / "models").names() != []
     for label, package in packages:

@@ -1,4 +1,4 @@
-"""The V2 protocol through unmodified clients of other projects."""
+"""The protocols through unmodified clients of other projects."""
 
 import os
 import re
@@ -61,7 +61,11 @@ def numbers(response: dict[str, Any]) -> np.ndarray:
 
 
 @pytest.mark.parametrize(
-    "script", ["triton_http", "triton_asyncio", "kserve_rest", "mlserver_codecs"]
+    "script",
+    [
+        *("triton_http", "triton_asyncio", "kserve_rest", "mlserver_codecs"),
+        *("kserve_v1", "pandas_frames"),
+    ],
 )
 def test_a_client_gets_the_numbers_of_the_typed_endpoints(
     script: str, server: Server, questions: Path

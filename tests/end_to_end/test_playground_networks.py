@@ -97,7 +97,7 @@ def predicted(page: Page) -> tuple[list[Mapping[str, Any]], Locator]:
     with page.expect_response(re.compile("/infer$")) as response_info:
         page.get_by_role("button", name="Predict").click()
     sent: list[Mapping[str, Any]] = response_info.value.request.post_data_json["inputs"]
-    return sent, page.locator("#network .outputs")
+    return sent, page.locator("#network form.try .outputs")
 
 
 def filled(page: Page, name: str, filling: str) -> None:
@@ -207,7 +207,7 @@ def test_the_form_sends_the_example_of_the_card_and_shows_the_response(
         expect(outputs.locator(".bars .number")).to_have_text(
             [percent(share) for share in answer["data"]]
         )
-        expect(page.locator("#network .given [role=status]")).to_have_text(
+        expect(page.locator("#network form.try .given [role=status]")).to_have_text(
             re.compile(r"^Answered in [\d.]+ ms\.$")
         )
 
@@ -256,7 +256,7 @@ def test_invalid_numbers_are_an_error_of_one_sentence(visitor: Visitor, server: 
     filled(page, "x", "own")
     page.get_by_label("x as JSON").fill("[1, 2, 3]")
     page.get_by_role("button", name="Predict").click()
-    trouble = page.locator("#network .given .trouble")
+    trouble = page.locator("#network form.try .given .trouble")
     expect(trouble).to_contain_text("does not have the shape [1, 1]")
     page.get_by_label("x as JSON").fill("one and two")
     page.get_by_role("button", name="Predict").click()

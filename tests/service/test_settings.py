@@ -6,10 +6,13 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from service.settings import Settings, read_settings
+from service.settings import Settings, read_settings, variable_of
 
 SET = {
     "model_repository": ("/srv/models", Path("/srv/models")),
+    "vertex_port": ("8080", 8080),
+    "vertex_health_route": ("/v1/endpoints/1/deployedModels/2", "/v1/endpoints/1/deployedModels/2"),
+    "vertex_predict_route": ("/answer", "/answer"),
     "runtime": ("onnx", "onnx"),
     "device": ("cuda:3", "cuda:3"),
     "require_device": ("true", True),
@@ -64,7 +67,7 @@ def test_a_setting_is_read_from_the_environment_with_the_prefix(
 ) -> None:
     text, value = SET[name]
     assert getattr(Settings(), name) != value
-    monkeypatch.setenv(f"FITSERVE_{name.upper()}", text)
+    monkeypatch.setenv(variable_of(name), text)
     assert getattr(Settings(), name) == value
 
 

@@ -3,6 +3,7 @@
 A dialect is a module with `DIALECT`; a further one is a module and a line in `DIALECTS`.
 """
 
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -10,7 +11,9 @@ from typing import Any, NamedTuple
 import numpy as np
 import orjson
 
+from models.answers import LabelsSpec
 from models.card import ModelCard
+from models.digits import fewest_digits
 from service.batching.batch import Arrays
 from service.errors import BadInputError, UnsupportedMediaError
 from service.inference.bad_values import not_finite
@@ -34,10 +37,14 @@ class Media(NamedTuple):
 
 
 class RowsRequest(NamedTuple):
-    """A decoded request: the inputs of the model, and the form of the response."""
+    """A decoded request: the inputs of the model, and the form of the response.
+
+    `labels` are those that the request asks for; None for those of the card.
+    """
 
     inputs: Arrays
     form: str = ""
+    labels: LabelsSpec | None = None
 
 
 class Written(NamedTuple):
@@ -58,7 +65,7 @@ class Dialect:
     Attributes:
         name: of the module.
         endpoint: its path, where `{model}` stands for the name of a model; a path without it is for
-            the default model.
+            the default model. "" if a setting has the path.
         summary: what it does, for the API's description.
         read: the model's card, the body and its media types → the request.
         write: the model's card, the request and the outputs → the response.
@@ -71,6 +78,14 @@ class Dialect:
     read: Callable[[ModelCard, Body, Media], RowsRequest]
     write: Callable[[ModelCard, RowsRequest, Arrays], Written]
     response: Mapping[str, Any]
+
+
+def path_pattern(path: str) -> re.Pattern[str]:
+    """Return a pattern of a path; `/versions/{version}` may follow `{model}`."""
+    return re.compile(re.escape(path).replace(re.escape("{model}"), _MODEL))
+
+
+_MODEL = r"(?P<model>[^/:]+)(/versions/(?P<version>[^/:]+))?"
 
 
 def parse(body: Body, media: Media) -> tuple[Any, bool]:
@@ -129,10 +144,10 @@ def _texts(value: Any) -> Any:
 
 def example_of(card: ModelCard) -> dict[str, Any]:
     """Return the recorded example of a card as a request that every dialect takes."""
-    inputs = {name: tensor.array() for name, tensor in card.rows_first.example.inputs.items()}
-    if len(inputs) == 1:
-        (rows,) = (array.tolist() for array in inputs.values())
-        return {"instances": list(rows)}
-    count = len(next(iter(inputs.values())))
-    rows = [{name: array[at].tolist() for name, array in inputs.items()} for at in range(count)]
-    return {"instances": rows}
+    columns = {
+        name: fewest_digits(one.array()) for name, one in card.rows_first.example.inputs.items()
+    }
+    if len(columns) == 1:
+        return {"instances": next(iter(columns.values()))}
+    rows = zip(*columns.values(), strict=True)
+    return {"instances": [dict(zip(columns, row, strict=True)) for row in rows]}

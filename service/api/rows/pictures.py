@@ -19,11 +19,21 @@ from service.json_body import Body
 FORM = "multipart/form-data"
 _KEY = "b64"
 """The key of a picture in JSON, as TensorFlow Serving writes binary values."""
+EXAMPLE_PICTURE = (
+    "iVBORw0KGgoAAAANSUhEUgAAAAQAAAAECAIAAAAmkwkpAAAAGElEQVR42mNkYGgIZWCAIBaGUAY4wM0BAF7bAoz4Z6bt"
+    "AAAAAElFTkSuQmCC"
+)
+"""A small picture in base64: a PNG of 4 x 4 colours."""
 
 
 def takes_pictures(card: ModelCard) -> bool:
     """Return whether an input of the model takes pictures."""
     return any(spec.picture for spec in card.inputs)
+
+
+def is_picture_model(card: ModelCard) -> bool:
+    """Return whether a picture alone is a row of the model."""
+    return len(card.inputs) == 1 and card.inputs[0].picture is not None
 
 
 def is_pictures(spec: TensorSpec, values: list[Any]) -> bool:
@@ -47,10 +57,11 @@ def form_inputs(card: ModelCard, body: Body, header: bytes, max_pixels: int) -> 
         ServiceError: the model takes no pictures alone, or a file is none.
     """
     spec = card.rows_first.inputs[0]
-    if len(card.inputs) > 1 or not spec.picture:
+    if not is_picture_model(card):
         raise BadInputError(
             f"Model {card.name!r} does not take pictures alone: send its rows as JSON."
         )
+    spec = card.inputs[0]
     require_charset(header)
     fields = asyncio.run(read_form(body, header))
     files = [value for _, value in fields if isinstance(value, bytes)]

@@ -12,7 +12,7 @@ from service.api.rows.dialects import (
 )
 from service.api.rows.instances import inputs_of_rows, require_rows_apart
 from service.api.rows.pictures import FORM, form_inputs
-from service.api.rows.predictions import predictions
+from service.api.rows.predictions import asked_labels, predictions
 from service.batching.batch import Arrays
 from service.json_body import Body
 
@@ -24,14 +24,16 @@ def _read(card: ModelCard, body: Body, media: Media) -> RowsRequest:
         return RowsRequest(inputs)
     content, booleans = json_object(body, media, "instances")
     rows = content["instances"]
-    return RowsRequest(inputs_of_rows(card, rows, booleans=booleans, max_pixels=media.max_pixels))
+    labels = asked_labels(card, content.get("parameters"))
+    inputs = inputs_of_rows(card, rows, booleans=booleans, max_pixels=media.max_pixels)
+    return RowsRequest(inputs, labels=labels)
 
 
 def _write(card: ModelCard, request: RowsRequest, outputs: Arrays) -> Written:
     content = {
         "model": card.name,
         "version": card.version,
-        "predictions": predictions(card, outputs),
+        "predictions": predictions(card, outputs, request.labels),
     }
     return to_json(card, request, outputs, content)
 

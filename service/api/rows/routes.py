@@ -1,7 +1,6 @@
 """The endpoints of predictions in rows, as an ASGI application over the model registry."""
 
-import re
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Callable, Mapping
 from functools import partial
 from importlib import import_module
 from typing import NamedTuple
@@ -9,8 +8,9 @@ from typing import NamedTuple
 from starlette.types import Receive, Scope, Send
 
 from models.card import ModelCard
-from service.api.rows.dialects import Dialect, Media, RowsRequest, Written
+from service.api.rows.dialects import Dialect, Media, RowsRequest, Written, path_pattern
 from service.api.rows.pictures import FORM, takes_pictures
+from service.api.rows.status import HEALTH, MODEL_PATTERNS, PAGES
 from service.api.state import ServiceState, find_model
 from service.api.v2.texts import elements
 from service.batching.batch import Arrays, InferenceResponse
@@ -27,7 +27,6 @@ from service.http.responses import (
     Responder,
     error_response,
     in_a_task,
-    json_response,
     reply_from_task,
 )
 from service.inference.predictor import Predictor
@@ -39,9 +38,8 @@ from service.telemetry.request_context import RequestContext, current_request
 
 DIALECTS: Mapping[str, Dialect] = {
     name: import_module(f"service.api.rows.{name}").DIALECT
-    for name in ("predict", "v1", "invocations")
+    for name in ("predict", "v1", "invocations", "vertex")
 }
-_NAME = r"(?P<model>[^/:]+)(/versions/(?P<version>[^/:]+))?"
 
 
 class Target(NamedTuple):
@@ -62,43 +60,7 @@ def target(path: str) -> Target | None:
 
 
 _PATTERNS = [
-    (
-        re.compile(re.escape(dialect.endpoint).replace(re.escape("{model}"), _NAME)),
-        dialect,
-    )
-    for dialect in DIALECTS.values()
-]
-
-
-async def _v1_models(registry: ModelRegistry, model: str) -> Reply:
-    """The names of the models that serve."""
-    return json_response({"models": [predictor.card.name for predictor in registry]})
-
-
-async def _v1_model(registry: ModelRegistry, model: str) -> Reply:
-    """Whether a model serves: KServe's fields, and TensorFlow Serving's."""
-    card = registry[model].card
-    status = {"error_code": "OK", "error_message": ""}
-    state = {"version": card.version, "state": "AVAILABLE", "status": status}
-    content = {"name": card.name, "ready": True, "model_version_status": [state]}
-    return json_response(content)
-
-
-async def _ping(registry: ModelRegistry, model: str) -> Reply:
-    """Whether a model serves, for SageMaker and MLflow."""
-    ready = registry.ready and not registry.is_loading
-    return json_response({"status": "Healthy" if ready else "Unhealthy"}, 200 if ready else 503)
-
-
-Page = Callable[[ModelRegistry, str], Awaitable[Reply]]
-PAGES: Mapping[str, Page] = {
-    "/v1/models": _v1_models,
-    "/v1/models/{model}": _v1_model,
-    "/ping": _ping,
-}
-_PAGE_PATTERNS = [
-    (re.compile(re.escape(path).replace(re.escape("{model}"), _NAME)), path, page)
-    for path, page in PAGES.items()
+    (path_pattern(dialect.endpoint), dialect) for dialect in DIALECTS.values() if dialect.endpoint
 ]
 
 
@@ -108,12 +70,22 @@ class Rows:
     def __init__(self, state: ServiceState, settings: Settings) -> None:
         self._state = state
         self._settings = settings
+        self._vertex_routes = {settings.vertex_predict_route, settings.vertex_health_route}
 
     def takes(self, path: str) -> bool:
         """Return whether a path is one of a dialect."""
-        if path.startswith("/models/"):
-            return path.endswith("/predict")
-        return path.startswith("/v1/") or path in ("/v1", "/ping", "/invocations")
+        if path.startswith("/models/") and path.endswith("/predict"):
+            return True
+        if path.startswith("/v1/") or path in PAGES or path in ("/v1", "/invocations"):
+            return True
+        return path in self._vertex_routes
+
+    def _target(self, path: str) -> Target | None:
+        """Return what a POST to `path` asks for, also to the path that Vertex AI sets."""
+        found = target(path)
+        if found is None and path == self._settings.vertex_predict_route:
+            return Target(DIALECTS["vertex"], "", "")
+        return found
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Handle one request to a path of `takes`.
@@ -126,10 +98,10 @@ class Rows:
 
     async def _respond(self, context: RequestContext, receive: Receive) -> Reply:
         registry = self._state.registry
-        found = target(context.path)
+        found = self._target(context.path)
         if found is None:
-            return await self._page(context)
-        context.endpoint = found.dialect.endpoint
+            return self._page(context)
+        context.endpoint = found.dialect.endpoint or context.path
         if context.method != "POST":
             raise MethodNotAllowedError(context.method, "POST")
         model = found.model or default_model(registry, context, self._settings)
@@ -148,14 +120,24 @@ class Rows:
         media = media_of(context, self._settings.max_image_pixels)
         return predict(found.dialect, predictor, media, context, body, reply)
 
-    async def _page(self, context: RequestContext) -> Reply:
-        for pattern, path, page in _PAGE_PATTERNS:
-            if match := pattern.fullmatch(context.path):
-                context.endpoint = path
-                if context.method not in ("GET", "HEAD"):
-                    raise MethodNotAllowedError(context.method, "GET", "HEAD")
-                return await page(self._state.registry, match.groupdict().get("model") or "")
-        raise UnknownPathError(f"There is nothing at {context.path[:100]!r}.")
+    def _page(self, context: RequestContext) -> Reply:
+        registry, path = self._state.registry, context.path
+        if path == self._settings.vertex_health_route:
+            path = HEALTH
+        if path in PAGES:
+            self._require_get(context, path)
+            return PAGES[path](registry)
+        for pattern, endpoint, page in MODEL_PATTERNS:
+            if found := pattern.fullmatch(path):
+                self._require_get(context, endpoint)
+                model, version = found["model"], found["version"] or ""
+                return page(find_model(registry, context, model, version))
+        raise UnknownPathError(f"There is nothing at {path[:100]!r}.")
+
+    def _require_get(self, context: RequestContext, endpoint: str) -> None:
+        context.endpoint = endpoint
+        if context.method not in ("GET", "HEAD"):
+            raise MethodNotAllowedError(context.method, "GET", "HEAD")
 
     def responder(self, path: str) -> Responder | None:
         """Return the responder of a POST to `path` with a whole body; None if only ASGI can."""

@@ -24,8 +24,8 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from tiny import write_tiny
 
 from service.api.pages import create_pages
-from service.api.playground import paths
 from service.api.state import ServiceState
+from service.api.static_pages import public_paths
 from service.api.v2.routes import OpenInference, split
 from service.http import app as http_app
 from service.http import origins
@@ -73,7 +73,7 @@ def app_of(host: ASGIApp, protocol: ASGIApp | None = None, **settings: Any) -> A
         host,
         Settings(**settings),
         mounts=[protocol or Named("protocol")],
-        playground_paths=paths(),
+        public_paths=public_paths(),
     )
 
 

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from service.api.playground import FOLDER, paths
+from service.api.static_pages import public_paths
 from service.errors import RateLimitError, UnauthorizedError, UnknownPathError
 from service.http import auth
 from service.http.auth import ApiKeyAuth, read_keys
@@ -42,7 +42,7 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
 def auth_of(folder: Path, *lines: str, **settings: Any) -> ApiKeyAuth:
     file = folder / "keys"
     file.write_text("\n".join(lines))
-    return ApiKeyAuth(Settings(api_keys_file=file, **settings), paths())
+    return ApiKeyAuth(Settings(api_keys_file=file, **settings), public_paths())
 
 
 @pytest.mark.parametrize(
@@ -103,7 +103,7 @@ def test_a_file_without_keys_prevents_the_start_with_one_sentence(
     file = tmp_path / "keys"
     file.write_bytes(content)
     with pytest.raises(SystemExit) as refused:
-        ApiKeyAuth(Settings(api_keys_file=file), paths())
+        ApiKeyAuth(Settings(api_keys_file=file), public_paths())
     assert str(refused.value).startswith(f"error: FITSERVE_API_KEYS_FILE {file}: {message}")
     assert "\n" not in str(refused.value)
 
@@ -115,11 +115,11 @@ def test_a_path_that_is_not_a_regular_file_prevents_the_start_without_blocking(
     os.mkfifo(pipe)
     for path in (pipe, tmp_path, Path("/dev/zero")):
         with pytest.raises(SystemExit, match="it is not a regular file"):
-            ApiKeyAuth(Settings(api_keys_file=path), paths())
+            ApiKeyAuth(Settings(api_keys_file=path), public_paths())
 
 
 def test_without_a_file_every_request_is_accepted() -> None:
-    ApiKeyAuth(Settings(), paths()).authenticate(context())
+    ApiKeyAuth(Settings(), public_paths()).authenticate(context())
 
 
 def test_a_rate_is_enforced_and_reported(tmp_path: Path, clock: list[float]) -> None:
@@ -274,7 +274,7 @@ def test_a_malformed_line_prevents_the_start_and_is_not_shown(
 
 def test_a_missing_file_prevents_the_start(tmp_path: Path) -> None:
     with pytest.raises(SystemExit, match=r"FITSERVE_API_KEYS_FILE .*missing"):
-        ApiKeyAuth(Settings(api_keys_file=tmp_path / "missing"), paths())
+        ApiKeyAuth(Settings(api_keys_file=tmp_path / "missing"), public_paths())
 
 
 @pytest.mark.parametrize("path", ["/livez", "/readyz", "/v2/health/live", "/metrics"])
@@ -290,21 +290,21 @@ def test_health_and_metrics_are_open_or_need_a_key_or_are_off(tmp_path: Path, pa
     with pytest.raises(UnknownPathError):
         off.authenticate(context(path, x_api_key="secret"))
     with pytest.raises(UnknownPathError):
-        ApiKeyAuth(Settings(**{setting: "off"}), paths()).authenticate(context(path))
-    ApiKeyAuth(Settings(**{setting: "off"}), paths()).authenticate(context())
+        ApiKeyAuth(Settings(**{setting: "off"}), public_paths()).authenticate(context(path))
+    ApiKeyAuth(Settings(**{setting: "off"}), public_paths()).authenticate(context())
 
 
-PAGE = ["/", *(f"/playground/{file.name}" for file in FOLDER.iterdir())]
+PAGES = sorted(public_paths())
 
 
-def test_the_page_is_public_or_off(tmp_path: Path) -> None:
+def test_the_pages_are_public_or_off(tmp_path: Path) -> None:
     line = f"ann {digest('secret')}"
     index_page = auth_of(tmp_path, line)
     off = (
         auth_of(tmp_path, line, playground="off"),
-        ApiKeyAuth(Settings(playground="off"), paths()),
+        ApiKeyAuth(Settings(playground="off"), public_paths()),
     )
-    for path in PAGE:
+    for path in PAGES:
         request_context = context(path)
         index_page.authenticate(request_context)
         assert request_context.key == ""
@@ -314,7 +314,11 @@ def test_the_page_is_public_or_off(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "path", ["/models", "/models/line/report/loss.png", "/docs.json", "/playground/", "/playground"]
+    "path",
+    [
+        *("/models", "/models/line/report/loss.png", "/docs.json", "/docs/x"),
+        *("/playground/", "/playground"),
+    ],
 )
 def test_other_paths_need_a_key_although_the_page_does_not(tmp_path: Path, path: str) -> None:
     index_page = auth_of(tmp_path, f"ann {digest('secret')}")

@@ -1,14 +1,23 @@
 """A model's outputs become one prediction for each row."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import orjson
 import pytest
 
+from models.answers import LabelsSpec, NumberSpec
 from models.card import Example, ModelCard, RecordedTensor, TensorSpec
-from service.api.rows.predictions import ALL_CLASSES, BEST_CLASSES, predictions, rows_of
+from service.api.rows.predictions import (
+    ALL_CLASSES,
+    BEST_CLASSES,
+    asked_labels,
+    predictions,
+    rows_of,
+)
+from service.errors import BadInputError
 
 
 def card_of(**outputs: tuple[Any, Sequence[str] | None]) -> ModelCard:
@@ -87,3 +96,84 @@ def test_several_outputs_have_their_names() -> None:
         {"mean": 1, "size": 4},
     ]
     assert written(rows_of(card, outputs))[1] == {"mean": [1], "size": 4}
+
+
+def answering(card: ModelCard, answer: LabelsSpec | NumberSpec) -> ModelCard:
+    """Return the card, whose first output is answered in this way."""
+    first, *others = card.outputs
+    return card.model_copy(update={"outputs": (replace(first, answer=answer), *others)})
+
+
+@pytest.mark.parametrize(
+    ("answer", "first"),
+    [
+        (LabelsSpec(top=1), {"label": "green", "score": 0.7, "scores": {"green": 0.7}}),
+        (
+            LabelsSpec(threshold=0.15),
+            {"label": "green", "score": 0.7, "scores": {"green": 0.7, "blue": 0.2}},
+        ),
+        (LabelsSpec(threshold=0.9), {"label": None, "score": 0.7, "scores": {}}),
+        (
+            LabelsSpec(multi_label=True),
+            {"labels": ["green"], "scores": {"green": 0.7, "blue": 0.2, "red": 0.1}},
+        ),
+        (
+            LabelsSpec(multi_label=True, threshold=0.15, top=2),
+            {"labels": ["green", "blue"], "scores": {"green": 0.7, "blue": 0.2}},
+        ),
+        (
+            LabelsSpec(multi_label=True, threshold=0.9),
+            {"labels": [], "scores": {"green": 0.7, "blue": 0.2, "red": 0.1}},
+        ),
+    ],
+)
+def test_the_card_says_which_labels_are_answered(answer: LabelsSpec, first: Any) -> None:
+    card = answering(card_of(probabilities=(SCORES, COLORS)), answer)
+    assert written(predictions(card, {"probabilities": SCORES}))[0] == first
+    assert written(rows_of(card, {"probabilities": SCORES}))[0] == [0.1, 0.7, 0.2]
+
+
+def test_every_label_of_many_from_the_threshold_on_is_answered() -> None:
+    scores = np.linspace(0, 1, 100, dtype=np.float32)[None]
+    card = card_of(probabilities=(scores, [f"c{at}" for at in range(100)]))
+    row = predictions(answering(card, LabelsSpec(multi_label=True)), {"probabilities": scores})[0]
+    assert len(row["labels"]) == len(row["scores"]) == 50
+
+
+@pytest.mark.parametrize(
+    ("answer", "expected"),
+    [
+        (NumberSpec(unit="min"), [{"value": 2, "unit": "min"}, {"value": 3, "unit": "min"}]),
+        (NumberSpec(scale=10, offset=-1), [19, 29]),
+        (NumberSpec(unit="m", scale=0.5), [{"value": 1, "unit": "m"}, {"value": 1.5, "unit": "m"}]),
+    ],
+)
+def test_a_number_has_the_unit_and_the_scale_of_the_card(answer: NumberSpec, expected: Any) -> None:
+    values = np.array([[2], [3]], np.float32)
+    card = answering(card_of(y=(values, None)), answer)
+    assert written(predictions(card, {"y": values})) == expected
+    assert written(rows_of(card, {"y": values})) == [[2], [3]]
+
+
+def test_a_request_may_ask_for_other_labels() -> None:
+    card = answering(card_of(probabilities=(SCORES, COLORS)), LabelsSpec(top=3, multi_label=True))
+    asked = asked_labels(card, {"top": 1})
+    assert asked == LabelsSpec(top=1, multi_label=True)
+    row = written(predictions(card, {"probabilities": SCORES}, asked))[0]
+    assert row == {"labels": ["green"], "scores": {"green": 0.7}}
+    assert asked_labels(card, None) is asked_labels(card, {}) is None
+
+
+@pytest.mark.parametrize(
+    ("parameters", "message"),
+    [
+        ({"top": 0}, "'top' must be a whole number from 1"),
+        ({"top": True}, "'top' must be a whole number"),
+        ({"threshold": "0.5"}, "'threshold' must be a number"),
+        ({"best": 3}, "with 'top', 'threshold', or both"),
+        ([1], "must be an object"),
+    ],
+)
+def test_parameters_that_are_wrong_get_a_sentence(parameters: Any, message: str) -> None:
+    with pytest.raises(BadInputError, match=message):
+        asked_labels(card_of(probabilities=(SCORES, COLORS)), parameters)

@@ -1,5 +1,6 @@
 /** Networks: the card of each package, a form to try it, and the request as code. */
 
+import { askForm } from "./ask.js";
 import { getJson, getPicture, reason, whenBack } from "./api.js";
 import { make, part, table } from "./dom.js";
 import { tryIt } from "./try_it.js";
@@ -97,9 +98,11 @@ const folded = (title, ...content) => make("details", {}, make("summary", {}, ti
 /** The whole card, as a list of elements. Missing parts are left out. */
 function described(card) {
   const { form, paste } = tryIt(card);
+  const ask = askForm(card);
   const sections = [
+    ["Ask it", ask ? [ask] : []],
     ["What goes in and comes out", tensors(card)],
-    ["Try it", [form]],
+    [ask ? "Send tensors" : "Try it", [form]],
     ["The request to paste", [paste]],
     ["How good it is", [...figures(card), ...pictures(card)]],
     ["How its files are proved", parity(card)],
@@ -129,7 +132,7 @@ function tensors({ inputs, outputs }) {
     spec.datatype,
     `[${spec.shape.join(", ")}]`,
     range(spec),
-    make("div", { class: "meaning" }, spec.meaning + (spec.labels ? `: ${labels(spec.labels)}` : "")),
+    make("div", { class: "meaning" }, spec.meaning + (spec.answer?.unit ? `, answered in ${spec.answer.unit}` : "") + (spec.labels ? `: ${labels(spec.labels)}` : "")),
   ];
   return [
     table(

@@ -28,6 +28,9 @@ export const reason = (error) => (error.status === 0 ? "" : error.message);
 /** Whether requests have an API key. */
 export const hasKey = () => Boolean(sessionStorage.getItem(KEY));
 
+/** The headers with the API key, if the user has given one. */
+export const keyHeaders = () => (hasKey() ? { "X-API-Key": sessionStorage.getItem(KEY) } : {});
+
 /** Call `listener` each time the server responds again after an outage. */
 export function whenBack(listener) {
   listeners.push(listener);
@@ -80,8 +83,7 @@ export function newest(task, pause = 0) {
 }
 
 async function ask(path, options = {}) {
-  const key = sessionStorage.getItem(KEY);
-  const headers = key ? { ...options.headers, "X-API-Key": key } : options.headers;
+  const headers = { ...options.headers, ...keyHeaders() };
   let response;
   try {
     const signal = AbortSignal.timeout(WAIT_SECONDS * 1000);
