@@ -62,13 +62,13 @@ from models.runtimes import (
     Runtime,
 )
 from models.sample_answers import compute_answers
+from models.sample_texts import words_of
 from models.samples import Samples, given_samples, random_samples
 from models.script_mixing import script_mixing
 from models.shared_values import values_matter
 from models.sources import Source, TorchFile, read_source
 from models.specs import input_specs, output_specs
 from models.stated_batch import Stated
-from models.texts import words_of
 from models.torch_runtimes import TorchRuntime
 from models.trial_sizes import require_safe
 

@@ -20,10 +20,10 @@ from models.layout_rows import sample_rows, shared_values
 from models.parity import agree
 from models.ranges import InputRange, with_ranges
 from models.runtimes import Arrays, DeclaredTensor, OnnxRuntime
+from models.sample_texts import words_of
 from models.samples import Samples, random_samples
 from models.specs import input_specs
 from models.stated_batch import Stated, require_known
-from models.texts import words_of
 from models.trial_sizes import require_safe
 
 if TYPE_CHECKING:

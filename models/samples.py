@@ -16,7 +16,7 @@ from models.files import FileError, open_file, unreadable
 from models.importing import AddError
 from models.ranges import check_samples, whole_numbers
 from models.runtimes import Arrays
-from models.texts import made_up
+from models.sample_texts import made_up
 
 LARGEST_BATCH = 256
 """The largest batch of the service by default, in rows."""

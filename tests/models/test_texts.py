@@ -14,7 +14,7 @@ from models.card import ModelCard
 from models.importing import AddError
 from models.loading import open_runtime
 from models.repository import ModelRepository
-from models.texts import made_up, words_of
+from models.sample_texts import made_up, words_of
 
 TEXTS = ["free offer", "", "Grüße", "a", "offer", "free free offer now", "日本語 a"]
 POOL: dict[str, Any] = {
