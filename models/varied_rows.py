@@ -5,7 +5,7 @@ from collections.abc import Callable, Collection
 import numpy as np
 from numpy.typing import NDArray
 
-from models import texts
+from models import sample_texts
 from models.differences import is_finite
 from models.runtimes import Arrays
 
@@ -40,7 +40,7 @@ def varied_rows(
             continue
         floats = array.dtype.kind == "f"
         if array.dtype == object:
-            varied[name] = texts.varied(random, array, kinds, sources)
+            varied[name] = sample_texts.varied(random, array, kinds, sources)
             continue
         if not array.size:
             varied[name] = np.empty((count, *array.shape[1:]), array.dtype)
