@@ -187,10 +187,10 @@ def given_samples(
         array = _as_texts(path, spec, arrays[spec.name])
         fits = replace(spec, shape=(-1, *spec.shape[1:])).takes(array.shape)  # any number of rows
         if not fits or not np.can_cast(array.dtype, spec.dtype, "same_kind"):
-            kind = "text" if array.dtype == object else array.dtype
+            found, wanted = _kind(array.dtype), _kind(spec.dtype)
             raise AddError(
-                f"{path}: {spec.name} is {kind} {list(array.shape)}, and the network takes "
-                f"{spec.to_text()}: give rows of that shape, as {spec.dtype}"
+                f"{path}: {spec.name} is {found} {list(array.shape)}, and the network takes "
+                f"{spec.to_text()}: give rows of that shape, as {wanted}"
             )
         if not is_finite(array):
             raise AddError(f"{path}: {spec.name} holds infinity or NaN: give finite numbers")
@@ -212,6 +212,10 @@ def given_samples(
             f"time: give a multiple of {fixed_batch} rows"
         )
     return Samples(rows, True, fixed_batch, _signed(inputs), shared=frozenset(shared))
+
+
+def _kind(dtype: np.dtype[Any]) -> str:
+    return "text" if dtype == object else str(dtype)
 
 
 def _as_texts(path: Path, spec: TensorSpec, array: NDArray[Any]) -> NDArray[Any]:

@@ -172,7 +172,7 @@ def test_a_sample_may_be_utf_8_in_bytes(tmp_path: Path) -> None:
         (np.array(TEXTS, object), r"holds Python objects, which are not read: .*texts, 'U'\)"),
         (np.array([b"\xff", b"a"]), "x holds bytes that are no UTF-8"),
         (np.ones(3, np.float32), "x is float32, and the network takes text: give numpy.array"),
-        (np.array([["a"], ["b"]]), r"x is object \[2, 1\], and the network takes BYTES \[-1\]"),
+        (np.array([["a"], ["b"]]), r"x is text \[2, 1\], and the network takes BYTES \[-1\]"),
     ],
 )
 def test_a_sample_of_other_than_texts_is_refused(rows: Any, message: str, tmp_path: Path) -> None:
