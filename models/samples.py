@@ -215,7 +215,7 @@ def given_samples(
 
 
 def _kind(dtype: np.dtype[Any]) -> str:
-    return "text" if dtype == object else str(dtype)
+    return "text" if dtype.kind == "O" else str(dtype)
 
 
 def _as_texts(path: Path, spec: TensorSpec, array: NDArray[Any]) -> NDArray[Any]:
