@@ -73,7 +73,7 @@ def test_a_module_of_two_inputs_answers_as_in_python(repository: Path) -> None:
     assert [spec.name for spec in card.outputs] == ["logits", "hidden"]
     assert card.outputs[0].labels == ("a", "b", "c")
     assert card.batching == "rows"
-    assert card.runtimes == ("onnx", "torchscript")
+    assert card.runtimes == ("onnx", "pt2")
     assert card.summary.startswith("Exported from Scores of torch ")
     rows = {"features": torch.randn(7, 6), "weight": torch.randn(7, 16)}
     with torch.inference_mode():
