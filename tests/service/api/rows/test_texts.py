@@ -4,7 +4,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from tokenizers import Tokenizer as Trained
 from tokenizers import models, pre_tokenizers, trainers
@@ -40,6 +40,7 @@ def spec(**changes: Any) -> TextSpec:
 TOKENIZER = Tokenizer(spec(), FILE)
 
 
+@settings(deadline=None)
 @given(st.lists(TEXTS, min_size=1, max_size=5))
 def test_any_text_has_the_tokens_of_the_tokenizer_itself(texts: list[str]) -> None:
     tokens = TOKENIZER.tokens(texts)
@@ -52,6 +53,7 @@ def test_any_text_has_the_tokens_of_the_tokenizer_itself(texts: list[str]) -> No
         assert rows["mask"][at].tolist() == [*[1] * len(ids), *[0] * padding]
 
 
+@settings(deadline=None)
 @given(st.lists(TEXTS, min_size=1, max_size=8))
 def test_texts_that_are_computed_apart_are_answered_in_their_order(texts: list[str]) -> None:
     tokens = TOKENIZER.tokens(texts)
@@ -67,6 +69,7 @@ def test_texts_that_are_computed_apart_are_answered_in_their_order(texts: list[s
         assert total.tolist() == [one.ids.sum()]
 
 
+@settings(deadline=None)
 @given(st.lists(st.integers(0, 2 * PART_CHARACTERS), min_size=1, max_size=8))
 def test_parts_hold_all_texts_and_are_short(sizes: list[int]) -> None:
     texts = ["a" * size for size in sizes]
