@@ -91,11 +91,11 @@ LOCK := pip compile -q --universal --python-version 3.11 --no-annotate --no-head
 # cpu.txt is serve-onnx with the small ONNX Runtime, in the version of the large one.
 lock: $(VENV)/.uv ## resolve requirements/ from pyproject.toml, with the digest of each file
 	$(UV) $(LOCK) --generate-hashes --all-extras pyproject.toml -o requirements/all.txt
-	$(UV) $(LOCK) --generate-hashes --extra serve -c requirements/all.txt pyproject.toml \
+	$(UV) $(LOCK) --generate-hashes --extra serve --extra text -c requirements/all.txt pyproject.toml \
 	  -o requirements/serve.txt
 	sed -n 's/^onnxruntime-gpu==\([^ ]*\).*/onnxruntime==\1/p' requirements/all.txt > $(VENV)/cpu.in
 	echo onnxruntime-gpu > $(VENV)/cpu.excluded
-	$(UV) $(LOCK) --generate-hashes --extra serve-onnx -c requirements/all.txt \
+	$(UV) $(LOCK) --generate-hashes --extra serve-onnx --extra text -c requirements/all.txt \
 	  --excludes $(VENV)/cpu.excluded pyproject.toml $(VENV)/cpu.in -o requirements/cpu.txt
 	for peer in benchmarks/serving/peers/*/; do \
 	  $(UV) $(LOCK) $${peer}requirements.in -o $${peer}requirements.txt || exit 1; done

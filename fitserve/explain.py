@@ -86,6 +86,13 @@ def is_fixed_size(error: BaseException) -> bool:
     return "Constraints violated" in str(error) or "specialized" in str(error)
 
 
+def suggested_maxima(error: BaseException) -> dict[str, int]:
+    """Return the largest size of each free dimension that torch.export suggests, by name."""
+    _, _, suggested = str(error).partition("Suggested fixes:")
+    found = re.findall(r"^\s*(\w+) = Dim\(.*max=(\d+)\)\s*$", suggested, re.MULTILINE)
+    return {name: int(size) for name, size in found}
+
+
 def _fixed_sizes(text: str) -> str:
     """Return which sizes torch.export suggests, and what to do."""
     _, _, suggested = text.partition("Suggested fixes:")

@@ -3,7 +3,8 @@
 A door (`fitserve.doors`) makes an `Exported` of a network of its library. `write` puts it into a
 folder, which `fitserve add NAME FOLDER` reads:
 
-    export.json         {"format": 1, "origin": …, "labels": […], "notes": […], "picture": …}
+    export.json         {"format": 1, "origin": …, "labels": […], "notes": […], "picture": …,
+                        "text": …}
     model.onnx          the network as ONNX
     model.pt            the network as TorchScript; may be missing
     model.pt2           the network as a program of torch.export, in place of TorchScript
@@ -12,6 +13,8 @@ folder, which `fitserve add NAME FOLDER` reads:
     samples-2.npz …     the same with other sizes of the free dimensions; may be missing
     picture-1.png …     the pictures of a network with declared steps before it; may be missing
     transformed.npz     what the training library makes of these pictures
+    tokenizer.json      the tokenizer of a network for texts; may be missing
+    text-answers.npz    what the network itself answers to each text, as NUMBER.OUTPUT
 """
 
 import json
@@ -67,6 +70,22 @@ class Pictures:
 
 
 @dataclass(frozen=True)
+class Texts:
+    """The steps from a text to the inputs, and texts that show them.
+
+    Attributes:
+        declared: how a text becomes the inputs, the texts, and their tokens by the training
+            library (`models.sources.DeclaredText`).
+        tokenizer: the file `tokenizer.json`.
+        answers: what the network itself answers to each of the texts alone.
+    """
+
+    declared: Mapping[str, Any]
+    tokenizer: bytes
+    answers: Sequence[Arrays]
+
+
+@dataclass(frozen=True)
 class Exported:
     """A network as files.
 
@@ -79,6 +98,7 @@ class Exported:
         labels: the classes.
         notes: what the user should know, a sentence each.
         pictures: the pictures of the sample, and how they become the input; None for other inputs.
+        texts: how texts become the inputs; None for other inputs.
     """
 
     onnx: bytes
@@ -89,6 +109,7 @@ class Exported:
     labels: Sequence[str] = ()
     notes: Sequence[str] = ()
     pictures: Pictures | None = None
+    texts: Texts | None = None
 
     def write(self, folder: Path) -> None:
         """Write the files into an empty folder.
@@ -110,6 +131,7 @@ class Exported:
             "labels": list(self.labels),
             "notes": list(self.notes),
             "picture": None,
+            "text": None,
         }
         if self.pictures is not None:
             content["picture"] = dict(self.pictures.declared)
@@ -117,6 +139,14 @@ class Exported:
                 (folder / f"picture-{number}.png").write_bytes(file)
             if self.pictures.transformed is not None:
                 _save(folder / "transformed.npz", {"rows": self.pictures.transformed})
+        if self.texts is not None:
+            content["text"] = dict(self.texts.declared)
+            (folder / "tokenizer.json").write_bytes(self.texts.tokenizer)
+            answers = enumerate(self.texts.answers)
+            _save(
+                folder / "text-answers.npz",
+                {f"{at}.{name}": array for at, one in answers for name, array in one.items()},
+            )
         (folder / "export.json").write_text(json.dumps(content))
 
 

@@ -94,7 +94,7 @@ def load_weights(network: Any, file: Path) -> None:
             f"--weights is for a torch.nn.Module, and this is a {type(network).__qualname__}: omit "
             "it"
         )
-    weights = _state(_weights(file))
+    weights = read_weights(file)
     try:
         result = network.load_state_dict(weights, strict=False)
     except RuntimeError as error:
@@ -112,6 +112,15 @@ def load_weights(network: Any, file: Path) -> None:
             raise ExportError(
                 f"{file.name}: it {title} {shown}: make the network as it was trained"
             )
+
+
+def read_weights(file: Path) -> dict[str, Any]:
+    """Return the weights in a checkpoint or a safetensors file by name; no code in it runs.
+
+    Raises:
+        ExportError: the file cannot be read, or holds no weights.
+    """
+    return _state(_weights(file))
 
 
 def _weights(file: Path) -> Any:

@@ -13,6 +13,7 @@ import numpy as np
 
 from fitserve.doors import door_of, is_of
 from fitserve.exported import RANDOM, Exported, ExportError, Pictures
+from fitserve.transforms import sample_pictures, stated_steps, transform_of
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -72,32 +73,12 @@ class Picture:
 
     @classmethod
     def of(cls, source: Any) -> "Picture":
-        """Return the steps of torchvision's `weights.transforms()`, or of a model of timm.
+        """Return the steps of a transform of torchvision, a model of timm or an image processor.
 
         Raises:
             ExportError: the source states no steps that are known.
         """
-        if hasattr(source, "crop_size") and hasattr(source, "resize_size"):  # torchvision
-            (crop,), (resize,) = source.crop_size, source.resize_size
-            return cls(
-                crop, resize, source.interpolation.value, tuple(source.mean), tuple(source.std)
-            )
-        stated = getattr(source, "pretrained_cfg", source)
-        if not (isinstance(stated, dict) and "input_size" in stated):
-            raise ExportError(
-                f"a {type(source).__name__} states no steps for pictures: give "
-                "fitserve.Picture(size=…, resize=…, mean=…, std=…)"
-            )
-        channels, height, width = stated["input_size"]
-        share = stated.get("crop_pct") or 1.0
-        return cls(
-            (height, width),
-            int(min(height, width) / share),
-            stated.get("interpolation", "bicubic"),
-            tuple(stated.get("mean", (0.0,))),
-            tuple(stated.get("std", (1.0,))),
-            "L" if channels == 1 else "RGB",
-        )
+        return cls(**stated_steps(source))
 
     @property
     def sides(self) -> tuple[int, int]:
@@ -156,10 +137,15 @@ class Picture:
         return Pictured(mean, std).train(network.training)
 
 
+def is_pictures(sample: Any) -> bool:
+    """Return whether a sample is pictures of Pillow."""
+    return isinstance(sample, (list, tuple)) and all(hasattr(one, "getexif") for one in sample)
+
+
 def export_pictures(
     network: "nn.Module",
     pictures: Any,
-    picture: Picture,
+    picture: Any,
     transform: Callable[[Any], Any] | None,
     labels: Sequence[str],
 ) -> Exported:
@@ -167,19 +153,18 @@ def export_pictures(
 
     Args:
         network: takes tensors [N, channels, H, W], as `transform` makes them.
-        pictures: pictures of Pillow; None for random pixels alone.
-        picture: the steps from a picture to the network's input.
-        transform: the training library's own steps, to compare with; may be missing.
+        pictures: pictures of Pillow; None for some of our own.
+        picture: the steps from a picture to the network's input, or what `Picture.of` takes.
+        transform: the training library's own steps, to compare with; by default those of
+            `picture`; may be missing.
         labels: the classes.
 
     Raises:
         ExportError: the network cannot be exported, or a picture is none.
     """
     if not isinstance(picture, Picture):
-        raise ExportError(
-            f"picture is a {type(picture).__name__}: give fitserve.Picture(size=…), or "
-            "fitserve.Picture.of(…)"
-        )
+        transform = transform or transform_of(picture)
+        picture = Picture.of(picture)
     if not is_of(network, "torch", "Module"):
         raise ExportError(
             f"a {type(network).__name__} takes no pictures: give a torch.nn.Module, or no picture"
@@ -194,6 +179,8 @@ def export_pictures(
     wrapped = picture.wrapped(network)
     exported = door_of(wrapped).export(wrapped, [{INPUT: pixels}], labels)
     files, transformed = [], []
+    if pictures is None and transform is not None:
+        pictures = sample_pictures()
     for image in pictures or ():
         if not hasattr(image, "save") or not hasattr(image, "getexif"):
             raise ExportError(

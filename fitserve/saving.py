@@ -9,8 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from fitserve.doors import door_of, is_of
-from fitserve.exported import ExportError
-from fitserve.pictures import Picture, export_pictures
+from fitserve.exported import Exported, ExportError
+from fitserve.pictures import export_pictures, is_pictures
+from fitserve.texts import export_texts
+from fitserve.transforms import is_timm
 
 
 class SaveError(ExportError):
@@ -23,7 +25,8 @@ def save(
     sample: Any = None,
     *,
     labels: Sequence[str] = (),
-    picture: Picture | None = None,
+    picture: Any = None,
+    tokenizer: Any = None,
     transform: Callable[[Any], Any] | None = None,
     repository: str | os.PathLike[str] | None = None,
     options: Sequence[str] = (),
@@ -45,8 +48,12 @@ def save(
             a model of Keras need none.
         labels: the classes, in the order of the output's columns. Classifiers of scikit-learn,
             XGBoost and LightGBM that know their classes need none.
-        picture: for a torch module that takes pictures: the steps from a picture to its input. The
-            sample is then pictures of Pillow, or left out; callers send files or base64.
+        picture: for a torch module that takes pictures: the steps from a picture to its input, as a
+            `fitserve.Picture`, torchvision's `weights.transforms()`, or an image processor of
+            Transformers. The sample is then pictures of Pillow, or left out; callers send files or
+            base64. A model of timm states its own steps.
+        tokenizer: for a torch module that takes texts: a fast tokenizer of Transformers. The sample
+            is then a list of texts, or left out; callers send texts.
         transform: the training library's own steps, from a picture to a tensor [channels, H, W];
             the declared steps must give the same for the sample.
         repository: the folder of the packages; by default FITSERVE_MODEL_REPOSITORY, or the one
@@ -60,17 +67,9 @@ def save(
         ExportError: the network cannot be exported.
         SaveError: the exported network cannot be served.
     """
-    is_texts = isinstance(sample, list) and all(isinstance(one, str) for one in sample)
-    if is_texts and is_of(network, "sklearn"):
-        sample = tuple(sample)
-    if picture is None and isinstance(sample, list):
-        _require_samples(sample)
-    samples = sample if isinstance(sample, list) else [] if sample is None else [sample]
-    classes = [str(label) for label in labels]
-    if picture is None:
-        exported = door_of(network).export(network, samples, classes)
-    else:
-        exported = export_pictures(network, sample, picture, transform, classes)
+    exported = _export(
+        network, sample, [str(label) for label in labels], picture, tokenizer, transform
+    )
     with tempfile.TemporaryDirectory(prefix="fitserve-") as folder:
         exported.write(Path(folder))
         written = Path(folder, "written")
@@ -83,6 +82,25 @@ def save(
             raise SaveError(result.stderr.strip().removeprefix("error: "))
         sys.stdout.write(result.stdout)
         return Path(written.read_text())
+
+
+def _export(
+    network: Any, sample: Any, labels: list[str], picture: Any, tokenizer: Any, transform: Any
+) -> Exported:
+    """Return the network as files, by the kind of what callers send."""
+    if tokenizer is not None:
+        return export_texts(network, tokenizer, sample, labels)
+    if picture is None and is_timm(network) and (sample is None or is_pictures(sample)):
+        picture = network
+    if picture is not None:
+        return export_pictures(network, sample, picture, transform, labels)
+    is_texts = isinstance(sample, list) and all(isinstance(one, str) for one in sample)
+    if is_texts and is_of(network, "sklearn"):
+        sample = tuple(sample)
+    if isinstance(sample, list):
+        _require_samples(sample)
+    samples = sample if isinstance(sample, list) else [] if sample is None else [sample]
+    return door_of(network).export(network, samples, labels)
 
 
 def _require_samples(samples: list[Any]) -> None:

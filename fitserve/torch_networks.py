@@ -262,11 +262,17 @@ def _is_numpy_type(tensor: "Tensor") -> bool:
     return True
 
 
-def dynamic_shapes(samples: "Sequence[Mapping[str, Tensor]]") -> dict[str, dict[int, Any]]:
+def dynamic_shapes(
+    samples: "Sequence[Mapping[str, Tensor]]", largest: Mapping[str, int] | None = None
+) -> dict[str, dict[int, Any]]:
     """Return the free dimensions of each input for torch.export.
 
     The first dimension is the batch. Others are free if their sizes differ between two samples;
     those with the same sizes in every sample share a name.
+
+    Args:
+        samples: the inputs by name.
+        largest: the largest sizes of dimensions, by their names.
     """
     from torch.export import Dim
 
@@ -279,7 +285,8 @@ def dynamic_shapes(samples: "Sequence[Mapping[str, Tensor]]") -> dict[str, dict[
             found = tuple(sample[name].shape[axis] for sample in samples)
             if len(set(found)) > 1:
                 label = f"length_{len(sizes) + 1}" if sizes else "length"
-                shapes[name][axis] = sizes.setdefault(found, Dim(label))
+                most = (largest or {}).get(label)
+                shapes[name][axis] = sizes.setdefault(found, Dim(label, max=most))
     return shapes
 
 

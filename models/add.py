@@ -69,6 +69,8 @@ from models.shared_values import values_matter
 from models.sources import Source, TorchFile, read_source
 from models.specs import input_specs, output_specs
 from models.stated_batch import Stated
+from models.text_proof import max_tokens_of, prove_texts, text_padding
+from models.tokens import TOKENIZER_FILE
 from models.torch_runtimes import TorchRuntime
 from models.trial_sizes import require_safe
 
@@ -148,6 +150,11 @@ def add(
     half = computes_in_half(network.onnx)
     given = {one.name for one in ranges}
     ranges = [*ranges, *(one for one in index_ranges(network.onnx) if one.name not in given)]
+    is_asked = bool(pads or masks)
+    if network.texts:
+        max_lengths = max_lengths or [MaxLength(None, max_tokens_of(network.texts))]
+        if not is_asked:
+            pads, masks = text_padding(network.texts)
     names = {tensor.name for tensor in opened.inputs}
     ranges += [InputRange(mask, 0, 1) for mask in masks if mask in names - given]
     search = LayoutSearch(network.file, opened, network.onnx, model, network.samples, ranges, batch)
@@ -214,10 +221,22 @@ def add(
     card = card.model_copy(update=_batching(card, graph, proof, network.onnx))
     if padding is not None:
         progress("comparing padded rows with rows alone")
-        require_batched(graph, padding, proof)
-        padded = prove_padding(graph, padding, few, outputs, half=half)
-        own, card = (*own, padded), card.model_copy(update={"padding": padding})
+        try:
+            require_batched(graph, padding, proof)
+            padded = prove_padding(graph, padding, few, outputs, half=half)
+        except AddError as error:
+            if is_asked:
+                raise
+            limit = f"Texts of unequal lengths are computed one by one: {error}."
+            card = card.model_copy(update={"limits": (*card.limits, limit)})
+        else:
+            own, card = (*own, padded), card.model_copy(update={"padding": padding})
     files = {MODEL_FILES["onnx"]: network.onnx}
+    if network.texts:
+        progress("comparing texts with the training library")
+        text, equal = prove_texts(graph.file, graph.network, card, network.texts)
+        own, card = (equal, *own), card.model_copy(update={"text": text})
+        files[TOKENIZER_FILE] = network.texts.tokenizer
     parity = (*own, proof.record)
     candidates: dict[str, Runtime] = {graph.file: graph.network}
     if network.torch:

@@ -20,6 +20,7 @@ from models.answers import LabelsSpec, NumberSpec
 from models.batch_axes import BatchAxes, row_axis, row_shape, shape_of_network
 from models.padding import PaddingSpec
 from models.pictures import PictureSpec
+from models.tokens import TextSpec
 
 SCHEMA_VERSION: Literal[1] = 1
 
@@ -440,7 +441,8 @@ class ModelCard(_Part):
     `batched_shapes` only: the shapes of the inputs by name, without the batch. With `padding`, rows
     of other lengths are padded to these. Where the graph decides by values of shared inputs, each
     of these shapes is proved with the values at its place in `batched_values` only. `optimized` is
-    false where ONNX Runtime computes other outputs after it has rewritten the graph.
+    false where ONNX Runtime computes other outputs after it has rewritten the graph. `text` says
+    how a text becomes the inputs; None for other networks.
     """
 
     schema_version: Literal[1] = SCHEMA_VERSION
@@ -450,6 +452,7 @@ class ModelCard(_Part):
     task: Task
     inputs: tuple[TensorSpec, ...] = Field(min_length=1)
     outputs: tuple[TensorSpec, ...] = Field(min_length=1)
+    text: TextSpec | None = None
     batching: Batching = "rows"
     batched_shapes: tuple[dict[str, tuple[NonNegativeInt, ...]], ...] = ()
     batched_values: tuple[dict[str, RecordedTensor], ...] = ()
@@ -549,6 +552,16 @@ class ModelCard(_Part):
                         f"{spec.name} is {tensor.datatype} {list(tensor.shape)} in the example; "
                         f"the card says {spec.to_text()}"
                     )
+        return self
+
+    @model_validator(mode="after")
+    def _text_fits(self) -> Self:
+        names = {spec.name: spec.to_text() for spec in self.inputs}
+        if self.text is not None and names != dict.fromkeys(self.text.inputs, "INT64 [-1, -1]"):
+            raise ValueError(
+                f"a text becomes {', '.join(self.text.inputs)}, INT64 [-1, -1]; the inputs are "
+                f"{', '.join(f'{name} {shape}' for name, shape in names.items())}"
+            )
         return self
 
     @model_validator(mode="after")

@@ -28,7 +28,14 @@ from models.package import ModelPackage, PackageError
 from models.padding_proof import parse_pad
 from models.progress import Progress
 from models.ranges import parse_range
-from models.readme import batching_note, headline, largest_note, layout_note, render_page
+from models.readme import (
+    batching_note,
+    headline,
+    largest_note,
+    layout_note,
+    render_page,
+    text_note,
+)
 from models.repository import ModelRepository, RepositoryError, default_repository
 from models.runtimes import one_line
 from models.script_mixing import require_rows_apart
@@ -163,13 +170,15 @@ def _parser() -> argparse.ArgumentParser:
     network = added.add_mutually_exclusive_group(required=True)
     network.add_argument(
         "source", metavar="SOURCE", nargs="?",
-        help="a file: .onnx, TorchScript .pt, .pt2, .keras, .skops, XGBoost or LightGBM; or "
-        "path/net.py:make, or package.module:Class, which makes a network; its code runs",
+        help="a file: .onnx, TorchScript .pt, .pt2, .keras, .skops, XGBoost or LightGBM; a folder "
+        "of Hugging Face; timm:NAME or torchvision:NAME; or path/net.py:make, or "
+        "package.module:Class, which makes a network; its code runs",
     )  # fmt: skip
     network.add_argument("--onnx", dest="source", metavar="FILE", help="the same, an ONNX file")
     added.add_argument(
         "--weights", type=Path, metavar="FILE",
-        help="the weights of a network that is made by code: a checkpoint of torch, or safetensors",
+        help="the weights of a network that is made by code or named: a checkpoint of torch, or "
+        "safetensors",
     )  # fmt: skip
     added.add_argument(
         "--input", action="append", default=[], metavar="NAME:TYPE[SIZES]", dest="inputs",
@@ -182,7 +191,8 @@ def _parser() -> argparse.ArgumentParser:
     )  # fmt: skip
     added.add_argument(
         "--sample", type=Path, metavar="FILE.npz",
-        help="two or more rows of every input, by name (default: random numbers)",
+        help="two or more rows of every input, by name (default: random numbers); of a folder of "
+        "Hugging Face for texts, a file with a text in each line",
     )  # fmt: skip
     added.add_argument(
         "--range", action="append", type=parse_range, default=[], metavar="INPUT=LOW:HIGH",
@@ -255,7 +265,11 @@ def _add(repository: ModelRepository, options: argparse.Namespace) -> int:
     with (
         closing(progress),
         as_files(
-            options.source, weights=options.weights, sample=options.sample, inputs=options.inputs
+            options.source,
+            weights=options.weights,
+            sample=options.sample,
+            inputs=options.inputs,
+            max_tokens=next((one.size for one in options.max_lengths if one.name is None), None),
         ) as (source, exported),
     ):
         package = add(
@@ -290,6 +304,8 @@ def _add(repository: ModelRepository, options: argparse.Namespace) -> int:
     _say(f"  checks: {rows} rows, alone{' and in batches' if in_batches else ''}")
     if maxima := largest_note(package.card):
         _say(f"  largest sizes: {maxima}; larger requests are refused; --max-length changes it")
+    if text := package.card.text:
+        _say(f"  texts: at most {text.max_tokens} tokens, {text_note(package.card)}")
     if package.card.batching == "none":
         _say(f"  batching: none. {_limit(package, 'Each request is computed alone')}")
     elif note := batching_note(package.card):

@@ -24,39 +24,40 @@ def as_files(
     weights: Path | None = None,
     sample: Path | None = None,
     inputs: Sequence[str] = (),
+    max_tokens: int | None = None,
 ) -> Iterator[tuple[Path, bool]]:
     """Yield an ONNX file or the folder of an export, and whether it was exported just now.
 
     Args:
         source: an ONNX file, the folder of an export, a file of another kind that can be exported,
-            `path/net.py:make` or `package.module:Class`.
-        weights: the weights of a network that is made by code.
-        sample: an .npz file with rows of every input by name, for the export.
+            a folder of Hugging Face, `path/net.py:make`, `package.module:Class`, `timm:NAME` or
+            `torchvision:NAME`.
+        weights: the weights of a network that is made by code, or named.
+        sample: an .npz file with rows of every input by name, or a file with a text in each line,
+            for the export.
         inputs: the inputs, as `--input` states them, for the export.
+        max_tokens: of a text, for the export of a folder.
 
     Raises:
         AddError: there is no such source, or it cannot be exported.
     """
     file, door = Path(source), None
-    if file.is_dir():
-        if not (file / EXPORT_FILE).is_file():
-            raise AddError(
-                f"{source}: it is a folder without {EXPORT_FILE}: give a file, or a folder that "
-                "fitserve.save wrote"
-            )
-    elif file.exists() or ":" not in source:
+    is_folder = file.is_dir() and _is_folder_of_a_library(file)
+    if not file.is_dir() and (file.exists() or ":" not in source):
         door = _door(file)
     if file.exists() and door is None:
         if weights or inputs:
             option = "--weights" if weights else "--input"
             raise AddError(f"{option} is for networks that are made by code: omit it for {source}")
-        yield file, False
-        return
+        if not is_folder:
+            yield file, False
+            return
     with tempfile.TemporaryDirectory(prefix="fitserve-") as folder:
         command = [sys.executable, "-P", "-m", "fitserve.exporting", source, folder]
         command += ["--door", door] if door else []
         command += ["--weights", str(weights)] if weights else []
         command += ["--sample", str(sample)] if sample else []
+        command += ["--max-tokens", str(max_tokens)] if max_tokens else []
         for stated in inputs:
             command += ["--input", stated]
         result = subprocess.run(  # noqa: S603 - the command is this project's own program
@@ -65,6 +66,22 @@ def as_files(
         if result.returncode:
             raise AddError(_reason(source, result))
         yield Path(folder), True
+
+
+def _is_folder_of_a_library(folder: Path) -> bool:
+    """Return whether a folder is one of Hugging Face; False if it is that of an export.
+
+    Raises:
+        AddError: the folder is neither.
+    """
+    if (folder / EXPORT_FILE).is_file():
+        return False
+    if not (folder / "config.json").is_file():
+        raise AddError(
+            f"{folder}: it is a folder without {EXPORT_FILE} or config.json: give a file, a folder "
+            "of Hugging Face, or one that fitserve.save wrote"
+        )
+    return True
 
 
 def _door(file: Path) -> str | None:

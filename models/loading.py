@@ -21,6 +21,7 @@ from models.runtimes import (
     may_vary_in_cost,
     one_line,
 )
+from models.tokens import TOKENIZER_FILE, Tokenizer, TokenizerError
 from models.torch_runtimes import TORCH_RUNTIMES, TorchRuntime
 
 
@@ -78,6 +79,26 @@ def _opened(package: ModelPackage, name: RuntimeName, device: str, threads: int)
     if mismatch:
         raise PackageError(package.label, file, mismatch)
     return opened
+
+
+def open_tokenizer(package: ModelPackage) -> Tokenizer | None:
+    """Load the tokenizer of a package; None if the package takes no texts.
+
+    Raises:
+        PackageError: the file is missing, altered or unreadable, gives other tokens than recorded,
+            or the library is not installed.
+    """
+    spec = package.card.text
+    if spec is None:
+        return None
+    content = package.load(TOKENIZER_FILE)
+    try:
+        return Tokenizer(spec, content)
+    except ImportError as error:
+        reason = f"{error.name} is not installed: pip install 'fitserve[text]'"
+        raise PackageError(package.label, TOKENIZER_FILE, reason) from error
+    except TokenizerError as error:
+        raise PackageError(package.label, TOKENIZER_FILE, str(error)) from error
 
 
 def check_example(runtime: Runtime, example: Example, outputs: Sequence[TensorSpec]) -> str | None:

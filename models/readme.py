@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Mapping, Sequence
 
 from models.card import MODEL_FILES, Evaluation, FitRecord, ModelCard, TensorSpec
+from models.tokens import TOKENIZER_FILE
 
 
 def render_page(card: ModelCard) -> str:
@@ -87,6 +88,11 @@ def largest_note(card: ModelCard) -> str:
     )
 
 
+def text_note(card: ModelCard) -> str:
+    """How texts of unequal lengths are computed."""
+    return "padded together" if card.padding else "those of unequal lengths one by one"
+
+
 def _shape(spec: TensorSpec) -> str:
     return f"{list(spec.shape)}" + (f", at most {list(spec.max_shape)}" if spec.max_shape else "")
 
@@ -119,8 +125,14 @@ def _signature(card: ModelCard) -> str:
     page = "## What goes in and comes out\n\n" + _table(
         ["", "tensor", "datatype", "shape", "range", "meaning"], rows
     )
-    batch = layout_note(card)
-    return f"{page}\n\nThe batch: {batch}." if batch else page
+    if batch := layout_note(card):
+        page += f"\n\nThe batch: {batch}."
+    if card.text:
+        page += (
+            f"\n\nThe inputs are made of texts by `{TOKENIZER_FILE}`: at most "
+            f"{card.text.max_tokens} tokens of each, {text_note(card)}."
+        )
+    return page
 
 
 def _figures(card: ModelCard) -> str:

@@ -19,6 +19,7 @@ from models.repairs import repaired
 from models.runtimes import Arrays
 from models.samples import read_arrays
 from models.text import escaped
+from models.tokens import TOKENIZER_FILE
 
 EXPORT_FILE = "export.json"
 _MAX_EXPORT_BYTES = 2**20
@@ -65,6 +66,34 @@ class DeclaredPicture(BaseModel):
     std: tuple[float, ...]
 
 
+class DeclaredText(BaseModel):
+    """How texts become inputs, as an export declares it, and what its library makes of some.
+
+    Attributes:
+        spec: for the card, without an example.
+        padding: the values with which the inputs of shorter texts are padded at the end, except
+            the mask; None if the training library pads in another way.
+        texts: some texts, each of which may be a pair.
+        token_ids: their numbers by the training library.
+        type_ids: which text of a pair each token is of.
+    """
+
+    model_config = ConfigDict(extra="forbid")
+    spec: dict[str, str | int | None]
+    padding: dict[str, int] | None
+    texts: Annotated[tuple[str | tuple[str, str], ...], Field(min_length=1)]
+    token_ids: tuple[tuple[int, ...], ...]
+    type_ids: tuple[tuple[int, ...], ...]
+
+
+class Texts(NamedTuple):
+    """A declared text, the tokenizer, and the answers of the network to each of the texts alone."""
+
+    declared: DeclaredText
+    tokenizer: bytes
+    answers: Sequence[Arrays]
+
+
 class Pictures(NamedTuple):
     """Declared steps, and what the training library makes of some pictures (may be None)."""
 
@@ -88,6 +117,7 @@ class Source:
         labels: the classes that the file or the export names.
         notes: what the card should say about the export.
         pictures: how pictures become the input; None for inputs of other kinds.
+        texts: how texts become the inputs; None for inputs of other kinds.
     """
 
     file: str
@@ -100,6 +130,7 @@ class Source:
     labels: Sequence[str] = ()
     notes: Sequence[str] = ()
     pictures: Pictures | None = None
+    texts: Texts | None = None
 
 
 class _Export(BaseModel):
@@ -111,6 +142,7 @@ class _Export(BaseModel):
     labels: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
     picture: DeclaredPicture | None = None
+    text: DeclaredText | None = None
 
 
 def read_source(
@@ -166,6 +198,7 @@ def _read_export(folder: Path) -> Source:
         labels=stated.labels or onnx.labels,
         notes=stated.notes,
         pictures=_read_pictures(folder, stated.picture) if stated.picture else None,
+        texts=_read_texts(folder, stated.text) if stated.text else None,
     )
 
 
@@ -186,6 +219,15 @@ def _read_pictures(folder: Path, declared: DeclaredPicture) -> Pictures:
     transformed = folder / "transformed.npz"
     rows = read_arrays(transformed)["rows"] if transformed.is_file() else None
     return Pictures(declared, files, rows)
+
+
+def _read_texts(folder: Path, declared: DeclaredText) -> Texts:
+    found = read_arrays(folder / "text-answers.npz")
+    answers: list[dict[str, NDArray[Any]]] = [{} for _ in declared.texts]
+    for key, array in found.items():
+        number, _, name = key.partition(".")
+        answers[int(number)][name] = array
+    return Texts(declared, read_file(folder / TOKENIZER_FILE), answers)
 
 
 def _shown(file: Path) -> str:

@@ -67,6 +67,16 @@ def test_an_own_network_is_trained_added_served_and_asked(root: Path) -> None:
     assert "[1.5, 1.5] is outside" in output
 
 
+def test_a_network_of_timm_is_saved_served_and_asked(root: Path) -> None:
+    output = run(root, sys.executable, "examples/timm_network.py", PORT=str(free_port()))
+    assert re.search(r"three\.png is a (cat|dog)", output)
+
+
+def test_a_folder_of_hugging_face_is_added_served_and_asked(root: Path) -> None:
+    output = run(root, sys.executable, "examples/hugging_face_folder.py", PORT=str(free_port()))
+    assert len(re.findall(r"' is (bad|good)", output)) == 3
+
+
 def test_the_load_test_measures_a_running_service(root: Path, url: str) -> None:
     options = ("--clients", "2", "--seconds", "1")
     output = run(root, sys.executable, "examples/load_test.py", *options, FITSERVE_URL=url)

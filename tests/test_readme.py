@@ -217,7 +217,7 @@ def test_the_users_own_networks_are_saved_checked_and_served_as_shown(tmp_path: 
     for block in OWN:
         subprocess.run([sys.executable, "-c", block], cwd=ROOT, env=own, check=True, timeout=240)
     assert ModelRepository(tmp_path).names() == [
-        "flowers", "forest", "iris", "mean", "resnet18", "sentiment", "spam",
+        "flowers", "forest", "iris", "mean", "resnet18", "reviews", "sentiment", "spam",
     ]  # fmt: skip
     (check,) = (line for line in COMMANDS if "fitserve check" in line)
     shown = run(check.replace(".venv/bin/fitserve", f"{sys.executable} -m fitserve"), **own)
@@ -237,6 +237,9 @@ def test_the_users_own_networks_are_saved_checked_and_served_as_shown(tmp_path: 
         (picture,) = (line for line in COMMANDS if "resnet18/predict" in line)
         (row,) = json.loads(run(picture.replace("127.0.0.1:3000", address)))["predictions"]
         assert len(row["scores"]) == 5
+        (texts,) = (line for line in COMMANDS if "reviews/predict" in line)
+        rows = json.loads(run(texts.replace("127.0.0.1:3000", address)))["predictions"]
+        assert [row["scores"].keys() for row in rows] == [{"bad", "good"}] * 2
 
 
 @pytest.mark.parametrize("card", CARDS, ids=[card.name for card in CARDS])

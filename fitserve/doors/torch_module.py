@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fitserve.doors import is_of
-from fitserve.explain import explanation, is_fixed_size
+from fitserve.explain import explanation, is_fixed_size, suggested_maxima
 from fitserve.exported import GIVE_ROWS, Exported, ExportError
 from fitserve.torch_networks import (
     dynamic_shapes,
@@ -62,7 +62,7 @@ def export(network: "nn.Module", samples: Sequence[Any], labels: Sequence[str]) 
         raise ExportError(f"there is no sample: {GIVE_ROWS}")
     network = _unwrapped(network)
     _require_exportable(network)
-    with _evaluating(network), warnings.catch_warnings():
+    with evaluating(network), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the exporter's own deprecations
         rows = [tensors_of(network, sample) for sample in samples]
         positional = positional_count(inspect.signature(network.forward), list(rows[0]))
@@ -113,7 +113,7 @@ def _require_exportable(network: "nn.Module") -> None:
 
 
 @contextmanager
-def _evaluating(network: "nn.Module") -> Iterator[None]:
+def evaluating(network: "nn.Module") -> Iterator[None]:
     """Set all modules to eval mode, and back to their own afterwards."""
     modes = [(module, module.training) for module in network.modules()]
     network.eval()
@@ -156,11 +156,19 @@ def _program(flat: "nn.Module", rows: "Sequence[Mapping[str, Tensor]]") -> Any:
     """
     import torch
 
-    shapes = dynamic_shapes(rows)
-    try:
+    def program(largest: Mapping[str, int]) -> Any:
+        shapes = tuple(dynamic_shapes(rows, largest).values())
         return torch.export.export(
-            flat, tuple(rows[0].values()), dynamic_shapes=tuple(shapes.values()), strict=False
+            flat, tuple(rows[0].values()), dynamic_shapes=shapes, strict=False
         )
+
+    try:
+        try:
+            return program({})
+        except torch._dynamo.exc.UserError as error:
+            if not (largest := suggested_maxima(error)):
+                raise
+            return program(largest)  # of a table of positions, as in Transformers
     except ExportError:
         raise
     except Exception as error:  # noqa: BLE001 - it is raised below, with the user's line

@@ -6,9 +6,11 @@ from collections.abc import Callable
 from concurrent.futures import Future
 from typing import NamedTuple, ParamSpec, TypeVar
 
+from models.loading import open_tokenizer
 from models.package import ModelPackage
 from models.repository import ModelRepository
 from models.signature import verify_signature
+from models.tokens import Tokenizer
 from service.inference.descriptions import Description, describe
 from service.inference.loading_lock import loading_lock
 from service.inference.placement import NotTimedError, Placement, place
@@ -23,11 +25,12 @@ Result = TypeVar("Result")
 
 
 class Loaded(NamedTuple):
-    """A package whose network is warm, and its description."""
+    """A package whose network is warm, its description, and the tokenizer of one for texts."""
 
     package: ModelPackage
     placement: Placement
     description: Description
+    tokenizer: Tokenizer | None
 
 
 class Loader:
@@ -83,6 +86,7 @@ class Loader:
 
     def _load(self, package: ModelPackage, *, may_time: bool) -> Loaded:
         settings = self._settings
+        tokenizer = open_tokenizer(package)
         # The threads of the session take the niceness of this one, which ends with the loading.
         add_niceness(niceness(settings.model_weights, package.card.name))
         with loading_lock(self._device, settings.max_load_seconds / 2):
@@ -98,7 +102,7 @@ class Loader:
                 cache=None if settings.require_device else self._timings,
                 may_time=may_time,
             )
-        return Loaded(package, placement, describe(package.card, placement))
+        return Loaded(package, placement, describe(package.card, placement), tokenizer)
 
 
 async def in_time(

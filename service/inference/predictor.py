@@ -8,6 +8,7 @@ from typing import Any
 
 from models.card import MODEL_FILES, ModelCard
 from models.package import ModelPackage
+from models.tokens import Tokenizer
 from service.batching.batch import Arrays, DoneCallback, InferenceRequest, InferenceResponse
 from service.batching.batcher import BatchReport, MicroBatcher
 from service.batching.costs import CostModel
@@ -18,6 +19,7 @@ from service.inference.busy_polling import BusyPolling
 from service.inference.groups import RequestGroups
 from service.inference.placement import Placement
 from service.inference.slowdown import SlowdownWatch
+from service.inference.tokenizing import TextReader
 from service.inference.warm_up import Limit
 from service.inference.weights import add_niceness, niceness
 from service.settings import Settings
@@ -55,6 +57,7 @@ class Predictor:
         placement: the runtime to compute with.
         settings: the limits of its batches and its queue.
         load_seconds: how long it took from the disk to here.
+        tokenizer: of a network for texts.
     """
 
     def __init__(
@@ -63,11 +66,14 @@ class Predictor:
         placement: Placement,
         settings: Settings,
         load_seconds: float = 0.0,
+        tokenizer: Tokenizer | None = None,
     ) -> None:
         self.package = package
         self.card = package.card
         """What the package says of its network."""
         self.placement = placement
+        self.texts = None if tokenizer is None else TextReader(tokenizer)
+        """Reads the texts of requests; None for other networks."""
         self.statistics = ModelStatistics()
         max_rows = min(settings.max_batch_rows, placement.most_rows or settings.max_batch_rows)
         in_time = placement.rows_in(batch_seconds(settings), otherwise=max_rows)
@@ -235,6 +241,8 @@ class Predictor:
 
     async def close(self) -> None:
         """Refuse new requests, and compute the queued ones."""
+        if self.texts is not None:
+            self.texts.close()
         await self._batcher.close()
 
     def _size_of(self, inputs: Arrays) -> float:

@@ -134,10 +134,10 @@ class ModelRegistry:
 
     def _serve(self, name: str, loaded: Loaded, device: str) -> None:
         """Serve a model from now on."""
-        package, placement, description = loaded
+        package, placement, description, tokenizer = loaded
         seconds = self._load_seconds[name]
         self._descriptions[name] = description
-        self._predictors[name] = Predictor(package, placement, self._settings, seconds)
+        self._predictors[name] = Predictor(package, placement, self._settings, seconds, tokenizer)
         self._end_loading(name)
         if placement.unused or device == "cpu":
             self._unfit.append(name)

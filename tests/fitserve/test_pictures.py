@@ -215,7 +215,7 @@ def test_steps_that_are_not_known_are_explained(steps: dict[str, Any], message: 
 @pytest.mark.parametrize(
     ("network", "pictures", "steps", "message"),
     [
-        (Small(), [], {"size": 28}, r"picture is a dict: give fitserve\.Picture"),
+        (Small(), [], {"size": 28}, r"a dict states no steps for pictures: give fitserve\.Picture"),
         (object(), [], fitserve.Picture(28), "a object takes no pictures: give a torch"),
         (Small(), PICTURES[0], fitserve.Picture(28), "the sample is a Image: give a list"),
     ],

@@ -4,7 +4,7 @@ A dialect is a module with `DIALECT`; a further one is a module and a line in `D
 """
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -14,6 +14,7 @@ import orjson
 from models.answers import LabelsSpec
 from models.card import ModelCard
 from models.digits import fewest_digits
+from models.tokens import Text, Tokens
 from service.batching.batch import Arrays
 from service.errors import BadInputError, UnsupportedMediaError
 from service.inference.bad_values import not_finite
@@ -39,12 +40,19 @@ class Media(NamedTuple):
 class RowsRequest(NamedTuple):
     """A decoded request: the inputs of the model, and the form of the response.
 
-    `labels` are those that the request asks for; None for those of the card.
+    Attributes:
+        inputs: by name; empty before texts are tokenized.
+        form: of the response.
+        labels: those that the request asks for; None for those of the card.
+        texts: the rows, if the tokenizer of the package reads them.
+        tokens: of each of these texts.
     """
 
     inputs: Arrays
     form: str = ""
     labels: LabelsSpec | None = None
+    texts: Sequence[Text] = ()
+    tokens: Sequence[Tokens] = ()
 
 
 class Written(NamedTuple):

@@ -23,8 +23,8 @@ from service.api.rows.dialects import (
     parse,
     to_json,
 )
-from service.api.rows.instances import inputs_of_columns, inputs_of_rows
 from service.api.rows.predictions import rows_of
+from service.api.rows.requests import request_of_columns, request_of_rows
 from service.batching.batch import Arrays
 from service.errors import BadInputError
 from service.json_body import Body
@@ -36,57 +36,51 @@ _FIELDS = ("dataframe_split", "dataframe_records", "instances", "inputs")
 def _read(card: ModelCard, body: Body, media: Media) -> RowsRequest:
     form = CSV if media.accept == "text/csv" else JSON
     if media.content_type == "text/csv":
-        return RowsRequest(_table(card, *_csv(card, body)), form)
+        return _table(card, *_csv(card, body), media)._replace(form=form)
     content, booleans = parse(body, media)
     if isinstance(content, list):
-        return RowsRequest(
-            inputs_of_rows(card, content, booleans=booleans, max_pixels=media.max_pixels), form
-        )
+        return request_of_rows(card, content, media, booleans=booleans, form=form)
     given = [name for name in _FIELDS if name in content] if isinstance(content, dict) else []
     if len(given) != 1:
         raise BadInputError(f"The body must be a JSON object with one of {', '.join(_FIELDS)}.")
     value = content[given[0]]
     if given[0] == "dataframe_split":
-        inputs = _split(card, value)
-    elif given[0] == "dataframe_records":
-        inputs = _records(card, value)
-    elif isinstance(value, dict):
-        inputs = inputs_of_columns(card, value, booleans=booleans, max_pixels=media.max_pixels)
-    else:
-        inputs = inputs_of_rows(card, value, booleans=booleans, max_pixels=media.max_pixels)
-    return RowsRequest(inputs, form)
+        return _split(card, value, media)._replace(form=form)
+    if given[0] == "dataframe_records":
+        return _records(card, value, media)._replace(form=form)
+    read = request_of_columns if isinstance(value, dict) else request_of_rows
+    return read(card, value, media, booleans=booleans, form=form)
 
 
-def _split(card: ModelCard, value: Any) -> Arrays:
-    """Return the inputs of a data frame as pandas writes it with orient="split"."""
+def _split(card: ModelCard, value: Any, media: Media) -> RowsRequest:
+    """Return the request with a data frame as pandas writes it with orient="split"."""
     if not isinstance(value, dict) or not isinstance(value.get("data"), list):
         raise BadInputError(
             "'dataframe_split' must be an object with 'columns' and 'data', a list of rows."
         )
-    return _table(card, value.get("columns"), value["data"])
+    return _table(card, value.get("columns"), value["data"], media)
 
 
-def _records(card: ModelCard, value: Any) -> Arrays:
+def _records(card: ModelCard, value: Any, media: Media) -> RowsRequest:
     if not isinstance(value, list) or not value or not all(isinstance(row, dict) for row in value):
         raise BadInputError("'dataframe_records' must be a list of objects, one for each row.")
     names = list(value[0])
     if any(row.keys() != value[0].keys() for row in value):
         raise BadInputError("The rows of 'dataframe_records' have different columns.")
-    return _table(card, names, [[row[name] for name in names] for row in value])
+    return _table(card, names, [[row[name] for name in names] for row in value], media)
 
 
-def _table(card: ModelCard, names: Any, rows: Sequence[Any]) -> Arrays:
-    """Return the inputs in the rows of a table: a column for each input, or one input of all."""
+def _table(card: ModelCard, names: Any, rows: Sequence[Any], media: Media) -> RowsRequest:
+    """Return the request with a table: a column for each input, one input of all, or texts."""
     if len(card.inputs) == 1 and names != [card.inputs[0].name]:
-        return inputs_of_rows(card, list(rows))
+        return request_of_rows(card, list(rows), media)
     if not isinstance(names, list):
         wanted = ", ".join(spec.name for spec in card.inputs)
         raise BadInputError(f"The columns have no names; the model takes {wanted}.")
     if any(not isinstance(row, list) or len(row) != len(names) for row in rows):
         raise BadInputError(f"Each row must have {len(names)} values, one for each column.")
-    return inputs_of_columns(
-        card, {str(name): [row[at] for row in rows] for at, name in enumerate(names)}
-    )
+    columns = {str(name): [row[at] for row in rows] for at, name in enumerate(names)}
+    return request_of_columns(card, columns, media)
 
 
 def _csv(card: ModelCard, body: Body) -> tuple[list[str] | None, list[list[Any]]]:
@@ -133,7 +127,7 @@ def _is_number(text: str) -> bool:
 
 
 def _write(card: ModelCard, request: RowsRequest, outputs: Arrays) -> Written:
-    rows = rows_of(card, outputs)
+    rows = rows_of(card, outputs, request.tokens)
     written = to_json(card, request, outputs, {"predictions": rows})
     if request.form == JSON:
         return written

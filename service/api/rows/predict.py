@@ -10,9 +10,10 @@ from service.api.rows.dialects import (
     json_object,
     to_json,
 )
-from service.api.rows.instances import inputs_of_rows, require_rows_apart
+from service.api.rows.instances import require_rows_apart
 from service.api.rows.pictures import FORM, form_inputs
 from service.api.rows.predictions import asked_labels, predictions
+from service.api.rows.requests import request_of_rows
 from service.batching.batch import Arrays
 from service.json_body import Body
 
@@ -23,17 +24,16 @@ def _read(card: ModelCard, body: Body, media: Media) -> RowsRequest:
         require_rows_apart(card, len(next(iter(inputs.values()))))
         return RowsRequest(inputs)
     content, booleans = json_object(body, media, "instances")
-    rows = content["instances"]
     labels = asked_labels(card, content.get("parameters"))
-    inputs = inputs_of_rows(card, rows, booleans=booleans, max_pixels=media.max_pixels)
-    return RowsRequest(inputs, labels=labels)
+    request = request_of_rows(card, content["instances"], media, booleans=booleans)
+    return request._replace(labels=labels)
 
 
 def _write(card: ModelCard, request: RowsRequest, outputs: Arrays) -> Written:
     content = {
         "model": card.name,
         "version": card.version,
-        "predictions": predictions(card, outputs, request.labels),
+        "predictions": predictions(card, outputs, request.labels, request.tokens),
     }
     return to_json(card, request, outputs, content)
 

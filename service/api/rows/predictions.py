@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from models.answers import LabelsSpec, NumberSpec
 from models.card import ModelCard, TensorSpec
+from models.tokens import Tokens, cut, is_per_token
 from service.batching.batch import Arrays
 from service.errors import BadInputError
 
@@ -18,18 +19,24 @@ BEST_CLASSES = 5
 """The number of scores that are listed of more classes."""
 
 
-def predictions(card: ModelCard, outputs: Arrays, asked: LabelsSpec | None = None) -> list[Any]:
+def predictions(
+    card: ModelCard,
+    outputs: Arrays,
+    asked: LabelsSpec | None = None,
+    tokens: Sequence[Tokens] = (),
+) -> list[Any]:
     """Return each row's prediction in the terms of the model.
 
     A classifier gives the best class as `label`, its `score`, and the `scores` of the classes,
-    descending; with several labels for a row, `labels` in place of `label` and `score`. Other
-    outputs are numbers or lists, with their unit if the card has one; of several, each has its
-    name.
+    descending; with several labels for a row, `labels` in place of `label` and `score`. A
+    classifier of tokens gives a list of the tokens, each with its class. Other outputs are numbers
+    or lists, with their unit if the card has one; of several, each has its name.
 
     Args:
         card: of the model.
         outputs: of the network.
         asked: the labels that the request asks for; None for those of the card.
+        tokens: of each row, if the tokenizer of the package read it.
     """
     card = card.rows_first
     labelled = [spec for spec in card.outputs if spec.labels and len(spec.shape) == 2]
@@ -43,7 +50,11 @@ def predictions(card: ModelCard, outputs: Arrays, asked: LabelsSpec | None = Non
             {**row, **{name: values[at] for name, values in columns.items()}}
             for at, row in enumerate(classes)
         ]
-    return _named({spec.name: _plain(spec, outputs[spec.name]) for spec in card.outputs})
+    columns = {spec.name: _plain(spec, outputs[spec.name]) for spec in card.outputs}
+    for spec in _of_tokens(card, tokens):
+        rows = cut(tokens, outputs[spec.name])
+        columns[spec.name] = _token_classes(spec.labels, tokens, rows) if spec.labels else rows
+    return _named(columns)
 
 
 def labels_of(card: ModelCard) -> LabelsSpec:
@@ -71,9 +82,26 @@ def asked_labels(card: ModelCard, parameters: Any) -> LabelsSpec | None:
     return replace(labels_of(card), **stated)
 
 
-def rows_of(card: ModelCard, outputs: Arrays) -> list[Any]:
+def rows_of(card: ModelCard, outputs: Arrays, tokens: Sequence[Tokens] = ()) -> list[Any]:
     """Return each row as the output has it; of several outputs, an object of them by name."""
-    return _named({spec.name: _rows(outputs[spec.name]) for spec in card.outputs})
+    return _named(columns_of(card, outputs, tokens))
+
+
+def columns_of(
+    card: ModelCard, outputs: Arrays, tokens: Sequence[Tokens] = ()
+) -> dict[str, Sequence[Any]]:
+    """Return the rows of each output; of texts, without the parts of padding."""
+    columns: dict[str, Sequence[Any]] = {
+        spec.name: _rows(outputs[spec.name]) for spec in card.outputs
+    }
+    for spec in _of_tokens(card, tokens):
+        columns[spec.name] = cut(tokens, outputs[spec.name])
+    return columns
+
+
+def _of_tokens(card: ModelCard, tokens: Sequence[Tokens]) -> list[TensorSpec]:
+    """Return the outputs with a part for each token, if the rows are texts."""
+    return [spec for spec in card.outputs if tokens and is_per_token(spec.shape)]
 
 
 def _named(columns: dict[str, Sequence[Any]]) -> list[Any]:
@@ -95,6 +123,26 @@ def _plain(spec: TensorSpec, values: NDArray[Any]) -> Sequence[Any]:
 def _rows(values: NDArray[Any]) -> list[Any]:
     """Return the rows of an output; each is contiguous, as JSON is written."""
     return list(np.ascontiguousarray(values))
+
+
+def _token_classes(
+    labels: Sequence[str], tokens: Sequence[Tokens], scores: Sequence[NDArray[Any]]
+) -> list[list[dict[str, Any]]]:
+    """Return the best class of each token of each text, without special tokens."""
+    return [
+        [
+            {
+                "token": one.texts[at],
+                "start": one.offsets[at][0],
+                "end": one.offsets[at][1],
+                "label": labels[index],
+                "score": rows[at, index],
+            }
+            for at, index in enumerate(rows.argmax(axis=-1).tolist())
+            if not one.special[at]
+        ]
+        for one, rows in zip(tokens, scores, strict=True)
+    ]
 
 
 def _classes(spec: TensorSpec, scores: NDArray[Any], chosen: LabelsSpec) -> list[dict[str, Any]]:

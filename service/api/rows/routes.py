@@ -8,9 +8,11 @@ from typing import NamedTuple
 from starlette.types import Receive, Scope, Send
 
 from models.card import ModelCard
+from models.tokens import groups_of
 from service.api.rows.dialects import Dialect, Media, RowsRequest, Written, path_pattern
 from service.api.rows.pictures import FORM, takes_pictures
 from service.api.rows.status import HEALTH, MODEL_PATTERNS, PAGES
+from service.api.rows.texts import merged
 from service.api.state import ServiceState, find_model
 from service.api.v2.texts import elements
 from service.batching.batch import Arrays, InferenceResponse
@@ -193,6 +195,8 @@ def predict(
     if is_large_json(body, len(body)) or takes_pictures(predictor.card):
         return in_a_task(partial(_predict_large, dialect, predictor, media))(context, body, reply)
     request = dialect.read(predictor.card, body, media)
+    if request.texts:
+        return in_a_task(partial(_predict_texts, dialect, predictor, request))(context, body, reply)
 
     def done(response: InferenceResponse | ServiceError) -> None:
         try:
@@ -218,8 +222,31 @@ async def _predict_large(
     request = await run_job(
         context.caller, read_large, whole(body), dialect.name, predictor.card, media
     )
+    if request.texts:
+        return await _predict_texts(dialect, predictor, request, context, body)
     response = await predictor.predict(request.inputs)
     return await _write(dialect, predictor.card, request, response.outputs, context)
+
+
+async def _predict_texts(
+    dialect: Dialect,
+    predictor: Predictor,
+    request: RowsRequest,
+    context: RequestContext,
+    body: Body,
+) -> Reply:
+    """Run a prediction for texts: padded together, or else those of equal lengths together."""
+    card, reader = predictor.card, predictor.texts
+    if reader is None:
+        raise BadInputError(f"Model {card.name!r} takes no texts.")
+    tokens = await reader.tokens(context.caller, request.texts)
+    groups, outputs = groups_of(tokens, card.padding), []
+    for group in groups:
+        inputs = reader.rows([tokens[at] for at in group], card.padding)
+        outputs.append((await predictor.predict(inputs)).outputs)
+        request = request._replace(inputs=inputs)
+    request = request._replace(texts=(), tokens=tokens)
+    return await _write(dialect, card, request, merged(groups, outputs), context)
 
 
 async def _write(

@@ -20,8 +20,8 @@ from service.api.rows.dialects import (
     json_object,
     to_json,
 )
-from service.api.rows.instances import inputs_of_columns, inputs_of_rows
-from service.api.rows.predictions import rows_of
+from service.api.rows.predictions import columns_of, rows_of
+from service.api.rows.requests import request_of_columns, request_of_rows
 from service.batching.batch import Arrays
 from service.json_body import Body
 
@@ -32,23 +32,20 @@ def read_rows_or_columns(card: ModelCard, body: Body, media: Media) -> RowsReque
     """Read `instances` or `inputs`."""
     content, booleans = json_object(body, media, ROWS, COLUMNS)
     if ROWS in content:
-        return RowsRequest(
-            inputs_of_rows(card, content[ROWS], booleans=booleans, max_pixels=media.max_pixels),
-            ROWS,
-        )
+        return request_of_rows(card, content[ROWS], media, booleans=booleans, form=ROWS)
     columns = content[COLUMNS]
-    if not isinstance(columns, dict):
-        return RowsRequest(
-            inputs_of_rows(card, columns, booleans=booleans, max_pixels=media.max_pixels), COLUMNS
-        )
-    return RowsRequest(
-        inputs_of_columns(card, columns, booleans=booleans, max_pixels=media.max_pixels), COLUMNS
-    )
+    read = request_of_columns if isinstance(columns, dict) else request_of_rows
+    return read(card, columns, media, booleans=booleans, form=COLUMNS)
 
 
 def _write(card: ModelCard, request: RowsRequest, outputs: Arrays) -> Written:
     if request.form == ROWS:
-        return to_json(card, request, outputs, {"predictions": rows_of(card, outputs)})
+        rows = rows_of(card, outputs, request.tokens)
+        return to_json(card, request, outputs, {"predictions": rows})
+    if request.tokens:
+        texts = columns_of(card, outputs, request.tokens)
+        content = texts if len(texts) > 1 else next(iter(texts.values()))
+        return to_json(card, request, outputs, {"outputs": content})
     outputs = card.axes.outputs_of_network(outputs)
     columns = {name: np.asarray(array, order="C")[()] for name, array in outputs.items()}
     whole = columns if len(card.outputs) > 1 else columns[card.outputs[0].name]
