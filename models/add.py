@@ -19,7 +19,6 @@ from models.card import (
     ParityRecord,
     RecordedTensor,
     Task,
-    TensorSpec,
     is_package_name,
 )
 from models.crashes import crash
@@ -69,6 +68,7 @@ from models.shared_values import values_matter
 from models.sources import Source, TorchFile, read_source
 from models.specs import input_specs, output_specs
 from models.stated_batch import Stated
+from models.tensor_spec import TensorSpec
 from models.text_proof import max_tokens_of, prove_texts, text_padding
 from models.tokens import TOKENIZER_FILE
 from models.torch_runtimes import TorchRuntime

@@ -7,8 +7,8 @@ from typing import Any, NamedTuple
 from pydantic import ValidationError
 
 from models.answers import LabelsSpec, NumberSpec
-from models.card import TensorSpec
 from models.importing import AddError
+from models.tensor_spec import TensorSpec
 
 
 class AnswerOptions(NamedTuple):

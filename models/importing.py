@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from models.batch_axes import Axes, BatchAxes
-from models.card import NUMPY_DTYPES, Datatype, ModelCard, RuntimeName
+from models.card import ModelCard, RuntimeName
 from models.file_kinds import advice
 from models.files import FileError, open_file, read_all
 from models.rows_first import RowsFirst
@@ -17,6 +17,7 @@ from models.runtimes import (
     OnnxRuntime,
     one_line,
 )
+from models.tensor_spec import NUMPY_DTYPES, Datatype
 from models.torch_runtimes import TORCH_RUNTIMES, TorchRuntime
 
 MAX_ONNX_BYTES = 2**31

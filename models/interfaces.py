@@ -1,6 +1,6 @@
 """The inputs of the typed endpoints: an image, an x, a point in the plane."""
 
-from models.card import TensorSpec
+from models.tensor_spec import TensorSpec
 
 IMAGE = TensorSpec(
     name="image", datatype="UINT8", shape=(-1, 28, 28), minimum=0, maximum=255,

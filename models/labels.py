@@ -11,9 +11,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from models.card import TensorSpec
 from models.importing import AddError
 from models.runtimes import Arrays
+from models.tensor_spec import TensorSpec
 
 _TIE = 1e-6
 """Scores that differ by less, relative to the largest of their row, are equal."""

@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from models.card import MODEL_FILES, Example, RuntimeName, TensorSpec
+from models.card import MODEL_FILES, Example, RuntimeName
 from models.devices import DeviceError
 from models.differences import excess, relative_difference
 from models.package import ModelPackage, PackageError
@@ -21,6 +21,7 @@ from models.runtimes import (
     may_vary_in_cost,
     one_line,
 )
+from models.tensor_spec import TensorSpec
 from models.tokens import TOKENIZER_FILE, Tokenizer, TokenizerError
 from models.torch_runtimes import TORCH_RUNTIMES, TorchRuntime
 

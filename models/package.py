@@ -33,7 +33,12 @@ from typing import Any, Self
 
 from pydantic import ValidationError
 
-from models.card import MODEL_FILES, SCHEMA_VERSION, FileRecord, ModelCard
+from models.card import (
+    MODEL_FILES,
+    SCHEMA_VERSION,
+    FileRecord,
+    ModelCard,
+)
 from models.files import FileError, open_file, read_all, size_of, unreadable
 from models.readme import render_page
 

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from models.card import ParityRecord, TensorSpec
+from models.card import ParityRecord
 from models.free_sizes import dimension_key, free_dimensions
 from models.importing import AddError, ForeignGraph
 from models.max_length import Sizes, at_sizes
@@ -17,6 +17,7 @@ from models.parity import ParityError, check_parity
 from models.proofs import RowsProof, is_classification
 from models.ranges import whole_numbers
 from models.runtimes import Arrays, one_line
+from models.tensor_spec import TensorSpec
 
 SHORTEST = 8
 """Shorter rows are padded to this length."""

@@ -6,9 +6,9 @@ from dataclasses import replace
 
 import numpy as np
 
-from models.card import TensorSpec
 from models.importing import AddError
 from models.sources import Pictures
+from models.tensor_spec import TensorSpec
 
 TOLERANCE = 1e-5
 """The largest difference of a number in the network's input, after mean and deviation."""

@@ -5,7 +5,7 @@ from dataclasses import replace
 from functools import partial
 from typing import NamedTuple
 
-from models.card import ParityRecord, TensorSpec
+from models.card import ParityRecord
 from models.importing import AddError, ForeignGraph
 from models.parity import BATCH_SIZES, ParityError, check_parity, in_batches
 from models.row_mixing import row_mixing
@@ -13,6 +13,7 @@ from models.runtimes import Arrays, Runtime, one_line
 from models.samples import LARGEST_BATCH, Samples
 from models.single_rows import SingleRows
 from models.sources import Record
+from models.tensor_spec import TensorSpec
 from models.varied_rows import computable, varied_rows
 
 LARGE_ROW = 10_000

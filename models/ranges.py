@@ -8,9 +8,9 @@ from typing import NamedTuple
 
 import numpy as np
 
-from models.card import TensorSpec
 from models.importing import AddError
 from models.runtimes import Arrays
+from models.tensor_spec import TensorSpec
 
 
 class InputRange(NamedTuple):

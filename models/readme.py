@@ -2,7 +2,13 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 
-from models.card import MODEL_FILES, Evaluation, FitRecord, ModelCard, TensorSpec
+from models.card import (
+    MODEL_FILES,
+    Evaluation,
+    FitRecord,
+    ModelCard,
+)
+from models.tensor_spec import TensorSpec
 from models.tokens import TOKENIZER_FILE
 
 

@@ -12,11 +12,12 @@ from typing import Any, NamedTuple, Protocol
 from numpy.typing import NDArray
 
 from models.arena import bound_session, current_arena, run_options
-from models.card import Datatype, ModelCard, RuntimeName, TensorSpec
+from models.card import ModelCard, RuntimeName
 from models.devices import is_out_of_memory
 from models.onnx_library import cuda_failure, load_cuda, load_onnxruntime
 from models.onnx_operators import names_any
 from models.subnormals import FlushToZero, without_subnormals
+from models.tensor_spec import Datatype, TensorSpec
 
 Arrays = Mapping[str, NDArray[Any]]
 """Tensors by name. The first axis of each is the batch of rows."""

@@ -10,13 +10,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from models.card import TensorSpec
 from models.differences import is_finite
 from models.files import FileError, open_file, unreadable
 from models.importing import AddError
 from models.ranges import check_samples, whole_numbers
 from models.runtimes import Arrays
 from models.sample_texts import made_up
+from models.tensor_spec import TensorSpec
 
 LARGEST_BATCH = 256
 """The largest batch of the service by default, in rows."""

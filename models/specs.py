@@ -6,11 +6,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from models.card import TensorSpec
 from models.importing import AddError, ForeignGraph, datatype_of
 from models.parity import ABSOLUTE_TOLERANCE
 from models.runtimes import Arrays, DeclaredTensor
 from models.sample_answers import Answers
+from models.tensor_spec import TensorSpec
 
 
 def input_specs(

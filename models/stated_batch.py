@@ -6,9 +6,9 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from models.card import NUMPY_DTYPES
 from models.importing import AddError
 from models.runtimes import DeclaredTensor
+from models.tensor_spec import NUMPY_DTYPES
 
 
 @dataclass(frozen=True)

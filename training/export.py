@@ -26,7 +26,6 @@ from models.card import (
     ModelCard,
     RecordedTensor,
     RuntimeName,
-    TensorSpec,
 )
 from models.interfaces import IMAGE, POINT, X
 from models.loading import check_example
@@ -35,6 +34,7 @@ from models.parity import check_parity
 from models.repository import ModelRepository
 from models.runtimes import Arrays, OnnxRuntime, Runtime
 from models.subnormals import FlushToZero
+from models.tensor_spec import TensorSpec
 from models.torch_runtimes import TorchScriptRuntime
 from training import plots
 from training.datasets import Dataset, digits

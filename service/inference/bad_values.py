@@ -7,9 +7,10 @@ import re
 from collections.abc import Callable, Iterable
 
 from models.arena import MemoryLimitError
-from models.card import ModelCard, TensorSpec
+from models.card import ModelCard
 from models.loading import example_mismatch
 from models.runtimes import one_line
+from models.tensor_spec import TensorSpec
 from models.text import escaped
 from service.batching.batch import Arrays, fault
 from service.errors import (

@@ -9,7 +9,8 @@ from typing import Any, NamedTuple
 
 import orjson
 
-from models.card import Evaluation, ModelCard, TensorSpec
+from models.card import Evaluation, ModelCard
+from models.tensor_spec import TensorSpec
 from service.inference.paths import without_paths
 from service.inference.placement import Placement
 

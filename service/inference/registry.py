@@ -7,11 +7,11 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from typing import TypeVar
 
-from models.card import TensorSpec
 from models.devices import DeviceError
 from models.package import ModelPackage, PackageError
 from models.readme import batching_note
 from models.repository import ModelRepository, RepositoryError
+from models.tensor_spec import TensorSpec
 from models.text import escaped
 from service.errors import BadInputError, LoadingError, NotReadyError, UnknownModelError
 from service.inference.descriptions import Description, describe

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper
 
 from models.add import add
-from models.card import NUMPY_DTYPES
+from models.tensor_spec import NUMPY_DTYPES
 
 
 @pytest.fixture(scope="module")

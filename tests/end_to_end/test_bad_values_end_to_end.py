@@ -23,8 +23,8 @@ from PIL import Image
 from torch import Tensor, nn
 
 from models.__main__ import main
-from models.card import TensorSpec
 from models.repository import ModelRepository
+from models.tensor_spec import TensorSpec
 
 WORDS = 50
 BLACK = np.zeros((1, 28, 28), np.uint8)

@@ -15,10 +15,8 @@ from pydantic import ValidationError
 from small_packages import CardJson, Kit, property_test
 
 from models.card import (
-    NUMPY_DTYPES,
     ClassReport,
     DataRecord,
-    Datatype,
     Evaluation,
     Example,
     FileRecord,
@@ -28,8 +26,8 @@ from models.card import (
     RecordedTensor,
     SeedFigures,
     Splits,
-    TensorSpec,
 )
+from models.tensor_spec import NUMPY_DTYPES, Datatype, TensorSpec
 
 DATATYPES: tuple[Datatype, ...] = get_args(Datatype)
 PYTHON_TYPES = {"b": bool, "u": int, "i": int, "f": float, "O": str}

@@ -12,12 +12,13 @@ from onnx import NodeProto, helper, numpy_helper
 from onnx import TensorProto as T
 
 from models.__main__ import main
-from models.card import Example, RecordedTensor, TensorSpec
+from models.card import Example, RecordedTensor
 from models.differences import HALF_PRECISION, excess, relative_difference
 from models.half_precision import computes_in_half
 from models.loading import example_mismatch, open_runtime
 from models.repository import ModelRepository
 from models.runtimes import Arrays, OnnxRuntime
+from models.tensor_spec import TensorSpec
 
 Weights = Sequence[NDArray[np.float16]]
 WIDTH, DEPTH, ROWS = 64, 24, 64

@@ -31,11 +31,12 @@ from models.batch_axes import (
     rows_first,
     shape_of_network,
 )
-from models.card import ModelCard, TensorSpec
+from models.card import ModelCard
 from models.loading import open_runtime
 from models.package import ModelPackage
 from models.readme import render_page
 from models.repository import ModelRepository
+from models.tensor_spec import TensorSpec
 
 
 @pytest.fixture(scope="module")

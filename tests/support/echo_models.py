@@ -8,14 +8,9 @@ from typing import NamedTuple
 import numpy as np
 from onnx import helper
 
-from models.card import (
-    Datatype,
-    Example,
-    ModelCard,
-    RecordedTensor,
-    TensorSpec,
-)
+from models.card import Example, ModelCard, RecordedTensor
 from models.package import write_package
+from models.tensor_spec import Datatype, TensorSpec
 
 
 class Echo(NamedTuple):

@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays_of
 from numpy.typing import NDArray
 
-from models.card import NUMPY_DTYPES, Datatype, Example, ModelCard, RecordedTensor, TensorSpec
+from models.card import Example, ModelCard, RecordedTensor
+from models.tensor_spec import NUMPY_DTYPES, Datatype, TensorSpec
 
 Shape = tuple[int, ...]
 Tensors = Mapping[str, tuple[Datatype, Shape]]

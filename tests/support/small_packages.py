@@ -31,10 +31,10 @@ from models.card import (
     RecordedTensor,
     SeedFigures,
     Splits,
-    TensorSpec,
 )
 from models.package import ModelPackage
 from models.runtimes import Arrays
+from models.tensor_spec import TensorSpec
 
 CardJson = dict[str, Any]
 

@@ -13,8 +13,14 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 from torch import Tensor, nn
 
-from models.card import Datatype, Example, ModelCard, RecordedTensor, RuntimeName, TensorSpec
+from models.card import (
+    Example,
+    ModelCard,
+    RecordedTensor,
+    RuntimeName,
+)
 from models.package import ModelPackage, write_package
+from models.tensor_spec import Datatype, TensorSpec
 
 Takes = Literal["x", "point", "image"]
 LABELS = ("left", "right")

@@ -6,8 +6,9 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-from models.card import Example, ModelCard, RecordedTensor, TensorSpec
+from models.card import Example, ModelCard, RecordedTensor
 from models.package import ModelPackage, write_package
+from models.tensor_spec import TensorSpec
 
 REPEATS = 4096
 

@@ -7,9 +7,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from models.card import TensorSpec
 from models.parity import ABSOLUTE_TOLERANCE, BATCH_SIZES, check_parity
 from models.runtimes import Arrays, OnnxRuntime, Runtime
+from models.tensor_spec import TensorSpec
 from models.torch_runtimes import TorchScriptRuntime
 from training.datasets import Dataset
 from training.export import graph_of, onnx, torchscript

@@ -8,7 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from models.answers import LabelsSpec, NumberSpec
-from models.card import ModelCard, TensorSpec
+from models.card import ModelCard
+from models.tensor_spec import TensorSpec
 from models.tokens import Tokens, cut, is_per_token
 from service.batching.batch import Arrays
 from service.errors import BadInputError

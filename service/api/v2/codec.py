@@ -14,7 +14,8 @@ import numpy as np
 import orjson
 from numpy.typing import NDArray
 
-from models.card import ModelCard, TensorSpec
+from models.card import ModelCard
+from models.tensor_spec import TensorSpec
 from service.api.v2.classification import classified
 from service.api.v2.tensors import check_shape, from_bytes, from_json, with_rows_first
 from service.api.v2.texts import (

@@ -2,7 +2,8 @@
 
 from typing import Any
 
-from models.card import MODEL_FILES, ModelCard, RuntimeName, TensorSpec
+from models.card import MODEL_FILES, ModelCard, RuntimeName
+from models.tensor_spec import TensorSpec
 from service.inference.predictor import Predictor
 from service.inference.registry import ModelRegistry
 from service.settings import VERSION

@@ -18,7 +18,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from models.card import Datatype, ModelCard, TensorSpec
+from models.card import ModelCard
+from models.tensor_spec import Datatype, TensorSpec
 from service.api.v2.texts import texts_from_list
 from service.errors import BadInputError
 from service.json_body import Body

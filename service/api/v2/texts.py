@@ -12,7 +12,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from models.card import ModelCard, TensorSpec
+from models.card import ModelCard
+from models.tensor_spec import TensorSpec
 from service.errors import BadInputError
 from service.json_body import MAX_STRINGS
 

@@ -8,7 +8,7 @@ import pytest
 from small_packages import bend_kit
 
 from models.arena import MemoryLimitError
-from models.card import TensorSpec
+from models.tensor_spec import TensorSpec
 from service.batching.batch import Arrays
 from service.errors import BadInputError, BodyTooLargeError, ModelFaultError
 from service.inference.bad_values import check_ranges, judge

@@ -16,8 +16,14 @@ from slow_runtime import SlowRuntime
 from small_packages import onnx_file
 from tiny import write_tiny
 
-from models.card import Example, ModelCard, RecordedTensor, RuntimeName, TensorSpec
+from models.card import (
+    Example,
+    ModelCard,
+    RecordedTensor,
+    RuntimeName,
+)
 from models.package import ModelPackage, write_package
+from models.tensor_spec import TensorSpec
 from service.errors import (
     BadInputError,
     DeadlineExceededError,

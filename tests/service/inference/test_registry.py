@@ -16,11 +16,12 @@ import numpy as np
 import pytest
 from tiny import Takes, answer, write_tiny
 
-from models.card import RuntimeName, TensorSpec
+from models.card import RuntimeName
 from models.interfaces import IMAGE, POINT, X
 from models.loading import open_runtime
 from models.package import ModelPackage, PackageError
 from models.repository import ModelRepository
+from models.tensor_spec import TensorSpec
 from service.errors import BadInputError, NotReadyError, UnknownModelError
 from service.inference import loader, placement
 from service.inference import registry as registry_module

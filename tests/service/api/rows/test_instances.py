@@ -9,7 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from models.card import Example, ModelCard, RecordedTensor, TensorSpec
+from models.card import Example, ModelCard, RecordedTensor
+from models.tensor_spec import TensorSpec
 from service.api.rows.instances import inputs_of_columns, inputs_of_rows
 from service.errors import BadInputError
 

@@ -9,7 +9,8 @@ import orjson
 import pytest
 
 from models.answers import LabelsSpec, NumberSpec
-from models.card import Example, ModelCard, RecordedTensor, TensorSpec
+from models.card import Example, ModelCard, RecordedTensor
+from models.tensor_spec import TensorSpec
 from service.api.rows.predictions import (
     ALL_CLASSES,
     BEST_CLASSES,
