@@ -45,9 +45,23 @@ def check(package: ModelPackage) -> Iterator[str]:
         "outputs": _tensors(card.outputs, card.axes.outputs_of_network(outputs)),
     }
     yield f"  {_text(response)}"
+    yield from _in_callers_terms(card)
     for spec in card.outputs:
         if spec.answer:
             yield f"{URL}/models/{card.name}/predict answers {spec.name}: {spec.answer.to_text()}"
+
+
+def _in_callers_terms(card: ModelCard) -> Iterator[str]:
+    """Yield the request of a caller with a picture or a text, if the model takes one."""
+    predict = f"  curl -s {URL}/models/{card.name}/predict"
+    if len(card.inputs) == 1 and card.inputs[0].picture:
+        yield "A caller with a picture sends"
+        yield f"{predict} -F image=@picture.png"
+    if card.text is not None:
+        text = card.text.example
+        row = text if isinstance(text, str) else {"text": text[0], "text_pair": text[1]}
+        yield "A caller with a text sends"
+        yield f"{predict} -d {shlex.quote(json.dumps({'instances': [row]}, ensure_ascii=False))}"
 
 
 def _rows(card: ModelCard) -> Arrays:

@@ -228,3 +228,20 @@ def test_the_card_records_the_proof_of_the_texts(added: Added) -> None:
     assert card.parity[0].batch_sizes == (1, card.parity[0].samples)
     assert card.text.max_tokens == MAX_TOKENS
     assert TOKENIZER_FILE in card.files
+
+
+@pytest.mark.parametrize("name", FOR_TEXTS)
+def test_the_description_and_check_show_a_text(
+    name: str, added: Added, client: httpx.Client, capsys: pytest.CaptureFixture[str]
+) -> None:
+    description = client.get(f"{added.url}/docs.json").json()
+    body = description["paths"][f"/models/{name}/predict"]["post"]["requestBody"]
+    schema = body["content"]["application/json"]["schema"]
+    (text,) = schema["example"]["instances"]
+    assert text == added.card(name).text.example
+    assert len(added.predict(client, name, [text])) == 1
+    assert main(["check", name, "--repository", str(added.repository)]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    command = lines[lines.index("A caller with a text sends") + 1]
+    assert text in command
+    assert f"/models/{name}/predict" in command

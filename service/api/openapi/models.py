@@ -11,6 +11,7 @@ from service.api.openapi.parts import failures, json_body, operation
 from service.api.rows.dialects import RowsRequest, example_of
 from service.api.rows.pictures import EXAMPLE_PICTURE, FORM, is_picture_model
 from service.api.rows.predict import DIALECT as PREDICT
+from service.api.rows.texts import PAIR, TEXT, row_of
 from service.errors import ServiceError
 
 LONGEST_EXAMPLE = 2_000
@@ -33,6 +34,8 @@ def rows_example(card: ModelCard) -> dict[str, Any] | None:
     """Return a request that every dialect takes; None if it would be too long."""
     if is_picture_model(card):
         return {"instances": [{"b64": EXAMPLE_PICTURE}] * (card.fixed_batch or 1)}
+    if card.text is not None:
+        return {"instances": [row_of(card.text.example)]}
     return example_of(card) if _is_short(card) else None
 
 
@@ -58,7 +61,9 @@ def tensors_example(card: ModelCard) -> dict[str, Any] | None:
 
 
 def _answer(card: ModelCard) -> Any:
-    """Return the response to the recorded example; None if it would be too long."""
+    """Return the response to the recorded example; None if it would be too long, or is a text."""
+    if card.text is not None:  # the example has token numbers
+        return None
     example = card.rows_first.example
     outputs = {name: tensor.array() for name, tensor in example.outputs.items()}
     if sum(array.size for array in outputs.values()) > LONGEST_EXAMPLE:
@@ -76,6 +81,8 @@ def _instances(card: ModelCard) -> dict[str, Any]:
     row: dict[str, Any] = {"type": "object", "required": list(values), "properties": values}
     if len(values) == 1:
         (row,) = values.values()
+    if card.text is not None:
+        row = {"oneOf": [_TEXT, _PAIR, row]}
     instances = {"type": "array", "minItems": 1, "items": row, "description": "rows"}
     properties: dict[str, Any] = {"instances": instances}
     if any(spec.labels for spec in card.outputs):
@@ -110,6 +117,13 @@ _LABELS: Mapping[str, Any] = {
         "top": {"type": "integer", "minimum": 1, "description": "the K best scores"},
         "threshold": {"type": "number", "description": "the lowest score"},
     },
+}
+_TEXT: Mapping[str, Any] = {"type": "string", "description": "a text"}
+_PAIR: Mapping[str, Any] = {
+    "type": "object",
+    "required": [TEXT],
+    "properties": {TEXT: _TEXT, PAIR: {"type": "string", "description": "the second text"}},
+    "additionalProperties": False,
 }
 _PICTURE: Mapping[str, Any] = {
     "type": "object",

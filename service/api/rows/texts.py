@@ -23,6 +23,11 @@ def takes_texts(card: ModelCard, rows: Any) -> bool:
     return isinstance(rows[0], str) or (isinstance(rows[0], dict) and TEXT in rows[0])
 
 
+def row_of(text: Text) -> Any:
+    """Return a text or a pair of texts as a row."""
+    return text if isinstance(text, str) else dict(zip((TEXT, PAIR), text, strict=True))
+
+
 def columns_of_texts(columns: Any) -> list[Any] | None:
     """Return columns named `text` and `text_pair` as rows; None for other columns."""
     if not isinstance(columns, dict) or not {TEXT} <= columns.keys() <= {TEXT, PAIR}:
