@@ -4,11 +4,12 @@ import os
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
-from fitserve.doors import door_of, is_of
+from fitserve.doors import door_of, is_of, torch_module
 from fitserve.exported import Exported, ExportError
 from fitserve.pictures import export_pictures, is_pictures
 from fitserve.texts import export_texts
@@ -25,6 +26,7 @@ def save(
     sample: Any = None,
     *,
     labels: Sequence[str] = (),
+    batch_axis: Mapping[str, int | None] = MappingProxyType({}),
     picture: Any = None,
     tokenizer: Any = None,
     transform: Callable[[Any], Any] | None = None,
@@ -48,6 +50,8 @@ def save(
             a model of Keras need none.
         labels: the classes, in the order of the output's columns. Classifiers of scikit-learn,
             XGBoost and LightGBM that know their classes need none.
+        batch_axis: for a torch module whose inputs do not all have the batch first: the axis of the
+            batch by the name of the input, as {"state": 1}; None for a value that all rows share.
         picture: for a torch module that takes pictures: the steps from a picture to its input, as a
             `fitserve.Picture`, torchvision's `weights.transforms()`, or an image processor of
             Transformers. The sample is then pictures of Pillow, or left out; callers send files or
@@ -68,13 +72,13 @@ def save(
         SaveError: the exported network cannot be served.
     """
     exported = _export(
-        network, sample, [str(label) for label in labels], picture, tokenizer, transform
+        network, sample, [str(label) for label in labels], batch_axis, picture, tokenizer, transform
     )
     with tempfile.TemporaryDirectory(prefix="fitserve-") as folder:
         exported.write(Path(folder))
         written = Path(folder, "written")
         command = [sys.executable, "-P", "-m", "fitserve", "add", name, folder, *options]
-        command += ["--written-to", str(written)]
+        command += ["--written-to", str(written), *_axis_options(batch_axis)]
         if repository is not None:
             command += ["--repository", os.fspath(repository)]
         result = subprocess.run(command, env=_environment(), capture_output=True, text=True)  # noqa: S603
@@ -84,8 +88,25 @@ def save(
         return Path(written.read_text())
 
 
+def _axis_options(batch_axis: Mapping[str, int | None]) -> list[str]:
+    """Return the options of `fitserve add` for the axes that are not the first."""
+    options = []
+    for name, axis in batch_axis.items():
+        if axis is None:
+            options += ["--shared", name]
+        elif axis:
+            options += ["--batch-axis", f"{name}={axis}"]
+    return options
+
+
 def _export(
-    network: Any, sample: Any, labels: list[str], picture: Any, tokenizer: Any, transform: Any
+    network: Any,
+    sample: Any,
+    labels: list[str],
+    batch_axis: Mapping[str, int | None],
+    picture: Any,
+    tokenizer: Any,
+    transform: Any,
 ) -> Exported:
     """Return the network as files, by the kind of what callers send."""
     if tokenizer is not None:
@@ -100,7 +121,15 @@ def _export(
     if isinstance(sample, list):
         _require_samples(sample)
     samples = sample if isinstance(sample, list) else [] if sample is None else [sample]
-    return door_of(network).export(network, samples, labels)
+    found = door_of(network)
+    if not batch_axis:
+        return found.export(network, samples, labels)
+    if not torch_module.takes(network):
+        raise ExportError(
+            f"batch_axis is for a torch.nn.Module, and the network is a {found.SHOWN}, which has "
+            "the batch first: omit it"
+        )
+    return torch_module.export(network, samples, labels, batch_axis)
 
 
 def _require_samples(samples: list[Any]) -> None:

@@ -5,6 +5,7 @@ import io
 import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -16,8 +17,15 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
 
+Axes = Mapping[str, int | None]
+"""The axis of the batch of an input, by name: 0 if it is not named, None if the rows share it."""
+
+
 def tensors_of(
-    network: "nn.Module", sample: Any, arguments: inspect.Signature | None = None
+    network: "nn.Module",
+    sample: Any,
+    arguments: inspect.Signature | None = None,
+    axes: Axes = MappingProxyType({}),
 ) -> "dict[str, Tensor]":
     """Return a sample as tensors on the network's device, two rows at least, by argument.
 
@@ -33,21 +41,43 @@ def tensors_of(
         tensor = _tensor(name, rows)
         if not isinstance(rows, torch.Tensor) and tensor.dtype == torch.float64:
             tensor = tensor.to(floating if floating.is_floating_point else tensor.dtype)
-        if tensor.ndim == 0 or not len(tensor):
+        axis = axes.get(name, 0)
+        if axis is None:
+            tensors[name] = tensor.to(device)
+            continue
+        if tensor.ndim <= axis or not tensor.shape[axis]:
+            place = f"axis {axis}, as batch_axis says" if axis else "the first dimension"
             raise ExportError(
-                f"the sample {name} is {list(tensor.shape)}: give rows, with the batch as the "
-                "first dimension"
+                f"the sample {name} is {list(tensor.shape)}: give rows, with the batch as {place}"
             )
-        if len(tensor) == 1:  # one row would fix the batch size
-            tensor = tensor.repeat(2, *[1] * (tensor.ndim - 1))
+        if tensor.shape[axis] == 1:  # one row would fix the batch size
+            tensor = torch.cat([tensor, tensor], dim=axis)
         tensors[name] = tensor.to(device)
-    counts = {name: len(tensor) for name, tensor in tensors.items()}
+    if unknown := set(axes).difference(tensors):
+        raise ExportError(f"batch_axis names {min(unknown)}: the inputs are {', '.join(tensors)}")
+    counts = {
+        name: tensor.shape[axis]
+        for name, tensor in tensors.items()
+        if (axis := axes.get(name, 0)) is not None
+    }
     if len(set(counts.values())) > 1:
         shown = ", ".join(f"{count} of {name}" for name, count in counts.items())
         raise ExportError(
             f"the sample has rows in different numbers ({shown}): give as many of each"
         )
     return tensors
+
+
+def with_one_more_row(rows: "Mapping[str, Tensor]", axes: Axes) -> "dict[str, Tensor]":
+    """Return a sample with its first row once more."""
+    import torch
+
+    return {
+        name: tensor
+        if (axis := axes.get(name, 0)) is None
+        else torch.cat([tensor, tensor.narrow(axis, 0, 1)], dim=axis)
+        for name, tensor in rows.items()
+    }
 
 
 def _tensor(name: str, rows: Any) -> "Tensor":
@@ -63,7 +93,7 @@ def _tensor(name: str, rows: Any) -> "Tensor":
             raise ExportError(f"the sample {name} is sparse or quantized: give a dense tensor")
         return rows.detach()
     try:
-        return torch.from_numpy(np.ascontiguousarray(rows))
+        return torch.from_numpy(np.asarray(rows, order="C"))
     except (TypeError, ValueError) as error:
         raise ExportError(
             f"the sample {name}, a {type(rows).__name__}, is no array of numbers: give a tensor or "
@@ -250,7 +280,7 @@ def _array(name: str, tensor: "Tensor") -> Any:
         kind = str(tensor.dtype).removeprefix("torch.")
         advice = "its real and imaginary parts" if tensor.is_complex() else "it in float32"
         raise ExportError(f"the {name} is {kind}, which no request holds: give {advice}")
-    return np.ascontiguousarray(dense.numpy())
+    return np.asarray(dense.numpy(), order="C")
 
 
 def _is_numpy_type(tensor: "Tensor") -> bool:
@@ -263,15 +293,18 @@ def _is_numpy_type(tensor: "Tensor") -> bool:
 
 
 def dynamic_shapes(
-    samples: "Sequence[Mapping[str, Tensor]]", largest: Mapping[str, int] | None = None
+    samples: "Sequence[Mapping[str, Tensor]]",
+    axes: Axes,
+    largest: Mapping[str, int] | None = None,
 ) -> dict[str, dict[int, Any]]:
     """Return the free dimensions of each input for torch.export.
 
-    The first dimension is the batch. Others are free if their sizes differ between two samples;
-    those with the same sizes in every sample share a name.
+    The batch is free. Other dimensions are if their sizes differ between two samples; those with
+    the same sizes in every sample share a name.
 
     Args:
         samples: the inputs by name.
+        axes: the axis of the batch of each input.
         largest: the largest sizes of dimensions, by their names.
     """
     from torch.export import Dim
@@ -280,8 +313,11 @@ def dynamic_shapes(
     sizes: dict[tuple[int, ...], Any] = {}
     shapes: dict[str, dict[int, Any]] = {}
     for name, tensor in samples[0].items():
-        shapes[name] = {0: batch}
-        for axis in range(1, tensor.ndim):
+        batch_axis = axes.get(name, 0)
+        shapes[name] = {} if batch_axis is None else {batch_axis: batch}
+        for axis in range(tensor.ndim):
+            if axis == batch_axis:
+                continue
             found = tuple(sample[name].shape[axis] for sample in samples)
             if len(set(found)) > 1:
                 label = f"length_{len(sizes) + 1}" if sizes else "length"
@@ -339,7 +375,10 @@ def program_file(program: Any) -> bytes:
 
 
 def traced_onnx(
-    module: Any, rows: "Sequence[Mapping[str, Tensor]]", outputs: Sequence[str]
+    module: Any,
+    rows: "Sequence[Mapping[str, Tensor]]",
+    outputs: Sequence[str],
+    axes: Axes = MappingProxyType({}),
 ) -> bytes:
     """Return a module as ONNX by the older exporter of torch, which traces it.
 
@@ -347,18 +386,21 @@ def traced_onnx(
         module: the module, compiled or not.
         rows: one or more samples.
         outputs: the names of the outputs.
+        axes: the axis of the batch of each input.
 
     Raises:
         ExportError: an operator has no form in ONNX.
     """
     import torch
 
-    axes = {
-        name: {
-            axis: "batch" if axis == 0 else dimension.__name__ for axis, dimension in found.items()
-        }
-        for name, found in dynamic_shapes(rows).items()
+    free = {
+        name: {axis: dimension.__name__ for axis, dimension in found.items()}
+        for name, found in dynamic_shapes(rows, axes).items()
     }
+    if axes:
+        free |= _output_axes(module, rows[0], outputs, axes)
+    else:
+        free |= {name: {0: "batch"} for name in outputs}
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder, "model.onnx")
         try:
@@ -368,7 +410,7 @@ def traced_onnx(
                 file,
                 input_names=list(rows[0]),
                 output_names=list(outputs),
-                dynamic_axes={**axes, **{name: {0: "batch"} for name in outputs}},
+                dynamic_axes=free,
                 dynamo=False,
             )
         except Exception as error:
@@ -377,6 +419,25 @@ def traced_onnx(
                 "give its Python code as FILE.py:make"
             ) from error
         return file.read_bytes()
+
+
+def _output_axes(
+    module: Any, rows: "Mapping[str, Tensor]", outputs: Sequence[str], axes: Axes
+) -> dict[str, dict[int, str]]:
+    """Return the axes of the outputs that grow with the batch."""
+    import torch
+
+    with torch.inference_mode():
+        results = [module(*one.values()) for one in (rows, with_one_more_row(rows, axes))]
+    found = {}
+    for name, *tensors in zip(outputs, *map(_as_tuple, results), strict=True):
+        sizes = enumerate(zip(*(tensor.shape for tensor in tensors), strict=True))
+        found[name] = {axis: "batch" for axis, (size, more) in sizes if size != more}
+    return found
+
+
+def _as_tuple(result: Any) -> tuple[Any, ...]:
+    return result if isinstance(result, tuple) else (result,)
 
 
 def schema_of(module: Any) -> Any:

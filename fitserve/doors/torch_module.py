@@ -6,12 +6,14 @@ import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from fitserve.doors import is_of
 from fitserve.explain import explanation, is_fixed_size, suggested_maxima
 from fitserve.exported import GIVE_ROWS, Exported, ExportError
 from fitserve.torch_networks import (
+    Axes,
     dynamic_shapes,
     flat_module,
     onnx_of,
@@ -21,6 +23,7 @@ from fitserve.torch_networks import (
     schema_of,
     tensors_of,
     traced_onnx,
+    with_one_more_row,
 )
 
 if TYPE_CHECKING:
@@ -43,7 +46,12 @@ def read(file: Path) -> Any:
     )
 
 
-def export(network: "nn.Module", samples: Sequence[Any], labels: Sequence[str]) -> Exported:
+def export(
+    network: "nn.Module",
+    samples: Sequence[Any],
+    labels: Sequence[str],
+    axes: Axes = MappingProxyType({}),
+) -> Exported:
     """Return the module as files. It is exported in eval mode, and left as it was.
 
     Args:
@@ -52,6 +60,7 @@ def export(network: "nn.Module", samples: Sequence[Any], labels: Sequence[str]) 
             argument; or a tuple of rows in the order of the arguments. Dimensions whose sizes
             differ between two samples are free.
         labels: the classes.
+        axes: the axis of the batch of each input.
 
     Raises:
         ExportError: the module fails on a sample, or cannot be exported.
@@ -64,11 +73,11 @@ def export(network: "nn.Module", samples: Sequence[Any], labels: Sequence[str]) 
     _require_exportable(network)
     with evaluating(network), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the exporter's own deprecations
-        rows = [tensors_of(network, sample) for sample in samples]
+        rows = [tensors_of(network, sample, axes=axes) for sample in samples]
         positional = positional_count(inspect.signature(network.forward), list(rows[0]))
         flat = flat_module(network, list(rows[0]), positional=positional)
         records = [record_of(flat, one) for one in rows]
-        onnx, program = _onnx(flat, rows, list(records[0].answers))
+        onnx, program = _onnx(flat, rows, list(records[0].answers), axes)
         script = _torchscript(network, flat, rows[0], traced=program is None)
     return Exported(
         onnx,
@@ -125,7 +134,10 @@ def evaluating(network: "nn.Module") -> Iterator[None]:
 
 
 def _onnx(
-    flat: "nn.Module", rows: "Sequence[Mapping[str, Tensor]]", outputs: Sequence[str]
+    flat: "nn.Module",
+    rows: "Sequence[Mapping[str, Tensor]]",
+    outputs: Sequence[str],
+    axes: Axes,
 ) -> tuple[bytes, Any]:
     """Return the module as ONNX and as a program of torch.export, or traced and None.
 
@@ -136,11 +148,11 @@ def _onnx(
         ExportError: torch cannot follow the code.
     """
     try:
-        program = _program(flat, rows)
+        program = _program(flat, rows, axes)
     except FixedSizeError as error:
         if len(rows) == 1:
             raise ExportError(str(error)) from error
-        return traced_onnx(flat, rows, outputs), None
+        return traced_onnx(flat, rows, outputs, axes), None
     return onnx_of(program, list(rows[0]), outputs), program
 
 
@@ -148,7 +160,7 @@ class FixedSizeError(ExportError):
     """torch.export fixes a size that the samples leave free."""
 
 
-def _program(flat: "nn.Module", rows: "Sequence[Mapping[str, Tensor]]") -> Any:
+def _program(flat: "nn.Module", rows: "Sequence[Mapping[str, Tensor]]", axes: Axes) -> Any:
     """Return the module as an ExportedProgram with a free batch.
 
     Raises:
@@ -157,7 +169,7 @@ def _program(flat: "nn.Module", rows: "Sequence[Mapping[str, Tensor]]") -> Any:
     import torch
 
     def program(largest: Mapping[str, int]) -> Any:
-        shapes = tuple(dynamic_shapes(rows, largest).values())
+        shapes = tuple(dynamic_shapes(rows, axes, largest).values())
         return torch.export.export(
             flat, tuple(rows[0].values()), dynamic_shapes=shapes, strict=False
         )
@@ -175,12 +187,12 @@ def _program(flat: "nn.Module", rows: "Sequence[Mapping[str, Tensor]]") -> Any:
         failure = error
     text = f"the network cannot be exported: {explanation(failure)}"
     if is_fixed_size(failure):
-        _require_any_batch(flat, rows[0])
+        _require_any_batch(flat, rows[0], axes)
         raise FixedSizeError(text) from failure
     raise ExportError(text) from failure
 
 
-def _require_any_batch(flat: "nn.Module", rows: "Mapping[str, Tensor]") -> None:
+def _require_any_batch(flat: "nn.Module", rows: "Mapping[str, Tensor]", axes: Axes) -> None:
     """Run the module with one row more: it fails at the line that fixes the number of rows.
 
     Raises:
@@ -188,8 +200,12 @@ def _require_any_batch(flat: "nn.Module", rows: "Mapping[str, Tensor]") -> None:
     """
     import torch
 
-    more = {name: torch.cat([tensor, tensor[:1]]) for name, tensor in rows.items()}
-    count = len(next(iter(more.values())))
+    more = with_one_more_row(rows, axes)
+    count = next(
+        tensor.shape[axis]
+        for name, tensor in more.items()
+        if (axis := axes.get(name, 0)) is not None
+    )
     try:
         with torch.inference_mode():
             flat(**more)

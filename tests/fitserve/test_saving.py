@@ -84,6 +84,47 @@ def test_a_module_of_two_inputs_answers_as_in_python(repository: Path) -> None:
             np.testing.assert_allclose(found[name], wanted[name], rtol=1e-4, atol=1e-5)
 
 
+class Step(nn.Module):
+    """One step of two recurrent layers: a state [layers, N, 8], and a factor that rows share."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second = nn.GRUCell(4, 8), nn.GRUCell(8, 8)
+
+    def forward(self, x: Tensor, state: Tensor, factor: Tensor) -> dict[str, Tensor]:
+        """Return the answer of each row, and the next state."""
+        low = self.first(x * factor, state[0])
+        high = self.second(low, state[1])
+        return {"y": high, "next": torch.stack([low, high])}
+
+
+def test_a_state_with_the_batch_on_another_axis_is_saved(repository: Path) -> None:
+    network = seeded(Step)
+    sample = {"x": torch.randn(5, 4), "state": torch.randn(2, 5, 8), "factor": torch.tensor(2.0)}
+    axes = {"state": 1, "factor": None}
+    fitserve.save("step", network, sample, batch_axis=axes, repository=repository)
+    package = read(repository, "step")
+    found = {spec.name: spec.batch_axis for spec in (*package.card.inputs, *package.card.outputs)}
+    assert found == {"x": 0, "state": 1, "factor": None, "y": 0, "next": 1}
+    assert package.card.batching == "rows"
+
+
+@pytest.mark.parametrize(
+    ("axes", "sentence"),
+    [
+        ({"stat": 1}, "batch_axis names stat: the inputs are x, state, factor"),
+        ({"factor": None}, "the sample has rows in different numbers"),
+        ({"state": 3, "factor": None}, "give rows, with the batch as axis 3"),
+    ],
+)
+def test_an_axis_that_does_not_fit_is_refused(
+    axes: dict[str, int | None], sentence: str, repository: Path
+) -> None:
+    sample = {"x": torch.randn(5, 4), "state": torch.randn(2, 5, 8), "factor": torch.ones(5, 1)}
+    with pytest.raises(fitserve.ExportError, match=sentence):
+        fitserve.save("step", seeded(Step), sample, batch_axis=axes, repository=repository)
+
+
 def test_dimensions_that_differ_between_two_samples_are_free(repository: Path) -> None:
     network = seeded(Pool)
     samples = [torch.randint(0, 50, (3, 7)), torch.randint(0, 50, (4, 11))]
