@@ -194,7 +194,7 @@ def test_what_the_network_answers_is_compared_with_the_files(
         torch.manual_seed(1)
         other_network = nn.Linear(4, 2)
         flat = torch_module.flat_module(other_network, ["input"])
-        program = torch_module._program(flat, [{"input": torch.ones(2, 4)}])
+        program = torch_module._program(flat, [{"input": torch.ones(2, 4)}], {})
         return original(program, ["input"], ["output"])
 
     original = torch_module.onnx_of
