@@ -252,7 +252,7 @@ def test_a_card_without_a_schema_version_is_refused(blot: ModelPackage) -> None:
         (lambda card: card.pop("example"), "example: Field required"),
         (lambda card: card.update(task="translation"), "task: Input should be 'classification'"),
         (lambda card: card.update(inputs=[]), "inputs: Tuple should have at least 1 item"),
-        (lambda card: card["inputs"][0].update(datatype="BYTES"), "inputs.0.datatype: "),
+        (lambda card: card["inputs"][0].update(datatype="STRING"), "inputs.0.datatype: "),
         (
             lambda card: card["files"]["model.pt"].update(sha256="ABC"),
             "files.model.pt.sha256: ",

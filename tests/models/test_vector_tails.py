@@ -35,9 +35,10 @@ BINARY = {
 }  # fmt: skip
 OTHER_INPUTS = {
     "And", "BitShift", "BitwiseAnd", "BitwiseNot", "BitwiseOr", "BitwiseXor", "Expand", "Not", "Or",
-    "Swish", "Where", "Xor", "ai.onnx.ml.Binarizer",
+    "RegexFullMatch", "StringConcat", "Swish", "Where", "Xor", "ai.onnx.ml.Binarizer",
+    "ai.onnx.ml.CategoryMapper",
 }  # fmt: skip
-"""Operators that take no FP32 or no NaN, take sizes, or are newer than the opset here."""
+"""Operators that take texts, no FP32 or no NaN, take sizes, or are newer than the opset here."""
 LENGTHS = (*range(1, 34), 64, 65)
 ROUNDING = 16 * float(np.finfo(np.float32).eps)
 
