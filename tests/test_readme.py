@@ -212,6 +212,7 @@ OWN = [
 ]
 
 
+@pytest.mark.timeout(1200)  # nine networks are exported
 def test_the_users_own_networks_are_saved_checked_and_served_as_shown(tmp_path: Path) -> None:
     own = {**os.environ, "FITSERVE_MODEL_REPOSITORY": str(tmp_path)}
     for block in OWN:
