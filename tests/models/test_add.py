@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from models.__main__ import main
 from models.loading import open_runtime
+from models.proof_budget import LEAST_ROWS
 from models.readme import render_page
 from models.repository import ModelRepository
 
@@ -145,7 +146,8 @@ def test_the_card_of_an_added_network_has_no_training_record(
     assert "How it was fitted and how good it is are not known here." in card.limits
     assert any("random numbers" in limit for limit in card.limits)
     assert [record.runtime for record in card.parity] == list(card.runtimes)
-    assert all(record.samples == 64 for record in card.parity)
+    least = LEAST_ROWS if name == "resnet" else 64  # a busy machine computes fewer rows of it
+    assert all(least <= record.samples <= 64 for record in card.parity)
     page = render_page(card)
     assert "eager" not in page
     assert "fitted" not in page.replace(card.limits[0], "")
