@@ -201,7 +201,7 @@ def test_a_file_of_a_notebook_is_added_by_its_content(
             "whole.pth: torch reads no weights in it (it holds Python objects, whose loading",
         ),
         (("script.pt",), "TorchScript states no shapes: give rows with --sample FILE.npz, or each"),
-        (("folder",), "folder: it is a folder without export.json: give a file"),
+        (("folder",), "folder: it is a folder without export.json or config.json: give a"),
         (("net.onnx", "--weights", "net.pth"), "--weights is for networks that are made by code"),
     ],
 )

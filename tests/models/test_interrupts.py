@@ -66,4 +66,7 @@ def test_a_missing_library_of_training_is_reported_with_the_command_to_install_i
         "error: training needs typer, which is not installed here: `make dev` installs what is "
     )
     assert run("training", tmp_path, "typer", missing) == (1, "", message + "missing\n")
-    assert "\ndev: $(VENV)/.all $(VENV)/.clients ##" in (CHECKOUT / "Makefile").read_text()
+    assert (
+        "\ndev: $(VENV)/.all $(VENV)/.clients $(VENV)/.networks ##"
+        in (CHECKOUT / "Makefile").read_text()
+    )
