@@ -17,7 +17,7 @@ from models.importing import MAX_ONNX_BYTES, AddError, read_file
 from models.pictures import PictureSpec
 from models.repairs import repaired
 from models.runtimes import Arrays
-from models.samples import read_arrays
+from models.samples import has_nan, read_arrays, rows_without_nan
 from models.table_files import GivenTable, read_given
 from models.text import escaped
 from models.tokens import TOKENIZER_FILE
@@ -199,7 +199,11 @@ def _read_export(folder: Path) -> Source:
     while (samples := folder / f"samples-{len(records) + 1}.npz").is_file():
         answers = folder / f"answers-{len(records) + 1}.npz"
         records.append(Record(read_arrays(samples), read_arrays(answers)))
-    onnx = _read_onnx(folder / MODEL_FILES["onnx"])
+    onnx, table = _read_onnx(folder / MODEL_FILES["onnx"]), read_given(folder)
+    notes = stated.notes
+    if table is None and any(has_nan(record.samples) for record in records):
+        records = [_whole(record) for record in records]
+        notes += ("Rows that lack numbers are left out of its checks.",)
     return Source(
         onnx.file,
         onnx.onnx,
@@ -209,10 +213,24 @@ def _read_export(folder: Path) -> Source:
         records=records,
         origin=stated.origin,
         labels=stated.labels or onnx.labels,
-        notes=stated.notes,
+        notes=notes,
         pictures=_read_pictures(folder, stated.picture) if stated.picture else None,
         texts=_read_texts(folder, stated.text) if stated.text else None,
-        table=read_given(folder),
+        table=table,
+    )
+
+
+def _whole(record: Record) -> Record:
+    """Return the rows without NaN; all rows if the first axis does not count them everywhere."""
+    arrays = [*record.samples.values(), *record.answers.values()]
+    if not record.samples or len({array.shape[:1] for array in arrays}) > 1:
+        return record
+    whole = rows_without_nan(record.samples)
+    return Record(
+        *(
+            {name: array[whole] for name, array in one.items()}
+            for one in (record.samples, record.answers)
+        )
     )
 
 

@@ -124,7 +124,7 @@ def arrays_of(table: TableSpec, values: Mapping[str, list[Any]]) -> dict[str, ND
     try:
         return table_inputs(table, values, table.inputs())
     except TableError as error:
-        raise AddError(f"the sample: {error}") from error
+        raise AddError(f"the sample does not fit: {error}") from error
 
 
 @contextmanager

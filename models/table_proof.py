@@ -11,6 +11,7 @@ from models.differences import HALF_PRECISION, is_finite, relative_difference
 from models.importing import AddError, ForeignGraph, datatype_of
 from models.parity import agree, in_batches
 from models.runtimes import Arrays, DeclaredTensor, Runtime, one_line
+from models.samples import rows_without_nan
 from models.sources import Source
 from models.table_columns import TableSpec
 from models.table_files import GivenTable
@@ -48,8 +49,8 @@ def with_samples(file: str, source: Source, inputs: Sequence[DeclaredTensor]) ->
     values = random_values(spec) if given.values is None else given.values
     arrays = _converted(spec, values, specs)
     if given.made:
-        _require_equal(file, arrays, given.made)
-    whole = _without_nan(arrays)
+        _require_equal(file, spec, arrays, given.made)
+    whole = rows_without_nan(arrays).tolist()
     if not whole:
         raise AddError("every row of the sample lacks a number: give some rows without null")
     return replace(
@@ -194,10 +195,10 @@ def _converted(
     try:
         return table_inputs(table, values, inputs)
     except TableError as error:
-        raise AddError(f"the sample: {error}") from error
+        raise AddError(f"the sample does not fit: {error}") from error
 
 
-def _require_equal(file: str, arrays: Arrays, made: Arrays) -> None:
+def _require_equal(file: str, spec: TableSpec, arrays: Arrays, made: Arrays) -> None:
     """Check that the rows become what the export's own steps make of them.
 
     Raises:
@@ -220,21 +221,12 @@ def _require_equal(file: str, arrays: Arrays, made: Arrays) -> None:
             equal = array == own
         if not equal.all():
             row, *place = map(int, np.argwhere(~equal)[0])
+            columns = [column for column in spec.by_input[name] for _ in range(column.width)]
             raise AddError(
-                f"{file}: row {row + 1} of the sample becomes {array[row, *place]!s} at place "
-                f"{place} of {name} by the declared columns, and {own[row, *place]!s} by the "
-                "transform: declare the columns as the transform makes them"
+                f"{file}: {columns[place[0] if place else 0].name!r} of row {row + 1} of the sample "
+                f"becomes {array[row, *place]!s} by the declared columns, and {own[row, *place]!s} "
+                "by the transform: declare the column as the transform makes it"
             )
-
-
-def _without_nan(arrays: Arrays) -> list[int]:
-    """Return the places of the rows that hold no NaN."""
-    count = len(next(iter(arrays.values())))
-    whole = np.ones(count, bool)
-    for array in arrays.values():
-        if array.dtype.kind == "f":
-            whole &= ~np.isnan(array).reshape(count, -1).any(axis=1)
-    return [int(at) for at in np.flatnonzero(whole)]
 
 
 def _is_probabilities(card: ModelCard, output: str) -> bool:
