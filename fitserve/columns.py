@@ -119,7 +119,8 @@ def _plain(value: Any) -> Any:
     if type(value).__name__ in ("NAType", "NaTType"):
         return None
     if hasattr(value, "isoformat"):
-        return value.isoformat()
+        text: str = value.isoformat()
+        return text.removesuffix("T00:00:00")
     if hasattr(value, "item"):
         value = value.item()
     return None if isinstance(value, float) and np.isnan(value) else value

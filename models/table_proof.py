@@ -71,7 +71,7 @@ def with_example(table: GivenTable, rows: int, count: int) -> TableSpec:
         count: the number of samples.
     """
     values, places = table.values or {}, [table.whole[at % count] for at in range(rows)]
-    example = tuple({name: one[at] for name, one in values.items()} for at in places)
+    example = tuple({name: values[name][at] for name in table.spec.by_name} for at in places)
     return replace(table.spec, example=example)
 
 
@@ -221,10 +221,10 @@ def _require_equal(file: str, spec: TableSpec, arrays: Arrays, made: Arrays) -> 
             equal = array == own
         if not equal.all():
             row, *place = map(int, np.argwhere(~equal)[0])
-            columns = [column for column in spec.by_input[name] for _ in range(column.width)]
+            columns = [column.name for column in spec.by_input[name] for _ in range(column.width)]
             raise AddError(
-                f"{file}: {columns[place[0] if place else 0].name!r} of row {row + 1} of the sample "
-                f"becomes {array[row, *place]!s} by the declared columns, and {own[row, *place]!s} "
+                f"{file}: {columns[sum(place)]!r} in row {row + 1} of the sample becomes "
+                f"{array[row, *place]!s} by the declared columns, and {own[row, *place]!s} "
                 "by the transform: declare the column as the transform makes it"
             )
 
