@@ -23,7 +23,7 @@ from models.importing import AddError, read_file
 from models.runtimes import Arrays
 from models.samples import read_arrays
 from models.table_columns import TableSpec
-from models.table_values import TableError, table_inputs, value_of_text, values_of_rows
+from models.table_values import TableError, table_inputs, values_of_rows, values_of_texts
 
 _TABLE = TypeAdapter(TableSpec)
 _MAX_BYTES = 2**28
@@ -175,11 +175,10 @@ def _csv(file: Path, table: TableSpec) -> dict[str, list[Any]]:
     if short := [at for at, row in enumerate(rows, start=1) if len(row) != len(names)]:
         raise TableError(f"Row {short[0]} has another number of fields than the first line.")
     columns = table.by_name
+    fields = dict(zip(names, map(list, zip(*rows, strict=True)), strict=True))
     return {
-        name: [
-            value_of_text(columns[name], row[at]) if name in columns else row[at] for row in rows
-        ]
-        for at, name in enumerate(names)
+        name: values_of_texts(columns[name], texts) if name in columns else texts
+        for name, texts in fields.items()
     }
 
 

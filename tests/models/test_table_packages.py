@@ -16,6 +16,7 @@ from models.card import ModelCard
 from models.package import ModelPackage
 from models.repository import ModelRepository
 
+pytestmark = pytest.mark.usefixtures("one_trial_of_each_graph")
 Add = Callable[..., tuple[int, str]]
 
 COLUMNS: list[dict[str, Any]] = [
