@@ -17,19 +17,16 @@ from models.package import PackageError
 from models.parity import ParityError
 from models.readme import headline
 from models.repository import SHIPPED, ModelRepository, default_repository
-from training.datasets import DOWNLOADS, DataError, Dataset, DatasetName, load
+from training.datasets import DATASETS, DOWNLOADS, DataError, Dataset, load
 from training.evaluation import NotFiniteError
 from training.export import ExportError, check_repository, export
-from training.hyperparameters import (
-    CnnHyperparameters,
-    ColumnHyperparameters,
-    HyperparameterError,
-    MlpHyperparameters,
-)
+from training.hyperparameters import HyperparameterError
 from training.loop import DivergedError, pick_device
 from training.publishing import PublishError, check_data, check_result, write_checkpoint
-from training.recipes import RECIPES, Preset, Recipe
+from training.recipe import Preset, Recipe, RecipeError
+from training.recipes import RECIPES
 from training.runs import RunResult, run_recipe
+from training.snapshots import SECONDS, SnapshotError, remove_snapshots, snapshots_of
 
 app = typer.Typer(
     help="Train, evaluate, export and verify the networks.",
@@ -63,7 +60,7 @@ def _with_hyperparameters(command: Callable[..., None]) -> Callable[..., None]:
     """Replace **values in the signature by one option for each hyperparameter of any recipe."""
     fields = {
         name: field
-        for kind in (ColumnHyperparameters, MlpHyperparameters, CnnHyperparameters)
+        for kind in dict.fromkeys(type(recipe.default) for recipe in RECIPES.values())
         for name, field in kind.model_fields.items()
     }
     options = []
@@ -94,6 +91,12 @@ def _with_hyperparameters(command: Callable[..., None]) -> Callable[..., None]:
     return command
 
 
+def _dataset_name(text: str) -> str:
+    if text not in DATASETS:
+        raise typer.BadParameter(f"{text!r} is not one of {', '.join(DATASETS)}")
+    return text
+
+
 @app.command("fit")
 @_with_hyperparameters
 def fit(
@@ -110,7 +113,12 @@ def fit(
         bool, typer.Option(help="train the tutorial preset too, for the card's figures")
     ] = True,
     data: Annotated[
-        DatasetName | None, typer.Option(help="train on other data of the same kind")
+        str | None,
+        typer.Option(
+            help="train on other data of the same kind",
+            parser=_dataset_name,
+            metavar="|".join(DATASETS),
+        ),
     ] = None,
     data_dir: Annotated[
         Path,
@@ -129,6 +137,12 @@ def fit(
     keep_interrupted: Annotated[
         bool, typer.Option("--keep-interrupted", help="publish a network after Ctrl-C")
     ] = False,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="go on with the snapshots of an interrupted fit")
+    ] = False,
+    snapshot_every: Annotated[
+        float, typer.Option(min=0, help="seconds from one snapshot to the next")
+    ] = SECONDS,
     **values: Any,
 ) -> None:
     """Train, evaluate, export and verify recipes, and write the next version of each package.
@@ -150,29 +164,34 @@ def fit(
         }
         check_repository(repository)
         picked = pick_device(device)
-        sources = {name: load(name, data_dir) for name in {data or r.data for r in recipes}}
+        sources = {
+            recipe.name: load(data, data_dir) if data else recipe.load(data_dir)
+            for recipe in recipes
+        }
         for recipe in recipes:
-            _check_input(recipe, sources[data or recipe.data])
+            _check_input(recipe, sources[recipe.name])
             if not replace:
-                check_data(recipe, sources[data or recipe.data], repository)
+                check_data(recipe, sources[recipe.name], repository)
         if threads:
             torch.set_num_threads(threads)
         for recipe in recipes:
+            source = sources[recipe.name]
             result = run_recipe(
                 recipe,
                 preset,
                 hyperparameters[recipe.name],
-                sources[data or recipe.data],
+                source,
                 seeds=seeds or recipe.seeds,
                 compare=compare,
                 device=picked,
+                snapshots=snapshots_of(recipe, source, repository, snapshot_every, resume),
             )
             code = max(code, _publish(result, repository, replace, keep_interrupted))
             if result.interrupted:
                 break
     except (
         DataError, DeviceError, DivergedError, ExportError, HyperparameterError, NotFiniteError,
-        PackageError, ParityError, PublishError, RecipeError,
+        PackageError, ParityError, PublishError, RecipeError, SnapshotError,
     ) as error:  # fmt: skip
         typer.echo(f"error: {error}", err=True)
         raise typer.Exit(1) from error
@@ -187,7 +206,7 @@ def _publish(result: RunResult, repository: Path, replace: bool, keep_interrupte
         if result.interrupted and not keep_interrupted:
             raise PublishError(
                 f"{result.recipe.name}: interrupted, no package is written "
-                "(--keep-interrupted writes one)"
+                "(--resume goes on, --keep-interrupted writes one)"
             )
         check_result(result, repository, replace=replace)
     except PublishError as error:
@@ -198,6 +217,8 @@ def _publish(result: RunResult, repository: Path, replace: bool, keep_interrupte
         typer.echo(f"error: {error}; {note}", err=True)
         return code or 1
     package = export(result, repository)
+    if not result.interrupted:
+        remove_snapshots(result.recipe, repository)
     console.print(f"[bold]{package.label}[/bold] {headline(package.card)}: {package.path}")
     return code
 
@@ -211,10 +232,6 @@ def _numbers(texts: list[str]) -> list[int | str]:
         except ValueError:
             numbers.append(text)
     return numbers
-
-
-class RecipeError(ValueError):
-    """An unknown recipe, no recipe, or a recipe that does not accept the data."""
 
 
 def _recipes(names: list[str]) -> list[Recipe]:

@@ -1,7 +1,6 @@
 """Export of a trained network as a package: TorchScript, ONNX, parity, card and pictures.
 
-The exported graph includes the preprocessing and, for a classifier, the softmax, so that clients
-send raw inputs. Each file is opened with its serving runtime and compared with the network in
+Each file is opened with its serving runtime and compared with the network in
 eager mode. If a comparison fails, no package is written.
 """
 
@@ -9,8 +8,7 @@ import io
 import platform
 import tempfile
 import warnings
-from collections.abc import Mapping
-from dataclasses import replace
+from collections.abc import Mapping, Sequence
 from importlib.metadata import version as installed
 from pathlib import Path
 
@@ -27,7 +25,6 @@ from models.card import (
     RecordedTensor,
     RuntimeName,
 )
-from models.interfaces import IMAGE, POINT, X
 from models.loading import check_example
 from models.package import ModelPackage, require_writable, write_package
 from models.parity import check_parity
@@ -37,66 +34,14 @@ from models.subnormals import FlushToZero
 from models.tensor_spec import TensorSpec
 from models.torch_runtimes import TorchScriptRuntime
 from training import plots
-from training.datasets import Dataset, digits
 from training.runs import RunResult
+from training.served import Served
 
 EXAMPLE_ROWS = 2
 
 
 class ExportError(RuntimeError):
     """An export that cannot be served. No file was written."""
-
-
-class _ImageGraph(nn.Module):
-    def __init__(self, network: nn.Module) -> None:
-        super().__init__()
-        self.network = network
-
-    def forward(self, image: Tensor) -> Tensor:
-        return self.network(image).softmax(dim=1)  # type: ignore[no-any-return]
-
-
-class _PointGraph(nn.Module):
-    def __init__(self, network: nn.Module) -> None:
-        super().__init__()
-        self.network = network
-
-    def forward(self, point: Tensor) -> Tensor:
-        return self.network(point).softmax(dim=1)  # type: ignore[no-any-return]
-
-
-class _CurveGraph(nn.Module):
-    def __init__(self, network: nn.Module) -> None:
-        super().__init__()
-        self.network = network
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.network(x)  # type: ignore[no-any-return]
-
-
-def graph_of(network: nn.Module, data: Dataset) -> tuple[nn.Module, TensorSpec, TensorSpec]:
-    """Return the module to export, its input and its output.
-
-    The names of the module's arguments are the names of the tensors.
-    """
-    if data.task == "regression":
-        low, high = float(data.train.inputs.min()), float(data.train.inputs.max())
-        return (
-            _CurveGraph(network).eval(),
-            replace(X, minimum=low, maximum=high),
-            TensorSpec(name="y", datatype="FP32", shape=(-1, 1), meaning="the curve's value at x"),
-        )  # fmt: skip
-    probabilities = TensorSpec(
-        name="probabilities", datatype="FP32", shape=(-1, len(data.labels)), minimum=0, maximum=1,
-        meaning="of each class; a row sums to 1", labels=data.labels,
-    )  # fmt: skip
-    if data.input_kind == "columns":
-        return (
-            _PointGraph(network).eval(),
-            POINT,
-            probabilities,
-        )
-    return _ImageGraph(network).eval(), IMAGE, probabilities
 
 
 def torchscript(graph: nn.Module) -> bytes:
@@ -108,24 +53,23 @@ def torchscript(graph: nn.Module) -> bytes:
     return stream.getvalue()
 
 
-def onnx(graph: nn.Module, sample: Tensor, spec: TensorSpec, output: TensorSpec) -> bytes:
-    """Return the graph as a single ONNX file with a dynamic batch size.
+def onnx(served: Served, rows: Tensor) -> bytes:
+    """Return the module as a single ONNX file with a dynamic batch size.
 
     Args:
-        graph: the module, in eval mode and on the CPU.
-        sample: two or more input rows.
-        spec: the input.
-        output: the output.
+        served: the module and its tensors.
+        rows: two or more rows of the data set.
     """
+    batch = torch.export.Dim("batch")
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder, "model.onnx")
         torch.onnx.export(
-            graph,
-            (sample,),
+            served.module,
+            served.arguments(rows),
             path,
-            input_names=[spec.name],
-            output_names=[output.name],
-            dynamic_shapes={spec.name: {0: torch.export.Dim("batch")}},
+            input_names=[spec.name for spec in served.inputs],
+            output_names=[spec.name for spec in served.outputs],
+            dynamic_shapes={spec.name: {0: batch} for spec in served.inputs},
             dynamo=True,
             external_data=False,
             verbose=False,
@@ -155,63 +99,77 @@ def export(result: RunResult, root: Path) -> ModelPackage:
             be written.
         PackageError: the package's folder cannot be read, or another process wrote the version.
     """
-    data = result.data
-    graph, spec, output = graph_of(result.network, data)
-    samples = data.test.inputs
+    data, recipe = result.data, result.recipe
+    served = recipe.served(result.network, data)
     files = {
-        MODEL_FILES["torchscript"]: torchscript(graph),
-        MODEL_FILES["onnx"]: onnx(graph, samples[:2], spec, output),
+        MODEL_FILES["torchscript"]: torchscript(served.module),
+        MODEL_FILES["onnx"]: onnx(served, data.test.inputs[:2]),
     }
+
+    def arrays(rows: Tensor) -> Arrays:
+        arguments = served.arguments(rows)
+        return {
+            spec.name: argument.numpy()
+            for spec, argument in zip(served.inputs, arguments, strict=True)
+        }
 
     def eager(inputs: Arrays) -> Arrays:
         with torch.inference_mode(), FlushToZero():  # as the runtimes compute
-            return {output.name: graph(torch.from_numpy(inputs[spec.name])).numpy()}
+            outputs = served.module(*(torch.from_numpy(inputs[s.name]) for s in served.inputs))
+        if isinstance(outputs, Tensor):
+            outputs = (outputs,)
+        return {spec.name: o.numpy() for spec, o in zip(served.outputs, outputs, strict=True)}
 
-    # MNIST's images are not ours to redistribute: the example of an image network is from
-    # scikit-learn's digits.
-    source = digits() if data.input_kind == "images" else data
-    recorded = source.test.inputs[:EXAMPLE_ROWS].numpy()
+    recorded = arrays(data.example_rows(EXAMPLE_ROWS))
     example = Example(
-        inputs={spec.name: RecordedTensor.of(spec.datatype, recorded)},
-        outputs={
-            output.name: RecordedTensor.of(
-                output.datatype, eager({spec.name: recorded})[output.name]
-            )
-        },
+        inputs=_recorded(served.inputs, recorded),
+        outputs=_recorded(served.outputs, eager(recorded)),
         tolerance=EXAMPLE_TOLERANCE,
     )
     card = ModelCard(
-        name=result.recipe.name,
-        version=ModelRepository(root).next_version(result.recipe.name),
-        summary=result.recipe.summary,
+        name=recipe.name,
+        version=ModelRepository(root).next_version(recipe.name),
+        summary=recipe.summary,
         task=data.task,
-        inputs=(spec,),
-        outputs=(output,),
+        inputs=served.inputs,
+        outputs=served.outputs,
         fit=_fit_record(result),
         evaluations=result.evaluations,
         seeds=result.seeds,
         example=example,
-        intended_use=result.recipe.intended_use,
-        limits=result.recipe.limits,
+        intended_use=recipe.intended_use,
+        limits=recipe.limits,
+        **served.card,
     )
+    names = [spec.name for spec in served.outputs]
     opened: Mapping[RuntimeName, Runtime] = {
         "onnx": _require_fit(OnnxRuntime(files[MODEL_FILES["onnx"]]), card),
         "torchscript": _require_fit(
-            TorchScriptRuntime(files[MODEL_FILES["torchscript"]], outputs=[output.name]), card
+            TorchScriptRuntime(files[MODEL_FILES["torchscript"]], outputs=names), card
         ),
     }
+    samples = arrays(data.test.inputs)
     parity = tuple(
         check_parity(
-            eager, runtime, {spec.name: samples.numpy()}, runtime=name,
-            classification=data.task == "classification",
+            eager, runtime, samples, runtime=name, classification=data.task == "classification"
         )
         for name, runtime in opened.items()
-    )  # fmt: skip
-    pictures = plots.report(result.network, data, result.history, result.evaluations[0])
+    )
+    pictures = plots.report(
+        {
+            "loss-curves": plots.loss_curves(result.history),
+            **recipe.pictures(result.network, data, result.evaluations[0]),
+        }
+    )
+    card = card.model_copy(update={"parity": parity})
     try:
-        return write_package(root, card.model_copy(update={"parity": parity}), files | pictures)
+        return write_package(root, card, files | dict(served.files) | pictures)
     except OSError as error:
         raise _unwritable(root, error) from error
+
+
+def _recorded(specs: Sequence[TensorSpec], arrays: Arrays) -> dict[str, RecordedTensor]:
+    return {spec.name: RecordedTensor.of(spec.datatype, arrays[spec.name]) for spec in specs}
 
 
 def check_repository(root: Path) -> None:

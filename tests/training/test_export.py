@@ -23,6 +23,7 @@ from training.datasets import Dataset, Split
 from training.export import ExportError, export
 from training.recipes import RECIPES
 from training.runs import RunResult, run_recipe
+from training.served import Served
 
 CPU = torch.device("cpu")
 SEEDS = 2
@@ -56,6 +57,7 @@ def pictures(digits: Dataset) -> RunResult:
         digits,
         name="mnist",
         external=datasets.digits,
+        redistributable=False,
         test=Split(digits.test.inputs.flip(0), digits.test.targets.flip(0)),
     )
     return run_on("mnist-mlp", data, tutorial, epochs=2, hidden=(32,), batch_size=32)
@@ -282,11 +284,11 @@ def changed_export(change: Callable[[torch.nn.Module], None]) -> Callable[..., b
     """Return an ONNX export that exports a changed copy of the network."""
     original = training.export.onnx
 
-    def export_another(graph: torch.nn.Module, *rest: Any) -> bytes:
-        other = copy.deepcopy(graph)
+    def export_another(served: Served, *rest: Any) -> bytes:
+        other = copy.deepcopy(served.module)
         with torch.no_grad():
             change(other)
-        return original(other, *rest)
+        return original(replace(served, module=other), *rest)
 
     return export_another
 
