@@ -127,8 +127,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 2
 
     print(machine())
+    batch_size = RECIPE.hyperparameters("tutorial").batch_size
     print(
-        f"{len(data.train):,} rows an epoch in batches of {RECIPE.hyperparameters("tutorial").batch_size}, "
+        f"{len(data.train):,} rows an epoch in batches of {batch_size}, "
         f"{options.epochs} epochs a run; accuracy on {len(data.test):,} test samples\n"
     )
     fitserve(data, 1, 0)  # untimed: the first run of a process also imports and allocates
