@@ -86,7 +86,7 @@ def check_tokens(tokens: Sequence[Tokens]) -> None:
     """
     if empty := [number for number, one in enumerate(tokens, start=1) if not len(one.ids)]:
         raise BadInputError(
-            f"Text {empty[0]} has no tokens: send a text that is not empty, with more than spaces."
+            f"Text {empty[0]} has no tokens: send a text that is neither empty nor blank."
         )
 
 
