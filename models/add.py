@@ -26,7 +26,7 @@ from models.importing import AddError, ForeignGraph
 from models.max_length import MaxLength, at_sizes
 from models.observed import Asked, Observed, observe
 from models.package import ModelPackage, require_writable, write_package
-from models.padding_proof import Pad, prove_padding, require_batched
+from models.padding_proof import Pad, prove_padding, require_batched, with_varied_rows
 from models.proofs import prove_answers, prove_largest, prove_rows
 from models.proved_batches import batching
 from models.ranges import InputRange
@@ -165,7 +165,8 @@ def _proved(
         progress("comparing padded rows with rows alone")
         try:
             require_batched(graph, found.padding, proof)
-            padded = prove_padding(graph, found.padding, found.few, found.outputs, half=half)
+            tried = with_varied_rows(graph, found.few, samples)
+            padded = prove_padding(graph, found.padding, tried, found.outputs, half=half)
         except AddError as error:
             if padding_is_asked:
                 raise
