@@ -15,6 +15,7 @@ from models.card import (
     EXAMPLE_TOLERANCE,
     MODEL_FILES,
     PACKAGE_NAME_RULE,
+    WEIGHTS_FILE,
     Example,
     ModelCard,
     RecordedTensor,
@@ -148,7 +149,7 @@ def _proved(
     progress: Callable[[str], object],
     *,
     padding_is_asked: bool,
-) -> tuple[ModelCard, dict[str, bytes]]:
+) -> tuple[ModelCard, dict[str, bytes | bytearray]]:
     """Check the network; return its card with the results, and the files of the package.
 
     Raises:
@@ -172,7 +173,9 @@ def _proved(
             card = _limited(card, f"Texts of unequal lengths are computed one by one: {error}.")
         else:
             own, card = (*own, padded), card.model_copy(update={"padding": found.padding})
-    files = {MODEL_FILES["onnx"]: source.onnx}
+    files: dict[str, bytes | bytearray] = {MODEL_FILES["onnx"]: source.onnx}
+    if source.weights is not None:
+        files[WEIGHTS_FILE] = source.weights
     if source.texts:
         progress("comparing texts with the training library")
         text, equal = prove_texts(graph.file, graph.network, card, source.texts)

@@ -35,6 +35,8 @@ MODEL_FILES: Mapping[RuntimeName, str] = {
     "pt2": "model.pt2",
 }
 """The file in a package that each runtime loads; `pt2` is a program of torch.export."""
+WEIGHTS_FILE = "model.onnx.data"
+"""The weights of `model.onnx` that are beside it, if they are too large for the file itself."""
 
 
 PACKAGE_NAME_RULE = "must be 1 to 100 letters, digits, '-' or '_', and begin with a letter or digit"

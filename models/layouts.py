@@ -17,6 +17,7 @@ from models.batch_axes import Axes, BatchAxes
 from models.graph import all_nodes
 from models.importing import AddError, ForeignGraph, RowsFirstGraph
 from models.layout_rows import sample_rows, shared_values
+from models.onnx_library import Weights
 from models.parity import agree
 from models.ranges import InputRange, with_ranges
 from models.runtimes import Arrays, DeclaredTensor, OnnxRuntime
@@ -74,6 +75,7 @@ class LayoutSearch:
         arrays: the sample in the network's layout; None for random rows.
         ranges: of the inputs, for random rows.
         stated: what the options say.
+        weights: the content of the file beside the ONNX file, if it has one.
 
     Raises:
         AddError: an option names an unknown input or axis.
@@ -88,6 +90,7 @@ class LayoutSearch:
         arrays: Arrays | None,
         ranges: Sequence[InputRange],
         stated: Stated,
+        weights: Weights | None,
     ) -> None:
         require_known(network.inputs, stated)
         self._file = file
@@ -98,6 +101,7 @@ class LayoutSearch:
         self._arrays = arrays
         self._ranges = ranges
         self._stated = stated
+        self._weights = weights
         self._words = words_of(model)
         self._is_settled = True
 
@@ -238,7 +242,7 @@ class LayoutSearch:
         sized = [name for name, axis in axes.outputs.items() if axis is None]
         return ForeignGraph(
             self._file, network, size, axes, batch=size or -1,
-            sized=frozenset(sized if self._data_sized else ()),
+            sized=frozenset(sized if self._data_sized else ()), weights=self._weights,
         )  # fmt: skip
 
     # Trials
@@ -301,7 +305,8 @@ class LayoutSearch:
         if len(counts) > 1 or 0 in counts:
             return None
         rows = Samples(rows, False, None).resized(ROWS)
-        require_safe(self._file, self._content, graph.network.inputs, rows, inputs)
+        declared, weights = graph.network.inputs, self._weights
+        require_safe(self._file, self._content, declared, rows, inputs, weights)
         return rows
 
 

@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from models.card import MODEL_FILES, Example, RuntimeName
+from models.card import MODEL_FILES, WEIGHTS_FILE, Example, RuntimeName
 from models.devices import DeviceError
 from models.differences import excess, relative_difference
 from models.package import ModelPackage, PackageError
@@ -58,12 +58,18 @@ def open_runtime(
 def _opened(package: ModelPackage, name: RuntimeName, device: str, threads: int) -> Runtime:
     card, file = package.card, MODEL_FILES[name]
     content = package.load(file)
+    has_weights_beside = name == "onnx" and WEIGHTS_FILE in card.files
+    weights = package.load(WEIGHTS_FILE) if has_weights_beside else None
     runtime: OnnxRuntime | TorchRuntime
     try:
         if name == "onnx":
-            bounded = card.has_free_dimensions or may_vary_in_cost(content)
             runtime = OnnxRuntime(
-                content, device, threads, optimized=card.optimized, bounded=bounded
+                content,
+                device,
+                threads,
+                optimized=card.optimized,
+                bounded=card.has_free_dimensions or may_vary_in_cost(content),
+                weights=weights,
             )
         else:
             outputs = [spec.name for spec in card.outputs]

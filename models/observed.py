@@ -97,13 +97,20 @@ def observe(source: Source, asked: Asked, progress: Callable[[str], object]) -> 
     Raises:
         AddError: the network cannot be served, or an option does not fit it.
     """
-    opened = open_graph(source.file, source.onnx)
+    opened = open_graph(source.file, source.onnx, source.weights)
     model = load(source.onnx)
-    _require_computable(source.file, model)
+    _require_computable(source, model)
     half = computes_in_half(source.onnx)
     asked = _completed(asked, source, opened.inputs)
     search = LayoutSearch(
-        source.file, opened, source.onnx, model, source.samples, asked.ranges, asked.batch
+        source.file,
+        opened,
+        source.onnx,
+        model,
+        source.samples,
+        asked.ranges,
+        asked.batch,
+        source.weights,
     )
     progress("trying sizes in another process")
     words = words_of(model)
@@ -160,12 +167,13 @@ def _completed(asked: Asked, source: Source, inputs: Sequence[DeclaredTensor]) -
     return replace(asked, ranges=ranges)
 
 
-def _require_computable(file: str, model: "onnx.ModelProto") -> None:
+def _require_computable(source: Source, model: "onnx.ModelProto") -> None:
     """Check that the graph computes something, and that no request can end the process.
 
     Raises:
         AddError: it does not.
     """
+    file = source.file
     if not model.graph.node:
         raise AddError(
             f"{file}: it has no operators, and so computes nothing: export the network "
@@ -173,7 +181,7 @@ def _require_computable(file: str, model: "onnx.ModelProto") -> None:
         )
     if unsafe := crash(model):
         raise AddError(f"{file}: {unsafe}")
-    if division := dangerous_division(model):
+    if division := dangerous_division(model, source.weights):
         raise AddError(
             f"{file}: {division} divides integers by a number that a request may make -1, "
             "and the least integer divided by -1 ends the process of ONNX Runtime: divide by "
@@ -213,7 +221,9 @@ def _tried_inputs(
     samples = within(samples, graph.network.inputs, max_sizes)
     samples = replace(samples, apart=bool(graph.whole))
     few = samples.resized(graph.fixed_batch or min(samples.count, ROWS_OF_OTHER_SIZES))
-    nonempty = require_safe(graph.file, source.onnx, graph.network.inputs, few, graph.axes.inputs)
+    nonempty = require_safe(
+        graph.file, source.onnx, graph.network.inputs, few, graph.axes.inputs, source.weights
+    )
     return _TriedInputs(source, inputs, samples, few, max_sizes, nonempty)
 
 

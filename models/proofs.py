@@ -126,7 +126,7 @@ def prove_rows(
     """
     network, mixing = graph.network, None
     if samples.fixed_batch is None:
-        mixing, *mixings = row_mixing(content, [samples.rows, *others], graph.axes)
+        mixing, *mixings = row_mixing(content, [samples.rows, *others], graph.axes, graph.weights)
         alone = SingleRows(network)
         try:
             record = _prove(alone, network, samples, outputs, half=half)

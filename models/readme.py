@@ -4,6 +4,7 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from models.card import (
     MODEL_FILES,
+    WEIGHTS_FILE,
     Evaluation,
     FitRecord,
     ModelCard,
@@ -29,6 +30,7 @@ def render_page(card: ModelCard) -> str:
 
 _CONTENTS: Mapping[str, str] = {
     MODEL_FILES["onnx"]: "operators of ONNX",
+    WEIGHTS_FILE: "the weights of model.onnx",
     MODEL_FILES["torchscript"]: "code, which runs when it is loaded",
     MODEL_FILES["pt2"]: "operators of torch",
 }

@@ -23,6 +23,7 @@ from models.graph import (
     attribute_numbers,
     is_subnormal,
 )
+from models.onnx_library import Weights
 from models.row_attributes import unknown_attribute
 from models.row_places import Places, picked, places_of
 from models.row_rules import RESHAPING, RULES, Call, MixesError, Rows, batch_axis
@@ -58,7 +59,10 @@ Other operators may leave it as they find it in the memory, such as products ove
 
 
 def row_mixing(
-    content: bytes, sizes: Sequence[Arrays], axes: BatchAxes = ROWS_FIRST
+    content: bytes,
+    sizes: Sequence[Arrays],
+    axes: BatchAxes = ROWS_FIRST,
+    weights: Weights | None = None,
 ) -> list[str | None]:
     """Return the first operator that mixes rows, or may mix them, for each size.
 
@@ -67,6 +71,7 @@ def row_mixing(
         sizes: for each size, at least one row of every input, with the rows first. Sizes after the
             first whose values would need too much memory are not computed.
         axes: the axes of the batch in the graph.
+        weights: the content of the file beside the ONNX file, if it has one.
 
     Returns:
         For each size, a clause such as "ReduceMax (node_max) reduces over the rows"; None if no
@@ -76,7 +81,7 @@ def row_mixing(
         AddError: the package `onnx` is not installed.
     """
     try:
-        observer = BranchObserver(content)
+        observer = BranchObserver(content, weights)
     except UnreadableGraphError as error:
         return [_unreadable(error)] * len(sizes)
     reasons: dict[int, str | None] = {}

@@ -12,9 +12,10 @@ import pytest
 from exported_networks import Added
 from live_server import serving, temporary_home
 from numpy.typing import NDArray
-from onnx import TensorProto, helper
+from onnx import TensorProto, helper, numpy_helper
 
 from models.add import add
+from models.card import WEIGHTS_FILE
 from models.tensor_spec import NUMPY_DTYPES
 
 
@@ -31,16 +32,37 @@ def impostor(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
+def beside(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A package whose weights are in a file of their own."""
+    folder = tmp_path_factory.mktemp("beside")
+    weights = numpy_helper.from_array(np.full((1, 2048), 3, np.float32), "weights")
+    info = helper.make_tensor_value_info("x", TensorProto.FLOAT, ["batch", 1])
+    wide = helper.make_tensor_value_info("wide", TensorProto.FLOAT, ["batch", 2048])
+    product = helper.make_node("MatMul", ["x", "weights"], ["wide"])
+    graph = helper.make_graph([product], "g", [info], [wide], [weights])
+    opsets = [helper.make_opsetid("", 18)]
+    model = helper.make_model(graph, opset_imports=opsets, ir_version=10)
+    onnx.save(model, folder / "wide.onnx", save_as_external_data=True, location="w")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("models.external_weights.LARGEST_INSIDE", 0)
+        package = add(folder / "added", "wide", folder / "wide.onnx")
+    assert WEIGHTS_FILE in package.card.files
+    return package.path.parent
+
+
+@pytest.fixture(scope="module")
 def client(
     root: Path,
     added_repository: Added,
     impostor: Path,
+    beside: Path,
     tmp_path_factory: pytest.TempPathFactory,
 ) -> Iterator[httpx.Client]:
     """A client of a server whose repository has the added networks and the impostor."""
     repository = tmp_path_factory.mktemp("served")
     for package in (
         impostor,
+        beside,
         *(added_repository.root / name for name in added_repository.networks),
     ):
         (repository / package.name).symlink_to(package)
@@ -59,8 +81,16 @@ def test_every_added_network_serves(client: httpx.Client, added_repository: Adde
     assert content["refused"] == {}
     assert {model["name"] for model in content["models"]} == {
         "sine",
+        "wide",
         *added_repository.networks,
     }
+
+
+def test_weights_beside_the_graph_are_served(client: httpx.Client) -> None:
+    body = {"inputs": [{"name": "x", "shape": [2, 1], "datatype": "FP32", "data": [1, 2]}]}
+    (output,) = client.post("/v2/models/wide/infer", json=body).json()["outputs"]
+    assert output["shape"] == [2, 2048]
+    assert set(output["data"][:2048]) | set(output["data"][2048:]) == {3, 6}
 
 
 def test_the_served_cards_describe_the_inputs(
