@@ -272,7 +272,11 @@ def _array(name: str, tensor: "Tensor") -> Any:
     Raises:
         ExportError: its numbers are of a type that no request holds.
     """
+    import torch
+
     dense = tensor.detach().cpu().to_dense()
+    if dense.dtype == torch.bfloat16:
+        dense = dense.float()  # of which every BF16 is a number
     if tensor.is_quantized or tensor.is_complex() or not _is_numpy_type(dense):
         kind = str(tensor.dtype).removeprefix("torch.")
         advice = "its real and imaginary parts" if tensor.is_complex() else "it in float32"
@@ -281,7 +285,7 @@ def _array(name: str, tensor: "Tensor") -> Any:
 
 
 def _is_numpy_type(tensor: "Tensor") -> bool:
-    """Return whether numpy has the type of the tensor, which it lacks for bfloat16."""
+    """Return whether numpy has the type of the tensor, which it lacks for those of eight bits."""
     try:
         tensor[:0].numpy() if tensor.ndim else tensor.numpy()
     except TypeError:

@@ -22,7 +22,6 @@ from models.card import (
     Task,
     is_package_name,
 )
-from models.differences import HALF_PRECISION
 from models.importing import AddError, ForeignGraph
 from models.max_length import MaxLength, at_sizes
 from models.observed import Asked, Observed, observe
@@ -245,7 +244,7 @@ def _example(found: Observed) -> Example:
             spec.name: RecordedTensor.of(spec.datatype, answers[spec.name])
             for spec in found.outputs
         },
-        tolerance=HALF_PRECISION if found.half else EXAMPLE_TOLERANCE,
+        tolerance=max(found.half, EXAMPLE_TOLERANCE),
     )
 
 

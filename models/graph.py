@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from models.batch_axes import ROWS_FIRST, BatchAxes
+from models.bfloat16 import run_of
 from models.importing import AddError
 from models.onnx_library import Weights, load_onnxruntime, take_weights
 from models.runtimes import Arrays
@@ -202,13 +203,16 @@ def constant_array(tensor: "onnx.TensorProto", weights: Weights | None = None) -
     """
     import onnx
 
+    if tensor.data_type == onnx.TensorProto.BFLOAT16 and not is_beside(tensor):
+        return onnx.numpy_helper.to_array(tensor).astype(np.float32)
     if is_beside(tensor):
         places = {entry.key: int(entry.value) for entry in tensor.external_data
                   if entry.key in ("offset", "length")}  # fmt: skip
         dtype = onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type)
         count = places["length"] // dtype.itemsize
         shape = tuple(tensor.dims)
-        return np.frombuffer(weights or b"", dtype, count, places["offset"]).reshape(shape)
+        found = np.frombuffer(weights or b"", dtype, count, places["offset"]).reshape(shape)
+        return found if dtype.kind in "fiu" else found.astype(np.float32)  # of BF16
 
     if tensor.data_type == onnx.TensorProto.STRING:
         return np.array([*tensor.string_data], object).reshape(tuple(tensor.dims))
@@ -286,7 +290,7 @@ class Observer:
             )
             self._opset = next(own_versions, 1)
             self._names = [name for node in self._nodes for name in node.outputs if name]
-            self._session = open_session(model, self._names, weights)
+            self._run = run_of(open_session(model, self._names, weights))
 
     def require_followed(self) -> None:
         """Check that the graphs inside the nodes are known to compute the same each time.
@@ -323,7 +327,7 @@ class Observer:
             for count in COUNTS
         ]
         with readable(), FlushToZero():
-            computed = [self._session.run(self._names, batch) for batch in batches]
+            computed = [self._run(self._names, batch) for batch in batches]
         for outputs, batch in zip(computed, batches, strict=True):
             _require_shapes(self._stated, dict(zip(self._names, outputs, strict=True)) | batch)
         arrays_by_name = dict(zip(self._names, zip(*computed, strict=True), strict=True))

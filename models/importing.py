@@ -133,7 +133,8 @@ def open_module(file: str, content: bytes, card: ModelCard, runtime: RuntimeName
     """
     try:
         outputs = [spec.name for spec in card.outputs]
-        module = TORCH_RUNTIMES[runtime](content, outputs=outputs)
+        bfloat16 = [spec.name for spec in card.inputs if spec.datatype == "BF16"]
+        module = TORCH_RUNTIMES[runtime](content, outputs=outputs, bfloat16=bfloat16)
     except ImportError:
         raise
     except Exception as error:

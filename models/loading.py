@@ -73,7 +73,10 @@ def _opened(package: ModelPackage, name: RuntimeName, device: str, threads: int)
             )
         else:
             outputs = [spec.name for spec in card.outputs]
-            runtime = TORCH_RUNTIMES[name](content, device, threads, outputs=outputs)
+            bfloat16 = [spec.name for spec in card.inputs if spec.datatype == "BF16"]
+            runtime = TORCH_RUNTIMES[name](
+                content, device, threads, outputs=outputs, bfloat16=bfloat16
+            )
     except (DeviceError, ImportError):
         raise
     except Exception as error:

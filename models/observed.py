@@ -9,7 +9,7 @@ from models.crashes import crash
 from models.divisions import dangerous_division
 from models.free_sizes import dimension_key, other_sizes
 from models.graph import is_quantized, load
-from models.half_precision import computes_in_half
+from models.half_precision import half_tolerance
 from models.importing import AddError, ForeignGraph, open_graph
 from models.indices import index_ranges
 from models.labels import require_agreement
@@ -70,7 +70,7 @@ class Observed:
         largest: the largest size of each free dimension.
         padding: how rows of unequal lengths are to be padded, if that is proved.
         rewritten: how the optimized graph computes something else; None if it does not.
-        half: whether the network computes in half precision.
+        half: the tolerance of the half precision in which the network computes; else 0.
     """
 
     source: Source
@@ -83,7 +83,7 @@ class Observed:
     largest: Sizes
     padding: PaddingSpec | None
     rewritten: str | None
-    half: bool
+    half: float
 
 
 def observe(source: Source, asked: Asked, progress: Callable[[str], object]) -> Observed:
@@ -100,7 +100,7 @@ def observe(source: Source, asked: Asked, progress: Callable[[str], object]) -> 
     opened = open_graph(source.file, source.onnx, source.weights)
     model = load(source.onnx)
     _require_computable(source, model)
-    half = computes_in_half(source.onnx)
+    half = half_tolerance(source.onnx)
     asked = _completed(asked, source, opened.inputs)
     search = LayoutSearch(
         source.file,

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple, Protocol
 
 from numpy.typing import NDArray
 
+from models import bfloat16
 from models.arena import bound_session, current_arena, run_options
 from models.card import ModelCard, RuntimeName
 from models.devices import is_out_of_memory
@@ -38,6 +39,7 @@ _ONNX_DATATYPES: Mapping[str, Datatype] = {
     "tensor(int32)": "INT32",
     "tensor(int64)": "INT64",
     "tensor(float16)": "FP16",
+    bfloat16.ONNX_TYPE: "BF16",
     "tensor(float)": "FP32",
     "tensor(double)": "FP64",
     "tensor(string)": "BYTES",
@@ -190,6 +192,7 @@ class OnnxRuntime:
             assigned = self._session.get_provider_graph_assignment_info()
             if not any(part.ep_name == _CUDA for part in assigned):
                 self.device = "cpu"
+        self._run = bfloat16.run_of(self._session)
         self._takes_logarithms = names_any(content, ("Log",))
         self.inputs = _declared(self._session.get_inputs())
         self.outputs = _declared(self._session.get_outputs())
@@ -212,10 +215,10 @@ class OnnxRuntime:
         try:
             if self._arena is None:
                 with self._flush_to_zero:
-                    results = self._session.run(self._names, dict(inputs))
+                    results = self._run(self._names, dict(inputs))
             else:
                 with self._arena.computing(), self._flush_to_zero:
-                    results = self._session.run(self._names, dict(inputs), run_options())
+                    results = self._run(self._names, dict(inputs), run_options())
         except MemoryError:
             raise
         except Exception as error:

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import ml_dtypes
 import numpy as np
 import onnx
 import pytest
@@ -51,11 +52,30 @@ def beside(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
+def brain(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A package that doubles numbers of BF16."""
+    folder = tmp_path_factory.mktemp("brain")
+    kind = TensorProto.BFLOAT16
+    nodes = [
+        helper.make_node("Cast", ["x"], ["single"], to=TensorProto.FLOAT),
+        helper.make_node("Add", ["single", "single"], ["twice"]),
+        helper.make_node("Cast", ["twice"], ["y"], to=kind),
+    ]
+    x = helper.make_tensor_value_info("x", kind, ["batch", 2])
+    y = helper.make_tensor_value_info("y", kind, ["batch", 2])
+    graph = helper.make_graph(nodes, "g", [x], [y])
+    opsets = [helper.make_opsetid("", 18)]
+    onnx.save(helper.make_model(graph, opset_imports=opsets, ir_version=10), folder / "net.onnx")
+    return add(folder / "added", "brain", folder / "net.onnx").path.parent
+
+
+@pytest.fixture(scope="module")
 def client(
     root: Path,
     added_repository: Added,
     impostor: Path,
     beside: Path,
+    brain: Path,
     tmp_path_factory: pytest.TempPathFactory,
 ) -> Iterator[httpx.Client]:
     """A client of a server whose repository has the added networks and the impostor."""
@@ -63,6 +83,7 @@ def client(
     for package in (
         impostor,
         beside,
+        brain,
         *(added_repository.root / name for name in added_repository.networks),
     ):
         (repository / package.name).symlink_to(package)
@@ -82,6 +103,7 @@ def test_every_added_network_serves(client: httpx.Client, added_repository: Adde
     assert {model["name"] for model in content["models"]} == {
         "sine",
         "wide",
+        "brain",
         *added_repository.networks,
     }
 
@@ -91,6 +113,30 @@ def test_weights_beside_the_graph_are_served(client: httpx.Client) -> None:
     (output,) = client.post("/v2/models/wide/infer", json=body).json()["outputs"]
     assert output["shape"] == [2, 2048]
     assert set(output["data"][:2048]) | set(output["data"][2048:]) == {3, 6}
+
+
+def test_bfloat16_is_served_in_binary_and_as_rows(client: httpx.Client) -> None:
+    numbers = np.array([[1.5, -3], [0.1, 1e38]], ml_dtypes.bfloat16)
+    tensor = {"name": "x", "shape": [2, 2], "datatype": "BF16"}
+    outputs = {"parameters": {"binary_data_output": True}}
+    sent = {"inputs": [{**tensor, "parameters": {"binary_data_size": 8}}], **outputs}
+    header = json.dumps(sent).encode()
+    response = client.post(
+        "/v2/models/brain/infer",
+        content=header + numbers.tobytes(),
+        headers={"Inference-Header-Content-Length": str(len(header))},
+    )
+    size = int(response.headers["inference-header-content-length"])
+    answered = np.frombuffer(response.content[size:], ml_dtypes.bfloat16).reshape(2, 2)
+    assert answered.tolist() == (numbers * 2).tolist()
+    in_json = {"inputs": [{**tensor, "data": [1.5, -3, 0.1, 1]}], **outputs}
+    refused = client.post("/v2/models/brain/infer", json=in_json)
+    assert refused.status_code == 400
+    assert "Receiving BF16 data via JSON is not supported" in refused.json()["error"]
+    rows = {"instances": [[1.5, -3], [0.1, 0]]}
+    predictions = client.post("/models/brain/predict", json=rows).json()["predictions"]
+    np.testing.assert_allclose(predictions, [[3, -6], [0.2, 0]], rtol=2**-7)
+    assert predictions[1][0] != 0.2  # it is rounded to eight bits
 
 
 def test_the_served_cards_describe_the_inputs(
