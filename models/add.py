@@ -28,12 +28,13 @@ from models.observed import Asked, Observed, observe
 from models.package import ModelPackage, require_writable, write_package
 from models.padding_proof import Pad, prove_padding, require_batched
 from models.proofs import prove_answers, prove_largest, prove_rows
-from models.proved_batches import batching
+from models.proved_batches import batched_entries, batching
 from models.ranges import InputRange
 from models.repository import ModelRepository
 from models.runtimes import Runtime
 from models.samples import Samples
 from models.sources import Source, read_source
+from models.split_proof import prove_split
 from models.stated_batch import Stated
 from models.tensor_spec import TensorSpec
 from models.text_proof import prove_texts
@@ -172,6 +173,10 @@ def _proved(
             card = _limited(card, f"Texts of unequal lengths are computed one by one: {error}.")
         else:
             own, card = (*own, padded), card.model_copy(update={"padding": found.padding})
+    if found.split is not None:
+        progress("comparing the entries of rows with those of rows alone")
+        divided = prove_split(graph, source.onnx, found.split, samples, half=half)
+        own, card = (*own, divided), card.model_copy(update=batched_entries(card, found.split))
     files: dict[str, bytes | bytearray] = {MODEL_FILES["onnx"]: source.onnx}
     if source.weights is not None:
         files[WEIGHTS_FILE] = source.weights
@@ -182,7 +187,11 @@ def _proved(
         files[TOKENIZER_FILE] = source.texts.tokenizer
     parity = (*own, proof.record)
     candidates: dict[str, Runtime] = {graph.file: graph.network}
-    if source.torch:
+    if source.torch and found.split is not None:
+        card = _limited(
+            card, f"The {source.torch.title} is left out: its outputs are not divided among rows."
+        )
+    elif source.torch:
         progress(f"comparing the {source.torch.title} with it")
         try:
             module, compared = equal_module(

@@ -261,7 +261,8 @@ class LayoutSearch:
         except Exception:  # noqa: BLE001 - the checks report it, unless the outputs are of no rows
             unlike = [name for name, array in alone[0].items() if array.shape[:1] != (1,)]
             return _Tried(_axes(alone[0], 0, unlike), False, unlike[0]) if unlike else None
-        return _compared(alone, together)
+        split = self._stated.split
+        return _compared(alone, together, None if split is None else split.output)
 
     def _fixed(self, outputs: Arrays, size: int) -> _Tried:
         unlike = [name for name, array in outputs.items() if array.shape[:1] != (size,)]
@@ -318,19 +319,24 @@ def _axes(outputs: Arrays, axis: int, unlike: Sequence[str]) -> Axes:
     return {name: None if name in unlike else axis for name in outputs}
 
 
-def _compared(alone: Sequence[Arrays], together: Sequence[Arrays]) -> _Tried:
-    """Return the axes of the outputs, from the rows alone and from two and three rows."""
+def _compared(alone: Sequence[Arrays], together: Sequence[Arrays], index: str | None) -> _Tried:
+    """Return the axes of the outputs, from the rows alone and from two and three rows.
+
+    The output `index` has no axis of the rows, as `--split-by` says.
+    """
     axes: dict[str, int | None] = {}
     equal, unlike = True, ""
     for name, single in alone[0].items():
         shapes = [outputs[name].shape for outputs in (*alone, *together)]
-        axis = _growing(shapes)
+        axis = None if name == index else _growing(shapes)
         axes[name] = axis
         if axis is not None:
             rows = np.concatenate([np.moveaxis(one[name], axis, 0) for one in alone])
             equal = equal and agree(np.moveaxis(together[-1][name], axis, 0), rows)
-        elif not single.size or not all(
-            agree(outputs[name], single) for outputs in (*alone, *together)
+        elif (
+            name == index
+            or not single.size
+            or not all(agree(outputs[name], single) for outputs in (*alone, *together))
         ):
             unlike = unlike or name
     return _Tried(axes, equal, unlike)

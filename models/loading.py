@@ -21,6 +21,7 @@ from models.runtimes import (
     may_vary_in_cost,
     one_line,
 )
+from models.split_rows import plain
 from models.tensor_spec import TensorSpec
 from models.tokens import TOKENIZER_FILE, Tokenizer, TokenizerError
 from models.torch_runtimes import TORCH_RUNTIMES, TorchRuntime
@@ -131,7 +132,8 @@ def example_mismatch(
 
 
 def _compute_example(example: Example, compute: Callable[[Arrays], Arrays]) -> Arrays:
-    return compute({name: tensor.array() for name, tensor in example.inputs.items()})
+    outputs = compute({name: tensor.array() for name, tensor in example.inputs.items()})
+    return {name: plain(array) for name, array in outputs.items()}
 
 
 def _mismatch(result: Arrays, example: Example, outputs: Sequence[TensorSpec]) -> str | None:

@@ -28,6 +28,8 @@ from models.sample_texts import words_of
 from models.samples import Samples, given_samples, random_samples
 from models.sources import Source
 from models.specs import input_specs, output_specs
+from models.split_proof import planned_split
+from models.split_rows import SplitSpec
 from models.stated_batch import Stated
 from models.tensor_spec import TensorSpec
 from models.text_proof import max_tokens_of, text_padding
@@ -70,6 +72,7 @@ class Observed:
         largest: the largest size of each free dimension.
         padding: how rows of unequal lengths are to be padded, if that is proved.
         rewritten: how the optimized graph computes something else; None if it does not.
+        split: which outputs are divided among the rows, if that is proved.
         half: the tolerance of the half precision in which the network computes; else 0.
     """
 
@@ -83,6 +86,7 @@ class Observed:
     largest: Sizes
     padding: PaddingSpec | None
     rewritten: str | None
+    split: SplitSpec | None
     half: float
 
 
@@ -146,8 +150,21 @@ def observe(source: Source, asked: Asked, progress: Callable[[str], object]) -> 
     if misfit := asked.answer.misfit(outputs):
         raise AddError(f"{graph.file}: {misfit}")
     outputs = tuple(replace(spec, **asked.answer.of(spec)) for spec in outputs)
+    stated = asked.batch.split
+    split = None if stated is None else planned_split(graph, stated, samples)
     return Observed(
-        source, graph, inputs, outputs, samples, few, others, largest, padding, rewritten, half
+        source,
+        graph,
+        inputs,
+        outputs,
+        samples,
+        few,
+        others,
+        largest,
+        padding,
+        rewritten,
+        split,
+        half,
     )
 
 

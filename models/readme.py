@@ -77,11 +77,15 @@ def layout_note(card: ModelCard) -> str:
         if spec.batch_axis is not None
     ]
     notes += [f"{name} is shared" for name in card.axes.shared]
-    notes += [
-        f"{spec.name} is one for the whole request"
-        for spec in card.outputs
-        if spec.batch_axis is None
-    ]
+    if split := card.split:
+        column = "" if split.column is None else f", column {split.column}"
+        notes.append(f"{', '.join(split.outputs)} by the index {split.index}{column}")
+    else:
+        notes += [
+            f"{spec.name} is one for the whole request"
+            for spec in card.outputs
+            if spec.batch_axis is None
+        ]
     return "; ".join(notes)
 
 

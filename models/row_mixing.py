@@ -115,7 +115,7 @@ def _unreadable(error: UnreadableGraphError) -> str:
 
 def mixing(graph: ObservedGraph, axes: BatchAxes = ROWS_FIRST) -> str | None:
     """Return the first operator of a graph that mixes rows, and how; None if none does."""
-    follower = _Follower(graph, axes)
+    follower = Follower(graph, axes)
     for node in graph.nodes:
         try:
             follower.follow(node)
@@ -134,7 +134,7 @@ def mixing(graph: ObservedGraph, axes: BatchAxes = ROWS_FIRST) -> str | None:
     return None
 
 
-class _Follower:
+class Follower:
     """Follows the batch axis from node to node."""
 
     def __init__(self, graph: ObservedGraph, axes: BatchAxes) -> None:
@@ -215,6 +215,12 @@ class _Follower:
         if filling is not None:
             self.fillings[node.outputs[0]] = filling
         self._follow_zeros(node)
+
+    def pass_over(self, node: Node) -> None:
+        """Leave a node to another follower; nodes after it may take its outputs."""
+        if {*node.inputs, *(node.inner or ())} & self._later:
+            raise MixesError("is listed before the node that computes its input")
+        self._later.difference_update(node.outputs)
 
     def _may_make_subnormals(self, node: Node) -> bool:
         """Return whether a node may give subnormal numbers; results of arithmetic are zero.

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from models import bfloat16
 from models.card import ModelCard
+from models.split_rows import parts_of
 from models.tensor_spec import TensorSpec
 from service.api.v2.classification import classified
 from service.api.v2.tensors import check_shape, from_bytes, from_json, with_rows_first
@@ -119,7 +120,7 @@ def is_bulky(request: InferRequest, outputs: Arrays) -> bool:
     size = 0
     for spec, binary, top in request.outputs:
         if binary and not top and spec.datatype != "BYTES":
-            size += outputs[spec.name].nbytes
+            size += sum(part.nbytes for part in parts_of(outputs[spec.name]))
     return size > BULKY_BYTES
 
 
