@@ -71,11 +71,12 @@ def save(
         ExportError: the network cannot be exported.
         SaveError: the exported network cannot be served.
     """
-    exported = _export(
-        network, sample, [str(label) for label in labels], batch_axis, picture, tokenizer, transform
-    )
+    names = [str(label) for label in labels]
     with tempfile.TemporaryDirectory(prefix="fitserve-") as folder:
-        exported.write(Path(folder))
+        # Not kept: the files may be as large as the network, and the checks need memory, too.
+        _export(network, sample, names, batch_axis, picture, tokenizer, transform).write(
+            Path(folder)
+        )
         written = Path(folder, "written")
         command = [sys.executable, "-P", "-m", "fitserve", "add", name, folder, *options]
         command += ["--written-to", str(written), *_axis_options(batch_axis)]

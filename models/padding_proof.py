@@ -140,7 +140,7 @@ def prove_padding(
     rows: Arrays,
     outputs: Sequence[TensorSpec],
     *,
-    half: bool,
+    half: float,
 ) -> ParityRecord:
     """Check that rows give, padded and beside longer rows, what they give alone.
 
@@ -152,7 +152,7 @@ def prove_padding(
         padding: the padding.
         rows: samples, and variations of them.
         outputs: the specifications of the outputs.
-        half: whether the network computes in half precision.
+        half: the tolerance of the half precision in which the network computes; else 0.
 
     Raises:
         AddError: a row gives something else.

@@ -4,6 +4,7 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from models.card import (
     MODEL_FILES,
+    WEIGHTS_FILE,
     Evaluation,
     FitRecord,
     ModelCard,
@@ -29,6 +30,7 @@ def render_page(card: ModelCard) -> str:
 
 _CONTENTS: Mapping[str, str] = {
     MODEL_FILES["onnx"]: "operators of ONNX",
+    WEIGHTS_FILE: "the weights of model.onnx",
     MODEL_FILES["torchscript"]: "code, which runs when it is loaded",
     MODEL_FILES["pt2"]: "operators of torch",
 }
@@ -75,11 +77,15 @@ def layout_note(card: ModelCard) -> str:
         if spec.batch_axis is not None
     ]
     notes += [f"{name} is shared" for name in card.axes.shared]
-    notes += [
-        f"{spec.name} is one for the whole request"
-        for spec in card.outputs
-        if spec.batch_axis is None
-    ]
+    if split := card.split:
+        column = "" if split.column is None else f", column {split.column}"
+        notes.append(f"{', '.join(split.outputs)} by the index {split.index}{column}")
+    else:
+        notes += [
+            f"{spec.name} is one for the whole request"
+            for spec in card.outputs
+            if spec.batch_axis is None
+        ]
     return "; ".join(notes)
 
 

@@ -85,7 +85,7 @@ def script_mixing(module: TorchRuntime, rows: Arrays) -> str | None:
 
     inputs = {
         name: [
-            torch.from_numpy(np.resize(rows[name], (count, *rows[name].shape[1:])))
+            module.tensor(name, np.resize(rows[name], (count, *rows[name].shape[1:])))
             for count in COUNTS
         ]
         for name in module.arguments

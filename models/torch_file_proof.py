@@ -28,7 +28,7 @@ def equal_module(
     others: Sequence[Arrays],
     proof: RowsProof,
     *,
-    half: bool,
+    half: float,
 ) -> tuple[Runtime, tuple[ParityRecord, ...]]:
     """Return the opened file of torch, which equals the graph, with the differences.
 
