@@ -19,6 +19,7 @@ from models.pictures import PictureSpec
 from models.repairs import repaired
 from models.runtimes import Arrays
 from models.samples import read_arrays
+from models.single_precision import NOTE, computable
 from models.text import escaped
 from models.tokens import TOKENIZER_FILE
 
@@ -174,7 +175,9 @@ def read_source(
 def _read_onnx(file: Path) -> Source:
     content, weights = with_weights(file, read_file(file, MAX_ONNX_BYTES))
     content, labels = repaired(content)
-    return Source(_shown(file), content, labels=labels, weights=weights)
+    content, is_widened = computable(content, weights)
+    notes = [NOTE] if is_widened else []
+    return Source(_shown(file), content, labels=labels, notes=notes, weights=weights)
 
 
 def _read_export(folder: Path) -> Source:
@@ -199,7 +202,7 @@ def _read_export(folder: Path) -> Source:
         records=records,
         origin=stated.origin,
         labels=stated.labels or onnx.labels,
-        notes=stated.notes,
+        notes=(*stated.notes, *onnx.notes),
         pictures=_read_pictures(folder, stated.picture) if stated.picture else None,
         texts=_read_texts(folder, stated.text) if stated.text else None,
         weights=onnx.weights,
