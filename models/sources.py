@@ -19,6 +19,7 @@ from models.pictures import PictureSpec
 from models.repairs import repaired
 from models.runtimes import Arrays
 from models.samples import has_nan, read_arrays, rows_without_nan
+from models.single_precision import NOTE, computable
 from models.table_files import GivenTable, read_given
 from models.text import escaped
 from models.tokens import TOKENIZER_FILE
@@ -183,7 +184,9 @@ def read_source(
 def _read_onnx(file: Path) -> Source:
     content, weights = with_weights(file, read_file(file, MAX_ONNX_BYTES))
     content, labels = repaired(content)
-    return Source(_shown(file), content, labels=labels, weights=weights)
+    content, is_widened = computable(content, weights)
+    notes = [NOTE] if is_widened else []
+    return Source(_shown(file), content, labels=labels, notes=notes, weights=weights)
 
 
 def _read_export(folder: Path, table: GivenTable | None) -> Source:
@@ -214,7 +217,7 @@ def _read_export(folder: Path, table: GivenTable | None) -> Source:
         records=records,
         origin=stated.origin,
         labels=stated.labels or onnx.labels,
-        notes=notes,
+        notes=(*notes, *onnx.notes),
         pictures=_read_pictures(folder, stated.picture) if stated.picture else None,
         texts=_read_texts(folder, stated.text) if stated.text else None,
         weights=onnx.weights,
