@@ -2,7 +2,10 @@
 
 import inspect
 import io
+import linecache
+import os
 import tempfile
+import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
@@ -10,8 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from fitserve.explain import explanation, failure
-from fitserve.exported import ExportError, Record
+from fitserve.explain import explanation
+from fitserve.exported import ExportError
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -229,69 +232,6 @@ def flattened(result: Any, name: str = "output") -> "dict[str, Tensor]":
     return tensors
 
 
-def record_of(flat: "nn.Module", rows: "Mapping[str, Tensor]") -> Record:
-    """Return the rows and what the module computes for them.
-
-    Raises:
-        ExportError: the module fails.
-    """
-    import torch
-
-    buffers = {name: buffer.clone() for name, buffer in flat.named_buffers()}
-    try:
-        with torch.inference_mode():
-            result = flat(**{name: tensor.clone() for name, tensor in rows.items()})
-    except ExportError:
-        raise
-    except Exception as error:
-        raise ExportError(
-            f"the network fails on the sample: {failure(error)}: give rows as it was trained on"
-        ) from error
-    for name, buffer in flat.named_buffers():
-        same = (buffer == buffers[name]) | ((buffer != buffer) & (buffers[name] != buffers[name]))
-        if not same.all():
-            buffer.copy_(buffers[name])
-            raise ExportError(
-                f"the network changes its buffer {name.removeprefix('network.')} when it computes, "
-                "so that an answer depends on the requests before it: compute without that change "
-                "if not self.training"
-            )
-    tensors = result if isinstance(result, tuple) else (result,)
-    answers = dict(zip(flat.names, tensors, strict=True))  # type: ignore[arg-type]
-    if twice := [name for name in answers if name in rows]:
-        raise ExportError(
-            f"the network returns an output with the name of its input {twice[0]}: name it "
-            "differently"
-        )
-    return Record(
-        {name: _array(f"sample {name}", tensor) for name, tensor in rows.items()},
-        {name: _array(f"output {name}", tensor) for name, tensor in answers.items()},
-    )
-
-
-def _array(name: str, tensor: "Tensor") -> Any:
-    """Return a tensor as an array.
-
-    Raises:
-        ExportError: its numbers are of a type that no request holds.
-    """
-    dense = tensor.detach().cpu().to_dense()
-    if tensor.is_quantized or tensor.is_complex() or not _is_numpy_type(dense):
-        kind = str(tensor.dtype).removeprefix("torch.")
-        advice = "its real and imaginary parts" if tensor.is_complex() else "it in float32"
-        raise ExportError(f"the {name} is {kind}, which no request holds: give {advice}")
-    return np.asarray(dense.numpy(), order="C")
-
-
-def _is_numpy_type(tensor: "Tensor") -> bool:
-    """Return whether numpy has the type of the tensor, which it lacks for bfloat16."""
-    try:
-        tensor[:0].numpy() if tensor.ndim else tensor.numpy()
-    except TypeError:
-        return False
-    return True
-
-
 def dynamic_shapes(
     samples: "Sequence[Mapping[str, Tensor]]",
     axes: Axes,
@@ -392,6 +332,7 @@ def traced_onnx(
         ExportError: an operator has no form in ONNX.
     """
     import torch
+    from torch.jit._trace import TracerWarning
 
     free = {
         name: {axis: dimension.__name__ for axis, dimension in found.items()}
@@ -401,7 +342,9 @@ def traced_onnx(
         free |= _output_axes(module, rows[0], outputs, axes)
     else:
         free |= {name: {0: "batch"} for name in outputs}
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("ignore")
+        warnings.simplefilter("always", TracerWarning)
         file = Path(folder, "model.onnx")
         try:
             torch.onnx.export(
@@ -418,7 +361,32 @@ def traced_onnx(
                 f"the network has no form in ONNX: {explanation(error)}; if it is TorchScript, "
                 "give its Python code as FILE.py:make"
             ) from error
+        _require_traceable(caught)
         return file.read_bytes()
+
+
+def _require_traceable(caught: "Sequence[warnings.WarningMessage]") -> None:
+    """Check that no Python code outside of torch makes a number or a decision of a tensor.
+
+    A trace keeps what that is for the sample. torch's own code checks its arguments in this way.
+
+    Raises:
+        ExportError: some code does.
+    """
+    import torch
+    from torch.jit._trace import TracerWarning
+
+    own = str(Path(torch.__file__).parent) + os.sep
+    for warning in caught:
+        tracer = issubclass(warning.category, TracerWarning)
+        if tracer and not warning.filename.startswith(own):
+            line = linecache.getline(warning.filename, warning.lineno).strip()
+            raise ExportError(
+                f"the network cannot be exported: at {Path(warning.filename).name}:"
+                f"{warning.lineno}, `{line}`, Python takes a number or a decision from a tensor or "
+                "a size, which would be that of the sample for every request: compute with tensors "
+                "throughout, and leave out checks"
+            )
 
 
 def _output_axes(

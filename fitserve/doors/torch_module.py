@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from fitserve.doors import is_of
 from fitserve.explain import explanation, is_fixed_size, suggested_maxima
 from fitserve.exported import GIVE_ROWS, Exported, ExportError
+from fitserve.own_answers import further_records, record_of
 from fitserve.torch_networks import (
     Axes,
     dynamic_shapes,
@@ -19,7 +20,6 @@ from fitserve.torch_networks import (
     onnx_of,
     positional_count,
     program_file,
-    record_of,
     schema_of,
     tensors_of,
     traced_onnx,
@@ -77,6 +77,7 @@ def export(
         positional = positional_count(inspect.signature(network.forward), list(rows[0]))
         flat = flat_module(network, list(rows[0]), positional=positional)
         records = [record_of(flat, one) for one in rows]
+        further = further_records(flat, rows, records, axes)
         onnx, program = _onnx(flat, rows, list(records[0].answers), axes)
         script = _torchscript(network, flat, rows[0], traced=program is None)
     return Exported(
@@ -85,6 +86,7 @@ def export(
         f"{type(network).__name__} of torch {torch.__version__.partition('+')[0]}",
         torchscript=None if isinstance(script, str) else script,
         program=program_file(program) if program and isinstance(script, str) else None,
+        further=further,
         labels=labels,
         notes=[script] if program is None and isinstance(script, str) else [],
     )
