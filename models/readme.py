@@ -255,6 +255,8 @@ def _fit(fit: FitRecord) -> str:
 
 def _use(card: ModelCard) -> str:
     limits = "".join(f"\n- {limit}" for limit in card.limits)
+    if not card.intended_use and not limits:
+        return ""
     return f"## What it is for\n\n{card.intended_use}" + (f"\n{limits}" if limits else "")
 
 

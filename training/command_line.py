@@ -1,6 +1,7 @@
 """The commands of `python -m training`: `list` and `fit`."""
 
 import inspect
+import json
 import types
 from collections.abc import Callable
 from pathlib import Path
@@ -22,6 +23,7 @@ from training.evaluation import NotFiniteError
 from training.export import ExportError, check_repository, export
 from training.hyperparameters import HyperparameterError
 from training.loop import DivergedError, pick_device
+from training.own_recipe import is_file, load_recipe
 from training.publishing import PublishError, check_data, check_result, write_checkpoint
 from training.recipe import Preset, Recipe, RecipeError
 from training.recipes import RECIPES
@@ -100,7 +102,12 @@ def _dataset_name(text: str) -> str:
 @app.command("fit")
 @_with_hyperparameters
 def fit(
-    names: Annotated[list[str] | None, typer.Argument(help="recipes to train")] = None,
+    names: Annotated[
+        list[str] | None,
+        typer.Argument(
+            help="recipes to train: by name, or a file of your own as path/file.py:NAME"
+        ),
+    ] = None,
     *,
     every: Annotated[bool, typer.Option("--all", help="train all recipes")] = False,
     preset: Annotated[
@@ -143,6 +150,10 @@ def fit(
     snapshot_every: Annotated[
         float, typer.Option(min=0, help="seconds from one snapshot to the next")
     ] = SECONDS,
+    set_values: Annotated[
+        list[str] | None,
+        typer.Option("--set", help="a hyperparameter of a recipe of your own, as NAME=VALUE"),
+    ] = None,
     **values: Any,
 ) -> None:
     """Train, evaluate, export and verify recipes, and write the next version of each package.
@@ -158,6 +169,7 @@ def fit(
     }
     code = 0
     try:
+        overrides |= dict(_assignment(text) for text in set_values or [])
         recipes = _recipes(list(RECIPES) if every else names or [])
         hyperparameters = {
             recipe.name: recipe.hyperparameters(preset).override(overrides) for recipe in recipes
@@ -169,7 +181,8 @@ def fit(
             for recipe in recipes
         }
         for recipe in recipes:
-            _check_input(recipe, sources[recipe.name])
+            if data:
+                _check_input(recipe, sources[recipe.name])
             if not replace:
                 check_data(recipe, sources[recipe.name], repository)
         if threads:
@@ -234,14 +247,28 @@ def _numbers(texts: list[str]) -> list[int | str]:
     return numbers
 
 
+def _assignment(text: str) -> tuple[str, Any]:
+    """Split `NAME=VALUE`; a value that is no JSON is a text."""
+    name, equals, value = text.partition("=")
+    if not equals:
+        raise HyperparameterError(f"--set {text}: write NAME=VALUE, as --set hidden=[64,32]")
+    name = name.replace("-", "_")
+    try:
+        return name, json.loads(value)
+    except ValueError:
+        return name, value
+
+
 def _recipes(names: list[str]) -> list[Recipe]:
     known = ", ".join(RECIPES)
     if not names:
         raise RecipeError(f"name a recipe, or --all; there are {known}")
     for name in names:
-        if name not in RECIPES:
-            raise RecipeError(f"there is no recipe {name!r}; there are {known}")
-    return [RECIPES[name] for name in names]
+        if not is_file(name) and name not in RECIPES:
+            raise RecipeError(
+                f"there is no recipe {name!r}; there are {known}, and your own as path/file.py:NAME"
+            )
+    return [load_recipe(name) if is_file(name) else RECIPES[name] for name in names]
 
 
 def _check_input(recipe: Recipe, data: Dataset) -> None:
