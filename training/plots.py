@@ -168,6 +168,7 @@ def importances(
     drawn: Mapping[str, Sequence[Any]],
     results: Sequence[float],
     result: str,
+    best: int,
     logarithmic: Collection[str] = (),
 ) -> bytes:
     """Plot what mattered in a search, and the results over the values that mattered most.
@@ -177,15 +178,17 @@ def importances(
         drawn: the values of each hyperparameter, one for each trial.
         results: the result of each trial.
         result: the name of the results.
+        best: the index of the best trial, which is marked.
         logarithmic: the names of hyperparameters with a logarithmic axis.
     """
     bars_height = 0.7 + 0.22 * len(shares)
     with _figure(6.4, bars_height + 2.2) as (figure, save):
-        bars, points = figure.subfigures(2, height_ratios=[bars_height, 2.2])
+        heights = [bars_height, 2.2]
+        bars, points = figure.subfigures(2, 1, height_ratios=heights, squeeze=False).flat
         axes = bars.subplots()
         shown = axes.barh(list(shares), list(shares.values()), color=BLUE, height=0.6)
         axes.bar_label(shown, fmt="{:.0%}", padding=3)
-        axes.set(title=f"What distinguished the best of {len(results):,} trials")
+        axes.set(title=f"What distinguished the best of {len(results):,} complete trials")
         axes.invert_yaxis()
         axes.xaxis.set_visible(False)
         axes.spines["bottom"].set_visible(False)
@@ -196,6 +199,7 @@ def importances(
         ):
             values = drawn[name]
             axes.scatter(values, results, s=14, color=BLUE, edgecolor="white", linewidth=0.5)
+            axes.scatter(values[best], results[best], s=26, color=ORANGE)
             axes.set(xlabel=name)
             if name in logarithmic:
                 axes.set_xscale("log")

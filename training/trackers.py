@@ -14,7 +14,6 @@ from typing import Any
 
 from training.tracking import Figures, Run, Status, Tracker, Tracking
 
-
 MLFLOW_SECONDS = 1.0
 """How often epochs are sent to MLflow."""
 MOST_METRICS = 1_000

@@ -16,22 +16,19 @@ import optuna
 import torch
 from filelock import FileLock
 from optuna import Study, Trial, TrialPruned
-from optuna.distributions import FloatDistribution
 from optuna.exceptions import ExperimentalWarning
-from optuna.importance import PedAnovaImportanceEvaluator, get_param_importances
 from optuna.storages import RDBStorage, RetryHeartbeatStaleTrialCallback, fail_stale_trials
 from optuna.trial import FrozenTrial, TrialState
 from sqlalchemy import URL
 from sqlalchemy.exc import DatabaseError
 from tqdm import tqdm
 
-from training import plots
 from training.datasets import Dataset
 from training.history import Epoch
 from training.loop import DivergedError
 from training.recipe import Recipe
 from training.runs import train_seed
-from training.search_space import Distribution, SearchSpace
+from training.search_space import SearchSpace
 
 HEARTBEAT_SECONDS = 10
 GRACE_SECONDS = 60
@@ -41,9 +38,10 @@ LOCK_SECONDS = 60
 COMPARISONS = 20
 """How often a trial is compared with others, at most: each time, the study is read and written."""
 COMPLETE_FIRST = 5
-"""The number of trials that are complete before another one is stopped early."""
-BEST_SHARE = 0.25
-"""What matters is what distinguishes this share of the trials, the best, from the others."""
+"""The number of trials that are complete before another one is stopped early.
+
+No trial is stopped in the first third of its epochs: schedulers of the learning rate warm up.
+"""
 
 
 class TuneError(RuntimeError):
@@ -70,6 +68,16 @@ class Search:
         return {"recipe": self.recipe.name, "data": data.name, "sha256": data.sha256} | (
             self.space.record()
         )
+
+    @property
+    def score_name(self) -> str:
+        """The name of the score by which people compare trials."""
+        kind = "loss" if self.data.task == "regression" else "accuracy"
+        return f"validation {kind}"
+
+    def score(self, trial: FrozenTrial) -> float:
+        """Return the score of a complete trial."""
+        return float(trial.user_attrs[self.score_name])
 
     def value(self, epoch: Epoch) -> float:
         """Return the value of an epoch, in the order of its validation score.
@@ -99,7 +107,7 @@ def open_study(path: Path, search: Search) -> Study:
                 study_name=search.recipe.name,
                 direction="minimize" if search.data.task == "regression" else "maximize",
                 sampler=optuna.samplers.TPESampler(multivariate=True, constant_liar=True),
-                pruner=optuna.pruners.MedianPruner(COMPLETE_FIRST, search.epochs // 4),
+                pruner=optuna.pruners.MedianPruner(COMPLETE_FIRST, math.ceil(search.epochs / 3)),
                 load_if_exists=True,
             )
             _check_search(study, search, path)
@@ -192,6 +200,9 @@ def _run_trial(trial: Trial, search: Search) -> float:
         if epoch.epoch % every == 0 and epoch.epoch < epochs:
             trial.report(search.value(epoch), epoch.epoch)
             if trial.should_prune():
+                trial.set_user_attr(
+                    "stopped", f"worse than half of the others at epoch {epoch.epoch}"
+                )
                 raise TrialPruned
 
     label = f"trial {trial.number}"
@@ -201,50 +212,11 @@ def _run_trial(trial: Trial, search: Search) -> float:
                 search.recipe, hyperparameters, search.data, search.device, on_epoch=compare
             )
         except DivergedError as error:
-            raise TrialPruned(str(error)) from error
+            trial.set_user_attr("stopped", "its loss is not finite")
+            raise TrialPruned from error
     if history.interrupted:
         raise KeyboardInterrupt
     kept = history.kept or history.epochs[-1]
-    trial.set_user_attr("validation_loss", kept.validation_loss)
-    trial.set_user_attr("metric", kept.metric)
+    score = kept.validation_loss if search.data.task == "regression" else kept.metric
+    trial.set_user_attr(search.score_name, score)
     return search.value(kept)
-
-
-def best_values(study: Study, search: Search) -> dict[str, Any]:
-    """Return the hyperparameters of the best trial that the search has set, as JSON has them.
-
-    Raises:
-        TuneError: no trial is complete.
-    """
-    if not study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,)):
-        raise TuneError("no trial is complete: search a smaller lr, as --set lr=1e-5:1e-3")
-    return search.space.values(study.best_trial.params)
-
-
-def picture(study: Study, search: Search) -> bytes | None:
-    """Return a PNG of what distinguishes the best quarter of the complete trials from the others.
-
-    There is none of fewer than eight complete trials.
-    """
-    trials = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
-    if len(trials) < 2 / BEST_SHARE:
-        return None
-    evaluator = PedAnovaImportanceEvaluator(target_quantile=BEST_SHARE)
-    shares = get_param_importances(study, evaluator=evaluator)
-    return plots.importances(
-        shares,
-        {name: [_plotted(trial.params[name]) for trial in trials] for name in shares},
-        [trial.values[0] for trial in trials],
-        "validation " + ("loss" if search.data.task == "regression" else "accuracy"),
-        [name for name, entry in search.space.distributions.items() if _is_logarithmic(entry)],
-    )
-
-
-def _plotted(value: Any) -> Any:
-    return str(value) if isinstance(value, bool | None) else value
-
-
-def _is_logarithmic(distribution: Distribution) -> bool:
-    if isinstance(distribution, FloatDistribution):
-        return distribution.log
-    return not isinstance(distribution.choices[0], str | bool | None)
