@@ -184,7 +184,7 @@ class _Field:
         Raises:
             HyperparameterError: it is none.
         """
-        value = text.split(",") if isinstance(self.value, tuple) else text
+        value = text.strip("[]").split(",") if isinstance(self.value, tuple) else text
         return getattr(self._preset.override({self.name: value}), self.name)
 
     def _choices(self, text: str | None) -> tuple[Any, ...]:

@@ -119,17 +119,20 @@ class MLflow:
     kind = "mlflow"
 
     def __init__(self, place: str) -> None:
-        _require("mlflow", "mlflow-skinny")
+        _require("mlflow", "mlflow-skinny sqlalchemy alembic")
         # With MLflow's own seven retries, a server that is gone holds the training for minutes.
         os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
         os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")
         os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
         import mlflow
 
-        if mlflow.get_tracking_uri().startswith("sqlite"):  # the default, which needs two more
+        if mlflow.get_tracking_uri().startswith("sqlite"):  # as by default
             _require("sqlalchemy", "sqlalchemy alembic")
             _require("alembic", "sqlalchemy alembic")
-        self._client = mlflow.MlflowClient()
+        try:
+            self._client = mlflow.MlflowClient()
+        except mlflow.MlflowException as error:
+            raise TrackError(f"--track mlflow: {' '.join(str(error).split())}") from error
         self._experiment = place
         self._run = ""
         self._waiting: list[mlflow.entities.Metric] = []

@@ -71,8 +71,8 @@ def tune(
         from training import tuning
         from training.search_space import search_space
         from training.tuning_results import write_result
-    except ModuleNotFoundError as error:
-        typer.echo(f"error: {error.name} is not installed: pip install optuna", err=True)
+    except ImportError as error:
+        _say("error: tune needs optuna 5 or later: pip install 'optuna>=5'")
         raise typer.Exit(1) from error
     interrupted = False
     try:
@@ -102,7 +102,7 @@ def tune(
         DataError, DeviceError, HyperparameterError, RecipeError, StorageInternalError,
         tuning.TuneError,
     ) as error:  # fmt: skip
-        typer.echo(f"error: {error}", err=True)
+        _say(f"error: {error}")
         raise typer.Exit(INTERRUPTED if interrupted else 1) from error
     typer.echo(f"best: {_result(result.trial, search)}")
     for hyperparameter, value in result.values.items():
