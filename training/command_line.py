@@ -22,6 +22,7 @@ from training.datasets import DATASETS, DOWNLOADS, DataError, Dataset, load
 from training.evaluation import NotFiniteError
 from training.export import ExportError, check_repository, export
 from training.hyperparameters import HyperparameterError, read_hyperparameters
+from training.image_command import SIZE, recipe_of_images
 from training.loop import DivergedError, pick_device
 from training.own_recipe import find_recipe
 from training.publishing import PublishError, check_data, check_result, write_checkpoint
@@ -152,6 +153,27 @@ def fit(
     snapshot_every: Annotated[
         float, typer.Option(min=0, help="seconds from one snapshot to the next")
     ] = SECONDS,
+    images: Annotated[
+        Path | None,
+        typer.Option(
+            help="learn from pictures: a folder for each class", rich_help_panel="Pictures"
+        ),
+    ] = None,
+    size: Annotated[
+        int,
+        typer.Option(min=8, max=1_024, help="height and width, pixels", rich_help_panel="Pictures"),
+    ] = SIZE,
+    network: Annotated[
+        str,
+        typer.Option(help="small, or a network of timm by name", rich_help_panel="Pictures"),
+    ] = "small",
+    pretrained: Annotated[
+        bool,
+        typer.Option("--pretrained", help="begin with timm's weights", rich_help_panel="Pictures"),
+    ] = False,
+    name: Annotated[
+        str | None, typer.Option(help="name of the package; default: that of the folder")
+    ] = None,
     set_values: Annotated[
         list[str] | None,
         typer.Option("--set", help="a hyperparameter of a recipe of your own, as NAME=VALUE"),
@@ -183,7 +205,14 @@ def fit(
         if hyperparameter_file:  # the options come before the file
             overrides = read_hyperparameters(hyperparameter_file) | overrides
         tracking = open_tracking(track or [])
-        recipes = _recipes(list(RECIPES) if every else names or [])
+        if images:
+            recipes = [
+                recipe_of_images(
+                    images, size=size, network=network, pretrained=pretrained, name=name
+                )
+            ]
+        else:
+            recipes = _recipes(list(RECIPES) if every else names or [])
         hyperparameters = {
             recipe.name: recipe.hyperparameters(preset).override(overrides) for recipe in recipes
         }

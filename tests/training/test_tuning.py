@@ -255,7 +255,7 @@ def test_the_trial_of_a_killed_process_runs_again(
     search = search_of(curve)
     study = open_study(tmp_path / "study.db", search)
     trial = study.ask()  # as a process that is killed after its first heartbeat
-    trial.suggest_float("lr", 0.01, 1, log=True)
+    search.space.draw(trial)
     study._storage.record_heartbeat(trial._trial_id)
     assert started_trials(study) == 1
     wait_until(lambda: started_trials(study) == 0)
