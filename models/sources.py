@@ -18,8 +18,9 @@ from models.onnx_library import Weights
 from models.pictures import PictureSpec
 from models.repairs import repaired
 from models.runtimes import Arrays
-from models.samples import read_arrays
+from models.samples import has_nan, read_arrays, rows_without_nan
 from models.single_precision import NOTE, computable
+from models.table_files import GivenTable, read_given
 from models.text import escaped
 from models.tokens import TOKENIZER_FILE
 
@@ -121,6 +122,7 @@ class Source:
         notes: what the card should say about the export.
         pictures: how pictures become the input; None for inputs of other kinds.
         texts: how texts become the inputs; None for inputs of other kinds.
+        table: how rows with named columns become the inputs; None for inputs of other kinds.
     """
 
     file: str
@@ -135,6 +137,7 @@ class Source:
     pictures: Pictures | None = None
     texts: Texts | None = None
     weights: Weights | None = None
+    table: GivenTable | None = None
 
 
 class _Export(BaseModel):
@@ -150,7 +153,11 @@ class _Export(BaseModel):
 
 
 def read_source(
-    source: Path, *, torchscript: Path | None = None, sample: Path | None = None
+    source: Path,
+    *,
+    torchscript: Path | None = None,
+    sample: Path | None = None,
+    table: GivenTable | None = None,
 ) -> Source:
     """Read the files of a network.
 
@@ -158,11 +165,13 @@ def read_source(
         source: an ONNX file, or the folder of an export.
         torchscript: a TorchScript file of the same network.
         sample: an .npz file with rows of every input by name.
+        table: how rows with named columns become the inputs, in place of what an export says.
 
     Raises:
         AddError: a file cannot be read, or has another format.
     """
-    network = _read_export(source) if (source / EXPORT_FILE).is_file() else _read_onnx(source)
+    is_export = (source / EXPORT_FILE).is_file()
+    network = _read_export(source, table) if is_export else replace(_read_onnx(source), table=table)
     if torchscript:
         content = read_file(torchscript)
         script = TorchFile(_shown(torchscript), content, "torchscript", required=True)
@@ -180,7 +189,7 @@ def _read_onnx(file: Path) -> Source:
     return Source(_shown(file), content, labels=labels, notes=notes, weights=weights)
 
 
-def _read_export(folder: Path) -> Source:
+def _read_export(folder: Path, table: GivenTable | None) -> Source:
     try:
         stated = _Export.model_validate_json(read_file(folder / EXPORT_FILE, _MAX_EXPORT_BYTES))
     except ValidationError as error:
@@ -192,7 +201,13 @@ def _read_export(folder: Path) -> Source:
     while (samples := folder / f"samples-{len(records) + 1}.npz").is_file():
         answers = folder / f"answers-{len(records) + 1}.npz"
         records.append(Record(read_arrays(samples), read_arrays(answers)))
-    onnx = _read_onnx(folder / MODEL_FILES["onnx"])
+    onnx, notes = _read_onnx(folder / MODEL_FILES["onnx"]), stated.notes
+    table = table or read_given(folder)
+    if table and table.values and records:
+        table = table._replace(made=records[0].samples, answers=records[0].answers)
+    elif any(has_nan(record.samples) for record in records):
+        records = [_whole(record) for record in records]
+        notes += ("Rows that lack numbers are left out of its checks.",)
     return Source(
         onnx.file,
         onnx.onnx,
@@ -202,10 +217,25 @@ def _read_export(folder: Path) -> Source:
         records=records,
         origin=stated.origin,
         labels=stated.labels or onnx.labels,
-        notes=(*stated.notes, *onnx.notes),
+        notes=(*notes, *onnx.notes),
         pictures=_read_pictures(folder, stated.picture) if stated.picture else None,
         texts=_read_texts(folder, stated.text) if stated.text else None,
         weights=onnx.weights,
+        table=table,
+    )
+
+
+def _whole(record: Record) -> Record:
+    """Return the rows without NaN; all rows if the first axis does not count them everywhere."""
+    arrays = [*record.samples.values(), *record.answers.values()]
+    if not record.samples or len({array.shape[:1] for array in arrays}) > 1:
+        return record
+    whole = rows_without_nan(record.samples)
+    return Record(
+        *(
+            {name: array[whole] for name, array in one.items()}
+            for one in (record.samples, record.answers)
+        )
     )
 
 
