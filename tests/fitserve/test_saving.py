@@ -214,7 +214,7 @@ def test_what_the_network_answers_is_compared_with_the_files(
     """An exporter that changes the network is found by the answers of the network itself."""
     from fitserve.doors import torch_module
 
-    def other(*arguments: Any) -> bytes:
+    def other(*arguments: Any) -> Any:
         torch.manual_seed(1)
         other_network = nn.Linear(4, 2)
         flat = torch_module.flat_module(other_network, ["input"])
