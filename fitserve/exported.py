@@ -15,13 +15,16 @@ folder, which `fitserve add NAME FOLDER` reads:
     transformed.npz     what the training library makes of these pictures
     tokenizer.json      the tokenizer of a network for texts; may be missing
     text-answers.npz    what the network itself answers to each text, as NUMBER.OUTPUT
+    table.json          {"columns": […], "values": {column: […]}}: the columns of a network for
+                        rows of a table, and the rows of the first sample in these terms
 """
 
 import json
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -35,6 +38,11 @@ GIVE_ROWS = (
 RANDOM = "Its example and its proof rest on random numbers, not on real data."
 """The note of an export without a sample."""
 Arrays = Mapping[str, NDArray[Any]]
+
+
+def environment() -> dict[str, str]:
+    """Return an environment in which a folder `models` of the user does not hide ours."""
+    return {**os.environ, "PYTHONPATH": str(Path(__file__).resolve().parent.parent)}
 
 
 class ExportError(Exception):
@@ -85,6 +93,27 @@ class Texts:
     answers: Sequence[Arrays]
 
 
+class Table(NamedTuple):
+    """The columns of a table, and the values of each column in the rows of the sample."""
+
+    columns: list[dict[str, Any]]
+    values: dict[str, list[Any]]
+
+    def to_json(self) -> str:
+        """Return the content of `table.json`.
+
+        Raises:
+            ExportError: a value has no form in JSON.
+        """
+        try:
+            return json.dumps(self._asdict())
+        except (TypeError, ValueError) as error:
+            raise ExportError(
+                f"a value of the table has no form in JSON ({error}): give numbers, truth values, "
+                "texts, dates, or None"
+            ) from error
+
+
 @dataclass(frozen=True)
 class Exported:
     """A network as files.
@@ -99,6 +128,7 @@ class Exported:
         notes: what the user should know, a sentence each.
         pictures: the pictures of the sample, and how they become the input; None for other inputs.
         texts: how texts become the inputs; None for other inputs.
+        table: how rows with named columns become the inputs; None for other inputs.
     """
 
     onnx: bytes
@@ -110,6 +140,7 @@ class Exported:
     notes: Sequence[str] = ()
     pictures: Pictures | None = None
     texts: Texts | None = None
+    table: Table | None = None
 
     def write(self, folder: Path) -> None:
         """Write the files into an empty folder.
@@ -147,6 +178,8 @@ class Exported:
                 folder / "text-answers.npz",
                 {f"{at}.{name}": array for at, one in answers for name, array in one.items()},
             )
+        if self.table is not None:
+            (folder / "table.json").write_text(self.table.to_json())
         (folder / "export.json").write_text(json.dumps(content))
 
 

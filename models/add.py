@@ -35,6 +35,8 @@ from models.runtimes import Runtime
 from models.samples import Samples
 from models.sources import Source, read_source
 from models.stated_batch import Stated
+from models.table_files import GivenTable
+from models.table_proof import prove_table, require_equal_rows, with_example
 from models.tensor_spec import TensorSpec
 from models.text_proof import prove_texts
 from models.tokens import TOKENIZER_FILE
@@ -60,6 +62,7 @@ def add(
     masks: Sequence[str] = (),
     batch: Stated = TRIED,
     answer: AnswerOptions = AnswerOptions(),  # noqa: B008
+    table: GivenTable | None = None,
     task: Task | None = None,
     summary: str | None = None,
     intended_use: str | None = None,
@@ -85,6 +88,7 @@ def add(
         masks: inputs of that length that tell which places are real; they are padded with 0.
         batch: where the network has its batch; by default, that is tried (`models.layouts`).
         answer: how the outputs are answered in the card's terms.
+        table: how rows with named columns become the inputs, and rows in these terms.
         task: by default `classification` if an output has labels or is probabilities, else
             `other`.
         summary: for the card.
@@ -104,7 +108,7 @@ def add(
     except OSError as error:
         raise AddError(_unwritable(root, error)) from error
     progress("reading the files")
-    source_files = read_source(source, torchscript=torchscript, sample=sample)
+    source_files = read_source(source, torchscript=torchscript, sample=sample, table=table)
     asked = Asked(labels, ranges, max_lengths, pads, masks, batch, answer)
     found = observe(source_files, asked, progress)
     card = ModelCard(
@@ -132,11 +136,14 @@ def add(
 
 def _described(found: Observed) -> Mapping[str, Any]:
     """Return the fields of the card that say what the network is, before the checks."""
-    axes = found.graph.axes
+    axes, table = found.graph.axes, found.source.table
+    example = _example(found)
+    rows = len(next(iter(example.inputs.values())).array())
     return {
         "inputs": tuple(spec.in_network(axes.inputs[spec.name]) for spec in found.inputs),
         "outputs": tuple(spec.in_network(axes.outputs[spec.name]) for spec in found.outputs),
-        "example": _example(found).in_network(axes),
+        "table": table and with_example(table, rows, found.samples.count),
+        "example": example.in_network(axes),
         "optimized": not found.rewritten,
         "limits": (*_limits(found.samples, found.rewritten), *found.source.notes),
     }
@@ -178,6 +185,9 @@ def _proved(
         text, equal = prove_texts(graph.file, graph.network, card, source.texts)
         own, card = (equal, *own), card.model_copy(update={"text": text})
         files[TOKENIZER_FILE] = source.texts.tokenizer
+    if source.table:
+        progress("comparing rows of the table")
+        own = (prove_table(graph, card, source.table, half=half), *own)
     parity = (*own, proof.record)
     candidates: dict[str, Runtime] = {graph.file: graph.network}
     if source.torch:
@@ -186,6 +196,8 @@ def _proved(
             module, compared = equal_module(
                 graph, source.torch, card, samples, found.others, proof, half=half
             )
+            if source.table:
+                require_equal_rows(graph, source.torch.title, module, card, source.table)
         except LeftOutError as reason:
             card = _limited(card, str(reason))
         else:

@@ -17,6 +17,8 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, NonNegativeIn
 
 from models.batch_axes import BatchAxes, row_shape
 from models.padding import PaddingSpec
+from models.table_columns import TableSpec
+from models.table_values import TableError, table_inputs, values_of_rows
 from models.tensor_spec import NUMPY_DTYPES, Datatype, TensorSpec
 from models.tokens import TextSpec
 
@@ -275,6 +277,7 @@ class ModelCard(_Part):
     inputs: tuple[TensorSpec, ...] = Field(min_length=1)
     outputs: tuple[TensorSpec, ...] = Field(min_length=1)
     text: TextSpec | None = None
+    table: TableSpec | None = None
     batching: Batching = "rows"
     batched_shapes: tuple[dict[str, tuple[NonNegativeInt, ...]], ...] = ()
     batched_values: tuple[dict[str, RecordedTensor], ...] = ()
@@ -384,6 +387,31 @@ class ModelCard(_Part):
                 f"a text becomes {', '.join(self.text.inputs)}, INT64 [-1, -1]; the inputs are "
                 f"{', '.join(f'{name} {shape}' for name, shape in names.items())}"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _table_fits(self) -> Self:
+        """Check that the table fills the inputs, and still makes the recorded rows of its own."""
+        if self.table is None:
+            return self
+        if self.text is not None:
+            raise ValueError("the inputs are made of a text, and of a table")
+        if misfit := self.table.mismatch(self.inputs):
+            raise ValueError(misfit)
+        try:
+            values = values_of_rows(self.table, self.table.example)
+            made = table_inputs(self.table, values, self.inputs)
+        except TableError as error:
+            raise ValueError(f"the example of the table does not fit it: {error}") from error
+        for name, recorded in self.example.inputs.items():
+            wanted = recorded.array()
+            equal = made[name].shape == wanted.shape and (
+                np.allclose(made[name], wanted, rtol=1e-5, atol=1e-5)
+                if wanted.dtype.kind == "f"
+                else np.array_equal(made[name], wanted)
+            )
+            if not equal:
+                raise ValueError(f"the example of the table becomes another {name} than recorded")
         return self
 
     @model_validator(mode="after")

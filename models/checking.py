@@ -52,7 +52,7 @@ def check(package: ModelPackage) -> Iterator[str]:
 
 
 def _in_callers_terms(card: ModelCard) -> Iterator[str]:
-    """Yield the request of a caller with a picture or a text, if the model takes one."""
+    """Yield the request of a caller with a picture, a text or a row, if the model takes one."""
     predict = f"  curl -s {URL}/models/{card.name}/predict"
     if len(card.inputs) == 1 and card.inputs[0].picture:
         yield "A caller with a picture sends"
@@ -61,7 +61,18 @@ def _in_callers_terms(card: ModelCard) -> Iterator[str]:
         text = card.text.example
         row = text if isinstance(text, str) else {"text": text[0], "text_pair": text[1]}
         yield "A caller with a text sends"
-        yield f"{predict} -d {shlex.quote(json.dumps({'instances': [row]}, ensure_ascii=False))}"
+        yield f"{predict} -d {_instances([row])}"
+    if card.table is not None:
+        yield "A caller with a row sends"
+        count = len(card.table.example) if card.fixed_batch or card.batching == "none" else 1
+        yield f"{predict} -d {_instances(card.table.example[:count])}"
+        yield "of the columns"
+        for column in card.table.columns:
+            yield f"  {column.name}: {column.to_text()}"
+
+
+def _instances(rows: Sequence[Any]) -> str:
+    return shlex.quote(json.dumps({"instances": list(rows)}, ensure_ascii=False))
 
 
 def _rows(card: ModelCard) -> Arrays:

@@ -1,6 +1,6 @@
 """What an added network is: its inputs, outputs and batch, found by running it on samples."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -29,6 +29,8 @@ from models.samples import Samples, given_samples, random_samples
 from models.sources import Source
 from models.specs import input_specs, output_specs
 from models.stated_batch import Stated
+from models.table_columns import TableSpec
+from models.table_proof import with_samples
 from models.tensor_spec import TensorSpec
 from models.text_proof import max_tokens_of, text_padding
 from models.trial_sizes import require_safe
@@ -101,6 +103,7 @@ def observe(source: Source, asked: Asked, progress: Callable[[str], object]) -> 
     model = load(source.onnx)
     _require_computable(source.file, model)
     half = computes_in_half(source.onnx)
+    source = with_samples(source.file, source, opened.inputs)
     asked = _completed(asked, source, opened.inputs)
     search = LayoutSearch(
         source.file, opened, source.onnx, model, source.samples, asked.ranges, asked.batch
@@ -147,8 +150,11 @@ def observe(source: Source, asked: Asked, progress: Callable[[str], object]) -> 
 def _completed(asked: Asked, source: Source, inputs: Sequence[DeclaredTensor]) -> Asked:
     """Return the options, with what the files say where the options say nothing."""
     asked = replace(asked, labels=asked.labels or source.labels)
-    given = {one.name for one in asked.ranges}
-    ranges = [*asked.ranges, *(one for one in index_ranges(source.onnx) if one.name not in given)]
+    ranges = list(asked.ranges)
+    if source.table:
+        ranges += _code_ranges(source.table.spec, {one.name for one in ranges})
+    given = {one.name for one in ranges}
+    ranges += [one for one in index_ranges(source.onnx) if one.name not in given]
     if source.texts:
         longest = MaxLength(None, max_tokens_of(source.texts))
         asked = replace(asked, max_lengths=asked.max_lengths or [longest])
@@ -158,6 +164,15 @@ def _completed(asked: Asked, source: Source, inputs: Sequence[DeclaredTensor]) -
     names = {tensor.name for tensor in inputs}
     ranges += [InputRange(mask, 0, 1) for mask in asked.masks if mask in names - given]
     return replace(asked, ranges=ranges)
+
+
+def _code_ranges(table: TableSpec, given: Collection[str]) -> list[InputRange]:
+    """Return the ranges of the inputs that hold codes of categories alone.
+
+    Each column may index another table, so the graph alone states the range of the smallest.
+    """
+    ranges = ((name, table.code_range(name)) for name in table.by_input if name not in given)
+    return [InputRange(name, *map(float, codes)) for name, codes in ranges if codes is not None]
 
 
 def _require_computable(file: str, model: "onnx.ModelProto") -> None:
@@ -210,6 +225,8 @@ def _tried_inputs(
         if source.samples is not None
         else random_samples(inputs, graph.fixed_batch, words, shared_values(graph, asked.batch))
     )
+    if source.table and not source.table.given:
+        samples = replace(samples, real=False)
     samples = within(samples, graph.network.inputs, max_sizes)
     samples = replace(samples, apart=bool(graph.whole))
     few = samples.resized(graph.fixed_batch or min(samples.count, ROWS_OF_OTHER_SIZES))

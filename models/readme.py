@@ -8,6 +8,7 @@ from models.card import (
     FitRecord,
     ModelCard,
 )
+from models.table_columns import CategoryColumn, DateColumn, NumberColumn
 from models.tensor_spec import TensorSpec
 from models.tokens import TOKENIZER_FILE
 
@@ -138,7 +139,28 @@ def _signature(card: ModelCard) -> str:
             f"\n\nThe inputs are made of texts by `{TOKENIZER_FILE}`: at most "
             f"{card.text.max_tokens} tokens of each, {text_note(card)}."
         )
+    if card.table:
+        columns = [
+            (f"`{one.name}`", one.to_text(), one.meaning, f"`{one.input}`, {_becomes(one)}")
+            for one in card.table.columns
+        ]
+        page += "\n\nThe inputs are made of rows with these columns:\n\n" + _table(
+            ["column", "value", "meaning", "becomes"], columns
+        )
     return page
+
+
+def _becomes(column: NumberColumn | CategoryColumn | DateColumn) -> str:
+    """Return what the values of a column become in an input, in words."""
+    missing = "" if column.missing is None else f"; missing: {column.missing}"
+    if isinstance(column, DateColumn):
+        return ", ".join(column.parts) + missing
+    if isinstance(column, NumberColumn):
+        return f"as {'1 or 0' if column.type == 'boolean' else 'it is'}{missing}"
+    if column.texts:
+        return f"as text{missing}"
+    unknown = "" if column.unknown is None else f"; unknown: {column.unknown}"
+    return f"codes from {column.first}{unknown}{missing}"
 
 
 def _figures(card: ModelCard) -> str:

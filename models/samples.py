@@ -170,6 +170,21 @@ def read_arrays(path: Path) -> dict[str, NDArray[Any]]:
         raise AddError(f"{path}: it is no .npz file: write it with numpy.savez") from error
 
 
+def has_nan(arrays: Arrays) -> bool:
+    """Return whether a number is missing."""
+    return any(array.dtype.kind == "f" and bool(np.isnan(array).any()) for array in arrays.values())
+
+
+def rows_without_nan(arrays: Arrays) -> NDArray[np.intp]:
+    """Return the places of the rows in which no number is missing; the rows are first."""
+    count = len(next(iter(arrays.values())))
+    whole = np.ones(count, bool)
+    for array in arrays.values():
+        if array.dtype.kind == "f":
+            whole &= ~np.isnan(array).reshape(count, -1).any(axis=1)
+    return np.flatnonzero(whole)
+
+
 def given_samples(
     path: Path,
     arrays: dict[str, NDArray[Any]],

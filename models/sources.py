@@ -17,7 +17,8 @@ from models.importing import MAX_ONNX_BYTES, AddError, read_file
 from models.pictures import PictureSpec
 from models.repairs import repaired
 from models.runtimes import Arrays
-from models.samples import read_arrays
+from models.samples import has_nan, read_arrays, rows_without_nan
+from models.table_files import GivenTable, read_given
 from models.text import escaped
 from models.tokens import TOKENIZER_FILE
 
@@ -118,6 +119,7 @@ class Source:
         notes: what the card should say about the export.
         pictures: how pictures become the input; None for inputs of other kinds.
         texts: how texts become the inputs; None for inputs of other kinds.
+        table: how rows with named columns become the inputs; None for inputs of other kinds.
     """
 
     file: str
@@ -131,6 +133,7 @@ class Source:
     notes: Sequence[str] = ()
     pictures: Pictures | None = None
     texts: Texts | None = None
+    table: GivenTable | None = None
 
 
 class _Export(BaseModel):
@@ -146,7 +149,11 @@ class _Export(BaseModel):
 
 
 def read_source(
-    source: Path, *, torchscript: Path | None = None, sample: Path | None = None
+    source: Path,
+    *,
+    torchscript: Path | None = None,
+    sample: Path | None = None,
+    table: GivenTable | None = None,
 ) -> Source:
     """Read the files of a network.
 
@@ -154,6 +161,7 @@ def read_source(
         source: an ONNX file, or the folder of an export.
         torchscript: a TorchScript file of the same network.
         sample: an .npz file with rows of every input by name.
+        table: how rows with named columns become the inputs, in place of what an export says.
 
     Raises:
         AddError: a file cannot be read, or has another format.
@@ -163,6 +171,11 @@ def read_source(
         content = read_file(torchscript)
         script = TorchFile(_shown(torchscript), content, "torchscript", required=True)
         network = replace(network, torch=script)
+    if table := table or network.table:
+        known = [record for record in network.records[:1] if table.values is not None]
+        for record in known:
+            table = table._replace(made=record.samples, answers=record.answers)
+        network = replace(network, table=table)
     if sample:
         network = replace(network, samples=read_arrays(sample), samples_file=sample)
     return network
@@ -186,7 +199,11 @@ def _read_export(folder: Path) -> Source:
     while (samples := folder / f"samples-{len(records) + 1}.npz").is_file():
         answers = folder / f"answers-{len(records) + 1}.npz"
         records.append(Record(read_arrays(samples), read_arrays(answers)))
-    onnx = _read_onnx(folder / MODEL_FILES["onnx"])
+    onnx, table = _read_onnx(folder / MODEL_FILES["onnx"]), read_given(folder)
+    notes = stated.notes
+    if table is None and any(has_nan(record.samples) for record in records):
+        records = [_whole(record) for record in records]
+        notes += ("Rows that lack numbers are left out of its checks.",)
     return Source(
         onnx.file,
         onnx.onnx,
@@ -196,9 +213,24 @@ def _read_export(folder: Path) -> Source:
         records=records,
         origin=stated.origin,
         labels=stated.labels or onnx.labels,
-        notes=stated.notes,
+        notes=notes,
         pictures=_read_pictures(folder, stated.picture) if stated.picture else None,
         texts=_read_texts(folder, stated.text) if stated.text else None,
+        table=table,
+    )
+
+
+def _whole(record: Record) -> Record:
+    """Return the rows without NaN; all rows if the first axis does not count them everywhere."""
+    arrays = [*record.samples.values(), *record.answers.values()]
+    if not record.samples or len({array.shape[:1] for array in arrays}) > 1:
+        return record
+    whole = rows_without_nan(record.samples)
+    return Record(
+        *(
+            {name: array[whole] for name, array in one.items()}
+            for one in (record.samples, record.answers)
+        )
     )
 
 

@@ -11,6 +11,7 @@ from service.api.openapi.parts import failures, json_body, operation
 from service.api.rows.dialects import RowsRequest, example_of
 from service.api.rows.pictures import EXAMPLE_PICTURE, FORM, is_picture_model
 from service.api.rows.predict import DIALECT as PREDICT
+from service.api.rows.tables import row_schema
 from service.api.rows.texts import PAIR, TEXT, row_of
 from service.errors import ServiceError
 
@@ -81,6 +82,8 @@ def _instances(card: ModelCard) -> dict[str, Any]:
     row: dict[str, Any] = {"type": "object", "required": list(values), "properties": values}
     if len(values) == 1:
         (row,) = values.values()
+    if card.table is not None:
+        row = row_schema(card.table)
     if card.text is not None:
         row = {"oneOf": [_TEXT, _PAIR, row]}
     instances = {"type": "array", "minItems": 1, "items": row, "description": "rows"}

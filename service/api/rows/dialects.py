@@ -152,6 +152,8 @@ def _texts(value: Any) -> Any:
 
 def example_of(card: ModelCard) -> dict[str, Any]:
     """Return the recorded example of a card as a request that every dialect takes."""
+    if card.table is not None:
+        return {"instances": list(card.table.example)}
     columns = {
         name: fewest_digits(one.array()) for name, one in card.rows_first.example.inputs.items()
     }

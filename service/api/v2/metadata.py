@@ -75,7 +75,15 @@ def model_metadata(predictor: Predictor) -> dict[str, Any]:
         "platform": _PLATFORMS[predictor.placement.runtime.name],
         "inputs": [_tensor(spec) for spec in card.inputs],
         "outputs": [_tensor(spec) for spec in card.outputs],
+        **_columns(card),
     }
+
+
+def _columns(card: ModelCard) -> dict[str, Any]:
+    """Return the columns of a table, which the endpoints of rows take; empty for other models."""
+    if card.table is None:
+        return {}
+    return {"parameters": {f"column.{one.name}": one.to_text() for one in card.table.columns}}
 
 
 def model_configuration(predictor: Predictor) -> dict[str, Any]:
@@ -131,10 +139,10 @@ def _batching(predictor: Predictor) -> dict[str, Any]:
 def _parameters(card: ModelCard) -> dict[str, Any]:
     """Return what Triton's fields do not say.
 
-    These are requests computed alone, the largest shapes, and the axes of a batch that is not the
-    first dimension everywhere.
+    These are requests computed alone, the largest shapes, the axes of a batch that is not the
+    first dimension everywhere, and the columns of a table.
     """
-    parameters: dict[str, str] = {}
+    parameters: dict[str, str] = _columns(card).get("parameters", {})
     if card.fixed_batch is None and card.batching == "none":
         parameters["batching"] = "none"
     if not card.is_rows_first and card.axes.has_batch:
