@@ -104,3 +104,12 @@ class CnnHyperparameters(ImageHyperparameters):
     channels: tuple[Annotated[Size, Field(ge=2)], Size, Size] = Field(
         (32, 64, 128), description="channels of each resolution; three numbers"
     )
+
+
+class TableHyperparameters(Hyperparameters):
+    """Hyperparameters of an MLP on the columns of a table."""
+
+    hidden: tuple[Size, ...] = Field((256, 128), description="units of each hidden layer")
+    dropout: Share = Field(0.1, description="share of activations dropped in a step")
+    bins: Size = Field(16, description="bins of each number, with equal numbers of rows")
+    unknown: Share = Field(0.01, description="share of categories taken as unknown in training")

@@ -6,6 +6,7 @@ from pathlib import Path
 from training.datasets.curve import curve, true_curve
 from training.datasets.dataset import IGNORED, DataError, Dataset, InputKind, Split, Task
 from training.datasets.digits import DIGIT_LABELS, DOWNLOADS, digits, mnist
+from training.datasets.flights import flights
 from training.datasets.moons import MOON_LABELS, moons
 
 __all__ = [
@@ -18,6 +19,7 @@ DATASETS: Mapping[str, Callable[[Path], Dataset]] = {
     "digits": lambda _: digits(),
     "curve": lambda _: curve(),
     "moons": lambda _: moons(),
+    "flights": flights,
 }
 """Each data set by its name. The argument is the folder that holds data, or that data is
 downloaded into."""
