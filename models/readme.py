@@ -125,7 +125,8 @@ def _range(spec: TensorSpec) -> str:
 def _signature(card: ModelCard) -> str:
     def row(direction: str, spec: TensorSpec) -> Sequence[object]:
         name, shape = f"`{spec.name}`", _shape(spec)
-        meaning = f"{spec.meaning}; {spec.answer.to_text()}" if spec.answer else spec.meaning
+        answer = spec.answer.to_text() if spec.answer else ""
+        meaning = "; ".join(filter(None, (spec.meaning, answer)))
         return direction, name, spec.datatype, shape, _range(spec), meaning
 
     rows = [row("in", spec) for spec in card.inputs] + [row("out", spec) for spec in card.outputs]

@@ -17,7 +17,7 @@ from models.package import PackageError
 from models.parity import ParityError
 from models.readme import headline
 from models.repository import SHIPPED, ModelRepository, default_repository
-from training.datasets import DATASETS, DOWNLOADS, DataError, Dataset, load
+from training.datasets import DATASETS, DOWNLOADS, DataError, Dataset, Task, load
 from training.evaluation import NotFiniteError
 from training.export import ExportError, check_repository, export
 from training.hyperparameters import HyperparameterError
@@ -27,6 +27,7 @@ from training.recipe import Preset, Recipe, RecipeError
 from training.recipes import RECIPES
 from training.runs import RunResult, run_recipe
 from training.snapshots import SECONDS, SnapshotError, remove_snapshots, snapshots_of
+from training.table_command import TableOptions, recipe_of_table
 
 app = typer.Typer(
     help="Train, evaluate, export and verify the networks.",
@@ -143,6 +144,42 @@ def fit(
     snapshot_every: Annotated[
         float, typer.Option(min=0, help="seconds from one snapshot to the next")
     ] = SECONDS,
+    table: Annotated[
+        Path | None,
+        typer.Option(help="learn from a .csv or .parquet file", rich_help_panel="Tables"),
+    ] = None,
+    target: Annotated[
+        str | None, typer.Option(help="column to predict", rich_help_panel="Tables")
+    ] = None,
+    split_by: Annotated[
+        str | None,
+        typer.Option(
+            help="column by whose order, or groups of equal texts, rows are split; default: random",
+            rich_help_panel="Tables",
+        ),
+    ] = None,
+    task: Annotated[
+        Task | None, typer.Option(help="what the target is", rich_help_panel="Tables")
+    ] = None,
+    leave_out: Annotated[
+        list[str] | None,
+        typer.Option(help="column that is not used (repeatable)", rich_help_panel="Tables"),
+    ] = None,
+    column_type: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--type",
+            help="COLUMN=number|integer|boolean|category|date|datetime (repeatable)",
+            rich_help_panel="Tables",
+        ),
+    ] = None,
+    unit: Annotated[str, typer.Option(help="unit of the target", rich_help_panel="Tables")] = "",
+    name: Annotated[
+        str | None,
+        typer.Option(
+            help="name of the package; default: that of the file", rich_help_panel="Tables"
+        ),
+    ] = None,
     **values: Any,
 ) -> None:
     """Train, evaluate, export and verify recipes, and write the next version of each package.
@@ -158,7 +195,14 @@ def fit(
     }
     code = 0
     try:
-        recipes = _recipes(list(RECIPES) if every else names or [])
+        if table:
+            options = TableOptions(
+                file=table, target=target, split_by=split_by, task=task, unit=unit, name=name,
+                leave_out=leave_out or [], types=column_type or [],
+            )  # fmt: skip
+            recipes = [recipe_of_table(options, console)]
+        else:
+            recipes = _recipes(list(RECIPES) if every else names or [])
         hyperparameters = {
             recipe.name: recipe.hyperparameters(preset).override(overrides) for recipe in recipes
         }

@@ -23,13 +23,13 @@ def giveaways(data: TableDataset) -> dict[str, float]:
     train, validation = _some(data.train), _some(data.validation)
     found = {}
     for name, places in data.places:
-        alone = [part.inputs[:, places].numpy() for part in (train, validation)]
+        alone, unseen = (part.inputs[:, places].numpy() for part in (train, validation))
         if data.task == "regression":
-            score = _regression(*alone, train.targets, validation.targets)
+            score = _regression(alone, unseen, train.targets, validation.targets)
             threshold = MIN_R2
         else:
             tree = DecisionTreeClassifier(min_samples_leaf=LEAF_ROWS, random_state=0)
-            predicted = tree.fit(alone[0], train.targets.numpy()).predict(alone[1])
+            predicted = tree.fit(alone, train.targets.numpy()).predict(unseen)
             score = float(balanced_accuracy_score(validation.targets.numpy(), predicted))
             threshold = MIN_ACCURACY
         if score >= threshold:

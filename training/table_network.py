@@ -89,7 +89,8 @@ def _edges(values: Tensor, bins: int) -> Tensor:
     if not len(known):
         return torch.zeros(1)
     step = max(1, len(known) // QUANTILE_ROWS)
-    return known[::step].quantile(torch.linspace(0, 1, bins + 1)).unique()
+    ends: Tensor = known[::step].quantile(torch.linspace(0, 1, bins + 1)).unique()
+    return ends
 
 
 class Categories(nn.Module):

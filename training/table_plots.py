@@ -56,7 +56,7 @@ def calibration(network: nn.Module, data: TableDataset) -> bytes:
         axes.plot([low, 1], [low, 1], color=GREY, linewidth=1, linestyle="--")
         axes.errorbar(confidence, accuracy, yerr=errors, color=BLUE, marker="o", markersize=4)
         axes.set(title=f"Calibration, {BINS} bins of equal numbers of rows",
-                 xlabel="probability of the answered class", ylabel="share that is right")  # fmt: skip
+                 xlabel="probability of the answered class", ylabel="share right")  # fmt: skip
     return save.getvalue()
 
 

@@ -1,6 +1,5 @@
-"""The recipe of a network for rows of a table: its network, hyperparameters, module and pictures."""
+"""The recipe of a network for a table: its network, hyperparameters, module and pictures."""
 
-from collections.abc import Mapping
 from typing import Any
 
 from torch import Tensor, nn
@@ -96,7 +95,7 @@ def _output(data: TableDataset) -> TensorSpec:
     )  # fmt: skip
 
 
-def pictures(network: nn.Module, data: Dataset, evaluation: Evaluation) -> Mapping[str, bytes]:
+def pictures(network: nn.Module, data: Dataset, evaluation: Evaluation) -> dict[str, bytes]:
     """Return residuals, or the confusion matrix and the calibration; and what columns matter."""
     table = _table(data)
     importance = {"permutation-importance": table_plots.permutation_importance(network, table)}

@@ -262,8 +262,8 @@ def _numbers(texts: "pd.Series[Any]", *, boolean: bool = False) -> NDArray[np.fl
     """Return the numbers that texts stand for, NaN for others."""
     if boolean:
         known = {"true": 1.0, "false": 0.0, "1": 1.0, "0": 0.0}
-        return texts.str.lower().map(known).to_numpy(np.float64)
-    return pd.to_numeric(texts, errors="coerce").to_numpy(np.float64)
+        return np.asarray(texts.str.lower().map(known), np.float64)
+    return np.asarray(pd.to_numeric(texts, errors="coerce"), np.float64)
 
 
 def columns_of(

@@ -59,9 +59,7 @@ def baselines_of(*, report: bool = True) -> Baselines:
 def train_baselines(data: TableDataset) -> dict[str, Any]:
     """Return the trained models by name."""
     inputs, targets = _arrays(data.train)
-    some = slice(None)
-    if len(inputs) > LINEAR_ROWS:
-        some = np.random.default_rng(0).choice(len(inputs), LINEAR_ROWS, replace=False)
+    some = np.random.default_rng(0).permutation(len(inputs))[:LINEAR_ROWS]
     regresses = data.task == "regression"
     constant, linear = DummyRegressor(), Ridge()
     boosting = HistGradientBoostingRegressor
@@ -86,9 +84,7 @@ def train_baselines(data: TableDataset) -> dict[str, Any]:
     return {
         "mean" if regresses else "majority": constant.fit(inputs[:, :1], targets),
         "linear": make_pipeline(columns, linear).fit(inputs[some], targets[some]),
-        "gradient_boosting": trees.fit(
-            inputs, targets, X_val=validation, y_val=validation_targets
-        ),
+        "gradient_boosting": trees.fit(inputs, targets, X_val=validation, y_val=validation_targets),
     }
 
 
@@ -108,9 +104,7 @@ def classification_metrics(model: Any, split: Split) -> Metrics:
     probabilities = model.predict_proba(inputs)
     return {
         "accuracy": float((model.classes_[probabilities.argmax(axis=1)] == targets).mean()),
-        "negative_log_likelihood": float(
-            log_loss(targets, probabilities, labels=model.classes_)
-        ),
+        "negative_log_likelihood": float(log_loss(targets, probabilities, labels=model.classes_)),
     }
 
 

@@ -126,7 +126,7 @@ def table_dataset(
 
 
 def task_of(target: Column) -> Task:
-    """Return the task that a target suggests: few whole numbers, texts and truth values are classes.
+    """Return the task of a target: texts, truth values and few whole numbers are classes.
 
     Raises:
         DataError: it is a date.
@@ -203,7 +203,9 @@ def _split(
         return [present[np.sort(part)] for part in (train, validation, test)]
     if column.missing[present].any():
         at = int(present[column.missing[present].argmax()])
-        raise DataError(f"the column {column.name!r}, by which to split, is missing in row {at + 1}")
+        raise DataError(
+            f"the column {column.name!r} splits the rows, and is missing in row {at + 1}"
+        )
     values = column.values[present]
     if column.type == "category":  # whole groups, in a random order
         values = np.random.default_rng(0).permutation(len(column.categories))[values]
@@ -238,7 +240,7 @@ def _spec(
         DataError: almost every row has a text of its own.
     """
     nullable = bool(column.missing.any())
-    common = {
+    common: Any = {
         "name": column.name,
         "unit": (asked.units or {}).get(column.name, ""),
         "meaning": (asked.meanings or {}).get(column.name, ""),
@@ -283,7 +285,8 @@ def _places(
         for text, code in spec.codes.items():
             code_of[column.categories.index(text)] = code
         code_of[-1] = MISSING
-        return code_of[values][:, None]
+        codes: NDArray[Any] = code_of[values][:, None]
+        return codes
     if isinstance(spec, DateColumn):
         parts = date_parts(values, spec.parts, spec.origin).astype(np.float32)
         parts[np.isnat(values)] = np.nan

@@ -1,5 +1,4 @@
-"""The recipe for the air time of flights: categories embedded, missing values handled, units kept.
-"""
+"""The recipe for the air time of flights: categories embedded, missing values, units kept."""
 
 from training.hyperparameters import TableHyperparameters
 from training.recipe import Recipe
