@@ -79,7 +79,10 @@ def column_names(path: Path) -> list[str]:
             names = list(_parquet(path).schema_arrow.names)
         elif path.suffix == ".csv":
             with path.open(encoding="utf-8-sig", newline="") as file:
-                names = next(csv.reader(file), [])
+                lines = csv.reader(file)
+                names, first = next(lines, []), next(lines, [])
+            if any(first[len(names) :]):  # pandas would leave these fields out
+                raise DataError(f"{path}: its rows have more fields than its first line")
         else:
             raise DataError(f"{path}: a table is a .csv or a .parquet file")
     except FileNotFoundError:
@@ -136,11 +139,9 @@ def _csv(path: Path, names: Sequence[str], texts: set[str], bar: Any) -> Iterato
     try:
         with path.open("rb") as file, pd.read_csv(
             file, dtype=dict.fromkeys(texts, str), chunksize=CHUNK_ROWS, encoding="utf-8-sig",
-            low_memory=False, skipinitialspace=True,
+            low_memory=False, skipinitialspace=True, index_col=False,
         ) as chunks:  # fmt: skip
             for chunk in chunks:
-                if not isinstance(chunk.index, pd.RangeIndex):
-                    raise DataError(f"{path}: its rows have more fields than its first line")
                 bar.update(file.tell() - bar.n)
                 yield chunk[list(names)]
     except UnicodeDecodeError:
