@@ -255,7 +255,7 @@ def _spec(
             )
         return CategoryColumn(
             type="category", input=CATEGORIES, first=FIRST,
-            categories=tuple(column.categories[code] for code in known),
+            categories=tuple(sorted(column.categories[code] for code in known)),
             unknown=UNKNOWN if len(known) < len(column.categories) else None,
             missing=MISSING if nullable else None, **common,
         )  # fmt: skip
@@ -282,8 +282,7 @@ def _places(
     values = column.values[rows]
     if isinstance(spec, CategoryColumn):
         code_of = np.full(len(column.categories) + 1, UNKNOWN, np.float32)
-        for text, code in spec.codes.items():
-            code_of[column.categories.index(text)] = code
+        code_of[:-1] = [spec.codes.get(text, UNKNOWN) for text in column.categories]
         code_of[-1] = MISSING
         codes: NDArray[Any] = code_of[values][:, None]
         return codes
