@@ -201,6 +201,10 @@ def _parser() -> argparse.ArgumentParser:
         "a file of such rows, .csv or .json",
     )  # fmt: skip
     added.add_argument(
+        "--answers", type=Path, metavar="FILE.npz",
+        help="with --table: what the network itself answers to the rows of --sample, by output",
+    )  # fmt: skip
+    added.add_argument(
         "--range", action="append", type=parse_range, default=[], metavar="INPUT=LOW:HIGH",
         dest="ranges",
         help="the values that an input takes, as tokens=0:49, or x=0: without an upper end; "
@@ -268,7 +272,11 @@ def _program_name() -> str:
 
 def _add(repository: ModelRepository, options: argparse.Namespace) -> int:
     progress = Progress()
-    table = read_table(options.table, options.sample) if options.table else None
+    table = None
+    if options.table:
+        table = read_table(options.table, options.sample, options.answers)
+    elif options.answers:
+        raise AddError("--answers is for the rows of a table: give its columns with --table")
     sample = None if table else options.sample
     with (
         closing(progress),

@@ -166,16 +166,12 @@ def read_source(
     Raises:
         AddError: a file cannot be read, or has another format.
     """
-    network = _read_export(source) if (source / EXPORT_FILE).is_file() else _read_onnx(source)
+    is_export = (source / EXPORT_FILE).is_file()
+    network = _read_export(source, table) if is_export else replace(_read_onnx(source), table=table)
     if torchscript:
         content = read_file(torchscript)
         script = TorchFile(_shown(torchscript), content, "torchscript", required=True)
         network = replace(network, torch=script)
-    if table := table or network.table:
-        known = [record for record in network.records[:1] if table.values is not None]
-        for record in known:
-            table = table._replace(made=record.samples, answers=record.answers)
-        network = replace(network, table=table)
     if sample:
         network = replace(network, samples=read_arrays(sample), samples_file=sample)
     return network
@@ -187,7 +183,7 @@ def _read_onnx(file: Path) -> Source:
     return Source(_shown(file), content, labels=labels)
 
 
-def _read_export(folder: Path) -> Source:
+def _read_export(folder: Path, table: GivenTable | None) -> Source:
     try:
         stated = _Export.model_validate_json(read_file(folder / EXPORT_FILE, _MAX_EXPORT_BYTES))
     except ValidationError as error:
@@ -199,9 +195,11 @@ def _read_export(folder: Path) -> Source:
     while (samples := folder / f"samples-{len(records) + 1}.npz").is_file():
         answers = folder / f"answers-{len(records) + 1}.npz"
         records.append(Record(read_arrays(samples), read_arrays(answers)))
-    onnx, table = _read_onnx(folder / MODEL_FILES["onnx"]), read_given(folder)
-    notes = stated.notes
-    if table is None and any(has_nan(record.samples) for record in records):
+    onnx, notes = _read_onnx(folder / MODEL_FILES["onnx"]), stated.notes
+    table = table or read_given(folder)
+    if table and table.values and records:
+        table = table._replace(made=records[0].samples, answers=records[0].answers)
+    elif any(has_nan(record.samples) for record in records):
         records = [_whole(record) for record in records]
         notes += ("Rows that lack numbers are left out of its checks.",)
     return Source(

@@ -21,8 +21,9 @@ from pydantic import TypeAdapter, ValidationError
 
 from models.importing import AddError, read_file
 from models.runtimes import Arrays
+from models.samples import read_arrays
 from models.table_columns import TableSpec
-from models.table_values import TableError, table_inputs, value_of_text, values_of_rows
+from models.table_values import TableError, table_inputs, values_of_rows, values_of_texts
 
 _TABLE = TypeAdapter(TableSpec)
 _MAX_BYTES = 2**28
@@ -65,14 +66,20 @@ def parse_columns(content: Any, file: str) -> TableSpec:
         raise AddError(f"{file}: of the columns, {place or 'the list'}: {first['msg']}") from None
 
 
-def read_table(columns: Path, rows: Path | None) -> GivenTable:
-    """Return the table in a JSON file, with the rows in another file.
+def read_table(columns: Path, rows: Path | None, answers: Path | None = None) -> GivenTable:
+    """Return the table in a JSON file, with the rows and their answers in other files.
 
     Raises:
         AddError: a file cannot be read, or has another form.
     """
     table = parse_columns(_json(columns), columns.name)
-    return GivenTable(table, None if rows is None else read_rows(rows, table))
+    if answers is not None and rows is None:
+        raise AddError("--answers is for given rows: give these with --sample")
+    return GivenTable(
+        table,
+        None if rows is None else read_rows(rows, table),
+        answers={} if answers is None else read_arrays(answers),
+    )
 
 
 def read_given(folder: Path) -> GivenTable | None:
@@ -104,7 +111,7 @@ def read_rows(file: Path, table: TableSpec) -> dict[str, list[Any]]:
         if file.suffix == ".npz":
             raise AddError(f"{file}: with --table, give rows in its terms: a .csv or .json file")
         if file.suffix == ".csv":
-            return _csv(read_file(file, _MAX_BYTES), table)
+            return _csv(file, table)
         content = _json(file)
         if isinstance(content, dict) and "instances" in content:
             content = content["instances"]
@@ -157,17 +164,21 @@ def save_arrays(file: Path, arrays: Mapping[str, NDArray[Any]]) -> None:
     np.savez(file, **saved)  # type: ignore[arg-type] # names are no options of savez
 
 
-def _csv(content: bytes, table: TableSpec) -> dict[str, list[Any]]:
-    lines = [line for line in csv.reader(io.StringIO(content.decode("utf-8-sig"))) if line]
-    names, rows = lines[0], lines[1:]
+def _csv(file: Path, table: TableSpec) -> dict[str, list[Any]]:
+    try:
+        text = read_file(file, _MAX_BYTES).decode("utf-8-sig")
+        names, *rows = [line for line in csv.reader(io.StringIO(text)) if line] or [[]]
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise AddError(f"{file}: it is no CSV in UTF-8 ({error})") from error
+    if not rows:
+        raise AddError(f"{file}: it holds no rows: give a first line of names, and a line for each")
     if short := [at for at, row in enumerate(rows, start=1) if len(row) != len(names)]:
         raise TableError(f"Row {short[0]} has another number of fields than the first line.")
     columns = table.by_name
+    fields = dict(zip(names, map(list, zip(*rows, strict=True)), strict=True))
     return {
-        name: [
-            value_of_text(columns[name], row[at]) if name in columns else row[at] for row in rows
-        ]
-        for at, name in enumerate(names)
+        name: values_of_texts(columns[name], texts) if name in columns else texts
+        for name, texts in fields.items()
     }
 
 

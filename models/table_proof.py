@@ -103,7 +103,6 @@ def prove_table(
             f"{graph.file}: it fails on a row of the table ({one_line(error)}): check the codes of "
             "categories, unknown and missing values"
         ) from error
-    absolute = relative = 0.0
     for name, found in alone.items():
         if not is_finite(found):
             at = int(np.argmin(np.isfinite(found).reshape(rows, -1).all(axis=1)))
@@ -117,15 +116,8 @@ def prove_table(
                 f"{graph.file}: rows with missing or unknown values are answered otherwise beside "
                 'other rows: refuse these values with "missing": null and "unknown": null'
             )
-        own = table.answers.get(name)
-        if own is not None and own.dtype.kind == "f":
-            own = own[:LARGEST]
-            found = found[: len(own)]
-            difference = relative_difference(
-                found, own, probabilities=_is_probabilities(card, name)
-            )
-            relative = max(relative, float(difference.max(initial=0.0)))
-            absolute = max(absolute, float(np.abs(found - own).max(initial=0.0)))
+    total = len(next(iter((table.values or {}).values())))
+    absolute, relative = _differences(graph.file, card, alone, table.answers, total)
     if relative > tolerance:
         raise AddError(
             f"{graph.file}: a row of the table is answered otherwise than by the network itself "
@@ -141,6 +133,47 @@ def prove_table(
         equal_answers=1.0,
         tolerance=f"{tolerance:g} relative, for rows of the table",
     )
+
+
+def _differences(
+    file: str, card: ModelCard, outputs: Arrays, answers: Arrays, total: int
+) -> tuple[float, float]:
+    """Return the largest difference from the network's own answers, and that of the magnitude.
+
+    Args:
+        file: the name of the network's file, for errors.
+        card: the specifications of the outputs.
+        outputs: of the first rows of the sample, and of further rows.
+        answers: of the network itself, to all rows of the sample; of some outputs.
+        total: the number of these rows.
+
+    Raises:
+        AddError: an answer is of another output, or there are not as many as rows.
+    """
+    absolute = relative = 0.0
+    specs = {spec.name: spec for spec in card.outputs}
+    for name, own in answers.items():
+        if name not in outputs:
+            raise AddError(
+                f"{file}: its outputs are {', '.join(outputs)}, and the answers are of the output "
+                f"{name}: name it as the network does"
+            )
+        count = min(total, LARGEST)
+        found = outputs[name][:count]
+        if len(own) != total or own[:count].size != found.size:
+            raise AddError(
+                f"{file}: there are {len(own)} answers {name} for {total} rows, {list(own.shape)}, "
+                f"and the network gives {list(found.shape)} for {count}: give one for each row"
+            )
+        own = own[:count].reshape(found.shape)
+        if found.dtype.kind != "f":
+            relative = relative if np.array_equal(found, own) else np.inf
+            continue
+        shares = specs[name].is_probabilities
+        difference = relative_difference(found, own, probabilities=shares)
+        relative = max(relative, float(difference.max(initial=0.0)))
+        absolute = max(absolute, float(np.abs(found - own).max(initial=0.0)))
+    return absolute, relative
 
 
 def require_equal_rows(
@@ -227,7 +260,3 @@ def _require_equal(file: str, spec: TableSpec, arrays: Arrays, made: Arrays) -> 
                 f"{array[row, *place]!s} by the declared columns, and {own[row, *place]!s} "
                 "by the transform: declare the column as the transform makes it"
             )
-
-
-def _is_probabilities(card: ModelCard, output: str) -> bool:
-    return any(spec.is_probabilities for spec in card.outputs if spec.name == output)

@@ -81,23 +81,35 @@ def values_of_rows(table: TableSpec, rows: Sequence[Any]) -> dict[str, list[Any]
     return {name: [row[name] for row in rows] for name in names}
 
 
-def value_of_text(column: NumberColumn | CategoryColumn | DateColumn, text: str) -> Any:
-    """Return a field of a CSV file as the column takes it; an empty field is missing.
+def values_of_texts(
+    column: NumberColumn | CategoryColumn | DateColumn, texts: Sequence[str]
+) -> list[Any]:
+    """Return fields of a CSV file as the column takes them; an empty field is missing.
 
     A text that is no value of the column is returned as it is, to be refused with a sentence.
     """
-    if text == "":
-        return None
     if not isinstance(column, NumberColumn):
-        return text
+        return [text or None for text in texts]
     if column.type == "boolean":
-        return {"true": True, "false": False, "1": True, "0": False}.get(text.lower(), text)
+        return [_BOOLEANS.get(text.lower(), text) for text in texts]
     for number in (int, float):
         try:
-            return number(text)
+            return [number(text) if text else None for text in texts]
         except ValueError:
             continue
-    return text
+    return [_number(text) for text in texts]
+
+
+_BOOLEANS: Mapping[str, bool | None] = {
+    "true": True, "false": False, "1": True, "0": False, "": None,
+}  # fmt: skip
+
+
+def _number(text: str) -> float | str | None:
+    try:
+        return float(text) if text else None
+    except ValueError:
+        return text
 
 
 def _require_columns(table: TableSpec, given: Mapping[Any, Any], place: str = "") -> None:
@@ -270,22 +282,24 @@ def _dates(
         raise rows.refused(
             lambda one: type(one) is not str, f"is no text with a {column.type} such as {form!r}"
         )
-    moments: list[datetime] = []
-    for value in values:
+    moments: dict[str, datetime] = {}  # days are often repeated
+    for value in dict.fromkeys(values):
         try:
-            moments.append(column.moment(value))
+            moments[value] = column.moment(value)
         except ValueError as error:
             raise rows.refused(partial(eq, value), str(error)) from None
     low, high = column.bounds
-    if moments and not low <= min(moments) <= max(moments) <= high:
+    if moments and not low <= min(moments.values()) <= max(moments.values()) <= high:
         allowed = ends_text(column.minimum, column.maximum)
         raise rows.refused(
-            lambda one: not low <= column.moment(one) <= high,
+            lambda one: not low <= moments[one] <= high,
             f"is outside of its range; it must be {allowed}",
         )
-    parts = date_parts(np.array(moments, "datetime64[us]"), column.parts, column.origin)
+    distinct = np.array(list(moments.values()), "datetime64[us]")
+    parts = date_parts(distinct, column.parts, column.origin)
+    places = dict(zip(moments, range(len(moments)), strict=True))
     with np.errstate(over="ignore"):
-        return parts.astype(dtype)
+        return parts.astype(dtype)[[places[value] for value in values]]
 
 
 def _refused(

@@ -15,7 +15,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from models.table_columns import CategoryColumn, NumberColumn, TableSpec
 from models.table_samples import random_values, with_unusual
-from models.table_values import TableError, table_inputs, value_of_text, values_of_rows
+from models.table_values import TableError, table_inputs, values_of_rows, values_of_texts
 from models.tensor_spec import Datatype, TensorSpec
 
 TABLE = TypeAdapter(TableSpec)
@@ -328,11 +328,12 @@ def test_a_record_is_made_in_python() -> None:
 
 def test_fields_of_csv_are_values_of_their_columns() -> None:
     kinds = EVERYTHING.by_name
-    assert value_of_text(kinds["number"], "1e3") == 1000
-    assert value_of_text(kinds["number"], "far") == "far"
-    assert value_of_text(kinds["boolean"], "True") is True
-    assert value_of_text(kinds["open"], "3") == "3"
-    assert {value_of_text(kind, "") for kind in kinds.values()} == {None}
+    assert values_of_texts(kinds["number"], ["1e3", "", "2"]) == [1000, None, 2]
+    assert values_of_texts(kinds["number"], ["1", "far", ""]) == [1, "far", None]
+    assert values_of_texts(kinds["integer"], [str(2**60 + 1), ""]) == [2**60 + 1, None]
+    assert values_of_texts(kinds["boolean"], ["True", "0", "", "2"]) == [True, False, None, "2"]
+    assert values_of_texts(kinds["open"], ["3", ""]) == ["3", None]
+    assert values_of_texts(kinds["date"], ["2013-05-01", ""]) == ["2013-05-01", None]
 
 
 def test_the_rows_of_the_checks_fit_their_table() -> None:

@@ -5,7 +5,7 @@ from typing import Any
 
 from models.card import ModelCard
 from models.table_columns import CategoryColumn, DateColumn, NumberColumn, TableSpec
-from models.table_values import TableError, Values, table_inputs, value_of_text, values_of_rows
+from models.table_values import TableError, Values, table_inputs, values_of_rows, values_of_texts
 from service.api.rows.instances import require_rows_apart
 from service.api.v2.tensors import check_shape
 from service.batching.batch import Arrays
@@ -62,12 +62,10 @@ def values_of_lines(table: TableSpec, lines: Sequence[Sequence[str]]) -> Values:
     if lines and not columns.keys().isdisjoint(lines[0]):
         names, *lines = lines
     require_width(names, lines)
+    fields = [list(texts) for texts in zip(*lines, strict=True)] or [[] for _ in names]
     return {
-        name: [
-            value_of_text(columns[name], line[at]) if name in columns else line[at]
-            for line in lines
-        ]
-        for at, name in enumerate(names)
+        name: values_of_texts(columns[name], texts) if name in columns else texts
+        for name, texts in zip(names, fields, strict=True)
     }
 
 
