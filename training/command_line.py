@@ -27,7 +27,7 @@ from training.recipe import Preset, Recipe, RecipeError
 from training.recipes import RECIPES
 from training.runs import RunResult, run_recipe
 from training.snapshots import SECONDS, SnapshotError, remove_snapshots, snapshots_of
-from training.table_command import TableOptions, recipe_of_table
+from training.table_command import TableOptions, recipe_of_table, require_table
 
 app = typer.Typer(
     help="Train, evaluate, export and verify the networks.",
@@ -195,12 +195,13 @@ def fit(
     }
     code = 0
     try:
+        options = TableOptions(
+            target=target, split_by=split_by, task=task, unit=unit, name=name,
+            leave_out=leave_out or [], types=column_type or [],
+        )  # fmt: skip
+        require_table(options, table, names or [])
         if table:
-            options = TableOptions(
-                file=table, target=target, split_by=split_by, task=task, unit=unit, name=name,
-                leave_out=leave_out or [], types=column_type or [],
-            )  # fmt: skip
-            recipes = [recipe_of_table(options, console)]
+            recipes = [recipe_of_table(table, options, console)]
         else:
             recipes = _recipes(list(RECIPES) if every else names or [])
         hyperparameters = {

@@ -28,7 +28,6 @@ class TableOptions:
     """The options of `fit --table`.
 
     Attributes:
-        file: the table.
         target: the column that is predicted.
         split_by: the column whose order or groups split the rows.
         task: regression or classification; None to infer it.
@@ -38,8 +37,7 @@ class TableOptions:
         name: of the package; by default, that of the file.
     """
 
-    file: Path
-    target: str | None
+    target: str | None = None
     split_by: str | None = None
     task: Task | None = None
     leave_out: Sequence[str] = ()
@@ -48,16 +46,30 @@ class TableOptions:
     name: str | None = None
 
 
-def recipe_of_table(options: TableOptions, console: Console) -> Recipe:
+def require_table(options: TableOptions, file: Path | None, recipes: Sequence[str]) -> None:
+    """Check that there is a table if an option is given, and no recipe beside a table.
+
+    Raises:
+        DataError: the options do not belong together.
+    """
+    if file and recipes:
+        raise DataError(f"--table makes a recipe of its own: omit {', '.join(recipes)}")
+    given = [name for name, value in vars(options).items() if value]
+    if given and not file:
+        option = {"types": "type"}.get(given[0], given[0].replace("_", "-"))
+        raise DataError(f"--{option} needs --table, with the file of a table")
+
+
+def recipe_of_table(file: Path, options: TableOptions, console: Console) -> Recipe:
     """Read a table, show its columns, and return a recipe for it.
 
     Raises:
         DataError: the file, an option or a column cannot be used; the message says what to change.
     """
-    name = options.name or options.file.name.split(".")[0]
+    name = options.name or file.name.split(".")[0]
     if not is_package_name(name):
         raise DataError(f"the name {name!r} {PACKAGE_NAME_RULE}: give another --name")
-    names = column_names(options.file)
+    names = column_names(file)
     if options.target is None:
         raise DataError(f"name the column to predict with --target; there are {', '.join(names)}")
     for given in (options.target, *filter(None, [options.split_by])):
@@ -66,11 +78,11 @@ def recipe_of_table(options: TableOptions, console: Console) -> Recipe:
             raise DataError(f"the column {given!r} is left out, and is needed")
     if options.target == options.split_by:
         raise DataError(f"the target {options.target!r} cannot split the rows: name another column")
-    columns = read_table(options.file, types=_types(options.types), leave_out=options.leave_out)
+    columns = read_table(file, types=_types(options.types), leave_out=options.leave_out)
     _require_numbers(columns[options.target], options.task)
     data = table_dataset(
         name,
-        f"{options.file.name}, {len(next(iter(columns.values())).values):,} rows",
+        f"{file.name}, {len(next(iter(columns.values())).values):,} rows",
         columns,
         TableTask(
             target=options.target, task=options.task, split_by=options.split_by, unit=options.unit

@@ -17,7 +17,9 @@ from training.served import Served
 from training.table_network import TableNetwork
 
 STEPS = 6_000
-"""Of training, for a table of any size, if that is 10 to 200 epochs."""
+"""Of training, if that is 10 to 40 epochs."""
+SMALL_ROWS = 2_000
+"""Training rows of which a smaller network is fitted, since a larger one learns them by heart."""
 
 
 class _Answers(nn.Module):
@@ -111,15 +113,14 @@ def pictures(network: nn.Module, data: Dataset, evaluation: Evaluation) -> dict[
 def hyperparameters_for(data: TableDataset) -> TableHyperparameters:
     """Return hyperparameters that suit the number of rows of a table."""
     rows = len(data.train)
+    is_small = rows < SMALL_ROWS
     batch_size = min(1_024, max(32, rows // 100))
     return TableHyperparameters(
-        epochs=min(200, max(10, STEPS * batch_size // rows)),
-        batch_size=batch_size,
-        optimizer="adamw",
-        lr=2e-3,
-        weight_decay=0.05,
-        lr_scheduler="one-cycle",
-    )
+        epochs=min(40, max(10, STEPS * batch_size // rows)), batch_size=batch_size,
+        optimizer="adamw", lr=2e-3, weight_decay=0.05, lr_scheduler="one-cycle",
+        hidden=(64, 32) if is_small else (256, 128),
+        dropout=0.3 if is_small else 0.1, bins=4 if is_small else 16,
+    )  # fmt: skip
 
 
 def table_recipe(name: str, data: TableDataset, limits: tuple[str, ...] = ()) -> Recipe:
