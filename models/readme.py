@@ -1,5 +1,6 @@
 """The `README.md` of a package, rendered from its card."""
 
+import json
 from collections.abc import Iterable, Mapping, Sequence
 
 from models.card import (
@@ -148,6 +149,8 @@ def _signature(card: ModelCard) -> str:
         page += "\n\nThe inputs are made of rows with these columns:\n\n" + _table(
             ["column", "value", "meaning", "becomes"], columns
         )
+        request = json.dumps({"instances": card.table.example[:1]}, ensure_ascii=False)
+        page += f"\n\nA request, `POST /models/{card.name}/predict`:\n\n```json\n{request}\n```"
     return page
 
 
