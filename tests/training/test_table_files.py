@@ -115,6 +115,27 @@ def test_the_advice_on_mixed_values_works(tmp_path: Path) -> None:
     assert category.categories == ("1", "2", "oops", "4")
 
 
+@pytest.mark.parametrize(
+    ("values", "kind", "known"),
+    [
+        ([1, 2.5, 3], "integer", [1, None, 3]),
+        ([0, 1, 5], "boolean", [False, True, None]),
+        (["1", "true", "maybe"], "boolean", [True, True, None]),
+        (["2013-01-01", "soon"], "date", ["2013-01-01", None]),
+    ],
+)
+def test_values_that_are_none_of_a_stated_type_are_missing(
+    tmp_path: Path, values: list[object], kind: str, known: list[object]
+) -> None:
+    column = read(tmp_path, lines(*values), types={"x": kind})["x"]
+    assert [column.scalar(at) for at in range(len(values))] == known
+
+
+def test_numbers_are_no_dates(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="holds numbers, as 2013, and is no date: omit its --type"):
+        read(tmp_path, lines(2013, 2014), types={"x": "date"})
+
+
 def test_columns_that_are_left_out_are_not_looked_at(tmp_path: Path) -> None:
     names = ",".join(f"k{at}" for at in range(2))
     content = f"{names}\n" + "".join(f"{at},t{at}\n" for at in range(MAX_CATEGORIES + 10))

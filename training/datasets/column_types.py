@@ -97,7 +97,9 @@ class ColumnBuilder:
             self._utc, chunk = True, chunk.dt.tz_convert("UTC").dt.tz_localize(None)
         if chunk.isna().all():
             self._parts.append(("missing", np.full(len(chunk), np.nan)))
-        elif pd.api.types.is_bool_dtype(chunk.dtype):
+            return
+        self._require_stated(chunk)
+        if pd.api.types.is_bool_dtype(chunk.dtype):
             self._parts.append(("numbers", chunk.to_numpy(np.float64, na_value=np.nan)))
         elif pd.api.types.is_numeric_dtype(chunk.dtype):
             self._all_bool = False
@@ -106,6 +108,20 @@ class ColumnBuilder:
             self._parts.append(("dates", chunk.to_numpy("datetime64[us]")))
         else:
             self._add_texts(chunk)
+
+    def _require_stated(self, chunk: "pd.Series[Any]") -> None:
+        """Check that a column of dates holds no numbers, and one of numbers no dates."""
+        kinds = pd.api.types
+        dates, numbers = kinds.is_datetime64_any_dtype(chunk), kinds.is_numeric_dtype(chunk)
+        if numbers and self._stated in ("date", "datetime"):
+            raise DataError(
+                f"the column {self.name!r} holds numbers, as {chunk.dropna().iloc[0]}, and is no "
+                f"{self._stated}: omit its --type, or write dates as 2013-05-01"
+            )
+        if dates and self._stated in ("number", "integer", "boolean"):
+            raise DataError(
+                f"the column {self.name!r} holds dates, and no {self._stated}: omit its --type"
+            )
 
     def _add_texts(self, chunk: "pd.Series[Any]") -> None:
         try:
@@ -180,6 +196,10 @@ class ColumnBuilder:
             return self._of_dates(np.concatenate(dates).astype("datetime64[us]"))
         values = np.concatenate([part for _, part in self._parts])
         self._parts.clear()  # the memory of a large table
+        if self._stated == "integer":
+            values[values != np.floor(values)] = np.nan
+        elif self._stated == "boolean":
+            values[(values != 0) & (values != 1)] = np.nan
         too_large = np.abs(values) > MAX_NUMBER
         if too_large.any():
             at = int(too_large.argmax())

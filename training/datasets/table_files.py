@@ -2,6 +2,7 @@
 
 import csv
 import difflib
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -118,6 +119,8 @@ def _chunks(
         total=path.stat().st_size, unit="B", unit_scale=True, desc=f"reading {path.name}",
         disable=None if progress else True,
     )  # fmt: skip
+    if bar.disable and progress:
+        sys.stderr.write(f"reading {path.name}\n")
     rows = 0
     with bar:
         if path.suffix == ".parquet":
