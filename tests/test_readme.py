@@ -35,7 +35,14 @@ NAMES = (
     "README.md",
     *(
         f"docs/{name}.md"
-        for name in ("endpoints", "settings", "operations", "networks", "bring-your-own")
+        for name in (
+            "endpoints",
+            "settings",
+            "operations",
+            "networks",
+            "bring-your-own",
+            "training",
+        )
     ),
 )
 PAGES = {name: (ROOT / name).read_text() for name in NAMES}
