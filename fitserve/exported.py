@@ -6,6 +6,7 @@ folder, which `fitserve add NAME FOLDER` reads:
     export.json         {"format": 1, "origin": …, "labels": […], "notes": […], "picture": …,
                         "text": …}
     model.onnx          the network as ONNX
+    …                   files of weights beside it, under the names that it states; may be missing
     model.pt            the network as TorchScript; may be missing
     model.pt2           the network as a program of torch.export, in place of TorchScript
     samples-1.npz       rows of every input by name
@@ -22,7 +23,7 @@ folder, which `fitserve add NAME FOLDER` reads:
 import json
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -119,7 +120,7 @@ class Exported:
     """A network as files.
 
     Attributes:
-        onnx: the ONNX file, with its weights.
+        onnx: the ONNX file.
         records: one or more; the shapes of their rows may differ in the free dimensions only.
         origin: where the network comes from, as `Net of torch 2.13.0`.
         torchscript: the TorchScript file, whose arguments are the inputs of the graph.
@@ -128,6 +129,7 @@ class Exported:
         notes: what the user should know, a sentence each.
         pictures: the pictures of the sample, and how they become the input; None for other inputs.
         texts: how texts become the inputs; None for other inputs.
+        weights: the weights that the ONNX file does not contain, by the names of their files.
         table: how rows with named columns become the inputs; None for other inputs.
     """
 
@@ -140,6 +142,7 @@ class Exported:
     notes: Sequence[str] = ()
     pictures: Pictures | None = None
     texts: Texts | None = None
+    weights: Mapping[str, bytes] = field(default_factory=dict)
     table: Table | None = None
 
     def write(self, folder: Path) -> None:
@@ -149,6 +152,8 @@ class Exported:
             OSError: a file cannot be written.
         """
         (folder / "model.onnx").write_bytes(self.onnx)
+        for name, weights in self.weights.items():
+            (folder / name).write_bytes(weights)
         if self.torchscript is not None:
             (folder / "model.pt").write_bytes(self.torchscript)
         if self.program is not None:

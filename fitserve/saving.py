@@ -79,12 +79,15 @@ def save(
         SaveError: the exported network cannot be served.
     """
     classes = [str(label) for label in labels]
-    if table:
-        exported = export_table(network, sample, table, transform, classes)
-    else:
-        exported = _export(network, sample, classes, batch_axis, picture, tokenizer, transform)
+
+    def exported() -> Exported:
+        if table:
+            return export_table(network, sample, table, transform, classes)
+        return _export(network, sample, classes, batch_axis, picture, tokenizer, transform)
+
     with tempfile.TemporaryDirectory(prefix="fitserve-") as folder:
-        exported.write(Path(folder))
+        # Not kept: the files may be as large as the network, and the checks need memory, too.
+        exported().write(Path(folder))
         written = Path(folder, "written")
         command = [sys.executable, "-P", "-m", "fitserve", "add", name, folder, *options]
         command += ["--written-to", str(written), *_axis_options(batch_axis)]

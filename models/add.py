@@ -15,25 +15,26 @@ from models.card import (
     EXAMPLE_TOLERANCE,
     MODEL_FILES,
     PACKAGE_NAME_RULE,
+    WEIGHTS_FILE,
     Example,
     ModelCard,
     RecordedTensor,
     Task,
     is_package_name,
 )
-from models.differences import HALF_PRECISION
 from models.importing import AddError, ForeignGraph
 from models.max_length import MaxLength, at_sizes
 from models.observed import Asked, Observed, observe
 from models.package import ModelPackage, require_writable, write_package
-from models.padding_proof import Pad, prove_padding, require_batched
+from models.padding_proof import Pad, prove_padding, require_batched, with_varied_rows
 from models.proofs import prove_answers, prove_largest, prove_rows
-from models.proved_batches import batching
+from models.proved_batches import batched_entries, batching
 from models.ranges import InputRange
 from models.repository import ModelRepository
 from models.runtimes import Runtime
 from models.samples import Samples
 from models.sources import Source, read_source
+from models.split_proof import prove_split
 from models.stated_batch import Stated
 from models.table_files import GivenTable
 from models.table_proof import prove_table, require_equal_rows, with_example
@@ -155,7 +156,7 @@ def _proved(
     progress: Callable[[str], object],
     *,
     padding_is_asked: bool,
-) -> tuple[ModelCard, dict[str, bytes]]:
+) -> tuple[ModelCard, dict[str, bytes | bytearray]]:
     """Check the network; return its card with the results, and the files of the package.
 
     Raises:
@@ -172,14 +173,21 @@ def _proved(
         progress("comparing padded rows with rows alone")
         try:
             require_batched(graph, found.padding, proof)
-            padded = prove_padding(graph, found.padding, found.few, found.outputs, half=half)
+            tried = with_varied_rows(graph, found.few, samples)
+            padded = prove_padding(graph, found.padding, tried, found.outputs, half=half)
         except AddError as error:
             if padding_is_asked:
                 raise
             card = _limited(card, f"Texts of unequal lengths are computed one by one: {error}.")
         else:
             own, card = (*own, padded), card.model_copy(update={"padding": found.padding})
-    files = {MODEL_FILES["onnx"]: source.onnx}
+    if found.split is not None:
+        progress("comparing the entries of rows with those of rows alone")
+        divided = prove_split(graph, source.onnx, found.split, samples, half=half)
+        own, card = (*own, divided), card.model_copy(update=batched_entries(card, found.split))
+    files: dict[str, bytes | bytearray] = {MODEL_FILES["onnx"]: source.onnx}
+    if source.weights is not None:
+        files[WEIGHTS_FILE] = source.weights
     if source.texts:
         progress("comparing texts with the training library")
         text, equal = prove_texts(graph.file, graph.network, card, source.texts)
@@ -190,7 +198,11 @@ def _proved(
         own = (prove_table(graph, card, source.table, half=half), *own)
     parity = (*own, proof.record)
     candidates: dict[str, Runtime] = {graph.file: graph.network}
-    if source.torch:
+    if source.torch and found.split is not None:
+        card = _limited(
+            card, f"The {source.torch.title} is left out: its outputs are not divided among rows."
+        )
+    elif source.torch:
         progress(f"comparing the {source.torch.title} with it")
         try:
             module, compared = equal_module(
@@ -254,7 +266,7 @@ def _example(found: Observed) -> Example:
             spec.name: RecordedTensor.of(spec.datatype, answers[spec.name])
             for spec in found.outputs
         },
-        tolerance=HALF_PRECISION if found.half else EXAMPLE_TOLERANCE,
+        tolerance=max(found.half, EXAMPLE_TOLERANCE),
     )
 
 

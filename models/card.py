@@ -17,6 +17,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, NonNegativeIn
 
 from models.batch_axes import BatchAxes, row_shape
 from models.padding import PaddingSpec
+from models.split_rows import SplitSpec, plain
 from models.table_columns import TableSpec
 from models.table_values import TableError, table_inputs, values_of_rows
 from models.tensor_spec import NUMPY_DTYPES, Datatype, TensorSpec
@@ -37,6 +38,8 @@ MODEL_FILES: Mapping[RuntimeName, str] = {
     "pt2": "model.pt2",
 }
 """The file in a package that each runtime loads; `pt2` is a program of torch.export."""
+WEIGHTS_FILE = "model.onnx.data"
+"""The weights of `model.onnx` that are beside it, if they are too large for the file itself."""
 
 
 PACKAGE_NAME_RULE = "must be 1 to 100 letters, digits, '-' or '_', and begin with a letter or digit"
@@ -247,7 +250,7 @@ class Example(_Part):
         return self.model_copy(
             update={
                 kind: {
-                    name: RecordedTensor.of(recorded[name].datatype, array)
+                    name: RecordedTensor.of(recorded[name].datatype, plain(array))
                     for name, array in arrays.items()
                 }
                 for kind, recorded, arrays in (
@@ -263,7 +266,8 @@ class ModelCard(_Part):
     `batching` is `none` where a row's answer is not proved to be the same whatever rows are beside
     it; `limits` says why. Where inputs have free dimensions, it is proved for the
     `batched_shapes` only: the shapes of the inputs by name, without the batch. With `padding`, rows
-    of other lengths are padded to these. Where the graph decides by values of shared inputs, each
+    of other lengths are padded to these. With `split`, outputs are divided among the rows by an
+    index. Where the graph decides by values of shared inputs, each
     of these shapes is proved with the values at its place in `batched_values` only. `optimized` is
     false where ONNX Runtime computes other outputs after it has rewritten the graph. `text` says
     how a text becomes the inputs; None for other networks.
@@ -282,6 +286,7 @@ class ModelCard(_Part):
     batched_shapes: tuple[dict[str, tuple[NonNegativeInt, ...]], ...] = ()
     batched_values: tuple[dict[str, RecordedTensor], ...] = ()
     padding: PaddingSpec | None = None
+    split: SplitSpec | None = None
     optimized: bool = True
     fit: FitRecord | None = None
     evaluations: tuple[Evaluation, ...] = ()
@@ -317,6 +322,7 @@ class ModelCard(_Part):
         return BatchAxes(
             {spec.name: spec.batch_axis for spec in self.inputs},
             {spec.name: spec.batch_axis for spec in self.outputs},
+            self.split,
         )
 
     @cached_property
@@ -377,6 +383,21 @@ class ModelCard(_Part):
                         f"{spec.name} is {tensor.datatype} {list(tensor.shape)} in the example; "
                         f"the card says {spec.to_text()}"
                     )
+        return self
+
+    @model_validator(mode="after")
+    def _split_fits(self) -> Self:
+        """Check that divided outputs have no axis of the batch, and the example one row."""
+        if self.split is None:
+            return self
+        whole = {spec.name: spec for spec in self.outputs if spec.batch_axis is None}
+        index = whole.get(self.split.index)
+        ranks = (1, 2) if self.split.column is None else (2,)
+        if index is None or set(self.split.outputs) != set(whole) or len(index.shape) not in ranks:
+            raise ValueError(f"the outputs that are divided are {', '.join(self.split.outputs)}")
+        rows = {len(self.example.inputs[spec.name].array()) for spec in self.inputs}
+        if rows != {1} or any(spec.batch_axis != 0 for spec in self.inputs):
+            raise ValueError("outputs are divided, and the example is not of one row")
         return self
 
     @model_validator(mode="after")

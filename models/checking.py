@@ -35,6 +35,11 @@ def check(package: ModelPackage) -> Iterator[str]:
     for name, runtime in runtimes.items():
         yield f"  {name}: {_milliseconds(runtime, rows):.3g} ms for {_count(rows)}"
     outputs = next(iter(runtimes.values()))(rows)
+    if any(spec.datatype == "BF16" for spec in (*card.inputs, *card.outputs)):
+        yield f"A caller sends and gets BF16 in binary at /v2/models/{card.name}/infer, or numbers"
+        if len(text := _instances(_rows_of(rows))) <= LONGEST:
+            yield f"  curl -s {URL}/models/{card.name}/predict -d {text}"
+        return
     yield "A caller sends"
     request = {"inputs": _tensors(card.inputs, card.axes.inputs_of_network(rows))}
     yield f"  curl -s {URL}/v2/models/{card.name}/infer -d {shlex.quote(_text(request))}"
@@ -106,6 +111,14 @@ def _tensors(specs: Sequence[TensorSpec], arrays: Arrays) -> list[Mapping[str, A
         }
         for spec in specs
     ]
+
+
+def _rows_of(rows: Arrays) -> list[Any]:
+    """Return rows as the endpoint of rows takes them."""
+    columns = {name: fewest_digits(array) for name, array in rows.items()}
+    if len(columns) == 1:
+        return next(iter(columns.values()))
+    return [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
 
 
 def _text(message: Mapping[str, Any]) -> str:

@@ -39,7 +39,7 @@ from models.readme import (
 from models.repository import ModelRepository, RepositoryError, default_repository
 from models.runtimes import one_line
 from models.script_mixing import require_rows_apart
-from models.stated_batch import Stated, parse_batch_axis, parse_shared
+from models.stated_batch import Stated, parse_batch_axis, parse_shared, parse_split
 from models.table_files import read_table
 from models.text import escaped
 
@@ -240,6 +240,12 @@ def _parser() -> argparse.ArgumentParser:
         help="the network has no batch: each request is one computation",
     )  # fmt: skip
     added.add_argument(
+        "--split-by", type=parse_split, metavar="OUTPUT[:COLUMN]",
+        help="the output, or its column, that names the row of each entry, as detections:0, of a "
+        "network whose entries are as many as the values say: its rows share batches, if each is "
+        "proved to keep its own entries",
+    )  # fmt: skip
+    added.add_argument(
         "--label", nargs="+", action="extend", default=[], metavar="CLASS", dest="labels",
         help="the classes, in the order of the output's columns",
     )  # fmt: skip
@@ -300,7 +306,12 @@ def _add(repository: ModelRepository, options: argparse.Namespace) -> int:
             max_lengths=options.max_lengths,
             pads=options.pads,
             masks=options.masks,
-            batch=Stated(dict(options.batch_axes), dict(options.shared), options.no_batch),
+            batch=Stated(
+                dict(options.batch_axes),
+                dict(options.shared),
+                options.no_batch,
+                options.split_by,
+            ),
             answer=answer_of(options),
             table=table,
             task=options.task,

@@ -9,7 +9,7 @@ from models.crashes import crash
 from models.divisions import dangerous_division
 from models.free_sizes import dimension_key, other_sizes
 from models.graph import is_quantized, load
-from models.half_precision import computes_in_half
+from models.half_precision import half_tolerance
 from models.importing import AddError, ForeignGraph, open_graph
 from models.indices import index_ranges
 from models.labels import require_agreement
@@ -28,6 +28,8 @@ from models.sample_texts import words_of
 from models.samples import Samples, given_samples, random_samples
 from models.sources import Source
 from models.specs import input_specs, output_specs
+from models.split_proof import planned_split
+from models.split_rows import SplitSpec
 from models.stated_batch import Stated
 from models.table_columns import TableSpec
 from models.table_proof import with_samples
@@ -72,7 +74,8 @@ class Observed:
         largest: the largest size of each free dimension.
         padding: how rows of unequal lengths are to be padded, if that is proved.
         rewritten: how the optimized graph computes something else; None if it does not.
-        half: whether the network computes in half precision.
+        split: which outputs are divided among the rows, if that is proved.
+        half: the tolerance of the half precision in which the network computes; else 0.
     """
 
     source: Source
@@ -85,7 +88,8 @@ class Observed:
     largest: Sizes
     padding: PaddingSpec | None
     rewritten: str | None
-    half: bool
+    split: SplitSpec | None
+    half: float
 
 
 def observe(source: Source, asked: Asked, progress: Callable[[str], object]) -> Observed:
@@ -99,14 +103,21 @@ def observe(source: Source, asked: Asked, progress: Callable[[str], object]) -> 
     Raises:
         AddError: the network cannot be served, or an option does not fit it.
     """
-    opened = open_graph(source.file, source.onnx)
+    opened = open_graph(source.file, source.onnx, source.weights)
     model = load(source.onnx)
-    _require_computable(source.file, model)
-    half = computes_in_half(source.onnx)
+    _require_computable(source, model)
+    half = half_tolerance(source.onnx)
     source = with_samples(source.file, source, opened.inputs)
     asked = _completed(asked, source, opened.inputs)
     search = LayoutSearch(
-        source.file, opened, source.onnx, model, source.samples, asked.ranges, asked.batch
+        source.file,
+        opened,
+        source.onnx,
+        model,
+        source.samples,
+        asked.ranges,
+        asked.batch,
+        source.weights,
     )
     progress("trying sizes in another process")
     words = words_of(model)
@@ -142,8 +153,21 @@ def observe(source: Source, asked: Asked, progress: Callable[[str], object]) -> 
     if misfit := asked.answer.misfit(outputs):
         raise AddError(f"{graph.file}: {misfit}")
     outputs = tuple(replace(spec, **asked.answer.of(spec)) for spec in outputs)
+    stated = asked.batch.split
+    split = None if stated is None else planned_split(graph, stated, samples)
     return Observed(
-        source, graph, inputs, outputs, samples, few, others, largest, padding, rewritten, half
+        source,
+        graph,
+        inputs,
+        outputs,
+        samples,
+        few,
+        others,
+        largest,
+        padding,
+        rewritten,
+        split,
+        half,
     )
 
 
@@ -175,12 +199,13 @@ def _code_ranges(table: TableSpec, given: Collection[str]) -> list[InputRange]:
     return [InputRange(name, *map(float, codes)) for name, codes in ranges if codes is not None]
 
 
-def _require_computable(file: str, model: "onnx.ModelProto") -> None:
+def _require_computable(source: Source, model: "onnx.ModelProto") -> None:
     """Check that the graph computes something, and that no request can end the process.
 
     Raises:
         AddError: it does not.
     """
+    file = source.file
     if not model.graph.node:
         raise AddError(
             f"{file}: it has no operators, and so computes nothing: export the network "
@@ -188,7 +213,7 @@ def _require_computable(file: str, model: "onnx.ModelProto") -> None:
         )
     if unsafe := crash(model):
         raise AddError(f"{file}: {unsafe}")
-    if division := dangerous_division(model):
+    if division := dangerous_division(model, source.weights):
         raise AddError(
             f"{file}: {division} divides integers by a number that a request may make -1, "
             "and the least integer divided by -1 ends the process of ONNX Runtime: divide by "
@@ -230,7 +255,9 @@ def _tried_inputs(
     samples = within(samples, graph.network.inputs, max_sizes)
     samples = replace(samples, apart=bool(graph.whole))
     few = samples.resized(graph.fixed_batch or min(samples.count, ROWS_OF_OTHER_SIZES))
-    nonempty = require_safe(graph.file, source.onnx, graph.network.inputs, few, graph.axes.inputs)
+    nonempty = require_safe(
+        graph.file, source.onnx, graph.network.inputs, few, graph.axes.inputs, source.weights
+    )
     return _TriedInputs(source, inputs, samples, few, max_sizes, nonempty)
 
 

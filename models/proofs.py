@@ -53,7 +53,7 @@ def prove_answers(
     records: Sequence[Record],
     outputs: Sequence[TensorSpec],
     *,
-    half: bool,
+    half: float,
 ) -> tuple[ParityRecord, ...]:
     """Check the graph against what the network itself computed in its own library.
 
@@ -62,7 +62,7 @@ def prove_answers(
         records: the samples and the answers of the network, of some outputs at least; may be
             empty.
         outputs: the specifications of the outputs.
-        half: whether the network computes in half precision.
+        half: the tolerance of the half precision in which the network computes; else 0.
 
     Raises:
         AddError: the graph computes something else, or has other outputs.
@@ -105,7 +105,7 @@ def prove_rows(
     others: Sequence[Arrays],
     outputs: Sequence[TensorSpec],
     *,
-    half: bool,
+    half: float,
 ) -> RowsProof:
     """Check that the result of a row depends neither on other rows nor on the time.
 
@@ -119,14 +119,14 @@ def prove_rows(
         samples: the rows to compute.
         others: the samples at other sizes (`free_sizes.other_sizes`).
         outputs: the specifications of the outputs.
-        half: whether the network computes in half precision.
+        half: the tolerance of the half precision in which the network computes; else 0.
 
     Raises:
         AddError: a second computation of the same rows has other results.
     """
     network, mixing = graph.network, None
     if samples.fixed_batch is None:
-        mixing, *mixings = row_mixing(content, [samples.rows, *others], graph.axes)
+        mixing, *mixings = row_mixing(content, [samples.rows, *others], graph.axes, graph.weights)
         alone = SingleRows(network)
         try:
             record = _prove(alone, network, samples, outputs, half=half)
@@ -166,7 +166,7 @@ def rewriting(
     samples: Samples,
     outputs: Sequence[TensorSpec],
     *,
-    half: bool,
+    half: float,
 ) -> str | None:
     """Return how the optimized graph differs from the graph as it is written; None if it does not.
 
@@ -176,7 +176,7 @@ def rewriting(
         few: some of the samples.
         samples: the samples.
         outputs: the specifications of the outputs.
-        half: whether the network computes in half precision.
+        half: the tolerance of the half precision in which the network computes; else 0.
     """
     few_samples = replace(samples, rows=few)
     try:
@@ -204,7 +204,7 @@ def rewriting(
 
 
 def _difference(
-    network: Runtime, samples: Samples, rows: Arrays, outputs: Sequence[TensorSpec], *, half: bool
+    network: Runtime, samples: Samples, rows: Arrays, outputs: Sequence[TensorSpec], *, half: float
 ) -> str | None:
     """Return how the results of rows of another size depend on other rows; None if they do not."""
     alone = SingleRows(network)
@@ -227,7 +227,7 @@ def prove_equal(
     outputs: Sequence[TensorSpec],
     *,
     batched: Sequence[Arrays],
-    half: bool,
+    half: float,
 ) -> tuple[ParityRecord, ...]:
     """Check each file against the other.
 
@@ -239,7 +239,7 @@ def prove_equal(
         others: the samples at other sizes.
         outputs: the specifications of the outputs.
         batched: those of the samples and others for which rows are independent.
-        half: whether the network computes in half precision.
+        half: the tolerance of the half precision in which the network computes; else 0.
 
     Raises:
         AddError: the files do not compute the same.
@@ -288,7 +288,7 @@ def prove_largest(
     samples: Samples,
     outputs: Sequence[TensorSpec],
     *,
-    half: bool,
+    half: float,
 ) -> None:
     """Check that each candidate computes one request at the largest sizes as the graph does.
 
@@ -297,7 +297,7 @@ def prove_largest(
         candidates: the network again, and other files of it, by the names of the files.
         samples: rows of the largest sizes, as many as the network takes at a time.
         outputs: the specifications of the outputs.
-        half: whether the network computes in half precision.
+        half: the tolerance of the half precision in which the network computes; else 0.
 
     Raises:
         AddError: the results differ, or a candidate fails.
@@ -345,7 +345,7 @@ def _prove(
     largest: int = BATCH_SIZES[-1],
     *,
     whole: bool = False,
-    half: bool,
+    half: float,
 ) -> ParityRecord:
     """Check the candidate against the reference, which computes single rows unless `whole`.
 

@@ -5,6 +5,7 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from models.card import (
     MODEL_FILES,
+    WEIGHTS_FILE,
     Evaluation,
     FitRecord,
     ModelCard,
@@ -31,6 +32,7 @@ def render_page(card: ModelCard) -> str:
 
 _CONTENTS: Mapping[str, str] = {
     MODEL_FILES["onnx"]: "operators of ONNX",
+    WEIGHTS_FILE: "the weights of model.onnx",
     MODEL_FILES["torchscript"]: "code, which runs when it is loaded",
     MODEL_FILES["pt2"]: "operators of torch",
 }
@@ -77,11 +79,15 @@ def layout_note(card: ModelCard) -> str:
         if spec.batch_axis is not None
     ]
     notes += [f"{name} is shared" for name in card.axes.shared]
-    notes += [
-        f"{spec.name} is one for the whole request"
-        for spec in card.outputs
-        if spec.batch_axis is None
-    ]
+    if split := card.split:
+        column = "" if split.column is None else f", column {split.column}"
+        notes.append(f"{', '.join(split.outputs)} by the index {split.index}{column}")
+    else:
+        notes += [
+            f"{spec.name} is one for the whole request"
+            for spec in card.outputs
+            if spec.batch_axis is None
+        ]
     return "; ".join(notes)
 
 
@@ -280,6 +286,8 @@ def _fit(fit: FitRecord) -> str:
 
 def _use(card: ModelCard) -> str:
     limits = "".join(f"\n- {limit}" for limit in card.limits)
+    if not card.intended_use and not limits:
+        return ""
     return f"## What it is for\n\n{card.intended_use}" + (f"\n{limits}" if limits else "")
 
 

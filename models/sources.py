@@ -14,6 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from models.card import MODEL_FILES, RuntimeName
 from models.external_weights import with_weights
 from models.importing import MAX_ONNX_BYTES, AddError, read_file
+from models.onnx_library import Weights
 from models.pictures import PictureSpec
 from models.repairs import repaired
 from models.runtimes import Arrays
@@ -110,6 +111,7 @@ class Source:
     Attributes:
         file: the name of the ONNX file, for messages.
         onnx: its content, with the weights.
+        weights: the weights that are beside it; None if it contains all of them.
         torch: the same network as TorchScript, or as a program of torch.export.
         samples: rows of every input by name; None if none were given.
         samples_file: where they come from, for messages.
@@ -133,6 +135,7 @@ class Source:
     notes: Sequence[str] = ()
     pictures: Pictures | None = None
     texts: Texts | None = None
+    weights: Weights | None = None
     table: GivenTable | None = None
 
 
@@ -178,9 +181,9 @@ def read_source(
 
 
 def _read_onnx(file: Path) -> Source:
-    content = with_weights(file, read_file(file, MAX_ONNX_BYTES))
+    content, weights = with_weights(file, read_file(file, MAX_ONNX_BYTES))
     content, labels = repaired(content)
-    return Source(_shown(file), content, labels=labels)
+    return Source(_shown(file), content, labels=labels, weights=weights)
 
 
 def _read_export(folder: Path, table: GivenTable | None) -> Source:
@@ -214,6 +217,7 @@ def _read_export(folder: Path, table: GivenTable | None) -> Source:
         notes=notes,
         pictures=_read_pictures(folder, stated.picture) if stated.picture else None,
         texts=_read_texts(folder, stated.text) if stated.text else None,
+        weights=onnx.weights,
         table=table,
     )
 

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from models.card import ModelCard, ParityRecord
-from models.differences import HALF_PRECISION, is_finite, relative_difference
+from models.differences import is_finite, relative_difference
 from models.importing import AddError, ForeignGraph, datatype_of
 from models.parity import agree, in_batches
 from models.runtimes import Arrays, DeclaredTensor, Runtime, one_line
@@ -76,7 +76,7 @@ def with_example(table: GivenTable, rows: int, count: int) -> TableSpec:
 
 
 def prove_table(
-    graph: ForeignGraph, card: ModelCard, table: GivenTable, *, half: bool
+    graph: ForeignGraph, card: ModelCard, table: GivenTable, *, half: float
 ) -> ParityRecord:
     """Check the answers to rows of the table, alone and together.
 
@@ -86,7 +86,7 @@ def prove_table(
         graph: the network.
         card: whether rows are batched, and the specifications of the tensors.
         table: as `with_samples` returns it.
-        half: whether the network computes in half precision.
+        half: the relative tolerance of half precision, if the network computes in it; else 0.
 
     Raises:
         AddError: the network fails on a row, its answer is not finite, is another beside other
@@ -95,7 +95,7 @@ def prove_table(
     arrays, size = _rows_of(graph, card, table), graph.fixed_batch or 1
     rows = len(next(iter(arrays.values())))
     sizes = (size, rows) if card.batching == "rows" and graph.fixed_batch is None else (size,)
-    tolerance = HALF_PRECISION if half else TOLERANCE
+    tolerance = half or TOLERANCE
     try:
         alone, *batches = (in_batches(graph.network, arrays, rows, one) for one in sizes)
     except Exception as error:

@@ -1,6 +1,7 @@
 """The commands of `python -m training`: `list` and `fit`."""
 
 import inspect
+import json
 import types
 from collections.abc import Callable
 from pathlib import Path
@@ -21,7 +22,9 @@ from training.datasets import DATASETS, DOWNLOADS, DataError, Dataset, Task, loa
 from training.evaluation import NotFiniteError
 from training.export import ExportError, check_repository, export
 from training.hyperparameters import HyperparameterError
+from training.image_command import SIZE, recipe_of_images
 from training.loop import DivergedError, pick_device
+from training.own_recipe import is_file, load_recipe
 from training.publishing import PublishError, check_data, check_result, write_checkpoint
 from training.recipe import Preset, Recipe, RecipeError
 from training.recipes import RECIPES
@@ -101,7 +104,12 @@ def _dataset_name(text: str) -> str:
 @app.command("fit")
 @_with_hyperparameters
 def fit(
-    names: Annotated[list[str] | None, typer.Argument(help="recipes to train")] = None,
+    names: Annotated[
+        list[str] | None,
+        typer.Argument(
+            help="recipes to train: by name, or a file of your own as path/file.py:NAME"
+        ),
+    ] = None,
     *,
     every: Annotated[bool, typer.Option("--all", help="train all recipes")] = False,
     preset: Annotated[
@@ -144,6 +152,24 @@ def fit(
     snapshot_every: Annotated[
         float, typer.Option(min=0, help="seconds from one snapshot to the next")
     ] = SECONDS,
+    images: Annotated[
+        Path | None,
+        typer.Option(
+            help="learn from pictures: a folder for each class", rich_help_panel="Pictures"
+        ),
+    ] = None,
+    size: Annotated[
+        int,
+        typer.Option(min=8, max=1_024, help="height and width, pixels", rich_help_panel="Pictures"),
+    ] = SIZE,
+    network: Annotated[
+        str,
+        typer.Option(help="small, or a network of timm by name", rich_help_panel="Pictures"),
+    ] = "small",
+    pretrained: Annotated[
+        bool,
+        typer.Option("--pretrained", help="begin with timm's weights", rich_help_panel="Pictures"),
+    ] = False,
     table: Annotated[
         Path | None,
         typer.Option(help="learn from a .csv or .parquet file", rich_help_panel="Tables"),
@@ -175,10 +201,11 @@ def fit(
     ] = None,
     unit: Annotated[str, typer.Option(help="unit of the target", rich_help_panel="Tables")] = "",
     name: Annotated[
-        str | None,
-        typer.Option(
-            help="name of the package; default: that of the file", rich_help_panel="Tables"
-        ),
+        str | None, typer.Option(help="name of the package; default: that of the folder or table")
+    ] = None,
+    set_values: Annotated[
+        list[str] | None,
+        typer.Option("--set", help="a hyperparameter of a recipe of your own, as NAME=VALUE"),
     ] = None,
     **values: Any,
 ) -> None:
@@ -195,13 +222,20 @@ def fit(
     }
     code = 0
     try:
+        overrides |= dict(_assignment(text) for text in set_values or [])
         options = TableOptions(
-            target=target, split_by=split_by, task=task, unit=unit, name=name,
+            target=target, split_by=split_by, task=task, unit=unit,
             leave_out=leave_out or [], types=column_type or [],
         )  # fmt: skip
-        require_table(options, table, names or [])
+        require_table(options, table, [*(names or []), *(["--images"] if images else [])])
         if table:
-            recipes = [recipe_of_table(table, options, console)]
+            recipes = [recipe_of_table(table, options, name, console)]
+        elif images:
+            recipes = [
+                recipe_of_images(
+                    images, size=size, network=network, pretrained=pretrained, name=name
+                )
+            ]
         else:
             recipes = _recipes(list(RECIPES) if every else names or [])
         hyperparameters = {
@@ -214,7 +248,8 @@ def fit(
             for recipe in recipes
         }
         for recipe in recipes:
-            _check_input(recipe, sources[recipe.name])
+            if data:
+                _check_input(recipe, sources[recipe.name])
             if not replace:
                 check_data(recipe, sources[recipe.name], repository)
         if threads:
@@ -279,14 +314,28 @@ def _numbers(texts: list[str]) -> list[int | str]:
     return numbers
 
 
+def _assignment(text: str) -> tuple[str, Any]:
+    """Split `NAME=VALUE`; a value that is no JSON is a text."""
+    name, equals, value = text.partition("=")
+    if not equals:
+        raise HyperparameterError(f"--set {text}: write NAME=VALUE, as --set hidden=[64,32]")
+    name = name.replace("-", "_")
+    try:
+        return name, json.loads(value)
+    except ValueError:
+        return name, value
+
+
 def _recipes(names: list[str]) -> list[Recipe]:
     known = ", ".join(RECIPES)
     if not names:
         raise RecipeError(f"name a recipe, or --all; there are {known}")
     for name in names:
-        if name not in RECIPES:
-            raise RecipeError(f"there is no recipe {name!r}; there are {known}")
-    return [RECIPES[name] for name in names]
+        if not is_file(name) and name not in RECIPES:
+            raise RecipeError(
+                f"there is no recipe {name!r}; there are {known}, and your own as path/file.py:NAME"
+            )
+    return [load_recipe(name) if is_file(name) else RECIPES[name] for name in names]
 
 
 def _check_input(recipe: Recipe, data: Dataset) -> None:

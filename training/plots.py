@@ -110,7 +110,10 @@ def confident_mistakes(network: nn.Module, data: Dataset, count: int = 18) -> by
         for axes in grid.flat:
             axes.axis("off")
         for axes, index in zip(grid.flat, worst.tolist(), strict=False):
-            axes.imshow(data.test.inputs[index].numpy(), cmap="gray_r", vmin=0, vmax=255)
+            pixels = data.test.inputs[index]
+            if pixels.ndim == 3:  # channels first
+                pixels = pixels.permute(1, 2, 0)
+            axes.imshow(pixels.numpy(), cmap="gray_r", vmin=0, vmax=255)
             truth = data.labels[int(data.test.targets[index])]
             prediction = data.labels[int(predicted[index])]
             axes.set_title(

@@ -59,7 +59,7 @@ def check_result(result: RunResult, root: Path, *, replace: bool) -> None:
     """
     _require_sane(result)
     card = None if replace else _newest(result.recipe.name, root)
-    metric = result.recipe.metric
+    metric = result.metric_name
     if card is None or not card.evaluations or metric not in card.evaluations[0].metrics:
         return
     new_metric, old_metric = result.metric, card.evaluations[0].metrics[metric]

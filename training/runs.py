@@ -43,9 +43,14 @@ class RunResult:
     interrupted: bool = False
 
     @property
+    def metric_name(self) -> str:
+        """Return the name of the recipe's metric."""
+        return self.recipe.metric_on(self.data)
+
+    @property
     def metric(self) -> float:
         """Return the recipe's metric on the test split."""
-        return self.evaluations[0].metrics[self.recipe.metric]
+        return self.evaluations[0].metrics[self.metric_name]
 
     @property
     def score(self) -> tuple[float, float]:
@@ -112,7 +117,7 @@ def run_recipe(
             _evaluations(network, data), interrupted=history.interrupted,
         )  # fmt: skip
         if progress:
-            figure = f"{recipe.metric} {result.metric:.4f}"
+            figure = f"{result.metric_name} {result.metric:.4f}"
             sys.stderr.write(f"  {history.seconds:.0f} s; on the test split, {figure}\n")
         return result
 
@@ -151,7 +156,7 @@ def _seed_figures(results: list[RunResult]) -> SeedFigures:
     values = [result.metric for result in results]
     return SeedFigures(
         setting=results[0].preset,
-        metric=results[0].recipe.metric,
+        metric=results[0].metric_name,
         seeds=tuple(result.hyperparameters.seed for result in results),
         values=tuple(values),
         mean=statistics.fmean(values),

@@ -34,7 +34,6 @@ class TableOptions:
         leave_out: columns that are not read.
         types: stated types, as COLUMN=TYPE.
         unit: of the target.
-        name: of the package; by default, that of the file.
     """
 
     target: str | None = None
@@ -43,7 +42,6 @@ class TableOptions:
     leave_out: Sequence[str] = ()
     types: Sequence[str] = ()
     unit: str = ""
-    name: str | None = None
 
 
 def require_table(options: TableOptions, file: Path | None, recipes: Sequence[str]) -> None:
@@ -60,13 +58,21 @@ def require_table(options: TableOptions, file: Path | None, recipes: Sequence[st
         raise DataError(f"--{option} needs --table, with the file of a table")
 
 
-def recipe_of_table(file: Path, options: TableOptions, console: Console) -> Recipe:
+def recipe_of_table(
+    file: Path, options: TableOptions, name: str | None, console: Console
+) -> Recipe:
     """Read a table, show its columns, and return a recipe for it.
+
+    Args:
+        file: the table.
+        options: what to learn.
+        name: of the package; by default, that of the file.
+        console: where the columns are shown.
 
     Raises:
         DataError: the file, an option or a column cannot be used; the message says what to change.
     """
-    name = options.name or file.name.split(".")[0]
+    name = name or file.name.split(".")[0]
     if not is_package_name(name):
         raise DataError(f"the name {name!r} {PACKAGE_NAME_RULE}: give another --name")
     names = column_names(file)

@@ -4,14 +4,23 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from training.datasets.curve import curve, true_curve
-from training.datasets.dataset import IGNORED, DataError, Dataset, InputKind, Split, Task
+from training.datasets.dataset import (
+    IGNORED,
+    DataError,
+    Dataset,
+    InputKind,
+    Split,
+    Task,
+    random_splits,
+)
 from training.datasets.digits import DIGIT_LABELS, DOWNLOADS, digits, mnist
 from training.datasets.flights import flights
 from training.datasets.moons import MOON_LABELS, moons
 
 __all__ = [
     "DATASETS", "DIGIT_LABELS", "DOWNLOADS", "IGNORED", "MOON_LABELS", "DataError", "Dataset",
-    "InputKind", "Split", "Task", "curve", "digits", "load", "mnist", "moons", "true_curve",
+    "InputKind", "Split", "Task", "curve", "digits", "load", "mnist", "moons", "random_splits",
+    "true_curve",
 ]  # fmt: skip
 
 DATASETS: Mapping[str, Callable[[Path], Dataset]] = {

@@ -15,8 +15,9 @@ from torch import Tensor
 from models.card import DataRecord, Splits
 
 Task = Literal["classification", "regression"]
-InputKind = Literal["images", "columns", "tokens"]
-"""`images` are uint8 [N, 28, 28], `columns` float32 [N, columns], `tokens` int64 [N, places]."""
+InputKind = Literal["images", "pictures", "columns", "tokens"]
+"""`images` are uint8 [N, 28, 28], `pictures` uint8 [N, 3, height, width], `columns` float32
+[N, columns], `tokens` int64 [N, places]."""
 
 IGNORED = -100
 """The target of a place of a sequence where nothing is asked; the default of torch's losses."""
@@ -44,6 +45,15 @@ class Split:
     def to(self, device: torch.device) -> "Split":
         """Return a copy of the split on `device`."""
         return Split(self.inputs.to(device), self.targets.to(device))
+
+
+def random_splits(inputs: Tensor, targets: Tensor, seed: int = 0) -> tuple[Split, Split, Split]:
+    """Divide rows at random: three fifths to train, a fifth to validate, a fifth to test."""
+    order = torch.randperm(len(inputs), generator=torch.Generator().manual_seed(seed))
+    fifth = len(inputs) // 5
+    parts = order[2 * fifth :], order[:fifth], order[fifth : 2 * fifth]
+    train, validation, test = (Split(inputs[rows], targets[rows]) for rows in parts)
+    return train, validation, test
 
 
 @dataclass(frozen=True)

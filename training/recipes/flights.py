@@ -9,14 +9,14 @@ flights_mlp = Recipe(
     summary="The minutes in the air of a flight from New York, by what is known before departure.",
     data="flights",
     build=build,
-    # Chosen by the validation split among six settings. A plain MLP is the tutorial's.
+    # Chosen by the validation split among ten settings; larger networks, dropout and bins are worse.
     tutorial=TableHyperparameters(
         epochs=5, batch_size=1_024, optimizer="adam", lr=1e-3, keep="last", hidden=(64, 32),
         dropout=0.0, bins=1, unknown=0.0,
     ),
     default=TableHyperparameters(
-        epochs=10, batch_size=1_024, optimizer="adamw", lr=2e-3, weight_decay=0.3,
-        lr_scheduler="one-cycle", ema_decay=0.99, hidden=(256, 128), dropout=0.3, bins=8,
+        epochs=6, batch_size=1_024, optimizer="adamw", lr=2e-3, weight_decay=0.3,
+        lr_scheduler="one-cycle", ema_decay=0.99, hidden=(64, 32), dropout=0.0, bins=1,
     ),
     metric="mse",
     seeds=3,

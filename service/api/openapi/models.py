@@ -41,8 +41,9 @@ def rows_example(card: ModelCard) -> dict[str, Any] | None:
 
 
 def tensors_example(card: ModelCard) -> dict[str, Any] | None:
-    """Return a request of the V2 protocol; None if it would be too long."""
-    if not _is_short(card):
+    """Return a request of the V2 protocol; None if it would be too long, or has BF16 in binary."""
+    has_bfloat16 = any(spec.datatype == "BF16" for spec in (*card.inputs, *card.outputs))
+    if has_bfloat16 or not _is_short(card):
         return None
     inputs = [
         {

@@ -14,6 +14,7 @@ import orjson
 from models.answers import LabelsSpec
 from models.card import ModelCard
 from models.digits import fewest_digits
+from models.split_rows import parts_of
 from models.tokens import Text, Tokens
 from service.batching.batch import Arrays
 from service.errors import BadInputError, UnsupportedMediaError
@@ -138,7 +139,8 @@ def to_json(card: ModelCard, request: RowsRequest, outputs: Arrays, content: Any
         ServiceError: an output holds infinity or NaN, which JSON does not have.
     """
     for name, array in outputs.items():
-        if array.dtype.kind == "f" and not np.isfinite(array).all():
+        parts = [part for part in parts_of(array) if part.dtype.kind == "f"]
+        if not all(np.isfinite(part).all() for part in parts):
             raise not_finite(card, request.inputs, name)
     return Written(orjson.dumps(content, option=orjson.OPT_SERIALIZE_NUMPY, default=_texts))
 

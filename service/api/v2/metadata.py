@@ -140,7 +140,8 @@ def _parameters(card: ModelCard) -> dict[str, Any]:
     """Return what Triton's fields do not say.
 
     These are requests computed alone, the largest shapes, the axes of a batch that is not the
-    first dimension everywhere, and the columns of a table.
+    first dimension everywhere, the index by which outputs are divided among the rows, and the
+    columns of a table.
     """
     parameters: dict[str, str] = _columns(card).get("parameters", {})
     if card.fixed_batch is None and card.batching == "none":
@@ -148,6 +149,9 @@ def _parameters(card: ModelCard) -> dict[str, Any]:
     if not card.is_rows_first and card.axes.has_batch:
         for name, axis in (card.axes.inputs | card.axes.outputs).items():
             parameters[f"batch_axis.{name}"] = "none" if axis is None else str(axis)
+    if split := card.split:
+        column = "" if split.column is None else f":{split.column}"
+        parameters["split_by"] = f"{split.index}{column}"
     for spec in card.inputs:
         if spec.max_shape is not None:
             dims = spec.max_shape[1:] if _has_batch_size(card) else spec.max_shape
