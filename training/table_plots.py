@@ -2,6 +2,7 @@
 
 import numpy as np
 import torch
+from matplotlib.ticker import MaxNLocator
 from torch import nn
 from torch.nn.functional import cross_entropy, mse_loss
 
@@ -31,6 +32,7 @@ def residuals(network: nn.Module, data: TableDataset) -> bytes:
         left.scatter(values[some], truth[some], s=4, color=BLUE, alpha=0.4, linewidth=0)
         left.set(title="True and predicted", xlabel=f"predicted {data.target}{unit}",
                  ylabel=f"true {data.target}{unit}")  # fmt: skip
+        left.xaxis.set_major_locator(MaxNLocator(6))
         errors = truth - values
         ends = np.quantile(errors, [0.005, 0.995]).tolist()
         right.hist(errors, bins=60, range=(ends[0], ends[1]), color=GREY)
