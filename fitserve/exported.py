@@ -12,6 +12,8 @@ folder, which `fitserve add NAME FOLDER` reads:
     samples-1.npz       rows of every input by name
     answers-1.npz       what the network itself computes for these rows, by the names of the outputs
     samples-2.npz …     the same with other sizes of the free dimensions; may be missing
+    further-1.npz …     rows unlike the sample; may be missing
+    further-answers-1.npz …  what the network itself computes for these
     picture-1.png …     the pictures of a network with declared steps before it; may be missing
     transformed.npz     what the training library makes of these pictures
     tokenizer.json      the tokenizer of a network for texts; may be missing
@@ -122,6 +124,7 @@ class Exported:
     Attributes:
         onnx: the ONNX file.
         records: one or more; the shapes of their rows may differ in the free dimensions only.
+        further: the same of rows unlike the sample, with which the export is compared.
         origin: where the network comes from, as `Net of torch 2.13.0`.
         torchscript: the TorchScript file, whose arguments are the inputs of the graph.
         program: the file of torch.export, with the same arguments; in place of TorchScript.
@@ -136,6 +139,7 @@ class Exported:
     onnx: bytes
     records: Sequence[Record]
     origin: str
+    further: Sequence[Record] = ()
     torchscript: bytes | None = None
     program: bytes | None = None
     labels: Sequence[str] = ()
@@ -158,9 +162,10 @@ class Exported:
             (folder / "model.pt").write_bytes(self.torchscript)
         if self.program is not None:
             (folder / "model.pt2").write_bytes(self.program)
-        for number, record in enumerate(self.records, start=1):
-            _save(folder / f"samples-{number}.npz", record.samples)
-            _save(folder / f"answers-{number}.npz", record.answers)
+        for prefix, records in (("", self.records), ("further-", self.further)):
+            for number, record in enumerate(records, start=1):
+                _save(folder / f"{prefix or 'samples-'}{number}.npz", record.samples)
+                _save(folder / f"{prefix}answers-{number}.npz", record.answers)
         content = {
             "format": FORMAT,
             "origin": self.origin,

@@ -1,7 +1,10 @@
 """Networks of torch as files: ONNX, by the exporter of programs or the older one, and programs."""
 
 import io
+import linecache
+import os
 import tempfile
+import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
@@ -145,6 +148,7 @@ def traced_onnx(
         ExportError: an operator has no form in ONNX.
     """
     import torch
+    from torch.jit._trace import TracerWarning
 
     free = {
         name: {axis: dimension.__name__ for axis, dimension in found.items()}
@@ -154,7 +158,9 @@ def traced_onnx(
         free |= _output_axes(module, rows[0], outputs, axes)
     else:
         free |= {name: {0: "batch"} for name in outputs}
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("ignore")
+        warnings.simplefilter("always", TracerWarning)
         file = Path(folder, "model.onnx")
         try:
             torch.onnx.export(
@@ -171,7 +177,32 @@ def traced_onnx(
                 f"the network has no form in ONNX: {explanation(error)}; if it is TorchScript, "
                 "give its Python code as FILE.py:make"
             ) from error
+        _require_traceable(caught)
         return _read(file)
+
+
+def _require_traceable(caught: "Sequence[warnings.WarningMessage]") -> None:
+    """Check that no Python code outside of torch makes a number or a decision of a tensor.
+
+    A trace keeps what that is for the sample. torch's own code checks its arguments in this way.
+
+    Raises:
+        ExportError: some code does.
+    """
+    import torch
+    from torch.jit._trace import TracerWarning
+
+    own = str(Path(torch.__file__).parent) + os.sep
+    for warning in caught:
+        tracer = issubclass(warning.category, TracerWarning)
+        if tracer and not warning.filename.startswith(own):
+            line = linecache.getline(warning.filename, warning.lineno).strip()
+            raise ExportError(
+                f"the network cannot be exported: at {Path(warning.filename).name}:"
+                f"{warning.lineno}, `{line}`, Python takes a number or a decision from a tensor or "
+                "a size, which would be that of the sample for every request: compute with tensors "
+                "throughout, and leave out checks"
+            )
 
 
 def _output_axes(

@@ -7,8 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from fitserve.explain import failure
-from fitserve.exported import ExportError, Record
+from fitserve.exported import ExportError
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -224,73 +223,6 @@ def flattened(result: Any, name: str = "output") -> "dict[str, Tensor]":
     if not tensors:
         raise ExportError("the network returns no tensor: return the outputs that are asked for")
     return tensors
-
-
-def record_of(flat: "nn.Module", rows: "Mapping[str, Tensor]") -> Record:
-    """Return the rows and what the module computes for them.
-
-    Raises:
-        ExportError: the module fails.
-    """
-    import torch
-
-    buffers = {name: buffer.clone() for name, buffer in flat.named_buffers()}
-    try:
-        with torch.inference_mode():
-            result = flat(**{name: tensor.clone() for name, tensor in rows.items()})
-    except ExportError:
-        raise
-    except Exception as error:
-        raise ExportError(
-            f"the network fails on the sample: {failure(error)}: give rows as it was trained on"
-        ) from error
-    for name, buffer in flat.named_buffers():
-        same = (buffer == buffers[name]) | ((buffer != buffer) & (buffers[name] != buffers[name]))
-        if not same.all():
-            buffer.copy_(buffers[name])
-            raise ExportError(
-                f"the network changes its buffer {name.removeprefix('network.')} when it computes, "
-                "so that an answer depends on the requests before it: compute without that change "
-                "if not self.training"
-            )
-    tensors = result if isinstance(result, tuple) else (result,)
-    answers = dict(zip(flat.names, tensors, strict=True))  # type: ignore[arg-type]
-    if twice := [name for name in answers if name in rows]:
-        raise ExportError(
-            f"the network returns an output with the name of its input {twice[0]}: name it "
-            "differently"
-        )
-    return Record(
-        {name: _array(f"sample {name}", tensor) for name, tensor in rows.items()},
-        {name: _array(f"output {name}", tensor) for name, tensor in answers.items()},
-    )
-
-
-def _array(name: str, tensor: "Tensor") -> Any:
-    """Return a tensor as an array.
-
-    Raises:
-        ExportError: its numbers are of a type that no request holds.
-    """
-    import torch
-
-    dense = tensor.detach().cpu().to_dense()
-    if dense.dtype == torch.bfloat16:
-        dense = dense.float()  # of which every BF16 is a number
-    if tensor.is_quantized or tensor.is_complex() or not _is_numpy_type(dense):
-        kind = str(tensor.dtype).removeprefix("torch.")
-        advice = "its real and imaginary parts" if tensor.is_complex() else "it in float32"
-        raise ExportError(f"the {name} is {kind}, which no request holds: give {advice}")
-    return np.asarray(dense.numpy(), order="C")
-
-
-def _is_numpy_type(tensor: "Tensor") -> bool:
-    """Return whether numpy has the type of the tensor, which it lacks for those of eight bits."""
-    try:
-        tensor[:0].numpy() if tensor.ndim else tensor.numpy()
-    except TypeError:
-        return False
-    return True
 
 
 def schema_of(module: Any) -> Any:

@@ -25,9 +25,10 @@ from models.card import (
 from models.importing import AddError, ForeignGraph
 from models.max_length import MaxLength, at_sizes
 from models.observed import Asked, Observed, observe
+from models.own_answers import prove_answers, prove_further_answers
 from models.package import ModelPackage, require_writable, write_package
 from models.padding_proof import Pad, prove_padding, require_batched, with_varied_rows
-from models.proofs import prove_answers, prove_largest, prove_rows
+from models.proofs import prove_largest, prove_rows
 from models.proved_batches import batched_entries, batching
 from models.ranges import InputRange
 from models.repository import ModelRepository
@@ -165,7 +166,10 @@ def _proved(
     source, graph, samples, half = found.source, found.graph, found.samples, found.half
     if source.records:
         progress("comparing it with the network's own answers")
-    own = prove_answers(graph, source.records, found.outputs, half=half)
+    own = (
+        *prove_answers(graph, source.records, found.outputs, half=half),
+        *prove_further_answers(graph, source.further, found.inputs, found.outputs, half=half),
+    )
     progress("checking that rows are independent")
     proof = prove_rows(graph, source.onnx, samples, found.others, found.outputs, half=half)
     card = card.model_copy(update=batching(card, graph, proof, source.onnx))

@@ -15,6 +15,7 @@ from models.graph import (
     ObservedGraph,
     Observer,
     UnreadableGraphError,
+    all_nodes,
     inner_graphs,
     parse,
     readable,
@@ -93,13 +94,15 @@ def _inlined(
     """Return the model with the nodes of the chosen branches in place of these nodes.
 
     Raises:
-        UnreadableGraphError: a branch has sparse constants.
+        UnreadableGraphError: a branch has sparse constants, or a name is taken.
     """
     import onnx
 
     inlined = onnx.ModelProto()
     inlined.CopyFrom(model)
     graph = inlined.graph
+    taken = {tensor.name for tensor in graph.initializer}
+    taken.update(name for node in all_nodes(graph.node) for name in (*node.input, *node.output))
     del graph.node[:]
     for place, node in enumerate(model.graph.node):
         if place not in choices:
@@ -112,6 +115,8 @@ def _inlined(
         own = {tensor.name for tensor in branch.initializer}
         own |= {name for inner in branch.node for name in inner.output if name}
         names = {name: f"{name}/{depth}.{place}" for name in own}
+        if taken.intersection(names.values()):
+            raise UnreadableGraphError("a value in it has the name of another one in a branch")
         for tensor in branch.initializer:
             graph.initializer.add().CopyFrom(tensor)
             graph.initializer[-1].name = names[tensor.name]

@@ -19,7 +19,8 @@ from models.batch_axes import BatchAxes, row_shape
 from models.padding import PaddingSpec
 from models.split_rows import SplitSpec, plain
 from models.table_columns import TableSpec
-from models.table_values import TableError, table_inputs, values_of_rows
+from models.table_rows import values_of_rows
+from models.table_values import TableError, table_inputs
 from models.tensor_spec import NUMPY_DTYPES, Datatype, TensorSpec
 from models.tokens import TextSpec
 

@@ -366,10 +366,16 @@ def _require_one_meaning(model: "onnx.ModelProto") -> None:
         versions_by_domain.setdefault(domain, set()).add(opset.version)
     if any(len(versions) > 1 for versions in versions_by_domain.values()):
         raise UnreadableGraphError("it states two versions of its operators")
+    if "" not in versions_by_domain and any(n.domain in OWN_DOMAINS for n in model.graph.node):
+        raise UnreadableGraphError("it states no version of ONNX's own operators")
     if model.functions:  # others are inlined
         raise UnreadableGraphError("a function in it has another version of the operators")
     if model.graph.sparse_initializer:
         raise UnreadableGraphError("it has sparse constants")
+    names = [tensor.name for tensor in model.graph.initializer]
+    names += [name for node in model.graph.node for name in node.output if name]
+    if len(names) > len({*names}):  # ONNX Runtime takes one of two constants
+        raise UnreadableGraphError("two of its values have one name")
 
 
 def _stated_shapes(graph: "onnx.GraphProto") -> list[tuple[str, list[int | str]]]:

@@ -2,17 +2,15 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
-from functools import partial
 from typing import NamedTuple
 
 from models.card import ParityRecord
 from models.importing import AddError, ForeignGraph
-from models.parity import BATCH_SIZES, ParityError, check_parity, in_batches
+from models.parity import BATCH_SIZES, ParityError, check_parity
 from models.row_mixing import row_mixing
 from models.runtimes import Arrays, Runtime, one_line
 from models.samples import LARGEST_BATCH, Samples
 from models.single_rows import SingleRows
-from models.sources import Record
 from models.tensor_spec import TensorSpec
 from models.varied_rows import computable, varied_rows
 
@@ -36,66 +34,6 @@ class RowsProof(NamedTuple):
     mixing: str | None = None
     batched: Sequence[Arrays] = ()
     unbatched: Sequence[tuple[Arrays, str]] = ()
-
-
-class _Recorded:
-    """Answers as a function; it is called once, with all samples."""
-
-    def __init__(self, record: Record) -> None:
-        self._record = record
-
-    def __call__(self, _: Arrays) -> Arrays:
-        return self._record.answers
-
-
-def prove_answers(
-    graph: ForeignGraph,
-    records: Sequence[Record],
-    outputs: Sequence[TensorSpec],
-    *,
-    half: float,
-) -> tuple[ParityRecord, ...]:
-    """Check the graph against what the network itself computed in its own library.
-
-    Args:
-        graph: the network as ONNX.
-        records: the samples and the answers of the network, of some outputs at least; may be
-            empty.
-        outputs: the specifications of the outputs.
-        half: the tolerance of the half precision in which the network computes; else 0.
-
-    Raises:
-        AddError: the graph computes something else, or has other outputs.
-    """
-    found = []
-    for record in records:
-        names = [tensor.name for tensor in graph.network.outputs]
-        if unknown := set(record.answers).difference(names):
-            raise AddError(
-                f"{graph.file}: its outputs are {', '.join(names)}, and the network has the output "
-                f"{min(unknown)}: export the network again"
-            )
-        count = len(next(iter(record.samples.values())))
-        size = count if graph.batch == -1 else graph.batch
-        try:
-            proof = check_parity(
-                _Recorded(record),
-                partial(in_batches, graph.network, rows=count, size=size),
-                record.samples,
-                runtime="onnx",
-                classification=is_classification(outputs),
-                batch_sizes=[count],
-                reference_batch=None,
-                half=half,
-            )
-        except ParityError as error:
-            raise AddError(
-                f"{graph.file}: its answers are not those of the network itself ({error}): the "
-                "exporter has changed the network; report it to the exporter, or write the step "
-                "in another way"
-            ) from error
-        found.append(proof)
-    return tuple(found)
 
 
 def prove_rows(
@@ -354,7 +292,7 @@ def _prove(
     """
     if samples.apart and samples.count > 1:
         parts = (replace(samples, rows=part) for part in samples.smallest)
-        return _joined(
+        return joined(
             [
                 _prove(reference, candidate, part, outputs, largest, whole=whole, half=half)
                 for part in parts
@@ -383,7 +321,7 @@ def _is_slow(samples: Samples) -> bool:
     return samples.largest_check < LARGEST_BATCH
 
 
-def _joined(records: Sequence[ParityRecord]) -> ParityRecord:
+def joined(records: Sequence[ParityRecord]) -> ParityRecord:
     """Return the record of all rows, from one of each row."""
     return records[0].model_copy(
         update={

@@ -3,6 +3,8 @@
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+import numpy as np
+
 from models.card import ModelCard, RecordedTensor
 from models.importing import ForeignGraph
 from models.proofs import RowsProof
@@ -73,7 +75,7 @@ def _arrays_of(card: ModelCard) -> Arrays:
 
 def _batched_values(shared: Sequence[TensorSpec], batched: Sequence[Arrays]) -> Iterable[str]:
     for spec in shared:
-        values = dict.fromkeys(str(rows[spec.name][0].tolist()) for rows in batched)
+        values = dict.fromkeys(str(np.asarray(rows[spec.name][0]).tolist()) for rows in batched)
         yield (
             f"Of {spec.name}, requests with {' or '.join(values)} are batched; a request with "
             "another value is computed alone."

@@ -42,8 +42,11 @@ MOST_BYTES = 2**31
 SIZES_AT = {"Expand": 1, "Reshape": 1, "Resize": 3, "Slice": 2}
 """By operator: the input with sizes, one of which may be the batch size."""
 
-SIGN_TELLING = {"Div": 1, "LabelEncoder": 0, "Pow": 0, "Reciprocal": 0}
+SIGN_TELLING = {"Div": 1, "LabelEncoder": 0, "Pow": 0, "QuantizeLinear": 1, "Reciprocal": 0}
 """By operator: the input of which 0 and -0 have unlike results."""
+SUBNORMAL_TELLING = {"Log", "Mod", "Pow"}
+"""Operators of the C library, which computes with subnormal floats. Others take them for zero, or
+pass them on, by their place in a vector of the processor."""
 UNSIGNED = {"Abs", "Cos", "Cosh", "Exp", "ReduceL1", "ReduceL2", "ReduceSumSquare", "Sigmoid",
             "Softmax"}  # fmt: skip
 """Operators of which 0 and -0 have the same result, or results of the same sign."""
@@ -202,7 +205,8 @@ class Follower:
                     raise MixesError("takes a size that is computed from the number of rows")
             elif name in self._sized:
                 raise MixesError("computes with the number of rows")
-        if node.kind == "Log" and self._has_subnormals:  # those of requests are zeros already
+        tells = node.kind in SUBNORMAL_TELLING and self._value(node.inputs[0]).dtype.kind == "f"
+        if tells and self._has_subnormals:  # those of requests are zeros already
             raise MixesError("takes a number below the normal numbers for zero, or not")
         rule = _EVERY.get(node.kind)
         if rule is None:
@@ -292,9 +296,13 @@ class Follower:
         if node.kind == "Dropout" and len(node.inputs) > 2:
             raise MixesError("may draw random numbers")
         asks = node.kind in ("Shape", "Size")
-        if self._given & inputs and not asks:
+        if asks and node.inputs[0] in self.fillings:
+            raise MixesError("takes the size of rows that are filled up to the longest")
+        is_given = bool(self._given & inputs) and not asks
+        if is_given:
             self._given.update(filter(None, node.outputs))
         sized = self._sized & inputs
+        is_known = not (sized and is_given)  # with another value, the result may be another size
         for name in filter(None, node.outputs):
             value = self._value(name)
             if asks and sized <= self._sizes:
@@ -302,10 +310,10 @@ class Follower:
                     self._sized.add(name)
                     if not sized:
                         self._sizes.add(name)
-            elif not sized or self._is_settled(node, sized):
+            elif not sized or (is_known and self._is_settled(node, sized)):
                 if not value.same:
                     self._sized.add(name)
-            elif self._keeps_sizes(node, sized):
+            elif is_known and self._keeps_sizes(node, sized):
                 if not value.same:
                     self._sized.add(name)
                     self._sizes.add(name)

@@ -193,7 +193,7 @@ class OnnxRuntime:
             if not any(part.ep_name == _CUDA for part in assigned):
                 self.device = "cpu"
         self._run = bfloat16.run_of(self._session)
-        self._takes_logarithms = names_any(content, ("Log",))
+        self._tells_subnormals = names_any(content, ("Log", "Pow"))
         self.inputs = _declared(self._session.get_inputs())
         self.outputs = _declared(self._session.get_outputs())
         self._names = [output.name for output in self.outputs]
@@ -210,7 +210,7 @@ class OnnxRuntime:
 
     def __call__(self, inputs: Arrays) -> dict[str, NDArray[Any]]:
         """Compute the outputs of one batch, as `Runtime` says."""
-        if self._takes_logarithms:  # the C library's logarithm of a subnormal is another number
+        if self._tells_subnormals:  # the C library's functions do not take them for zero
             inputs = {name: without_subnormals(array) for name, array in inputs.items()}
         try:
             if self._arena is None:

@@ -19,6 +19,7 @@ from models.pictures import PictureSpec
 from models.repairs import repaired
 from models.runtimes import Arrays
 from models.samples import has_nan, read_arrays, rows_without_nan
+from models.single_precision import NOTE, computable
 from models.table_files import GivenTable, read_given
 from models.text import escaped
 from models.tokens import TOKENIZER_FILE
@@ -116,6 +117,7 @@ class Source:
         samples: rows of every input by name; None if none were given.
         samples_file: where they come from, for messages.
         records: what the network itself computes, if it was exported by us.
+        further: the same of rows unlike the sample.
         origin: where the network comes from; empty if only its file is known.
         labels: the classes that the file or the export names.
         notes: what the card should say about the export.
@@ -130,6 +132,7 @@ class Source:
     samples: dict[str, NDArray[Any]] | None = None
     samples_file: Path = Path()
     records: Sequence[Record] = ()
+    further: Sequence[Record] = ()
     origin: str = ""
     labels: Sequence[str] = ()
     notes: Sequence[str] = ()
@@ -183,7 +186,9 @@ def read_source(
 def _read_onnx(file: Path) -> Source:
     content, weights = with_weights(file, read_file(file, MAX_ONNX_BYTES))
     content, labels = repaired(content)
-    return Source(_shown(file), content, labels=labels, weights=weights)
+    content, is_widened = computable(content, weights)
+    notes = [NOTE] if is_widened else []
+    return Source(_shown(file), content, labels=labels, notes=notes, weights=weights)
 
 
 def _read_export(folder: Path, table: GivenTable | None) -> Source:
@@ -194,10 +199,7 @@ def _read_export(folder: Path, table: GivenTable | None) -> Source:
             f"{folder / EXPORT_FILE}: it is no export of this release "
             f"({error.errors()[0]['msg']}): export the network again"
         ) from error
-    records: list[Record] = []
-    while (samples := folder / f"samples-{len(records) + 1}.npz").is_file():
-        answers = folder / f"answers-{len(records) + 1}.npz"
-        records.append(Record(read_arrays(samples), read_arrays(answers)))
+    records = _read_records(folder, "samples-", "answers-")
     onnx, notes = _read_onnx(folder / MODEL_FILES["onnx"]), stated.notes
     table = table or read_given(folder)
     if table and table.values and records:
@@ -212,9 +214,10 @@ def _read_export(folder: Path, table: GivenTable | None) -> Source:
         samples=dict(records[0].samples) if records else None,
         samples_file=Path("the sample"),
         records=records,
+        further=_read_records(folder, "further-", "further-answers-"),
         origin=stated.origin,
         labels=stated.labels or onnx.labels,
-        notes=notes,
+        notes=(*notes, *onnx.notes),
         pictures=_read_pictures(folder, stated.picture) if stated.picture else None,
         texts=_read_texts(folder, stated.text) if stated.text else None,
         weights=onnx.weights,
@@ -234,6 +237,15 @@ def _whole(record: Record) -> Record:
             for one in (record.samples, record.answers)
         )
     )
+
+
+def _read_records(folder: Path, samples: str, answers: str) -> list[Record]:
+    """Return the records in the numbered files that begin so."""
+    found: list[Record] = []
+    while (file := folder / f"{samples}{len(found) + 1}.npz").is_file():
+        own = folder / f"{answers}{len(found) + 1}.npz"
+        found.append(Record(read_arrays(file), read_arrays(own)))
+    return found
 
 
 def _torch_file(folder: Path) -> TorchFile | None:

@@ -331,6 +331,8 @@ def _misfit(column: NumberColumn | CategoryColumn | DateColumn, spec: TensorSpec
     shown = f"the input {spec.name} is {spec.datatype}"
     if is_text != (kind == "O"):
         return f"is {'text' if is_text else 'no text'}, and {shown}"
+    if spec.datatype == "BF16":  # the recorded rows would be rounded to two digits
+        return f"needs FP16, FP32 or FP64, and {shown}"
     if kind == "b" and column.type != "boolean":
         return f"is {column.type}, and {shown}"
     if kind in "iub" and (column.missing == NAN or column.type == "number"):

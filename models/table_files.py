@@ -13,6 +13,7 @@ import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -23,7 +24,8 @@ from models.importing import AddError, read_file
 from models.runtimes import Arrays
 from models.samples import read_arrays
 from models.table_columns import TableSpec
-from models.table_values import TableError, table_inputs, values_of_rows, values_of_texts
+from models.table_rows import values_of_rows, values_of_texts
+from models.table_values import TableError, table_inputs
 
 _TABLE = TypeAdapter(TableSpec)
 _MAX_BYTES = 2**28
@@ -45,8 +47,8 @@ class GivenTable(NamedTuple):
 
     spec: TableSpec
     values: dict[str, list[Any]] | None = None
-    made: Arrays = {}  # noqa: RUF012 - it is not changed
-    answers: Arrays = {}  # noqa: RUF012 - it is not changed
+    made: Arrays = MappingProxyType({})
+    answers: Arrays = MappingProxyType({})
     given: bool = True
     whole: Sequence[int] = ()
 

@@ -1,4 +1,4 @@
-"""Values of a table ↔ the inputs of a network, as pure functions.
+"""Values of a table → the inputs of a network, as pure functions.
 
 A value is a scalar of JSON; null (None) is a missing value. Every value is converted, or refused
 with a sentence that names its row, counted from 1, its column, and what is allowed.
@@ -54,7 +54,7 @@ def table_inputs(
     Raises:
         TableError: a column is unknown or absent, or a value is not allowed.
     """
-    _require_columns(table, values)
+    require_columns(table, values)
     if len({len(one) for one in values.values()}) > 1:
         raise TableError("The columns have different numbers of rows.")
     return {
@@ -63,61 +63,22 @@ def table_inputs(
     }
 
 
-def values_of_rows(table: TableSpec, rows: Sequence[Any]) -> dict[str, list[Any]]:
-    """Return the values of each column in rows, which are objects, in any order of their names.
+def require_columns(table: TableSpec, given: Mapping[Any, Any], place: str = "") -> None:
+    """Check that the names are those of all columns.
+
+    Args:
+        table: the columns.
+        given: a value for each name.
+        place: of the names, for the message, as ` of row 3`.
 
     Raises:
-        TableError: a row is no object, or its names are not those of the columns.
+        TableError: a column is unknown or absent.
     """
-    names = table.by_name
-    for at, row in enumerate(rows, start=1):
-        if not isinstance(row, dict):
-            raise TableError(
-                f"Row {at} must be an object with the columns {_listed(names)}, and is "
-                f"{_shown(row)}."
-            )
-        if row.keys() != names.keys():
-            _require_columns(table, row, f" of row {at}")
-    return {name: [row[name] for row in rows] for name in names}
-
-
-def values_of_texts(
-    column: NumberColumn | CategoryColumn | DateColumn, texts: Sequence[str]
-) -> list[Any]:
-    """Return fields of a CSV file as the column takes them; an empty field is missing.
-
-    A text that is no value of the column is returned as it is, to be refused with a sentence.
-    """
-    if not isinstance(column, NumberColumn):
-        return [text or None for text in texts]
-    if column.type == "boolean":
-        return [_BOOLEANS.get(text.lower(), text) for text in texts]
-    for number in (int, float):
-        try:
-            return [number(text) if text else None for text in texts]
-        except ValueError:
-            continue
-    return [_number(text) for text in texts]
-
-
-_BOOLEANS: Mapping[str, bool | None] = {
-    "true": True, "false": False, "1": True, "0": False, "": None,
-}  # fmt: skip
-
-
-def _number(text: str) -> float | str | None:
-    try:
-        return float(text) if text else None
-    except ValueError:
-        return text
-
-
-def _require_columns(table: TableSpec, given: Mapping[Any, Any], place: str = "") -> None:
     names = table.by_name
     if unknown := [name for name in given if name not in names]:
         near = difflib.get_close_matches(str(unknown[0])[:SHOWN], list(names)[:COMPARED], n=1)
-        hint = f"the nearest is {near[0]!r}" if near else f"the columns are {_listed(names)}"
-        raise TableError(f"The column {_shown(unknown[0])}{place} is unknown; {hint}.")
+        hint = f"the nearest is {near[0]!r}" if near else f"the columns are {listed_columns(names)}"
+        raise TableError(f"The column {shown_value(unknown[0])}{place} is unknown; {hint}.")
     if missing := [name for name in names if name not in given]:
         raise TableError(
             f"The column {missing[0]!r}{place} is absent; send null if its value is not known."
@@ -308,7 +269,7 @@ def _refused(
     if value is None:
         return TableError(f"The value of column {column.name!r} in row {at + 1} {reason}.")
     return TableError(
-        f"The value {_shown(value)} of column {column.name!r} in row {at + 1} {reason}."
+        f"The value {shown_value(value)} of column {column.name!r} in row {at + 1} {reason}."
     )
 
 
@@ -351,12 +312,13 @@ def _range(column: NumberColumn) -> str:
     return f"; it must be {ends_text(low, high)}{unit}"
 
 
-def _listed(names: Mapping[str, Any]) -> str:
+def listed_columns(names: Mapping[str, Any]) -> str:
+    """Return the first names as text."""
     shown = [repr(name) for name in list(names)[:20]]
     return ", ".join(shown) + (f" and {len(names) - 20} more" if len(names) > 20 else "")
 
 
-def _shown(value: Any) -> str:
+def shown_value(value: Any) -> str:
     """Return a value as JSON writes it, cut."""
     try:
         text = repr(value) if isinstance(value, str) else json.dumps(value)

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from fitserve.doors import is_of
 from fitserve.explain import explanation, is_fixed_size, suggested_maxima
 from fitserve.exported import GIVE_ROWS, Exported, ExportError
+from fitserve.own_answers import further_records, record_of
 from fitserve.torch_files import (
     NO_TORCH_FILE,
     OnnxFiles,
@@ -24,7 +25,6 @@ from fitserve.torch_networks import (
     Axes,
     flat_module,
     positional_count,
-    record_of,
     schema_of,
     tensors_of,
     with_one_more_row,
@@ -81,6 +81,7 @@ def export(
         positional = positional_count(inspect.signature(network.forward), list(rows[0]))
         flat = flat_module(network, list(rows[0]), positional=positional)
         records = [record_of(flat, one) for one in rows]
+        further = further_records(flat, rows, records, axes)
         (onnx, weights), program = _onnx(flat, rows, list(records[0].answers), axes)
         script: bytes | str = NO_TORCH_FILE
         if weights:
@@ -93,6 +94,7 @@ def export(
         f"{type(network).__name__} of torch {torch.__version__.partition('+')[0]}",
         torchscript=None if isinstance(script, str) else script,
         program=program_file(program) if program and isinstance(script, str) else None,
+        further=further,
         labels=labels,
         notes=[script] if program is None and isinstance(script, str) else [],
         weights=weights,

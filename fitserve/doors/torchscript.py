@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any
 from fitserve.doors import is_of
 from fitserve.explain import explanation
 from fitserve.exported import GIVE_ROWS, Exported, ExportError
+from fitserve.own_answers import further_records, record_of
 from fitserve.torch_files import NO_TORCH_FILE, traced_onnx
-from fitserve.torch_networks import flat_module, record_of, schema_of, tensors_of
+from fitserve.torch_networks import flat_module, schema_of, tensors_of
 
 if TYPE_CHECKING:
     from torch.jit import ScriptModule
@@ -54,6 +55,7 @@ def export(network: "ScriptModule", samples: Sequence[Any], labels: Sequence[str
     rows = [tensors_of(module, sample, signature(module)) for sample in samples]
     flat = flat_module(module, list(rows[0]))
     records = [record_of(flat, one) for one in rows]
+    further = further_records(flat, rows, records, {})
     onnx, weights = traced_onnx(module, rows, list(records[0].answers))
     stream = io.BytesIO()
     if not weights:
@@ -64,6 +66,7 @@ def export(network: "ScriptModule", samples: Sequence[Any], labels: Sequence[str
         records,
         origin,
         torchscript=stream.getvalue() or None,
+        further=further,
         labels=labels,
         notes=[NO_TORCH_FILE] if weights else [],
         weights=weights,

@@ -415,9 +415,9 @@ STEPS = [torch.randn(3, 5, 4), torch.randn(3, 8, 4)]
         (Complex, ROWS, "the output output is complex64, which no request holds: give its real"),
         (Counting, ROWS, "changes its buffer count when it computes"),
         (
-            lambda: nn.Linear(4, 2).bfloat16(),
-            ROWS.bfloat16(),
-            "input is bfloat16, which no request",
+            lambda: nn.Linear(4, 2),
+            ROWS.to(torch.float8_e4m3fn),
+            "input is float8_e4m3fn, which no request",
         ),
         (lambda: nn.LazyLinear(2), ROWS, "the parameter weight has no size before the first call"),
         (ByPosition, (ROWS, ROWS[:3, :2]), r"rows in different numbers \(5 of x, 3 of shift\)"),

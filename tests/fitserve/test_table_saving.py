@@ -22,7 +22,8 @@ from models.card import ModelCard
 from models.loading import open_runtime
 from models.package import ModelPackage
 from models.repository import ModelRepository
-from models.table_values import table_inputs, values_of_rows
+from models.table_rows import values_of_rows
+from models.table_values import table_inputs
 
 
 def answers(package: ModelPackage, rows: list[dict[str, Any]], runtime: Any = "onnx") -> Any:

@@ -117,12 +117,81 @@ def test_random_numbers_of_a_range_are_bfloat16(tmp_path: Path) -> None:
     assert bfloat16.rounded(recorded).tolist() == recorded.tolist()
 
 
-def test_an_operator_that_a_cpu_computes_in_no_bfloat16_is_refused(tmp_path: Path) -> None:
-    model = product()
-    model.graph.node.append(helper.make_node("Tanh", ["y"], ["z"]))
-    model.graph.output[0].name = "z"
-    with pytest.raises(AddError, match=r"does not compute Tanh in the datatype .* single precis"):
-        added(model, tmp_path)
+def test_what_a_cpu_does_not_compute_in_bfloat16_is_computed_in_single_precision(
+    tmp_path: Path,
+) -> None:
+    """Also in branches, with constants of nodes, and with a rounding between."""
+    branches = {
+        name: helper.make_graph(
+            [
+                helper.make_node("Constant", [], ["by"], value=half(value, "")),
+                helper.make_node("Mul", ["scaled", "by"], ["product"]),
+                helper.make_node("Add", ["product", "more"], [f"{name}_out"]),
+            ],
+            name,
+            [],
+            [helper.make_tensor_value_info(f"{name}_out", BF16, None)],
+            [half(0.25, "more")],
+        )
+        for name, value in (("then_branch", 2.0), ("else_branch", 9.0))
+    }
+    nodes = [
+        helper.make_node("Mul", ["x", "w"], ["scaled"]),
+        helper.make_node("If", ["yes"], ["chosen"], **branches),
+        helper.make_node("Cast", ["chosen"], ["single"], to=TensorProto.FLOAT),
+        helper.make_node("Cast", ["single"], ["rounded"], to=BF16),
+        helper.make_node("Tanh", ["rounded"], ["y"]),
+    ]
+    graph = helper.make_graph(
+        nodes,
+        "graph",
+        [helper.make_tensor_value_info("x", BF16, ["batch", 4])],
+        [helper.make_tensor_value_info("y", BF16, ["batch", 4])],
+        [half(0.3, "w"), numpy_helper.from_array(np.array(True), "yes")],
+        value_info=[helper.make_tensor_value_info("scaled", BF16, ["batch", 4])],
+    )
+    opsets = [helper.make_opsetid("", 18)]
+    package = added(helper.make_model(graph, opset_imports=opsets, ir_version=10), tmp_path)
+    card = package.card
+    assert datatypes(card) == ["BF16 [-1, 4]", "BF16 [-1, 4]"]
+    assert card.batching == "rows"
+    assert any("is computed in FP32 between" in limit for limit in card.limits)
+    x = bfloat16.rounded(np.random.default_rng(1).normal(size=(5, 4)))
+    weight = bfloat16.rounded(np.float32([0.3]))
+    wanted = bfloat16.rounded(np.tanh(bfloat16.rounded(x * weight * 2 + np.float32(0.25))))
+    outputs = open_runtime(package, "onnx")({"x": x})["y"]
+    np.testing.assert_allclose(outputs, wanted, rtol=bfloat16.EPS, atol=1e-6)
+
+
+def half(value: float, name: str) -> onnx.TensorProto:
+    return numpy_helper.from_array(np.array([value], ml_dtypes.bfloat16), name)
+
+
+class Deep(nn.Module):
+    """Computes in bfloat16."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.last = nn.Conv2d(1, 8, 3), nn.Linear(8, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return three numbers for each picture."""
+        return self.last(self.first(x).relu().mean((2, 3)))
+
+
+@pytest.mark.slow
+def test_a_network_of_torch_in_bfloat16_is_saved(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    network = Deep().bfloat16().eval()
+    pictures = torch.randn(6, 1, 5, 5, dtype=torch.bfloat16)
+    fitserve.save("net", network, pictures, repository=tmp_path)
+    package = ModelRepository(tmp_path).get("net")
+    assert datatypes(package.card) == ["BF16 [-1, 1, 5, 5]", "BF16 [-1, 3]"]
+    assert (package.card.batching, package.card.runtimes) == ("rows", ("onnx", "torchscript"))
+    wanted = network(pictures).detach().float().numpy()
+    for name in package.card.runtimes:
+        found = open_runtime(package, name)({"x": pictures.float().numpy()})["output"]
+        np.testing.assert_allclose(found, wanted, rtol=2 * bfloat16.EPS, atol=bfloat16.EPS / 2)
 
 
 class Mixed(nn.Module):
@@ -137,6 +206,7 @@ class Mixed(nn.Module):
         return self.layer(x.float()).tanh().to(torch.bfloat16)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("runtime", ["torchscript", "pt2"])
 def test_torch_takes_and_gives_bfloat16(runtime: Any, tmp_path: Path) -> None:
     torch.manual_seed(0)

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 from small_packages import property_test, snapshot
-from split_networks import APART, LIT, MIXED, YOLO, pictures
+from split_networks import APART, FLAT, LIT, MIXED, YOLO, pictures
 
 from models.__main__ import main
 from models.entry_mixing import entry_mixing
@@ -24,6 +24,7 @@ from models.split_rows import SplitError, SplitSpec
 NETWORKS: Mapping[str, tuple[bytes, str, Sequence[str]]] = {
     "yolo": (YOLO, "detections:0", ["detections"]),
     "apart": (APART, "batch_ids", ["at", "percent", "batch_ids"]),
+    "flat": (FLAT, "detections:0", ["detections"]),
     "lit": (LIT, "places:0", ["places", "levels"]),
 }
 

@@ -14,8 +14,9 @@ from hypothesis import strategies as st
 from pydantic import TypeAdapter, ValidationError
 
 from models.table_columns import CategoryColumn, NumberColumn, TableSpec
+from models.table_rows import values_of_rows, values_of_texts
 from models.table_samples import random_values, with_unusual
-from models.table_values import TableError, table_inputs, values_of_rows, values_of_texts
+from models.table_values import TableError, table_inputs
 from models.tensor_spec import Datatype, TensorSpec
 
 TABLE = TypeAdapter(TableSpec)
@@ -284,6 +285,7 @@ def test_two_columns_of_one_name_are_refused() -> None:
         ({"type": "category", "categories": ["a"], "unknown": 200}, "INT8", "codes from 0 to 200"),
         ({"type": "category", "categories": ["a"]}, "BYTES", "is no text"),
         ({"type": "category", "categories": ["a"], "texts": True}, "INT64", "is text"),
+        ({"type": "number"}, "BF16", "needs FP16, FP32 or FP64"),
         ({"type": "date"}, "FP16", "needs FP32, FP64, INT32 or INT64"),
         ({"type": "datetime"}, "INT64", "has fractions of days"),
     ],

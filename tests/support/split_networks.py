@@ -77,6 +77,35 @@ YOLO_CONSTANTS = {
 YOLO = detecting(AS_YOLO, DETECTIONS, **YOLO_CONSTANTS)
 """As YOLOv7 is exported with non-maximum suppression inside."""
 
+
+def flattened(*, size: str = "boxes_of_a_row", **constants: NDArray[Any]) -> bytes:
+    """Return YOLO with the boxes picked from all rows one after another, as torch once exported it.
+
+    Args:
+        size: the value by which the place of the row is multiplied.
+        constants: further ones.
+    """
+    nodes = [
+        node("Gather", ["found", "first"], ["row_place"], axis=1),
+        node("Gather", ["found", "two"], ["box_place"], axis=1),
+        node("Shape", ["boxes"], ["sizes"]),
+        node("Gather", ["sizes", "one"], ["boxes_of_a_row"], axis=0),
+        node("Flatten", ["boxes"], ["all_boxes"], axis=2),
+        node("Mul", ["row_place", size], ["start_of_row"]),
+        node("Add", ["box_place", "start_of_row"], ["index"]),
+        node("Gather", ["all_boxes", "index"], ["picked"], axis=0),
+        node("Shape", ["index"], ["count"]),
+        node("Concat", ["count", "four"], ["shape"], axis=0),
+        node("Reshape", ["picked", "shape"], ["box"]),
+        *AS_YOLO[1:],
+    ]
+    return detecting(
+        nodes, DETECTIONS, **YOLO_CONSTANTS, **constants, two=np.array(2), four=np.array([4])
+    )
+
+
+FLAT = flattened()
+
 APART = detecting(
     [
         node("GatherND", ["boxes", "place"], ["at"]),
@@ -165,6 +194,16 @@ def _mixed(name: str) -> bytes:
         ]
         constants |= {"zero": np.array([0]), "many": np.array([10_000])}
         return detecting(nodes, DETECTIONS, **constants)
+    if name == "boxes at places of another number of boxes":
+        return flattened(size="eight", eight=np.array(8))
+    if name == "the row in eight bits":
+        nodes = [
+            *AS_YOLO[:5],
+            node("Cast", ["row_column"], ["small"], to=T.UINT8),
+            node("Cast", ["small"], ["row"], to=T.FLOAT),
+            *AS_YOLO[6:],
+        ]
+        return detecting(nodes, DETECTIONS, **constants)
     # Boxes of the row before: each entry picks by another index than its own row.
     nodes = [
         node("Gather", ["found", "box_and_box"], ["wrong"], axis=1),
@@ -184,6 +223,8 @@ MIXED = {
         "the row itself",
         "the best entries of the batch",
         "boxes of another row",
+        "boxes at places of another number of boxes",
+        "the row in eight bits",
     )
 }
 """Networks whose divided entries are not those of the rows alone, though trials may not show it."""

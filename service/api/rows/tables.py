@@ -5,7 +5,8 @@ from typing import Any
 
 from models.card import ModelCard
 from models.table_columns import CategoryColumn, DateColumn, NumberColumn, TableSpec
-from models.table_values import TableError, Values, table_inputs, values_of_rows, values_of_texts
+from models.table_rows import values_of_rows, values_of_texts
+from models.table_values import TableError, Values, table_inputs
 from service.api.rows.instances import require_rows_apart
 from service.api.v2.tensors import check_shape
 from service.batching.batch import Arrays

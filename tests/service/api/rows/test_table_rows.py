@@ -15,7 +15,8 @@ from table_networks import COLUMNS, ROWS
 
 from models.card import Example, ModelCard, RecordedTensor
 from models.table_columns import TableSpec
-from models.table_values import table_inputs, values_of_rows
+from models.table_rows import values_of_rows
+from models.table_values import table_inputs
 from models.tensor_spec import TensorSpec
 from service.api.rows.dialects import Dialect, Media, example_of
 from service.api.rows.routes import DIALECTS
