@@ -12,7 +12,8 @@ import training.command_line as command_line
 from models.package import ModelPackage
 from models.repository import ModelRepository
 from models.runtimes import OnnxRuntime
-from models.table_values import table_inputs, values_of_rows
+from models.table_rows import values_of_rows
+from models.table_values import table_inputs
 
 QUICK = ["--epochs", "12", "--threads", "1"]
 

@@ -7,7 +7,8 @@ import torch
 from torch import Tensor
 
 from models.table_columns import CategoryColumn, TableSpec
-from models.table_values import table_inputs, values_of_rows
+from models.table_rows import values_of_rows
+from models.table_values import table_inputs
 from training.datasets.dataset import Dataset
 
 NUMBERS, CATEGORIES = "numbers", "categories"
