@@ -100,8 +100,8 @@ def permutation_importance(network: nn.Module, data: TableDataset) -> bytes:
         measure = "negative log-likelihood (nats)"
     with picture(6.4, 1.2 + 0.24 * len(shown)) as (figure, save):
         axes = figure.subplots()
-        bars = axes.barh(list(shown)[::-1], list(shown.values())[::-1], color=BLUE, height=0.7)
-        axes.bar_label(bars, fmt="%.2g", padding=3, fontsize=7, color=INK)
+        names = [f"{name}  {growth:.3g}" for name, growth in shown.items()]
+        axes.barh(names[::-1], list(shown.values())[::-1], color=BLUE, height=0.7)
         axes.axvline(0, color=INK, linewidth=0.8)
         axes.set(title="Importance of the columns", xlabel=f"growth of the {measure}")
         axes.tick_params(axis="y", length=0)
