@@ -104,3 +104,11 @@ class CnnHyperparameters(ImageHyperparameters):
     channels: tuple[Annotated[Size, Field(ge=2)], Size, Size] = Field(
         (32, 64, 128), description="channels of each resolution; three numbers"
     )
+
+
+class TransformerHyperparameters(Hyperparameters):
+    """Hyperparameters of a decoder-only Transformer."""
+
+    width: Size = Field(64, description="numbers for each place of a sequence")
+    layers: Size = Field(2, description="layers of attention and MLP")
+    heads: Size = Field(4, description="attention heads of a layer; a divisor of the width")
