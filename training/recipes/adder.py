@@ -3,6 +3,10 @@
 After the adder of minGPT (Karpathy), which learns sums of two digits as text. Here a number has up
 to three digits, without zeros before it, so the network also learns where the digits of a number
 stand.
+
+Results on the test split, of pairs of numbers that are not in the training split, for one seed:
+
+    adder-transformer  100 % of 5,940 whole sums; with `tutorial`, two epochs, 90.5 %
 """
 
 import torch
