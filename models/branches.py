@@ -15,10 +15,12 @@ from models.graph import (
     ObservedGraph,
     Observer,
     UnreadableGraphError,
+    all_nodes,
     inner_graphs,
     parse,
     readable,
 )
+from models.onnx_library import Weights
 from models.runtimes import Arrays
 
 if TYPE_CHECKING:
@@ -36,16 +38,18 @@ class BranchObserver:
 
     Args:
         content: the ONNX file, which ONNX Runtime loads.
+        weights: the content of the file beside it, if it has one.
 
     Raises:
         AddError: the package `onnx` is not installed.
         UnreadableGraphError: the graph cannot be computed in this way, or is ambiguous.
     """
 
-    def __init__(self, content: bytes) -> None:
+    def __init__(self, content: bytes, weights: Weights | None = None) -> None:
         with readable():
             self._model = parse(content)
-        first = Observer(self._model)
+        self._weights = weights
+        first = Observer(self._model, weights=weights)
         if not any(node.op_type == "If" for node in self._model.graph.node):
             first.require_followed()
         self._observers: dict[tuple[Choices, ...], Observer] = {(): first}
@@ -66,7 +70,8 @@ class BranchObserver:
                 conditions = [graph.nodes[place].inputs[0] for place, _ in choices]
                 with readable():
                     model = _inlined(observer.model, dict(choices), len(taken))
-                self._observers[taken] = Observer(model, {*graph.decided, *conditions})
+                decided = {*graph.decided, *conditions}
+                self._observers[taken] = Observer(model, decided, self._weights)
             observer = self._observers[taken]
             graph = observer.observe(rows, axes)
         observer.require_followed()
@@ -89,13 +94,15 @@ def _inlined(
     """Return the model with the nodes of the chosen branches in place of these nodes.
 
     Raises:
-        UnreadableGraphError: a branch has sparse constants.
+        UnreadableGraphError: a branch has sparse constants, or a name is taken.
     """
     import onnx
 
     inlined = onnx.ModelProto()
     inlined.CopyFrom(model)
     graph = inlined.graph
+    taken = {tensor.name for tensor in graph.initializer}
+    taken.update(name for node in all_nodes(graph.node) for name in (*node.input, *node.output))
     del graph.node[:]
     for place, node in enumerate(model.graph.node):
         if place not in choices:
@@ -108,6 +115,8 @@ def _inlined(
         own = {tensor.name for tensor in branch.initializer}
         own |= {name for inner in branch.node for name in inner.output if name}
         names = {name: f"{name}/{depth}.{place}" for name in own}
+        if taken.intersection(names.values()):
+            raise UnreadableGraphError("a value in it has the name of another one in a branch")
         for tensor in branch.initializer:
             graph.initializer.add().CopyFrom(tensor)
             graph.initializer[-1].name = names[tensor.name]

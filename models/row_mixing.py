@@ -23,6 +23,7 @@ from models.graph import (
     attribute_numbers,
     is_subnormal,
 )
+from models.onnx_library import Weights
 from models.row_attributes import unknown_attribute
 from models.row_places import Places, picked, places_of
 from models.row_rules import RESHAPING, RULES, Call, MixesError, Rows, batch_axis
@@ -41,8 +42,11 @@ MOST_BYTES = 2**31
 SIZES_AT = {"Expand": 1, "Reshape": 1, "Resize": 3, "Slice": 2}
 """By operator: the input with sizes, one of which may be the batch size."""
 
-SIGN_TELLING = {"Div": 1, "LabelEncoder": 0, "Pow": 0, "Reciprocal": 0}
+SIGN_TELLING = {"Div": 1, "LabelEncoder": 0, "Pow": 0, "QuantizeLinear": 1, "Reciprocal": 0}
 """By operator: the input of which 0 and -0 have unlike results."""
+SUBNORMAL_TELLING = {"Log", "Mod", "Pow"}
+"""Operators of the C library, which computes with subnormal floats. Others take them for zero, or
+pass them on, by their place in a vector of the processor."""
 UNSIGNED = {"Abs", "Cos", "Cosh", "Exp", "ReduceL1", "ReduceL2", "ReduceSumSquare", "Sigmoid",
             "Softmax"}  # fmt: skip
 """Operators of which 0 and -0 have the same result, or results of the same sign."""
@@ -58,7 +62,10 @@ Other operators may leave it as they find it in the memory, such as products ove
 
 
 def row_mixing(
-    content: bytes, sizes: Sequence[Arrays], axes: BatchAxes = ROWS_FIRST
+    content: bytes,
+    sizes: Sequence[Arrays],
+    axes: BatchAxes = ROWS_FIRST,
+    weights: Weights | None = None,
 ) -> list[str | None]:
     """Return the first operator that mixes rows, or may mix them, for each size.
 
@@ -67,6 +74,7 @@ def row_mixing(
         sizes: for each size, at least one row of every input, with the rows first. Sizes after the
             first whose values would need too much memory are not computed.
         axes: the axes of the batch in the graph.
+        weights: the content of the file beside the ONNX file, if it has one.
 
     Returns:
         For each size, a clause such as "ReduceMax (node_max) reduces over the rows"; None if no
@@ -76,7 +84,7 @@ def row_mixing(
         AddError: the package `onnx` is not installed.
     """
     try:
-        observer = BranchObserver(content)
+        observer = BranchObserver(content, weights)
     except UnreadableGraphError as error:
         return [_unreadable(error)] * len(sizes)
     reasons: dict[int, str | None] = {}
@@ -110,7 +118,7 @@ def _unreadable(error: UnreadableGraphError) -> str:
 
 def mixing(graph: ObservedGraph, axes: BatchAxes = ROWS_FIRST) -> str | None:
     """Return the first operator of a graph that mixes rows, and how; None if none does."""
-    follower = _Follower(graph, axes)
+    follower = Follower(graph, axes)
     for node in graph.nodes:
         try:
             follower.follow(node)
@@ -129,7 +137,7 @@ def mixing(graph: ObservedGraph, axes: BatchAxes = ROWS_FIRST) -> str | None:
     return None
 
 
-class _Follower:
+class Follower:
     """Follows the batch axis from node to node."""
 
     def __init__(self, graph: ObservedGraph, axes: BatchAxes) -> None:
@@ -197,7 +205,8 @@ class _Follower:
                     raise MixesError("takes a size that is computed from the number of rows")
             elif name in self._sized:
                 raise MixesError("computes with the number of rows")
-        if node.kind == "Log" and self._has_subnormals:  # those of requests are zeros already
+        tells = node.kind in SUBNORMAL_TELLING and self._value(node.inputs[0]).dtype.kind == "f"
+        if tells and self._has_subnormals:  # those of requests are zeros already
             raise MixesError("takes a number below the normal numbers for zero, or not")
         rule = _EVERY.get(node.kind)
         if rule is None:
@@ -210,6 +219,12 @@ class _Follower:
         if filling is not None:
             self.fillings[node.outputs[0]] = filling
         self._follow_zeros(node)
+
+    def pass_over(self, node: Node) -> None:
+        """Leave a node to another follower; nodes after it may take its outputs."""
+        if {*node.inputs, *(node.inner or ())} & self._later:
+            raise MixesError("is listed before the node that computes its input")
+        self._later.difference_update(node.outputs)
 
     def _may_make_subnormals(self, node: Node) -> bool:
         """Return whether a node may give subnormal numbers; results of arithmetic are zero.
@@ -281,9 +296,13 @@ class _Follower:
         if node.kind == "Dropout" and len(node.inputs) > 2:
             raise MixesError("may draw random numbers")
         asks = node.kind in ("Shape", "Size")
-        if self._given & inputs and not asks:
+        if asks and node.inputs[0] in self.fillings:
+            raise MixesError("takes the size of rows that are filled up to the longest")
+        is_given = bool(self._given & inputs) and not asks
+        if is_given:
             self._given.update(filter(None, node.outputs))
         sized = self._sized & inputs
+        is_known = not (sized and is_given)  # with another value, the result may be another size
         for name in filter(None, node.outputs):
             value = self._value(name)
             if asks and sized <= self._sizes:
@@ -291,10 +310,10 @@ class _Follower:
                     self._sized.add(name)
                     if not sized:
                         self._sizes.add(name)
-            elif not sized or self._is_settled(node, sized):
+            elif not sized or (is_known and self._is_settled(node, sized)):
                 if not value.same:
                     self._sized.add(name)
-            elif self._keeps_sizes(node, sized):
+            elif is_known and self._keeps_sizes(node, sized):
                 if not value.same:
                     self._sized.add(name)
                     self._sizes.add(name)

@@ -227,6 +227,8 @@ def _cast(call: Call) -> Structure:
     """
     if call.output().dtype == np.uint32:
         raise MixesError("rounds numbers that are no UINT32 by their place in the batch")
+    if call.output().dtype.kind == "O" and call.dtype(0).kind == "f":
+        raise MixesError("writes a number below the normal numbers as text, or zero")
     return _elementwise(call)
 
 

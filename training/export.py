@@ -1,19 +1,15 @@
-"""Export of a trained network as a package: TorchScript, ONNX, parity, card and pictures.
+"""Export of a trained network as a package: ONNX, TorchScript, parity, card and pictures.
 
 Each file is opened with its serving runtime and compared with the network in
 eager mode. If a comparison fails, no package is written.
 """
 
-import io
 import platform
-import tempfile
-import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from importlib.metadata import version as installed
 from pathlib import Path
 
 import torch
-from onnx import load_model_from_string
 from torch import Tensor, nn
 
 from models.card import (
@@ -29,79 +25,22 @@ from models.loading import check_example
 from models.package import ModelPackage, require_writable, write_package
 from models.parity import check_parity
 from models.repository import ModelRepository
-from models.runtimes import Arrays, OnnxRuntime, Runtime
+from models.runtimes import Arrays, Runtime
 from models.subnormals import FlushToZero
 from models.tensor_spec import TensorSpec
-from models.torch_runtimes import TorchScriptRuntime
 from training import plots
+from training.exported_files import export_files, open_file
 from training.runs import RunResult
-from training.served import Served
 
 EXAMPLE_ROWS = 2
-_EXPORTER_WARNINGS = (
-    ".*_check_is_size will be removed",
-    ".*_flat_weights.* were assigned during export",
-)
-"""Of torch's exporter about its own functions, for an LSTM."""
+PARITY_ROWS = 10_000
+PARITY_NUMBERS = 8_388_608
+"""The numbers of the inputs that the parity check computes one row at a time, for large rows."""
+MIN_PARITY_ROWS = 64
 
 
 class ExportError(RuntimeError):
     """An export that cannot be served. No file was written."""
-
-
-def torchscript(graph: nn.Module) -> bytes:
-    """Return the graph as TorchScript."""
-    stream = io.BytesIO()
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message=".*torch.jit.*deprecated")
-        torch.jit.save(torch.jit.script(graph), stream)
-    return stream.getvalue()
-
-
-def onnx(served: Served, rows: Tensor) -> bytes:
-    """Return the module as a single ONNX file, with the free dimensions of its inputs.
-
-    Args:
-        served: the module and its tensors.
-        rows: two or more rows of the data set.
-    """
-    batch = torch.export.Dim("batch")
-    with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
-        for message in _EXPORTER_WARNINGS:
-            warnings.filterwarnings("ignore", message=message)
-        path = Path(folder, "model.onnx")
-        torch.onnx.export(
-            served.module,
-            served.arguments(rows),
-            path,
-            input_names=[spec.name for spec in served.inputs],
-            output_names=[spec.name for spec in served.outputs],
-            dynamic_shapes={
-                spec.name: {
-                    axis: batch if axis == 0 else torch.export.Dim.DYNAMIC
-                    for axis, size in enumerate(spec.shape)
-                    if size == -1
-                }
-                for spec in served.inputs
-            },
-            dynamo=True,
-            external_data=False,
-            verbose=False,
-        )
-        return _without_metadata(path.read_bytes())
-
-
-def _without_metadata(content: bytes) -> bytes:
-    """Remove the exporter's metadata: stack traces, which contain paths of this machine."""
-    model = load_model_from_string(content)
-    messages = (model, model.graph, *model.graph.node, *model.graph.value_info, *model.functions)
-    for message in messages:
-        del message.metadata_props[:]
-    for function in model.functions:
-        for node in function.node:
-            del node.metadata_props[:]
-    stripped: bytes = model.SerializeToString()
-    return stripped
 
 
 def export(result: RunResult, root: Path) -> ModelPackage:
@@ -115,10 +54,7 @@ def export(result: RunResult, root: Path) -> ModelPackage:
     """
     data, recipe = result.data, result.recipe
     served = recipe.served(result.network, data)
-    files = {
-        MODEL_FILES["torchscript"]: torchscript(served.module),
-        MODEL_FILES["onnx"]: onnx(served, data.test.inputs[:2]),
-    }
+    contents = export_files(served, data.test.inputs[:2])
 
     def arrays(rows: Tensor) -> Arrays:
         arguments = served.arguments(rows)
@@ -155,19 +91,16 @@ def export(result: RunResult, root: Path) -> ModelPackage:
         limits=recipe.limits,
         **served.card,
     )
-    names = [spec.name for spec in served.outputs]
-    opened: Mapping[RuntimeName, Runtime] = {
-        "onnx": _require_fit(OnnxRuntime(files[MODEL_FILES["onnx"]]), card),
-        "torchscript": _require_fit(
-            TorchScriptRuntime(files[MODEL_FILES["torchscript"]], outputs=names), card
-        ),
-    }
-    samples = arrays(data.test.inputs)
+    samples = arrays(data.test.inputs[: _parity_rows(data.test.inputs)])
     parity = tuple(
         check_parity(
-            eager, runtime, samples, runtime=name, classification=data.task == "classification"
+            eager,
+            _opened(name, content, card),
+            samples,
+            runtime=name,
+            classification=data.task == "classification",
         )
-        for name, runtime in opened.items()
+        for name, content in contents.items()
     )
     pictures = plots.report(
         {
@@ -177,9 +110,15 @@ def export(result: RunResult, root: Path) -> ModelPackage:
     )
     card = card.model_copy(update={"parity": parity})
     try:
+        files = {MODEL_FILES[name]: content for name, content in contents.items()}
         return write_package(root, card, files | dict(served.files) | pictures)
     except OSError as error:
         raise _unwritable(root, error) from error
+
+
+def _parity_rows(inputs: Tensor) -> int:
+    rows = PARITY_NUMBERS // max(1, inputs[:1].numel())
+    return min(PARITY_ROWS, max(MIN_PARITY_ROWS, rows))
 
 
 def _recorded(specs: Sequence[TensorSpec], arrays: Arrays) -> dict[str, RecordedTensor]:
@@ -203,7 +142,13 @@ def _unwritable(root: Path, error: OSError) -> ExportError:
     return ExportError(f"the repository {root}: packages cannot be written there ({reason})")
 
 
-def _require_fit(runtime: OnnxRuntime | TorchScriptRuntime, card: ModelCard) -> Runtime:
+def _opened(name: RuntimeName, content: bytes, card: ModelCard) -> Runtime:
+    """Open a file with its runtime.
+
+    Raises:
+        ExportError: it does not fit the card.
+    """
+    runtime = open_file(name, content, [spec.name for spec in card.outputs])
     mismatch = runtime.mismatch(card) or check_example(runtime, card.example, card.outputs)
     if mismatch:
         raise ExportError(f"{card.name}, {runtime.name}: {mismatch}")
@@ -227,6 +172,7 @@ def _fit_record(result: RunResult) -> FitRecord:
         epochs=len(history.epochs),
         kept_epoch=history.kept.epoch if history.kept else 0,
         seconds=history.seconds,
+        run_ids=dict(result.run_ids),
     )
 
 

@@ -27,6 +27,8 @@ from training.snapshots import Snapshots
 from training.state import TrainingState
 
 EVALUATION_ROWS = 2_048
+EVALUATION_NUMBERS = 2_097_152
+"""The numbers of the inputs in one batch of an evaluation: 13 pictures of 224 x 224 pixels."""
 STATISTICS_ROWS = 8_192
 
 
@@ -153,7 +155,7 @@ def train(
         if averaged:
             # Averaged weights need their own batch-norm statistics. These are computed on
             # undistorted rows, which are distributed like the inputs at inference.
-            update_bn(rows.inputs[:STATISTICS_ROWS].split(EVALUATION_ROWS), state.candidate)
+            update_bn(evaluation_batches(rows.inputs[:STATISTICS_ROWS]), state.candidate)
         validation_loss, metric = validate(state.candidate, validation, data.task)
         if not math.isfinite(validation_loss):
             raise DivergedError("validation loss", number, len(state.rates), state.rates[-1])
@@ -201,9 +203,17 @@ def train(
 
 @torch.inference_mode()
 def predict(network: nn.Module, inputs: Tensor) -> Tensor:
-    """Return the outputs [N, …] for all inputs, in eval mode, in batches of 2,048 rows."""
+    """Return the outputs [N, …] for all inputs, in eval mode, in batches."""
     network.eval()
-    return torch.cat([network(batch).float() for batch in inputs.split(EVALUATION_ROWS)])
+    return torch.cat([network(batch).float() for batch in evaluation_batches(inputs)])
+
+
+def evaluation_batches(inputs: Tensor) -> tuple[Tensor, ...]:
+    """Divide inputs into batches of 2,048 rows, or fewer if the rows are large."""
+    numbers = max(1, inputs[:1].numel())
+    rows = min(EVALUATION_ROWS, max(1, EVALUATION_NUMBERS // numbers))
+    batches: tuple[Tensor, ...] = inputs.split(rows)
+    return batches
 
 
 def validate(network: nn.Module, split: Split, task: Task) -> tuple[float, float]:
@@ -238,7 +248,11 @@ def _denormals_flushed() -> Iterator[None]:
 
 @contextmanager
 def _interruptible() -> Iterator[Callable[[], bool]]:
-    """Set a flag on the first Ctrl-C, so that the epoch is completed; raise on the second."""
+    """Set a flag on the first Ctrl-C, so that the epoch is completed; raise on the second.
+
+    An exception after the first Ctrl-C, with which the epoch is not completed, is raised as
+    KeyboardInterrupt.
+    """
     interrupted = threading.Event()
     if threading.current_thread() is not threading.main_thread():
         yield interrupted.is_set
@@ -252,5 +266,9 @@ def _interruptible() -> Iterator[Callable[[], bool]]:
     previous = signal.signal(signal.SIGINT, handle)
     try:
         yield interrupted.is_set
+    except Exception as error:
+        if interrupted.is_set():
+            raise KeyboardInterrupt from error
+        raise
     finally:
         signal.signal(signal.SIGINT, previous)

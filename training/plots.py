@@ -1,7 +1,7 @@
 """The pictures of a package's report, as PNG bytes."""
 
 import io
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -123,7 +123,10 @@ def confident_mistakes(network: nn.Module, data: Dataset, count: int = 18) -> by
         for axes in grid.flat:
             axes.axis("off")
         for axes, index in zip(grid.flat, worst.tolist(), strict=False):
-            axes.imshow(data.test.inputs[index].numpy(), cmap="gray_r", vmin=0, vmax=255)
+            pixels = data.test.inputs[index]
+            if pixels.ndim == 3:  # channels first
+                pixels = pixels.permute(1, 2, 0)
+            axes.imshow(pixels.numpy(), cmap="gray_r", vmin=0, vmax=255)
             truth = data.labels[int(data.test.targets[index])]
             prediction = data.labels[int(predicted[index])]
             axes.set_title(
@@ -211,6 +214,53 @@ def attention(weights: Sequence[Tensor], text: str, answer: str) -> bytes:
             )
             axes.set(title=f"Attention of layer {layer}", xlabel="looks at", ylabel="to write")
             axes.tick_params(length=0, rotation=0)
+    return save.getvalue()
+
+
+def importances(
+    shares: Mapping[str, float],
+    drawn: Mapping[str, Sequence[Any]],
+    results: Sequence[float],
+    result: str,
+    best: int,
+    logarithmic: Collection[str] = (),
+) -> bytes:
+    """Plot what mattered in a search, and the results over the values that mattered most.
+
+    Args:
+        shares: the share of each hyperparameter; the largest is first.
+        drawn: the values of each hyperparameter, one for each trial.
+        results: the result of each trial.
+        result: the name of the results.
+        best: the index of the best trial, which is marked.
+        logarithmic: the names of hyperparameters with a logarithmic axis.
+    """
+    bars_height = 0.7 + 0.22 * len(shares)
+    with _figure(6.4, bars_height + 2.2) as (figure, save):
+        heights = [bars_height, 2.2]
+        bars, points = figure.subfigures(2, 1, height_ratios=heights, squeeze=False).flat
+        axes = bars.subplots()
+        shown = axes.barh(list(shares), list(shares.values()), color=BLUE, height=0.6)
+        axes.bar_label(shown, fmt="{:.0%}", padding=3)
+        axes.set(title=f"What distinguished the best of {len(results):,} complete trials")
+        axes.invert_yaxis()
+        axes.xaxis.set_visible(False)
+        axes.spines["bottom"].set_visible(False)
+        axes.tick_params(axis="y", length=0)
+        most = list(shares)[:3]
+        for axes, name in zip(
+            points.subplots(1, len(most), sharey=True, squeeze=False).flat, most, strict=True
+        ):
+            values = drawn[name]
+            axes.scatter(values, results, s=14, color=BLUE, edgecolor="white", linewidth=0.5)
+            axes.scatter(values[best], results[best], s=26, color=ORANGE)
+            axes.set(xlabel=name)
+            if name in logarithmic:
+                axes.set_xscale("log")
+            if isinstance(values[0], int):  # powers of two, all of which are shown
+                axes.set_xticks(sorted(set(values)), map(str, sorted(set(values))))
+                axes.minorticks_off()
+        points.axes[0].set(ylabel=result)
     return save.getvalue()
 
 

@@ -19,6 +19,7 @@ from small_packages import onnx_file
 
 from models import proofs
 from models.add import add
+from models.batch_axes import BatchAxes
 from models.card import ModelCard
 from models.graph import UNFILLED, Node, ObservedGraph, Value
 from models.importing import AddError
@@ -31,6 +32,7 @@ from service.settings import Settings
 pytestmark = pytest.mark.usefixtures("one_trial_of_each_graph")
 
 node = helper.make_node
+ML, MICROSOFT = "ai.onnx.ml", "com.microsoft"
 
 
 def added(tmp_path: Path, file: Path, rows: Any, torchscript: Path | None = None) -> ModelCard:
@@ -160,7 +162,7 @@ def test_varied_rows_show_what_equal_rows_do_not(
     name: str, rows: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The check by computation, without the graph. The lag is 168 rows."""
-    monkeypatch.setattr(proofs, "row_mixing", lambda _, sizes, __: [None] * len(sizes))
+    monkeypatch.setattr(proofs, "row_mixing", lambda _, sizes, *__: [None] * len(sizes))
     card = added(tmp_path, write(tmp_path, MIXED[name]), rows)
     assert card.batching == "none"
     assert "differs by" in card.limits[-1]
@@ -281,6 +283,46 @@ def test_a_file_that_states_two_versions_of_its_operators_is_not_followed() -> N
     assert "two versions" in reason
 
 
+def test_a_file_that_states_no_version_of_its_operators_is_not_followed() -> None:
+    """The runtime takes its newest version, in which Resize has its scales at another place."""
+    x = helper.make_tensor_value_info("x", T.FLOAT, shaped("batch", 4))
+    y = helper.make_tensor_value_info("y", T.FLOAT, shaped("batch", 4))
+    resize = node("Resize", ["x", "region", "scales"], ["y"])
+    constants = [
+        helper.make_tensor("region", T.FLOAT, [2], [1, 1]),
+        helper.make_tensor("scales", T.FLOAT, [2], [1.003, 1]),
+    ]
+    graph = helper.make_graph([resize], "g", [x], [y], constants)
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid(ML, 3)], ir_version=8)
+    reason = row_mixing(model.SerializeToString(), [{"x": np.ones((1, 4), np.float32)}])[0]
+    assert reason is not None
+    assert "states no version" in reason
+
+
+@pytest.mark.parametrize(
+    ("operator", "value"),
+    [("Equal", -1), ("Mul", 0)],
+    ids=["a number of rows that is compared", "a number of rows that is multiplied"],
+)
+def test_the_number_of_rows_and_a_shared_value_are_not_taken_for_a_constant(
+    operator: str, value: int
+) -> None:
+    """With another value, the result depends on the number of rows."""
+    file = onnx_file(
+        [
+            node("Shape", ["x"], ["count"], end=1),
+            node(operator, ["count", "shared"], ["result"]),
+            node("Cast", ["result"], ["number"], to=T.FLOAT),
+            node("Add", ["x", "number"], ["y"]),
+        ],
+        [("x", T.FLOAT, shaped("batch", 4)), ("shared", T.INT64, [])],
+        [("y", T.FLOAT, shaped("batch", 4))],
+    )
+    rows = {"x": np.ones((3, 4), np.float32), "shared": np.full(3, value)}
+    axes = BatchAxes({"x": 0, "shared": None}, {"y": 0})
+    assert row_mixing(file, [rows], axes) == ["Add (y) computes with the number of rows"]
+
+
 def test_what_cannot_be_followed_is_not_taken_for_independent(tmp_path: Path) -> None:
     file = onnx_file([node("Relu", ["x"], ["y"])], [("x", T.FLOAT, shaped(4, 4))],
                      [("y", T.FLOAT, shaped(4, 4))])  # fmt: skip
@@ -290,7 +332,6 @@ def test_what_cannot_be_followed_is_not_taken_for_independent(tmp_path: Path) ->
     assert "cannot be followed" in reason
 
 
-ML, MICROSOFT = "ai.onnx.ml", "com.microsoft"
 UNKNOWN: dict[str, tuple[Any, int]] = {
     "across_channels": (node("MeanVarianceNormalization", ["x"], ["y"], across_channels=1), 8),
     "PROBIT": (

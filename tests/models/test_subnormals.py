@@ -119,3 +119,16 @@ def test_the_logarithm_of_a_subnormal_is_that_of_zero_in_any_batch(count: int) -
     )
     output = OnnxRuntime(content)({"x": np.full((count, 1), 1e-40, np.float32)})["y"]
     assert (output == -1000).all()
+
+
+@pytest.mark.parametrize("count", [1, 16])
+def test_the_power_of_a_subnormal_is_that_of_zero_in_any_batch(count: int) -> None:
+    """Relu passes a subnormal number on at the end of a vector of the processor."""
+    content = onnx_file(
+        [node("Relu", ["x"], ["positive"]), node("Pow", ["positive", "tenth"], ["y"])],
+        [("x", TensorProto.FLOAT, ["batch", 3])],
+        [("y", TensorProto.FLOAT, ["batch", 3])],
+        tenth=np.float32(0.1).reshape(()),
+    )
+    output = OnnxRuntime(content)({"x": np.full((count, 3), 1e-40, np.float32)})["y"]
+    assert not output.any()

@@ -115,6 +115,20 @@ MIXED = {
         graph(node("StringNormalizer", "x", "y", stopwords=["the"])),
         "StringNormalizer (y) is not known with this stopwords",
     ),
+    "the number of words of the longest": (
+        graph(node("Tokenizer", "x", "words", **SPLIT), node("Shape", "words", "longest", start=1),
+              node("Sub", "longest many", "less"), node("Max", "less zero", "more"),
+              node("StringSplit", "x", "parts count", delimiter=" "),
+              node("Add", "count more", "y"),
+              gives=T.INT64, many=np.array([100]), zero=np.array(0)),
+        "Shape (longest) takes the size of rows that are filled up to the longest",
+    ),
+    "the number of parts": (
+        graph(node("StringSplit", "x", "parts count", delimiter=" "), node("Size", "parts", "size"),
+              node("Mul", "size zero", "none"), node("Add", "count none", "y"),
+              gives=T.INT64, zero=np.array(0)),
+        "Size (size) takes the size of rows that are filled up to the longest",
+    ),
     "two texts in a row": (
         graph(node("Tokenizer", "x", "words", **SPLIT), node("Flatten", "words", "flat"),
               node("TfIdfVectorizer", "flat", "y", **POOL), gives=T.FLOAT, shape=(None, 2)),

@@ -119,6 +119,23 @@ def _centred_in_a_branch() -> Sequence[Any]:
     return [node("If", ["always"], ["y"], then_branch=taken, else_branch=other)]
 
 
+def _beside_a_branch(axis: str) -> Sequence[Any]:
+    """Add what is beyond a million along `axis`, after a branch with an axis of its own."""
+    taken = helper.make_graph(
+        [node("CumSum", ["x", "axis"], ["sums"])], "taken", [],
+        [helper.make_tensor_value_info("sums", T.FLOAT, None)],
+        [numpy_helper.from_array(np.array(1), "axis")],
+    )  # fmt: skip
+    other = _inner("same", [node("Identity", ["x"], ["same"])], {"same": T.FLOAT})
+    return [
+        node("If", ["always"], ["rows"], then_branch=taken, else_branch=other),
+        node("Sub", ["rows", "million"], ["less"]),
+        node("Relu", ["less"], ["large"]),
+        node("CumSum", ["large", axis], ["running"]),
+        node("Add", ["x", "running"], ["y"]),
+    ]
+
+
 def _centred_in_a_loop() -> Sequence[Any]:
     """Subtract the mean of the rows twice."""
     body = _inner(
@@ -301,6 +318,51 @@ MIXED: Mapping[str, Network] = {
         _ZEROS,
         named="Cast",
     ),
+    "a scale that is 0 or -0": Network(
+        [
+            *_either_zero("either"),
+            node("ReduceSum", ["either", "columns"], ["scales"], keepdims=0),
+            node("ReduceSum", ["x", "columns"], ["sums"], keepdims=0),
+            node("QuantizeLinear", ["sums", "scales"], ["least_or_most"], axis=0),
+            node("Cast", ["least_or_most"], ["sign"], to=T.FLOAT),
+            node("Unsqueeze", ["sign", "columns"], ["column"]),
+            *_only_of_large("column"),
+        ],
+        {**_ZEROS, "columns": whole(1)},
+        named="QuantizeLinear",
+    ),
+    "a power of a number below the normal numbers": Network(
+        [
+            node("Clip", ["x", "subnormal"], ["bounded"]),
+            node("Pow", ["bounded", "tenth"], ["y"]),
+        ],
+        {"subnormal": one(1e-40), "tenth": one(0.1)},
+        named="Pow",
+    ),
+    "a number below the normal numbers as text": Network(
+        [
+            node("Cast", ["x"], ["double"], to=T.DOUBLE),
+            node("Cast", ["double"], ["text"], to=T.STRING),
+            node("Cast", ["text"], ["y"], to=T.FLOAT),
+        ],
+        named="Cast",
+    ),
+    "two constants of one name": Network(
+        [
+            node("Constant", [], ["axis"], value_int=0),
+            node("Sub", ["x", "million"], ["less"]),
+            node("Relu", ["less"], ["large"]),
+            node("CumSum", ["large", "axis"], ["sums"]),
+            node("Add", ["x", "sums"], ["y"]),
+        ],
+        {"axis": np.array(1), "million": one(1e6)},
+        named="two of its values have one name",
+    ),
+    "a constant with the name of a value of a branch": Network(
+        _beside_a_branch("axis/1.0"),
+        {"always": np.array(True), "axis/1.0": np.array(0), "million": one(1e6)},
+        named="has the name of another one in a branch",
+    ),
     "a logarithm of a number below the normal numbers in a table": Network(
         [
             node("Greater", ["x", "million"], ["is_large"]),
@@ -334,7 +396,7 @@ MIXED: Mapping[str, Network] = {
             *_bounded_logarithm("number"),
         ],
         {"million": one(1e6), "more": one(1.7e-38), "small": one(1.2e-38), "least": one(-1000)},
-        named="Log",
+        named="Mod",
     ),
     "a logarithm of a number below the normal numbers that was text": Network(
         [
@@ -345,7 +407,7 @@ MIXED: Mapping[str, Network] = {
             *_bounded_logarithm("number"),
         ],
         {"far": np.array(1e-47), "least": one(-1000)},
-        named="Log",
+        named="Cast",
     ),
     "a logarithm of a constant below the normal numbers": Network(
         [

@@ -12,7 +12,7 @@ from models.runtimes import Arrays, OnnxRuntime, Runtime
 from models.tensor_spec import TensorSpec
 from models.torch_runtimes import TorchScriptRuntime
 from training.datasets import Dataset
-from training.export import onnx, torchscript
+from training.exported_files import onnx, torchscript
 from training.recipe import Recipe
 from training.recipes import RECIPES
 

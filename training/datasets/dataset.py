@@ -15,8 +15,9 @@ from torch import Tensor
 from models.card import DataRecord, Splits
 
 Task = Literal["classification", "regression"]
-InputKind = Literal["images", "columns", "tokens"]
-"""`images` are uint8 [N, 28, 28], `columns` float32 [N, columns], `tokens` int64 [N, places]."""
+InputKind = Literal["images", "pictures", "columns", "tokens"]
+"""`images` are uint8 [N, 28, 28], `pictures` uint8 [N, 3, height, width], `columns` float32
+[N, columns], `tokens` int64 [N, places]."""
 
 IGNORED = -100
 """The target of a place of a sequence where nothing is asked; the default of torch's losses."""
