@@ -26,6 +26,7 @@ SHIPPED = (
     *("curve-linear", "curve-mlp", "curve-tanh"),
     *("moons-linear", "moons-tanh"),
     *("mnist-mlp", "mnist-cnn"),
+    *("perceptron-and", "perceptron-xor", "xor-mlp", "adder-transformer"),
 )
 
 
@@ -99,7 +100,7 @@ def root() -> Path:
 
 @pytest.fixture(scope="session")
 def shipped(root: Path) -> Path:
-    """The repository of the seven packages: `models/`, or a stand-in before they are trained."""
+    """The repository of the shipped packages: `models/`, or a stand-in before they are trained."""
     packages = root / "models"
     missing = [name for name in SHIPPED if not any((packages / name).glob("*/card.json"))]
     stand_in = os.environ.get("FITSERVE_MODEL_REPOSITORY")

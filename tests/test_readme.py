@@ -166,6 +166,13 @@ def test_the_protocol_request_gets_the_shown_response(port: int) -> None:
     check_protocol_request(PAGES["docs/endpoints.md"], f":{port}")
 
 
+def test_the_sums_get_the_shown_response(port: int) -> None:
+    request, response = re.findall(
+        r"```sh\n(curl.*adder.*)\n```\n\n```json\n(.*)\n```", PAGES["docs/networks.md"]
+    )[0]
+    assert json.loads(run(request.replace(":3000", f":{port}"))) == json.loads(response)
+
+
 def test_the_python_lines_run(port: int) -> None:
     python = Path(sys.prefix, "clients", "bin", "python")
     if not python.exists():

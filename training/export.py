@@ -104,7 +104,7 @@ def export(result: RunResult, root: Path) -> ModelPackage:
     )
     pictures = plots.report(
         {
-            "loss-curves": plots.loss_curves(result.history),
+            "loss-curves": plots.loss_curves(result.history, data.task),
             **recipe.pictures(result.network, data, result.evaluations[0]),
         }
     )

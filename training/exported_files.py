@@ -54,7 +54,7 @@ def torchscript(graph: nn.Module) -> bytes:
 
 
 def program(served: Served, rows: Tensor) -> bytes:
-    """Return the module as a file of torch.export with a dynamic batch size.
+    """Return the module as a file of torch.export, with the free dimensions of its inputs.
 
     Args:
         served: the module and its tensors.
@@ -70,12 +70,20 @@ def program(served: Served, rows: Tensor) -> bytes:
 
 
 def _dynamic_shapes(served: Served) -> dict[str, dict[int, Any]]:
+    """Return the free dimensions of the inputs; the first is the batch."""
     batch = torch.export.Dim("batch")
-    return {spec.name: {0: batch} for spec in served.inputs}
+    return {
+        spec.name: {
+            axis: batch if axis == 0 else torch.export.Dim.DYNAMIC
+            for axis, size in enumerate(spec.shape)
+            if size == -1
+        }
+        for spec in served.inputs
+    }
 
 
 def onnx(served: Served, rows: Tensor) -> bytes:
-    """Return the module as a single ONNX file with a dynamic batch size.
+    """Return the module as a single ONNX file, with the free dimensions of its inputs.
 
     Args:
         served: the module and its tensors.

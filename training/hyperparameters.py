@@ -180,3 +180,11 @@ class TableHyperparameters(Hyperparameters):
         16, description="bins of each number, with equal numbers of rows"
     )
     unknown: Share = Field(0.01, description="share of categories taken as unknown in training")
+
+
+class TransformerHyperparameters(Hyperparameters):
+    """Hyperparameters of a decoder-only Transformer."""
+
+    width: Size = Field(64, description="numbers for each place of a sequence")
+    layers: Size = Field(2, description="layers of attention and MLP")
+    heads: Size = Field(4, description="attention heads of a layer; a divisor of the width")

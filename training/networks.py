@@ -6,10 +6,12 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-Activation = Literal["none", "relu", "tanh"]
+Activation = Literal["none", "relu", "gelu", "sigmoid", "tanh"]
 _ACTIVATIONS: dict[Activation, type[nn.Module]] = {
     "none": nn.Identity,
     "relu": nn.ReLU,
+    "gelu": nn.GELU,
+    "sigmoid": nn.Sigmoid,
     "tanh": nn.Tanh,
 }
 
@@ -46,6 +48,18 @@ class Affine(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Shift and scale a batch [N, columns]."""
         return (x - self.shift) / self.scale
+
+
+class OneUnit(nn.Module):
+    """The logits of two classes from one unit: 0 for the first class, the unit for the second.
+
+    The second class is the answer where the unit is above 0, and its probability is the logistic
+    function of the unit.
+    """
+
+    def forward(self, unit: Tensor) -> Tensor:
+        """Return logits of a batch, float32 [N, 1] → [N, 2]."""
+        return torch.cat([torch.zeros_like(unit), unit], dim=1)
 
 
 def mlp(

@@ -1,4 +1,4 @@
-"""The examples of the playground: test digits, hard digits, the curve and the moons.
+"""The examples of the playground: test digits, hard digits, the curve, and points by data set.
 
 `python -m training.playground_examples` writes `service/api/static/playground/examples.json`
 from the data sets and the packages `mnist-mlp` and `mnist-cnn`. A page cannot hold 10,000 digits:
@@ -19,7 +19,7 @@ from torch import Tensor
 
 from models.loading import open_runtime
 from models.repository import ModelRepository
-from training.datasets import DataError, Split, curve, mnist, moons
+from training.datasets import DataError, Split, and_table, curve, mnist, moons, xor_table
 
 NETWORKS = ("mnist-mlp", "mnist-cnn")
 HARD = 14
@@ -40,7 +40,7 @@ def examples(digits: Split, repository: ModelRepository) -> dict[str, Any]:
         repository: the repository with the two networks.
     """
     labels = digits.targets.tolist()
-    on_curve, on_moons = curve().train, moons().train
+    on_curve = curve().train
     return {
         "source": SOURCE,
         "digits": [_example(digits, labels.index(label)) for label in sorted(set(labels))],
@@ -49,10 +49,7 @@ def examples(digits: Split, repository: ModelRepository) -> dict[str, Any]:
             "x": _rounded(on_curve.inputs[:, 0], 3),
             "y": _rounded(on_curve.targets[:, 0], 3),
         },
-        "moons": {
-            "points": _rounded(on_moons.inputs, 2),
-            "labels": on_moons.targets.tolist(),
-        },
+        **{data.name: _points(data.train) for data in (moons(), and_table(), xor_table())},
     }
 
 
@@ -97,6 +94,10 @@ def _example(digits: Split, index: int) -> dict[str, Any]:
         "label": int(digits.targets[index]),
         "pixels": base64.b64encode(pixels).decode(),
     }
+
+
+def _points(split: Split) -> dict[str, Any]:
+    return {"points": _rounded(split.inputs, 2), "labels": split.targets.tolist()}
 
 
 def _rounded(values: Tensor, decimals: int) -> list[Any]:

@@ -9,13 +9,14 @@ import matplotlib as mpl
 import numpy as np
 import seaborn as sns
 import torch
+from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from torch import Tensor, nn
 
 from models.card import Evaluation
-from training.datasets import Dataset
+from training.datasets import Dataset, Task
 from training.history import Epoch, History
 from training.loop import predict
 
@@ -41,27 +42,39 @@ def report(pictures: Mapping[str, bytes]) -> dict[str, bytes]:
     return {f"report/{name}.png": content for name, content in pictures.items()}
 
 
-def loss_curves(history: History) -> bytes:
-    """Plot training and validation loss by epoch, and mark the kept epoch."""
-    with picture(6.4, 3.4) as (figure, save):
-        axes = figure.subplots()
+def loss_curves(history: History, task: Task) -> bytes:
+    """Plot both losses and the validation error by epoch, and mark the kept epoch.
+
+    The error is the share of rows that are wrong, or the mean absolute error of values.
+    """
+    with picture(8.4, 3.4) as (figure, save):
+        losses, errors = figure.subplots(1, 2)
         epochs = [entry.epoch for entry in history.epochs]
         # Markers are legible on up to 40 epochs.
         marker = "o" if len(epochs) <= 40 else None
 
-        def line(label: str, colour: str, value: Callable[[Epoch], float]) -> None:
+        def line(axes: Axes, label: str, colour: str, value: Callable[[Epoch], float]) -> None:
             values = [value(entry) for entry in history.epochs]
             axes.plot(epochs, values, label=label, color=colour, marker=marker, markersize=3)
 
-        line("training", GREY, lambda entry: entry.train_loss)
-        line("validation", BLUE, lambda entry: entry.validation_loss)
-        if history.kept:
-            axes.axvline(
-                history.kept.epoch, color=ORANGE, linewidth=1, linestyle="--", label="kept"
-            )
-        axes.set(title="Loss", xlabel="epoch", ylabel="loss", yscale="log")
-        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-        axes.legend()
+        def error(entry: Epoch) -> float:
+            return 1 - entry.metric if task == "classification" else entry.metric
+
+        line(losses, "training", GREY, lambda entry: entry.train_loss)
+        line(losses, "validation", BLUE, lambda entry: entry.validation_loss)
+        line(errors, "validation", BLUE, error)
+        for axes in (losses, errors):
+            if history.kept:
+                axes.axvline(
+                    history.kept.epoch, color=ORANGE, linewidth=1, linestyle="--", label="kept"
+                )
+            axes.set(xlabel="epoch")
+            axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+            axes.legend()
+        losses.set(title="Loss", ylabel="loss", yscale="log")
+        is_share = task == "classification"
+        errors.set(title="Error", ylabel="share wrong" if is_share else "mean absolute error")
+        errors.set_ylim(bottom=-0.02 if is_share else 0)
     return save.getvalue()
 
 
@@ -141,7 +154,10 @@ def fitted_curve(network: nn.Module, data: Dataset) -> bytes:
 
 
 def decision_surface(network: nn.Module, data: Dataset) -> bytes:
-    """Plot the probability of the second class over the plane, and the training points."""
+    """Plot the probability of the second class over the plane, and the training points.
+
+    A ring marks the points that are classified wrongly.
+    """
     points: Tensor = data.train.inputs
     low, high = points.amin(dim=0) - 0.5, points.amax(dim=0) + 0.5
     first = torch.linspace(float(low[0]), float(high[0]), 200)
@@ -154,15 +170,50 @@ def decision_surface(network: nn.Module, data: Dataset) -> bytes:
         colours = sns.blend_palette([BLUE, "#ffffff", ORANGE], as_cmap=True)
         filled = axes.contourf(*plane, levels=np.linspace(0, 1, 21), cmap=colours, alpha=0.75)
         axes.contour(*plane, levels=[0.5], colors=INK, linewidths=1)
+        size = 14 if len(points) > 20 else 60
+        wrong = points[predict(network, points).argmax(dim=1) != data.train.targets].numpy()
+        if len(wrong):
+            axes.scatter(
+                wrong[:, 0], wrong[:, 1], s=6 * size, facecolor="none", edgecolor=INK, label="wrong"
+            )
         for index, (label, colour) in enumerate(zip(data.labels, (BLUE, ORANGE), strict=True)):
             members = points[data.train.targets == index].numpy()
             axes.scatter(
-                members[:, 0], members[:, 1], s=14, color=colour, edgecolor="white",
+                members[:, 0], members[:, 1], s=size, color=colour, edgecolor="white",
                 linewidth=0.5, label=label,
             )  # fmt: skip
         figure.colorbar(filled, ax=axes, label=f"probability of the {data.labels[1]}")
         axes.set(title="Decision surface", xlabel="x1", ylabel="x2")
         axes.legend(loc="upper right", frameon=True, facecolor="white", framealpha=0.9)
+    return save.getvalue()
+
+
+def attention(weights: Sequence[Tensor], text: str, answer: str) -> bytes:
+    """Plot from which characters of a text each character of the answer is made.
+
+    Args:
+        weights: of each layer, the mean of its heads, float32 [places, places].
+        text: the characters of the places. The last of them are the answer without its end.
+        answer: the characters that are written, the first after `text[-len(answer)]`.
+    """
+    with picture(0.42 * len(text) * len(weights) + 1.5, 0.42 * len(answer) + 1.2) as (figure, save):
+        grid = figure.subplots(1, len(weights), squeeze=False)
+        for layer, (axes, of_layer) in enumerate(zip(grid.flat, weights, strict=True), start=1):
+            sns.heatmap(
+                of_layer[-len(answer) :].numpy(),
+                cmap=sns.light_palette(BLUE, as_cmap=True),
+                vmin=0,
+                vmax=1,
+                cbar=False,
+                square=True,
+                linewidths=0.5,
+                linecolor="white",
+                xticklabels=list(text),
+                yticklabels=list(answer),
+                ax=axes,
+            )
+            axes.set(title=f"Attention of layer {layer}", xlabel="looks at", ylabel="to write")
+            axes.tick_params(length=0, rotation=0)
     return save.getvalue()
 
 

@@ -51,7 +51,8 @@ class Recipe:
         limits: the limitations, for the card.
         input_kind: the kind of inputs that the network takes.
         loss: returns the loss of training for hyperparameters. By default it is cross-entropy for
-            a classification, and the squared error for a regression.
+            a classification, and the squared error for a regression. The validation loss is always
+            these.
         augment: returns the distortion of the training inputs for hyperparameters and device.
         served: returns the module that the package holds, with its tensors.
         pictures: returns pictures for the report, as PNG, by name.

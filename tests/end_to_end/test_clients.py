@@ -36,6 +36,8 @@ def questions(
         for name in repository.names():
             card = repository.get(name).card
             (spec,), (output,) = card.inputs, card.outputs
+            if spec.name not in PATHS:  # the network has no typed endpoint
+                continue
             path, field = PATHS[spec.name]
             for count in ROWS:
                 shape = (count, *spec.shape[1:])

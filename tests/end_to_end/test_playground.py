@@ -21,8 +21,10 @@ from browser import AWAY, Stroke, Visitor, draw
 from live_server import TIMED, Server, free_port, serving, temporary_home
 from playwright.sync_api import Browser, Page, Response, Route, expect
 
+from models.repository import ModelRepository
+
 TABS = ("digits", "curves", "points", "networks", "now")
-MAX_BYTES = 150_000
+MAX_BYTES = 151_000  # a fifth of it are the digits and points of examples.json
 KEY = "a key that nobody guesses"
 
 ONE: Stroke = [(50, 15), (50, 85)]
@@ -65,8 +67,11 @@ def few(shipped: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 # Tabs.
 
 
-def test_every_tab_opens_by_click_and_the_back_button_returns(page: Page) -> None:
-    expect(page.locator("#serving")).to_contain_text("serving 7 trained networks")
+def test_every_tab_opens_by_click_and_the_back_button_returns(
+    page: Page, repository: ModelRepository
+) -> None:
+    served = len(repository.names())
+    expect(page.locator("#serving")).to_contain_text(f"serving {served} trained networks")
     for tab in TABS:
         page.click(f"#tab-{tab}")
         for other in TABS:

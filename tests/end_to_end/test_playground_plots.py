@@ -167,6 +167,21 @@ def test_the_prediction_is_of_the_chosen_network(points: Locator, client: httpx.
     expect(figures).not_to_contain_text(re.compile(r"\b0 of the"))
 
 
+def test_the_line_fails_on_xor_and_two_hidden_units_do_not(
+    points: Locator, client: httpx.Client
+) -> None:
+    figures = points.locator("#point-figures")
+    network = points.get_by_label("Network")
+    network.select_option("perceptron-xor")
+    expect(figures).to_have_text(
+        "It has 1 of the 4 training points on the wrong side, and 75.0% of 4 test points right."
+    )
+    expect(points.locator("#point-legend")).to_contain_text("on the wrong side")
+    network.select_option("xor-mlp")
+    expect(figures).to_contain_text("0 of the 4 training points")
+    expect_answer(points, client, "xor-mlp", *click_at(points, 1.0, 0.0))
+
+
 def test_the_surface_has_the_colour_of_the_prediction(
     points: Locator, client: httpx.Client
 ) -> None:

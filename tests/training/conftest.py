@@ -51,6 +51,24 @@ def moons() -> Dataset:
     return datasets.moons()
 
 
+@pytest.fixture(scope="session", name="and")
+def and_table() -> Dataset:
+    """Return the truth table of AND, whose four points are all three splits."""
+    return datasets.and_table()
+
+
+@pytest.fixture(scope="session")
+def xor() -> Dataset:
+    """Return the truth table of XOR, whose four points are all three splits."""
+    return datasets.xor_table()
+
+
+@pytest.fixture(scope="session")
+def sums() -> Dataset:
+    """Return the sums: 102,347 / 3,006 / 5,940 rows."""
+    return datasets.sums()
+
+
 @pytest.fixture(scope="session")
 def mnist(mnist_folder: Path) -> Dataset:
     """Return the real MNIST; skip the test if MNIST is not available."""

@@ -80,11 +80,13 @@ def test_the_two_networks_disagree_on_every_hard_digit(
     assert indices[-1] - indices[0] > 5_000  # from the whole split
 
 
-def test_curve_and_moons_are_the_training_splits(
-    committed: dict[str, Any], curve: Dataset, moons: Dataset
+def test_curve_and_points_are_the_training_splits(
+    committed: dict[str, Any], curve: Dataset, moons: Dataset, request: pytest.FixtureRequest
 ) -> None:
     x, y = (np.array(committed["curve"][name]) for name in "xy")
     np.testing.assert_allclose(x, curve.train.inputs[:, 0], atol=6e-4)
     np.testing.assert_allclose(y, curve.train.targets[:, 0], atol=6e-4)
-    np.testing.assert_allclose(committed["moons"]["points"], moons.train.inputs, atol=6e-3)
-    assert committed["moons"]["labels"] == moons.train.targets.tolist()
+    for data in (moons, *map(request.getfixturevalue, ("and", "xor"))):
+        points = committed[data.name]
+        np.testing.assert_allclose(points["points"], data.train.inputs, atol=6e-3)
+        assert points["labels"] == data.train.targets.tolist()

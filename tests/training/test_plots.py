@@ -77,6 +77,7 @@ def built(name: str, data: Dataset) -> nn.Module:
         ("mnist-mlp", {"confusion-matrix", "confident-mistakes"}),
         ("curve-tanh", {"fitted-curve"}),
         ("moons-tanh", {"confusion-matrix", "decision-surface"}),
+        ("perceptron-xor", {"decision-surface"}),
     ],
 )
 def test_every_kind_of_network_has_its_pictures_with_content(
@@ -98,7 +99,7 @@ def test_pictures_do_not_change_the_global_state_of_matplotlib(
     with mpl.rc_context():
         mpl.rcdefaults()  # so that changes by an earlier picture do not hide a failure
         before, backend = dict(mpl.rcParams), mpl.get_backend()
-        loss_curves(history())
+        loss_curves(history(), "classification")
         fitted_curve(built("curve-tanh", curve), curve)
         decision_surface(built("moons-tanh", moons), moons)
         assert dict(mpl.rcParams) == before
@@ -118,13 +119,14 @@ def test_a_picture_that_fails_does_not_change_the_global_state(moons: Dataset) -
 
 @pytest.mark.parametrize("epochs", [1, 2, 300])
 def test_loss_curves_are_drawn_for_any_number_of_epochs(epochs: int) -> None:
-    assert_has_content(loss_curves(history(epochs)))
+    assert_has_content(loss_curves(history(epochs), "classification"))
 
 
 def test_the_kept_epoch_is_marked() -> None:
     entries = history().epochs
-    marked = loss_curves(History(epochs=entries, kept=entries[2]))
-    assert share_of_orange(loss_curves(History(epochs=entries))) == 0 < share_of_orange(marked)
+    unmarked = loss_curves(History(epochs=entries), "regression")
+    marked = loss_curves(History(epochs=entries, kept=entries[2]), "regression")
+    assert share_of_orange(unmarked) == 0 < share_of_orange(marked)
 
 
 def test_the_picture_of_a_search_marks_its_best_trial() -> None:

@@ -50,33 +50,40 @@ def exported(request: pytest.FixtureRequest, digits: Dataset) -> Exported:
     network = recipe.build(recipe.default, data)
     served = recipe.served(network, data)
     (spec,), (output,) = served.inputs, served.outputs
-    samples = data.test.inputs[:SAMPLES]
+    rows = data.test.inputs[:SAMPLES]
+    (samples,) = served.arguments(rows)
     runtimes: dict[str, Runtime] = {
-        "onnx": OnnxRuntime(onnx(served, samples[:2]), threads=1),
+        "onnx": OnnxRuntime(onnx(served, rows[:2]), threads=1),
         "torchscript": TorchScriptRuntime(torchscript(served.module), outputs=[output.name]),
     }
     return Exported(recipe, data, network, served.module, spec, output, runtimes, samples)
 
 
 def test_every_network_takes_raw_rows_and_returns_logits_or_values(exported: Exported) -> None:
-    outputs = exported.network.eval()(exported.data.train.inputs[:5])
-    assert outputs.shape == (5, exported.data.outputs)
+    rows, data = exported.data.train.inputs[:5], exported.data
+    outputs = exported.network.eval()(rows)
+    places = data.train.targets.shape[1:] if data.task == "classification" else ()
+    assert outputs.shape == (len(rows), *places, data.outputs)
     assert outputs.dtype == torch.float32
     assert bool(outputs.isfinite().all())
-    assert len(outputs.unique(dim=0)) == 5  # the output depends on the input
+    assert len(outputs.unique(dim=0)) == len(rows)  # the output depends on the input
 
 
 def test_every_graph_has_the_tensors_of_its_package(exported: Exported) -> None:
-    name, datatype, shape, output, width = {
-        "mnist": ("image", "UINT8", (-1, 28, 28), "probabilities", 10),
-        "curve": ("x", "FP32", (-1, 1), "y", 1),
-        "moons": ("point", "FP32", (-1, 2), "probabilities", 2),
+    point = ("point", "FP32", (-1, 2), "probabilities", "FP32", 2)
+    name, datatype, shape, output, result, width = {
+        "mnist": ("image", "UINT8", (-1, 28, 28), "probabilities", "FP32", 10),
+        "curve": ("x", "FP32", (-1, 1), "y", "FP32", 1),
+        "moons": point,
+        "and": point,
+        "xor": point,
+        "sums": ("tokens", "INT64", (-1, -1), "sum", "INT64", 1),
     }[str(exported.recipe.data)]
     spec, result_spec = exported.input, exported.output
     assert (spec.name, spec.datatype, spec.shape) == (name, datatype, shape)
     assert (result_spec.name, result_spec.datatype, result_spec.shape) == (
         output,
-        "FP32",
+        result,
         (-1, width),
     )
     assert spec.dtype == exported.samples.numpy().dtype
@@ -106,10 +113,10 @@ def test_every_export_equals_its_network_at_every_batch_size(exported: Exported,
         assert record.largest_relative_difference <= 1e-4
 
 
-def test_the_recipes_are_the_shipped_networks_by_name() -> None:
+def test_the_recipes_are_these_networks_by_name() -> None:
     assert list(RECIPES) == [
         "mnist-mlp", "mnist-cnn", "curve-linear", "curve-mlp", "curve-tanh", "moons-linear",
-        "moons-tanh",
+        "moons-tanh", "perceptron-and", "perceptron-xor", "xor-mlp", "adder-transformer",
         "flights-mlp",
     ]  # fmt: skip
     assert all(name == recipe.name for name, recipe in RECIPES.items())
@@ -149,6 +156,9 @@ def test_the_convolutional_network_has_at_most_400k_parameters_batch_norm_and_dr
         ("curve-tanh", [(10, 1), (1, 10)]),
         ("moons-linear", [(2, 2)]),
         ("moons-tanh", [(30, 2), (30, 30), (2, 30)]),
+        ("perceptron-and", [(1, 2)]),
+        ("perceptron-xor", [(1, 2)]),
+        ("xor-mlp", [(2, 2), (1, 2)]),
     ],
 )
 def test_the_small_networks_have_the_layers_of_the_tutorial_in_both_presets(
@@ -189,6 +199,13 @@ TUTORIAL: dict[str, dict[str, Any]] = {
     "moons-tanh": RAW
     | {"optimizer": "sgd", "lr": 1e-3, "batch_size": 1, "epochs": 300, "hidden": (30, 30)}
     | {"activation": "tanh"},
+    "perceptron-and": RAW | {"optimizer": "sgd", "lr": 1, "batch_size": 1, "hidden": ()},
+    "perceptron-xor": RAW | {"optimizer": "sgd", "lr": 1, "batch_size": 1, "hidden": ()},
+    "xor-mlp": RAW
+    | {"optimizer": "sgd", "lr": 0.5, "batch_size": 1, "epochs": 1_000, "hidden": (2,)}
+    | {"activation": "sigmoid"},
+    "adder-transformer": {"optimizer": "adamw", "lr": 5e-4, "batch_size": 64}
+    | {"weight_decay": 0.1, "clip_norm": 1, "width": 48, "layers": 3, "heads": 3},
 }
 
 
@@ -202,13 +219,13 @@ def test_the_tutorial_preset_matches_the_tutorial(name: str) -> None:
 
 
 def test_image_recipes_accept_any_images_and_column_recipes_only_their_own_data(
-    digits: Dataset, curve: Dataset, moons: Dataset
+    digits: Dataset, curve: Dataset, moons: Dataset, xor: Dataset
 ) -> None:
     for name, recipe in RECIPES.items():
         images = name.startswith("mnist")
         assert recipe.accepts(digits) == images
-        assert recipe.accepts(curve) == (recipe.data == "curve")
-        assert recipe.accepts(moons) == (recipe.data == "moons")
+        for data in (curve, moons, xor):
+            assert recipe.accepts(data) == (recipe.data == data.name)
         assert (recipe.augment is not None) == images
 
 

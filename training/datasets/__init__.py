@@ -16,11 +16,13 @@ from training.datasets.dataset import (
 from training.datasets.digits import DIGIT_LABELS, DOWNLOADS, digits, mnist
 from training.datasets.flights import flights
 from training.datasets.moons import MOON_LABELS, moons
+from training.datasets.sums import sums
+from training.datasets.truth_tables import and_table, xor_table
 
 __all__ = [
     "DATASETS", "DIGIT_LABELS", "DOWNLOADS", "IGNORED", "MOON_LABELS", "DataError", "Dataset",
-    "InputKind", "Split", "Task", "curve", "digits", "load", "mnist", "moons", "random_splits",
-    "true_curve",
+    "InputKind", "Split", "Task", "and_table", "curve", "digits", "load", "mnist", "moons",
+    "random_splits", "sums", "true_curve", "xor_table",
 ]  # fmt: skip
 
 DATASETS: Mapping[str, Callable[[Path], Dataset]] = {
@@ -29,6 +31,9 @@ DATASETS: Mapping[str, Callable[[Path], Dataset]] = {
     "curve": lambda _: curve(),
     "moons": lambda _: moons(),
     "flights": flights,
+    "and": lambda _: and_table(),
+    "xor": lambda _: xor_table(),
+    "sums": lambda _: sums(),
 }
 """Each data set by its name. The argument is the folder that holds data, or that data is
 downloaded into."""

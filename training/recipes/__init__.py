@@ -1,8 +1,10 @@
 """The recipes that this project ships, by name. Each family has a module of its own."""
 
 from training.recipe import Recipe
+from training.recipes.adder import adder_transformer
 from training.recipes.curve import curve_linear, curve_mlp, curve_tanh
 from training.recipes.flights import flights_mlp
+from training.recipes.logic import perceptron_and, perceptron_xor, xor_mlp
 from training.recipes.mnist import mnist_cnn, mnist_mlp
 from training.recipes.moons import moons_linear, moons_tanh
 
@@ -14,6 +16,8 @@ RECIPES: dict[str, Recipe] = {
         mnist_mlp, mnist_cnn,
         curve_linear, curve_mlp, curve_tanh,
         moons_linear, moons_tanh,
+        perceptron_and, perceptron_xor, xor_mlp,
+        adder_transformer,
         flights_mlp,
     )
 }  # fmt: skip

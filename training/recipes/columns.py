@@ -7,13 +7,25 @@ from training.hyperparameters import ColumnHyperparameters
 from training.networks import Affine, mlp, nguyen_widrow_
 
 
-def column_network(hyperparameters: ColumnHyperparameters, data: Dataset) -> nn.Module:
+def column_network(
+    hyperparameters: ColumnHyperparameters, data: Dataset, units: int | None = None
+) -> nn.Sequential:
     """Return an MLP that takes the columns of `data` as they are.
 
     If `rescale` is set, inputs and outputs are rescaled inside it.
+
+    Args:
+        hyperparameters: the layers and their initialisation.
+        data: the data set.
+        units: the units of the last layer; None for one of each class or value.
     """
     inputs, targets = data.train.inputs, data.train.targets
-    network = mlp(inputs.shape[1], hyperparameters.hidden, data.outputs, hyperparameters.activation)
+    network = mlp(
+        inputs.shape[1],
+        hyperparameters.hidden,
+        units or data.outputs,
+        hyperparameters.activation,
+    )
     first = network[0]
     if hyperparameters.nguyen_widrow and isinstance(first, nn.Linear):
         nguyen_widrow_(first)

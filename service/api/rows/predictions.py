@@ -123,6 +123,10 @@ def _plain(spec: TensorSpec, values: NDArray[Any]) -> Sequence[Any]:
 
 def _rows(values: NDArray[Any]) -> list[Any]:
     """Return the rows of an output; each is contiguous, as JSON is written."""
+    if values.ndim == 1 and values.dtype.kind in "iu":
+        # INT64 of ONNX Runtime is numpy's `longlong`, of which orjson writes arrays alone.
+        whole: list[Any] = values.tolist()
+        return whole
     return list(np.ascontiguousarray(values))
 
 

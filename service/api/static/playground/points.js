@@ -18,6 +18,8 @@ const GRID = Array.from({ length: (COLUMNS + 1) * (ROWS + 1) }, (_, index) => {
 });
 
 let cards = [];
+/** The training points and their labels, by the name of the data set. */
+let examples = {};
 let training = { points: [], labels: [] };
 /** The probability of the second class at each point of the grid. */
 let surface = [];
@@ -54,14 +56,14 @@ export function start() {
 
 const load = () =>
   attempt(async () => {
-    const [{ models }, { moons }] = await Promise.all([
+    const [{ models }, found] = await Promise.all([
       getJson("models"),
       getJson("playground/examples.json"),
     ]);
     cards = await Promise.all(
       models.filter(takes).map(({ name }) => getJson(`models/${name}`)), // with the labels
     );
-    training = moons;
+    examples = found;
     const select = part("point-network");
     const options = cards.map(({ name }) => [name, name]);
     fill(select, options, select.value || "moons-tanh");
@@ -110,8 +112,9 @@ function askBoth() {
 
 /** The whole grid and the training points, in one request. */
 async function askGrid() {
-  const { summary, evaluations } = network();
+  const { summary, evaluations, fit } = network();
   const names = labels();
+  training = examples[fit?.data.name] ?? examples.moons;
   const answers = await predictions([...GRID, ...training.points]);
   surface = answers.slice(0, GRID.length).map(({ probabilities }) => probabilities[1]);
   wrong = training.points.filter(
@@ -124,7 +127,7 @@ async function askGrid() {
     `It has ${wrong.length} of the ${training.points.length} training points on the wrong side` +
     (accuracy === undefined
       ? "."
-      : `, and ${percent(accuracy)} of ${test.samples.toLocaleString("en")} fresh test points right.`);
+      : `, and ${percent(accuracy)} of ${test.samples.toLocaleString("en")} test points right.`);
   part("point-legend").replaceChildren(
     legend([
       ...names.map((text, index) => ({ kind: "points", class: CLASSES[index], text })),

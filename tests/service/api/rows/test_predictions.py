@@ -95,6 +95,14 @@ def test_numbers_keep_their_digits_and_a_row_of_one_number_is_that_number(count:
     assert written(rows_of(card, {"y": values})) == [[0.1] * count] * 2
 
 
+@pytest.mark.parametrize("kind", [np.int64, np.longlong, np.ulonglong, np.int8])
+def test_whole_numbers_of_any_numpy_type_are_written(kind: Any) -> None:
+    sums = np.array([[52], [2**53 + 1 if kind is not np.int8 else 7]], kind)
+    card = card_of(sum=(sums.astype(np.int64), None))
+    assert written(predictions(card, {"sum": sums})) == sums[:, 0].tolist()
+    assert written(rows_of(card, {"sum": sums[:, 0]})) == sums[:, 0].tolist()
+
+
 def test_several_outputs_have_their_names() -> None:
     mean, size = np.ones((2, 1), np.float32), np.array([3, 4])
     card = card_of(mean=(mean, None), size=(size, None))
