@@ -38,6 +38,11 @@ from training.runs import RunResult
 from training.served import Served
 
 EXAMPLE_ROWS = 2
+_EXPORTER_WARNINGS = (
+    ".*_check_is_size will be removed",
+    ".*_flat_weights.* were assigned during export",
+)
+"""Of torch's exporter about its own functions, for an LSTM."""
 
 
 class ExportError(RuntimeError):
@@ -54,14 +59,16 @@ def torchscript(graph: nn.Module) -> bytes:
 
 
 def onnx(served: Served, rows: Tensor) -> bytes:
-    """Return the module as a single ONNX file with a dynamic batch size.
+    """Return the module as a single ONNX file, with the free dimensions of its inputs.
 
     Args:
         served: the module and its tensors.
         rows: two or more rows of the data set.
     """
     batch = torch.export.Dim("batch")
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
+        for message in _EXPORTER_WARNINGS:
+            warnings.filterwarnings("ignore", message=message)
         path = Path(folder, "model.onnx")
         torch.onnx.export(
             served.module,
@@ -69,7 +76,14 @@ def onnx(served: Served, rows: Tensor) -> bytes:
             path,
             input_names=[spec.name for spec in served.inputs],
             output_names=[spec.name for spec in served.outputs],
-            dynamic_shapes={spec.name: {0: batch} for spec in served.inputs},
+            dynamic_shapes={
+                spec.name: {
+                    axis: batch if axis == 0 else torch.export.Dim.DYNAMIC
+                    for axis, size in enumerate(spec.shape)
+                    if size == -1
+                }
+                for spec in served.inputs
+            },
             dynamo=True,
             external_data=False,
             verbose=False,
