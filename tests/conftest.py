@@ -26,6 +26,7 @@ SHIPPED = (
     *("curve-linear", "curve-mlp", "curve-tanh"),
     *("moons-linear", "moons-tanh"),
     *("mnist-mlp", "mnist-cnn"),
+    *("fashion-cnn", "names-lstm"),
 )
 
 
@@ -99,7 +100,7 @@ def root() -> Path:
 
 @pytest.fixture(scope="session")
 def shipped(root: Path) -> Path:
-    """The repository of the seven packages: `models/`, or a stand-in before they are trained."""
+    """The repository of the packages: `models/`, or a stand-in before they are trained."""
     packages = root / "models"
     missing = [name for name in SHIPPED if not any((packages / name).glob("*/card.json"))]
     stand_in = os.environ.get("FITSERVE_MODEL_REPOSITORY")

@@ -103,11 +103,16 @@ def served_network(network: nn.Module, data: Dataset) -> Served:
     return Served(module, (spec,), (_output(data),))
 
 
+def probabilities(data: Dataset) -> TensorSpec:
+    """Return the output of a classification."""
+    return TensorSpec(
+        name="probabilities", datatype="FP32", shape=(-1, data.outputs), minimum=0, maximum=1,
+        meaning="of each class; a row sums to 1", labels=data.labels,
+    )  # fmt: skip
+
+
 def _output(data: Dataset) -> TensorSpec:
     if data.task == "classification":
-        return TensorSpec(
-            name="probabilities", datatype="FP32", shape=(-1, data.outputs), minimum=0, maximum=1,
-            meaning="of each class; a row sums to 1", labels=data.labels,
-        )  # fmt: skip
+        return probabilities(data)
     meaning = "the curve's value at x" if data.truth else "the predicted value"
     return TensorSpec(name="y", datatype="FP32", shape=(-1, data.outputs), meaning=meaning)

@@ -68,6 +68,8 @@ def test_every_graph_has_the_tensors_of_its_package(exported: Exported) -> None:
         "mnist": ("image", "UINT8", (-1, 28, 28), "probabilities", 10),
         "curve": ("x", "FP32", (-1, 1), "y", 1),
         "moons": ("point", "FP32", (-1, 2), "probabilities", 2),
+        "fashion": ("garment", "UINT8", (-1, 28, 28), "probabilities", 10),
+        "names": ("letters", "INT64", (-1, -1), "probabilities", 27),
     }[str(exported.recipe.data)]
     spec, result_spec = exported.input, exported.output
     assert (spec.name, spec.datatype, spec.shape) == (name, datatype, shape)
@@ -103,10 +105,10 @@ def test_every_export_equals_its_network_at_every_batch_size(exported: Exported,
         assert record.largest_relative_difference <= 1e-4
 
 
-def test_the_recipes_are_the_seven_networks_by_name() -> None:
+def test_the_recipes_are_the_networks_by_name() -> None:
     assert list(RECIPES) == [
         "mnist-mlp", "mnist-cnn", "curve-linear", "curve-mlp", "curve-tanh", "moons-linear",
-        "moons-tanh",
+        "moons-tanh", "fashion-cnn", "names-lstm",
     ]  # fmt: skip
     assert all(name == recipe.name for name, recipe in RECIPES.items())
     assert all(recipe.limits and recipe.intended_use for recipe in RECIPES.values())
@@ -164,7 +166,7 @@ NOTHING_ELSE: dict[str, Any] = {
 }  # fmt: skip
 UNDISTORTED: dict[str, Any] = {
     "rotation": 0, "scaling": 0, "shear": 0, "translation": 0, "elastic": 0, "label_smoothing": 0,
-    "pixel_mean": 0.5, "pixel_std": 0.5,
+    "mirror": False, "erase": 0, "pixel_mean": 0.5, "pixel_std": 0.5,
 }  # fmt: skip
 RAW = {"rescale": False, "nguyen_widrow": False}
 TUTORIAL: dict[str, dict[str, Any]] = {
@@ -185,6 +187,10 @@ TUTORIAL: dict[str, dict[str, Any]] = {
     "moons-tanh": RAW
     | {"optimizer": "sgd", "lr": 1e-3, "batch_size": 1, "epochs": 300, "hidden": (30, 30)}
     | {"activation": "tanh"},
+    "fashion-cnn": UNDISTORTED
+    | {"optimizer": "adam", "lr": 1e-3, "batch_size": 64, "epochs": 5, "dropout": 0},
+    "names-lstm": {"optimizer": "adam", "lr": 1e-3, "batch_size": 64, "epochs": 5}
+    | {"dropout": 0, "unreadable": 0},
 }
 
 
@@ -201,11 +207,11 @@ def test_image_recipes_accept_any_images_and_column_recipes_only_their_own_data(
     digits: Dataset, curve: Dataset, moons: Dataset
 ) -> None:
     for name, recipe in RECIPES.items():
-        images = name.startswith("mnist")
+        images = name.startswith(("mnist", "fashion"))
         assert recipe.accepts(digits) == images
         assert recipe.accepts(curve) == (recipe.data == "curve")
         assert recipe.accepts(moons) == (recipe.data == "moons")
-        assert (recipe.augment is not None) == images
+        assert (recipe.augment is not None) == (images or name == "names-lstm")
 
 
 def test_rescaling_maps_inputs_to_one_range_and_outputs_back(curve: Dataset) -> None:

@@ -6,11 +6,14 @@ from pathlib import Path
 from training.datasets.curve import curve, true_curve
 from training.datasets.dataset import IGNORED, DataError, Dataset, InputKind, Split, Task
 from training.datasets.digits import DIGIT_LABELS, DOWNLOADS, digits, mnist
+from training.datasets.fashion import GARMENT_LABELS, fashion
 from training.datasets.moons import MOON_LABELS, moons
+from training.datasets.names import LETTER_LABELS, names
 
 __all__ = [
-    "DATASETS", "DIGIT_LABELS", "DOWNLOADS", "IGNORED", "MOON_LABELS", "DataError", "Dataset",
-    "InputKind", "Split", "Task", "curve", "digits", "load", "mnist", "moons", "true_curve",
+    "DATASETS", "DIGIT_LABELS", "DOWNLOADS", "GARMENT_LABELS", "IGNORED", "LETTER_LABELS",
+    "MOON_LABELS", "DataError", "Dataset", "InputKind", "Split", "Task", "curve", "digits",
+    "fashion", "load", "mnist", "moons", "names", "true_curve",
 ]  # fmt: skip
 
 DATASETS: Mapping[str, Callable[[Path], Dataset]] = {
@@ -18,6 +21,8 @@ DATASETS: Mapping[str, Callable[[Path], Dataset]] = {
     "digits": lambda _: digits(),
     "curve": lambda _: curve(),
     "moons": lambda _: moons(),
+    "fashion": fashion,
+    "names": lambda _: names(),
 }
 """Each data set by its name. The argument is the folder that holds data, or that data is
 downloaded into."""

@@ -2,8 +2,10 @@
 
 from training.recipe import Recipe
 from training.recipes.curve import curve_linear, curve_mlp, curve_tanh
+from training.recipes.fashion import fashion_cnn
 from training.recipes.mnist import mnist_cnn, mnist_mlp
 from training.recipes.moons import moons_linear, moons_tanh
+from training.recipes.names import names_lstm
 
 __all__ = ["RECIPES"]
 
@@ -13,5 +15,7 @@ RECIPES: dict[str, Recipe] = {
         mnist_mlp, mnist_cnn,
         curve_linear, curve_mlp, curve_tanh,
         moons_linear, moons_tanh,
+        fashion_cnn,
+        names_lstm,
     )
 }  # fmt: skip
