@@ -1,4 +1,8 @@
-"""The recipe for garments: a residual network on Fashion-MNIST."""
+"""The recipe for garments: a residual network on Fashion-MNIST.
+
+Result of `default` on the test split, on a shared x86-64 machine with one thread: 93.91 %, of one
+seed. The card has all figures.
+"""
 
 import torch
 from torch import Tensor, nn
