@@ -25,8 +25,7 @@ def test_a_text_is_answered_alone_as_in_company(client: httpx.Client) -> None:
 
 
 def test_the_next_letters_are_those_of_names(client: httpx.Client) -> None:
-    q, johns, johnson = predict(client, ["q", "johns", "johnson"])
-    assert (q["label"], johns["label"], johnson["label"]) == ("u", "o", "end")
+    assert [row["label"] for row in predict(client, ["q", "sc", "johnson"])] == ["u", "h", "end"]
 
 
 @pytest.mark.parametrize("rows", [[3], [["a", "b"]], [None], ["a", 3]])
@@ -48,5 +47,5 @@ def test_the_playground_answers_each_letter_while_it_is_typed(
     expect(form.locator(".answer-text")).to_have_text("u")
     field.press_sequentially("u")
     expect(form.locator(".answer-text")).not_to_have_text("u")
-    field.fill("johns")
-    expect(form.locator(".answer-text")).to_have_text("o")
+    field.fill("sc")
+    expect(form.locator(".answer-text")).to_have_text("h")
