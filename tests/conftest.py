@@ -27,6 +27,7 @@ SHIPPED = (
     *("moons-linear", "moons-tanh"),
     *("mnist-mlp", "mnist-cnn"),
     *("perceptron-and", "perceptron-xor", "xor-mlp", "adder-transformer"),
+    *("fashion-cnn", "names-lstm"),
 )
 
 

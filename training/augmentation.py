@@ -1,8 +1,9 @@
-"""Random distortions of digit images, computed for a batch on its own device.
+"""Random distortions of 28x28 images, computed for a batch on its own device.
 
 The distortions are affine and elastic, after Simard, Steinkraus and Platt, "Best practices for
 convolutional neural networks applied to visual document analysis" (2003). The elastic distortion
-is a field of random shifts, smoothed with a Gaussian of 4 pixels.
+is a field of random shifts, smoothed with a Gaussian of 4 pixels. Erased squares are those of
+DeVries and Taylor, "Improved regularization of convolutional neural networks with cutout" (2017).
 """
 
 import math
@@ -26,14 +27,14 @@ def distortion(hyperparameters: ImageHyperparameters, device: torch.device) -> A
     The distortion takes images [N, 28, 28], 0 to 255, and a generator on the same device. It
     returns float32 [N, 28, 28] in the same range.
     """
-    strengths = (
+    resampled = (
         hyperparameters.rotation,
         hyperparameters.scaling,
         hyperparameters.shear,
-        hyperparameters.translation,
         hyperparameters.elastic,
     )
-    if not any(strengths):
+    moved = (hyperparameters.translation, hyperparameters.mirror, hyperparameters.erase)
+    if not any((*resampled, *moved)):
         return None
     half = SIDE / 2  # grid coordinates run from -1 to 1
     position = torch.arange(float(SIDE), device=device)
@@ -47,13 +48,18 @@ def distortion(hyperparameters: ImageHyperparameters, device: torch.device) -> A
             draw = torch.rand(rows, *shape, generator=generator, device=device)
             return (draw * 2 - 1) * limit
 
+        def shift() -> Tensor:
+            if any(resampled):
+                return uniform(hyperparameters.translation / half)
+            # A shift by a part of a pixel would blur images that nothing else does.
+            return uniform(hyperparameters.translation + 0.5).round() / half
+
         angle = uniform(math.radians(hyperparameters.rotation))
         width, height = 1 + uniform(hyperparameters.scaling), 1 + uniform(hyperparameters.scaling)
+        if hyperparameters.mirror:
+            width = width * uniform(1).sign()
         shear = uniform(hyperparameters.shear)
-        right, down = (
-            uniform(hyperparameters.translation / half),
-            uniform(hyperparameters.translation / half),
-        )
+        right, down = shift(), shift()
         cosine, sine = angle.cos(), angle.sin()
         matrices = torch.stack(
             [cosine * width, shear - sine * height, right, sine * width, cosine * height, down],
@@ -63,6 +69,11 @@ def distortion(hyperparameters: ImageHyperparameters, device: torch.device) -> A
         if hyperparameters.elastic:
             field = smooth @ uniform(hyperparameters.elastic / half, 2, SIDE, SIDE) @ smooth.T
             grid = grid + field.permute(0, 2, 3, 1)
-        return grid_sample(images.float().unsqueeze(1), grid, align_corners=False).squeeze(1)
+        images = grid_sample(images.float().unsqueeze(1), grid, align_corners=False).squeeze(1)
+        if hyperparameters.erase:
+            centre = uniform(half, 2, 1) + half
+            is_near = (position + 0.5 - centre).abs() < hyperparameters.erase / 2
+            images = images.masked_fill(is_near[:, 0, :, None] & is_near[:, 1, None, :], 0)
+        return images
 
     return distort

@@ -144,10 +144,31 @@ class ImageHyperparameters(Hyperparameters):
     )
     shear: Annotated[Share, Between(0, 0.3)] = Field(0.0, description="largest shear")
     translation: Annotated[float, Between(0, 4)] = Field(
-        0.0, ge=0, le=28, description="largest shift, pixels"
+        0.0, ge=0, le=28, description="largest shift, pixels; whole ones if nothing else resamples"
     )
     elastic: Annotated[float, Between(0, 60)] = Field(
         0.0, ge=0, le=200, description="strength of elastic distortion, pixels"
+    )
+    mirror: bool = Field(False, description="mirror half of the images, left to right")
+    erase: Annotated[int, Between(0, 12)] = Field(
+        0, ge=0, le=28, description="side of a square that is blackened, pixels"
+    )
+
+
+class LstmHyperparameters(Hyperparameters):
+    """Hyperparameters of a recurrent network on letters."""
+
+    embedding: Size = Field(32, description="numbers for each letter")
+    units: Size = Field(128, description="units of the LSTM")
+    dropout: Share = Field(0.0, description="share of activations dropped in a step")
+    unreadable: Share = Field(0.0, description="share of letters made unreadable in a step")
+
+
+class ResidualHyperparameters(ImageHyperparameters):
+    """Hyperparameters of a residual network on images."""
+
+    channels: tuple[Size, Size, Size] = Field(
+        (32, 64, 128), description="channels of each resolution; three numbers"
     )
 
 

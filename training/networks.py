@@ -88,24 +88,82 @@ def convolutional(channels: tuple[int, int, int], dropout: float) -> nn.Sequenti
     norm would distort its statistics.
     """
     first, second, third = channels
-
-    def block(inputs: int, outputs: int, padding: int) -> list[nn.Module]:
-        convolution = nn.Conv2d(inputs, outputs, 3, padding=padding, bias=False)
-        return [convolution, nn.BatchNorm2d(outputs), nn.ReLU()]
-
     return nn.Sequential(
-        *block(1, first // 2, 1),
-        *block(first // 2, first, 0),
+        *_convolution(1, first // 2, 1),
+        *_convolution(first // 2, first, 0),
         nn.MaxPool2d(2),
-        *block(first, second, 1),
-        *block(second, second, 0),
+        *_convolution(first, second, 1),
+        *_convolution(second, second, 0),
         nn.MaxPool2d(2),
-        *block(second, third, 1),
-        *block(third, third, 0),
+        *_convolution(second, third, 1),
+        *_convolution(third, third, 0),
         nn.Flatten(),
         nn.Dropout(dropout),
         nn.Linear(third * 9, 10),
     )
+
+
+class _Residual(nn.Module):
+    """A block of two 3x3 convolutions, added to its input (He et al., 2016)."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.block = nn.Sequential(
+            *_convolution(channels, channels), *_convolution(channels, channels)
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        output: Tensor = x + self.block(x)
+        return output
+
+
+class _GlobalMax(nn.Module):
+    """The maximum of each channel [N, channels, height, width] over all places."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x.amax(dim=(2, 3))
+
+
+class MirrorAveraged(nn.Module):
+    """A network of images [N, height, width] that ignores left and right.
+
+    Outside of training it returns the mean output for an image and its mirror image.
+    """
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, image: Tensor) -> Tensor:
+        """Compute a batch."""
+        output: Tensor = self.network(image)
+        if self.training:
+            return output
+        mirrored: Tensor = self.network(image.flip(-1))
+        return (output + mirrored) / 2
+
+
+def residual(channels: tuple[int, int, int], outputs: int, dropout: float) -> nn.Sequential:
+    """Return a residual network on 28x28, 14x14 and 7x7 pixels, with 7 convolutions of 3x3."""
+    first, second, third = channels
+    return nn.Sequential(
+        *_convolution(1, first),
+        nn.MaxPool2d(2),
+        *_convolution(first, second),
+        _Residual(second),
+        nn.MaxPool2d(2),
+        *_convolution(second, third),
+        _Residual(third),
+        _GlobalMax(),
+        nn.Dropout(dropout),
+        nn.Linear(third, outputs),
+    )
+
+
+def _convolution(inputs: int, outputs: int, padding: int = 1) -> list[nn.Module]:
+    """Return a 3x3 convolution with batch norm and ReLU."""
+    convolution = nn.Conv2d(inputs, outputs, 3, padding=padding, bias=False)
+    return [convolution, nn.BatchNorm2d(outputs), nn.ReLU()]
 
 
 @torch.no_grad()

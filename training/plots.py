@@ -115,6 +115,7 @@ def confident_mistakes(network: nn.Module, data: Dataset, count: int = 18) -> by
     confidence, predicted = probabilities.max(dim=1)
     wrong_indices = (predicted != data.test.targets).nonzero().flatten()
     worst = wrong_indices[confidence[wrong_indices].argsort(descending=True)][:count]
+    space = "\n" if max(map(len, data.labels)) > 2 else " "
     columns = 9
     rows = max(1, -(-len(worst) // columns))
     with picture(columns * 0.95, rows * 1.3 + 0.4) as (figure, save):
@@ -130,7 +131,9 @@ def confident_mistakes(network: nn.Module, data: Dataset, count: int = 18) -> by
             truth = data.labels[int(data.test.targets[index])]
             prediction = data.labels[int(predicted[index])]
             axes.set_title(
-                f"{truth}, not {prediction}\n{confidence[index]:.0%}", fontsize=8, loc="center"
+                f"{truth},{space}not {prediction}\n{confidence[index]:.0%}",
+                fontsize=8,
+                loc="center",
             )
     return save.getvalue()
 

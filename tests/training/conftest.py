@@ -6,9 +6,11 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch import Tensor
 
 from training import datasets
-from training.datasets import Dataset, Split
+from training.datasets import GARMENT_LABELS, LETTER_LABELS, Dataset, Split
+from training.datasets.names import START
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -67,6 +69,36 @@ def xor() -> Dataset:
 def sums() -> Dataset:
     """Return the sums: 102,347 / 3,006 / 5,940 rows."""
     return datasets.sums()
+
+
+@pytest.fixture(scope="session")
+def fashion(digits: Dataset) -> Dataset:
+    """Return a stand-in for Fashion-MNIST: digits under the names of garments."""
+    return replace(digits, name="fashion", labels=GARMENT_LABELS)
+
+
+@pytest.fixture(scope="session")
+def names() -> Dataset:
+    """Return a stand-in for the surnames: random letters, each the one before it plus 1 to 3."""
+    generator = torch.Generator().manual_seed(0)
+
+    def walk(count: int) -> Tensor:
+        steps = torch.randint(1, 4, (count, 10), generator=generator)
+        return steps.cumsum(dim=1).remainder(26) + 1
+
+    whole, rest = walk(200), walk(260)
+    lengths = torch.randint(10, (260, 1), generator=generator)
+    rows = torch.cat([torch.full((260, 1), START), rest], dim=1)
+    begun = rows.masked_fill(torch.arange(11) > lengths, 0)
+    following = rest.gather(1, lengths).flatten() - 1
+    start = torch.full((200, 1), START)
+    return Dataset(
+        name="names", summary="random letters", task="classification", input_kind="tokens",
+        train=Split(torch.cat([start, whole[:, :-1]], dim=1), whole - 1),
+        validation=Split(begun[:60], following[:60]),
+        test=Split(begun[60:], following[60:]),
+        labels=LETTER_LABELS,
+    )  # fmt: skip
 
 
 @pytest.fixture(scope="session")

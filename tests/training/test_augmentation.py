@@ -17,6 +17,7 @@ from training.hyperparameters import ImageHyperparameters
 CPU = torch.device("cpu")
 ROWS = 64
 STRENGTHS = {"rotation": 30, "scaling": 0.2, "shear": 0.2, "translation": 3, "elastic": 34}
+RESAMPLED = STRENGTHS.keys() - {"translation"}  # shifts alone are by whole pixels, so a few
 CENTRE = slice(9, 19)  # no distortion below reads these pixels beyond the border
 
 
@@ -59,7 +60,7 @@ def test_strengths_of_zero_give_no_distortion() -> None:
     assert distortion(hyperparameters(), CPU) is None
 
 
-@pytest.mark.parametrize("name", STRENGTHS)
+@pytest.mark.parametrize("name", RESAMPLED)
 def test_each_strength_moves_pixels_deterministically_by_generator(
     name: str, digits: Dataset
 ) -> None:
@@ -71,7 +72,7 @@ def test_each_strength_moves_pixels_deterministically_by_generator(
     assert bool(((first - images.float()).abs().amax(dim=(1, 2)) > 1).all())
 
 
-@pytest.mark.parametrize("name", STRENGTHS)
+@pytest.mark.parametrize("name", RESAMPLED)
 def test_each_image_is_distorted_differently(name: str, digits: Dataset) -> None:
     same = digits.train.inputs[:1].expand(ROWS, 28, 28)
     result = distorted(same, **{name: STRENGTHS[name]}).flatten(1)
@@ -97,6 +98,39 @@ def test_translation_shifts_whole_images_by_at_most_its_pixels() -> None:
         assert float(shift.abs().max()) <= 3 + 1e-4
         assert float(shift.abs().max()) > 2.5
         assert float(shift.mean()) == pytest.approx(0, abs=0.7)
+
+
+def test_shifts_alone_are_by_whole_pixels_and_blur_nothing(digits: Dataset) -> None:
+    image = digits.train.inputs[:1]
+    result = distorted(image.expand(ROWS, 28, 28), translation=2)
+    shifted = {
+        image.roll((down, right), (1, 2)).float().numpy().tobytes()
+        for down in range(-2, 3)
+        for right in range(-2, 3)
+    }
+    found = {one.round().numpy().tobytes() for one in result}
+    torch.testing.assert_close(result, result.round(), atol=1e-2, rtol=0)
+    assert found <= shifted
+    assert len(found) > 20
+
+
+def test_half_of_the_images_are_mirrored_exactly(digits: Dataset) -> None:
+    image = digits.train.inputs[:1].float()
+    result = distorted(image.expand(ROWS, 28, 28), mirror=True)
+    as_before = (result - image).abs().amax(dim=(1, 2)) < 1e-2
+    mirrored = (result - image.flip(2)).abs().amax(dim=(1, 2)) < 1e-2
+    assert bool((as_before ^ mirrored).all())
+    assert 16 < int(mirrored.sum()) < 48
+
+
+def test_a_square_at_a_random_place_is_blackened(digits: Dataset) -> None:
+    white = torch.full((ROWS, 28, 28), 255, dtype=torch.uint8)
+    black = distorted(white, erase=8) == 0
+    rows, columns = black.any(dim=2).sum(dim=1), black.any(dim=1).sum(dim=1)
+    assert torch.equal(black.sum(dim=(1, 2)), rows * columns)  # a rectangle
+    assert (int(rows.max()), int(columns.max())) == (8, 8)
+    assert int(rows.min()) >= 4  # the centre is within the image
+    assert len(black.flatten(1).unique(dim=0)) > ROWS / 2
 
 
 def test_translation_shifts_a_digit_s_centre_of_mass_by_at_most_its_pixels(

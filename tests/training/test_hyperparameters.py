@@ -17,7 +17,9 @@ from training.hyperparameters import (
     ColumnHyperparameters,
     HyperparameterError,
     Hyperparameters,
+    LstmHyperparameters,
     MlpHyperparameters,
+    ResidualHyperparameters,
 )
 from training.recipes import RECIPES
 
@@ -57,6 +59,8 @@ IMAGES = LOOP | {
     "shear": SHARES,
     "translation": numbers(0, 28),
     "elastic": numbers(0, 200),
+    "mirror": st.booleans(),
+    "erase": st.integers(0, 28),
 }
 VALUES: dict[type[Hyperparameters], dict[str, st.SearchStrategy[Any]]] = {
     ColumnHyperparameters: LOOP
@@ -68,11 +72,21 @@ VALUES: dict[type[Hyperparameters], dict[str, st.SearchStrategy[Any]]] = {
     },
     MlpHyperparameters: IMAGES | {"hidden": HIDDEN},
     CnnHyperparameters: IMAGES | {"channels": st.tuples(st.integers(2, 100_000), SIZES, SIZES)},
+    ResidualHyperparameters: IMAGES | {"channels": st.tuples(SIZES, SIZES, SIZES)},
+    LstmHyperparameters: LOOP
+    | {
+        "embedding": SIZES,
+        "units": SIZES,
+        "dropout": SHARES,
+        "unreadable": SHARES,
+    },
 }
 RECIPE_OF = {
     ColumnHyperparameters: "moons-tanh",
     MlpHyperparameters: "mnist-mlp",
     CnnHyperparameters: "mnist-cnn",
+    ResidualHyperparameters: "fashion-cnn",
+    LstmHyperparameters: "names-lstm",
 }
 CARD = TypeAdapter(FitRecord.model_fields["hyperparameters"].annotation)
 

@@ -4,7 +4,15 @@ import pytest
 import torch
 from torch import nn
 
-from training.networks import Affine, Pixels, convolutional, mlp, nguyen_widrow_
+from training.networks import (
+    Affine,
+    MirrorAveraged,
+    Pixels,
+    convolutional,
+    mlp,
+    nguyen_widrow_,
+    residual,
+)
 
 
 def test_raw_pixels_become_normalised_planes() -> None:
@@ -72,6 +80,23 @@ def test_the_convolutional_network_takes_its_channels_from_the_hyperparameters()
     convolutions = [layer for layer in network if isinstance(layer, nn.Conv2d)]
     assert [layer.out_channels for layer in convolutions] == [2, 4, 6, 6, 8, 8]
     assert network(torch.zeros(3, 1, 28, 28)).shape == (3, 10)
+
+
+def test_the_residual_network_takes_channels_and_outputs_from_its_arguments() -> None:
+    network = residual((4, 6, 8), 5, dropout=0.0).eval()
+    convolutions = [layer for layer in network.modules() if isinstance(layer, nn.Conv2d)]
+    assert [layer.out_channels for layer in convolutions] == [4, 6, 6, 6, 8, 8, 8]
+    assert network(torch.zeros(3, 1, 28, 28)).shape == (3, 5)
+
+
+def test_an_image_and_its_mirror_image_get_one_answer_outside_of_training() -> None:
+    torch.manual_seed(0)
+    network = MirrorAveraged(nn.Sequential(Pixels(0.5, 0.5), *residual((4, 6, 8), 5, 0.0)))
+    images = torch.randint(0, 256, (3, 28, 28)).float()
+    with torch.no_grad():
+        assert not torch.allclose(network(images), network(images.flip(2)))
+        network.eval()
+        torch.testing.assert_close(network(images), network(images.flip(2)))
 
 
 def test_nguyen_widrow_initialisation_spaces_the_units_evenly() -> None:

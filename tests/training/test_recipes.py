@@ -78,6 +78,8 @@ def test_every_graph_has_the_tensors_of_its_package(exported: Exported) -> None:
         "and": point,
         "xor": point,
         "sums": ("tokens", "INT64", (-1, -1), "sum", "INT64", 1),
+        "fashion": ("garment", "UINT8", (-1, 28, 28), "probabilities", "FP32", 10),
+        "names": ("letters", "INT64", (-1, -1), "probabilities", "FP32", 27),
     }[str(exported.recipe.data)]
     spec, result_spec = exported.input, exported.output
     assert (spec.name, spec.datatype, spec.shape) == (name, datatype, shape)
@@ -117,7 +119,7 @@ def test_the_recipes_are_these_networks_by_name() -> None:
     assert list(RECIPES) == [
         "mnist-mlp", "mnist-cnn", "curve-linear", "curve-mlp", "curve-tanh", "moons-linear",
         "moons-tanh", "perceptron-and", "perceptron-xor", "xor-mlp", "adder-transformer",
-        "flights-mlp",
+        "flights-mlp", "fashion-cnn", "names-lstm",
     ]  # fmt: skip
     assert all(name == recipe.name for name, recipe in RECIPES.items())
     assert all(recipe.limits and recipe.intended_use for recipe in RECIPES.values())
@@ -178,7 +180,7 @@ NOTHING_ELSE: dict[str, Any] = {
 }  # fmt: skip
 UNDISTORTED: dict[str, Any] = {
     "rotation": 0, "scaling": 0, "shear": 0, "translation": 0, "elastic": 0, "label_smoothing": 0,
-    "pixel_mean": 0.5, "pixel_std": 0.5,
+    "mirror": False, "erase": 0, "pixel_mean": 0.5, "pixel_std": 0.5,
 }  # fmt: skip
 RAW = {"rescale": False, "nguyen_widrow": False}
 TUTORIAL: dict[str, dict[str, Any]] = {
@@ -206,6 +208,10 @@ TUTORIAL: dict[str, dict[str, Any]] = {
     | {"activation": "sigmoid"},
     "adder-transformer": {"optimizer": "adamw", "lr": 5e-4, "batch_size": 64}
     | {"weight_decay": 0.1, "clip_norm": 1, "width": 48, "layers": 3, "heads": 3},
+    "fashion-cnn": UNDISTORTED
+    | {"optimizer": "adam", "lr": 1e-3, "batch_size": 64, "epochs": 5, "dropout": 0},
+    "names-lstm": {"optimizer": "adam", "lr": 1e-3, "batch_size": 64, "epochs": 5}
+    | {"dropout": 0, "unreadable": 0},
 }
 
 
@@ -222,11 +228,11 @@ def test_image_recipes_accept_any_images_and_column_recipes_only_their_own_data(
     digits: Dataset, curve: Dataset, moons: Dataset, xor: Dataset
 ) -> None:
     for name, recipe in RECIPES.items():
-        images = name.startswith("mnist")
+        images = name.startswith(("mnist", "fashion"))
         assert recipe.accepts(digits) == images
         for data in (curve, moons, xor):
             assert recipe.accepts(data) == (recipe.data == data.name)
-        assert (recipe.augment is not None) == images
+        assert (recipe.augment is not None) == (images or name == "names-lstm")
 
 
 def test_rescaling_maps_inputs_to_one_range_and_outputs_back(curve: Dataset) -> None:

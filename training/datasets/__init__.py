@@ -14,15 +14,18 @@ from training.datasets.dataset import (
     random_splits,
 )
 from training.datasets.digits import DIGIT_LABELS, DOWNLOADS, digits, mnist
+from training.datasets.fashion import GARMENT_LABELS, fashion
 from training.datasets.flights import flights
 from training.datasets.moons import MOON_LABELS, moons
+from training.datasets.names import LETTER_LABELS, names
 from training.datasets.sums import sums
 from training.datasets.truth_tables import and_table, xor_table
 
 __all__ = [
-    "DATASETS", "DIGIT_LABELS", "DOWNLOADS", "IGNORED", "MOON_LABELS", "DataError", "Dataset",
-    "InputKind", "Split", "Task", "and_table", "curve", "digits", "load", "mnist", "moons",
-    "random_splits", "sums", "true_curve", "xor_table",
+    "DATASETS", "DIGIT_LABELS", "DOWNLOADS", "GARMENT_LABELS", "IGNORED", "LETTER_LABELS",
+    "MOON_LABELS", "DataError", "Dataset", "InputKind", "Split", "Task", "and_table", "curve",
+    "digits", "fashion", "load", "mnist", "moons", "names", "random_splits", "sums", "true_curve",
+    "xor_table",
 ]  # fmt: skip
 
 DATASETS: Mapping[str, Callable[[Path], Dataset]] = {
@@ -34,6 +37,8 @@ DATASETS: Mapping[str, Callable[[Path], Dataset]] = {
     "and": lambda _: and_table(),
     "xor": lambda _: xor_table(),
     "sums": lambda _: sums(),
+    "fashion": fashion,
+    "names": lambda _: names(),
 }
 """Each data set by its name. The argument is the folder that holds data, or that data is
 downloaded into."""

@@ -3,10 +3,12 @@
 from training.recipe import Recipe
 from training.recipes.adder import adder_transformer
 from training.recipes.curve import curve_linear, curve_mlp, curve_tanh
+from training.recipes.fashion import fashion_cnn
 from training.recipes.flights import flights_mlp
 from training.recipes.logic import perceptron_and, perceptron_xor, xor_mlp
 from training.recipes.mnist import mnist_cnn, mnist_mlp
 from training.recipes.moons import moons_linear, moons_tanh
+from training.recipes.names import names_lstm
 
 __all__ = ["RECIPES"]
 
@@ -19,5 +21,6 @@ RECIPES: dict[str, Recipe] = {
         perceptron_and, perceptron_xor, xor_mlp,
         adder_transformer,
         flights_mlp,
+        fashion_cnn, names_lstm,
     )
 }  # fmt: skip

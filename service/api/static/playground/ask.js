@@ -3,13 +3,15 @@
  * values in; labels with bars, or numbers with their unit, out.
  */
 
-import { postForm, postJson, reason } from "./api.js";
+import { newest, postForm, postJson, reason } from "./api.js";
 import { bars, fill, make, table, takeFiles } from "./dom.js";
 import { sizeOf } from "./tensors.js";
 
 const MAX_FIELDS = 32;
 const MAX_BARS = 10;
 const MAX_NUMBERS = 12;
+const SHORT = 32; // tokens of a text that is asked about while it is typed
+const PAUSE = 40; // milliseconds between two requests while typing
 
 /** The form; null for a network whose rows fit no form. */
 export function askForm(card) {
@@ -19,9 +21,9 @@ export function askForm(card) {
   const answer = make("div", { class: "outputs", "aria-live": "polite" });
 
   async function ask(question) {
-    trouble.textContent = "";
     try {
       const { predictions } = await question;
+      trouble.textContent = "";
       answer.replaceChildren(shown(predictions[0]));
     } catch (error) {
       trouble.textContent = reason(error);
@@ -69,10 +71,15 @@ function pictureForm(card, ask) {
 
 function textForm(card, ask) {
   const fields = [card.text.example].flat().map((example) => textField("The text", example));
-  return formOf(fields, () => {
+
+  function askNow() {
     const texts = fields.map(({ value }) => value());
-    ask(askRow(card, texts.length === 1 ? texts[0] : texts));
-  });
+    return ask(askRow(card, texts.length === 1 ? texts[0] : texts));
+  }
+
+  const form = formOf(fields, askNow);
+  if (card.text.max_tokens <= SHORT) form.oninput = newest(askNow, PAUSE);
+  return form;
 }
 
 // Tables: a field for each column; an empty one is missing.
