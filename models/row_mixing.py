@@ -24,7 +24,8 @@ from models.graph import (
     is_subnormal,
 )
 from models.row_attributes import unknown_attribute
-from models.row_places import Places, picked, places_of
+from models.row_distances import is_distances
+from models.row_places import Places, numbered_axis, picked, picked_in_rows, places_of
 from models.row_rules import RESHAPING, RULES, Call, MixesError, Rows, batch_axis
 from models.row_texts import TEXT_RULES, filling_of
 from models.runtimes import Arrays
@@ -153,6 +154,8 @@ class _Follower:
         """The values whose rows are filled up to the longest of the batch, and with what."""
         self._places: dict[str, Places] = {}
         """The values without rows that are the places of each row's numbers."""
+        self._numbered: set[str] = set()
+        """The indices with rows whose first number is the number of their row."""
         self._zeros: set[str] = set()
         """The values whose zeros have a sign that depends on their place in the batch."""
         self._has_subnormals = any(value.subnormal for value in graph.values.values()) or any(
@@ -188,10 +191,18 @@ class _Follower:
             self._follow_sizes(node, inputs)
             return
         if node.inner is not None:
-            raise MixesError("computes what depends on its values, and is not followed")
+            self._follow_distances(node)
+            return
+        axis = numbered_axis(node, self._values, self._places, self.rows)
+        if axis is not None:
+            self._found(node.outputs[0], (1, 1))
+            self._numbered.add(node.outputs[0])
+            self._sized.add(node.outputs[0])  # no other operator may take it
+            return
         places = self._places.get(node.inputs[1]) if node.kind == "Gather" else None
+        picks = node.kind in ("GatherND", "ScatterND") and node.inputs[1] in self._numbered
         for index, name in enumerate(node.inputs):
-            if index == 1 and places is not None:
+            if index == 1 and (picks or places is not None):
                 continue
             if index == SIZES_AT.get(node.kind):
                 if name in self.rows:
@@ -208,12 +219,33 @@ class _Follower:
             raise MixesError("is not known to compute each row for itself")
         filling = filling_of(node, self.fillings)
         call = Call(node, self._opset, self._values, self.rows, self._sized, self._sizes)
-        structure = rule(call) if places is None else picked(call.rows(0), call.shape(0), places)
+        if picks:
+            structure = picked_in_rows(call)
+        else:
+            structure = (
+                rule(call) if places is None else picked(call.rows(0), call.shape(0), places)
+            )
         for name in filter(None, node.outputs):
             self.rows[name] = self._found(name, structure)
         if filling is not None:
             self.fillings[node.outputs[0]] = filling
         self._follow_zeros(node)
+
+    def _follow_distances(self, node: Node) -> None:
+        """Follow a Scan that compares each row with the rows of a matrix without rows."""
+        scan = node.kind == "Scan" and self._opset >= 9 and len(node.inputs) == 2
+        if not (scan and node.body is not None and is_distances(node.body)):
+            raise MixesError("computes what depends on its values, and is not followed")
+        rows, others = node.inputs
+        matrices = all(len(self._value(name).shapes[-1]) == 2 for name in node.inputs)
+        is_apart = others not in self.rows and others not in self._sized
+        attributes = node.attributes == {"num_scan_inputs": 1}
+        if not (matrices and is_apart and attributes) or self.rows.get(rows) != Rows(0):
+            raise MixesError("compares rows with each other")
+        for name in filter(None, node.outputs):
+            self.rows[name] = self._found(name, (1, 1))
+            if rows in self._zeros:
+                self._zeros.add(name)
 
     def _may_make_subnormals(self, node: Node) -> bool:
         """Return whether a node may give subnormal numbers; results of arithmetic are zero.
@@ -294,10 +326,10 @@ class _Follower:
         is_known = not (sized and is_given)  # with another value, the result may be another size
         for name in filter(None, node.outputs):
             value = self._value(name)
-            if asks and sized <= self._sizes:
+            if asks and sized <= self._sizes | self._places.keys():
                 if not value.same:
                     self._sized.add(name)
-                    if not sized:
+                    if not sized or sized <= self._places.keys():
                         self._sizes.add(name)
             elif not sized or (is_known and self._is_settled(node, sized)):
                 if not value.same:
