@@ -28,6 +28,7 @@ from models.row_distances import is_distances
 from models.row_places import Places, numbered_axis, picked, picked_in_rows, places_of
 from models.row_rules import RESHAPING, RULES, Call, MixesError, Rows, batch_axis
 from models.row_texts import TEXT_RULES, filling_of
+from models.row_zeros import DoubtfulZeros
 from models.runtimes import Arrays
 
 MOVING = RESHAPING | {"Cast", "Concat", "Gather", "Identity", "Slice", "Split", "Transpose"}
@@ -42,14 +43,9 @@ MOST_BYTES = 2**31
 SIZES_AT = {"Expand": 1, "Reshape": 1, "Resize": 3, "Slice": 2}
 """By operator: the input with sizes, one of which may be the batch size."""
 
-SIGN_TELLING = {"Div": 1, "LabelEncoder": 0, "Pow": 0, "QuantizeLinear": 1, "Reciprocal": 0}
-"""By operator: the input of which 0 and -0 have unlike results."""
 SUBNORMAL_TELLING = {"Log", "Mod", "Pow"}
 """Operators of the C library, which computes with subnormal floats. Others take them for zero, or
 pass them on, by their place in a vector of the processor."""
-UNSIGNED = {"Abs", "Cos", "Cosh", "Exp", "ReduceL1", "ReduceL2", "ReduceSumSquare", "Sigmoid",
-            "Softmax"}  # fmt: skip
-"""Operators of which 0 and -0 have the same result, or results of the same sign."""
 FILLING = {
     "Concat", "Pad", "ScatterElements", "ScatterND", "Shape", "Size",
     "ReduceL1", "ReduceL2", "ReduceLogSum", "ReduceLogSumExp", "ReduceMean", "ReduceProd",
@@ -156,8 +152,9 @@ class _Follower:
         """The values without rows that are the places of each row's numbers."""
         self._numbered: set[str] = set()
         """The indices with rows whose first number is the number of their row."""
-        self._zeros: set[str] = set()
-        """The values whose zeros have a sign that depends on their place in the batch."""
+        self._zeros = DoubtfulZeros(
+            graph.values, lambda name: name in self.rows or name in self._given
+        )
         self._has_subnormals = any(value.subnormal for value in graph.values.values()) or any(
             self._may_make_subnormals(node) for node in graph.nodes
         )
@@ -229,7 +226,7 @@ class _Follower:
             self.rows[name] = self._found(name, structure)
         if filling is not None:
             self.fillings[node.outputs[0]] = filling
-        self._follow_zeros(node)
+        self._zeros.follow(node)
 
     def _follow_distances(self, node: Node) -> None:
         """Follow a Scan that compares each row with the rows of a matrix without rows."""
@@ -244,8 +241,7 @@ class _Follower:
             raise MixesError("compares rows with each other")
         for name in filter(None, node.outputs):
             self.rows[name] = self._found(name, (1, 1))
-            if rows in self._zeros:
-                self._zeros.add(name)
+        self._zeros.follow(node)
 
     def _may_make_subnormals(self, node: Node) -> bool:
         """Return whether a node may give subnormal numbers; results of arithmetic are zero.
@@ -258,49 +254,6 @@ class _Follower:
             return taken is not None and taken.dtype.kind not in "biuf"
         is_remainder = node.kind == "Mod" and bool(node.attributes.get("fmod"))
         return is_remainder or any(map(is_subnormal, attribute_numbers(node)))
-
-    def _follow_zeros(self, node: Node) -> None:
-        """Check that no operator distinguishes 0 from -0 where either may be computed.
-
-        Max and Min of 0 and -0 give the one or the other, by their place in a vector of the
-        processor.
-        """
-        doubtful = [name for name in node.inputs if name in self._zeros]
-        position = SIGN_TELLING.get(node.kind.rpartition(".")[2])
-        is_power = node.kind == "Pow" and self._is_positive(node, 1)
-        if position is not None and node.inputs[position] in doubtful and not is_power:
-            raise MixesError("tells 0 from -0, of which Max or Min give either")
-        others = [name for name in node.inputs if name not in doubtful]
-        has_constant = any(self._is_nonzero(name) for name in others)
-        if node.kind in ("Max", "Min"):
-            chooses = bool(doubtful) or sum(not self._is_nonzero(name) for name in others) > 1
-        elif node.kind in ("Add", "Sub"):
-            chooses = bool(doubtful) and not has_constant
-        elif node.kind == "Clip":
-            chooses = bool(doubtful) and not self._is_positive(node, 1)
-        else:
-            chooses = bool(doubtful) and node.kind not in UNSIGNED
-        for name in filter(None, node.outputs):
-            if chooses and self._value(name).dtype.kind == "f":
-                self._zeros.add(name)
-            elif doubtful and self._value(name).dtype.kind not in "biuf":
-                raise MixesError("writes 0 or -0 as text, of which Max or Min give either")
-
-    def _is_nonzero(self, name: str) -> bool:
-        """Return whether a value has no rows, and no numbers that are zero or count as zero."""
-        arrays = self._values[name].arrays if name in self._values else None
-        return (
-            name not in self.rows
-            and name not in self._given
-            and arrays is not None
-            and not any(np.any(array == 0) or is_subnormal(array) for array in arrays)
-        )
-
-    def _is_positive(self, node: Node, index: int) -> bool:
-        """Return whether an input has no rows and only positive numbers."""
-        name = node.inputs[index] if index < len(node.inputs) else ""
-        arrays = self._values[name].arrays if self._is_nonzero(name) else None
-        return arrays is not None and all(bool(np.all(array > 0)) for array in arrays)
 
     def _require_numbers(self, node: Node) -> None:
         """Check that a node does not make numbers of a tensor that holds none."""
