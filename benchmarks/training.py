@@ -37,7 +37,7 @@ Run = tuple[float, float]
 
 def fitserve(data: Dataset, epochs: int, seed: int) -> Run:
     """Train with the loop of `training.loop`."""
-    hyperparameters = RECIPE.tutorial.override({"epochs": epochs, "seed": seed})
+    hyperparameters = RECIPE.hyperparameters("tutorial").override({"epochs": epochs, "seed": seed})
     torch.manual_seed(seed)
     network = RECIPE.build(hyperparameters, data)
     history = train(network, data, hyperparameters, device=CPU, progress=False)
@@ -127,8 +127,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 2
 
     print(machine())
+    batch_size = RECIPE.hyperparameters("tutorial").batch_size
     print(
-        f"{len(data.train):,} rows an epoch in batches of {RECIPE.tutorial.batch_size}, "
+        f"{len(data.train):,} rows an epoch in batches of {batch_size}, "
         f"{options.epochs} epochs a run; accuracy on {len(data.test):,} test samples\n"
     )
     fitserve(data, 1, 0)  # untimed: the first run of a process also imports and allocates

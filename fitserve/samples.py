@@ -4,7 +4,7 @@ import re
 from argparse import ArgumentTypeError
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -14,7 +14,7 @@ ROWS = 4
 FREE_SIZES = (8, 12)
 """The sizes of the free dimensions in the two samples."""
 _DTYPES = {
-    "BOOL": "bool", "FP16": "float16", "FP32": "float32", "FP64": "float64",
+    "BOOL": "bool", "FP16": "float16", "BF16": "bfloat16", "FP32": "float32", "FP64": "float64",
     **{f"INT{bits}": f"int{bits}" for bits in (8, 16, 32, 64)},
     **{f"UINT{bits}": f"uint{bits}" for bits in (8, 16, 32, 64)},
 }  # fmt: skip
@@ -51,17 +51,21 @@ def random_rows(inputs: Sequence[Input]) -> list[Arrays]:
     """Return a sample of random rows; two with different sizes if a dimension is free.
 
     Floating-point numbers have a standard normal distribution; whole numbers are 0 or 1, since
-    larger ones may be beyond a table.
+    larger ones may be beyond a table. BF16 is a tensor of torch, since numpy has no such type.
     """
     free = any(-1 in one.shape[1:] for one in inputs)
     random = np.random.default_rng(0)
     samples: list[Arrays] = []
     for size in FREE_SIZES if free else FREE_SIZES[:1]:
-        sample = {}
+        sample: dict[str, Any] = {}
         for name, dtype, stated in inputs:
             rows = ROWS if stated[0] == -1 else stated[0]
             shape = (rows, *(size if one == -1 else one for one in stated[1:]))
-            if np.dtype(dtype).kind == "f":
+            if dtype == "bfloat16":
+                import torch
+
+                sample[name] = torch.from_numpy(random.normal(size=shape)).to(torch.bfloat16)
+            elif np.dtype(dtype).kind == "f":
                 sample[name] = random.normal(size=shape).astype(dtype)
             else:
                 sample[name] = random.integers(0, 2, shape).astype(dtype)

@@ -9,8 +9,9 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
+from fitserve.columns import export_table
 from fitserve.doors import door_of, is_of, torch_module
-from fitserve.exported import Exported, ExportError
+from fitserve.exported import Exported, ExportError, environment
 from fitserve.pictures import export_pictures, is_pictures
 from fitserve.texts import export_texts
 from fitserve.transforms import is_timm
@@ -29,6 +30,7 @@ def save(
     batch_axis: Mapping[str, int | None] = MappingProxyType({}),
     picture: Any = None,
     tokenizer: Any = None,
+    table: Sequence[Mapping[str, Any]] = (),
     transform: Callable[[Any], Any] | None = None,
     repository: str | os.PathLike[str] | None = None,
     options: Sequence[str] = (),
@@ -58,8 +60,13 @@ def save(
             base64. A model of timm states its own steps.
         tokenizer: for a torch module that takes texts: a fast tokenizer of Transformers. The sample
             is then a list of texts, or left out; callers send texts.
-        transform: the training library's own steps, from a picture to a tensor [channels, H, W];
-            the declared steps must give the same for the sample.
+        table: for a network of any library whose callers send rows with named columns: the columns
+            in the order of the network's inputs, as {"name": "carrier", "type": "category",
+            "categories": ["AA", "UA"], "input": "codes"}. `docs/bring-your-own.md` lists the
+            fields. The sample is then a data frame, a mapping of names to columns, or a list of
+            rows, in the terms of callers.
+        transform: the training library's own steps: from a picture to a tensor [channels, H, W], or
+            from the sample of a table to arrays by input. What is declared must give the same.
         repository: the folder of the packages; by default FITSERVE_MODEL_REPOSITORY, or the one
             that is shipped.
         options: further options of `fitserve add`, as ("--range", "tokens=0:49").
@@ -71,17 +78,22 @@ def save(
         ExportError: the network cannot be exported.
         SaveError: the exported network cannot be served.
     """
-    exported = _export(
-        network, sample, [str(label) for label in labels], batch_axis, picture, tokenizer, transform
-    )
+    classes = [str(label) for label in labels]
+
+    def exported() -> Exported:
+        if table:
+            return export_table(network, sample, table, transform, classes)
+        return _export(network, sample, classes, batch_axis, picture, tokenizer, transform)
+
     with tempfile.TemporaryDirectory(prefix="fitserve-") as folder:
-        exported.write(Path(folder))
+        # Not kept: the files may be as large as the network, and the checks need memory, too.
+        exported().write(Path(folder))
         written = Path(folder, "written")
         command = [sys.executable, "-P", "-m", "fitserve", "add", name, folder, *options]
         command += ["--written-to", str(written), *_axis_options(batch_axis)]
         if repository is not None:
             command += ["--repository", os.fspath(repository)]
-        result = subprocess.run(command, env=_environment(), capture_output=True, text=True)  # noqa: S603
+        result = subprocess.run(command, env=environment(), capture_output=True, text=True)  # noqa: S603
         if result.returncode:
             raise SaveError(result.stderr.strip().removeprefix("error: "))
         sys.stdout.write(result.stdout)
@@ -144,9 +156,3 @@ def _require_samples(samples: list[Any]) -> None:
                 f"the sample is a list that holds a {type(one).__name__}, and a list holds several "
                 "samples: give the rows as an array, sample=numpy.array(rows)"
             )
-
-
-def _environment() -> dict[str, str]:
-    """Return an environment in which a folder `models` of the user does not hide ours."""
-    ours = str(Path(__file__).resolve().parent.parent)
-    return {**os.environ, "PYTHONPATH": ours}

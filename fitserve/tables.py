@@ -76,17 +76,6 @@ def with_name(model: Any, old: str, new: str) -> None:
                 node.input[:] = [new if name == old else name for name in node.input]
 
 
-def complete(columns: Arrays) -> Any:
-    """Return which rows have all their numbers: True for each row without NaN."""
-    whole = [
-        ~np.isnan(array).any(axis=tuple(range(1, array.ndim)))
-        for array in columns.values()
-        if array.dtype.kind == "f"
-    ]
-    count = len(next(iter(columns.values())))
-    return np.all(whole, axis=0) if whole else np.ones(count, bool)
-
-
 def _column(name: str, array: Any, texts: bool) -> Any:
     """Return a column as the network takes it, [rows, 1], or all columns, [rows, columns]."""
     if array.ndim == 1:

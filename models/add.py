@@ -15,26 +15,30 @@ from models.card import (
     EXAMPLE_TOLERANCE,
     MODEL_FILES,
     PACKAGE_NAME_RULE,
+    WEIGHTS_FILE,
     Example,
     ModelCard,
     RecordedTensor,
     Task,
     is_package_name,
 )
-from models.differences import HALF_PRECISION
 from models.importing import AddError, ForeignGraph
 from models.max_length import MaxLength, at_sizes
 from models.observed import Asked, Observed, observe
+from models.own_answers import prove_answers, prove_further_answers
 from models.package import ModelPackage, require_writable, write_package
-from models.padding_proof import Pad, prove_padding, require_batched
-from models.proofs import prove_answers, prove_largest, prove_rows
-from models.proved_batches import batching
+from models.padding_proof import Pad, prove_padding, require_batched, with_varied_rows
+from models.proofs import prove_largest, prove_rows
+from models.proved_batches import batched_entries, batching
 from models.ranges import InputRange
 from models.repository import ModelRepository
 from models.runtimes import Runtime
 from models.samples import Samples
 from models.sources import Source, read_source
+from models.split_proof import prove_split
 from models.stated_batch import Stated
+from models.table_files import GivenTable
+from models.table_proof import prove_table, require_equal_rows, with_example
 from models.tensor_spec import TensorSpec
 from models.text_proof import prove_texts
 from models.tokens import TOKENIZER_FILE
@@ -60,6 +64,7 @@ def add(
     masks: Sequence[str] = (),
     batch: Stated = TRIED,
     answer: AnswerOptions = AnswerOptions(),  # noqa: B008
+    table: GivenTable | None = None,
     task: Task | None = None,
     summary: str | None = None,
     intended_use: str | None = None,
@@ -85,6 +90,7 @@ def add(
         masks: inputs of that length that tell which places are real; they are padded with 0.
         batch: where the network has its batch; by default, that is tried (`models.layouts`).
         answer: how the outputs are answered in the card's terms.
+        table: how rows with named columns become the inputs, and rows in these terms.
         task: by default `classification` if an output has labels or is probabilities, else
             `other`.
         summary: for the card.
@@ -104,7 +110,7 @@ def add(
     except OSError as error:
         raise AddError(_unwritable(root, error)) from error
     progress("reading the files")
-    source_files = read_source(source, torchscript=torchscript, sample=sample)
+    source_files = read_source(source, torchscript=torchscript, sample=sample, table=table)
     asked = Asked(labels, ranges, max_lengths, pads, masks, batch, answer)
     found = observe(source_files, asked, progress)
     card = ModelCard(
@@ -132,11 +138,14 @@ def add(
 
 def _described(found: Observed) -> Mapping[str, Any]:
     """Return the fields of the card that say what the network is, before the checks."""
-    axes = found.graph.axes
+    axes, table = found.graph.axes, found.source.table
+    example = _example(found)
+    rows = len(next(iter(example.inputs.values())).array())
     return {
         "inputs": tuple(spec.in_network(axes.inputs[spec.name]) for spec in found.inputs),
         "outputs": tuple(spec.in_network(axes.outputs[spec.name]) for spec in found.outputs),
-        "example": _example(found).in_network(axes),
+        "table": table and with_example(table, rows, found.samples.count),
+        "example": example.in_network(axes),
         "optimized": not found.rewritten,
         "limits": (*_limits(found.samples, found.rewritten), *found.source.notes),
     }
@@ -148,7 +157,7 @@ def _proved(
     progress: Callable[[str], object],
     *,
     padding_is_asked: bool,
-) -> tuple[ModelCard, dict[str, bytes]]:
+) -> tuple[ModelCard, dict[str, bytes | bytearray]]:
     """Check the network; return its card with the results, and the files of the package.
 
     Raises:
@@ -157,7 +166,10 @@ def _proved(
     source, graph, samples, half = found.source, found.graph, found.samples, found.half
     if source.records:
         progress("comparing it with the network's own answers")
-    own = prove_answers(graph, source.records, found.outputs, half=half)
+    own = (
+        *prove_answers(graph, source.records, found.outputs, half=half),
+        *prove_further_answers(graph, source.further, found.inputs, found.outputs, half=half),
+    )
     progress("checking that rows are independent")
     proof = prove_rows(graph, source.onnx, samples, found.others, found.outputs, half=half)
     card = card.model_copy(update=batching(card, graph, proof, source.onnx))
@@ -165,27 +177,43 @@ def _proved(
         progress("comparing padded rows with rows alone")
         try:
             require_batched(graph, found.padding, proof)
-            padded = prove_padding(graph, found.padding, found.few, found.outputs, half=half)
+            tried = with_varied_rows(graph, found.few, samples)
+            padded = prove_padding(graph, found.padding, tried, found.outputs, half=half)
         except AddError as error:
             if padding_is_asked:
                 raise
             card = _limited(card, f"Texts of unequal lengths are computed one by one: {error}.")
         else:
             own, card = (*own, padded), card.model_copy(update={"padding": found.padding})
-    files = {MODEL_FILES["onnx"]: source.onnx}
+    if found.split is not None:
+        progress("comparing the entries of rows with those of rows alone")
+        divided = prove_split(graph, source.onnx, found.split, samples, half=half)
+        own, card = (*own, divided), card.model_copy(update=batched_entries(card, found.split))
+    files: dict[str, bytes | bytearray] = {MODEL_FILES["onnx"]: source.onnx}
+    if source.weights is not None:
+        files[WEIGHTS_FILE] = source.weights
     if source.texts:
         progress("comparing texts with the training library")
         text, equal = prove_texts(graph.file, graph.network, card, source.texts)
         own, card = (equal, *own), card.model_copy(update={"text": text})
         files[TOKENIZER_FILE] = source.texts.tokenizer
+    if source.table:
+        progress("comparing rows of the table")
+        own = (prove_table(graph, card, source.table, half=half), *own)
     parity = (*own, proof.record)
     candidates: dict[str, Runtime] = {graph.file: graph.network}
-    if source.torch:
+    if source.torch and found.split is not None:
+        card = _limited(
+            card, f"The {source.torch.title} is left out: its outputs are not divided among rows."
+        )
+    elif source.torch:
         progress(f"comparing the {source.torch.title} with it")
         try:
             module, compared = equal_module(
                 graph, source.torch, card, samples, found.others, proof, half=half
             )
+            if source.table:
+                require_equal_rows(graph, source.torch.title, module, card, source.table)
         except LeftOutError as reason:
             card = _limited(card, str(reason))
         else:
@@ -242,7 +270,7 @@ def _example(found: Observed) -> Example:
             spec.name: RecordedTensor.of(spec.datatype, answers[spec.name])
             for spec in found.outputs
         },
-        tolerance=HALF_PRECISION if found.half else EXAMPLE_TOLERANCE,
+        tolerance=max(found.half, EXAMPLE_TOLERANCE),
     )
 
 

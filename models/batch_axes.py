@@ -14,6 +14,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from models.split_rows import SplitSpec
+
 Arrays = Mapping[str, NDArray[Any]]
 Axes = dict[str, int | None]
 """The axis of the batch by the name of the tensor; None for a tensor without one."""
@@ -60,10 +62,14 @@ def row_axis(axis: int, batch_axis: int | None) -> int:
 
 @dataclass(frozen=True)
 class BatchAxes:
-    """The axes of the batch in a network's inputs and outputs; 0 for those that are not named."""
+    """The axes of the batch in a network's inputs and outputs; 0 for those that are not named.
+
+    `split` says which outputs are divided among the rows by an index; they have no axis.
+    """
 
     inputs: Axes
     outputs: Axes
+    split: SplitSpec | None = None
 
     @property
     def is_rows_first(self) -> bool:
@@ -97,9 +103,16 @@ class BatchAxes:
         }
 
     def outputs_rows_first(self, outputs: Arrays, rows: int) -> dict[str, NDArray[Any]]:
-        """Return the network's outputs with the rows first."""
+        """Return the network's outputs with the rows first.
+
+        Raises:
+            SplitError: the index of the outputs does not divide them among the rows.
+        """
+        divided = {} if self.split is None else self.split.rows_of(outputs, rows)
         return {
-            name: rows_first(array, self.outputs.get(name, 0), rows)
+            name: divided[name]
+            if name in divided
+            else rows_first(array, self.outputs.get(name, 0), rows)
             for name, array in outputs.items()
         }
 
@@ -112,8 +125,11 @@ class BatchAxes:
 
     def outputs_of_network(self, outputs: Arrays) -> dict[str, NDArray[Any]]:
         """Return outputs with the rows first in the network's layout."""
+        joined = {} if self.split is None else self.split.joined(outputs)
         return {
-            name: network_layout(array, self.outputs.get(name, 0))
+            name: joined[name]
+            if name in joined
+            else network_layout(array, self.outputs.get(name, 0))
             for name, array in outputs.items()
         }
 

@@ -20,6 +20,7 @@ from models.graph import (
     parse,
     readable,
 )
+from models.onnx_library import Weights
 from models.runtimes import Arrays
 
 if TYPE_CHECKING:
@@ -37,16 +38,18 @@ class BranchObserver:
 
     Args:
         content: the ONNX file, which ONNX Runtime loads.
+        weights: the content of the file beside it, if it has one.
 
     Raises:
         AddError: the package `onnx` is not installed.
         UnreadableGraphError: the graph cannot be computed in this way, or is ambiguous.
     """
 
-    def __init__(self, content: bytes) -> None:
+    def __init__(self, content: bytes, weights: Weights | None = None) -> None:
         with readable():
             self._model = parse(content)
-        first = Observer(self._model)
+        self._weights = weights
+        first = Observer(self._model, weights=weights)
         if not any(node.op_type == "If" for node in self._model.graph.node):
             first.require_followed()
         self._observers: dict[tuple[Choices, ...], Observer] = {(): first}
@@ -67,7 +70,8 @@ class BranchObserver:
                 conditions = [graph.nodes[place].inputs[0] for place, _ in choices]
                 with readable():
                     model = _inlined(observer.model, dict(choices), len(taken))
-                self._observers[taken] = Observer(model, {*graph.decided, *conditions})
+                decided = {*graph.decided, *conditions}
+                self._observers[taken] = Observer(model, decided, self._weights)
             observer = self._observers[taken]
             graph = observer.observe(rows, axes)
         observer.require_followed()

@@ -17,6 +17,10 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, NonNegativeIn
 
 from models.batch_axes import BatchAxes, row_shape
 from models.padding import PaddingSpec
+from models.split_rows import SplitSpec, plain
+from models.table_columns import TableSpec
+from models.table_rows import values_of_rows
+from models.table_values import TableError, table_inputs
 from models.tensor_spec import NUMPY_DTYPES, Datatype, TensorSpec
 from models.tokens import TextSpec
 
@@ -35,6 +39,8 @@ MODEL_FILES: Mapping[RuntimeName, str] = {
     "pt2": "model.pt2",
 }
 """The file in a package that each runtime loads; `pt2` is a program of torch.export."""
+WEIGHTS_FILE = "model.onnx.data"
+"""The weights of `model.onnx` that are beside it, if they are too large for the file itself."""
 
 
 PACKAGE_NAME_RULE = "must be 1 to 100 letters, digits, '-' or '_', and begin with a letter or digit"
@@ -245,7 +251,7 @@ class Example(_Part):
         return self.model_copy(
             update={
                 kind: {
-                    name: RecordedTensor.of(recorded[name].datatype, array)
+                    name: RecordedTensor.of(recorded[name].datatype, plain(array))
                     for name, array in arrays.items()
                 }
                 for kind, recorded, arrays in (
@@ -261,7 +267,8 @@ class ModelCard(_Part):
     `batching` is `none` where a row's answer is not proved to be the same whatever rows are beside
     it; `limits` says why. Where inputs have free dimensions, it is proved for the
     `batched_shapes` only: the shapes of the inputs by name, without the batch. With `padding`, rows
-    of other lengths are padded to these. Where the graph decides by values of shared inputs, each
+    of other lengths are padded to these. With `split`, outputs are divided among the rows by an
+    index. Where the graph decides by values of shared inputs, each
     of these shapes is proved with the values at its place in `batched_values` only. `optimized` is
     false where ONNX Runtime computes other outputs after it has rewritten the graph. `text` says
     how a text becomes the inputs; None for other networks.
@@ -275,10 +282,12 @@ class ModelCard(_Part):
     inputs: tuple[TensorSpec, ...] = Field(min_length=1)
     outputs: tuple[TensorSpec, ...] = Field(min_length=1)
     text: TextSpec | None = None
+    table: TableSpec | None = None
     batching: Batching = "rows"
     batched_shapes: tuple[dict[str, tuple[NonNegativeInt, ...]], ...] = ()
     batched_values: tuple[dict[str, RecordedTensor], ...] = ()
     padding: PaddingSpec | None = None
+    split: SplitSpec | None = None
     optimized: bool = True
     fit: FitRecord | None = None
     evaluations: tuple[Evaluation, ...] = ()
@@ -314,6 +323,7 @@ class ModelCard(_Part):
         return BatchAxes(
             {spec.name: spec.batch_axis for spec in self.inputs},
             {spec.name: spec.batch_axis for spec in self.outputs},
+            self.split,
         )
 
     @cached_property
@@ -377,6 +387,21 @@ class ModelCard(_Part):
         return self
 
     @model_validator(mode="after")
+    def _split_fits(self) -> Self:
+        """Check that divided outputs have no axis of the batch, and the example one row."""
+        if self.split is None:
+            return self
+        whole = {spec.name: spec for spec in self.outputs if spec.batch_axis is None}
+        index = whole.get(self.split.index)
+        ranks = (1, 2) if self.split.column is None else (2,)
+        if index is None or set(self.split.outputs) != set(whole) or len(index.shape) not in ranks:
+            raise ValueError(f"the outputs that are divided are {', '.join(self.split.outputs)}")
+        rows = {len(self.example.inputs[spec.name].array()) for spec in self.inputs}
+        if rows != {1} or any(spec.batch_axis != 0 for spec in self.inputs):
+            raise ValueError("outputs are divided, and the example is not of one row")
+        return self
+
+    @model_validator(mode="after")
     def _text_fits(self) -> Self:
         names = {spec.name: spec.to_text() for spec in self.inputs}
         if self.text is not None and names != dict.fromkeys(self.text.inputs, "INT64 [-1, -1]"):
@@ -384,6 +409,31 @@ class ModelCard(_Part):
                 f"a text becomes {', '.join(self.text.inputs)}, INT64 [-1, -1]; the inputs are "
                 f"{', '.join(f'{name} {shape}' for name, shape in names.items())}"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _table_fits(self) -> Self:
+        """Check that the table fills the inputs, and still makes the recorded rows of its own."""
+        if self.table is None:
+            return self
+        if self.text is not None:
+            raise ValueError("the inputs are made of a text, and of a table")
+        if misfit := self.table.mismatch(self.inputs):
+            raise ValueError(misfit)
+        try:
+            values = values_of_rows(self.table, self.table.example)
+            made = table_inputs(self.table, values, self.inputs)
+        except TableError as error:
+            raise ValueError(f"the example of the table does not fit it: {error}") from error
+        for name, recorded in self.example.inputs.items():
+            wanted = recorded.array()
+            equal = made[name].shape == wanted.shape and (
+                np.allclose(made[name], wanted, rtol=1e-5, atol=1e-5)
+                if wanted.dtype.kind == "f"
+                else np.array_equal(made[name], wanted)
+            )
+            if not equal:
+                raise ValueError(f"the example of the table becomes another {name} than recorded")
         return self
 
     @model_validator(mode="after")

@@ -35,6 +35,11 @@ def check(package: ModelPackage) -> Iterator[str]:
     for name, runtime in runtimes.items():
         yield f"  {name}: {_milliseconds(runtime, rows):.3g} ms for {_count(rows)}"
     outputs = next(iter(runtimes.values()))(rows)
+    if any(spec.datatype == "BF16" for spec in (*card.inputs, *card.outputs)):
+        yield f"A caller sends and gets BF16 in binary at /v2/models/{card.name}/infer, or numbers"
+        if len(text := _instances(_rows_of(rows))) <= LONGEST:
+            yield f"  curl -s {URL}/models/{card.name}/predict -d {text}"
+        return
     yield "A caller sends"
     request = {"inputs": _tensors(card.inputs, card.axes.inputs_of_network(rows))}
     yield f"  curl -s {URL}/v2/models/{card.name}/infer -d {shlex.quote(_text(request))}"
@@ -52,7 +57,7 @@ def check(package: ModelPackage) -> Iterator[str]:
 
 
 def _in_callers_terms(card: ModelCard) -> Iterator[str]:
-    """Yield the request of a caller with a picture or a text, if the model takes one."""
+    """Yield the request of a caller with a picture, a text or a row, if the model takes one."""
     predict = f"  curl -s {URL}/models/{card.name}/predict"
     if len(card.inputs) == 1 and card.inputs[0].picture:
         yield "A caller with a picture sends"
@@ -61,7 +66,18 @@ def _in_callers_terms(card: ModelCard) -> Iterator[str]:
         text = card.text.example
         row = text if isinstance(text, str) else {"text": text[0], "text_pair": text[1]}
         yield "A caller with a text sends"
-        yield f"{predict} -d {shlex.quote(json.dumps({'instances': [row]}, ensure_ascii=False))}"
+        yield f"{predict} -d {_instances([row])}"
+    if card.table is not None:
+        yield "A caller with a row sends"
+        count = len(card.table.example) if card.fixed_batch or card.batching == "none" else 1
+        yield f"{predict} -d {_instances(card.table.example[:count])}"
+        yield "of the columns"
+        for column in card.table.columns:
+            yield f"  {column.name}: {column.to_text()}"
+
+
+def _instances(rows: Sequence[Any]) -> str:
+    return shlex.quote(json.dumps({"instances": list(rows)}, ensure_ascii=False))
 
 
 def _rows(card: ModelCard) -> Arrays:
@@ -95,6 +111,14 @@ def _tensors(specs: Sequence[TensorSpec], arrays: Arrays) -> list[Mapping[str, A
         }
         for spec in specs
     ]
+
+
+def _rows_of(rows: Arrays) -> list[Any]:
+    """Return rows as the endpoint of rows takes them."""
+    columns = {name: fewest_digits(array) for name, array in rows.items()}
+    if len(columns) == 1:
+        return next(iter(columns.values()))
+    return [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
 
 
 def _text(message: Mapping[str, Any]) -> str:

@@ -39,7 +39,8 @@ from models.readme import (
 from models.repository import ModelRepository, RepositoryError, default_repository
 from models.runtimes import one_line
 from models.script_mixing import require_rows_apart
-from models.stated_batch import Stated, parse_batch_axis, parse_shared
+from models.stated_batch import Stated, parse_batch_axis, parse_shared, parse_split
+from models.table_files import read_table
 from models.text import escaped
 
 BROKEN_PIPE = 141
@@ -195,6 +196,15 @@ def _parser() -> argparse.ArgumentParser:
         "Hugging Face for texts, a file with a text in each line",
     )  # fmt: skip
     added.add_argument(
+        "--table", type=Path, metavar="COLUMNS.json",
+        help="the columns of rows in the terms of callers, and what each becomes; --sample is then "
+        "a file of such rows, .csv or .json",
+    )  # fmt: skip
+    added.add_argument(
+        "--answers", type=Path, metavar="FILE.npz",
+        help="with --table: what the network itself answers to the rows of --sample, by output",
+    )  # fmt: skip
+    added.add_argument(
         "--range", action="append", type=parse_range, default=[], metavar="INPUT=LOW:HIGH",
         dest="ranges",
         help="the values that an input takes, as tokens=0:49, or x=0: without an upper end; "
@@ -230,6 +240,12 @@ def _parser() -> argparse.ArgumentParser:
         help="the network has no batch: each request is one computation",
     )  # fmt: skip
     added.add_argument(
+        "--split-by", type=parse_split, metavar="OUTPUT[:COLUMN]",
+        help="the output, or its column, that names the row of each entry, as detections:0, of a "
+        "network whose entries are as many as the values say: its rows share batches, if each is "
+        "proved to keep its own entries",
+    )  # fmt: skip
+    added.add_argument(
         "--label", nargs="+", action="extend", default=[], metavar="CLASS", dest="labels",
         help="the classes, in the order of the output's columns",
     )  # fmt: skip
@@ -262,14 +278,21 @@ def _program_name() -> str:
 
 def _add(repository: ModelRepository, options: argparse.Namespace) -> int:
     progress = Progress()
+    table = None
+    if options.table:
+        table = read_table(options.table, options.sample, options.answers)
+    elif options.answers:
+        raise AddError("--answers is for the rows of a table: give its columns with --table")
+    sample = None if table else options.sample
     with (
         closing(progress),
         as_files(
             options.source,
             weights=options.weights,
-            sample=options.sample,
+            sample=sample,
             inputs=options.inputs,
             max_tokens=next((one.size for one in options.max_lengths if one.name is None), None),
+            table=table,
         ) as (source, exported),
     ):
         package = add(
@@ -277,14 +300,20 @@ def _add(repository: ModelRepository, options: argparse.Namespace) -> int:
             options.name,
             source,
             torchscript=options.torchscript,
-            sample=None if exported else options.sample,
+            sample=None if exported else sample,
             labels=options.labels,
             ranges=options.ranges,
             max_lengths=options.max_lengths,
             pads=options.pads,
             masks=options.masks,
-            batch=Stated(dict(options.batch_axes), dict(options.shared), options.no_batch),
+            batch=Stated(
+                dict(options.batch_axes),
+                dict(options.shared),
+                options.no_batch,
+                options.split_by,
+            ),
             answer=answer_of(options),
+            table=table,
             task=options.task,
             summary=options.summary,
             intended_use=options.intended_use,
@@ -304,6 +333,9 @@ def _add(repository: ModelRepository, options: argparse.Namespace) -> int:
     _say(f"  checks: {rows} rows, alone{' and in batches' if in_batches else ''}")
     if maxima := largest_note(package.card):
         _say(f"  largest sizes: {maxima}; larger requests are refused; --max-length changes it")
+    if table_spec := package.card.table:
+        for column in table_spec.columns:
+            _say(f"  column  {column.name}  {column.to_text()}")
     if text := package.card.text:
         _say(f"  texts: at most {text.max_tokens} tokens, {text_note(package.card)}")
     if package.card.batching == "none":

@@ -9,10 +9,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from models.bfloat16 import EPS
+
 ROUNDING_STEPS = 8
 """An output may always differ by this many rounding steps of its datatype."""
 HALF_PRECISION = ROUNDING_STEPS * float(np.finfo(np.float16).eps)
 """The relative tolerance for networks whose layers round to half precision."""
+BFLOAT16 = 4 * EPS
+"""The same for BF16, whose steps are wider: as many of them would hide a changed network."""
 OUTLIERS = 8
 """In half precision, one number may differ by this many times the tolerance."""
 FEW_ROWS = 8

@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from models.graph import constant_array, inner_graphs, open_session
+from models.graph import constant_array, inner_graphs, is_beside, open_session
+from models.onnx_library import Weights
 
 if TYPE_CHECKING:
     import onnx
@@ -29,7 +30,7 @@ KEEPING = {
 """Operators whose outputs are not negative if their inputs are not negative."""
 
 
-def dangerous_division(model: "onnx.ModelProto") -> str | None:
+def dangerous_division(model: "onnx.ModelProto", weights: Weights | None = None) -> str | None:
     """Return the first integer division that may divide the smallest number by -1.
 
     A value of a request may be any number. A size is not negative. A value that is computed from
@@ -37,6 +38,7 @@ def dangerous_division(model: "onnx.ModelProto") -> str | None:
 
     Args:
         model: the ONNX file.
+        weights: the content of the file beside it, if it has one; it has no INT32 and INT64.
 
     Returns:
         A node, such as "Div (node_div)"; None if there is no such division.
@@ -53,7 +55,7 @@ def dangerous_division(model: "onnx.ModelProto") -> str | None:
     requested = {value.name for value in graph.input}
     with suppress(Exception):  # ONNX Runtime loads files whose types `onnx` cannot infer
         graph = _typed(model)
-    dangerous = next(_Search(model).search(graph, requested), None)
+    dangerous = next(_Search(model, weights).search(graph, requested), None)
     return None if dangerous is None else _named(dangerous)
 
 
@@ -89,8 +91,9 @@ def _named(node: "onnx.NodeProto") -> str:
 class _Search:
     """Follows the values of requests through a graph and its inner graphs."""
 
-    def __init__(self, model: "onnx.ModelProto") -> None:
+    def __init__(self, model: "onnx.ModelProto", weights: Weights | None) -> None:
         self._model = model
+        self._weights = weights
         self._constants: dict[str, NDArray[Any]] = {}
         self._types: dict[str, int] = {}
         self._sizes: set[str] = set()
@@ -134,7 +137,8 @@ class _Search:
 
     def _note_all(self, initializers: "Iterable[onnx.TensorProto]") -> None:
         for tensor in initializers:
-            self._note({tensor.name: constant_array(tensor)})
+            if not is_beside(tensor):
+                self._note({tensor.name: constant_array(tensor)})
             self._types[tensor.name] = tensor.data_type
 
     def _note(self, constants: Mapping[str, NDArray[Any]]) -> None:
@@ -167,7 +171,7 @@ class _Search:
         model = type(self._model)()
         model.CopyFrom(self._model)
         (output,) = (
-            computed for computed in open_session(model, node.output).get_outputs()
+            computed for computed in open_session(model, node.output, self._weights).get_outputs()
             if computed.name == node.output[0]
         )  # fmt: skip
         return {*INTEGERS} if output.type in ("tensor(int32)", "tensor(int64)") else set()

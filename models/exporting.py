@@ -8,13 +8,14 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from models.file_kinds import DOORS, advice_for, kind_of
 from models.files import FileError, open_file
 from models.importing import AddError
 from models.sources import EXPORT_FILE
+from models.table_files import GivenTable, as_arrays
 
 
 @contextmanager
@@ -25,6 +26,7 @@ def as_files(
     sample: Path | None = None,
     inputs: Sequence[str] = (),
     max_tokens: int | None = None,
+    table: GivenTable | None = None,
 ) -> Iterator[tuple[Path, bool]]:
     """Yield an ONNX file or the folder of an export, and whether it was exported just now.
 
@@ -37,6 +39,7 @@ def as_files(
             for the export.
         inputs: the inputs, as `--input` states them, for the export.
         max_tokens: of a text, for the export of a folder.
+        table: whose rows are the sample of an export.
 
     Raises:
         AddError: there is no such source, or it cannot be exported.
@@ -52,7 +55,10 @@ def as_files(
         if not is_folder:
             yield file, False
             return
-    with tempfile.TemporaryDirectory(prefix="fitserve-") as folder:
+    with ExitStack() as stack:
+        folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="fitserve-"))
+        if table:
+            sample = stack.enter_context(as_arrays(table))
         command = [sys.executable, "-P", "-m", "fitserve.exporting", source, folder]
         command += ["--door", door] if door else []
         command += ["--weights", str(weights)] if weights else []

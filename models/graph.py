@@ -15,8 +15,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from models.batch_axes import ROWS_FIRST, BatchAxes
+from models.bfloat16 import run_of
 from models.importing import AddError
-from models.onnx_library import load_onnxruntime
+from models.onnx_library import Weights, load_onnxruntime, take_weights
 from models.runtimes import Arrays
 from models.subnormals import FlushToZero, without_subnormals
 
@@ -188,9 +189,32 @@ def tensors(model: "onnx.ModelProto") -> Iterator["onnx.TensorProto"]:
             yield from graph.initializer
 
 
-def constant_array(tensor: "onnx.TensorProto") -> NDArray[Any]:
-    """Return the numbers of a constant, or its texts as bytes, since they may not be UTF-8."""
+def is_beside(tensor: "onnx.TensorProto") -> bool:
+    """Return whether the numbers of a constant are in the file beside the graph."""
     import onnx
+
+    return bool(tensor.data_location == onnx.TensorProto.EXTERNAL)
+
+
+def constant_array(tensor: "onnx.TensorProto", weights: Weights | None = None) -> NDArray[Any]:
+    """Return the numbers of a constant, or its texts as bytes, since they may not be UTF-8.
+
+    Args:
+        tensor: the constant.
+        weights: the content of the file beside the graph, of which a part is viewed.
+    """
+    import onnx
+
+    if tensor.data_type == onnx.TensorProto.BFLOAT16 and not is_beside(tensor):
+        return onnx.numpy_helper.to_array(tensor).astype(np.float32)
+    if is_beside(tensor):
+        places = {entry.key: int(entry.value) for entry in tensor.external_data
+                  if entry.key in ("offset", "length")}  # fmt: skip
+        dtype = onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type)
+        count = places["length"] // dtype.itemsize
+        shape = tuple(tensor.dims)
+        found = np.frombuffer(weights or b"", dtype, count, places["offset"]).reshape(shape)
+        return found if dtype.kind in "fiu" else found.astype(np.float32)  # of BF16
 
     if tensor.data_type == onnx.TensorProto.STRING:
         return np.array([*tensor.string_data], object).reshape(tuple(tensor.dims))
@@ -237,19 +261,25 @@ class Observer:
     Args:
         model: the file, as `parse` returns it.
         decided: the conditions of the branches whose nodes are in their place.
+        weights: the content of the file beside the graph, if it has one.
 
     Raises:
         UnreadableGraphError: the graph cannot be computed in this way, or is ambiguous.
     """
 
-    def __init__(self, model: "onnx.ModelProto", decided: Iterable[str] = ()) -> None:
+    def __init__(
+        self,
+        model: "onnx.ModelProto",
+        decided: Iterable[str] = (),
+        weights: Weights | None = None,
+    ) -> None:
         self.model = model
         self._decided = frozenset(decided)
         with readable():
             _require_one_meaning(model)
             self._stated = _stated_shapes(model.graph)
             self._constants = {
-                tensor.name: _value([constant_array(tensor)] * len(COUNTS))
+                tensor.name: _value([constant_array(tensor, weights)] * len(COUNTS))
                 for tensor in model.graph.initializer
             }
             self._inputs = tuple(
@@ -262,7 +292,7 @@ class Observer:
             )
             self._opset = next(own_versions, 1)
             self._names = [name for node in self._nodes for name in node.outputs if name]
-            self._session = open_session(model, self._names)
+            self._run = run_of(open_session(model, self._names, weights))
 
     def require_followed(self) -> None:
         """Check that the graphs inside the nodes are known to compute the same each time.
@@ -299,7 +329,7 @@ class Observer:
             for count in COUNTS
         ]
         with readable(), FlushToZero():
-            computed = [self._session.run(self._names, batch) for batch in batches]
+            computed = [self._run(self._names, batch) for batch in batches]
         for outputs, batch in zip(computed, batches, strict=True):
             _require_shapes(self._stated, dict(zip(self._names, outputs, strict=True)) | batch)
         arrays_by_name = dict(zip(self._names, zip(*computed, strict=True), strict=True))
@@ -453,7 +483,9 @@ def taken_names(graphs: Iterable["onnx.GraphProto"]) -> Iterable[str]:
             yield from taken_names(inner_graphs(node))
 
 
-def open_session(model: "onnx.ModelProto", names: Sequence[str]) -> Any:
+def open_session(
+    model: "onnx.ModelProto", names: Sequence[str], weights: Weights | None = None
+) -> Any:
     """Return a session that computes the unoptimized graph and returns these values too."""
     import onnx
 
@@ -467,6 +499,7 @@ def open_session(model: "onnx.ModelProto", names: Sequence[str]) -> Any:
     options = onnxruntime.SessionOptions()
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
     options.log_severity_level = 4
+    take_weights(options, weights)
     options.add_session_config_entry("session.set_denormal_as_zero", "1")  # as `OnnxRuntime`
     with FlushToZero():
         return onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])

@@ -3,14 +3,15 @@
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
+from models.differences import BFLOAT16, HALF_PRECISION
 from models.graph import UnreadableGraphError, inner_graphs, parse
 
 if TYPE_CHECKING:
     import onnx
 
 
-def computes_in_half(content: bytes) -> bool:
-    """Return whether a value in the graph is FP16.
+def half_tolerance(content: bytes) -> float:
+    """Return the relative tolerance of the half precision in which a graph computes; else 0.
 
     Converters often leave the inputs and outputs FP32.
 
@@ -23,10 +24,13 @@ def computes_in_half(content: bytes) -> bool:
     try:
         model = parse(content)
     except UnreadableGraphError:
-        return False
+        return 0.0
     import onnx
 
-    return onnx.TensorProto.FLOAT16 in _types(model.graph)
+    types = set(_types(model.graph))
+    if onnx.TensorProto.BFLOAT16 in types:
+        return BFLOAT16
+    return HALF_PRECISION if onnx.TensorProto.FLOAT16 in types else 0.0
 
 
 def _types(graph: "onnx.GraphProto") -> Iterator[int]:

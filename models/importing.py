@@ -11,6 +11,7 @@ from models.batch_axes import Axes, BatchAxes
 from models.card import ModelCard, RuntimeName
 from models.file_kinds import advice
 from models.files import FileError, open_file, read_all
+from models.onnx_library import Weights
 from models.rows_first import RowsFirst
 from models.runtimes import (
     DeclaredTensor,
@@ -58,6 +59,7 @@ class ForeignGraph:
         axes: the axes of the batch in the graph.
         whole: why each request is one computation whose outputs are not of its rows; else "".
         batch: the size of the batch that the card states; -1 for any.
+        weights: the content of the file beside the ONNX file; None if it has none.
         sized: the outputs of which every size that the graph does not state may be any.
     """
 
@@ -68,10 +70,11 @@ class ForeignGraph:
     whole: str = ""
     batch: int = -1
     sized: frozenset[str] = frozenset()
+    weights: Weights | None = None
 
     def opened(self, content: bytes, **options: Any) -> OnnxRuntime | RowsFirstGraph:
         """Open the file again with other options of `OnnxRuntime`."""
-        graph = OnnxRuntime(content, **options)
+        graph = OnnxRuntime(content, weights=self.weights, **options)
         return graph if self.axes.is_rows_first else RowsFirstGraph(graph, self.axes)
 
 
@@ -88,18 +91,19 @@ def read_file(path: Path, largest: int = sys.maxsize) -> bytes:
         raise AddError(f"{path}: {error}") from error
 
 
-def open_graph(file: str, content: bytes) -> OnnxRuntime:
+def open_graph(file: str, content: bytes, weights: Weights | None = None) -> OnnxRuntime:
     """Open an ONNX file, whose inputs and outputs are tensors of numbers.
 
     Args:
         file: the name of the file, for errors.
         content: the bytes of the file.
+        weights: the content of the file beside it, if it has one.
 
     Raises:
         AddError: the file cannot be loaded, or has inputs or outputs that cannot be served.
     """
     try:
-        network = OnnxRuntime(content)
+        network = OnnxRuntime(content, weights=weights)
     except ImportError:
         raise
     except Exception as error:
@@ -129,7 +133,8 @@ def open_module(file: str, content: bytes, card: ModelCard, runtime: RuntimeName
     """
     try:
         outputs = [spec.name for spec in card.outputs]
-        module = TORCH_RUNTIMES[runtime](content, outputs=outputs)
+        bfloat16 = [spec.name for spec in card.inputs if spec.datatype == "BF16"]
+        module = TORCH_RUNTIMES[runtime](content, outputs=outputs, bfloat16=bfloat16)
     except ImportError:
         raise
     except Exception as error:

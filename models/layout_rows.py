@@ -46,6 +46,7 @@ def with_rows_first(graph: ForeignGraph, source: Source) -> Source:
         source,
         samples=None if samples is None else sample_rows(file, graph, samples),
         records=[_record_rows(graph, record) for record in source.records],
+        further=[_record_rows(graph, record) for record in source.further],
     )
 
 

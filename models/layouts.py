@@ -17,6 +17,7 @@ from models.batch_axes import Axes, BatchAxes
 from models.graph import all_nodes
 from models.importing import AddError, ForeignGraph, RowsFirstGraph
 from models.layout_rows import sample_rows, shared_values
+from models.onnx_library import Weights
 from models.parity import agree
 from models.ranges import InputRange, with_ranges
 from models.runtimes import Arrays, DeclaredTensor, OnnxRuntime
@@ -74,6 +75,7 @@ class LayoutSearch:
         arrays: the sample in the network's layout; None for random rows.
         ranges: of the inputs, for random rows.
         stated: what the options say.
+        weights: the content of the file beside the ONNX file, if it has one.
 
     Raises:
         AddError: an option names an unknown input or axis.
@@ -88,6 +90,7 @@ class LayoutSearch:
         arrays: Arrays | None,
         ranges: Sequence[InputRange],
         stated: Stated,
+        weights: Weights | None,
     ) -> None:
         require_known(network.inputs, stated)
         self._file = file
@@ -98,6 +101,7 @@ class LayoutSearch:
         self._arrays = arrays
         self._ranges = ranges
         self._stated = stated
+        self._weights = weights
         self._words = words_of(model)
         self._is_settled = True
 
@@ -238,7 +242,7 @@ class LayoutSearch:
         sized = [name for name, axis in axes.outputs.items() if axis is None]
         return ForeignGraph(
             self._file, network, size, axes, batch=size or -1,
-            sized=frozenset(sized if self._data_sized else ()),
+            sized=frozenset(sized if self._data_sized else ()), weights=self._weights,
         )  # fmt: skip
 
     # Trials
@@ -257,7 +261,8 @@ class LayoutSearch:
         except Exception:  # noqa: BLE001 - the checks report it, unless the outputs are of no rows
             unlike = [name for name, array in alone[0].items() if array.shape[:1] != (1,)]
             return _Tried(_axes(alone[0], 0, unlike), False, unlike[0]) if unlike else None
-        return _compared(alone, together)
+        split = self._stated.split
+        return _compared(alone, together, None if split is None else split.output)
 
     def _fixed(self, outputs: Arrays, size: int) -> _Tried:
         unlike = [name for name, array in outputs.items() if array.shape[:1] != (size,)]
@@ -301,7 +306,8 @@ class LayoutSearch:
         if len(counts) > 1 or 0 in counts:
             return None
         rows = Samples(rows, False, None).resized(ROWS)
-        require_safe(self._file, self._content, graph.network.inputs, rows, inputs)
+        declared, weights = graph.network.inputs, self._weights
+        require_safe(self._file, self._content, declared, rows, inputs, weights)
         return rows
 
 
@@ -313,19 +319,24 @@ def _axes(outputs: Arrays, axis: int, unlike: Sequence[str]) -> Axes:
     return {name: None if name in unlike else axis for name in outputs}
 
 
-def _compared(alone: Sequence[Arrays], together: Sequence[Arrays]) -> _Tried:
-    """Return the axes of the outputs, from the rows alone and from two and three rows."""
+def _compared(alone: Sequence[Arrays], together: Sequence[Arrays], index: str | None) -> _Tried:
+    """Return the axes of the outputs, from the rows alone and from two and three rows.
+
+    The output `index` has no axis of the rows, as `--split-by` says.
+    """
     axes: dict[str, int | None] = {}
     equal, unlike = True, ""
     for name, single in alone[0].items():
         shapes = [outputs[name].shape for outputs in (*alone, *together)]
-        axis = _growing(shapes)
+        axis = None if name == index else _growing(shapes)
         axes[name] = axis
         if axis is not None:
             rows = np.concatenate([np.moveaxis(one[name], axis, 0) for one in alone])
             equal = equal and agree(np.moveaxis(together[-1][name], axis, 0), rows)
-        elif not single.size or not all(
-            agree(outputs[name], single) for outputs in (*alone, *together)
+        elif (
+            name == index
+            or not single.size
+            or not all(agree(outputs[name], single) for outputs in (*alone, *together))
         ):
             unlike = unlike or name
     return _Tried(axes, equal, unlike)

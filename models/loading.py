@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from models.card import MODEL_FILES, Example, RuntimeName
+from models.card import MODEL_FILES, WEIGHTS_FILE, Example, RuntimeName
 from models.devices import DeviceError
 from models.differences import excess, relative_difference
 from models.package import ModelPackage, PackageError
@@ -21,6 +21,7 @@ from models.runtimes import (
     may_vary_in_cost,
     one_line,
 )
+from models.split_rows import plain
 from models.tensor_spec import TensorSpec
 from models.tokens import TOKENIZER_FILE, Tokenizer, TokenizerError
 from models.torch_runtimes import TORCH_RUNTIMES, TorchRuntime
@@ -58,16 +59,25 @@ def open_runtime(
 def _opened(package: ModelPackage, name: RuntimeName, device: str, threads: int) -> Runtime:
     card, file = package.card, MODEL_FILES[name]
     content = package.load(file)
+    has_weights_beside = name == "onnx" and WEIGHTS_FILE in card.files
+    weights = package.load(WEIGHTS_FILE) if has_weights_beside else None
     runtime: OnnxRuntime | TorchRuntime
     try:
         if name == "onnx":
-            bounded = card.has_free_dimensions or may_vary_in_cost(content)
             runtime = OnnxRuntime(
-                content, device, threads, optimized=card.optimized, bounded=bounded
+                content,
+                device,
+                threads,
+                optimized=card.optimized,
+                bounded=card.has_free_dimensions or may_vary_in_cost(content),
+                weights=weights,
             )
         else:
             outputs = [spec.name for spec in card.outputs]
-            runtime = TORCH_RUNTIMES[name](content, device, threads, outputs=outputs)
+            bfloat16 = [spec.name for spec in card.inputs if spec.datatype == "BF16"]
+            runtime = TORCH_RUNTIMES[name](
+                content, device, threads, outputs=outputs, bfloat16=bfloat16
+            )
     except (DeviceError, ImportError):
         raise
     except Exception as error:
@@ -122,7 +132,8 @@ def example_mismatch(
 
 
 def _compute_example(example: Example, compute: Callable[[Arrays], Arrays]) -> Arrays:
-    return compute({name: tensor.array() for name, tensor in example.inputs.items()})
+    outputs = compute({name: tensor.array() for name, tensor in example.inputs.items()})
+    return {name: plain(array) for name, array in outputs.items()}
 
 
 def _mismatch(result: Arrays, example: Example, outputs: Sequence[TensorSpec]) -> str | None:

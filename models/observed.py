@@ -1,6 +1,6 @@
 """What an added network is: its inputs, outputs and batch, found by running it on samples."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -9,7 +9,7 @@ from models.crashes import crash
 from models.divisions import dangerous_division
 from models.free_sizes import dimension_key, other_sizes
 from models.graph import is_quantized, load
-from models.half_precision import computes_in_half
+from models.half_precision import half_tolerance
 from models.importing import AddError, ForeignGraph, open_graph
 from models.indices import index_ranges
 from models.labels import require_agreement
@@ -28,7 +28,11 @@ from models.sample_texts import words_of
 from models.samples import Samples, given_samples, random_samples
 from models.sources import Source
 from models.specs import input_specs, output_specs
+from models.split_proof import planned_split
+from models.split_rows import SplitSpec
 from models.stated_batch import Stated
+from models.table_columns import TableSpec
+from models.table_proof import with_samples
 from models.tensor_spec import TensorSpec
 from models.text_proof import max_tokens_of, text_padding
 from models.trial_sizes import require_safe
@@ -70,7 +74,8 @@ class Observed:
         largest: the largest size of each free dimension.
         padding: how rows of unequal lengths are to be padded, if that is proved.
         rewritten: how the optimized graph computes something else; None if it does not.
-        half: whether the network computes in half precision.
+        split: which outputs are divided among the rows, if that is proved.
+        half: the tolerance of the half precision in which the network computes; else 0.
     """
 
     source: Source
@@ -83,7 +88,8 @@ class Observed:
     largest: Sizes
     padding: PaddingSpec | None
     rewritten: str | None
-    half: bool
+    split: SplitSpec | None
+    half: float
 
 
 def observe(source: Source, asked: Asked, progress: Callable[[str], object]) -> Observed:
@@ -97,13 +103,21 @@ def observe(source: Source, asked: Asked, progress: Callable[[str], object]) -> 
     Raises:
         AddError: the network cannot be served, or an option does not fit it.
     """
-    opened = open_graph(source.file, source.onnx)
+    opened = open_graph(source.file, source.onnx, source.weights)
     model = load(source.onnx)
-    _require_computable(source.file, model)
-    half = computes_in_half(source.onnx)
+    _require_computable(source, model)
+    half = half_tolerance(source.onnx)
+    source = with_samples(source.file, source, opened.inputs)
     asked = _completed(asked, source, opened.inputs)
     search = LayoutSearch(
-        source.file, opened, source.onnx, model, source.samples, asked.ranges, asked.batch
+        source.file,
+        opened,
+        source.onnx,
+        model,
+        source.samples,
+        asked.ranges,
+        asked.batch,
+        source.weights,
     )
     progress("trying sizes in another process")
     words = words_of(model)
@@ -139,16 +153,32 @@ def observe(source: Source, asked: Asked, progress: Callable[[str], object]) -> 
     if misfit := asked.answer.misfit(outputs):
         raise AddError(f"{graph.file}: {misfit}")
     outputs = tuple(replace(spec, **asked.answer.of(spec)) for spec in outputs)
+    stated = asked.batch.split
+    split = None if stated is None else planned_split(graph, stated, samples)
     return Observed(
-        source, graph, inputs, outputs, samples, few, others, largest, padding, rewritten, half
+        source,
+        graph,
+        inputs,
+        outputs,
+        samples,
+        few,
+        others,
+        largest,
+        padding,
+        rewritten,
+        split,
+        half,
     )
 
 
 def _completed(asked: Asked, source: Source, inputs: Sequence[DeclaredTensor]) -> Asked:
     """Return the options, with what the files say where the options say nothing."""
     asked = replace(asked, labels=asked.labels or source.labels)
-    given = {one.name for one in asked.ranges}
-    ranges = [*asked.ranges, *(one for one in index_ranges(source.onnx) if one.name not in given)]
+    ranges = list(asked.ranges)
+    if source.table:
+        ranges += _code_ranges(source.table.spec, {one.name for one in ranges})
+    given = {one.name for one in ranges}
+    ranges += [one for one in index_ranges(source.onnx) if one.name not in given]
     if source.texts:
         longest = MaxLength(None, max_tokens_of(source.texts))
         asked = replace(asked, max_lengths=asked.max_lengths or [longest])
@@ -160,12 +190,22 @@ def _completed(asked: Asked, source: Source, inputs: Sequence[DeclaredTensor]) -
     return replace(asked, ranges=ranges)
 
 
-def _require_computable(file: str, model: "onnx.ModelProto") -> None:
+def _code_ranges(table: TableSpec, given: Collection[str]) -> list[InputRange]:
+    """Return the ranges of the inputs that hold codes of categories alone.
+
+    Each column may index another table, so the graph alone states the range of the smallest.
+    """
+    ranges = ((name, table.code_range(name)) for name in table.by_input if name not in given)
+    return [InputRange(name, *map(float, codes)) for name, codes in ranges if codes is not None]
+
+
+def _require_computable(source: Source, model: "onnx.ModelProto") -> None:
     """Check that the graph computes something, and that no request can end the process.
 
     Raises:
         AddError: it does not.
     """
+    file = source.file
     if not model.graph.node:
         raise AddError(
             f"{file}: it has no operators, and so computes nothing: export the network "
@@ -173,7 +213,7 @@ def _require_computable(file: str, model: "onnx.ModelProto") -> None:
         )
     if unsafe := crash(model):
         raise AddError(f"{file}: {unsafe}")
-    if division := dangerous_division(model):
+    if division := dangerous_division(model, source.weights):
         raise AddError(
             f"{file}: {division} divides integers by a number that a request may make -1, "
             "and the least integer divided by -1 ends the process of ONNX Runtime: divide by "
@@ -210,10 +250,14 @@ def _tried_inputs(
         if source.samples is not None
         else random_samples(inputs, graph.fixed_batch, words, shared_values(graph, asked.batch))
     )
+    if source.table and not source.table.given:
+        samples = replace(samples, real=False)
     samples = within(samples, graph.network.inputs, max_sizes)
     samples = replace(samples, apart=bool(graph.whole))
     few = samples.resized(graph.fixed_batch or min(samples.count, ROWS_OF_OTHER_SIZES))
-    nonempty = require_safe(graph.file, source.onnx, graph.network.inputs, few, graph.axes.inputs)
+    nonempty = require_safe(
+        graph.file, source.onnx, graph.network.inputs, few, graph.axes.inputs, source.weights
+    )
     return _TriedInputs(source, inputs, samples, few, max_sizes, nonempty)
 
 

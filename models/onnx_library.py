@@ -1,4 +1,4 @@
-"""The import of ONNX Runtime, without telemetry, and of its CUDA libraries."""
+"""The import of ONNX Runtime, without telemetry; its CUDA libraries; weights beside a graph."""
 
 import contextlib
 import ctypes
@@ -8,7 +8,11 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from models.card import WEIGHTS_FILE
 from models.devices import DeviceError, absence, driver_devices, driver_problem
+
+Weights = bytes | bytearray
+"""The content of the file of weights beside an ONNX file."""
 
 
 @cache
@@ -24,6 +28,26 @@ def load_onnxruntime() -> Any:
 
     onnxruntime.set_default_logger_severity(4)  # the logger outside sessions
     return onnxruntime
+
+
+def take_weights(options: Any, weights: Weights | None) -> None:
+    """Let a session take weights outside of its ONNX file from these bytes, and from no file.
+
+    The bytes were compared with a digest, which no file would be that ONNX Runtime opens by itself.
+    ONNX Runtime copies what it needs until the session is made.
+
+    Args:
+        options: of the session.
+        weights: the content of `WEIGHTS_FILE`; None if the ONNX file contains its weights.
+    """
+    # A folder that does not exist makes the loading of every other file fail.
+    options.add_session_config_entry(
+        "session.model_external_initializers_file_folder_path", os.devnull
+    )
+    if weights is not None:
+        options.add_external_initializers_from_files_in_memory(
+            [WEIGHTS_FILE], [weights], [len(weights)]
+        )
 
 
 def load_cuda(device: str) -> None:

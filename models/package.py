@@ -4,6 +4,7 @@
       card.json      the `ModelCard`
       README.md      the card as a page
       model.onnx     the network, including its preprocessing
+      model.onnx.data  its weights, if they are too large for the file itself
       model.pt       the same network as TorchScript
       report/*.png   plots of the training and the evaluation
 
@@ -36,6 +37,7 @@ from pydantic import ValidationError
 from models.card import (
     MODEL_FILES,
     SCHEMA_VERSION,
+    WEIGHTS_FILE,
     FileRecord,
     ModelCard,
 )
@@ -48,6 +50,7 @@ MAX_CARD_BYTES = 64 * 2**20
 """The size limit of a card, and of a signature."""
 MAX_OTHER_BYTES = 64 * 2**20
 """The size limit of other files than the networks: the plots, the page."""
+_NETWORK_FILES = (*MODEL_FILES.values(), WEIGHTS_FILE)
 _SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
 _MAX_REASON = 1000  # characters: a card may hold a name of any length
 
@@ -153,7 +156,7 @@ class ModelPackage:
                 size = size_of(stream)
                 if size != record.bytes:
                     raise FileError(f"it holds {size:,} bytes where the card says {record.bytes:,}")
-                if size > MAX_OTHER_BYTES and file not in MODEL_FILES.values():
+                if size > MAX_OTHER_BYTES and file not in _NETWORK_FILES:
                     raise FileError(
                         f"it holds {size:,} bytes; a file beside the network may have "
                         f"{MAX_OTHER_BYTES:,}"
@@ -182,7 +185,9 @@ class ModelPackage:
             self.check(file)
 
 
-def write_package(root: Path, card: ModelCard, files: Mapping[str, bytes]) -> ModelPackage:
+def write_package(
+    root: Path, card: ModelCard, files: Mapping[str, bytes | bytearray]
+) -> ModelPackage:
     """Write `card` and `files` as `root/<name>/<version>`, as a whole or not at all.
 
     The function renders the page and fills in the digests. It writes the files into a hidden folder
@@ -280,7 +285,7 @@ def _refuse_constant(constant: str) -> None:
     raise ValueError(f"{constant} is no number of JSON")
 
 
-def _records(contents: Mapping[str, bytes]) -> dict[str, FileRecord]:
+def _records(contents: Mapping[str, bytes | bytearray]) -> dict[str, FileRecord]:
     return {
         name: FileRecord(sha256=hashlib.sha256(content).hexdigest(), bytes=len(content))
         for name, content in sorted(contents.items())

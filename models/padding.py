@@ -48,7 +48,8 @@ class PaddingSpec:
         """Return the length to which rows are padded; None if they are computed as they are.
 
         Rows are not padded if they have one of the lengths, are empty or longer than all of them,
-        or if a mask marks no place of a row as real: some networks then look at all places.
+        or if a mask is not 1 for the first places of each row and 0 for the others: some networks
+        look at all places if no place is real, or if the first is not.
         """
         length = self.length_of(inputs)
         if not length:
@@ -57,10 +58,8 @@ class PaddingSpec:
         if index == len(self.lengths) or self.lengths[index] == length:
             return None
         for name, padded in self.inputs.items():
-            if padded.is_mask:
-                inner = tuple(range(1, inputs[name].ndim))
-                if not inputs[name].any(axis=inner).all():
-                    return None
+            if padded.is_mask and not _marks_the_first(np.moveaxis(inputs[name], padded.axis, -1)):
+                return None
         return self.lengths[index]
 
     def pad(self, inputs: Mapping[str, NDArray[Any]], target: int) -> dict[str, NDArray[Any]]:
@@ -79,6 +78,13 @@ class PaddingSpec:
         if not axes:
             return array
         return array[tuple(slice(length if axis in axes else None) for axis in range(array.ndim))]
+
+
+def _marks_the_first(mask: NDArray[Any]) -> bool:
+    """Return whether a mask is 1 for the first places of its last axis, and 0 for the others."""
+    is_first = (mask[..., 0] == 1).all()
+    falls = (mask[..., 1:] <= mask[..., :-1]).all()
+    return bool(is_first and falls and ((mask == 0) | (mask == 1)).all())
 
 
 def _padded(array: NDArray[Any], padded: PaddedInput, target: int) -> NDArray[Any]:

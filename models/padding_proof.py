@@ -1,5 +1,6 @@
 """The check of padding: a row that is padded, beside longer rows, gives what it gives alone."""
 
+import time
 from argparse import ArgumentTypeError
 from collections.abc import Sequence
 from dataclasses import replace
@@ -17,8 +18,12 @@ from models.parity import ParityError, check_parity
 from models.proofs import RowsProof, is_classification
 from models.ranges import whole_numbers
 from models.runtimes import Arrays, one_line
+from models.samples import LARGEST_BATCH, Samples
 from models.tensor_spec import TensorSpec
+from models.varied_rows import computable, varied_rows
 
+MOST_SECONDS = 5.0
+"""The time for lengths beside the shortest, the middle and the longest that are padded to one."""
 SHORTEST = 8
 """Shorter rows are padded to this length."""
 
@@ -135,53 +140,84 @@ def prove_padding(
     rows: Arrays,
     outputs: Sequence[TensorSpec],
     *,
-    half: bool,
+    half: float,
 ) -> ParityRecord:
     """Check that rows give, padded and beside longer rows, what they give alone.
 
     At each length of the padding, the shortest rows that are padded to it are tried, the longest,
-    and some between.
+    and those between as far as the time allows; some rows are padded already, as callers do.
 
     Args:
         graph: the network.
         padding: the padding.
-        rows: samples.
+        rows: samples, and variations of them.
         outputs: the specifications of the outputs.
-        half: whether the network computes in half precision.
+        half: the tolerance of the half precision in which the network computes; else 0.
 
     Raises:
         AddError: a row gives something else.
     """
-    records = []
-    count = len(next(iter(rows.values())))
-    for shorter, target in zip((0, *padding.lengths), padding.lengths, strict=False):
+    ends = [*zip((0, *padding.lengths), padding.lengths, strict=False)]
+    few = [
+        (length, target)
+        for shorter, target in ends
+        for length in sorted({shorter + 1, (shorter + target) // 2, target - 1} - {0, target})
+    ]
+    others = [(at, target) for shorter, target in ends for at in range(shorter + 1, target)]
+    records: list[ParityRecord] = []
+    started = time.monotonic()
+    for length, target in dict.fromkeys((*few, *others)):
+        if len(records) >= len(few) and time.monotonic() - started > MOST_SECONDS:
+            break
+        short = partly_masked(padding, rows_of_length(graph, padding, rows, length))
         beside = rows_of_length(graph, padding, rows, target)
-        for length in sorted({shorter + 1, (shorter + target) // 2, target - 1} - {0, target}):
-            short = rows_of_length(graph, padding, rows, length)
-            try:
-                records.append(
-                    check_parity(
-                        graph.network,
-                        _Padded(graph, padding, target, beside),
-                        short,
-                        runtime="onnx",
-                        classification=is_classification(outputs),
-                        batch_sizes=[count],
-                        half=half,
-                    )
+        try:
+            records.append(
+                check_parity(
+                    graph.network,
+                    _Padded(graph, padding, target, beside),
+                    short,
+                    runtime="onnx",
+                    classification=is_classification(outputs),
+                    batch_sizes=[len(next(iter(short.values())))],
+                    half=half,
                 )
-            except ParityError as error:
-                raise AddError(
-                    f"{graph.file}: rows of length {length} give something else when they are "
-                    f"padded to {target} ({error}): give the input that masks the padding with "
-                    "--mask, or omit --pad: rows of one length are batched without it"
-                ) from error
-            except Exception as error:
-                raise AddError(
-                    f"{graph.file}: it fails on rows of length {length} that are padded to "
-                    f"{target} ({one_line(error)}): give a value that it takes with --pad"
-                ) from error
+            )
+        except ParityError as error:
+            raise AddError(
+                f"{graph.file}: rows of length {length} give something else when they are "
+                f"padded to {target} ({error}): give the input that masks the padding with "
+                "--mask, or omit --pad: rows of one length are batched without it"
+            ) from error
+        except Exception as error:
+            raise AddError(
+                f"{graph.file}: it fails on rows of length {length} that are padded to "
+                f"{target} ({one_line(error)}): give a value that it takes with --pad"
+            ) from error
     return max(records, key=lambda record: record.largest_relative_difference)
+
+
+def with_varied_rows(graph: ForeignGraph, rows: Arrays, samples: Samples) -> Arrays:
+    """Return rows and variations of them, unless the network takes long for each."""
+    if samples.largest_check < LARGEST_BATCH:
+        return rows
+    count = len(next(iter(rows.values())))
+    varied = varied_rows(rows, count, samples.signed, samples.shared)
+    varied = computable(graph.network, varied)
+    return {name: np.concatenate([array, varied[name]]) for name, array in rows.items()}
+
+
+def partly_masked(padding: PaddingSpec, rows: Arrays) -> Arrays:
+    """Return the rows, of which every second one is padded from its middle on, if it has a mask."""
+    if not any(one.is_mask for one in padding.inputs.values()):
+        return rows
+    length = padding.length_of(rows) or 0
+    found = dict(rows)
+    for name, one in padding.inputs.items():
+        array = rows[name].copy()
+        np.moveaxis(array, one.axis, 1)[1::2, (length + 1) // 2 :] = one.value
+        found[name] = array
+    return found
 
 
 class _Padded:

@@ -34,7 +34,7 @@ def check_parity(
     classification: bool,
     batch_sizes: Sequence[int] = BATCH_SIZES,
     reference_batch: int | None = 1,
-    half: bool = False,
+    half: float = 0.0,
     same: bool = False,
 ) -> ParityRecord:
     """Check that `candidate` equals `reference` on `samples`, at each batch size.
@@ -55,8 +55,8 @@ def check_parity(
         batch_sizes: the batch sizes of the candidate.
         reference_batch: the batch size of the reference; None for the candidate's. A size above 1
             does not show that rows are independent.
-        half: whether the network computes in half precision, even if its outputs are FP32. Then the
-            tolerance is that of half precision.
+        half: the tolerance of the half precision in which the network computes, even if its outputs
+            are FP32 (`models.half_precision`); 0 if it does not.
         same: whether both are one network in one runtime, which must round in one way.
 
     Raises:
@@ -65,9 +65,7 @@ def check_parity(
     """
     rows = len(next(iter(samples.values())))
     expected: Arrays = {}
-    tolerance = ABSOLUTE_TOLERANCE if classification else RELATIVE_TOLERANCE
-    if half:
-        tolerance = max(tolerance, HALF_PRECISION)
+    tolerance = max(ABSOLUTE_TOLERANCE if classification else RELATIVE_TOLERANCE, half)
     absolute = relative = 0.0
     equal_answers = 1.0
     for size in batch_sizes:
@@ -102,9 +100,10 @@ def check_parity(
             ):
                 raise ParityError(f"{location}: sample {worst} differs {differs}")
             if classification:
-                is_half = half or expected_output.dtype == np.float16
+                is_fp16 = expected_output.dtype == np.float16
+                tie = max(half, HALF_PRECISION if is_fp16 else TIE)
                 equal_classes = output.argmax(axis=-1) == expected_output.argmax(axis=-1)
-                accepted = equal_classes | _tied(output, expected_output, half=is_half)
+                accepted = equal_classes | _tied(output, expected_output, tie)
                 if not accepted.all():
                     differing = int(np.argmin(accepted.reshape(rows, -1).all(axis=1)))
                     raise ParityError(f"{location}: sample {differing} has another class")
@@ -123,12 +122,11 @@ def check_parity(
     )
 
 
-def _tied(output: NDArray[Any], expected: NDArray[Any], *, half: bool) -> NDArray[np.bool_]:
+def _tied(output: NDArray[Any], expected: NDArray[Any], tolerance: float) -> NDArray[np.bool_]:
     """Return whether both classes are equally probable up to rounding, as in a forest.
 
     In half precision, they may differ by the tolerance.
     """
-    tolerance = HALF_PRECISION if half else TIE
     chosen = np.take_along_axis(expected, output.argmax(axis=-1, keepdims=True), axis=-1)[..., 0]
     tied: NDArray[np.bool_] = expected.max(axis=-1) - chosen <= 2 * tolerance * expected.max()
     return tied

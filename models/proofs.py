@@ -2,17 +2,15 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
-from functools import partial
 from typing import NamedTuple
 
 from models.card import ParityRecord
 from models.importing import AddError, ForeignGraph
-from models.parity import BATCH_SIZES, ParityError, check_parity, in_batches
+from models.parity import BATCH_SIZES, ParityError, check_parity
 from models.row_mixing import row_mixing
 from models.runtimes import Arrays, Runtime, one_line
 from models.samples import LARGEST_BATCH, Samples
 from models.single_rows import SingleRows
-from models.sources import Record
 from models.tensor_spec import TensorSpec
 from models.varied_rows import computable, varied_rows
 
@@ -38,66 +36,6 @@ class RowsProof(NamedTuple):
     unbatched: Sequence[tuple[Arrays, str]] = ()
 
 
-class _Recorded:
-    """Answers as a function; it is called once, with all samples."""
-
-    def __init__(self, record: Record) -> None:
-        self._record = record
-
-    def __call__(self, _: Arrays) -> Arrays:
-        return self._record.answers
-
-
-def prove_answers(
-    graph: ForeignGraph,
-    records: Sequence[Record],
-    outputs: Sequence[TensorSpec],
-    *,
-    half: bool,
-) -> tuple[ParityRecord, ...]:
-    """Check the graph against what the network itself computed in its own library.
-
-    Args:
-        graph: the network as ONNX.
-        records: the samples and the answers of the network, of some outputs at least; may be
-            empty.
-        outputs: the specifications of the outputs.
-        half: whether the network computes in half precision.
-
-    Raises:
-        AddError: the graph computes something else, or has other outputs.
-    """
-    found = []
-    for record in records:
-        names = [tensor.name for tensor in graph.network.outputs]
-        if unknown := set(record.answers).difference(names):
-            raise AddError(
-                f"{graph.file}: its outputs are {', '.join(names)}, and the network has the output "
-                f"{min(unknown)}: export the network again"
-            )
-        count = len(next(iter(record.samples.values())))
-        size = count if graph.batch == -1 else graph.batch
-        try:
-            proof = check_parity(
-                _Recorded(record),
-                partial(in_batches, graph.network, rows=count, size=size),
-                record.samples,
-                runtime="onnx",
-                classification=is_classification(outputs),
-                batch_sizes=[count],
-                reference_batch=None,
-                half=half,
-            )
-        except ParityError as error:
-            raise AddError(
-                f"{graph.file}: its answers are not those of the network itself ({error}): the "
-                "exporter has changed the network; report it to the exporter, or write the step "
-                "in another way"
-            ) from error
-        found.append(proof)
-    return tuple(found)
-
-
 def prove_rows(
     graph: ForeignGraph,
     content: bytes,
@@ -105,7 +43,7 @@ def prove_rows(
     others: Sequence[Arrays],
     outputs: Sequence[TensorSpec],
     *,
-    half: bool,
+    half: float,
 ) -> RowsProof:
     """Check that the result of a row depends neither on other rows nor on the time.
 
@@ -119,14 +57,14 @@ def prove_rows(
         samples: the rows to compute.
         others: the samples at other sizes (`free_sizes.other_sizes`).
         outputs: the specifications of the outputs.
-        half: whether the network computes in half precision.
+        half: the tolerance of the half precision in which the network computes; else 0.
 
     Raises:
         AddError: a second computation of the same rows has other results.
     """
     network, mixing = graph.network, None
     if samples.fixed_batch is None:
-        mixing, *mixings = row_mixing(content, [samples.rows, *others], graph.axes)
+        mixing, *mixings = row_mixing(content, [samples.rows, *others], graph.axes, graph.weights)
         alone = SingleRows(network)
         try:
             record = _prove(alone, network, samples, outputs, half=half)
@@ -166,7 +104,7 @@ def rewriting(
     samples: Samples,
     outputs: Sequence[TensorSpec],
     *,
-    half: bool,
+    half: float,
 ) -> str | None:
     """Return how the optimized graph differs from the graph as it is written; None if it does not.
 
@@ -176,7 +114,7 @@ def rewriting(
         few: some of the samples.
         samples: the samples.
         outputs: the specifications of the outputs.
-        half: whether the network computes in half precision.
+        half: the tolerance of the half precision in which the network computes; else 0.
     """
     few_samples = replace(samples, rows=few)
     try:
@@ -204,7 +142,7 @@ def rewriting(
 
 
 def _difference(
-    network: Runtime, samples: Samples, rows: Arrays, outputs: Sequence[TensorSpec], *, half: bool
+    network: Runtime, samples: Samples, rows: Arrays, outputs: Sequence[TensorSpec], *, half: float
 ) -> str | None:
     """Return how the results of rows of another size depend on other rows; None if they do not."""
     alone = SingleRows(network)
@@ -227,7 +165,7 @@ def prove_equal(
     outputs: Sequence[TensorSpec],
     *,
     batched: Sequence[Arrays],
-    half: bool,
+    half: float,
 ) -> tuple[ParityRecord, ...]:
     """Check each file against the other.
 
@@ -239,7 +177,7 @@ def prove_equal(
         others: the samples at other sizes.
         outputs: the specifications of the outputs.
         batched: those of the samples and others for which rows are independent.
-        half: whether the network computes in half precision.
+        half: the tolerance of the half precision in which the network computes; else 0.
 
     Raises:
         AddError: the files do not compute the same.
@@ -288,7 +226,7 @@ def prove_largest(
     samples: Samples,
     outputs: Sequence[TensorSpec],
     *,
-    half: bool,
+    half: float,
 ) -> None:
     """Check that each candidate computes one request at the largest sizes as the graph does.
 
@@ -297,7 +235,7 @@ def prove_largest(
         candidates: the network again, and other files of it, by the names of the files.
         samples: rows of the largest sizes, as many as the network takes at a time.
         outputs: the specifications of the outputs.
-        half: whether the network computes in half precision.
+        half: the tolerance of the half precision in which the network computes; else 0.
 
     Raises:
         AddError: the results differ, or a candidate fails.
@@ -345,7 +283,7 @@ def _prove(
     largest: int = BATCH_SIZES[-1],
     *,
     whole: bool = False,
-    half: bool,
+    half: float,
 ) -> ParityRecord:
     """Check the candidate against the reference, which computes single rows unless `whole`.
 
@@ -354,7 +292,7 @@ def _prove(
     """
     if samples.apart and samples.count > 1:
         parts = (replace(samples, rows=part) for part in samples.smallest)
-        return _joined(
+        return joined(
             [
                 _prove(reference, candidate, part, outputs, largest, whole=whole, half=half)
                 for part in parts
@@ -383,7 +321,7 @@ def _is_slow(samples: Samples) -> bool:
     return samples.largest_check < LARGEST_BATCH
 
 
-def _joined(records: Sequence[ParityRecord]) -> ParityRecord:
+def joined(records: Sequence[ParityRecord]) -> ParityRecord:
     """Return the record of all rows, from one of each row."""
     return records[0].model_copy(
         update={

@@ -10,7 +10,10 @@ from models.importing import ForeignGraph
 from models.proofs import RowsProof
 from models.runtimes import Arrays
 from models.shared_values import values_matter
+from models.split_rows import SplitSpec
 from models.tensor_spec import TensorSpec
+
+_ALONE = "Each request is computed alone"
 
 
 def batching(
@@ -18,11 +21,11 @@ def batching(
 ) -> Mapping[str, Any]:
     """Return the fields of the card that state what may be computed in one batch."""
     if graph.whole:
-        reason = f"Each request is computed alone, as one computation: {graph.whole}."
+        reason = f"{_ALONE}, as one computation: {graph.whole}."
         return {"batching": "none", "limits": (*card.limits, reason)}
     if proof.mixing:
         reason = (
-            "Each request is computed alone, as it came, since it is not proved that a row's "
+            f"{_ALONE}, as it came, since it is not proved that a row's "
             f"answer does not depend on the rows beside it: {proof.mixing}."
         )
         return {"batching": "none", "limits": (*card.limits, reason)}
@@ -50,6 +53,24 @@ def batching(
         "batched_values": values_of,
         "limits": tuple(limits),
     }
+
+
+def batched_entries(card: ModelCard, split: SplitSpec) -> Mapping[str, Any]:
+    """Return the fields of the card of a network whose outputs are divided among the rows."""
+    rows = {name: tensor.shape[1:] for name, tensor in card.example.inputs.items()}
+    limits = tuple(limit for limit in card.limits if not limit.startswith(_ALONE))
+    if card.has_free_dimensions:
+        limits += tuple(_batched(card.inputs, [_arrays_of(card)]))
+    return {
+        "split": split,
+        "batching": "rows",
+        "batched_shapes": (rows,) if card.has_free_dimensions else (),
+        "limits": limits,
+    }
+
+
+def _arrays_of(card: ModelCard) -> Arrays:
+    return {name: tensor.array() for name, tensor in card.example.inputs.items()}
 
 
 def _batched_values(shared: Sequence[TensorSpec], batched: Sequence[Arrays]) -> Iterable[str]:

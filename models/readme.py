@@ -4,10 +4,12 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from models.card import (
     MODEL_FILES,
+    WEIGHTS_FILE,
     Evaluation,
     FitRecord,
     ModelCard,
 )
+from models.table_columns import CategoryColumn, DateColumn, NumberColumn
 from models.tensor_spec import TensorSpec
 from models.tokens import TOKENIZER_FILE
 
@@ -29,6 +31,7 @@ def render_page(card: ModelCard) -> str:
 
 _CONTENTS: Mapping[str, str] = {
     MODEL_FILES["onnx"]: "operators of ONNX",
+    WEIGHTS_FILE: "the weights of model.onnx",
     MODEL_FILES["torchscript"]: "code, which runs when it is loaded",
     MODEL_FILES["pt2"]: "operators of torch",
 }
@@ -75,11 +78,15 @@ def layout_note(card: ModelCard) -> str:
         if spec.batch_axis is not None
     ]
     notes += [f"{name} is shared" for name in card.axes.shared]
-    notes += [
-        f"{spec.name} is one for the whole request"
-        for spec in card.outputs
-        if spec.batch_axis is None
-    ]
+    if split := card.split:
+        column = "" if split.column is None else f", column {split.column}"
+        notes.append(f"{', '.join(split.outputs)} by the index {split.index}{column}")
+    else:
+        notes += [
+            f"{spec.name} is one for the whole request"
+            for spec in card.outputs
+            if spec.batch_axis is None
+        ]
     return "; ".join(notes)
 
 
@@ -138,7 +145,28 @@ def _signature(card: ModelCard) -> str:
             f"\n\nThe inputs are made of texts by `{TOKENIZER_FILE}`: at most "
             f"{card.text.max_tokens} tokens of each, {text_note(card)}."
         )
+    if card.table:
+        columns = [
+            (f"`{one.name}`", one.to_text(), one.meaning, f"`{one.input}`, {_becomes(one)}")
+            for one in card.table.columns
+        ]
+        page += "\n\nThe inputs are made of rows with these columns:\n\n" + _table(
+            ["column", "value", "meaning", "becomes"], columns
+        )
     return page
+
+
+def _becomes(column: NumberColumn | CategoryColumn | DateColumn) -> str:
+    """Return what the values of a column become in an input, in words."""
+    missing = "" if column.missing is None else f"; missing: {column.missing}"
+    if isinstance(column, DateColumn):
+        return ", ".join(column.parts) + missing
+    if isinstance(column, NumberColumn):
+        return f"as {'1 or 0' if column.type == 'boolean' else 'it is'}{missing}"
+    if column.texts:
+        return f"as text{missing}"
+    unknown = "" if column.unknown is None else f"; unknown: {column.unknown}"
+    return f"codes from {column.first}{unknown}{missing}"
 
 
 def _figures(card: ModelCard) -> str:
@@ -254,6 +282,8 @@ def _fit(fit: FitRecord) -> str:
 
 def _use(card: ModelCard) -> str:
     limits = "".join(f"\n- {limit}" for limit in card.limits)
+    if not card.intended_use and not limits:
+        return ""
     return f"## What it is for\n\n{card.intended_use}" + (f"\n{limits}" if limits else "")
 
 

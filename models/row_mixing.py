@@ -23,6 +23,7 @@ from models.graph import (
     attribute_numbers,
     is_subnormal,
 )
+from models.onnx_library import Weights
 from models.row_attributes import unknown_attribute
 from models.row_distances import is_distances
 from models.row_places import Places, numbered_axis, picked, picked_in_rows, places_of
@@ -58,7 +59,10 @@ Other operators may leave it as they find it in the memory, such as products ove
 
 
 def row_mixing(
-    content: bytes, sizes: Sequence[Arrays], axes: BatchAxes = ROWS_FIRST
+    content: bytes,
+    sizes: Sequence[Arrays],
+    axes: BatchAxes = ROWS_FIRST,
+    weights: Weights | None = None,
 ) -> list[str | None]:
     """Return the first operator that mixes rows, or may mix them, for each size.
 
@@ -67,6 +71,7 @@ def row_mixing(
         sizes: for each size, at least one row of every input, with the rows first. Sizes after the
             first whose values would need too much memory are not computed.
         axes: the axes of the batch in the graph.
+        weights: the content of the file beside the ONNX file, if it has one.
 
     Returns:
         For each size, a clause such as "ReduceMax (node_max) reduces over the rows"; None if no
@@ -76,7 +81,7 @@ def row_mixing(
         AddError: the package `onnx` is not installed.
     """
     try:
-        observer = BranchObserver(content)
+        observer = BranchObserver(content, weights)
     except UnreadableGraphError as error:
         return [_unreadable(error)] * len(sizes)
     reasons: dict[int, str | None] = {}
@@ -110,7 +115,7 @@ def _unreadable(error: UnreadableGraphError) -> str:
 
 def mixing(graph: ObservedGraph, axes: BatchAxes = ROWS_FIRST) -> str | None:
     """Return the first operator of a graph that mixes rows, and how; None if none does."""
-    follower = _Follower(graph, axes)
+    follower = Follower(graph, axes)
     for node in graph.nodes:
         try:
             follower.follow(node)
@@ -129,7 +134,7 @@ def mixing(graph: ObservedGraph, axes: BatchAxes = ROWS_FIRST) -> str | None:
     return None
 
 
-class _Follower:
+class Follower:
     """Follows the batch axis from node to node."""
 
     def __init__(self, graph: ObservedGraph, axes: BatchAxes) -> None:
@@ -242,6 +247,12 @@ class _Follower:
         for name in filter(None, node.outputs):
             self.rows[name] = self._found(name, (1, 1))
         self._zeros.follow(node)
+
+    def pass_over(self, node: Node) -> None:
+        """Leave a node to another follower; nodes after it may take its outputs."""
+        if {*node.inputs, *(node.inner or ())} & self._later:
+            raise MixesError("is listed before the node that computes its input")
+        self._later.difference_update(node.outputs)
 
     def _may_make_subnormals(self, node: Node) -> bool:
         """Return whether a node may give subnormal numbers; results of arithmetic are zero.

@@ -19,11 +19,12 @@ class RowsFirst:
     def __init__(self, runtime: Runtime, axes: BatchAxes) -> None:
         self.name, self.device = runtime.name, runtime.device
         self.cost_varies = runtime.cost_varies
-        self._runtime = runtime
+        self.runtime = runtime
+        """The runtime with the network's layout."""
         self._axes = axes
 
     def __call__(self, inputs: Arrays) -> dict[str, NDArray[Any]]:
         """Compute the outputs of one batch, as `Runtime` says."""
         rows = len(next(iter(inputs.values())))
-        outputs = self._runtime(self._axes.inputs_of_network(inputs))
+        outputs = self.runtime(self._axes.inputs_of_network(inputs))
         return self._axes.outputs_rows_first(outputs, rows)

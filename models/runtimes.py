@@ -4,17 +4,23 @@ Each runtime imports its library on use. The libraries are large, and a service 
 Runtime need not install torch (`models.torch_runtimes`).
 """
 
-import os
 import re
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple, Protocol
 
 from numpy.typing import NDArray
 
+from models import bfloat16
 from models.arena import bound_session, current_arena, run_options
 from models.card import ModelCard, RuntimeName
 from models.devices import is_out_of_memory
-from models.onnx_library import cuda_failure, load_cuda, load_onnxruntime
+from models.onnx_library import (
+    Weights,
+    cuda_failure,
+    load_cuda,
+    load_onnxruntime,
+    take_weights,
+)
 from models.onnx_operators import names_any
 from models.subnormals import FlushToZero, without_subnormals
 from models.tensor_spec import Datatype, TensorSpec
@@ -33,6 +39,7 @@ _ONNX_DATATYPES: Mapping[str, Datatype] = {
     "tensor(int32)": "INT32",
     "tensor(int64)": "INT64",
     "tensor(float16)": "FP16",
+    bfloat16.ONNX_TYPE: "BF16",
     "tensor(float)": "FP32",
     "tensor(double)": "FP64",
     "tensor(string)": "BYTES",
@@ -119,6 +126,7 @@ class OnnxRuntime:
         optimized: whether ONNX Runtime may rewrite the graph.
         bounded: whether the computations on a CPU share the arena of this process
             (`models.arena`), if it has one.
+        weights: the content of the file of weights beside it; None if it contains its weights.
 
     Attributes:
         device: the device in use. It is `cpu` also if a GPU was requested and ONNX Runtime assigned
@@ -138,6 +146,7 @@ class OnnxRuntime:
         *,
         optimized: bool = True,
         bounded: bool = False,
+        weights: Weights | None = None,
     ) -> None:
         onnxruntime = load_onnxruntime()
         self.device = device
@@ -163,10 +172,7 @@ class OnnxRuntime:
         options.add_session_config_entry("session.set_denormal_as_zero", "1")
         # By default, ONNX Runtime computes with inputs of eight bits where weights have four.
         options.add_session_config_entry("session.qdq_matmulnbits_accuracy_level", "0")
-        # Weights in a separate file have no digest. This folder makes their loading fail.
-        options.add_session_config_entry(
-            "session.model_external_initializers_file_folder_path", os.devnull
-        )
+        take_weights(options, weights)
         providers: list[Any] = ["CPUExecutionProvider"]
         if device != "cpu":
             load_cuda(device)
@@ -186,6 +192,7 @@ class OnnxRuntime:
             assigned = self._session.get_provider_graph_assignment_info()
             if not any(part.ep_name == _CUDA for part in assigned):
                 self.device = "cpu"
+        self._run = bfloat16.run_of(self._session)
         self._tells_subnormals = names_any(content, ("Log", "Pow"))
         self.inputs = _declared(self._session.get_inputs())
         self.outputs = _declared(self._session.get_outputs())
@@ -208,10 +215,10 @@ class OnnxRuntime:
         try:
             if self._arena is None:
                 with self._flush_to_zero:
-                    results = self._session.run(self._names, dict(inputs))
+                    results = self._run(self._names, dict(inputs))
             else:
                 with self._arena.computing(), self._flush_to_zero:
-                    results = self._session.run(self._names, dict(inputs), run_options())
+                    results = self._run(self._names, dict(inputs), run_options())
         except MemoryError:
             raise
         except Exception as error:

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from models.bfloat16 import rounded
 from models.differences import is_finite
 from models.files import FileError, open_file, unreadable
 from models.importing import AddError
@@ -134,7 +135,8 @@ def _random_values(
         high = low + 255
     if floats:
         share = random.uniform(size=shape)  # high - low may be infinite
-        return (low * (1 - share) + high * share).astype(spec.dtype).clip(low, high)
+        values = (low * (1 - share) + high * share).astype(spec.dtype).clip(low, high)
+        return rounded(values) if spec.datatype == "BF16" else values
     least, largest = whole_numbers(spec)
     numbers = random.integers(
         max(int(low), least), min(int(high), largest), shape, np.dtype(spec.dtype), endpoint=True
@@ -168,6 +170,21 @@ def read_arrays(path: Path) -> dict[str, NDArray[Any]]:
                 "numpy.array(texts, 'U')"
             ) from error
         raise AddError(f"{path}: it is no .npz file: write it with numpy.savez") from error
+
+
+def has_nan(arrays: Arrays) -> bool:
+    """Return whether a number is missing."""
+    return any(array.dtype.kind == "f" and bool(np.isnan(array).any()) for array in arrays.values())
+
+
+def rows_without_nan(arrays: Arrays) -> NDArray[np.intp]:
+    """Return the places of the rows in which no number is missing; the rows are first."""
+    count = len(next(iter(arrays.values())))
+    whole = np.ones(count, bool)
+    for array in arrays.values():
+        if array.dtype.kind == "f":
+            whole &= ~np.isnan(array).reshape(count, -1).any(axis=1)
+    return np.flatnonzero(whole)
 
 
 def given_samples(
@@ -239,6 +256,8 @@ def _converted(path: Path, spec: TensorSpec, array: NDArray[Any]) -> NDArray[Any
         return array
     with np.errstate(over="ignore"):
         found = array.astype(spec.dtype)
+    if spec.datatype == "BF16":
+        found = rounded(found)
     if not np.isfinite(found).all() or (array.dtype.kind in "iu" and (found != array).any()):
         raise AddError(
             f"{path}: {spec.name} holds a number that is no {spec.datatype}: give smaller numbers"

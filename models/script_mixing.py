@@ -28,6 +28,7 @@ from models.script_graph import (
     listed,
     single,
 )
+from models.script_harm import harm
 from models.script_rules import (
     ELEMENTWISE,
     FACTORIES,
@@ -84,7 +85,7 @@ def script_mixing(module: TorchRuntime, rows: Arrays) -> str | None:
 
     inputs = {
         name: [
-            torch.from_numpy(np.resize(rows[name], (count, *rows[name].shape[1:])))
+            module.tensor(name, np.resize(rows[name], (count, *rows[name].shape[1:])))
             for count in COUNTS
         ]
         for name in module.arguments
@@ -111,10 +112,14 @@ def require_rows_apart(package: ModelPackage, runtime: Runtime) -> None:
     """Check that a file of torch computes each row of the example alone, if rows are batched.
 
     Raises:
-        PackageError: the file may mix rows.
+        PackageError: the file may mix rows, or a request may harm others.
     """
     card = package.card
-    if card.batching == "none" or card.fixed_batch or not isinstance(runtime, TorchRuntime):
+    if not isinstance(runtime, TorchRuntime):
+        return
+    if found := harm(runtime):
+        raise PackageError(package.label, MODEL_FILES[runtime.name], f"{found}: add it again")
+    if card.batching == "none" or card.fixed_batch:
         return
     rows = {name: tensor.array() for name, tensor in card.example.inputs.items()}
     if found := script_mixing(runtime, rows):
@@ -162,6 +167,8 @@ def _follow(node: ScriptNode) -> Item:
         result = Tracked(values)
         if not result.is_tensor:
             raise MixesError("takes a number out of the batch")
+        if not _is_known_type(values[0]):
+            raise MixesError(f"gives numbers of {values[0].dtype}, whose operators are not known")
         axis = batch_axis(result.shapes)
         if axis is None or result.shapes[-1][axis] != outer * MORE * inner:
             raise MixesError(f"gives {list(result.shapes[-1])} for {MORE} rows")
@@ -170,6 +177,18 @@ def _follow(node: ScriptNode) -> Item:
         return Tracked(values, Rows(axis, outer, inner), is_new=is_new, either_zero=chosen)
 
     return _items(results, tracked)
+
+
+def _is_known_type(tensor: Any) -> bool:
+    """Return whether the rules hold for the type of a tensor.
+
+    Products of complex numbers overflow in a vector of the processor, and not at its end.
+    """
+    import torch
+
+    floats = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+    is_real = not (tensor.is_complex() or tensor.is_floating_point() or tensor.is_quantized)
+    return is_real or tensor.dtype in floats
 
 
 def _either_zero(node: ScriptNode, name: str) -> bool:

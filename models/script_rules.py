@@ -199,6 +199,13 @@ def _extreme(call: Call) -> Structure:
     return _elementwise(call) if call.has("other") else _along(call)
 
 
+def _spread(call: Call) -> Structure:
+    """Torch computes the variance of a whole tensor with larger rounding errors than others."""
+    if call.results[0].numel() == 1:
+        raise MixesError("computes one number in another way than several")
+    return _along(call)
+
+
 def _along(call: Call) -> Structure:
     rows = call.alone()
     names = [name for name in ("dim", "dims", "dimension") if call.has(name)]
@@ -214,6 +221,8 @@ def _moved(call: Call) -> Structure:
 
 
 def _reshape(call: Call) -> Structure:
+    if call.has("dtype"):
+        raise MixesError("reads the bits of a number, which tell 0 from -0")
     return reshaped(call.alone(), call.shape("self"), call.shapes())
 
 
@@ -468,6 +477,7 @@ RULES: Mapping[str, Rule] = {
     **dict.fromkeys(["gru", "lstm", "rnn_relu", "rnn_tanh"], _recurrent),
     **dict.fromkeys(["layer_norm", "rms_norm"], _layer_norm),
     **dict.fromkeys(["repeat", "tile"], _repeat),
+    **dict.fromkeys(["std", "var"], _spread),
     **dict.fromkeys(["tril", "triu"], _triangle),
     "_native_multi_head_attention": _multi_head_attention,
     "_transformer_encoder_layer_fwd": _encoder_layer,

@@ -14,10 +14,13 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from models.card import MODEL_FILES, RuntimeName
 from models.external_weights import with_weights
 from models.importing import MAX_ONNX_BYTES, AddError, read_file
+from models.onnx_library import Weights
 from models.pictures import PictureSpec
 from models.repairs import repaired
 from models.runtimes import Arrays
-from models.samples import read_arrays
+from models.samples import has_nan, read_arrays, rows_without_nan
+from models.single_precision import NOTE, computable
+from models.table_files import GivenTable, read_given
 from models.text import escaped
 from models.tokens import TOKENIZER_FILE
 
@@ -109,15 +112,18 @@ class Source:
     Attributes:
         file: the name of the ONNX file, for messages.
         onnx: its content, with the weights.
+        weights: the weights that are beside it; None if it contains all of them.
         torch: the same network as TorchScript, or as a program of torch.export.
         samples: rows of every input by name; None if none were given.
         samples_file: where they come from, for messages.
         records: what the network itself computes, if it was exported by us.
+        further: the same of rows unlike the sample.
         origin: where the network comes from; empty if only its file is known.
         labels: the classes that the file or the export names.
         notes: what the card should say about the export.
         pictures: how pictures become the input; None for inputs of other kinds.
         texts: how texts become the inputs; None for inputs of other kinds.
+        table: how rows with named columns become the inputs; None for inputs of other kinds.
     """
 
     file: str
@@ -126,11 +132,14 @@ class Source:
     samples: dict[str, NDArray[Any]] | None = None
     samples_file: Path = Path()
     records: Sequence[Record] = ()
+    further: Sequence[Record] = ()
     origin: str = ""
     labels: Sequence[str] = ()
     notes: Sequence[str] = ()
     pictures: Pictures | None = None
     texts: Texts | None = None
+    weights: Weights | None = None
+    table: GivenTable | None = None
 
 
 class _Export(BaseModel):
@@ -146,7 +155,11 @@ class _Export(BaseModel):
 
 
 def read_source(
-    source: Path, *, torchscript: Path | None = None, sample: Path | None = None
+    source: Path,
+    *,
+    torchscript: Path | None = None,
+    sample: Path | None = None,
+    table: GivenTable | None = None,
 ) -> Source:
     """Read the files of a network.
 
@@ -154,11 +167,13 @@ def read_source(
         source: an ONNX file, or the folder of an export.
         torchscript: a TorchScript file of the same network.
         sample: an .npz file with rows of every input by name.
+        table: how rows with named columns become the inputs, in place of what an export says.
 
     Raises:
         AddError: a file cannot be read, or has another format.
     """
-    network = _read_export(source) if (source / EXPORT_FILE).is_file() else _read_onnx(source)
+    is_export = (source / EXPORT_FILE).is_file()
+    network = _read_export(source, table) if is_export else replace(_read_onnx(source), table=table)
     if torchscript:
         content = read_file(torchscript)
         script = TorchFile(_shown(torchscript), content, "torchscript", required=True)
@@ -169,12 +184,14 @@ def read_source(
 
 
 def _read_onnx(file: Path) -> Source:
-    content = with_weights(file, read_file(file, MAX_ONNX_BYTES))
+    content, weights = with_weights(file, read_file(file, MAX_ONNX_BYTES))
     content, labels = repaired(content)
-    return Source(_shown(file), content, labels=labels)
+    content, is_widened = computable(content, weights)
+    notes = [NOTE] if is_widened else []
+    return Source(_shown(file), content, labels=labels, notes=notes, weights=weights)
 
 
-def _read_export(folder: Path) -> Source:
+def _read_export(folder: Path, table: GivenTable | None) -> Source:
     try:
         stated = _Export.model_validate_json(read_file(folder / EXPORT_FILE, _MAX_EXPORT_BYTES))
     except ValidationError as error:
@@ -182,11 +199,14 @@ def _read_export(folder: Path) -> Source:
             f"{folder / EXPORT_FILE}: it is no export of this release "
             f"({error.errors()[0]['msg']}): export the network again"
         ) from error
-    records: list[Record] = []
-    while (samples := folder / f"samples-{len(records) + 1}.npz").is_file():
-        answers = folder / f"answers-{len(records) + 1}.npz"
-        records.append(Record(read_arrays(samples), read_arrays(answers)))
-    onnx = _read_onnx(folder / MODEL_FILES["onnx"])
+    records = _read_records(folder, "samples-", "answers-")
+    onnx, notes = _read_onnx(folder / MODEL_FILES["onnx"]), stated.notes
+    table = table or read_given(folder)
+    if table and table.values and records:
+        table = table._replace(made=records[0].samples, answers=records[0].answers)
+    elif any(has_nan(record.samples) for record in records):
+        records = [_whole(record) for record in records]
+        notes += ("Rows that lack numbers are left out of its checks.",)
     return Source(
         onnx.file,
         onnx.onnx,
@@ -194,12 +214,38 @@ def _read_export(folder: Path) -> Source:
         samples=dict(records[0].samples) if records else None,
         samples_file=Path("the sample"),
         records=records,
+        further=_read_records(folder, "further-", "further-answers-"),
         origin=stated.origin,
         labels=stated.labels or onnx.labels,
-        notes=stated.notes,
+        notes=(*notes, *onnx.notes),
         pictures=_read_pictures(folder, stated.picture) if stated.picture else None,
         texts=_read_texts(folder, stated.text) if stated.text else None,
+        weights=onnx.weights,
+        table=table,
     )
+
+
+def _whole(record: Record) -> Record:
+    """Return the rows without NaN; all rows if the first axis does not count them everywhere."""
+    arrays = [*record.samples.values(), *record.answers.values()]
+    if not record.samples or len({array.shape[:1] for array in arrays}) > 1:
+        return record
+    whole = rows_without_nan(record.samples)
+    return Record(
+        *(
+            {name: array[whole] for name, array in one.items()}
+            for one in (record.samples, record.answers)
+        )
+    )
+
+
+def _read_records(folder: Path, samples: str, answers: str) -> list[Record]:
+    """Return the records in the numbered files that begin so."""
+    found: list[Record] = []
+    while (file := folder / f"{samples}{len(found) + 1}.npz").is_file():
+        own = folder / f"{answers}{len(found) + 1}.npz"
+        found.append(Record(read_arrays(file), read_arrays(own)))
+    return found
 
 
 def _torch_file(folder: Path) -> TorchFile | None:

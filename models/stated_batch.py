@@ -3,12 +3,25 @@
 from argparse import ArgumentTypeError
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import numpy as np
 
 from models.importing import AddError
 from models.runtimes import DeclaredTensor
 from models.tensor_spec import NUMPY_DTYPES
+
+
+class StatedSplit(NamedTuple):
+    """`--split-by`: the output that names the row of each entry, and the column of the index."""
+
+    output: str
+    column: int | None = None
+
+    def to_text(self) -> str:
+        """Return the option."""
+        column = "" if self.column is None else f":{self.column}"
+        return f"--split-by {self.output}{column}"
 
 
 @dataclass(frozen=True)
@@ -19,11 +32,13 @@ class Stated:
         axes: the axis of the batch of some inputs.
         shared: the inputs that the rows share, with values that batching is to be proved for.
         no_batch: whether the network has no batch.
+        split: the index that divides outputs among the rows; None if there is none.
     """
 
     axes: Mapping[str, int] = field(default_factory=dict)
     shared: Mapping[str, Sequence[float]] = field(default_factory=dict)
     no_batch: bool = False
+    split: StatedSplit | None = None
 
 
 def parse_batch_axis(text: str) -> tuple[str, int]:
@@ -54,6 +69,20 @@ def parse_shared(text: str) -> tuple[str, tuple[float, ...]]:
     return name, parsed
 
 
+def parse_split(text: str) -> StatedSplit:
+    """Parse `batch_ids`, or `detections:0`.
+
+    Raises:
+        ArgumentTypeError: the text has another form.
+    """
+    name, colon, column = text.rpartition(":")
+    if colon and name and column.isascii() and column.isdigit():
+        return StatedSplit(name, int(column))
+    if not text or text.endswith(":") or text.startswith(":"):
+        raise ArgumentTypeError(f"{text!r} must be OUTPUT or OUTPUT:COLUMN, as detections:0")
+    return StatedSplit(text)
+
+
 def require_known(inputs: Sequence[DeclaredTensor], stated: Stated) -> None:
     """Check that the options name inputs, and axes that these have.
 
@@ -70,6 +99,11 @@ def require_known(inputs: Sequence[DeclaredTensor], stated: Stated) -> None:
         raise AddError(f"--batch-axis and --shared both name {min(both)!r}: give one of them")
     if stated.no_batch and (stated.axes or stated.shared):
         raise AddError("--no-batch excludes --batch-axis and --shared: omit them")
+    if stated.split and (stated.no_batch or any(stated.axes.values()) or stated.shared):
+        raise AddError(
+            f"{stated.split.to_text()} is for rows on the first axis of each input: omit "
+            "--no-batch, --batch-axis and --shared"
+        )
     datatypes = {tensor.name: tensor.datatype for tensor in inputs}
     for name, values in stated.shared.items():
         datatype = datatypes[name]

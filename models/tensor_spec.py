@@ -18,11 +18,12 @@ from models.pictures import PictureSpec
 
 Datatype = Literal[
     "BOOL", "UINT8", "UINT16", "UINT32", "UINT64", "INT8", "INT16", "INT32", "INT64",
-    "FP16", "FP32", "FP64", "BYTES",
+    "FP16", "BF16", "FP32", "FP64", "BYTES",
 ]  # fmt: skip
 """The tensor datatypes that a package may use, by their names in the Open Inference Protocol.
 
-An element of BYTES is text: a `str` in an array of objects, which has a form in UTF-8.
+BF16 is an array of FP32 (`models.bfloat16`). An element of BYTES is text: a `str` in an array of
+objects, which has a form in UTF-8.
 """
 
 NUMPY_DTYPES: Mapping[Datatype, np.dtype[np.generic]] = {
@@ -36,6 +37,7 @@ NUMPY_DTYPES: Mapping[Datatype, np.dtype[np.generic]] = {
     "INT32": np.dtype(np.int32),
     "INT64": np.dtype(np.int64),
     "FP16": np.dtype(np.float16),
+    "BF16": np.dtype(np.float32),
     "FP32": np.dtype(np.float32),
     "FP64": np.dtype(np.float64),
     "BYTES": np.dtype(np.object_),
@@ -93,6 +95,11 @@ class TensorSpec:
     def dtype(self) -> np.dtype[np.generic]:
         """The numpy dtype of the tensor."""
         return NUMPY_DTYPES[self.datatype]
+
+    @property
+    def element_bytes(self) -> int:
+        """The bytes of a number in binary messages; not for texts."""
+        return 2 if self.datatype == "BF16" else self.dtype.itemsize
 
     def to_text(self) -> str:
         """Return the datatype and shape, as `UINT8 [-1, 28, 28]`."""

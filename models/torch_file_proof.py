@@ -8,6 +8,7 @@ from models.proofs import RowsProof, prove_equal
 from models.rows_first import RowsFirst
 from models.runtimes import Arrays, Runtime
 from models.samples import Samples
+from models.script_harm import harm
 from models.script_mixing import script_mixing
 from models.sources import TorchFile
 from models.torch_runtimes import TorchRuntime
@@ -27,19 +28,20 @@ def equal_module(
     others: Sequence[Arrays],
     proof: RowsProof,
     *,
-    half: bool,
+    half: float,
 ) -> tuple[Runtime, tuple[ParityRecord, ...]]:
     """Return the opened file of torch, which equals the graph, with the differences.
 
     Raises:
         AddError: a file that is required differs.
-        LeftOutError: the file is served only if it is proved like the graph, and is not.
+        LeftOutError: the file is served only if it is proved like the graph, and is not; or it
+            keeps what other requests may see, or may end the process.
     """
     try:
         opened = open_module(script.file, script.content, card, script.runtime)
         module = opened if card.is_rows_first else RowsFirst(opened, card.axes)
         if not script.required:  # the comparison takes longer
-            _require_rows_apart(script, module, proof)
+            _require_apart(script, opened, card, proof)
         compared = prove_equal(
             graph, script.file, module, samples, others, card.outputs,
             batched=proof.batched, half=half,
@@ -49,20 +51,24 @@ def equal_module(
             raise
         raise LeftOutError(f"The {script.title} is left out: {error}.") from error
     if script.required:
-        _require_rows_apart(script, module, proof)
+        _require_apart(script, opened, card, proof)
     return module, compared
 
 
-def _require_rows_apart(script: TorchFile, module: Runtime, proof: RowsProof) -> None:
-    """Check that the rows of a file of torch are independent where those of the graph are.
+def _require_apart(
+    script: TorchFile, opened: TorchRuntime, card: ModelCard, proof: RowsProof
+) -> None:
+    """Check that rows are independent where those of the graph are, and requests always.
 
     Raises:
         LeftOutError: it is not proved.
     """
     reason: str | None = None
-    if not isinstance(module, TorchRuntime):
+    if not card.is_rows_first:
         reason = "its code is followed for batches on the first axis only"
     else:
-        reason = next(filter(None, (script_mixing(module, rows) for rows in proof.batched)), None)
+        reason = next(filter(None, (script_mixing(opened, rows) for rows in proof.batched)), None)
     if proof.batched and reason:
         raise LeftOutError(f"The {script.title} is left out, since {NOT_APART}: {reason}.")
+    if harmful := harm(opened):
+        raise LeftOutError(f"The {script.title} is left out: {harmful}.")

@@ -5,7 +5,7 @@ torch is imported on use: a service that computes with ONNX Runtime need not ins
 
 import io
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -36,6 +36,7 @@ class TorchRuntime:
         device: the device. On a GPU, TF32 is off so that results equal those of a CPU.
         threads: threads for one batch, for the whole process; 0 leaves the choice to torch.
         outputs: the names of the outputs, in the order in which the network returns them.
+        bfloat16: the inputs of BF16.
 
     Attributes:
         arguments: the names of the inputs, in the order in which the network takes them.
@@ -46,7 +47,13 @@ class TorchRuntime:
     cost_varies: bool
 
     def __init__(
-        self, content: bytes, device: str = "cpu", threads: int = 0, *, outputs: Sequence[str]
+        self,
+        content: bytes,
+        device: str = "cpu",
+        threads: int = 0,
+        *,
+        outputs: Sequence[str],
+        bfloat16: Collection[str] = (),
     ) -> None:
         import torch
 
@@ -64,6 +71,7 @@ class TorchRuntime:
         self.device = device
         self._torch = torch
         self._outputs = tuple(outputs)
+        self._bfloat16 = frozenset(bfloat16)
         self._streams: list[Any] = []
         self._flush_to_zero = FlushToZero()
         self._module = self._loaded(content)
@@ -90,19 +98,24 @@ class TorchRuntime:
 
     def _compute(self, inputs: Arrays) -> dict[str, NDArray[Any]]:
         torch = self._torch
+        # torch does not support read-only arrays and negative strides: such arrays are copied.
         # Both contexts apply to the current thread only.
         with torch.inference_mode(), self._stream():
-            # torch does not support read-only arrays and negative strides: such arrays are copied.
-            arrays = (np.require(inputs[name], requirements=["C", "W"]) for name in self.arguments)
-            result = self._module(*(torch.from_numpy(array).to(self.device) for array in arrays))
+            result = self._module(*(self.tensor(name, inputs[name]) for name in self.arguments))
             outputs = result if isinstance(result, tuple) else (result,)
             if len(outputs) != len(self._outputs):
                 expected = len(self._outputs)
                 raise ValueError(f"the network gives {len(outputs)} outputs, not {expected}")
             return {
-                name: tensor.cpu().numpy()
+                name: _numbers(tensor.cpu(), torch.bfloat16)
                 for name, tensor in zip(self._outputs, outputs, strict=True)
             }
+
+    def tensor(self, name: str, array: NDArray[Any]) -> Any:
+        """Return an input as a tensor on the device."""
+        tensor = self._torch.from_numpy(np.require(array, requirements=["C", "W"]))
+        dtype = self._torch.bfloat16 if name in self._bfloat16 else None
+        return tensor.to(self.device, dtype=dtype)
 
     @contextmanager
     def _stream(self) -> Iterator[None]:
@@ -136,6 +149,12 @@ class TorchRuntime:
                 f"the card says {', '.join(sorted(expected))}"
             )
         return None
+
+
+def _numbers(tensor: Any, bfloat16: Any) -> NDArray[Any]:
+    """Return the numbers of a tensor; those of BF16 as FP32 (`models.bfloat16`)."""
+    numbers: NDArray[Any] = (tensor.float() if tensor.dtype == bfloat16 else tensor).numpy()
+    return numbers
 
 
 class TorchScriptRuntime(TorchRuntime):

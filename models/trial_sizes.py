@@ -20,8 +20,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from models.batch_axes import Axes, network_layout, shape_of_network
+from models.card import WEIGHTS_FILE
 from models.free_sizes import dimension_key, free_dimensions
 from models.importing import AddError
+from models.onnx_library import Weights
 from models.runtimes import Arrays, DeclaredTensor
 
 MAX_PAIRS = 10
@@ -36,7 +38,12 @@ Outcome = Literal["computed", "ended", "uninitialized", "not finished"]
 
 
 def require_safe(
-    file: str, content: bytes, inputs: Sequence[DeclaredTensor], rows: Arrays, axes: Axes
+    file: str,
+    content: bytes,
+    inputs: Sequence[DeclaredTensor],
+    rows: Arrays,
+    axes: Axes,
+    weights: Weights | None = None,
 ) -> Mapping[str, tuple[int, ...]]:
     """Check that the graph is safe to compute, and return the axes that must not be empty.
 
@@ -49,6 +56,7 @@ def require_safe(
             the rows and the result, the first axis of each is that of the rows.
         rows: valid inputs by name.
         axes: the axis of the rows in the graph, by input.
+        weights: the content of the file beside the ONNX file, if it has one.
 
     Returns:
         The unsafe axes by input.
@@ -62,7 +70,7 @@ def require_safe(
     full = [_resized(inputs, rows, {})]
     full += [_resized(inputs, rows, dict.fromkeys(free, size)) for size in SMALL_SIZES if free]
     empty = [_resized(inputs, rows, dict.fromkeys(group, 0)) for group in groups]
-    outcomes = _outcomes(content, inputs, rows, [*full, *empty], axes)
+    outcomes = _outcomes(content, inputs, rows, [*full, *empty], axes, weights)
     for shapes, outcome in zip(full, outcomes, strict=False):
         if outcome in _DEFECTS:
             listed = ", ".join(f"{list(shape)} of {name}" for name, shape in shapes.items())
@@ -113,12 +121,15 @@ def _outcomes(
     rows: Arrays,
     cases: Sequence[Shapes],
     axes: Axes,
+    weights: Weights | None,
 ) -> list[Outcome]:
     """Return what happened at the shapes of each case."""
     outcomes: list[Outcome] = []
     with tempfile.TemporaryDirectory(prefix="fitserve-add-") as folder:
         graph, saved = Path(folder, "graph.onnx"), Path(folder, "rows.npz")
         graph.write_bytes(content)
+        if weights is not None:
+            graph.with_name(WEIGHTS_FILE).write_bytes(weights)
         arrays = (network_layout(rows[tensor.name], axes[tensor.name]) for tensor in inputs)
         np.savez(saved, *map(_savable, arrays))
         while len(outcomes) < len(cases):

@@ -35,7 +35,14 @@ NAMES = (
     "README.md",
     *(
         f"docs/{name}.md"
-        for name in ("endpoints", "settings", "operations", "networks", "bring-your-own")
+        for name in (
+            "endpoints",
+            "settings",
+            "operations",
+            "networks",
+            "bring-your-own",
+            "training",
+        )
     ),
 )
 PAGES = {name: (ROOT / name).read_text() for name in NAMES}
@@ -212,13 +219,13 @@ OWN = [
 ]
 
 
-@pytest.mark.timeout(1200)  # nine networks are exported
+@pytest.mark.timeout(1200)  # ten networks are exported
 def test_the_users_own_networks_are_saved_checked_and_served_as_shown(tmp_path: Path) -> None:
     own = {**os.environ, "FITSERVE_MODEL_REPOSITORY": str(tmp_path)}
     for block in OWN:
         subprocess.run([sys.executable, "-c", block], cwd=ROOT, env=own, check=True, timeout=240)
     assert ModelRepository(tmp_path).names() == [
-        "flowers", "forest", "iris", "mean", "resnet18", "reviews", "sentiment", "spam",
+        "delay", "flowers", "forest", "iris", "mean", "resnet18", "reviews", "sentiment", "spam",
     ]  # fmt: skip
     (check,) = (line for line in COMMANDS if "fitserve check" in line)
     shown = run(check.replace(".venv/bin/fitserve", f"{sys.executable} -m fitserve"), **own)
@@ -238,6 +245,9 @@ def test_the_users_own_networks_are_saved_checked_and_served_as_shown(tmp_path: 
         (picture,) = (line for line in COMMANDS if "resnet18/predict" in line)
         (row,) = json.loads(run(picture.replace("127.0.0.1:3000", address)))["predictions"]
         assert len(row["scores"]) == 5
+        (columns,) = (line for line in COMMANDS if "delay/predict" in line)
+        (row,) = json.loads(run(columns.replace("127.0.0.1:3000", address)))["predictions"]
+        assert row["unit"] == "minutes"
         (texts,) = (line for line in COMMANDS if "reviews/predict" in line)
         rows = json.loads(run(texts.replace("127.0.0.1:3000", address)))["predictions"]
         assert [row["scores"].keys() for row in rows] == [{"bad", "good"}] * 2

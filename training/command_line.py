@@ -1,6 +1,7 @@
 """The commands of `python -m training`: `list` and `fit`."""
 
 import inspect
+import json
 import types
 from collections.abc import Callable
 from pathlib import Path
@@ -17,19 +18,18 @@ from models.package import PackageError
 from models.parity import ParityError
 from models.readme import headline
 from models.repository import SHIPPED, ModelRepository, default_repository
-from training.datasets import DOWNLOADS, DataError, Dataset, DatasetName, load
+from training.datasets import DATASETS, DOWNLOADS, DataError, Dataset, load
 from training.evaluation import NotFiniteError
 from training.export import ExportError, check_repository, export
-from training.hyperparameters import (
-    CnnHyperparameters,
-    ColumnHyperparameters,
-    HyperparameterError,
-    MlpHyperparameters,
-)
+from training.hyperparameters import HyperparameterError
+from training.image_command import SIZE, recipe_of_images
 from training.loop import DivergedError, pick_device
+from training.own_recipe import is_file, load_recipe
 from training.publishing import PublishError, check_data, check_result, write_checkpoint
-from training.recipes import RECIPES, Preset, Recipe
+from training.recipe import Preset, Recipe, RecipeError
+from training.recipes import RECIPES
 from training.runs import RunResult, run_recipe
+from training.snapshots import SECONDS, SnapshotError, remove_snapshots, snapshots_of
 
 app = typer.Typer(
     help="Train, evaluate, export and verify the networks.",
@@ -63,7 +63,7 @@ def _with_hyperparameters(command: Callable[..., None]) -> Callable[..., None]:
     """Replace **values in the signature by one option for each hyperparameter of any recipe."""
     fields = {
         name: field
-        for kind in (ColumnHyperparameters, MlpHyperparameters, CnnHyperparameters)
+        for kind in dict.fromkeys(type(recipe.default) for recipe in RECIPES.values())
         for name, field in kind.model_fields.items()
     }
     options = []
@@ -94,10 +94,21 @@ def _with_hyperparameters(command: Callable[..., None]) -> Callable[..., None]:
     return command
 
 
+def _dataset_name(text: str) -> str:
+    if text not in DATASETS:
+        raise typer.BadParameter(f"{text!r} is not one of {', '.join(DATASETS)}")
+    return text
+
+
 @app.command("fit")
 @_with_hyperparameters
 def fit(
-    names: Annotated[list[str] | None, typer.Argument(help="recipes to train")] = None,
+    names: Annotated[
+        list[str] | None,
+        typer.Argument(
+            help="recipes to train: by name, or a file of your own as path/file.py:NAME"
+        ),
+    ] = None,
     *,
     every: Annotated[bool, typer.Option("--all", help="train all recipes")] = False,
     preset: Annotated[
@@ -110,7 +121,12 @@ def fit(
         bool, typer.Option(help="train the tutorial preset too, for the card's figures")
     ] = True,
     data: Annotated[
-        DatasetName | None, typer.Option(help="train on other data of the same kind")
+        str | None,
+        typer.Option(
+            help="train on other data of the same kind",
+            parser=_dataset_name,
+            metavar="|".join(DATASETS),
+        ),
     ] = None,
     data_dir: Annotated[
         Path,
@@ -129,6 +145,37 @@ def fit(
     keep_interrupted: Annotated[
         bool, typer.Option("--keep-interrupted", help="publish a network after Ctrl-C")
     ] = False,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="go on with the snapshots of an interrupted fit")
+    ] = False,
+    snapshot_every: Annotated[
+        float, typer.Option(min=0, help="seconds from one snapshot to the next")
+    ] = SECONDS,
+    images: Annotated[
+        Path | None,
+        typer.Option(
+            help="learn from pictures: a folder for each class", rich_help_panel="Pictures"
+        ),
+    ] = None,
+    size: Annotated[
+        int,
+        typer.Option(min=8, max=1_024, help="height and width, pixels", rich_help_panel="Pictures"),
+    ] = SIZE,
+    network: Annotated[
+        str,
+        typer.Option(help="small, or a network of timm by name", rich_help_panel="Pictures"),
+    ] = "small",
+    pretrained: Annotated[
+        bool,
+        typer.Option("--pretrained", help="begin with timm's weights", rich_help_panel="Pictures"),
+    ] = False,
+    name: Annotated[
+        str | None, typer.Option(help="name of the package; default: that of the folder")
+    ] = None,
+    set_values: Annotated[
+        list[str] | None,
+        typer.Option("--set", help="a hyperparameter of a recipe of your own, as NAME=VALUE"),
+    ] = None,
     **values: Any,
 ) -> None:
     """Train, evaluate, export and verify recipes, and write the next version of each package.
@@ -144,35 +191,49 @@ def fit(
     }
     code = 0
     try:
-        recipes = _recipes(list(RECIPES) if every else names or [])
+        overrides |= dict(_assignment(text) for text in set_values or [])
+        if images:
+            recipes = [
+                recipe_of_images(
+                    images, size=size, network=network, pretrained=pretrained, name=name
+                )
+            ]
+        else:
+            recipes = _recipes(list(RECIPES) if every else names or [])
         hyperparameters = {
             recipe.name: recipe.hyperparameters(preset).override(overrides) for recipe in recipes
         }
         check_repository(repository)
         picked = pick_device(device)
-        sources = {name: load(name, data_dir) for name in {data or r.data for r in recipes}}
+        sources = {
+            recipe.name: load(data, data_dir) if data else recipe.load(data_dir)
+            for recipe in recipes
+        }
         for recipe in recipes:
-            _check_input(recipe, sources[data or recipe.data])
+            if data:
+                _check_input(recipe, sources[recipe.name])
             if not replace:
-                check_data(recipe, sources[data or recipe.data], repository)
+                check_data(recipe, sources[recipe.name], repository)
         if threads:
             torch.set_num_threads(threads)
         for recipe in recipes:
+            source = sources[recipe.name]
             result = run_recipe(
                 recipe,
                 preset,
                 hyperparameters[recipe.name],
-                sources[data or recipe.data],
+                source,
                 seeds=seeds or recipe.seeds,
                 compare=compare,
                 device=picked,
+                snapshots=snapshots_of(recipe, source, repository, snapshot_every, resume),
             )
             code = max(code, _publish(result, repository, replace, keep_interrupted))
             if result.interrupted:
                 break
     except (
         DataError, DeviceError, DivergedError, ExportError, HyperparameterError, NotFiniteError,
-        PackageError, ParityError, PublishError, RecipeError,
+        PackageError, ParityError, PublishError, RecipeError, SnapshotError,
     ) as error:  # fmt: skip
         typer.echo(f"error: {error}", err=True)
         raise typer.Exit(1) from error
@@ -187,7 +248,7 @@ def _publish(result: RunResult, repository: Path, replace: bool, keep_interrupte
         if result.interrupted and not keep_interrupted:
             raise PublishError(
                 f"{result.recipe.name}: interrupted, no package is written "
-                "(--keep-interrupted writes one)"
+                "(--resume goes on, --keep-interrupted writes one)"
             )
         check_result(result, repository, replace=replace)
     except PublishError as error:
@@ -198,6 +259,8 @@ def _publish(result: RunResult, repository: Path, replace: bool, keep_interrupte
         typer.echo(f"error: {error}; {note}", err=True)
         return code or 1
     package = export(result, repository)
+    if not result.interrupted:
+        remove_snapshots(result.recipe, repository)
     console.print(f"[bold]{package.label}[/bold] {headline(package.card)}: {package.path}")
     return code
 
@@ -213,8 +276,16 @@ def _numbers(texts: list[str]) -> list[int | str]:
     return numbers
 
 
-class RecipeError(ValueError):
-    """An unknown recipe, no recipe, or a recipe that does not accept the data."""
+def _assignment(text: str) -> tuple[str, Any]:
+    """Split `NAME=VALUE`; a value that is no JSON is a text."""
+    name, equals, value = text.partition("=")
+    if not equals:
+        raise HyperparameterError(f"--set {text}: write NAME=VALUE, as --set hidden=[64,32]")
+    name = name.replace("-", "_")
+    try:
+        return name, json.loads(value)
+    except ValueError:
+        return name, value
 
 
 def _recipes(names: list[str]) -> list[Recipe]:
@@ -222,9 +293,11 @@ def _recipes(names: list[str]) -> list[Recipe]:
     if not names:
         raise RecipeError(f"name a recipe, or --all; there are {known}")
     for name in names:
-        if name not in RECIPES:
-            raise RecipeError(f"there is no recipe {name!r}; there are {known}")
-    return [RECIPES[name] for name in names]
+        if not is_file(name) and name not in RECIPES:
+            raise RecipeError(
+                f"there is no recipe {name!r}; there are {known}, and your own as path/file.py:NAME"
+            )
+    return [load_recipe(name) if is_file(name) else RECIPES[name] for name in names]
 
 
 def _check_input(recipe: Recipe, data: Dataset) -> None:

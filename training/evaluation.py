@@ -3,7 +3,6 @@
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import (
     confusion_matrix,
     log_loss,
@@ -13,9 +12,10 @@ from sklearn.metrics import (
     r2_score,
 )
 from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
 
 from models.card import ClassReport, Evaluation
-from training.datasets import Dataset, Split
+from training.datasets import IGNORED, Dataset, Split
 from training.loop import predict
 
 CALIBRATION_BINS = 15
@@ -35,23 +35,26 @@ def evaluate(
         data: the data set of the split.
         split: the rows to evaluate, on the network's device.
         name: the name of the split in the card.
-        references: whether to add reference metrics for columns: those of the best linear model
-            on the training split and, for a known curve, the noise floor.
+        references: whether to add the metrics of the data set's baselines.
 
     Raises:
         NotFiniteError: an output is infinite or NaN.
     """
-    outputs = predict(network, split.inputs).cpu()
+    outputs, targets = predict(network, split.inputs).cpu(), split.targets.cpu()
     if not outputs.isfinite().all():
         raise NotFiniteError(
             f"the network's outputs are not finite on {data.name}, {name}: "
             "lower --lr, or set --clip-norm"
         )
-    if data.task == "classification":
-        evaluation = classification(outputs, split.targets.cpu(), data.labels)
+    if data.task == "regression":
+        evaluation = regression(outputs, targets)
+    elif targets.ndim > 1:
+        evaluation = sequences(outputs, targets)
     else:
-        evaluation = regression(outputs, split.targets.cpu())
-    metrics = evaluation.metrics | (_references(data, split) if references else {})
+        evaluation = classification(outputs, targets, data.labels)
+    metrics = dict(evaluation.metrics)
+    if references and data.baselines:
+        metrics |= data.baselines(data, split.to(torch.device("cpu")))
     return evaluation.model_copy(update={"data": data.name, "split": name, "metrics": metrics})
 
 
@@ -93,6 +96,27 @@ def classification(logits: Tensor, targets: Tensor, labels: tuple[str, ...]) -> 
     )
 
 
+def sequences(logits: Tensor, targets: Tensor) -> Evaluation:
+    """Return the accuracy of whole sequences and of places, and the likelihood (nats a place).
+
+    Args:
+        logits: float32 [N, places, classes].
+        targets: int64 [N, places]; -100 where nothing is asked.
+    """
+    asked = targets != IGNORED
+    right = logits.argmax(dim=2) == targets
+    return Evaluation(
+        data="",
+        split="",
+        samples=len(targets),
+        metrics={
+            "accuracy": float((right | ~asked).all(dim=1).double().mean()),
+            "place_accuracy": float(right[asked].double().mean()),
+            "negative_log_likelihood": float(cross_entropy(logits[asked].double(), targets[asked])),
+        },
+    )
+
+
 def calibration_error(probabilities: NDArray[np.floating], truth: NDArray[np.integer]) -> float:
     """Return the expected calibration error over 15 equal bins of confidence, in [0, 1].
 
@@ -120,24 +144,3 @@ def regression(values: Tensor, targets: Tensor) -> Evaluation:
             "r2": float(r2_score(truth, predicted)),
         },
     )
-
-
-def _references(data: Dataset, split: Split) -> dict[str, float]:
-    inputs, targets = split.inputs.cpu(), split.targets.cpu()
-    if data.input_kind == "images":
-        return {}
-    if data.task == "classification":
-        line = LogisticRegression(C=np.inf).fit(data.train.inputs, data.train.targets)
-        return {"best_linear_accuracy": float(line.score(inputs, targets))}
-    references = {"least_squares_mse": _least_squares_mse(data, inputs, targets)}
-    if data.truth:
-        references["noise_floor_mse"] = float((data.truth(inputs) - targets).square().mean())
-    return references
-
-
-def _least_squares_mse(data: Dataset, inputs: Tensor, targets: Tensor) -> float:
-    def design(x: Tensor) -> Tensor:
-        return torch.cat([x, torch.ones(len(x), 1)], dim=1).double()
-
-    solution = torch.linalg.lstsq(design(data.train.inputs), data.train.targets.double()).solution
-    return float((design(inputs) @ solution - targets).square().mean())

@@ -1,21 +1,15 @@
-"""Export of a trained network as a package: TorchScript, ONNX, parity, card and pictures.
+"""Export of a trained network as a package: ONNX, TorchScript, parity, card and pictures.
 
-The exported graph includes the preprocessing and, for a classifier, the softmax, so that clients
-send raw inputs. Each file is opened with its serving runtime and compared with the network in
+Each file is opened with its serving runtime and compared with the network in
 eager mode. If a comparison fails, no package is written.
 """
 
-import io
 import platform
-import tempfile
-import warnings
-from collections.abc import Mapping
-from dataclasses import replace
+from collections.abc import Sequence
 from importlib.metadata import version as installed
 from pathlib import Path
 
 import torch
-from onnx import load_model_from_string
 from torch import Tensor, nn
 
 from models.card import (
@@ -27,123 +21,26 @@ from models.card import (
     RecordedTensor,
     RuntimeName,
 )
-from models.interfaces import IMAGE, POINT, X
 from models.loading import check_example
 from models.package import ModelPackage, require_writable, write_package
 from models.parity import check_parity
 from models.repository import ModelRepository
-from models.runtimes import Arrays, OnnxRuntime, Runtime
+from models.runtimes import Arrays, Runtime
 from models.subnormals import FlushToZero
 from models.tensor_spec import TensorSpec
-from models.torch_runtimes import TorchScriptRuntime
 from training import plots
-from training.datasets import Dataset, digits
+from training.exported_files import export_files, open_file
 from training.runs import RunResult
 
 EXAMPLE_ROWS = 2
+PARITY_ROWS = 10_000
+PARITY_NUMBERS = 8_388_608
+"""The numbers of the inputs that the parity check computes one row at a time, for large rows."""
+MIN_PARITY_ROWS = 64
 
 
 class ExportError(RuntimeError):
     """An export that cannot be served. No file was written."""
-
-
-class _ImageGraph(nn.Module):
-    def __init__(self, network: nn.Module) -> None:
-        super().__init__()
-        self.network = network
-
-    def forward(self, image: Tensor) -> Tensor:
-        return self.network(image).softmax(dim=1)  # type: ignore[no-any-return]
-
-
-class _PointGraph(nn.Module):
-    def __init__(self, network: nn.Module) -> None:
-        super().__init__()
-        self.network = network
-
-    def forward(self, point: Tensor) -> Tensor:
-        return self.network(point).softmax(dim=1)  # type: ignore[no-any-return]
-
-
-class _CurveGraph(nn.Module):
-    def __init__(self, network: nn.Module) -> None:
-        super().__init__()
-        self.network = network
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.network(x)  # type: ignore[no-any-return]
-
-
-def graph_of(network: nn.Module, data: Dataset) -> tuple[nn.Module, TensorSpec, TensorSpec]:
-    """Return the module to export, its input and its output.
-
-    The names of the module's arguments are the names of the tensors.
-    """
-    if data.task == "regression":
-        low, high = float(data.train.inputs.min()), float(data.train.inputs.max())
-        return (
-            _CurveGraph(network).eval(),
-            replace(X, minimum=low, maximum=high),
-            TensorSpec(name="y", datatype="FP32", shape=(-1, 1), meaning="the curve's value at x"),
-        )  # fmt: skip
-    probabilities = TensorSpec(
-        name="probabilities", datatype="FP32", shape=(-1, len(data.labels)), minimum=0, maximum=1,
-        meaning="of each class; a row sums to 1", labels=data.labels,
-    )  # fmt: skip
-    if data.input_kind == "columns":
-        return (
-            _PointGraph(network).eval(),
-            POINT,
-            probabilities,
-        )
-    return _ImageGraph(network).eval(), IMAGE, probabilities
-
-
-def torchscript(graph: nn.Module) -> bytes:
-    """Return the graph as TorchScript."""
-    stream = io.BytesIO()
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message=".*torch.jit.*deprecated")
-        torch.jit.save(torch.jit.script(graph), stream)
-    return stream.getvalue()
-
-
-def onnx(graph: nn.Module, sample: Tensor, spec: TensorSpec, output: TensorSpec) -> bytes:
-    """Return the graph as a single ONNX file with a dynamic batch size.
-
-    Args:
-        graph: the module, in eval mode and on the CPU.
-        sample: two or more input rows.
-        spec: the input.
-        output: the output.
-    """
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder, "model.onnx")
-        torch.onnx.export(
-            graph,
-            (sample,),
-            path,
-            input_names=[spec.name],
-            output_names=[output.name],
-            dynamic_shapes={spec.name: {0: torch.export.Dim("batch")}},
-            dynamo=True,
-            external_data=False,
-            verbose=False,
-        )
-        return _without_metadata(path.read_bytes())
-
-
-def _without_metadata(content: bytes) -> bytes:
-    """Remove the exporter's metadata: stack traces, which contain paths of this machine."""
-    model = load_model_from_string(content)
-    messages = (model, model.graph, *model.graph.node, *model.graph.value_info, *model.functions)
-    for message in messages:
-        del message.metadata_props[:]
-    for function in model.functions:
-        for node in function.node:
-            del node.metadata_props[:]
-    stripped: bytes = model.SerializeToString()
-    return stripped
 
 
 def export(result: RunResult, root: Path) -> ModelPackage:
@@ -155,63 +52,77 @@ def export(result: RunResult, root: Path) -> ModelPackage:
             be written.
         PackageError: the package's folder cannot be read, or another process wrote the version.
     """
-    data = result.data
-    graph, spec, output = graph_of(result.network, data)
-    samples = data.test.inputs
-    files = {
-        MODEL_FILES["torchscript"]: torchscript(graph),
-        MODEL_FILES["onnx"]: onnx(graph, samples[:2], spec, output),
-    }
+    data, recipe = result.data, result.recipe
+    served = recipe.served(result.network, data)
+    contents = export_files(served, data.test.inputs[:2])
+
+    def arrays(rows: Tensor) -> Arrays:
+        arguments = served.arguments(rows)
+        return {
+            spec.name: argument.numpy()
+            for spec, argument in zip(served.inputs, arguments, strict=True)
+        }
 
     def eager(inputs: Arrays) -> Arrays:
         with torch.inference_mode(), FlushToZero():  # as the runtimes compute
-            return {output.name: graph(torch.from_numpy(inputs[spec.name])).numpy()}
+            outputs = served.module(*(torch.from_numpy(inputs[s.name]) for s in served.inputs))
+        if isinstance(outputs, Tensor):
+            outputs = (outputs,)
+        return {spec.name: o.numpy() for spec, o in zip(served.outputs, outputs, strict=True)}
 
-    # MNIST's images are not ours to redistribute: the example of an image network is from
-    # scikit-learn's digits.
-    source = digits() if data.input_kind == "images" else data
-    recorded = source.test.inputs[:EXAMPLE_ROWS].numpy()
+    recorded = arrays(data.example_rows(EXAMPLE_ROWS))
     example = Example(
-        inputs={spec.name: RecordedTensor.of(spec.datatype, recorded)},
-        outputs={
-            output.name: RecordedTensor.of(
-                output.datatype, eager({spec.name: recorded})[output.name]
-            )
-        },
+        inputs=_recorded(served.inputs, recorded),
+        outputs=_recorded(served.outputs, eager(recorded)),
         tolerance=EXAMPLE_TOLERANCE,
     )
     card = ModelCard(
-        name=result.recipe.name,
-        version=ModelRepository(root).next_version(result.recipe.name),
-        summary=result.recipe.summary,
+        name=recipe.name,
+        version=ModelRepository(root).next_version(recipe.name),
+        summary=recipe.summary,
         task=data.task,
-        inputs=(spec,),
-        outputs=(output,),
+        inputs=served.inputs,
+        outputs=served.outputs,
         fit=_fit_record(result),
         evaluations=result.evaluations,
         seeds=result.seeds,
         example=example,
-        intended_use=result.recipe.intended_use,
-        limits=result.recipe.limits,
+        intended_use=recipe.intended_use,
+        limits=recipe.limits,
+        **served.card,
     )
-    opened: Mapping[RuntimeName, Runtime] = {
-        "onnx": _require_fit(OnnxRuntime(files[MODEL_FILES["onnx"]]), card),
-        "torchscript": _require_fit(
-            TorchScriptRuntime(files[MODEL_FILES["torchscript"]], outputs=[output.name]), card
-        ),
-    }
+    samples = arrays(data.test.inputs[: _parity_rows(data.test.inputs)])
     parity = tuple(
         check_parity(
-            eager, runtime, {spec.name: samples.numpy()}, runtime=name,
+            eager,
+            _opened(name, content, card),
+            samples,
+            runtime=name,
             classification=data.task == "classification",
         )
-        for name, runtime in opened.items()
-    )  # fmt: skip
-    pictures = plots.report(result.network, data, result.history, result.evaluations[0])
+        for name, content in contents.items()
+    )
+    pictures = plots.report(
+        {
+            "loss-curves": plots.loss_curves(result.history),
+            **recipe.pictures(result.network, data, result.evaluations[0]),
+        }
+    )
+    card = card.model_copy(update={"parity": parity})
     try:
-        return write_package(root, card.model_copy(update={"parity": parity}), files | pictures)
+        files = {MODEL_FILES[name]: content for name, content in contents.items()}
+        return write_package(root, card, files | dict(served.files) | pictures)
     except OSError as error:
         raise _unwritable(root, error) from error
+
+
+def _parity_rows(inputs: Tensor) -> int:
+    rows = PARITY_NUMBERS // max(1, inputs[:1].numel())
+    return min(PARITY_ROWS, max(MIN_PARITY_ROWS, rows))
+
+
+def _recorded(specs: Sequence[TensorSpec], arrays: Arrays) -> dict[str, RecordedTensor]:
+    return {spec.name: RecordedTensor.of(spec.datatype, arrays[spec.name]) for spec in specs}
 
 
 def check_repository(root: Path) -> None:
@@ -231,7 +142,13 @@ def _unwritable(root: Path, error: OSError) -> ExportError:
     return ExportError(f"the repository {root}: packages cannot be written there ({reason})")
 
 
-def _require_fit(runtime: OnnxRuntime | TorchScriptRuntime, card: ModelCard) -> Runtime:
+def _opened(name: RuntimeName, content: bytes, card: ModelCard) -> Runtime:
+    """Open a file with its runtime.
+
+    Raises:
+        ExportError: it does not fit the card.
+    """
+    runtime = open_file(name, content, [spec.name for spec in card.outputs])
     mismatch = runtime.mismatch(card) or check_example(runtime, card.example, card.outputs)
     if mismatch:
         raise ExportError(f"{card.name}, {runtime.name}: {mismatch}")

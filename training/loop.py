@@ -7,33 +7,29 @@ and an update.
 import copy
 import math
 import signal
-import sys
 import threading
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass, field
-from functools import partial
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, mse_loss
-from torch.optim.lr_scheduler import CosineAnnealingLR, LRScheduler, OneCycleLR
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn, update_bn
-from tqdm import tqdm
+from torch.optim.swa_utils import update_bn
 
 from models.devices import DeviceError, torch_devices
 from training.augmentation import Augmentation
-from training.datasets import Dataset, Split, Task
-from training.hyperparameters import Hyperparameters, ImageHyperparameters
+from training.datasets import IGNORED, Dataset, Split, Task
+from training.history import Epoch, History
+from training.hyperparameters import Hyperparameters
+from training.optimization import Loss, default_loss
+from training.progress import Progress
+from training.snapshots import Snapshots
+from training.state import TrainingState
 
 EVALUATION_ROWS = 2_048
+EVALUATION_NUMBERS = 2_097_152
+"""The numbers of the inputs in one batch of an evaluation: 13 pictures of 224 x 224 pixels."""
 STATISTICS_ROWS = 8_192
-INTERRUPTED = (
-    "interrupted: training ends here, and the best weights so far are evaluated and kept; "
-    "Ctrl-C again stops at once and keeps nothing"
-)
 
 
 class DivergedError(RuntimeError):
@@ -44,35 +40,6 @@ class DivergedError(RuntimeError):
             f"the {loss} is not finite in epoch {epoch}, batch {batch}, at learning rate {lr:g}: "
             "lower --lr, or set --clip-norm"
         )
-
-
-@dataclass(frozen=True)
-class Epoch:
-    """The losses and the metric of one epoch: the accuracy, or the mean absolute error."""
-
-    epoch: int
-    lr: float
-    train_loss: float
-    validation_loss: float
-    metric: float
-
-    def score(self, task: Task) -> tuple[float, float]:
-        """Return a sort key, larger is better.
-
-        Classification compares the accuracy and then the validation loss, regression compares the
-        validation loss.
-        """
-        return (self.metric if task == "classification" else 0.0, -self.validation_loss)
-
-
-@dataclass
-class History:
-    """The epochs of a training run, the epoch of the kept weights, and the duration."""
-
-    epochs: list[Epoch] = field(default_factory=list)
-    kept: Epoch | None = None
-    seconds: float = 0.0
-    interrupted: bool = False
 
 
 def pick_device(name: str | None = None) -> torch.device:
@@ -94,8 +61,11 @@ def train(
     hyperparameters: Hyperparameters,
     *,
     device: torch.device,
+    loss: Loss | None = None,
     augment: Augmentation | None = None,
     progress: bool = True,
+    snapshots: Snapshots | None = None,
+    on_epoch: Callable[[Epoch], None] | None = None,
 ) -> History:
     """Train `network` in place on the training split.
 
@@ -106,178 +76,160 @@ def train(
     Ctrl-C raises KeyboardInterrupt.
 
     Args:
-        network: takes the data's inputs; returns logits [N, classes], or values [N, 1].
-        data: a classification is trained with cross-entropy, a regression with squared error.
+        network: takes the data's inputs; returns logits [N, classes] or [N, places, classes], or
+            values [N, 1].
+        data: the data set.
         hyperparameters: every hyperparameter of the loop.
         device: the device for the computation; network and data are moved there.
+        loss: the loss. By default cross-entropy for a classification, the squared error for a
+            regression.
         augment: a distortion of each batch of inputs.
         progress: whether to show nested progress bars on a terminal, or plain lines elsewhere.
+        snapshots: writes the state from time to time and at Ctrl-C, and restores it.
+        on_epoch: called after each epoch; an exception that it raises ends the training.
 
     Raises:
         DivergedError: a loss is not finite.
+        SnapshotError: the snapshot to go on with cannot be read, or is of another run.
+        OSError: a snapshot cannot be written.
     """
-    started = time.monotonic()
     network.to(device)
     rows, validation = data.train.to(device), data.validation.to(device)
     batch_size = min(hyperparameters.batch_size, len(rows))
     batches = len(rows) // batch_size
-    loss_of = _loss(data.task, hyperparameters)
+    loss_of = loss or default_loss(data.task, hyperparameters)
+    state = TrainingState(network, hyperparameters, device, hyperparameters.epochs * batches)
     parameters = list(network.parameters())
-    optimizer = _optimizer(network, hyperparameters, device)
-    scheduler = _scheduler(optimizer, hyperparameters, hyperparameters.epochs * batches)
-    averaged = _averaged_model(network, hyperparameters, hyperparameters.epochs * batches)
-    generator = torch.Generator(device).manual_seed(hyperparameters.seed)
+    optimizer, scheduler, averaged = state.optimizer, state.scheduler, state.averaged
     autocast = (
         torch.autocast(device.type, torch.bfloat16) if hyperparameters.mixed_precision else None
     )
-    history = History()
+    if snapshots:
+        snapshots.restore(state)
+    is_complete = False
+
+    def train_epoch(interrupted: Callable[[], bool], bars: Progress) -> bool:
+        """Train until the epoch is complete, or interrupted; return whether it is complete."""
+        network.train()
+        order = state.shuffle(len(rows))
+        shuffled = Split(rows.inputs[order], rows.targets[order])
+        for batch in bars.batches(state.batches, batches):
+            selected = slice(batch * batch_size, (batch + 1) * batch_size)
+            inputs = shuffled.inputs[selected]
+            if augment:
+                inputs = augment(inputs, state.generator)
+            with autocast or nullcontext():
+                outputs = network(inputs)
+            value = loss_of(outputs.float(), shuffled.targets[selected])
+            state.rates.append(float(optimizer.param_groups[0]["lr"]))
+            for parameter in parameters:  # same as zero_grad, without its hooks
+                parameter.grad = None
+            value.backward()
+            if hyperparameters.clip_norm:
+                nn.utils.clip_grad_norm_(parameters, hyperparameters.clip_norm)
+            optimizer.step()
+            if scheduler:
+                scheduler.step()
+            if averaged:
+                averaged.update_parameters(network)
+            state.losses.append(value.detach())
+            state.batches += 1
+            if snapshots:
+                snapshots.save_if_due(state)
+            if interrupted():
+                bars.interrupted()
+                if snapshots:
+                    snapshots.save(state)
+                break
+        return state.batches == batches
+
+    def complete_epoch() -> Epoch:
+        """Validate, and keep the weights if they are the best so far."""
+        number = len(state.history.epochs) + 1
+        # One transfer per epoch, so that a GPU does not wait for the host in each step.
+        losses = torch.stack(state.losses)
+        diverged = (~losses.isfinite()).nonzero()
+        if len(diverged):
+            index = int(diverged[0])
+            raise DivergedError("loss", number, index + 1, state.rates[index])
+        if averaged:
+            # Averaged weights need their own batch-norm statistics. These are computed on
+            # undistorted rows, which are distributed like the inputs at inference.
+            update_bn(evaluation_batches(rows.inputs[:STATISTICS_ROWS]), state.candidate)
+        validation_loss, metric = validate(state.candidate, validation, data.task)
+        if not math.isfinite(validation_loss):
+            raise DivergedError("validation loss", number, len(state.rates), state.rates[-1])
+        epoch = Epoch(number, state.rates[0], float(losses.mean()), validation_loss, metric)
+        best = state.history.kept
+        if best is None or epoch.score(data.task) > best.score(data.task):
+            state.history.kept = epoch
+            state.kept_weights = copy.deepcopy(state.candidate.state_dict())
+        state.end_epoch(epoch)
+        return epoch
+
+    def is_finished(epoch: Epoch) -> bool:
+        """Return whether this is the last epoch, whose weights are kept if the last ones are."""
+        is_last = epoch.epoch == hyperparameters.epochs
+        if is_last and hyperparameters.keep == "last":
+            state.history.kept = epoch
+            state.kept_weights = copy.deepcopy(state.candidate.state_dict())
+        stale = epoch.epoch - state.history.kept.epoch if state.history.kept else 0
+        return is_last or bool(hyperparameters.patience and stale >= hyperparameters.patience)
 
     with (
         _denormals_flushed(),
         _interruptible() as interrupted,
-        _Progress(hyperparameters.epochs, progress) as bars,
+        Progress(hyperparameters.epochs, len(state.history.epochs), progress) as bars,
     ):
-        for number in range(1, hyperparameters.epochs + 1):
-            network.train()
-            rates, batch_losses = [], []
-            order = torch.randperm(len(rows), generator=generator, device=device)
-            shuffled = Split(rows.inputs[order], rows.targets[order])
-            for batch in bars.batches(batches):
-                selected = slice(batch * batch_size, (batch + 1) * batch_size)
-                inputs = shuffled.inputs[selected]
-                if augment:
-                    inputs = augment(inputs, generator)
-                with autocast or nullcontext():
-                    outputs = network(inputs)
-                loss = loss_of(outputs.float(), shuffled.targets[selected])
-                rates.append(float(optimizer.param_groups[0]["lr"]))
-                for parameter in parameters:  # same as zero_grad, without its hooks
-                    parameter.grad = None
-                loss.backward()
-                if hyperparameters.clip_norm:
-                    nn.utils.clip_grad_norm_(parameters, hyperparameters.clip_norm)
-                optimizer.step()
-                if scheduler:
-                    scheduler.step()
-                if averaged:
-                    averaged.update_parameters(network)
-                batch_losses.append(loss.detach())
-                if interrupted():
-                    bars.interrupted()
-                    break
-            # One transfer per epoch, so that a GPU does not wait for the host in each step.
-            losses = torch.stack(batch_losses)
-            diverged = (~losses.isfinite()).nonzero()
-            if len(diverged):
-                index = int(diverged[0])
-                raise DivergedError("loss", number, index + 1, rates[index])
-
-            candidate: nn.Module = network
-            if averaged:
-                # Averaged weights need their own batch-norm statistics. These are computed on
-                # undistorted rows, which are distributed like the inputs at inference.
-                candidate = averaged.module
-                update_bn(rows.inputs[:STATISTICS_ROWS].split(EVALUATION_ROWS), candidate)
-            validation_loss, metric = validate(candidate, validation, data.task)
-            if not math.isfinite(validation_loss):
-                raise DivergedError("validation loss", number, len(rates), rates[-1])
-            epoch = Epoch(number, rates[0], float(losses.mean()), validation_loss, metric)
-            history.epochs.append(epoch)
+        while not state.finished:
+            is_complete = train_epoch(interrupted, bars)
+            epoch = complete_epoch()
             bars.epoch(epoch, data.task)
-            if history.kept is None or epoch.score(data.task) > history.kept.score(data.task):
-                history.kept, kept_weights = epoch, copy.deepcopy(candidate.state_dict())
-            history.interrupted = interrupted()
-            if history.interrupted:
+            if on_epoch:
+                on_epoch(epoch)
+            if is_complete:
+                state.finished = is_finished(epoch)
+            if interrupted():
                 bars.interrupted()
-            stale = number - history.kept.epoch
-            if history.interrupted or (
-                hyperparameters.patience and stale >= hyperparameters.patience
-            ):
+                state.history.interrupted = True
                 break
-        else:
-            if hyperparameters.keep == "last":
-                history.kept, kept_weights = epoch, candidate.state_dict()
-
-    network.load_state_dict(kept_weights)
+    if snapshots and is_complete:
+        snapshots.save(state)
+    state.history.seconds = state.seconds
+    network.load_state_dict(state.kept_weights)
     network.eval()
-    history.seconds = time.monotonic() - started
-    return history
+    return state.history
 
 
 @torch.inference_mode()
 def predict(network: nn.Module, inputs: Tensor) -> Tensor:
-    """Return the outputs [N, …] for all inputs, in eval mode, in batches of 2,048 rows."""
+    """Return the outputs [N, …] for all inputs, in eval mode, in batches."""
     network.eval()
-    return torch.cat([network(batch).float() for batch in inputs.split(EVALUATION_ROWS)])
+    return torch.cat([network(batch).float() for batch in evaluation_batches(inputs)])
+
+
+def evaluation_batches(inputs: Tensor) -> tuple[Tensor, ...]:
+    """Divide inputs into batches of 2,048 rows, or fewer if the rows are large."""
+    numbers = max(1, inputs[:1].numel())
+    rows = min(EVALUATION_ROWS, max(1, EVALUATION_NUMBERS // numbers))
+    batches: tuple[Tensor, ...] = inputs.split(rows)
+    return batches
 
 
 def validate(network: nn.Module, split: Split, task: Task) -> tuple[float, float]:
-    """Return the loss, and the accuracy or mean absolute error, of the network on a split."""
-    outputs = predict(network, split.inputs)
-    if task == "classification":
-        accuracy = (outputs.argmax(dim=1) == split.targets).float().mean()
-        return float(cross_entropy(outputs, split.targets)), float(accuracy)
-    error = outputs - split.targets
-    return float(error.square().mean()), float(error.abs().mean())
+    """Return the loss and the metric of the network on a split.
 
-
-def _loss(task: Task, hyperparameters: Hyperparameters) -> Callable[[Tensor, Tensor], Tensor]:
+    The metric is the mean absolute error of values, the accuracy of classes, or the share of
+    sequences that are right at every place.
+    """
+    outputs, targets = predict(network, split.inputs), split.targets
     if task == "regression":
-        return mse_loss
-    smoothing = 0.0
-    if isinstance(hyperparameters, ImageHyperparameters):
-        smoothing = hyperparameters.label_smoothing
-    return partial(cross_entropy, label_smoothing=smoothing)
-
-
-def _optimizer(
-    network: nn.Module, hyperparameters: Hyperparameters, device: torch.device
-) -> torch.optim.Optimizer:
-    parameters = [parameter for parameter in network.parameters() if parameter.requires_grad]
-    groups: list[dict[str, Any]] = [{"params": parameters}]
-    if hyperparameters.weight_decay:  # a second group costs one further call in each step
-        groups = [
-            {
-                "params": [p for p in parameters if p.ndim > 1],
-                "weight_decay": hyperparameters.weight_decay,
-            },
-            {"params": [p for p in parameters if p.ndim <= 1], "weight_decay": 0.0},
-        ]
-    kinds: dict[str, Callable[..., torch.optim.Optimizer]] = {
-        "sgd": torch.optim.SGD,
-        "adam": torch.optim.Adam,
-        "adamw": torch.optim.AdamW,
-    }
-    fused = device.type in ("cpu", "cuda")  # one kernel for all parameters
-    return kinds[hyperparameters.optimizer](groups, lr=hyperparameters.lr, fused=fused)
-
-
-def _scheduler(
-    optimizer: torch.optim.Optimizer, hyperparameters: Hyperparameters, steps: int
-) -> LRScheduler | None:
-    if hyperparameters.lr_scheduler == "cosine":
-        return CosineAnnealingLR(optimizer, steps)
-    if hyperparameters.lr_scheduler == "one-cycle":
-        return OneCycleLR(
-            optimizer,
-            hyperparameters.lr,
-            total_steps=max(steps, 6),  # fewer steps leave none for the warm-up
-            pct_start=0.2,
-            final_div_factor=1e3,
-            cycle_momentum=hyperparameters.optimizer != "sgd",
-        )
-    return None
-
-
-def _averaged_model(
-    network: nn.Module, hyperparameters: Hyperparameters, steps: int
-) -> AveragedModel | None:
-    if not hyperparameters.ema_decay:
-        return None
-    # In a short run a slow decay would keep a large share of the random initial weights. The bound
-    # limits their share to e^-5 at the end. It does not affect a run of 10,000 steps.
-    decay = min(hyperparameters.ema_decay, max(0.0, 1 - 5 / steps))
-    return AveragedModel(network, multi_avg_fn=get_ema_multi_avg_fn(decay))
+        return float(mse_loss(outputs, targets)), float((outputs - targets).abs().mean())
+    right = outputs.argmax(dim=-1) == targets
+    if targets.ndim > 1:
+        right = (right | (targets == IGNORED)).all(dim=1)
+        outputs, targets = outputs.flatten(0, 1), targets.flatten()
+    return float(cross_entropy(outputs, targets)), float(right.float().mean())
 
 
 @contextmanager
@@ -312,46 +264,3 @@ def _interruptible() -> Iterator[Callable[[], bool]]:
         yield interrupted.is_set
     finally:
         signal.signal(signal.SIGINT, previous)
-
-
-class _Progress:
-    """Progress: nested bars on a terminal, at most 20 plain lines elsewhere, or no output."""
-
-    def __init__(self, epochs: int, enabled: bool) -> None:
-        terminal = sys.stderr.isatty()
-        self._epochs = epochs
-        self._lines = enabled and not terminal
-        self._bars = enabled and terminal
-        self._interrupted_shown = False
-        self._outer = tqdm(total=epochs, unit="epoch", disable=not self._bars)
-
-    def __enter__(self) -> "_Progress":
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        self._outer.close()
-
-    def batches(self, count: int) -> Iterator[int]:
-        if not self._bars:
-            return iter(range(count))
-        return iter(tqdm(range(count), unit="batch", leave=False))
-
-    def interrupted(self) -> None:
-        """Print once that Ctrl-C ended the epoch."""
-        if not self._interrupted_shown and (self._lines or self._bars):
-            self._outer.write(INTERRUPTED, file=sys.stderr)
-        self._interrupted_shown = True
-
-    def epoch(self, epoch: Epoch, task: Task) -> None:
-        name = "accuracy" if task == "classification" else "error"
-        text = (
-            f"loss {epoch.train_loss:.4f}, validation loss {epoch.validation_loss:.4f}, "
-            f"{name} {epoch.metric:.4f}"
-        )
-        self._outer.set_postfix_str(text, refresh=False)
-        self._outer.update()
-        every = -(-self._epochs // 20)
-        if self._lines and (epoch.epoch % every == 0 or epoch.epoch == self._epochs):
-            line = f"epoch {epoch.epoch}/{self._epochs}: lr {epoch.lr:.2e}, {text}\n"
-            sys.stderr.write(line)
-            sys.stderr.flush()

@@ -1,7 +1,7 @@
 """The pictures of a package's report, as PNG bytes."""
 
 import io
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -16,7 +16,8 @@ from torch import Tensor, nn
 
 from models.card import Evaluation
 from training.datasets import Dataset
-from training.loop import Epoch, History, predict
+from training.history import Epoch, History
+from training.loop import predict
 
 INK, BLUE, ORANGE, GREY = "#1d2733", "#2563a8", "#d9772b", "#9aa5b1"
 _STYLE: dict[Any, Any] = {
@@ -35,27 +36,9 @@ _STYLE: dict[Any, Any] = {
 }
 
 
-def report(
-    network: nn.Module, data: Dataset, history: History, evaluation: Evaluation
-) -> dict[str, bytes]:
-    """Return the pictures of a trained network, by file name in the package.
-
-    Args:
-        network: the network, on the CPU: takes raw inputs, returns logits or values.
-        data: the data set that the network was trained on.
-        history: the epochs of the training.
-        evaluation: the metrics on the test split.
-    """
-    pictures = {"loss-curves": loss_curves(history)}
-    if data.task == "regression":
-        pictures["fitted-curve"] = fitted_curve(network, data)
-        return _named(pictures)
-    pictures["confusion-matrix"] = confusion(evaluation)
-    if data.input_kind == "columns":
-        pictures["decision-surface"] = decision_surface(network, data)
-    else:
-        pictures["confident-mistakes"] = confident_mistakes(network, data)
-    return _named(pictures)
+def report(pictures: Mapping[str, bytes]) -> dict[str, bytes]:
+    """Return pictures by their file names in the package."""
+    return {f"report/{name}.png": content for name, content in pictures.items()}
 
 
 def loss_curves(history: History) -> bytes:
@@ -127,7 +110,10 @@ def confident_mistakes(network: nn.Module, data: Dataset, count: int = 18) -> by
         for axes in grid.flat:
             axes.axis("off")
         for axes, index in zip(grid.flat, worst.tolist(), strict=False):
-            axes.imshow(data.test.inputs[index].numpy(), cmap="gray_r", vmin=0, vmax=255)
+            pixels = data.test.inputs[index]
+            if pixels.ndim == 3:  # channels first
+                pixels = pixels.permute(1, 2, 0)
+            axes.imshow(pixels.numpy(), cmap="gray_r", vmin=0, vmax=255)
             truth = data.labels[int(data.test.targets[index])]
             prediction = data.labels[int(predicted[index])]
             axes.set_title(
@@ -189,7 +175,3 @@ def _figure(width: float, height: float) -> Iterator[tuple[Figure, io.BytesIO]]:
         FigureCanvasAgg(figure)
         yield figure, stream
         figure.savefig(stream, format="png", dpi=110, metadata={"Software": None})
-
-
-def _named(pictures: dict[str, bytes]) -> dict[str, bytes]:
-    return {f"report/{name}.png": content for name, content in pictures.items()}

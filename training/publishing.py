@@ -4,23 +4,18 @@ The newest version of a package is served. A network must not become that versio
 it is worse, was trained on other data, or has absurd outputs.
 """
 
-import io
 import math
-import os
-import tempfile
 from pathlib import Path
-
-import torch
 
 from models.card import DataRecord, ModelCard
 from models.package import PackageError
 from models.readme import headline
 from models.repository import ModelRepository
 from training.datasets import Dataset
-from training.recipes import Recipe
+from training.recipe import Recipe
 from training.runs import RunResult
+from training.snapshots import CHECKPOINT_FOLDER, write_tensors
 
-CHECKPOINT_FOLDER = ".checkpoints"
 MIN_R2 = -9.0  # ten times the squared error of a constant output, the mean
 MIN_SHARE_OF_CHANCE = 0.5
 METRIC_TOLERANCE = 1e-4  # relative; machines differ in digits beyond those that are shown
@@ -64,7 +59,7 @@ def check_result(result: RunResult, root: Path, *, replace: bool) -> None:
     """
     _require_sane(result)
     card = None if replace else _newest(result.recipe.name, root)
-    metric = result.recipe.metric
+    metric = result.metric_name
     if card is None or not card.evaluations or metric not in card.evaluations[0].metrics:
         return
     new_metric, old_metric = result.metric, card.evaluations[0].metrics[metric]
@@ -78,10 +73,10 @@ def check_result(result: RunResult, root: Path, *, replace: bool) -> None:
 
 
 def write_checkpoint(result: RunResult, root: Path) -> Path:
-    """Write the checkpoint of a network that is not published; replaces an earlier checkpoint.
+    """Write the weights of a network that is not published; replaces an earlier checkpoint.
 
-    `torch.load(path, weights_only=True)` reads the file: a dict of `recipe`, `setting`,
-    `hyperparameters`, `data`, `epoch`, `metrics` and `weights`, the network's state dict.
+    The file is safetensors: the network's state dict. Its header has `json`: recipe, setting,
+    hyperparameters, data, epoch and metrics.
 
     Returns:
         The file, in a folder below `root` that no reader of packages opens.
@@ -89,30 +84,16 @@ def write_checkpoint(result: RunResult, root: Path) -> Path:
     Raises:
         OSError: the file cannot be written.
     """
-    folder = root / CHECKPOINT_FOLDER
-    folder.mkdir(parents=True, exist_ok=True)
-    content = io.BytesIO()
-    torch.save(
-        {
-            "recipe": result.recipe.name,
-            "setting": result.preset,
-            "hyperparameters": result.hyperparameters.model_dump(),
-            "data": result.data.record().model_dump(),
-            "epoch": result.history.kept.epoch if result.history.kept else 0,
-            "metrics": dict(result.evaluations[0].metrics),
-            "weights": result.network.state_dict(),
-        },
-        content,
-    )
-    path = folder / f"{result.recipe.name}.pt"
-    handle, written = tempfile.mkstemp(prefix=f".{path.name}-", dir=folder)
-    try:
-        with os.fdopen(handle, "wb") as stream:
-            stream.write(content.getbuffer())
-        Path(written).replace(path)
-    except BaseException:
-        Path(written).unlink()
-        raise
+    path = root / CHECKPOINT_FOLDER / f"{result.recipe.name}.safetensors"
+    record = {
+        "recipe": result.recipe.name,
+        "setting": result.preset,
+        "hyperparameters": result.hyperparameters.model_dump(),
+        "data": result.data.record().model_dump(),
+        "epoch": result.history.kept.epoch if result.history.kept else 0,
+        "metrics": dict(result.evaluations[0].metrics),
+    }
+    write_tensors(path, result.network.state_dict(), record)
     return path
 
 

@@ -6,7 +6,9 @@ measurements only.
 
 import statistics
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 
 import torch
 from torch import nn
@@ -14,9 +16,11 @@ from torch import nn
 from models.card import Evaluation, SeedFigures
 from training.datasets import Dataset
 from training.evaluation import evaluate
+from training.history import Epoch, History
 from training.hyperparameters import Hyperparameters
-from training.loop import History, train
-from training.recipes import Preset, Recipe
+from training.loop import train
+from training.recipe import Preset, Recipe
+from training.snapshots import Snapshots
 
 
 @dataclass(frozen=True)
@@ -39,9 +43,14 @@ class RunResult:
     interrupted: bool = False
 
     @property
+    def metric_name(self) -> str:
+        """Return the name of the recipe's metric."""
+        return self.recipe.metric_on(self.data)
+
+    @property
     def metric(self) -> float:
         """Return the recipe's metric on the test split."""
-        return self.evaluations[0].metrics[self.recipe.metric]
+        return self.evaluations[0].metrics[self.metric_name]
 
     @property
     def score(self) -> tuple[float, float]:
@@ -60,6 +69,8 @@ def run_recipe(
     compare: bool,
     device: torch.device,
     progress: bool = True,
+    snapshots: Callable[[Preset, Hyperparameters], Snapshots] | None = None,
+    on_epoch: Callable[[Preset, int, Epoch], None] | None = None,
 ) -> RunResult:
     """Train a recipe over several seeds and return the best result by validation score.
 
@@ -75,13 +86,45 @@ def run_recipe(
         compare: whether to measure the tutorial preset too, over the same seeds.
         device: the device for training.
         progress: whether to report progress on standard error.
+        snapshots: returns the snapshots of the training of one seed in one preset.
+        on_epoch: called after each epoch with its preset and seed.
     """
+
+    def train_seed(preset: Preset, hyperparameters: Hyperparameters) -> tuple[nn.Module, History]:
+        seed = hyperparameters.seed
+        torch.manual_seed(seed)
+        network = recipe.build(hyperparameters, data)
+        history = train(
+            network,
+            data,
+            hyperparameters,
+            device=device,
+            loss=recipe.loss(hyperparameters) if recipe.loss else None,
+            augment=recipe.augment(hyperparameters, device) if recipe.augment else None,
+            progress=progress,
+            snapshots=snapshots(preset, hyperparameters) if snapshots else None,
+            on_epoch=partial(on_epoch, preset, seed) if on_epoch else None,
+        )
+        return network.cpu(), history
+
+    def run_seed(preset: Preset, hyperparameters: Hyperparameters) -> RunResult:
+        if progress:
+            seed = hyperparameters.seed
+            sys.stderr.write(f"{recipe.name}, {preset} preset, seed {seed}, on {device}\n")
+        network, history = train_seed(preset, hyperparameters)
+        result = RunResult(
+            recipe, preset, hyperparameters, data, network, history, device,
+            _evaluations(network, data), interrupted=history.interrupted,
+        )  # fmt: skip
+        if progress:
+            figure = f"{result.metric_name} {result.metric:.4f}"
+            sys.stderr.write(f"  {history.seconds:.0f} s; on the test split, {figure}\n")
+        return result
 
     def run_seeds(preset: Preset, hyperparameters: Hyperparameters, first: int) -> list[RunResult]:
         results = []
         for seed in range(first, first + seeds):
-            seeded = hyperparameters.override({"seed": seed})
-            results.append(_run_seed(recipe, preset, seeded, data, device, progress))
+            results.append(run_seed(preset, hyperparameters.override({"seed": seed})))
             if results[-1].interrupted:
                 break
         return results
@@ -89,7 +132,7 @@ def run_recipe(
     results = run_seeds(preset, hyperparameters, hyperparameters.seed)
     interrupted = results[-1].interrupted
     figures = [_seed_figures(results)]
-    if compare and preset != "tutorial" and not interrupted:
+    if compare and preset != "tutorial" and recipe.tutorial and not interrupted:
         tutorial = run_seeds("tutorial", recipe.tutorial, hyperparameters.seed)
         interrupted = tutorial[-1].interrupted
         if not interrupted:
@@ -98,24 +141,7 @@ def run_recipe(
     return replace(best, seeds=tuple(figures), interrupted=interrupted)
 
 
-def _run_seed(
-    recipe: Recipe,
-    preset: Preset,
-    hyperparameters: Hyperparameters,
-    data: Dataset,
-    device: torch.device,
-    progress: bool,
-) -> RunResult:
-    seed = hyperparameters.seed
-    if progress:
-        sys.stderr.write(f"{recipe.name}, {preset} preset, seed {seed}, on {device}\n")
-    torch.manual_seed(seed)
-    network = recipe.build(hyperparameters, data)
-    augment = recipe.augment(hyperparameters, device) if recipe.augment else None
-    history = train(
-        network, data, hyperparameters, device=device, augment=augment, progress=progress
-    )
-    network.cpu()
+def _evaluations(network: nn.Module, data: Dataset) -> tuple[Evaluation, ...]:
     evaluations = [
         evaluate(network, data, data.test, "test", references=True),
         evaluate(network, data, data.validation, "validation"),
@@ -123,22 +149,14 @@ def _run_seed(
     if data.external:
         external = data.external()
         evaluations.append(evaluate(network, external, external.all_rows, "all"))
-    result = RunResult(
-        recipe, preset, hyperparameters, data, network, history, device, tuple(evaluations),
-        interrupted=history.interrupted,
-    )  # fmt: skip
-    if progress:
-        sys.stderr.write(
-            f"  {history.seconds:.0f} s; on the test split, {recipe.metric} {result.metric:.4f}\n"
-        )
-    return result
+    return tuple(evaluations)
 
 
 def _seed_figures(results: list[RunResult]) -> SeedFigures:
     values = [result.metric for result in results]
     return SeedFigures(
         setting=results[0].preset,
-        metric=results[0].recipe.metric,
+        metric=results[0].metric_name,
         seeds=tuple(result.hyperparameters.seed for result in results),
         values=tuple(values),
         mean=statistics.fmean(values),

@@ -9,7 +9,7 @@ import numpy as np
 
 from fitserve.doors import is_of
 from fitserve.exported import GIVE_ROWS, Arrays, Exported, ExportError, Record, reason
-from fitserve.tables import columns_of, complete, rows_of, with_name
+from fitserve.tables import columns_of, rows_of, with_name
 from fitserve.text_steps import case_notes, require_known, with_words
 
 SHOWN = "scikit-learn estimator"
@@ -71,26 +71,21 @@ def export(network: Any, samples: Sequence[Any], labels: Sequence[str]) -> Expor
             "fitted on"
         ) from error
     onnx, inputs, outputs = _onnx(network, columns)
-    whole, notes = complete(columns), case_notes(network)
-    if not whole.all():
-        notes.append("Rows that lack numbers are left out of its checks.")
     known = {
-        name: answer[whole]
-        for name, answer in zip(outputs, answers, strict=False)
-        if answer is not None
+        name: answer for name, answer in zip(outputs, answers, strict=False) if answer is not None
     }
     classes = getattr(network, "classes_", ()) if "probabilities" in outputs else ()
     return Exported(
         onnx,
         [
             Record(
-                {name: array[whole] for name, array in _renamed(columns).items() if name in inputs},
+                {name: array for name, array in _renamed(columns).items() if name in inputs},
                 known,
             )
         ],
         f"{type(network).__name__} of scikit-learn {sklearn.__version__}",
         labels=labels or [str(name) for name in classes],
-        notes=notes,
+        notes=case_notes(network),
     )
 
 

@@ -12,17 +12,21 @@ from typing import TYPE_CHECKING, Any
 from fitserve.doors import is_of
 from fitserve.explain import explanation, is_fixed_size, suggested_maxima
 from fitserve.exported import GIVE_ROWS, Exported, ExportError
+from fitserve.own_answers import further_records, record_of
+from fitserve.torch_files import (
+    NO_TORCH_FILE,
+    OnnxFiles,
+    dynamic_shapes,
+    onnx_of,
+    program_file,
+    traced_onnx,
+)
 from fitserve.torch_networks import (
     Axes,
-    dynamic_shapes,
     flat_module,
-    onnx_of,
     positional_count,
-    program_file,
-    record_of,
     schema_of,
     tensors_of,
-    traced_onnx,
     with_one_more_row,
 )
 
@@ -77,16 +81,23 @@ def export(
         positional = positional_count(inspect.signature(network.forward), list(rows[0]))
         flat = flat_module(network, list(rows[0]), positional=positional)
         records = [record_of(flat, one) for one in rows]
-        onnx, program = _onnx(flat, rows, list(records[0].answers), axes)
-        script = _torchscript(network, flat, rows[0], traced=program is None)
+        further = further_records(flat, rows, records, axes)
+        (onnx, weights), program = _onnx(flat, rows, list(records[0].answers), axes)
+        script: bytes | str = NO_TORCH_FILE
+        if weights:
+            program = None
+        else:
+            script = _torchscript(network, flat, rows[0], traced=program is None)
     return Exported(
         onnx,
         records,
         f"{type(network).__name__} of torch {torch.__version__.partition('+')[0]}",
         torchscript=None if isinstance(script, str) else script,
         program=program_file(program) if program and isinstance(script, str) else None,
+        further=further,
         labels=labels,
         notes=[script] if program is None and isinstance(script, str) else [],
+        weights=weights,
     )
 
 
@@ -138,7 +149,7 @@ def _onnx(
     rows: "Sequence[Mapping[str, Tensor]]",
     outputs: Sequence[str],
     axes: Axes,
-) -> tuple[bytes, Any]:
+) -> tuple[OnnxFiles, Any]:
     """Return the module as ONNX and as a program of torch.export, or traced and None.
 
     torch.export fixes the length of a recurrent layer, which the older exporter leaves free. What

@@ -8,7 +8,9 @@ from typing import TYPE_CHECKING, Any
 from fitserve.doors import is_of
 from fitserve.explain import explanation
 from fitserve.exported import Exported, ExportError
-from fitserve.torch_networks import flat_module, onnx_of, program_file, record_of, tensors_of
+from fitserve.own_answers import further_records, record_of
+from fitserve.torch_files import NO_TORCH_FILE, onnx_of, program_file
+from fitserve.torch_networks import flat_module, tensors_of
 
 if TYPE_CHECKING:
     from torch.export import ExportedProgram
@@ -58,6 +60,16 @@ def export(network: "ExportedProgram", samples: Sequence[Any], labels: Sequence[
     positional = network.call_spec.in_spec.child(0).num_children
     flat = flat_module(module, list(rows[0]), positional=positional)
     records = [record_of(flat, one) for one in rows]
-    onnx = onnx_of(network, list(rows[0]), list(records[0].answers))
+    further = further_records(flat, rows, records, {})
+    onnx, weights = onnx_of(network, list(rows[0]), list(records[0].answers))
     origin = f"a program of torch.export, torch {torch.__version__.partition('+')[0]}"
-    return Exported(onnx, records, origin, program=program_file(network), labels=labels)
+    return Exported(
+        onnx,
+        records,
+        origin,
+        program=None if weights else program_file(network),
+        further=further,
+        labels=labels,
+        notes=[NO_TORCH_FILE] if weights else [],
+        weights=weights,
+    )

@@ -9,13 +9,9 @@ from typing import TYPE_CHECKING, Any
 from fitserve.doors import is_of
 from fitserve.explain import explanation
 from fitserve.exported import GIVE_ROWS, Exported, ExportError
-from fitserve.torch_networks import (
-    flat_module,
-    record_of,
-    schema_of,
-    tensors_of,
-    traced_onnx,
-)
+from fitserve.own_answers import further_records, record_of
+from fitserve.torch_files import NO_TORCH_FILE, traced_onnx
+from fitserve.torch_networks import flat_module, schema_of, tensors_of
 
 if TYPE_CHECKING:
     from torch.jit import ScriptModule
@@ -59,11 +55,22 @@ def export(network: "ScriptModule", samples: Sequence[Any], labels: Sequence[str
     rows = [tensors_of(module, sample, signature(module)) for sample in samples]
     flat = flat_module(module, list(rows[0]))
     records = [record_of(flat, one) for one in rows]
-    onnx = traced_onnx(module, rows, list(records[0].answers))
+    further = further_records(flat, rows, records, {})
+    onnx, weights = traced_onnx(module, rows, list(records[0].answers))
     stream = io.BytesIO()
-    torch.jit.save(module, stream)
+    if not weights:
+        torch.jit.save(module, stream)
     origin = f"{module.original_name} as TorchScript, torch {torch.__version__.partition('+')[0]}"
-    return Exported(onnx, records, origin, torchscript=stream.getvalue(), labels=labels)
+    return Exported(
+        onnx,
+        records,
+        origin,
+        torchscript=stream.getvalue() or None,
+        further=further,
+        labels=labels,
+        notes=[NO_TORCH_FILE] if weights else [],
+        weights=weights,
+    )
 
 
 def signature(module: "ScriptModule") -> inspect.Signature:

@@ -10,7 +10,7 @@ import numpy as np
 
 from models import devices
 from models.arena import limit_arena
-from models.card import MODEL_FILES, RuntimeName
+from models.card import MODEL_FILES, WEIGHTS_FILE, RuntimeName
 from models.devices import DeviceError
 from models.loading import open_runtime
 from models.package import ModelPackage, PackageError
@@ -265,7 +265,9 @@ def _single_threaded(package: ModelPackage, bounds: Bounds) -> tuple[Placement, 
     Then every batch is computed on the event loop, and other threads are never used. torch is not
     tried: its calls take longer.
     """
-    if package.card.files[MODEL_FILES["onnx"]].bytes > _SMALL_BYTES:
+    beside = package.card.files.get(WEIGHTS_FILE)
+    graph_bytes = package.card.files[MODEL_FILES["onnx"]].bytes
+    if graph_bytes + (beside.bytes if beside else 0) > _SMALL_BYTES:
         return None
     runtime = open_runtime(package, "onnx", "cpu", threads=1)
     if runtime.cost_varies:

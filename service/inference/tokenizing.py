@@ -47,7 +47,7 @@ class TextReader:
             texts: one or more.
 
         Raises:
-            BadInputError: there are too many texts.
+            BadInputError: there are too many texts, or a text has no tokens.
             BodyTooLargeError: the texts have too many characters, or tokens with their padding.
         """
         check_texts(texts)
@@ -58,6 +58,7 @@ class TextReader:
             for part in parts(texts):
                 async with self._slots.slot(caller):
                     found += await loop.run_in_executor(self._threads, self._tokenizer.tokens, part)
+        check_tokens(found)
         if len(found) * max(len(one.ids) for one in found) > MAX_NUMBERS:
             raise BodyTooLargeError(
                 f"The texts have more than {MAX_NUMBERS:,} tokens when each is padded to the "
@@ -72,6 +73,21 @@ class TextReader:
     def close(self) -> None:
         """End the threads."""
         self._threads.shutdown(wait=False, cancel_futures=True)
+
+
+def check_tokens(tokens: Sequence[Tokens]) -> None:
+    """Check that each text has a token.
+
+    A row without places has no answer: alone it may end the process, and beside longer texts its
+    answer is one of the padding.
+
+    Raises:
+        BadInputError: a text has no tokens.
+    """
+    if empty := [number for number, one in enumerate(tokens, start=1) if not len(one.ids)]:
+        raise BadInputError(
+            f"Text {empty[0]} has no tokens: send a text that is neither empty nor blank."
+        )
 
 
 def check_texts(texts: Sequence[Text]) -> None:

@@ -6,15 +6,17 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import ml_dtypes
 import numpy as np
 import onnx
 import pytest
 from exported_networks import Added
 from live_server import serving, temporary_home
 from numpy.typing import NDArray
-from onnx import TensorProto, helper
+from onnx import TensorProto, helper, numpy_helper
 
 from models.add import add
+from models.card import WEIGHTS_FILE
 from models.tensor_spec import NUMPY_DTYPES
 
 
@@ -31,16 +33,57 @@ def impostor(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
+def beside(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A package whose weights are in a file of their own."""
+    folder = tmp_path_factory.mktemp("beside")
+    weights = numpy_helper.from_array(np.full((1, 2048), 3, np.float32), "weights")
+    info = helper.make_tensor_value_info("x", TensorProto.FLOAT, ["batch", 1])
+    wide = helper.make_tensor_value_info("wide", TensorProto.FLOAT, ["batch", 2048])
+    product = helper.make_node("MatMul", ["x", "weights"], ["wide"])
+    graph = helper.make_graph([product], "g", [info], [wide], [weights])
+    opsets = [helper.make_opsetid("", 18)]
+    model = helper.make_model(graph, opset_imports=opsets, ir_version=10)
+    onnx.save(model, folder / "wide.onnx", save_as_external_data=True, location="w")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("models.external_weights.LARGEST_INSIDE", 0)
+        package = add(folder / "added", "wide", folder / "wide.onnx")
+    assert WEIGHTS_FILE in package.card.files
+    return package.path.parent
+
+
+@pytest.fixture(scope="module")
+def brain(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A package that doubles numbers of BF16."""
+    folder = tmp_path_factory.mktemp("brain")
+    kind = TensorProto.BFLOAT16
+    nodes = [
+        helper.make_node("Cast", ["x"], ["single"], to=TensorProto.FLOAT),
+        helper.make_node("Add", ["single", "single"], ["twice"]),
+        helper.make_node("Cast", ["twice"], ["y"], to=kind),
+    ]
+    x = helper.make_tensor_value_info("x", kind, ["batch", 2])
+    y = helper.make_tensor_value_info("y", kind, ["batch", 2])
+    graph = helper.make_graph(nodes, "g", [x], [y])
+    opsets = [helper.make_opsetid("", 18)]
+    onnx.save(helper.make_model(graph, opset_imports=opsets, ir_version=10), folder / "net.onnx")
+    return add(folder / "added", "brain", folder / "net.onnx").path.parent
+
+
+@pytest.fixture(scope="module")
 def client(
     root: Path,
     added_repository: Added,
     impostor: Path,
+    beside: Path,
+    brain: Path,
     tmp_path_factory: pytest.TempPathFactory,
 ) -> Iterator[httpx.Client]:
     """A client of a server whose repository has the added networks and the impostor."""
     repository = tmp_path_factory.mktemp("served")
     for package in (
         impostor,
+        beside,
+        brain,
         *(added_repository.root / name for name in added_repository.networks),
     ):
         (repository / package.name).symlink_to(package)
@@ -59,8 +102,41 @@ def test_every_added_network_serves(client: httpx.Client, added_repository: Adde
     assert content["refused"] == {}
     assert {model["name"] for model in content["models"]} == {
         "sine",
+        "wide",
+        "brain",
         *added_repository.networks,
     }
+
+
+def test_weights_beside_the_graph_are_served(client: httpx.Client) -> None:
+    body = {"inputs": [{"name": "x", "shape": [2, 1], "datatype": "FP32", "data": [1, 2]}]}
+    (output,) = client.post("/v2/models/wide/infer", json=body).json()["outputs"]
+    assert output["shape"] == [2, 2048]
+    assert set(output["data"][:2048]) | set(output["data"][2048:]) == {3, 6}
+
+
+def test_bfloat16_is_served_in_binary_and_as_rows(client: httpx.Client) -> None:
+    numbers = np.array([[1.5, -3], [0.1, 1e38]], ml_dtypes.bfloat16)
+    tensor = {"name": "x", "shape": [2, 2], "datatype": "BF16"}
+    outputs = {"parameters": {"binary_data_output": True}}
+    sent = {"inputs": [{**tensor, "parameters": {"binary_data_size": 8}}], **outputs}
+    header = json.dumps(sent).encode()
+    response = client.post(
+        "/v2/models/brain/infer",
+        content=header + numbers.tobytes(),
+        headers={"Inference-Header-Content-Length": str(len(header))},
+    )
+    size = int(response.headers["inference-header-content-length"])
+    answered = np.frombuffer(response.content[size:], ml_dtypes.bfloat16).reshape(2, 2)
+    assert answered.tolist() == (numbers * 2).tolist()
+    in_json = {"inputs": [{**tensor, "data": [1.5, -3, 0.1, 1]}], **outputs}
+    refused = client.post("/v2/models/brain/infer", json=in_json)
+    assert refused.status_code == 400
+    assert "Receiving BF16 data via JSON is not supported" in refused.json()["error"]
+    rows = {"instances": [[1.5, -3], [0.1, 0]]}
+    predictions = client.post("/models/brain/predict", json=rows).json()["predictions"]
+    np.testing.assert_allclose(predictions, [[3, -6], [0.2, 0]], rtol=2**-7)
+    assert predictions[1][0] != 0.2  # it is rounded to eight bits
 
 
 def test_the_served_cards_describe_the_inputs(

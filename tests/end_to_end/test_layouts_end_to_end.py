@@ -12,6 +12,7 @@ import onnxruntime
 import pytest
 from layout_networks import FEATURES, NETWORKS, Arrays
 from live_server import Server, serving, temporary_home
+from split_networks import APART, LIT, YOLO, pictures
 from v2_arrays import infer, post
 
 from models.__main__ import main
@@ -19,6 +20,8 @@ from models.batch_axes import rows_first
 from models.repository import ModelRepository
 
 CALLERS = 8
+DIVIDED = {"yolo": (YOLO, "detections:0"), "apart": (APART, "batch_ids"), "lit": (LIT, "places:0")}
+"""Networks of as many entries as the values say, and the index of the rows."""
 
 
 @pytest.fixture(scope="module")
@@ -29,6 +32,12 @@ def repository(tmp_path_factory: pytest.TempPathFactory) -> ModelRepository:
         file.write_bytes(network.onnx)
         arguments = ["add", name, str(file), "--repository", str(folder / "models")]
         assert main([*arguments, *network.options]) == 0
+    np.savez(folder / "pictures.npz", x=pictures(24))
+    for name, (content, index) in DIVIDED.items():
+        (folder / f"{name}.onnx").write_bytes(content)
+        arguments = ["add", name, str(folder / f"{name}.onnx"), "--split-by", index]
+        arguments += ["--sample", str(folder / "pictures.npz")]
+        assert main([*arguments, "--repository", str(folder / "models")]) == 0
     return ModelRepository(folder / "models")
 
 
@@ -53,9 +62,8 @@ class Reference:
     """ONNX Runtime itself."""
 
     def __init__(self, name: str) -> None:
-        self._session = onnxruntime.InferenceSession(
-            NETWORKS[name].onnx, providers=["CPUExecutionProvider"]
-        )
+        content = NETWORKS[name].onnx if name in NETWORKS else DIVIDED[name][0]
+        self._session = onnxruntime.InferenceSession(content, providers=["CPUExecutionProvider"])
         self._names = [output.name for output in self._session.get_outputs()]
 
     def __call__(self, inputs: Arrays) -> Arrays:
@@ -245,3 +253,44 @@ def test_the_request_that_check_prints_works(
     printed = command.partition(" -d ")[2].strip("'")
     response = client.post(f"/v2/models/{name}/infer", content=printed)
     assert response.status_code == 200, response.text
+
+
+@pytest.mark.parametrize("name", DIVIDED)
+def test_callers_that_share_a_batch_get_the_entries_of_their_own_rows(
+    name: str, client: httpx.Client
+) -> None:
+    """Each request is answered as ONNX Runtime answers it alone, with its index from 0."""
+    reference = Reference(name)
+
+    def ask(seed: int) -> None:
+        inputs = {"x": pictures(1 + seed % 3, seed)}
+        require_equal(infer(client, name, inputs, binary=seed % 2 == 0), reference(inputs))
+
+    with ThreadPoolExecutor(CALLERS) as callers:
+        list(callers.map(ask, range(6 * CALLERS)))
+    (stats,) = client.get(f"/v2/models/{name}/stats").json()["model_stats"]
+    assert stats["execution_count"] < stats["inference_count"]  # rows shared batches
+
+
+def test_rows_with_entries_are_lists_of_unlike_lengths(client: httpx.Client) -> None:
+    rows = pictures(4, seed=8)
+    response = client.post("/models/yolo/predict", json={"instances": rows.tolist()})
+    found = response.json()["predictions"]
+    alone = [Reference("yolo")({"x": rows[at : at + 1]})["detections"] for at in range(4)]
+    assert [len(row) for row in found] == [len(row) for row in alone]
+    for row, wanted in zip(found, alone, strict=True):
+        np.testing.assert_allclose(np.reshape(row, wanted.shape), wanted, rtol=1e-5)
+    columns = client.post("/v1/models/yolo:predict", json={"inputs": {"x": rows.tolist()}})
+    np.testing.assert_allclose(
+        columns.json()["outputs"], Reference("yolo")({"x": rows})["detections"], rtol=1e-5
+    )
+    configuration = client.get("/v2/models/yolo/config").json()
+    assert configuration["parameters"]["split_by"] == {"string_value": "detections:0"}
+
+
+@pytest.mark.parametrize("name", DIVIDED)
+def test_no_entries_are_an_empty_list(name: str, client: httpx.Client) -> None:
+    dark = {"x": np.zeros((2, 1, 4, 4), np.float32)}
+    require_equal(infer(client, name, dark, binary=True), Reference(name)(dark))
+    response = client.post("/models/lit/predict", json={"instances": dark["x"].tolist()})
+    assert response.json()["predictions"] == [{"places": [], "levels": []}] * 2

@@ -12,13 +12,15 @@ from live_server import Server, serving, temporary_home
 from own_forms import GENRES, PETS, save_forms
 from PIL import Image
 from playwright.sync_api import FilePayload, Locator, Page, expect
+from table_networks import ROWS, expected, save_flights
 
 
 @pytest.fixture(scope="module")
 def forms(root: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    """A server of `pets`, `rides` and `genres`."""
+    """A server of `pets`, `rides`, `genres` and `flights`."""
     folder = tmp_path_factory.mktemp("forms")
     save_forms(folder)
+    save_flights(folder)
     settings = {"FITSERVE_MODEL_REPOSITORY": str(folder), "FITSERVE_DEVICE": "cpu"}
     with temporary_home() as home, serving(home, root, settings=settings) as server:
         yield server
@@ -89,6 +91,24 @@ def test_fields_are_filled_from_the_card_and_a_number_has_its_unit(
     expect(form.locator(".answer-text")).to_have_text("45 minutes")
 
 
+def test_a_row_of_a_table_has_a_field_for_each_column(visitor: Visitor, forms: Server) -> None:
+    _, form = form_of(visitor, forms, "flights")
+    for name, shown in (("distance miles", "1400"), ("day", "2013-01-01"), ("origin", "JFK")):
+        assert form.get_by_label(name).input_value() == shown
+    form.get_by_label("origin").select_option("LGA")
+    form.get_by_label("late").select_option("true")
+    form.get_by_label("carrier").fill("B6")
+    form.get_by_label("dep_time").fill("")
+    form.get_by_role("button", name="Ask").click()
+    changed = {"origin": "LGA", "late": True, "carrier": "B6", "dep_time": None}
+    answer = float(f"{expected({**ROWS[0], **changed}):.5g}")
+    expect(form.locator(".answer-text")).to_have_text(str(int(answer)))
+    visitor.expect("status of 400")
+    form.get_by_label("distance miles").fill("6001")
+    form.get_by_role("button", name="Ask").click()
+    expect(form.locator(".trouble")).to_contain_text("it must be from 0 to 6000 miles")
+
+
 def test_several_labels_are_answered(visitor: Visitor, forms: Server) -> None:
     _, form = form_of(visitor, forms, "genres")
     for at, value in enumerate(("2", "-2", "1")):
@@ -116,7 +136,7 @@ def test_a_request_chooses_its_labels(forms: Server) -> None:
 
 def test_every_example_of_these_networks_works_when_pasted(forms: Server) -> None:
     paths = httpx.get(f"{forms.url}/docs.json").json()["paths"]
-    for name in ("pets", "rides", "genres"):
+    for name in ("pets", "rides", "genres", "flights"):
         operation = paths[f"/models/{name}/predict"]["post"]
         example = operation["requestBody"]["content"]["application/json"]["schema"]["example"]
         response = httpx.post(f"{forms.url}/models/{name}/predict", json=example)

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 import fitserve
+import fitserve.torch_files
 from models.loading import open_runtime
 from models.package import ModelPackage
 from models.repository import ModelRepository
@@ -158,6 +159,29 @@ def test_a_program_of_torch_export_needs_no_sample(repository: Path, tmp_path: P
         wanted = network(rows)
     found = answers(read(repository, "program"), {"tokens": rows})
     np.testing.assert_allclose(found["output"], wanted, rtol=1e-4)
+
+
+@pytest.mark.parametrize("kind", ["module", "program"])
+def test_large_weights_are_exported_beside_the_graph(
+    kind: str, repository: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The package holds no second copy of them in a file of torch."""
+    monkeypatch.setattr(fitserve.torch_files, "LARGEST_INSIDE", 0)
+    network = seeded(Pool).eval()
+    rows = torch.arange(12).reshape(3, 4)
+    expected = network(rows).detach().numpy()
+    if kind == "program":
+        shapes = ({0: torch.export.Dim("batch")},)
+        fitserve.save("net", torch.export.export(network, (rows,), dynamic_shapes=shapes),
+                      repository=repository)  # fmt: skip
+    else:
+        fitserve.save("net", network, rows, repository=repository)
+    package = read(repository, "net")
+    assert package.card.runtimes == ("onnx",)
+    assert "  torch: There is no TorchScript file: of weights this large" in capsys.readouterr().out
+    np.testing.assert_allclose(
+        answers(package, {"tokens": rows})["output"], expected, rtol=1e-4, atol=1e-6
+    )
 
 
 def test_a_compiled_module_keeps_its_file(repository: Path) -> None:
@@ -391,9 +415,9 @@ STEPS = [torch.randn(3, 5, 4), torch.randn(3, 8, 4)]
         (Complex, ROWS, "the output output is complex64, which no request holds: give its real"),
         (Counting, ROWS, "changes its buffer count when it computes"),
         (
-            lambda: nn.Linear(4, 2).bfloat16(),
-            ROWS.bfloat16(),
-            "input is bfloat16, which no request",
+            lambda: nn.Linear(4, 2),
+            ROWS.to(torch.float8_e4m3fn),
+            "input is float8_e4m3fn, which no request",
         ),
         (lambda: nn.LazyLinear(2), ROWS, "the parameter weight has no size before the first call"),
         (ByPosition, (ROWS, ROWS[:3, :2]), r"rows in different numbers \(5 of x, 3 of shift\)"),

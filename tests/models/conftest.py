@@ -57,11 +57,11 @@ def one_trial_of_each_graph() -> Iterator[None]:
     unsafe: dict[Any, Mapping[str, tuple[int, ...]]] = {}
 
     def require_safe_once(
-        file: str, content: bytes, inputs: Any, rows: Mapping[str, Any], axes: Any
+        file: str, content: bytes, inputs: Any, rows: Mapping[str, Any], *others: Any
     ) -> Mapping[str, tuple[int, ...]]:
         key = content, *((name, array.shape[1:]) for name, array in rows.items())
         if key not in unsafe:
-            unsafe[key] = require_safe(file, content, inputs, rows, axes)
+            unsafe[key] = require_safe(file, content, inputs, rows, *others)
         return unsafe[key]
 
     with pytest.MonkeyPatch.context() as patch:

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import ml_dtypes
 import numpy as np
 import pytest
 import torch
@@ -13,8 +14,8 @@ from onnx import TensorProto as T
 
 from models.__main__ import main
 from models.card import Example, RecordedTensor
-from models.differences import HALF_PRECISION, excess, relative_difference
-from models.half_precision import computes_in_half
+from models.differences import BFLOAT16, HALF_PRECISION, excess, relative_difference
+from models.half_precision import half_tolerance
 from models.loading import example_mismatch, open_runtime
 from models.repository import ModelRepository
 from models.runtimes import Arrays, OnnxRuntime
@@ -239,9 +240,14 @@ def test_classes_within_the_tolerance_of_half_precision_may_be_swapped(
     assert add(tmp_path, weights, swapped, T.FLOAT, softmax=True) == 1
 
 
-@pytest.mark.parametrize(("kind", "half"), [(np.float16, True), (np.float32, False)])
+@pytest.mark.parametrize(
+    ("kind", "tolerance"),
+    [(np.float16, HALF_PRECISION), (ml_dtypes.bfloat16, BFLOAT16), (np.float32, 0)],
+)
 @pytest.mark.parametrize("where", ["initializer", "constant", "branch"])
-def test_half_precision_is_found_anywhere_in_a_graph(kind: Any, half: bool, where: str) -> None:
+def test_half_precision_is_found_anywhere_in_a_graph(
+    kind: Any, tolerance: float, where: str
+) -> None:
     value = numpy_helper.from_array(np.ones(1, kind), "one")
     constant = helper.make_node("Constant", [], ["one"], value=value)
     if where == "branch":
@@ -253,7 +259,7 @@ def test_half_precision_is_found_anywhere_in_a_graph(kind: Any, half: bool, wher
         [helper.make_tensor_value_info("x", T.BOOL, [])], [],
         [value] if where == "initializer" else [],
     )  # fmt: skip
-    assert computes_in_half(helper.make_model(graph).SerializeToString()) == half
+    assert half_tolerance(helper.make_model(graph).SerializeToString()) == tolerance
 
 
 def test_a_recorded_prediction_in_half_precision_holds_on_another_runtime() -> None:

@@ -30,10 +30,10 @@ SPEC = PaddingSpec(
 )
 
 
-def added(folder: Path, *, masked: bool = True, **options: Any) -> ModelPackage:
+def added(folder: Path, *, masked: bool = True, unlike: int = 0, **options: Any) -> ModelPackage:
     sample = folder / "sample.npz"
     np.savez(sample, **rows_of_length(6))  # type: ignore[arg-type]
-    file = write_masked_mean(folder, masked=masked)
+    file = write_masked_mean(folder, masked=masked, unlike=unlike)
     defaults = {"pads": [Pad("x", 0.0)], "masks": ["mask"], "max_lengths": [MaxLength(None, 20)]}
     return add(folder, "mean", file, sample=sample, **(defaults | options))
 
@@ -59,6 +59,12 @@ def test_a_network_that_looks_at_the_padding_is_refused(tmp_path: Path) -> None:
     ):
         added(tmp_path, masked=False)
     assert not list(tmp_path.glob("mean/*"))
+
+
+def test_a_network_that_treats_one_length_in_another_way_is_refused(tmp_path: Path) -> None:
+    """42 is neither the shortest nor the middle nor the longest of those that are padded to 48."""
+    with pytest.raises(AddError, match="rows of length 42 give something else when they are padd"):
+        added(tmp_path, unlike=42, max_lengths=[MaxLength(None, 64)])
 
 
 @pytest.mark.parametrize(
@@ -109,10 +115,17 @@ def test_padding_is_cut_off_again(length: int, rows: int) -> None:
     assert outputs["mean"].shape == (rows, 1)
 
 
-def test_a_row_without_a_real_place_is_not_padded() -> None:
+@pytest.mark.parametrize("mask", [[0, 0, 0], [0, 1, 1], [1, 0, 1], [2, 1, 1], [1, -1, -1]])
+def test_a_row_whose_real_places_are_not_the_first_is_not_padded(mask: list[int]) -> None:
     inputs = arrays(3)
-    inputs["mask"][1] = 0
+    inputs["mask"][1] = mask
     assert SPEC.target(inputs) is None
+
+
+def test_a_row_that_is_padded_already_is_padded() -> None:
+    inputs = arrays(3)
+    inputs["mask"][1] = [1, 0, 0]
+    assert SPEC.target(inputs) == 4
 
 
 @pytest.mark.parametrize("length", [0, 9])

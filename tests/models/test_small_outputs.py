@@ -49,7 +49,7 @@ def test_dependent_rows_are_found_in_small_outputs(
     centred = helper.make_node("Sub", ["x", "mean"], ["z"])
     content = scaled([mean, centred], scale, first=np.array([0], np.int64))
     monkeypatch.setattr(
-        proofs, "row_mixing", lambda _, sizes, __: [None] * len(sizes)
+        proofs, "row_mixing", lambda _, sizes, *__: [None] * len(sizes)
     )  # it is seen without the graph
     card = added(tmp_path, content).get("net").card
     assert card.batching == "none"

@@ -5,6 +5,7 @@ import struct
 from collections.abc import Mapping
 from typing import Any, Literal, NamedTuple
 
+import ml_dtypes
 import numpy as np
 from hypothesis import settings
 from hypothesis import strategies as st
@@ -20,7 +21,7 @@ property_test = settings(deadline=None, derandomize=True, database=None, max_exa
 
 TensorForm = Literal["flat", "nested", "binary"]
 
-IN_JSON: tuple[Datatype, ...] = tuple(name for name in NUMPY_DTYPES if name != "FP16")
+IN_JSON: tuple[Datatype, ...] = tuple(name for name in NUMPY_DTYPES if name not in ("FP16", "BF16"))
 
 
 def card_of(
@@ -96,7 +97,7 @@ def message_of(
     for name, array in arrays.items():
         entry = {"name": name, "datatype": datatypes[name], "shape": list(array.shape)}
         if forms[name] == "binary":
-            tensors.append(raw_of(array))
+            tensors.append(raw_of(array, datatypes[name]))
             entry["parameters"] = {"binary_data_size": len(tensors[-1])}
         else:
             entry["data"] = (array if forms[name] == "nested" else array.ravel()).tolist()
@@ -104,8 +105,10 @@ def message_of(
     return Message(card, arrays, {"inputs": inputs, **fields}, tuple(tensors))
 
 
-def raw_of(array: NDArray[Any]) -> bytes:
-    """Return an array as a binary tensor; `str` or `bytes` as BYTES."""
+def raw_of(array: NDArray[Any], datatype: str = "") -> bytes:
+    """Return an array as a binary tensor; `str` or `bytes` as BYTES, the upper half as BF16."""
+    if datatype == "BF16":
+        return (array.view(np.uint32) >> 16).astype(np.uint16).tobytes()
     if array.dtype != object:
         return array.tobytes()
     texts = (one if isinstance(one, bytes) else one.encode() for one in array.ravel())
@@ -146,7 +149,12 @@ def read_answer(body: bytes, header_length: int | None) -> Answered:
             outputs[name] = np.array(texts, object).reshape(shape).tolist()
             continue
         dtype = NUMPY_DTYPES[datatype]
-        array = np.array(entry["data"], dtype) if size is None else np.frombuffer(raw, dtype)
+        in_binary = np.dtype(ml_dtypes.bfloat16) if datatype == "BF16" else dtype
+        array = (
+            np.array(entry["data"], dtype)
+            if size is None
+            else np.frombuffer(raw, in_binary).astype(dtype)
+        )
         outputs[name] = array.reshape(shape)
     assert not rest, "there are bytes behind the last output"
     return Answered(content, outputs, binary)
@@ -189,6 +197,8 @@ def values(draw: st.DrawFn, spec: TensorSpec, rows: int, *, finite: bool) -> NDA
     )
     fill = st.nothing() if spec.datatype == "BYTES" else None
     array: NDArray[Any] = draw(arrays_of.arrays(spec.dtype, shape, elements=elements, fill=fill))
+    if spec.datatype == "BF16":
+        array = array.astype(ml_dtypes.bfloat16).astype(np.float32)
     return array
 
 
@@ -201,7 +211,7 @@ def messages(draw: st.DrawFn) -> Message:
     arrays = {}
     for spec in draw(st.permutations(card.inputs)):
         can: tuple[TensorForm, ...] = ("flat", "nested", "binary")
-        form = "binary" if spec.datatype == "FP16" else draw(st.sampled_from(can))
+        form = "binary" if spec.datatype in ("FP16", "BF16") else draw(st.sampled_from(can))
         forms[spec.name] = form
         arrays[spec.name] = draw(values(spec, rows, finite=form != "binary"))
     identity = draw(st.none() | st.text(st.characters(exclude_categories=["Cs"]), max_size=5))

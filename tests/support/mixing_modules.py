@@ -492,7 +492,24 @@ class _ShortCosine(nn.Module):
         return torch.relu(x) + (torch.cosh(large).to(torch.float32) - 1)
 
 
+class _ComplexProduct(nn.Module):
+    """A complex product, which overflows in a vector of the processor."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        far = (torch.relu(x - 1e6) * 1e30).to(torch.complex64)
+        return torch.relu(x) + (far * far).abs().clamp(max=1.0)
+
+
+class _WholeVariance(nn.Module):
+    """The variance of all numbers of a row, which torch computes in another way for one row."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.relu(x) + torch.relu(x - 1e6).var(1, keepdim=True)
+
+
 MIXED: Mapping[str, tuple[nn.Module, str]] = {
+    "a complex product": (_ComplexProduct(), "aten::to"),
+    "the variance of a whole row": (_WholeVariance(), "aten::var"),
     "a scaled sum in half precision": (_ScaledSum(), "aten::add"),
     "a hyperbolic cosine in half precision": (_ShortCosine(), "aten::cosh"),
     "a remainder of large numbers": (_Remainder(), "aten::fmod"),
@@ -577,7 +594,8 @@ class _Scaled(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         y = torch.maximum(functional.gelu(x), -x)
         y = y * torch.rsqrt(y.pow(2).mean(-1, keepdim=True) + 1e-6)
-        return functional.normalize(y, dim=-1) / (y.std(-1, keepdim=True) + 1e-6)
+        spread = y.view(-1, 2, 2).std(-1).repeat_interleave(2, dim=1)
+        return functional.normalize(y, dim=-1) / (spread + 1e-6)
 
 
 class _Convolutional(nn.Module):

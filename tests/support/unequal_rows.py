@@ -11,17 +11,22 @@ from small_packages import onnx_file
 node = helper.make_node
 
 
-def write_masked_mean(folder: Path, *, masked: bool = True) -> Path:
+def write_masked_mean(folder: Path, *, masked: bool = True, unlike: int = 0) -> Path:
     """Write the graph: x and mask, FP32 [batch, length] → mean [batch, 1], centred [batch, length].
 
-    Without `masked`, the mean is that of all places.
+    Without `masked`, the mean is that of all places. Rows of the length `unlike` have a mean that
+    is larger by 1.
     """
     shape: list[str | int] = ["batch", "length"]
     mean = [
         node("Mul", ["x", "mask"], ["real"]),
         node("ReduceSum", ["real", "axes"], ["sum"]),
         node("ReduceSum", ["mask", "axes"], ["count"]),
-        node("Div", ["sum", "count"], ["mean"]),
+        node("Div", ["sum", "count"], ["masked"]),
+        node("Shape", ["x"], ["length"], start=1),
+        node("Equal", ["length", "unlike"], ["is_unlike"]),
+        node("Cast", ["is_unlike"], ["added"], to=T.FLOAT),
+        node("Add", ["masked", "added"], ["mean"]),
     ]
     if not masked:
         mean = [node("ReduceMean", ["x", "axes"], ["mean"]), node("Identity", ["mask"], ["unused"])]
@@ -32,6 +37,7 @@ def write_masked_mean(folder: Path, *, masked: bool = True) -> Path:
             [("x", T.FLOAT, shape), ("mask", T.FLOAT, shape)],
             [("mean", T.FLOAT, ["batch", 1]), ("centred", T.FLOAT, shape)],
             axes=np.array([1]),
+            unlike=np.array([unlike]),
         )
     )
     return file

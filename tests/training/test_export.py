@@ -13,6 +13,7 @@ import pytest
 import torch
 
 import training.export
+import training.exported_files
 from models.__main__ import main as models_command
 from models.loading import open_runtime
 from models.package import ModelPackage
@@ -23,6 +24,7 @@ from training.datasets import Dataset, Split
 from training.export import ExportError, export
 from training.recipes import RECIPES
 from training.runs import RunResult, run_recipe
+from training.served import Served
 
 CPU = torch.device("cpu")
 SEEDS = 2
@@ -56,6 +58,7 @@ def pictures(digits: Dataset) -> RunResult:
         digits,
         name="mnist",
         external=datasets.digits,
+        redistributable=False,
         test=Split(digits.test.inputs.flip(0), digits.test.targets.flip(0)),
     )
     return run_on("mnist-mlp", data, tutorial, epochs=2, hidden=(32,), batch_size=32)
@@ -90,7 +93,7 @@ def quick_onnx(
 ) -> None:
     """Replace the slow ONNX export of the line by the file that was exported before."""
     content = packages["curve-linear"][1].load("model.onnx")
-    monkeypatch.setattr(training.export, "onnx", lambda *_: content)
+    monkeypatch.setattr(training.exported_files, "onnx", lambda *_: content)
 
 
 def test_the_package_is_verified_on_both_runtimes(
@@ -280,13 +283,13 @@ def test_a_second_export_is_the_next_version(line: RunResult, tmp_path: Path) ->
 
 def changed_export(change: Callable[[torch.nn.Module], None]) -> Callable[..., bytes]:
     """Return an ONNX export that exports a changed copy of the network."""
-    original = training.export.onnx
+    original = training.exported_files.onnx
 
-    def export_another(graph: torch.nn.Module, *rest: Any) -> bytes:
-        other = copy.deepcopy(graph)
+    def export_another(served: Served, *rest: Any) -> bytes:
+        other = copy.deepcopy(served.module)
         with torch.no_grad():
             change(other)
-        return original(other, *rest)
+        return original(replace(served, module=other), *rest)
 
     return export_another
 
@@ -307,7 +310,7 @@ def test_an_onnx_file_of_a_slightly_different_network_is_refused(
     points: RunResult, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The difference is too small for the example, and large enough for the parity check."""
-    monkeypatch.setattr(training.export, "onnx", changed_export(scaled_by(1 + 1e-4)))
+    monkeypatch.setattr(training.exported_files, "onnx", changed_export(scaled_by(1 + 1e-4)))
     with pytest.raises(ParityError) as caught:
         export(points, tmp_path)
     message = str(caught.value)
@@ -320,7 +323,7 @@ def test_an_onnx_file_of_a_slightly_different_network_is_refused(
 def test_an_onnx_file_of_a_very_different_network_is_refused(
     line: RunResult, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(training.export, "onnx", changed_export(scaled_by(2)))
+    monkeypatch.setattr(training.exported_files, "onnx", changed_export(scaled_by(2)))
     with pytest.raises(ExportError, match=r"curve-linear, onnx: y differs .* by \d"):
         export(line, tmp_path)
     assert everything_under(tmp_path) == []
@@ -329,7 +332,7 @@ def test_an_onnx_file_of_a_very_different_network_is_refused(
 def test_a_torchscript_file_of_a_different_network_is_refused(
     points: RunResult, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    original = training.export.torchscript
+    original = training.exported_files.torchscript
 
     def another(graph: torch.nn.Module) -> bytes:
         other = copy.deepcopy(graph)
@@ -337,7 +340,7 @@ def test_a_torchscript_file_of_a_different_network_is_refused(
             scaled_by(1 + 1e-4)(other)
         return original(other)
 
-    monkeypatch.setattr(training.export, "torchscript", another)
+    monkeypatch.setattr(training.exported_files, "torchscript", another)
     with pytest.raises(ParityError, match=r"torchscript, .* differs by "):
         export(points, tmp_path)
     assert everything_under(tmp_path) == []

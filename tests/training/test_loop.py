@@ -19,8 +19,9 @@ from torch.nn.functional import cross_entropy
 
 from models.devices import DeviceError
 from training.datasets import Dataset, Split
+from training.history import Epoch, History
 from training.hyperparameters import CnnHyperparameters, ColumnHyperparameters, MlpHyperparameters
-from training.loop import DivergedError, Epoch, History, pick_device, train, validate
+from training.loop import DivergedError, pick_device, train, validate
 from training.networks import Pixels, convolutional, mlp
 
 CPU = torch.device("cpu")

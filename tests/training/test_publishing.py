@@ -10,10 +10,11 @@ from torch import nn
 from models.card import Evaluation
 from training.datasets import Dataset
 from training.evaluation import NotFiniteError, evaluate
-from training.loop import History
+from training.history import History
 from training.publishing import PublishError, check_result, write_checkpoint
 from training.recipes import RECIPES
 from training.runs import RunResult
+from training.snapshots import read_tensors
 
 
 def trained(data: Dataset, **metrics: float) -> RunResult:
@@ -72,6 +73,7 @@ def test_a_checkpoint_replaces_the_earlier_checkpoint(moons: Dataset, tmp_path: 
     first = trained(moons, accuracy=0.5)
     path = write_checkpoint(first, tmp_path)
     assert write_checkpoint(replace(first, preset="tutorial"), tmp_path) == path
-    checkpoint = torch.load(path, weights_only=True)
-    assert (checkpoint["setting"], checkpoint["metrics"]) == ("tutorial", {"accuracy": 0.5})
-    assert [entry.name for entry in path.parent.iterdir()] == ["moons-linear.pt"]
+    weights, record = read_tensors(path)
+    assert (record["setting"], record["metrics"]) == ("tutorial", {"accuracy": 0.5})
+    assert weights.keys() == first.network.state_dict().keys()
+    assert [entry.name for entry in path.parent.iterdir()] == ["moons-linear.safetensors"]

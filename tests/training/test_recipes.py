@@ -12,9 +12,9 @@ from models.runtimes import Arrays, OnnxRuntime, Runtime
 from models.tensor_spec import TensorSpec
 from models.torch_runtimes import TorchScriptRuntime
 from training.datasets import Dataset
-from training.export import graph_of, onnx, torchscript
-from training.hyperparameters import Hyperparameters
-from training.recipes import RECIPES, Recipe
+from training.exported_files import onnx, torchscript
+from training.recipe import Recipe
+from training.recipes import RECIPES
 
 SAMPLES = 150
 
@@ -42,16 +42,17 @@ class Exported:
 @pytest.fixture(scope="module", params=RECIPES)
 def exported(request: pytest.FixtureRequest, digits: Dataset) -> Exported:
     recipe = RECIPES[request.param]
-    data = digits if recipe.data == "mnist" else request.getfixturevalue(recipe.data)
+    data = digits if recipe.data == "mnist" else request.getfixturevalue(str(recipe.data))
     torch.manual_seed(0)
     network = recipe.build(recipe.default, data)
-    graph, spec, output = graph_of(network, data)
+    served = recipe.served(network, data)
+    (spec,), (output,) = served.inputs, served.outputs
     samples = data.test.inputs[:SAMPLES]
     runtimes: dict[str, Runtime] = {
-        "onnx": OnnxRuntime(onnx(graph, samples[:2], spec, output), threads=1),
-        "torchscript": TorchScriptRuntime(torchscript(graph), outputs=[output.name]),
+        "onnx": OnnxRuntime(onnx(served, samples[:2]), threads=1),
+        "torchscript": TorchScriptRuntime(torchscript(served.module), outputs=[output.name]),
     }
-    return Exported(recipe, data, network, graph, spec, output, runtimes, samples)
+    return Exported(recipe, data, network, served.module, spec, output, runtimes, samples)
 
 
 def test_every_network_takes_raw_rows_and_returns_logits_or_values(exported: Exported) -> None:
@@ -67,7 +68,7 @@ def test_every_graph_has_the_tensors_of_its_package(exported: Exported) -> None:
         "mnist": ("image", "UINT8", (-1, 28, 28), "probabilities", 10),
         "curve": ("x", "FP32", (-1, 1), "y", 1),
         "moons": ("point", "FP32", (-1, 2), "probabilities", 2),
-    }[exported.recipe.data]
+    }[str(exported.recipe.data)]
     spec, result_spec = exported.input, exported.output
     assert (spec.name, spec.datatype, spec.shape) == (name, datatype, shape)
     assert (result_spec.name, result_spec.datatype, result_spec.shape) == (
@@ -150,7 +151,7 @@ def test_the_small_networks_have_the_layers_of_the_tutorial_in_both_presets(
     name: str, shapes: list[tuple[int, int]], preset: Any, request: pytest.FixtureRequest
 ) -> None:
     recipe = RECIPES[name]
-    data = request.getfixturevalue(recipe.data)
+    data = request.getfixturevalue(str(recipe.data))
     network = recipe.build(recipe.hyperparameters(preset), data)
     assert [tuple(m.weight.shape) for m in network if isinstance(m, nn.Linear)] == shapes
     tanh = sum(isinstance(layer, nn.Tanh) for layer in network)
@@ -189,15 +190,11 @@ TUTORIAL: dict[str, dict[str, Any]] = {
 
 @pytest.mark.parametrize("name", TUTORIAL)
 def test_the_tutorial_preset_matches_the_tutorial(name: str) -> None:
-    hyperparameters: Hyperparameters = RECIPES[name].tutorial
+    hyperparameters = RECIPES[name].hyperparameters("tutorial")
     expected = NOTHING_ELSE | TUTORIAL[name]
     values = hyperparameters.model_dump()
     assert {option: values[option] for option in expected} == expected
-    assert (
-        RECIPES[name].hyperparameters("tutorial")
-        == hyperparameters
-        != RECIPES[name].hyperparameters("default")
-    )
+    assert hyperparameters != RECIPES[name].hyperparameters("default")
 
 
 def test_image_recipes_accept_any_images_and_column_recipes_only_their_own_data(

@@ -16,7 +16,8 @@ from torch import Tensor, nn
 from models.card import SeedFigures
 from training import datasets
 from training.datasets import Dataset, Split
-from training.recipes import RECIPES, Recipe
+from training.recipe import Recipe
+from training.recipes import RECIPES
 from training.runs import RunResult, run_recipe
 
 CPU = torch.device("cpu")

@@ -13,17 +13,18 @@ from pathlib import Path
 from typing import IO, Any
 
 import pytest
-import torch
 from torchvision.datasets import MNIST
 from typer.testing import CliRunner, Result
 
 import training.command_line as command_line
 import training.export
+import training.recipe
 from models.package import ModelPackage, PackageError
 from models.repository import ModelRepository
 from training.datasets import Dataset, load
 from training.recipes import RECIPES
 from training.runs import RunResult
+from training.snapshots import read_tensors
 
 ROOT = Path(__file__).resolve().parents[2]
 QUICK = ["--seeds", "1", "--no-compare"]
@@ -196,7 +197,7 @@ def test_the_data_folder_is_from_the_option_the_environment_or_the_default(
         folders.append(folder)
         return moons
 
-    monkeypatch.setattr(command_line, "load", load)
+    monkeypatch.setattr(training.recipe, "load", load)
     if by != "default":
         monkeypatch.setenv("FITSERVE_DATA_DIR", "/by/environment")
     run("fit", "moons-linear", *(["--data-dir", "/by/option"] if by == "option" else []))
@@ -387,7 +388,7 @@ def test_a_worse_result_is_refused_with_both_metrics_and_written_with_replace(
     assert f"is worse than the {metrics['mse']:.6g} of curve-linear/1" in last
     assert "--replace" in last
     assert ModelRepository(root).versions("curve-linear") == ["1"]
-    assert (root / ".checkpoints" / "curve-linear.pt").is_file()
+    assert (root / ".checkpoints" / "curve-linear.safetensors").is_file()
 
     result = run(*worse, "--replace", "--repository", str(root))
     assert result.exit_code == 0, result.output
@@ -514,7 +515,10 @@ def test_the_first_ctrl_c_keeps_the_best_weights_and_the_second_keeps_nothing(
         _, stderr = two.communicate(timeout=100)
         assert two.returncode in (130, -signal.SIGINT)  # a shell reports both as 130
         assert "Traceback" not in stderr
-        assert not list(tmp_path.glob("two/**/*.*"))
+        assert ModelRepository(tmp_path / "two").names() == []
+        # The snapshot of the first Ctrl-C is all that is kept.
+        kept_files = [path.name for path in tmp_path.glob("two/**/*") if path.is_file()]
+        assert kept_files == ["default-0.safetensors"]
 
         wait_for_one("Ctrl-C again stops at once")
         last = wait_for_one("error: curve-tanh: interrupted, no package is written")
@@ -527,12 +531,12 @@ def test_the_first_ctrl_c_keeps_the_best_weights_and_the_second_keeps_nothing(
         assert stdout.startswith("curve-tanh/1 ")
         assert "moons-tanh" not in stderr
     assert ModelRepository(tmp_path / "one").names() == []
-    checkpoint = torch.load(tmp_path / "one/.checkpoints/curve-tanh.pt", weights_only=True)
-    assert checkpoint["recipe"] == "curve-tanh"
-    assert 1 <= checkpoint["epoch"] < 40_000
+    weights, record = read_tensors(tmp_path / "one/.checkpoints/curve-tanh.safetensors")
+    assert record["recipe"] == "curve-tanh"
+    assert 1 <= record["epoch"] < 40_000
     recipe = RECIPES["curve-tanh"]
     network = recipe.build(recipe.default.override({}), load("curve", Path("data")))
-    network.load_state_dict(checkpoint["weights"])
+    network.load_state_dict(weights)
 
     package = ModelRepository(tmp_path / "kept").get("curve-tanh")
     package.verify()

@@ -11,6 +11,7 @@ from service.api.openapi.parts import failures, json_body, operation
 from service.api.rows.dialects import RowsRequest, example_of
 from service.api.rows.pictures import EXAMPLE_PICTURE, FORM, is_picture_model
 from service.api.rows.predict import DIALECT as PREDICT
+from service.api.rows.tables import row_schema
 from service.api.rows.texts import PAIR, TEXT, row_of
 from service.errors import ServiceError
 
@@ -40,8 +41,9 @@ def rows_example(card: ModelCard) -> dict[str, Any] | None:
 
 
 def tensors_example(card: ModelCard) -> dict[str, Any] | None:
-    """Return a request of the V2 protocol; None if it would be too long."""
-    if not _is_short(card):
+    """Return a request of the V2 protocol; None if it would be too long, or has BF16 in binary."""
+    has_bfloat16 = any(spec.datatype == "BF16" for spec in (*card.inputs, *card.outputs))
+    if has_bfloat16 or not _is_short(card):
         return None
     inputs = [
         {
@@ -81,6 +83,8 @@ def _instances(card: ModelCard) -> dict[str, Any]:
     row: dict[str, Any] = {"type": "object", "required": list(values), "properties": values}
     if len(values) == 1:
         (row,) = values.values()
+    if card.table is not None:
+        row = row_schema(card.table)
     if card.text is not None:
         row = {"oneOf": [_TEXT, _PAIR, row]}
     instances = {"type": "array", "minItems": 1, "items": row, "description": "rows"}

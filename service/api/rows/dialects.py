@@ -14,6 +14,7 @@ import orjson
 from models.answers import LabelsSpec
 from models.card import ModelCard
 from models.digits import fewest_digits
+from models.split_rows import parts_of
 from models.tokens import Text, Tokens
 from service.batching.batch import Arrays
 from service.errors import BadInputError, UnsupportedMediaError
@@ -138,7 +139,8 @@ def to_json(card: ModelCard, request: RowsRequest, outputs: Arrays, content: Any
         ServiceError: an output holds infinity or NaN, which JSON does not have.
     """
     for name, array in outputs.items():
-        if array.dtype.kind == "f" and not np.isfinite(array).all():
+        parts = [part for part in parts_of(array) if part.dtype.kind == "f"]
+        if not all(np.isfinite(part).all() for part in parts):
             raise not_finite(card, request.inputs, name)
     return Written(orjson.dumps(content, option=orjson.OPT_SERIALIZE_NUMPY, default=_texts))
 
@@ -152,6 +154,8 @@ def _texts(value: Any) -> Any:
 
 def example_of(card: ModelCard) -> dict[str, Any]:
     """Return the recorded example of a card as a request that every dialect takes."""
+    if card.table is not None:
+        return {"instances": list(card.table.example)}
     columns = {
         name: fewest_digits(one.array()) for name, one in card.rows_first.example.inputs.items()
     }

@@ -25,6 +25,7 @@ from service.api.rows.dialects import (
 )
 from service.api.rows.predictions import rows_of
 from service.api.rows.requests import request_of_columns, request_of_rows
+from service.api.rows.tables import require_width, values_of_lines
 from service.batching.batch import Arrays
 from service.errors import BadInputError
 from service.json_body import Body
@@ -36,6 +37,9 @@ _FIELDS = ("dataframe_split", "dataframe_records", "instances", "inputs")
 def _read(card: ModelCard, body: Body, media: Media) -> RowsRequest:
     form = CSV if media.accept == "text/csv" else JSON
     if media.content_type == "text/csv":
+        if card.table is not None:
+            values = values_of_lines(card.table, _lines(body))
+            return request_of_columns(card, values, media, form=form)
         return _table(card, *_csv(card, body), media)._replace(form=form)
     content, booleans = parse(body, media)
     if isinstance(content, list):
@@ -64,6 +68,8 @@ def _split(card: ModelCard, value: Any, media: Media) -> RowsRequest:
 def _records(card: ModelCard, value: Any, media: Media) -> RowsRequest:
     if not isinstance(value, list) or not value or not all(isinstance(row, dict) for row in value):
         raise BadInputError("'dataframe_records' must be a list of objects, one for each row.")
+    if card.table is not None:
+        return request_of_rows(card, value, media)
     names = list(value[0])
     if any(row.keys() != value[0].keys() for row in value):
         raise BadInputError("The rows of 'dataframe_records' have different columns.")
@@ -72,13 +78,14 @@ def _records(card: ModelCard, value: Any, media: Media) -> RowsRequest:
 
 def _table(card: ModelCard, names: Any, rows: Sequence[Any], media: Media) -> RowsRequest:
     """Return the request with a table: a column for each input, one input of all, or texts."""
-    if len(card.inputs) == 1 and names != [card.inputs[0].name]:
+    if card.table is not None:
+        names = list(card.table.by_name) if names is None else names
+    elif len(card.inputs) == 1 and names != [card.inputs[0].name]:
         return request_of_rows(card, list(rows), media)
     if not isinstance(names, list):
-        wanted = ", ".join(spec.name for spec in card.inputs)
+        wanted = ", ".join(card.table.by_name if card.table else (one.name for one in card.inputs))
         raise BadInputError(f"The columns have no names; the model takes {wanted}.")
-    if any(not isinstance(row, list) or len(row) != len(names) for row in rows):
-        raise BadInputError(f"Each row must have {len(names)} values, one for each column.")
+    require_width(names, rows)
     columns = {str(name): [row[at] for row in rows] for at, name in enumerate(names)}
     return request_of_columns(card, columns, media)
 
@@ -91,10 +98,7 @@ def _csv(card: ModelCard, body: Body) -> tuple[list[str] | None, list[list[Any]]
     Raises:
         BadInputError: the body is no CSV, or holds text where the model takes a number.
     """
-    try:
-        lines = [line for line in csv.reader(io.StringIO(bytes(body).decode())) if line]
-    except (UnicodeDecodeError, csv.Error) as error:
-        raise BadInputError(f"The body is no CSV in UTF-8: {error}.") from error
+    lines = _lines(body)
     texts = {spec.name for spec in card.inputs if spec.datatype == "BYTES"}
     inputs, names = {spec.name for spec in card.inputs}, None
     if lines and ({*lines[0]} == inputs if texts else not all(map(_is_number, lines[0]))):
@@ -109,6 +113,18 @@ def _csv(card: ModelCard, body: Body) -> tuple[list[str] | None, list[list[Any]]
         ]
     except ValueError as error:
         raise BadInputError(f"The CSV holds a value that is no number: {error}.") from error
+
+
+def _lines(body: Body) -> list[list[str]]:
+    """Return the fields of each line of CSV.
+
+    Raises:
+        BadInputError: the body is no CSV.
+    """
+    try:
+        return [line for line in csv.reader(io.StringIO(bytes(body).decode())) if line]
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise BadInputError(f"The body is no CSV in UTF-8: {error}.") from error
 
 
 def _number(text: str) -> int | float:

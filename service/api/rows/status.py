@@ -16,6 +16,7 @@ _DTYPES: Mapping[Datatype, str] = {
     "BOOL": "DT_BOOL",
     "BYTES": "DT_STRING",
     "FP16": "DT_HALF",
+    "BF16": "DT_BFLOAT16",
     "FP32": "DT_FLOAT",
     "FP64": "DT_DOUBLE",
 }

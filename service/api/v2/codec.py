@@ -14,7 +14,9 @@ import numpy as np
 import orjson
 from numpy.typing import NDArray
 
+from models import bfloat16
 from models.card import ModelCard
+from models.split_rows import parts_of
 from models.tensor_spec import TensorSpec
 from service.api.v2.classification import classified
 from service.api.v2.tensors import check_shape, from_bytes, from_json, with_rows_first
@@ -118,7 +120,7 @@ def is_bulky(request: InferRequest, outputs: Arrays) -> bool:
     size = 0
     for spec, binary, top in request.outputs:
         if binary and not top and spec.datatype != "BYTES":
-            size += outputs[spec.name].nbytes
+            size += sum(part.nbytes for part in parts_of(outputs[spec.name]))
     return size > BULKY_BYTES
 
 
@@ -165,6 +167,8 @@ def encode(card: ModelCard, request: InferRequest, outputs: Arrays) -> Encoded:
             if spec.datatype == "BYTES":
                 data = data.tolist()
         if binary:
+            if spec.datatype == "BF16" and not top:
+                array = bfloat16.to_bits(array)
             tensor = to_bytes(data) if isinstance(data, list) else _bytes_of(array)
             entry["parameters"] = {"binary_data_size": len(tensor)}
             tensors.append(tensor)
@@ -212,7 +216,7 @@ def _raw(card: ModelCard, body: Body) -> InferRequest:
     if spec.datatype == "BYTES":
         return _raw_text(card, spec, body)
     rows = card.fixed_batch or 1
-    unit_bytes = spec.dtype.itemsize * rows
+    unit_bytes = spec.element_bytes * rows
     for dimension in row:
         unit_bytes *= dimension if dimension != -1 else 1
     variable, rest = divmod(len(body), unit_bytes) if -1 in row else (1, len(body) - unit_bytes)
@@ -275,6 +279,11 @@ def _inputs(card: ModelCard, entries: Any, body: Body, start: int) -> dict[str, 
                 f"The input {name!r} needs either 'data' or the parameter 'binary_data_size'."
             )
         if size is None:
+            if spec.datatype == "BF16":
+                raise BadInputError(
+                    "Receiving BF16 data via JSON is not supported. Please use the binary data "
+                    f"format for input {name!r}."
+                )
             inputs[spec.name] = from_json(spec, shape, tensor["data"], booleans=booleans)
             continue
         if spec.datatype == "BYTES":
@@ -282,10 +291,11 @@ def _inputs(card: ModelCard, entries: Any, body: Body, start: int) -> dict[str, 
             start += size
             continue
         array = from_bytes(spec, shape, body, start)
-        if type(size) is not int or size != array.nbytes:
+        expected = array.size * spec.element_bytes
+        if type(size) is not int or size != expected:
             raise BadInputError(
                 f"The input {name!r} has the binary_data_size {short_repr(size)}; "
-                f"its shape and datatype make {array.nbytes:,} bytes."
+                f"its shape and datatype make {expected:,} bytes."
             )
         inputs[spec.name] = array
         start += size
@@ -320,7 +330,7 @@ def _outputs(
 ) -> Sequence[RequestedOutput]:
     binary = _flag(parameters, "binary_data_output", "The request", default=False)
     if entries is None or entries == []:
-        return [RequestedOutput(spec, binary) for spec in card.outputs]
+        return [_requested(spec, binary) for spec in card.outputs]
     specs = {spec.name: spec for spec in card.outputs}
     outputs: dict[str, RequestedOutput] = {}
     for output in _entries(entries, "outputs"):
@@ -344,12 +354,26 @@ def _outputs(
                 f"The output {name!r} holds text, which has no classes: ask for it without "
                 "'classification'."
             )
-        outputs[spec.name] = RequestedOutput(
+        outputs[spec.name] = _requested(
             spec,
             _flag(output_parameters, "binary_data", f"The output {name!r}", default=binary),
             top,
         )
     return list(outputs.values())
+
+
+def _requested(spec: TensorSpec, binary: bool, top: int = 0) -> RequestedOutput:
+    """Return a requested output.
+
+    Raises:
+        BadInputError: BF16 is to be written as JSON.
+    """
+    if spec.datatype == "BF16" and not (binary or top):
+        raise BadInputError(
+            "Sending BF16 data via JSON is not supported. Please use the binary data format for "
+            f"output {spec.name!r}."
+        )
+    return RequestedOutput(spec, binary, top)
 
 
 def _entries(entries: Any, field: str) -> list[dict[str, Any]]:

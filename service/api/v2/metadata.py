@@ -75,7 +75,15 @@ def model_metadata(predictor: Predictor) -> dict[str, Any]:
         "platform": _PLATFORMS[predictor.placement.runtime.name],
         "inputs": [_tensor(spec) for spec in card.inputs],
         "outputs": [_tensor(spec) for spec in card.outputs],
+        **_columns(card),
     }
+
+
+def _columns(card: ModelCard) -> dict[str, Any]:
+    """Return the columns of a table, which the endpoints of rows take; empty for other models."""
+    if card.table is None:
+        return {}
+    return {"parameters": {f"column.{one.name}": one.to_text() for one in card.table.columns}}
 
 
 def model_configuration(predictor: Predictor) -> dict[str, Any]:
@@ -131,15 +139,19 @@ def _batching(predictor: Predictor) -> dict[str, Any]:
 def _parameters(card: ModelCard) -> dict[str, Any]:
     """Return what Triton's fields do not say.
 
-    These are requests computed alone, the largest shapes, and the axes of a batch that is not the
-    first dimension everywhere.
+    These are requests computed alone, the largest shapes, the axes of a batch that is not the
+    first dimension everywhere, the index by which outputs are divided among the rows, and the
+    columns of a table.
     """
-    parameters: dict[str, str] = {}
+    parameters: dict[str, str] = _columns(card).get("parameters", {})
     if card.fixed_batch is None and card.batching == "none":
         parameters["batching"] = "none"
     if not card.is_rows_first and card.axes.has_batch:
         for name, axis in (card.axes.inputs | card.axes.outputs).items():
             parameters[f"batch_axis.{name}"] = "none" if axis is None else str(axis)
+    if split := card.split:
+        column = "" if split.column is None else f":{split.column}"
+        parameters["split_by"] = f"{split.index}{column}"
     for spec in card.inputs:
         if spec.max_shape is not None:
             dims = spec.max_shape[1:] if _has_batch_size(card) else spec.max_shape

@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from models import bfloat16
 from models.card import ModelCard
 from models.tensor_spec import Datatype, TensorSpec
 from service.api.v2.texts import texts_from_list
@@ -28,7 +29,7 @@ from service.json_body import Body
 _TYPECODES: dict[Datatype, str] = {
     "UINT8": "B", "UINT16": "H", "UINT32": "I", "UINT64": "Q",
     "INT8": "b", "INT16": "h", "INT32": "i", "INT64": "q",
-    "FP16": "f", "FP32": "f", "FP64": "d",
+    "FP16": "f", "BF16": "f", "FP32": "f", "FP64": "d",
 }  # fmt: skip
 
 _EXACT = 2**53
@@ -119,12 +120,15 @@ def from_json(spec: TensorSpec, shape: tuple[int, ...], data: Any, *, booleans: 
         raise BadInputError(
             f"Tensor {spec.name!r} holds a value that is no {spec.datatype}: {error}."
         ) from error
+    result: NDArray[Any]
     if spec.datatype == "FP16":
         with np.errstate(over="ignore"):
             result = np.frombuffer(buffer, np.float32).astype(np.float16).reshape(shape)
     else:
         result = np.frombuffer(buffer, spec.dtype).reshape(shape)
-    if spec.datatype in ("FP16", "FP32") and not np.isfinite(result).all():
+        if spec.datatype == "BF16":
+            result = bfloat16.rounded(result)
+    if spec.datatype in ("FP16", "BF16", "FP32") and not np.isfinite(result).all():
         raise BadInputError(f"Tensor {spec.name!r} holds a number too large for {spec.datatype}.")
     return result
 
@@ -138,13 +142,17 @@ def from_bytes(spec: TensorSpec, shape: tuple[int, ...], body: Body, start: int)
         BadInputError: the body is too short, or a BOOL is neither 0 nor 1.
     """
     count = math.prod(shape)
-    if start + count * spec.dtype.itemsize > len(body):
+    if start + count * spec.element_bytes > len(body):
         raise BadInputError(
-            f"Tensor {spec.name!r} needs {count * spec.dtype.itemsize:,} bytes, "
+            f"Tensor {spec.name!r} needs {count * spec.element_bytes:,} bytes, "
             f"and {max(len(body) - start, 0):,} are left of the body."
         )
+    is_bfloat16 = spec.datatype == "BF16"
+    dtype: np.dtype[Any] = np.dtype(np.uint16) if is_bfloat16 else spec.dtype
     # numpy refuses an empty buffer.
-    array = np.frombuffer(body, spec.dtype, count, start) if count else np.empty(0, spec.dtype)
+    array = np.frombuffer(body, dtype, count, start) if count else np.empty(0, dtype)
+    if is_bfloat16:
+        return bfloat16.from_bits(array).reshape(shape)
     if spec.datatype == "BOOL" and count and array.view(np.uint8).max() > 1:
         raise BadInputError(f"Tensor {spec.name!r} is BOOL: its bytes must be 0 or 1.")
     # The header may have any length, and runtimes need aligned numbers.

@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from models.card import ModelCard
+from models.split_rows import is_divided, parts_of
 from models.tensor_spec import TensorSpec
 from service.errors import BadInputError
 from service.json_body import MAX_STRINGS
@@ -116,8 +117,8 @@ def to_bytes(texts: Sequence[str]) -> bytes:
 
 def elements(array: NDArray[Any]) -> int:
     """Return how many elements of numbers take as long to write as this array."""
-    if array.dtype != object:
-        return array.size
+    if array.dtype != object or is_divided(array):
+        return sum(part.size for part in parts_of(array))
     return array.size + sum(map(len, array.ravel().tolist())) // CHARACTERS
 
 

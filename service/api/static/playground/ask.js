@@ -1,10 +1,10 @@
 /**
- * A form in a network's own terms, made of its card: a picture, a text, or named values in;
- * labels with bars, or numbers with their unit, out.
+ * A form in a network's own terms, made of its card: a picture, a text, a row of a table, or named
+ * values in; labels with bars, or numbers with their unit, out.
  */
 
 import { postForm, postJson, reason } from "./api.js";
-import { bars, make, table } from "./dom.js";
+import { bars, fill, make, table, takeFiles } from "./dom.js";
 import { sizeOf } from "./tensors.js";
 
 const MAX_FIELDS = 32;
@@ -13,8 +13,8 @@ const MAX_NUMBERS = 12;
 
 /** The form; null for a network whose rows fit no form. */
 export function askForm(card) {
-  const kind = KINDS.find(({ takes }) => takes(card));
-  if (!kind) return null;
+  const [, formFor] = KINDS.find(([takes]) => takes(card)) ?? [];
+  if (!formFor) return null;
   const trouble = make("p", { class: "trouble", role: "alert" });
   const answer = make("div", { class: "outputs", "aria-live": "polite" });
 
@@ -29,8 +29,7 @@ export function askForm(card) {
     }
   }
 
-  const form = kind.form(card, ask);
-  return make("div", { class: "try ask" }, make("div", { class: "given" }, form, trouble), answer);
+  return make("div", { class: "try ask" }, make("div", { class: "given" }, formFor(card, ask), trouble), answer);
 }
 
 const path = ({ name }) => `models/${name}/predict`;
@@ -40,7 +39,7 @@ const askRow = (card, row) => postJson(path(card), { instances: instances(card, 
 
 // Pictures.
 
-const takesPicture = ({ inputs }) => inputs.length === 1 && Boolean(inputs[0].picture);
+const takesPicture = ({ inputs }) => inputs.length === 1 && inputs[0].picture;
 
 function pictureForm(card, ask) {
   const seen = make("img", { alt: "The picture that was asked about", hidden: true });
@@ -62,37 +61,34 @@ function pictureForm(card, ask) {
     ask(postForm(path(card), form));
   }
 
-  input.onchange = () => {
-    send(input.files[0]);
-    input.value = ""; // the same picture may be chosen again
-  };
-  area.ondragover = (event) => {
-    event.preventDefault();
-    area.classList.add("drop");
-  };
-  area.ondragleave = () => area.classList.remove("drop");
-  area.ondrop = (event) => {
-    event.preventDefault();
-    area.classList.remove("drop");
-    send(event.dataTransfer.files[0]);
-  };
+  takeFiles(input, area, send);
   return area;
 }
 
 // Texts: a row is one, or a pair of them.
 
-const takesText = ({ text }) => Boolean(text);
-
 function textForm(card, ask) {
   const fields = [card.text.example].flat().map((example) => textField("The text", example));
-
-  function submit(event) {
-    event.preventDefault();
+  return formOf(fields, () => {
     const texts = fields.map(({ value }) => value());
     ask(askRow(card, texts.length === 1 ? texts[0] : texts));
-  }
+  });
+}
 
-  return formOf(fields, submit);
+// Tables: a field for each column; an empty one is missing.
+
+function tableForm(card, ask) {
+  const fields = card.table.columns.map((column) => columnField(column, card.table.example[0]));
+  return formOf(fields, () => ask(askRow(card, Object.fromEntries(fields.map(({ value }) => value())))));
+}
+
+function columnField({ name, type, unit, missing, unknown, categories }, example) {
+  const [value, required] = [String(example[name] ?? ""), missing === null];
+  const few = type === "boolean" ? ["true", "false"] : unknown === null && categories;
+  const field = make(few ? "select" : "input", { type: { number: type, integer: "number", date: type }[type], step: "any", required, value });
+  if (few) fill(field, (required ? few : ["", ...few]).map((one) => [one, one]), value);
+  const read = { boolean: JSON.parse, number: Number, integer: Number }[type] ?? String;
+  return { element: make("label", {}, `${name} ${unit}`, field), value: () => [name, field.value ? read(field.value) : null] };
 }
 
 // Values: each row has a few.
@@ -106,18 +102,14 @@ function takesValues({ inputs }) {
 
 function valuesForm(card, ask) {
   const groups = card.inputs.map((spec) => ({ spec, fields: fieldsOf(card, spec) }));
-
-  function submit(event) {
-    event.preventDefault();
+  return formOf(groups.flatMap(({ fields }) => fields), () => {
     const values = groups.map(({ spec, fields }) => {
       const read = fields.map(({ value }) => value());
       return width(spec) === 1 ? read[0] : read;
     });
     const named = Object.fromEntries(groups.map(({ spec }, index) => [spec.name, values[index]]));
     ask(askRow(card, card.inputs.length === 1 ? values[0] : named));
-  }
-
-  return formOf(groups.flatMap(({ fields }) => fields), submit);
+  });
 }
 
 /** The fields of one input, filled from the card's example. */
@@ -152,7 +144,11 @@ function textField(name, example) {
   return { element: make("label", { class: "text" }, name, area), value: () => area.value };
 }
 
-function formOf(fields, onsubmit) {
+function formOf(fields, send) {
+  const onsubmit = (event) => {
+    event.preventDefault();
+    send();
+  };
   return make(
     "form",
     { onsubmit },
@@ -161,11 +157,12 @@ function formOf(fields, onsubmit) {
   );
 }
 
-/** Each kind has `takes(card)`, and `form(card, ask)`, which calls `ask` with a promise of a response. */
+/** Whether a card is of a kind, and its form, which calls `ask` with a promise of a response. */
 const KINDS = [
-  { takes: takesPicture, form: pictureForm },
-  { takes: takesText, form: textForm },
-  { takes: takesValues, form: valuesForm },
+  [takesPicture, pictureForm],
+  [({ text }) => text, textForm],
+  [({ table }) => table, tableForm],
+  [takesValues, valuesForm],
 ];
 
 // Answers.

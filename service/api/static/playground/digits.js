@@ -2,7 +2,7 @@
 
 import { getJson, newest, postForm, postJson, reason, whenBack } from "./api.js";
 import { Board } from "./board.js";
-import { bars, fill, make, part, percent, showPixels } from "./dom.js";
+import { bars, fill, make, part, percent, showPixels, takeFiles } from "./dom.js";
 
 const PAUSE = 40; // milliseconds between two predictions while drawing
 const LABELS = [..."0123456789"];
@@ -140,21 +140,7 @@ function exampleButton({ label, pixels: packed }, networks = []) {
 /* Pictures */
 
 function takePictures() {
-  part("picture").onchange = (event) => {
-    takePicture(event.target.files[0]);
-    event.target.value = ""; // allows the same file to be chosen again
-  };
-  const { canvas } = board;
-  canvas.addEventListener("dragover", (event) => {
-    event.preventDefault();
-    canvas.classList.add("drop");
-  });
-  canvas.addEventListener("dragleave", () => canvas.classList.remove("drop"));
-  canvas.addEventListener("drop", (event) => {
-    event.preventDefault();
-    canvas.classList.remove("drop");
-    takePicture(event.dataTransfer.files[0]);
-  });
+  takeFiles(part("picture"), board.canvas, takePicture);
   document.addEventListener("paste", (event) => {
     if (!part("digits").hidden) takePicture(event.clipboardData.files[0]);
   });

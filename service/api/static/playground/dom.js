@@ -62,3 +62,21 @@ export function showPixels(canvas, pixels) {
   pixels.flat().forEach((value, index) => image.data.set([value, value, value, 255], 4 * index));
   canvas.getContext("2d").putImageData(image, 0, 0);
 }
+
+/** Call `take` with a file that is chosen with `input`, or dropped on `area`. */
+export function takeFiles(input, area, take) {
+  input.onchange = () => {
+    take(input.files[0]);
+    input.value = ""; // allows the same file to be chosen again
+  };
+  area.ondragover = (event) => {
+    event.preventDefault();
+    area.classList.add("drop");
+  };
+  area.ondragleave = () => area.classList.remove("drop");
+  area.ondrop = (event) => {
+    event.preventDefault();
+    area.classList.remove("drop");
+    take(event.dataTransfer.files[0]);
+  };
+}

@@ -15,6 +15,17 @@ from service.api.rows.instances import inputs_of_columns, inputs_of_rows
 from service.errors import BadInputError
 
 
+@pytest.mark.parametrize(
+    ("datatype", "taken"), [("FP16", [0.0999755859375, -3]), ("BF16", [0.10009765625, -3])]
+)
+def test_numbers_of_half_precision_are_sent_as_numbers(datatype: str, taken: list[float]) -> None:
+    card = card_of(("x", datatype, [2]))
+    assert inputs_of_rows(card, [[0.1, -3]])["x"].tolist() == [taken]
+    assert inputs_of_columns(card, {"x": [[0.1, -3]]})["x"].tolist() == [taken]
+    with pytest.raises(BadInputError, match=f"holds a number too large for {datatype}"):
+        inputs_of_rows(card, [[1, 3.4e38]])
+
+
 def card_of(*inputs: tuple[str, Any, Sequence[int]]) -> ModelCard:
     specs = tuple(
         TensorSpec(name=name, datatype=datatype, shape=(-1, *inner), meaning="")

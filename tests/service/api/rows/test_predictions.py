@@ -52,6 +52,13 @@ SCORES = np.array([[0.1, 0.7, 0.2], [0.5, 0.25, 0.25]], np.float32)
 COLORS = ("red", "green", "blue")
 
 
+def test_half_precision_is_written_as_numbers() -> None:
+    card = card_of(y=(np.zeros((1, 2), np.float32), None))
+    halves = np.array([[0.1, -3]], np.float16)
+    rows = written(predictions(card, {"y": halves}))
+    assert np.array(rows, np.float16).tolist() == halves.tolist()
+
+
 def test_a_classifier_gives_the_label_its_score_and_all_scores() -> None:
     card = card_of(probabilities=(SCORES, COLORS))
     assert written(predictions(card, {"probabilities": SCORES})) == [

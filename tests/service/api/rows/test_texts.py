@@ -13,7 +13,7 @@ from models.padding import PaddedInput, PaddingSpec
 from models.tokens import TextSpec, Tokenizer, TokenizerError, groups_of
 from service.api.rows.texts import columns_of_texts, merged, texts_of
 from service.errors import BadInputError
-from service.inference.tokenizing import PART_CHARACTERS, characters, parts
+from service.inference.tokenizing import PART_CHARACTERS, TextReader, characters, parts
 
 MAX_TOKENS = 6
 TRAINED = Trained(models.BPE(unk_token="?"))  # noqa: S106
@@ -108,3 +108,10 @@ def test_texts_are_cut_on_the_stated_side() -> None:
     left = Tokenizer(spec(truncation_side="left"), FILE)
     (tokens,) = left.tokens([text])
     np.testing.assert_array_equal(tokens.ids, TRAINED.encode(text).ids[-MAX_TOKENS:])
+
+
+@pytest.mark.parametrize("texts", [[""], ["the cat", "  "]])
+async def test_a_text_without_tokens_is_refused(texts: list[str]) -> None:
+    """A recurrent network over no steps would end the process."""
+    with pytest.raises(BadInputError, match=rf"Text {len(texts)} has no tokens"):
+        await TextReader(TOKENIZER).tokens("caller", texts)

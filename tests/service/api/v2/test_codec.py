@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any, Literal
 
+import ml_dtypes
 import numpy as np
 import pytest
 from hypothesis import example, given
@@ -87,8 +88,10 @@ def test_every_value_of_a_datatype_is_decoded_from_every_format(datatype: Dataty
     else:
         extremes = [0, 1] if datatype == "BOOL" else [np.iinfo(dtype).min, np.iinfo(dtype).max]
     array = np.array(extremes, dtype).reshape(-1, 2)
+    if datatype == "BF16":
+        array = array.astype(ml_dtypes.bfloat16).astype(np.float32)
     card = card_of({"t": (datatype, (-1, 2))})
-    for form in ("flat", "nested", "binary"):
+    for form in ("binary",) if datatype == "BF16" else ("flat", "nested", "binary"):
         message = message_of(card, {"t": array}, {"t": form})  # type: ignore[dict-item]
         decoded = decode(card, *message.wire()).inputs["t"]
         assert decoded.dtype == dtype
@@ -122,6 +125,55 @@ def test_half_precision_is_written_with_all_its_digits() -> None:
     request = decode(PLANE, *one_row_request(outputs=[{"name": "h"}]).wire())
     (answered,) = read_answer(*encode(PLANE, request, outputs)).content["outputs"]
     assert np.array(answered["data"], np.float16).tolist() == outputs["h"].ravel().tolist()
+
+
+BRAIN = card_of({"x": ("BF16", (-1, 2))}, {"y": ("BF16", (-1, 2))})
+BINARY = [{"name": "y", "parameters": {"binary_data": True}}]
+
+
+def test_bfloat16_has_two_bytes_for_each_number() -> None:
+    numbers = np.array([[1.0, -2.5], [3.140625, 0.0]], np.float32)
+    sent = message_of(BRAIN, {"x": numbers}, {"x": "binary"}, outputs=BINARY)
+    assert len(sent.tensors[0]) == 8
+    request = decode(BRAIN, *sent.wire())
+    assert request.inputs["x"].tolist() == numbers.tolist()
+    raw = decode(BRAIN, sent.tensors[0][:4], b"0")  # one row, without a header
+    assert raw.inputs["x"].tolist() == [[1.0, -2.5]]
+    answered = read_answer(*encode(BRAIN, request, {"y": numbers * np.float32(1.001)}))
+    assert answered.outputs["y"].tolist() == numbers.tolist()
+    assert answered.content["outputs"][0]["parameters"] == {"binary_data_size": 8}
+
+
+@pytest.mark.parametrize(
+    ("form", "outputs", "sentence"),
+    [
+        ("flat", BINARY, "Receiving BF16 data via JSON is not supported.* for input 'x'"),
+        ("binary", [], "Sending BF16 data via JSON is not supported.* for output 'y'"),
+        ("binary", [{"name": "y"}], "Sending BF16 data via JSON is not supported"),
+    ],
+)
+def test_bfloat16_in_json_is_refused_as_by_triton(
+    form: Any, outputs: list[Any], sentence: str
+) -> None:
+    rows = np.ones((1, 2), np.float32)
+    with pytest.raises(BadInputError, match=sentence):
+        decode(BRAIN, *message_of(BRAIN, {"x": rows}, {"x": form}, outputs=outputs).wire())
+
+
+def test_bfloat16_of_another_length_is_refused() -> None:
+    sent = message_of(BRAIN, {"x": np.ones((1, 2), np.float32)}, {"x": "binary"}, outputs=BINARY)
+    body, length = sent.wire()
+    body = body.replace(b'"binary_data_size": 4', b'"binary_data_size": 8')
+    with pytest.raises(BadInputError, match=r"size 8; its shape and datatype make 4 bytes"):
+        decode(BRAIN, body, length)
+
+
+def test_classes_of_bfloat16_are_texts() -> None:
+    top = [{"name": "y", "parameters": {"classification": 1}}]
+    sent = message_of(BRAIN, {"x": np.ones((1, 2), np.float32)}, {"x": "binary"}, outputs=top)
+    request = decode(BRAIN, *sent.wire())
+    answered = read_answer(*encode(BRAIN, request, {"y": np.float32([[1, 3]])}))
+    assert answered.outputs["y"] == [["3.000000:1"]]
 
 
 def test_whole_numbers_and_whole_floats_are_interchangeable() -> None:
