@@ -162,7 +162,7 @@ def test_varied_rows_show_what_equal_rows_do_not(
     name: str, rows: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The check by computation, without the graph. The lag is 168 rows."""
-    monkeypatch.setattr(proofs, "row_mixing", lambda _, sizes, __: [None] * len(sizes))
+    monkeypatch.setattr(proofs, "row_mixing", lambda _, sizes, *__: [None] * len(sizes))
     card = added(tmp_path, write(tmp_path, MIXED[name]), rows)
     assert card.batching == "none"
     assert "differs by" in card.limits[-1]
