@@ -21,6 +21,7 @@ COMMANDS = {
     "remove": ("models", ("remove",), "move a version of a package aside"),
     "restore": ("models", ("restore",), "bring back a version that was moved aside"),
     "fit": ("training", ("fit",), "train recipes and write packages"),
+    "tune": ("training", ("tune",), "search the hyperparameters of a recipe"),
     "recipes": ("training", ("list",), "list the recipes"),
     "keys": ("service.http.auth", (), "make an API key"),
 }

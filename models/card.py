@@ -114,7 +114,10 @@ class DataRecord(_Part):
 
 
 class FitRecord(_Part):
-    """The record of how the network was trained."""
+    """The record of how the network was trained.
+
+    `run_ids` has the id of the training at each tracker of experiments, by the tracker's name.
+    """
 
     recipe: str
     setting: Literal["default", "tutorial"]
@@ -128,6 +131,7 @@ class FitRecord(_Part):
     epochs: int
     kept_epoch: int
     seconds: float
+    run_ids: dict[str, str] = {}
 
 
 class ClassReport(_Part):

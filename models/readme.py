@@ -267,6 +267,7 @@ def _fit(fit: FitRecord) -> str:
         ("time", f"{fit.seconds:.0f} s for {fit.epochs} epochs; weights of epoch {fit.kept_epoch}"),
         ("seed", fit.seed),
         ("libraries", ", ".join(f"{name} {version}" for name, version in fit.libraries.items())),
+        *((f"run in {tracker}", f"`{run}`") for tracker, run in fit.run_ids.items()),
     ]
     chosen = [
         (f"`{name}`", ", ".join(map(str, value)) if isinstance(value, tuple) else value)

@@ -48,7 +48,7 @@ MARKED_FILES = {
         *("service/inference/test_timings_cache.py", "service/inference/test_unused_runtimes.py"),
         "service/inference/test_watchdog.py",
         *("training/test_export.py", "training/test_plots.py", "training/test_recipes.py"),
-        *("training/test_runs.py", "training/test_training_cli.py"),
+        *("training/test_runs.py", "training/test_training_cli.py", "training/test_tuning.py"),
     ),
 }
 """The tests of these files get the marker; each other slow test has it in its own file."""

@@ -1,4 +1,4 @@
-"""The commands of `python -m training`: `list` and `fit`."""
+"""The commands of `python -m training`: `list`, `fit` and, from its own module, `tune`."""
 
 import inspect
 import json
@@ -21,15 +21,17 @@ from models.repository import SHIPPED, ModelRepository, default_repository
 from training.datasets import DATASETS, DOWNLOADS, DataError, Dataset, load
 from training.evaluation import NotFiniteError
 from training.export import ExportError, check_repository, export
-from training.hyperparameters import HyperparameterError
+from training.hyperparameters import HyperparameterError, read_hyperparameters
 from training.image_command import SIZE, recipe_of_images
 from training.loop import DivergedError, pick_device
-from training.own_recipe import is_file, load_recipe
+from training.own_recipe import find_recipe
 from training.publishing import PublishError, check_data, check_result, write_checkpoint
 from training.recipe import Preset, Recipe, RecipeError
 from training.recipes import RECIPES
 from training.runs import RunResult, run_recipe
 from training.snapshots import SECONDS, SnapshotError, remove_snapshots, snapshots_of
+from training.trackers import TrackError, open_tracking
+from training.tune_command import tune
 
 app = typer.Typer(
     help="Train, evaluate, export and verify the networks.",
@@ -176,6 +178,14 @@ def fit(
         list[str] | None,
         typer.Option("--set", help="a hyperparameter of a recipe of your own, as NAME=VALUE"),
     ] = None,
+    hyperparameter_file: Annotated[
+        Path | None,
+        typer.Option("--hyperparameters", help="JSON of hyperparameters, as tune writes it"),
+    ] = None,
+    track: Annotated[
+        list[str] | None,
+        typer.Option(help="follow with jsonl:FILE, tensorboard:DIR or mlflow[:EXPERIMENT]"),
+    ] = None,
     **values: Any,
 ) -> None:
     """Train, evaluate, export and verify recipes, and write the next version of each package.
@@ -192,6 +202,9 @@ def fit(
     code = 0
     try:
         overrides |= dict(_assignment(text) for text in set_values or [])
+        if hyperparameter_file:  # the options come before the file
+            overrides = read_hyperparameters(hyperparameter_file) | overrides
+        tracking = open_tracking(track or [])
         if images:
             recipes = [
                 recipe_of_images(
@@ -227,18 +240,22 @@ def fit(
                 compare=compare,
                 device=picked,
                 snapshots=snapshots_of(recipe, source, repository, snapshot_every, resume),
+                tracking=tracking,
             )
             code = max(code, _publish(result, repository, replace, keep_interrupted))
             if result.interrupted:
                 break
     except (
         DataError, DeviceError, DivergedError, ExportError, HyperparameterError, NotFiniteError,
-        PackageError, ParityError, PublishError, RecipeError, SnapshotError,
+        PackageError, ParityError, PublishError, RecipeError, SnapshotError, TrackError,
     ) as error:  # fmt: skip
         typer.echo(f"error: {error}", err=True)
         raise typer.Exit(1) from error
     if code:
         raise typer.Exit(code)
+
+
+app.command("tune")(tune)
 
 
 def _publish(result: RunResult, repository: Path, replace: bool, keep_interrupted: bool) -> int:
@@ -289,15 +306,9 @@ def _assignment(text: str) -> tuple[str, Any]:
 
 
 def _recipes(names: list[str]) -> list[Recipe]:
-    known = ", ".join(RECIPES)
     if not names:
-        raise RecipeError(f"name a recipe, or --all; there are {known}")
-    for name in names:
-        if not is_file(name) and name not in RECIPES:
-            raise RecipeError(
-                f"there is no recipe {name!r}; there are {known}, and your own as path/file.py:NAME"
-            )
-    return [load_recipe(name) if is_file(name) else RECIPES[name] for name in names]
+        raise RecipeError(f"name a recipe, or --all; there are {', '.join(RECIPES)}")
+    return [find_recipe(name) for name in names]
 
 
 def _check_input(recipe: Recipe, data: Dataset) -> None:

@@ -172,6 +172,7 @@ def _fit_record(result: RunResult) -> FitRecord:
         epochs=len(history.epochs),
         kept_epoch=history.kept.epoch if history.kept else 0,
         seconds=history.seconds,
+        run_ids=dict(result.run_ids),
     )
 
 

@@ -1,9 +1,13 @@
 """The hyperparameters: typed fields, each with its range and meaning.
 
 The options of the command line are generated from these fields. A card records all of them.
+`Between` or `Times` in the type of a field is the range in which `tune` searches it.
 """
 
+import json
 from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -14,8 +18,28 @@ Share = Annotated[float, Field(ge=0, lt=1)]
 Size = Annotated[int, Field(ge=1, le=100_000)]
 
 
+@dataclass(frozen=True)
+class Between:
+    """The range of a search, from `low` to `high`; evenly distributed, or the logarithm is."""
+
+    low: float
+    high: float
+    log: bool = False
+
+
+@dataclass(frozen=True)
+class Times:
+    """The range of a search, as multiples of the preset's value.
+
+    The logarithm of a float is evenly distributed. Whole numbers are the value times powers of two.
+    """
+
+    low: float
+    high: float
+
+
 class HyperparameterError(ValueError):
-    """An unknown hyperparameter, or a value out of range."""
+    """An unknown hyperparameter, a value out of range, or a file without hyperparameters."""
 
 
 class Hyperparameters(BaseModel):
@@ -24,10 +48,14 @@ class Hyperparameters(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     epochs: int = Field(ge=1, description="passes over the training split")
-    batch_size: Size = Field(description="rows in one step")
+    batch_size: Annotated[Size, Times(1 / 4, 4)] = Field(description="rows in one step")
     optimizer: Literal["sgd", "adam", "adamw"] = Field(description="update rule of a step")
-    lr: float = Field(gt=0, description="learning rate; with a scheduler, its peak")
-    weight_decay: float = Field(0.0, ge=0, description="decay of weights, not of biases")
+    lr: Annotated[float, Times(1 / 10, 10)] = Field(
+        gt=0, description="learning rate; with a scheduler, its peak"
+    )
+    weight_decay: Annotated[float, Between(1e-5, 0.3, log=True)] = Field(
+        0.0, ge=0, description="decay of weights, not of biases"
+    )
     lr_scheduler: Literal["constant", "cosine", "one-cycle"] = Field(
         "constant", description="learning rate over the steps"
     )
@@ -67,10 +95,29 @@ class Hyperparameters(BaseModel):
             raise HyperparameterError(message) from error
 
 
+def read_hyperparameters(path: Path) -> dict[str, Any]:
+    """Return the hyperparameters of a JSON file, as `tune` writes it: an object with their values.
+
+    Raises:
+        HyperparameterError: the file cannot be read, or has something else.
+    """
+    try:
+        values = json.loads(path.read_bytes())
+    except OSError as error:
+        raise HyperparameterError(f"{path} cannot be read ({error.strerror})") from error
+    except ValueError as error:
+        raise HyperparameterError(f"{path} is not JSON ({error})") from error
+    if not isinstance(values, dict):
+        raise HyperparameterError(f'{path} must have an object, as {{"lr": 0.01}}')
+    return values
+
+
 class ColumnHyperparameters(Hyperparameters):
     """Hyperparameters of an MLP on one or two columns: curves and points."""
 
-    hidden: tuple[Size, ...] = Field((), description="units of each hidden layer")
+    hidden: Annotated[tuple[Size, ...], Times(1 / 4, 2)] = Field(
+        (), description="units of each hidden layer"
+    )
     activation: Activation = Field("none", description="activation after each hidden layer")
     rescale: bool = Field(False, description="rescale inputs and outputs to -1 to 1")
     nguyen_widrow: bool = Field(
@@ -83,24 +130,38 @@ class ImageHyperparameters(Hyperparameters):
 
     pixel_mean: float = Field(0.1307, description="subtracted from pixels in 0 to 1")
     pixel_std: float = Field(0.3081, gt=0, description="divisor of pixels, after the subtraction")
-    dropout: Share = Field(0.0, description="share of activations dropped in a step")
-    label_smoothing: Share = Field(0.0, description="probability spread over all classes")
-    rotation: float = Field(0.0, ge=0, le=180, description="largest rotation, degrees")
-    scaling: Share = Field(0.0, description="largest change of width and of height")
-    shear: Share = Field(0.0, description="largest shear")
-    translation: float = Field(0.0, ge=0, le=28, description="largest shift, pixels")
-    elastic: float = Field(0.0, ge=0, le=200, description="strength of elastic distortion, pixels")
+    dropout: Annotated[Share, Between(0, 0.6)] = Field(
+        0.0, description="share of activations dropped in a step"
+    )
+    label_smoothing: Annotated[Share, Between(0, 0.2)] = Field(
+        0.0, description="probability spread over all classes"
+    )
+    rotation: Annotated[float, Between(0, 30)] = Field(
+        0.0, ge=0, le=180, description="largest rotation, degrees"
+    )
+    scaling: Annotated[Share, Between(0, 0.3)] = Field(
+        0.0, description="largest change of width and of height"
+    )
+    shear: Annotated[Share, Between(0, 0.3)] = Field(0.0, description="largest shear")
+    translation: Annotated[float, Between(0, 4)] = Field(
+        0.0, ge=0, le=28, description="largest shift, pixels"
+    )
+    elastic: Annotated[float, Between(0, 60)] = Field(
+        0.0, ge=0, le=200, description="strength of elastic distortion, pixels"
+    )
 
 
 class MlpHyperparameters(ImageHyperparameters):
     """Hyperparameters of an MLP on images."""
 
-    hidden: tuple[Size, ...] = Field((512, 256), description="units of each hidden layer")
+    hidden: Annotated[tuple[Size, ...], Times(1 / 4, 2)] = Field(
+        (512, 256), description="units of each hidden layer"
+    )
 
 
 class CnnHyperparameters(ImageHyperparameters):
     """Hyperparameters of a convolutional network on images."""
 
-    channels: tuple[Annotated[Size, Field(ge=2)], Size, Size] = Field(
+    channels: Annotated[tuple[Annotated[Size, Field(ge=2)], Size, Size], Times(1 / 2, 2)] = Field(
         (32, 64, 128), description="channels of each resolution; three numbers"
     )

@@ -248,7 +248,11 @@ def _denormals_flushed() -> Iterator[None]:
 
 @contextmanager
 def _interruptible() -> Iterator[Callable[[], bool]]:
-    """Set a flag on the first Ctrl-C, so that the epoch is completed; raise on the second."""
+    """Set a flag on the first Ctrl-C, so that the epoch is completed; raise on the second.
+
+    An exception after the first Ctrl-C, with which the epoch is not completed, is raised as
+    KeyboardInterrupt.
+    """
     interrupted = threading.Event()
     if threading.current_thread() is not threading.main_thread():
         yield interrupted.is_set
@@ -262,5 +266,9 @@ def _interruptible() -> Iterator[Callable[[], bool]]:
     previous = signal.signal(signal.SIGINT, handle)
     try:
         yield interrupted.is_set
+    except Exception as error:
+        if interrupted.is_set():
+            raise KeyboardInterrupt from error
+        raise
     finally:
         signal.signal(signal.SIGINT, previous)

@@ -1,4 +1,7 @@
-"""Recipes in files of the user: `path/recipe.py:NAME`, or `path/recipe.py` if it has one recipe."""
+"""Recipes by their name, or in files of the user: `path/recipe.py:NAME`.
+
+The name may be omitted if the file has one recipe.
+"""
 
 import importlib.util
 import sys
@@ -9,11 +12,28 @@ from pydantic import TypeAdapter, ValidationError
 
 from models.card import PackageName
 from training.recipe import Recipe, RecipeError
+from training.recipes import RECIPES
 
 
 def is_file(text: str) -> bool:
     """Return whether the argument of `fit` names a file, not a recipe that is shipped."""
     return text.partition(":")[0].endswith(".py")
+
+
+def find_recipe(text: str) -> Recipe:
+    """Return the recipe that `text` names: that of a file, or one that is shipped.
+
+    Raises:
+        RecipeError: there is none.
+    """
+    if is_file(text):
+        return load_recipe(text)
+    if text not in RECIPES:
+        raise RecipeError(
+            f"there is no recipe {text!r}; there are {', '.join(RECIPES)}, and your own as "
+            "path/file.py:NAME"
+        )
+    return RECIPES[text]
 
 
 def load_recipe(text: str) -> Recipe:

@@ -1,7 +1,7 @@
 """The pictures of a package's report, as PNG bytes."""
 
 import io
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -163,6 +163,53 @@ def decision_surface(network: nn.Module, data: Dataset) -> bytes:
         figure.colorbar(filled, ax=axes, label=f"probability of the {data.labels[1]}")
         axes.set(title="Decision surface", xlabel="x1", ylabel="x2")
         axes.legend(loc="upper right", frameon=True, facecolor="white", framealpha=0.9)
+    return save.getvalue()
+
+
+def importances(
+    shares: Mapping[str, float],
+    drawn: Mapping[str, Sequence[Any]],
+    results: Sequence[float],
+    result: str,
+    best: int,
+    logarithmic: Collection[str] = (),
+) -> bytes:
+    """Plot what mattered in a search, and the results over the values that mattered most.
+
+    Args:
+        shares: the share of each hyperparameter; the largest is first.
+        drawn: the values of each hyperparameter, one for each trial.
+        results: the result of each trial.
+        result: the name of the results.
+        best: the index of the best trial, which is marked.
+        logarithmic: the names of hyperparameters with a logarithmic axis.
+    """
+    bars_height = 0.7 + 0.22 * len(shares)
+    with _figure(6.4, bars_height + 2.2) as (figure, save):
+        heights = [bars_height, 2.2]
+        bars, points = figure.subfigures(2, 1, height_ratios=heights, squeeze=False).flat
+        axes = bars.subplots()
+        shown = axes.barh(list(shares), list(shares.values()), color=BLUE, height=0.6)
+        axes.bar_label(shown, fmt="{:.0%}", padding=3)
+        axes.set(title=f"What distinguished the best of {len(results):,} complete trials")
+        axes.invert_yaxis()
+        axes.xaxis.set_visible(False)
+        axes.spines["bottom"].set_visible(False)
+        axes.tick_params(axis="y", length=0)
+        most = list(shares)[:3]
+        for axes, name in zip(
+            points.subplots(1, len(most), sharey=True, squeeze=False).flat, most, strict=True
+        ):
+            values = drawn[name]
+            axes.scatter(values, results, s=14, color=BLUE, edgecolor="white", linewidth=0.5)
+            axes.scatter(values[best], results[best], s=26, color=ORANGE)
+            axes.set(xlabel=name)
+            if name in logarithmic:
+                axes.set_xscale("log")
+            if isinstance(values[0], int):  # powers of two, all of which are shown
+                axes.set_xticks(sorted(set(values)), map(str, sorted(set(values))))
+                axes.minorticks_off()
+        points.axes[0].set(ylabel=result)
     return save.getvalue()
 
 

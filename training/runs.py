@@ -6,9 +6,8 @@ measurements only.
 
 import statistics
 import sys
-from collections.abc import Callable
-from dataclasses import dataclass, replace
-from functools import partial
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import nn
@@ -21,14 +20,16 @@ from training.hyperparameters import Hyperparameters
 from training.loop import train
 from training.recipe import Preset, Recipe
 from training.snapshots import Snapshots
+from training.tracking import Tracking
 
 
 @dataclass(frozen=True)
 class RunResult:
     """A trained network, on the CPU and in eval mode, with its metrics.
 
-    The first evaluation is that of the test split. `interrupted` is true if Ctrl-C interrupted the
-    training of this network or of the comparison.
+    The first evaluation is that of the test split. `run_ids` has the id of the training at each
+    tracker. `interrupted` is true if Ctrl-C interrupted the training of this network or of the
+    comparison.
     """
 
     recipe: Recipe
@@ -39,6 +40,7 @@ class RunResult:
     history: History
     device: torch.device
     evaluations: tuple[Evaluation, ...]
+    run_ids: Mapping[str, str] = field(default_factory=dict)
     seeds: tuple[SeedFigures, ...] = ()
     interrupted: bool = False
 
@@ -59,6 +61,36 @@ class RunResult:
         return epoch.score(self.data.task) if epoch else (0.0, 0.0)
 
 
+def train_seed(
+    recipe: Recipe,
+    hyperparameters: Hyperparameters,
+    data: Dataset,
+    device: torch.device,
+    *,
+    progress: bool = False,
+    snapshots: Snapshots | None = None,
+    on_epoch: Callable[[Epoch], None] | None = None,
+) -> tuple[nn.Module, History]:
+    """Build and train the network of a recipe from one seed; return it, on the CPU.
+
+    The options are those of `train`. The test split is not used.
+    """
+    torch.manual_seed(hyperparameters.seed)
+    network = recipe.build(hyperparameters, data)
+    history = train(
+        network,
+        data,
+        hyperparameters,
+        device=device,
+        loss=recipe.loss(hyperparameters) if recipe.loss else None,
+        augment=recipe.augment(hyperparameters, device) if recipe.augment else None,
+        progress=progress,
+        snapshots=snapshots,
+        on_epoch=on_epoch,
+    )
+    return network.cpu(), history
+
+
 def run_recipe(
     recipe: Recipe,
     preset: Preset,
@@ -70,7 +102,7 @@ def run_recipe(
     device: torch.device,
     progress: bool = True,
     snapshots: Callable[[Preset, Hyperparameters], Snapshots] | None = None,
-    on_epoch: Callable[[Preset, int, Epoch], None] | None = None,
+    tracking: Tracking | None = None,
 ) -> RunResult:
     """Train a recipe over several seeds and return the best result by validation score.
 
@@ -87,34 +119,26 @@ def run_recipe(
         device: the device for training.
         progress: whether to report progress on standard error.
         snapshots: returns the snapshots of the training of one seed in one preset.
-        on_epoch: called after each epoch with its preset and seed.
+        tracking: follows the training of each seed in each preset.
     """
-
-    def train_seed(preset: Preset, hyperparameters: Hyperparameters) -> tuple[nn.Module, History]:
-        seed = hyperparameters.seed
-        torch.manual_seed(seed)
-        network = recipe.build(hyperparameters, data)
-        history = train(
-            network,
-            data,
-            hyperparameters,
-            device=device,
-            loss=recipe.loss(hyperparameters) if recipe.loss else None,
-            augment=recipe.augment(hyperparameters, device) if recipe.augment else None,
-            progress=progress,
-            snapshots=snapshots(preset, hyperparameters) if snapshots else None,
-            on_epoch=partial(on_epoch, preset, seed) if on_epoch else None,
-        )
-        return network.cpu(), history
+    tracking = tracking or Tracking()
 
     def run_seed(preset: Preset, hyperparameters: Hyperparameters) -> RunResult:
         if progress:
             seed = hyperparameters.seed
             sys.stderr.write(f"{recipe.name}, {preset} preset, seed {seed}, on {device}\n")
-        network, history = train_seed(preset, hyperparameters)
+        with tracking.run(recipe.name, preset, hyperparameters, data) as run:
+            network, history = train_seed(
+                recipe, hyperparameters, data, device,
+                progress=progress,
+                snapshots=snapshots(preset, hyperparameters) if snapshots else None,
+                on_epoch=run.epoch,
+            )  # fmt: skip
+            evaluations = _evaluations(network, data)
+            run.end(evaluations, interrupted=history.interrupted)
         result = RunResult(
-            recipe, preset, hyperparameters, data, network, history, device,
-            _evaluations(network, data), interrupted=history.interrupted,
+            recipe, preset, hyperparameters, data, network, history, device, evaluations, run.ids,
+            interrupted=history.interrupted,
         )  # fmt: skip
         if progress:
             figure = f"{result.metric_name} {result.metric:.4f}"

@@ -103,6 +103,7 @@ fits = st.builds(
     epochs=counts,
     kept_epoch=counts,
     seconds=finite,
+    run_ids=st.dictionaries(texts, texts, max_size=2),
 )
 evaluations = st.builds(
     Evaluation,

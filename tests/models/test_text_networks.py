@@ -118,7 +118,8 @@ MIXED = {
     "the number of words of the longest": (
         graph(node("Tokenizer", "x", "words", **SPLIT), node("Shape", "words", "longest", start=1),
               node("Sub", "longest many", "less"), node("Max", "less zero", "more"),
-              node("StringSplit", "x", "parts n", delimiter=" "), node("Add", "n more", "y"),
+              node("StringSplit", "x", "parts count", delimiter=" "),
+              node("Add", "count more", "y"),
               gives=T.INT64, many=np.array([100]), zero=np.array(0)),
         "Shape (longest) takes the size of rows that are filled up to the longest",
     ),

@@ -1,5 +1,6 @@
 """Tests of the hyperparameters: validation, overrides, and the options of the command line."""
 
+from pathlib import Path
 from typing import Any
 from unittest.mock import patch
 
@@ -235,3 +236,53 @@ def test_the_error_for_too_few_channels_says_too_few() -> None:
 def test_hyperparameters_cannot_be_changed_in_place() -> None:
     with pytest.raises(ValueError, match="frozen"):
         COLUMNS.lr = 1.0  # type: ignore[misc]
+
+
+def test_a_file_of_hyperparameters_is_read_and_options_come_before_it(
+    tmp_path: Path, moons: Dataset
+) -> None:
+    from training import command_line
+
+    file = tmp_path / "best.json"
+    file.write_text('{"lr": 0.5, "hidden": [8, 4], "seed": 3}')
+    passed: list[Hyperparameters] = []
+
+    def run(
+        recipe: object, preset: str, hyperparameters: Hyperparameters, *_: object, **__: object
+    ):
+        passed.append(hyperparameters)
+        raise Reached
+
+    with patch.object(command_line, "run_recipe", run):
+        CliRunner().invoke(
+            command_line.app,
+            ["fit", "moons-tanh", "--hyperparameters", str(file), "--lr", "0.25", "--repository",
+             str(tmp_path)],
+        )  # fmt: skip
+    assert passed == [COLUMNS.override({"lr": 0.25, "hidden": (8, 4), "seed": 3})]
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (None, "cannot be read (No such file or directory)"),
+        ("lr: 1", "is not JSON ("),
+        ("[1]", 'must have an object, as {"lr": 0.01}'),
+        ('{"lr": -1}', "--lr -1: input should be greater than 0"),
+        ('{"momentum": 1}', "--momentum does not belong to this recipe"),
+    ],
+)
+def test_a_file_without_hyperparameters_is_a_one_line_error(
+    content: str | None, message: str, tmp_path: Path
+) -> None:
+    from training import command_line
+
+    file = tmp_path / "best.json"
+    if content is not None:
+        file.write_text(content)
+    arguments = ["fit", "moons-tanh", "--hyperparameters", str(file)]
+    result = CliRunner().invoke(command_line.app, arguments)
+    assert result.exit_code == 1
+    (line,) = result.output.splitlines()
+    assert line.startswith("error: ")
+    assert message in line

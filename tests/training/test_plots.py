@@ -27,6 +27,7 @@ from training.plots import (
     confusion,
     decision_surface,
     fitted_curve,
+    importances,
     loss_curves,
 )
 from training.recipes import RECIPES
@@ -124,6 +125,27 @@ def test_the_kept_epoch_is_marked() -> None:
     entries = history().epochs
     marked = loss_curves(History(epochs=entries, kept=entries[2]))
     assert share_of_orange(loss_curves(History(epochs=entries))) == 0 < share_of_orange(marked)
+
+
+def test_the_picture_of_a_search_marks_its_best_trial() -> None:
+    shares = {"lr": 0.7, "hidden.0": 0.2, "activation": 0.1, "dropout": 0.0}
+    drawn = {
+        "lr": [0.001, 0.01, 0.1], "hidden.0": [8, 16, 8], "activation": ["relu", "tanh", "tanh"],
+        "dropout": [0.0, 0.1, 0.2],
+    }  # fmt: skip
+    results = [3.0, 1.0, 2.0]
+    logarithmic = ["lr", "hidden.0"]
+    png = importances(shares, drawn, results, "validation loss", 1, logarithmic)
+    assert_has_content(png)
+    lowest = pixels(png)[pixels(png).shape[0] // 2 :].astype(int)
+    orange = np.abs(lowest - np.array((0xD9, 0x77, 0x2B))).max(axis=-1) < 24
+    blue = np.abs(lowest - np.array(BLUE_BYTES)).max(axis=-1) < 24
+    assert orange.any()
+    assert np.flatnonzero(orange.any(axis=1)).mean() > np.flatnonzero(blue.any(axis=1)).mean()
+
+
+def test_the_picture_of_a_search_of_one_hyperparameter_is_drawn() -> None:
+    assert_has_content(importances({"rescale": 1.0}, {"rescale": ["True"] * 2}, [1, 2], "score", 0))
 
 
 class Constant(nn.Module):
