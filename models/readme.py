@@ -1,5 +1,6 @@
 """The `README.md` of a package, rendered from its card."""
 
+import json
 from collections.abc import Iterable, Mapping, Sequence
 
 from models.card import (
@@ -131,7 +132,8 @@ def _range(spec: TensorSpec) -> str:
 def _signature(card: ModelCard) -> str:
     def row(direction: str, spec: TensorSpec) -> Sequence[object]:
         name, shape = f"`{spec.name}`", _shape(spec)
-        meaning = f"{spec.meaning}; {spec.answer.to_text()}" if spec.answer else spec.meaning
+        answer = spec.answer.to_text() if spec.answer else ""
+        meaning = "; ".join(filter(None, (spec.meaning, answer)))
         return direction, name, spec.datatype, shape, _range(spec), meaning
 
     rows = [row("in", spec) for spec in card.inputs] + [row("out", spec) for spec in card.outputs]
@@ -153,6 +155,8 @@ def _signature(card: ModelCard) -> str:
         page += "\n\nThe inputs are made of rows with these columns:\n\n" + _table(
             ["column", "value", "meaning", "becomes"], columns
         )
+        request = json.dumps({"instances": card.table.example[:1]}, ensure_ascii=False)
+        page += f"\n\nA request, `POST /models/{card.name}/predict`:\n\n```json\n{request}\n```"
     return page
 
 

@@ -18,7 +18,7 @@ from models.package import PackageError
 from models.parity import ParityError
 from models.readme import headline
 from models.repository import SHIPPED, ModelRepository, default_repository
-from training.datasets import DATASETS, DOWNLOADS, DataError, Dataset, load
+from training.datasets import DATASETS, DOWNLOADS, DataError, Dataset, Task, load
 from training.evaluation import NotFiniteError
 from training.export import ExportError, check_repository, export
 from training.hyperparameters import HyperparameterError, read_hyperparameters
@@ -30,6 +30,7 @@ from training.recipe import Preset, Recipe, RecipeError
 from training.recipes import RECIPES
 from training.runs import RunResult, run_recipe
 from training.snapshots import SECONDS, SnapshotError, remove_snapshots, snapshots_of
+from training.table_command import TableOptions, recipe_of_table, require_table
 from training.trackers import TrackError, open_tracking
 from training.tune_command import tune
 
@@ -171,8 +172,38 @@ def fit(
         bool,
         typer.Option("--pretrained", help="begin with timm's weights", rich_help_panel="Pictures"),
     ] = False,
+    table: Annotated[
+        Path | None,
+        typer.Option(help="learn from a .csv or .parquet file", rich_help_panel="Tables"),
+    ] = None,
+    target: Annotated[
+        str | None, typer.Option(help="column to predict", rich_help_panel="Tables")
+    ] = None,
+    split_by: Annotated[
+        str | None,
+        typer.Option(
+            help="column by whose order, or groups of equal texts, rows are split; default: random",
+            rich_help_panel="Tables",
+        ),
+    ] = None,
+    task: Annotated[
+        Task | None, typer.Option(help="what the target is", rich_help_panel="Tables")
+    ] = None,
+    leave_out: Annotated[
+        list[str] | None,
+        typer.Option(help="column that is not used (repeatable)", rich_help_panel="Tables"),
+    ] = None,
+    column_type: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--type",
+            help="COLUMN=number|integer|boolean|category|date|datetime (repeatable)",
+            rich_help_panel="Tables",
+        ),
+    ] = None,
+    unit: Annotated[str, typer.Option(help="unit of the target", rich_help_panel="Tables")] = "",
     name: Annotated[
-        str | None, typer.Option(help="name of the package; default: that of the folder")
+        str | None, typer.Option(help="name of the package; default: that of the folder or table")
     ] = None,
     set_values: Annotated[
         list[str] | None,
@@ -205,7 +236,14 @@ def fit(
         if hyperparameter_file:  # the options come before the file
             overrides = read_hyperparameters(hyperparameter_file) | overrides
         tracking = open_tracking(track or [])
-        if images:
+        options = TableOptions(
+            target=target, split_by=split_by, task=task, unit=unit,
+            leave_out=leave_out or [], types=column_type or [],
+        )  # fmt: skip
+        require_table(options, table, [*(names or []), *(["--images"] if images else [])])
+        if table:
+            recipes = [recipe_of_table(table, options, name, console)]
+        elif images:
             recipes = [
                 recipe_of_images(
                     images, size=size, network=network, pretrained=pretrained, name=name

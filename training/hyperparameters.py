@@ -165,3 +165,18 @@ class CnnHyperparameters(ImageHyperparameters):
     channels: Annotated[tuple[Annotated[Size, Field(ge=2)], Size, Size], Times(1 / 2, 2)] = Field(
         (32, 64, 128), description="channels of each resolution; three numbers"
     )
+
+
+class TableHyperparameters(Hyperparameters):
+    """Hyperparameters of an MLP on the columns of a table."""
+
+    hidden: Annotated[tuple[Size, ...], Times(1 / 4, 2)] = Field(
+        (256, 128), description="units of each hidden layer"
+    )
+    dropout: Annotated[Share, Between(0, 0.6)] = Field(
+        0.1, description="share of activations dropped in a step"
+    )
+    bins: Annotated[Size, Between(1, 32)] = Field(
+        16, description="bins of each number, with equal numbers of rows"
+    )
+    unknown: Share = Field(0.01, description="share of categories taken as unknown in training")

@@ -43,7 +43,7 @@ def report(pictures: Mapping[str, bytes]) -> dict[str, bytes]:
 
 def loss_curves(history: History) -> bytes:
     """Plot training and validation loss by epoch, and mark the kept epoch."""
-    with _figure(6.4, 3.4) as (figure, save):
+    with picture(6.4, 3.4) as (figure, save):
         axes = figure.subplots()
         epochs = [entry.epoch for entry in history.epochs]
         # Markers are legible on up to 40 epochs.
@@ -69,7 +69,7 @@ def confusion(evaluation: Evaluation) -> bytes:
     """Plot the confusion matrix as counts, with colour for mistakes only."""
     labels = [entry.label for entry in evaluation.classes]
     side = 2.2 + 0.42 * len(labels)
-    with _figure(side + 0.4, side) as (figure, save):
+    with picture(side + 0.4, side) as (figure, save):
         axes = figure.subplots()
         counts = np.array(evaluation.confusion)
         mistakes = counts * (1 - np.eye(len(counts), dtype=int))
@@ -104,7 +104,7 @@ def confident_mistakes(network: nn.Module, data: Dataset, count: int = 18) -> by
     worst = wrong_indices[confidence[wrong_indices].argsort(descending=True)][:count]
     columns = 9
     rows = max(1, -(-len(worst) // columns))
-    with _figure(columns * 0.95, rows * 1.3 + 0.4) as (figure, save):
+    with picture(columns * 0.95, rows * 1.3 + 0.4) as (figure, save):
         figure.suptitle("The most confident mistakes", x=0.01, ha="left", color=INK, fontsize=11)
         grid = figure.subplots(rows, columns, squeeze=False)
         for axes in grid.flat:
@@ -127,7 +127,7 @@ def fitted_curve(network: nn.Module, data: Dataset) -> bytes:
     x = torch.linspace(
         float(data.train.inputs.min()), float(data.train.inputs.max()), 500
     ).unsqueeze(1)
-    with _figure(6.4, 3.8) as (figure, save):
+    with picture(6.4, 3.8) as (figure, save):
         axes = figure.subplots()
         points = data.train.inputs.numpy(), data.train.targets.numpy()
         axes.scatter(*points, s=9, color=GREY, label="training points")
@@ -149,7 +149,7 @@ def decision_surface(network: nn.Module, data: Dataset) -> bytes:
     grid = torch.cartesian_prod(first, second)
     surface = predict(network, grid).softmax(dim=1)[:, 1].view(200, 200).T.numpy()
     plane = first.numpy(), second.numpy(), surface
-    with _figure(6.4, 4.2) as (figure, save):
+    with picture(6.4, 4.2) as (figure, save):
         axes = figure.subplots()
         colours = sns.blend_palette([BLUE, "#ffffff", ORANGE], as_cmap=True)
         filled = axes.contourf(*plane, levels=np.linspace(0, 1, 21), cmap=colours, alpha=0.75)
@@ -185,7 +185,7 @@ def importances(
         logarithmic: the names of hyperparameters with a logarithmic axis.
     """
     bars_height = 0.7 + 0.22 * len(shares)
-    with _figure(6.4, bars_height + 2.2) as (figure, save):
+    with picture(6.4, bars_height + 2.2) as (figure, save):
         heights = [bars_height, 2.2]
         bars, points = figure.subfigures(2, 1, height_ratios=heights, squeeze=False).flat
         axes = bars.subplots()
@@ -214,7 +214,7 @@ def importances(
 
 
 @contextmanager
-def _figure(width: float, height: float) -> Iterator[tuple[Figure, io.BytesIO]]:
+def picture(width: float, height: float) -> Iterator[tuple[Figure, io.BytesIO]]:
     """Yield a figure, in inches, and its PNG stream, without changing matplotlib's global state."""
     stream = io.BytesIO()
     with mpl.rc_context(_STYLE):

@@ -148,8 +148,9 @@ def fake_torch_streams(monkeypatch: pytest.MonkeyPatch) -> FakeStreams:
         def __init__(self, array: Any) -> None:
             self.array = array
 
-        def to(self, device: str) -> torch.Tensor:
-            return from_numpy(self.array.copy() if device != "cpu" else self.array)
+        def to(self, device: str, dtype: torch.dtype | None = None) -> torch.Tensor:
+            tensor = from_numpy(self.array.copy() if device != "cpu" else self.array)
+            return tensor.to(dtype or tensor.dtype)
 
     class Module:
         """A frozen module whose outputs are on the device."""

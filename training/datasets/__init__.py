@@ -14,6 +14,7 @@ from training.datasets.dataset import (
     random_splits,
 )
 from training.datasets.digits import DIGIT_LABELS, DOWNLOADS, digits, mnist
+from training.datasets.flights import flights
 from training.datasets.moons import MOON_LABELS, moons
 
 __all__ = [
@@ -27,6 +28,7 @@ DATASETS: Mapping[str, Callable[[Path], Dataset]] = {
     "digits": lambda _: digits(),
     "curve": lambda _: curve(),
     "moons": lambda _: moons(),
+    "flights": flights,
 }
 """Each data set by its name. The argument is the folder that holds data, or that data is
 downloaded into."""

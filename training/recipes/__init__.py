@@ -2,6 +2,7 @@
 
 from training.recipe import Recipe
 from training.recipes.curve import curve_linear, curve_mlp, curve_tanh
+from training.recipes.flights import flights_mlp
 from training.recipes.mnist import mnist_cnn, mnist_mlp
 from training.recipes.moons import moons_linear, moons_tanh
 
@@ -13,5 +14,6 @@ RECIPES: dict[str, Recipe] = {
         mnist_mlp, mnist_cnn,
         curve_linear, curve_mlp, curve_tanh,
         moons_linear, moons_tanh,
+        flights_mlp,
     )
 }  # fmt: skip
