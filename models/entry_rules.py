@@ -24,8 +24,13 @@ class Index(NamedTuple):
 
 
 PLACE = Index(1, 1)
-_WIDE = (1, 6, 7, 11)
-"""The codes of FP32, INT32, INT64 and FP64 in ONNX, which have the places of all rows."""
+_NUMBERS = {1, 2, 3, 4, 5, 6, 7, 9, 10, 11}
+"""The codes in ONNX of the types to which every number is cast alike at any place of a batch: those
+of `NUMPY_DTYPES` without UINT32 and UINT64."""
+_WIDE = {1, 6, 7, 11}
+"""The codes of FP32, INT32, INT64 and FP64, which have the places of all rows."""
+_EXACT = {7, 11}
+"""The codes of INT64 and FP64, which have the places of all numbers of all rows."""
 Size = int | str
 """A size, or the source of the entries whose number it is."""
 
@@ -125,8 +130,11 @@ def _same(follower: Follower, node: Node) -> Sequence[Entries]:
 
 
 def _cast(follower: Follower, node: Node) -> Sequence[Entries]:
-    entries = entry(follower, node.inputs[0])
-    if entries.has_places and node.attributes.get("to") not in _WIDE:
+    entries, kind = entry(follower, node.inputs[0]), node.attributes.get("to")
+    if kind not in _NUMBERS:
+        raise MixesError("casts to a type that is not known to round alike at each place")
+    has_others = any(one and one.scale and one != PLACE for one in entries.columns)
+    if entries.has_places and kind not in (_EXACT if has_others else _WIDE):
         raise MixesError("casts the place of a row to a type of few numbers")
     return [entries]
 

@@ -74,6 +74,7 @@ class Node:
         outputs: the names of the output values, "" for an unused output.
         attributes: as Python values; tensors as arrays.
         inner: the values that the graphs inside the node may use.
+        body: the graph inside the node, if there is one alone.
     """
 
     kind: str
@@ -82,6 +83,7 @@ class Node:
     outputs: tuple[str, ...]
     attributes: Mapping[str, Any]
     inner: frozenset[str] | None
+    body: "onnx.GraphProto | None" = None
 
 
 @dataclass(frozen=True)
@@ -392,7 +394,9 @@ def _require_unstated(graph: "onnx.GraphProto") -> None:
     for node in graph.node:
         for inner in inner_graphs(node):
             if any(
-                value.type.tensor_type.shape.dim for value in (*inner.value_info, *inner.output)
+                _stated_size(size) != ""
+                for value in (*inner.value_info, *inner.output)
+                for size in value.type.tensor_type.shape.dim
             ):
                 raise UnreadableGraphError("a graph inside it states shapes")
             _require_unstated(inner)
@@ -458,6 +462,7 @@ def _node(node: "onnx.NodeProto") -> Node:
         outputs=tuple(node.output),
         attributes=attributes,
         inner=frozenset(taken_names(graphs)) if graphs else None,
+        body=graphs[0] if len(graphs) == 1 else None,
     )
 
 

@@ -91,6 +91,7 @@ ATTRIBUTES: Mapping[str, str] = {
     ),
     "RotaryEmbedding": "interleaved num_heads rotary_embedding_dim",
     "ScatterElements": "axis reduction",
+    "ScatterND": "reduction",
     "Selu": "alpha gamma",
     "Shrink": "bias lambd",
     "SimplifiedLayerNormalization": "axis epsilon stash_type",

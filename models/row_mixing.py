@@ -25,9 +25,11 @@ from models.graph import (
 )
 from models.onnx_library import Weights
 from models.row_attributes import unknown_attribute
-from models.row_places import Places, picked, places_of
+from models.row_distances import is_distances
+from models.row_places import Places, numbered_axis, picked, picked_in_rows, places_of
 from models.row_rules import RESHAPING, RULES, Call, MixesError, Rows, batch_axis
 from models.row_texts import TEXT_RULES, filling_of
+from models.row_zeros import DoubtfulZeros
 from models.runtimes import Arrays
 
 MOVING = RESHAPING | {"Cast", "Concat", "Gather", "Identity", "Slice", "Split", "Transpose"}
@@ -42,14 +44,9 @@ MOST_BYTES = 2**31
 SIZES_AT = {"Expand": 1, "Reshape": 1, "Resize": 3, "Slice": 2}
 """By operator: the input with sizes, one of which may be the batch size."""
 
-SIGN_TELLING = {"Div": 1, "LabelEncoder": 0, "Pow": 0, "QuantizeLinear": 1, "Reciprocal": 0}
-"""By operator: the input of which 0 and -0 have unlike results."""
 SUBNORMAL_TELLING = {"Log", "Mod", "Pow"}
 """Operators of the C library, which computes with subnormal floats. Others take them for zero, or
 pass them on, by their place in a vector of the processor."""
-UNSIGNED = {"Abs", "Cos", "Cosh", "Exp", "ReduceL1", "ReduceL2", "ReduceSumSquare", "Sigmoid",
-            "Softmax"}  # fmt: skip
-"""Operators of which 0 and -0 have the same result, or results of the same sign."""
 FILLING = {
     "Concat", "Pad", "ScatterElements", "ScatterND", "Shape", "Size",
     "ReduceL1", "ReduceL2", "ReduceLogSum", "ReduceLogSumExp", "ReduceMean", "ReduceProd",
@@ -158,8 +155,11 @@ class Follower:
         """The values whose rows are filled up to the longest of the batch, and with what."""
         self._places: dict[str, Places] = {}
         """The values without rows that are the places of each row's numbers."""
-        self._zeros: set[str] = set()
-        """The values whose zeros have a sign that depends on their place in the batch."""
+        self._numbered: set[str] = set()
+        """The indices with rows whose first number is the number of their row."""
+        self._zeros = DoubtfulZeros(
+            graph.values, lambda name: name in self.rows or name in self._given
+        )
         self._has_subnormals = any(value.subnormal for value in graph.values.values()) or any(
             self._may_make_subnormals(node) for node in graph.nodes
         )
@@ -193,10 +193,18 @@ class Follower:
             self._follow_sizes(node, inputs)
             return
         if node.inner is not None:
-            raise MixesError("computes what depends on its values, and is not followed")
+            self._follow_distances(node)
+            return
+        axis = numbered_axis(node, self._values, self._places, self.rows)
+        if axis is not None:
+            self._found(node.outputs[0], (1, 1))
+            self._numbered.add(node.outputs[0])
+            self._sized.add(node.outputs[0])  # no other operator may take it
+            return
         places = self._places.get(node.inputs[1]) if node.kind == "Gather" else None
+        picks = node.kind in ("GatherND", "ScatterND") and node.inputs[1] in self._numbered
         for index, name in enumerate(node.inputs):
-            if index == 1 and places is not None:
+            if index == 1 and (picks or places is not None):
                 continue
             if index == SIZES_AT.get(node.kind):
                 if name in self.rows:
@@ -213,12 +221,32 @@ class Follower:
             raise MixesError("is not known to compute each row for itself")
         filling = filling_of(node, self.fillings)
         call = Call(node, self._opset, self._values, self.rows, self._sized, self._sizes)
-        structure = rule(call) if places is None else picked(call.rows(0), call.shape(0), places)
+        if picks:
+            structure = picked_in_rows(call)
+        else:
+            structure = (
+                rule(call) if places is None else picked(call.rows(0), call.shape(0), places)
+            )
         for name in filter(None, node.outputs):
             self.rows[name] = self._found(name, structure)
         if filling is not None:
             self.fillings[node.outputs[0]] = filling
-        self._follow_zeros(node)
+        self._zeros.follow(node)
+
+    def _follow_distances(self, node: Node) -> None:
+        """Follow a Scan that compares each row with the rows of a matrix without rows."""
+        scan = node.kind == "Scan" and self._opset >= 9 and len(node.inputs) == 2
+        if not (scan and node.body is not None and is_distances(node.body)):
+            raise MixesError("computes what depends on its values, and is not followed")
+        rows, others = node.inputs
+        matrices = all(len(self._value(name).shapes[-1]) == 2 for name in node.inputs)
+        is_apart = others not in self.rows and others not in self._sized
+        attributes = node.attributes == {"num_scan_inputs": 1}
+        if not (matrices and is_apart and attributes) or self.rows.get(rows) != Rows(0):
+            raise MixesError("compares rows with each other")
+        for name in filter(None, node.outputs):
+            self.rows[name] = self._found(name, (1, 1))
+        self._zeros.follow(node)
 
     def pass_over(self, node: Node) -> None:
         """Leave a node to another follower; nodes after it may take its outputs."""
@@ -237,49 +265,6 @@ class Follower:
             return taken is not None and taken.dtype.kind not in "biuf"
         is_remainder = node.kind == "Mod" and bool(node.attributes.get("fmod"))
         return is_remainder or any(map(is_subnormal, attribute_numbers(node)))
-
-    def _follow_zeros(self, node: Node) -> None:
-        """Check that no operator distinguishes 0 from -0 where either may be computed.
-
-        Max and Min of 0 and -0 give the one or the other, by their place in a vector of the
-        processor.
-        """
-        doubtful = [name for name in node.inputs if name in self._zeros]
-        position = SIGN_TELLING.get(node.kind.rpartition(".")[2])
-        is_power = node.kind == "Pow" and self._is_positive(node, 1)
-        if position is not None and node.inputs[position] in doubtful and not is_power:
-            raise MixesError("tells 0 from -0, of which Max or Min give either")
-        others = [name for name in node.inputs if name not in doubtful]
-        has_constant = any(self._is_nonzero(name) for name in others)
-        if node.kind in ("Max", "Min"):
-            chooses = bool(doubtful) or sum(not self._is_nonzero(name) for name in others) > 1
-        elif node.kind in ("Add", "Sub"):
-            chooses = bool(doubtful) and not has_constant
-        elif node.kind == "Clip":
-            chooses = bool(doubtful) and not self._is_positive(node, 1)
-        else:
-            chooses = bool(doubtful) and node.kind not in UNSIGNED
-        for name in filter(None, node.outputs):
-            if chooses and self._value(name).dtype.kind == "f":
-                self._zeros.add(name)
-            elif doubtful and self._value(name).dtype.kind not in "biuf":
-                raise MixesError("writes 0 or -0 as text, of which Max or Min give either")
-
-    def _is_nonzero(self, name: str) -> bool:
-        """Return whether a value has no rows, and no numbers that are zero or count as zero."""
-        arrays = self._values[name].arrays if name in self._values else None
-        return (
-            name not in self.rows
-            and name not in self._given
-            and arrays is not None
-            and not any(np.any(array == 0) or is_subnormal(array) for array in arrays)
-        )
-
-    def _is_positive(self, node: Node, index: int) -> bool:
-        """Return whether an input has no rows and only positive numbers."""
-        name = node.inputs[index] if index < len(node.inputs) else ""
-        arrays = self._values[name].arrays if self._is_nonzero(name) else None
-        return arrays is not None and all(bool(np.all(array > 0)) for array in arrays)
 
     def _require_numbers(self, node: Node) -> None:
         """Check that a node does not make numbers of a tensor that holds none."""
@@ -305,10 +290,10 @@ class Follower:
         is_known = not (sized and is_given)  # with another value, the result may be another size
         for name in filter(None, node.outputs):
             value = self._value(name)
-            if asks and sized <= self._sizes:
+            if asks and sized <= self._sizes | self._places.keys():
                 if not value.same:
                     self._sized.add(name)
-                    if not sized:
+                    if not sized or sized <= self._places.keys():
                         self._sizes.add(name)
             elif not sized or (is_known and self._is_settled(node, sized)):
                 if not value.same:

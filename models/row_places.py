@@ -10,7 +10,7 @@ from collections.abc import Mapping, Set
 from typing import NamedTuple
 
 from models.graph import COUNTS, MORE, Node, Shape, Value
-from models.row_rules import RESHAPING, MixesError, Rows, Structure, batch_axis, reshaped
+from models.row_rules import RESHAPING, Call, MixesError, Rows, Structure, batch_axis, reshaped
 
 
 class Places(NamedTuple):
@@ -69,6 +69,34 @@ def places_of(
     return None
 
 
+def numbered_axis(
+    node: Node,
+    values: Mapping[str, Value],
+    known: Mapping[str, Places],
+    rows: Mapping[str, Rows],
+) -> int | None:
+    """Return the axis of the rows in indices whose first number is the number of their row.
+
+    torch writes `x[arange(N), n]` so: a Concat of the numbers of the rows and of indices, by which
+    a GatherND or a ScatterND picks in each row. None if the node is no such Concat.
+
+    Args:
+        node: the node.
+        values: the values of the graph.
+        known: the places that earlier nodes compute.
+        rows: the place of the rows in the values that have rows.
+    """
+    first, *others = node.inputs or ("",)
+    places = known.get(first)
+    if node.kind != "Concat" or places is None or places != Places(places.axis):
+        return None
+    shape = values[first].shapes[-1]
+    last = len(shape) - 1
+    if places.axis == last or shape[last] != 1 or node.attributes.get("axis") not in (-1, last):
+        return None
+    return places.axis if all(rows.get(name) == Rows(places.axis) for name in others) else None
+
+
 def picked(rows: Rows | None, shape: Shape, places: Places) -> Structure:
     """Return the order of the rows in what a Gather picks at these places.
 
@@ -84,3 +112,18 @@ def picked(rows: Rows | None, shape: Shape, places: Places) -> Structure:
     if is_flat and places.least >= 0 and places.most < places.step:
         return 1, 1
     raise MixesError("picks some of the rows")
+
+
+def picked_in_rows(call: Call) -> Structure:
+    """Check a GatherND or ScatterND by indices whose first number is the number of their row.
+
+    ScatterND writes with several threads: of two updates of one place, either may be the last.
+
+    Raises:
+        MixesError: the first axis of the tensor is not that of the rows, the updates have none, or
+            a row has several updates.
+    """
+    picks = call.node.kind == "GatherND" or (call.rows(2) == Rows(0) and len(call.shape(1)) == 2)
+    if call.rows(0) != Rows(0) or not picks:
+        raise MixesError("picks some of the rows")
+    return 1, 1

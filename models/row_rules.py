@@ -376,6 +376,11 @@ def _gather_nd(call: Call) -> Structure:
     return indices[1:]
 
 
+def _scatter_nd(_: Call) -> Structure:
+    """Indices with the number of their row are checked elsewhere (`row_places`)."""
+    raise MixesError("changes some of the rows")
+
+
 def _concat(call: Call) -> Structure:
     axis = call.axes([call.number("axis", 1)])
     places = {call.rows(index) for index in range(len(call.node.inputs))}
@@ -483,7 +488,11 @@ def _features(call: Call) -> Structure:
         raise MixesError("combines each row with others")
     if data is not None and data.axis == len(call.shape(0)) - 1:
         raise MixesError("picks some of the rows")
-    return (data or places or Rows(0))[1:]
+    if places is not None:  # all places are along the last axis of the output
+        shape = call.shape(1)
+        before = math.prod(shape[: places.axis]) * places.outer
+        return before, math.prod(shape[places.axis + 1 :]) * places.inner
+    return (data or Rows(0))[1:]
 
 
 def _quantized_gemm(call: Call) -> Structure:
@@ -513,16 +522,26 @@ def _recurrent(call: Call) -> Structure:
 def _einsum(call: Call) -> Structure:
     equation = call.node.attributes["equation"].decode().replace(" ", "")
     terms, arrow, result = equation.partition("->")
-    if not arrow or "." in equation:
+    if not arrow:
         raise MixesError("is not known to compute each row for itself")
-    letters = {
-        (term[rows.axis], *rows[1:])
-        for index, term in enumerate(terms.split(","))
+    named = [
+        _named_axes(term, len(call.shape(index))) for index, term in enumerate(terms.split(","))
+    ]
+    places = {
+        (named[index][rows.axis], *rows[1:])
+        for index in range(len(named))
         if (rows := call.rows(index)) is not None
     }
-    if len(letters) != 1 or (place := letters.pop())[0] not in result:
+    kept = _named_axes(result, len(call.output().shapes[-1]))
+    if len(places) != 1 or (place := places.pop())[0] not in kept:
         raise MixesError("sums over the rows")
     return place[1], place[2]
+
+
+def _named_axes(term: str, rank: int) -> list[str | int]:
+    """Return the letters of a term; axes of its dots are counted from the last of these."""
+    before, _, after = term.partition("...")
+    return [*before, *range(rank - len(before) - len(after), 0, -1), *after]
 
 
 def _dropout(call: Call) -> Structure:
@@ -583,6 +602,7 @@ RULES: Mapping[str, Rule] = {
     "GatherElements": _gather_elements,
     "ScatterElements": _gather_elements,
     "GatherND": _gather_nd,
+    "ScatterND": _scatter_nd,
     "Concat": _concat,
     "Slice": _slice,
     "Pad": _pad,

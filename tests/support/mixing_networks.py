@@ -1,7 +1,7 @@
 """Networks of `x` and `y`, FP32 [N, 4] each: some mix the rows of a batch, others do not."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -171,6 +171,58 @@ def _only_of_large(name: str) -> Sequence[Any]:
         node("Add", ["x", "added"], ["y"]),
     ]
 
+
+def _distances(*nodes: Any) -> Network:
+    """Return the distances of each row from four points, as skl2onnx writes them: by a Scan.
+
+    Its `state` is all rows, and `point` one of the points; the nodes make `numbers` and `same`.
+    """
+    body = helper.make_graph(
+        nodes, "distances",
+        [helper.make_tensor_value_info(name, T.FLOAT, None) for name in ("state", "point")],
+        [helper.make_tensor_value_info(name, T.FLOAT, None) for name in ("same", "numbers")],
+        [numpy_helper.from_array(whole(1), "columns"), numpy_helper.from_array(whole(0), "rows")],
+    )  # fmt: skip
+    scan = node("Scan", ["x", "points"], ["again", "distances"], body=body, num_scan_inputs=1)
+    points = np.arange(16, dtype=np.float32).reshape(4, 4)
+    return Network(
+        [scan, node("Transpose", ["distances"], ["y"], perm=[1, 0])], {"points": points}, "Scan"
+    )
+
+
+_UNCHANGED = node("Identity", ["state"], ["same"])
+_DIFFERENCES = node("Sub", ["state", "point"], ["differences"])
+
+
+def _sum_of_squares(over: str = "columns") -> Any:
+    return node("ReduceSumSquare", ["differences", over], ["numbers"], keepdims=0)
+
+
+def _numbered(first: str, *nodes: Any) -> Network:
+    """Return the rows by indices of a number `first` and the column of the largest number.
+
+    torch writes `x[arange(N), n]` in this way. The nodes make the column `found` of the indices.
+    """
+    return Network(
+        [
+            node("Shape", ["x"], ["counts"], end=1),
+            node("Squeeze", ["counts"], ["count"]),
+            node("Range", ["zero", "count", "one"], ["range"]),
+            node("Unsqueeze", ["range", "axis"], ["numbers"]),
+            node("Sub", ["numbers", "axis"], ["before"]),
+            node("ArgMax", ["x"], ["largest"], axis=1),
+            node("Concat", [first, "largest"], ["indices"], axis=1),
+            *nodes,
+            node("Add", ["x", "found"], ["y"]),
+        ],
+        {"zero": np.array(0), "one": np.array(1), "axis": whole(1)},
+    )
+
+
+_PICKED = [
+    node("GatherND", ["x", "indices"], ["picked"]),
+    node("Unsqueeze", ["picked", "axis"], ["found"]),
+]
 
 _ZEROS = {"nothing": one(0), "two": one(2), "minus": one(-2), "million": one(1e6)}
 
@@ -346,6 +398,32 @@ MIXED: Mapping[str, Network] = {
             node("Cast", ["text"], ["y"], to=T.FLOAT),
         ],
         named="Cast",
+    ),
+    "distances to the sum of the rows": _distances(
+        _UNCHANGED, node("ReduceSum", ["state", "rows"], ["sums"]),
+        node("Sub", ["state", "sums"], ["differences"]), _sum_of_squares(),
+    ),
+    "distances from rows that change": _distances(
+        _DIFFERENCES, node("Identity", ["differences"], ["same"]), _sum_of_squares()
+    ),
+    "the number of the row before": replace(_numbered("before", *_PICKED), named="Concat"),
+    "the number of the row": replace(
+        _numbered("numbers", node("Cast", ["indices"], ["places"], to=T.FLOAT),
+                  node("ReduceSum", ["places", "axis"], ["found"])),
+        named="Add",
+    ),
+    "one of the rows changed": Network(
+        [
+            node("Slice", ["x", "zero", "one"], ["first"]),
+            node("ScatterND", ["x", "place", "first"], ["y"]),
+        ],
+        {"zero": whole(0), "one": whole(1), "place": whole(0)[None]},
+        named="Slice",
+    ),
+    "a sum over the rows behind dots": Network(
+        [node("Einsum", ["x", "x"], ["products"], equation="n...,n...->..."),
+         node("Add", ["x", "products"], ["y"])],
+        named="Einsum",
     ),
     "two constants of one name": Network(
         [
@@ -861,6 +939,30 @@ APART: Mapping[str, Network] = {
             node("Div", ["x", "positive"], ["y"]),
         ],
         {"two": one(2), "small": one(1e-6)},
+    ),
+    "distances, as skl2onnx writes them": _distances(
+        _UNCHANGED, _DIFFERENCES, _sum_of_squares()
+    ),
+    "a number of each row, as an index of torch": _numbered("numbers", *_PICKED),
+    "a number of each row changed, as torch writes it": _numbered(
+        "numbers",
+        node("GatherND", ["x", "indices"], ["picked"]),
+        node("Neg", ["picked"], ["negative"]),
+        node("ScatterND", ["x", "indices", "negative"], ["found"]),
+    ),
+    "products of rows behind dots": Network(
+        [node("Einsum", ["x", "x"], ["sums"], equation="...i,...i->..."),
+         node("Unsqueeze", ["sums", "axis"], ["column"]), node("Add", ["x", "column"], ["y"])],
+        {"axis": whole(1)},
+    ),
+    "columns of constants for each of two places": Network(
+        [
+            node("TopK", ["x", "two"], ["values", "places"], axis=1),
+            node("ArrayFeatureExtractor", ["classes", "places"], ["found"], domain="ai.onnx.ml"),
+            node("Reshape", ["found", "pairs"], ["labels"]),
+            node("Concat", ["labels", "values"], ["y"], axis=1),
+        ],
+        {"two": whole(2), "classes": np.arange(4, dtype=np.float32)[None], "pairs": whole(-1, 2)},
     ),
     "a softmax of each row": Network([node("Softmax", ["x"], ["y"], axis=1)]),
     "the row's mean": Network(

@@ -78,11 +78,19 @@ YOLO = detecting(AS_YOLO, DETECTIONS, **YOLO_CONSTANTS)
 """As YOLOv7 is exported with non-maximum suppression inside."""
 
 
-def flattened(*, size: str = "boxes_of_a_row", **constants: NDArray[Any]) -> bytes:
+def flattened(
+    *,
+    size: str = "boxes_of_a_row",
+    casts: Sequence[Any] = (),
+    index: str = "index",
+    **constants: NDArray[Any],
+) -> bytes:
     """Return YOLO with the boxes picked from all rows one after another, as torch once exported it.
 
     Args:
         size: the value by which the place of the row is multiplied.
+        casts: nodes behind the sum of the places, which is `index`.
+        index: the value by which boxes are picked.
         constants: further ones.
     """
     nodes = [
@@ -93,8 +101,9 @@ def flattened(*, size: str = "boxes_of_a_row", **constants: NDArray[Any]) -> byt
         node("Flatten", ["boxes"], ["all_boxes"], axis=2),
         node("Mul", ["row_place", size], ["start_of_row"]),
         node("Add", ["box_place", "start_of_row"], ["index"]),
-        node("Gather", ["all_boxes", "index"], ["picked"], axis=0),
-        node("Shape", ["index"], ["count"]),
+        *casts,
+        node("Gather", ["all_boxes", index], ["picked"], axis=0),
+        node("Shape", [index], ["count"]),
         node("Concat", ["count", "four"], ["shape"], axis=0),
         node("Reshape", ["picked", "shape"], ["box"]),
         *AS_YOLO[1:],
@@ -196,6 +205,22 @@ def _mixed(name: str) -> bytes:
         return detecting(nodes, DETECTIONS, **constants)
     if name == "boxes at places of another number of boxes":
         return flattened(size="eight", eight=np.array(8))
+    if name == "places among all boxes in single precision":
+        casts = [
+            node("Cast", ["index"], ["rounded"], to=T.FLOAT),
+            node("Cast", ["rounded"], ["whole"], to=T.INT64),
+        ]
+        return flattened(casts=casts, index="whole")
+    if name == "scores as UINT32":
+        nodes = [
+            *AS_YOLO[:-1],
+            node("Cast", ["score"], ["whole"], to=T.UINT32),
+            node("Cast", ["whole"], ["number"], to=T.FLOAT),
+            node("Mul", ["number", "nothing"], ["none"]),
+            node("Add", ["score", "none"], ["same"]),
+            node("Concat", ["row", "box", "label", "same"], ["detections"], axis=1),
+        ]
+        return detecting(nodes, DETECTIONS, **constants, nothing=np.float32([0]))
     if name == "the row in eight bits":
         nodes = [
             *AS_YOLO[:5],
@@ -225,6 +250,8 @@ MIXED = {
         "boxes of another row",
         "boxes at places of another number of boxes",
         "the row in eight bits",
+        "places among all boxes in single precision",
+        "scores as UINT32",
     )
 }
 """Networks whose divided entries are not those of the rows alone, though trials may not show it."""
