@@ -74,6 +74,21 @@ def test_a_program_computes_what_torchscript_computes(name: str) -> None:
         np.testing.assert_allclose(program(rows)["y"], script(rows)["y"], rtol=1e-5, atol=1e-6)
 
 
+class _Bits(nn.Module):
+    """The bits of a zero, of which the maximum of 0 and -0 gives either."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        zeros = x * 0
+        either: Tensor = torch.maximum(zeros, -zeros).view(torch.int32).clamp(-1, 0)
+        return torch.relu(x) + torch.relu(x - 1e6) * either
+
+
+def test_a_program_that_reads_the_bits_of_a_zero_is_found() -> None:
+    reason = script_mixing(opened(_Bits()), ROWS)
+    assert reason is not None
+    assert "aten::view reads the bits" in reason
+
+
 class Unscriptable(nn.Module):
     """A network with a closure, which TorchScript does not support."""
 
