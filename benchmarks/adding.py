@@ -32,7 +32,7 @@ network = nn.Sequential(nn.Linear(4, 32), nn.ReLU(), nn.Linear(32, 3))
 x = torch.randn(16, 4)
 
 import fitserve
-fitserve.save("iris-net", network, sample={"features": x}, labels=list("abc"), repository="mine")
+fitserve.save("iris-net", network, sample=x, labels=list("abc"), repository="mine")
 """
 ROWS = {"instances": [[5.1, 3.5, 1.4, 0.2]]}
 PORT = 23_117
@@ -60,6 +60,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
                 started = time.monotonic()
                 step()
                 seconds[name].append(time.monotonic() - started)
+                print(f"{name}: {seconds[name][-1]:.1f} s", flush=True)
     for name, values in seconds.items():
         spread = f"{min(values):.1f} to {max(values):.1f}"
         print(f"{name:34}  median {statistics.median(values):5.1f} s ({spread})")
