@@ -130,8 +130,10 @@ def _unlike(samples: Sequence[Rows], axes: Axes) -> Iterator[Rows]:
     yield with_one_more_row(sample, axes)
     if any(tensor.device.type != "cpu" for tensor in sample.values()):
         return
-    yield {name: _opposite(tensor, whole=False) for name, tensor in sample.items()}
-    yield {name: _opposite(tensor, whole=True) for name, tensor in sample.items()}
+    if any(tensor.is_floating_point() for tensor in sample.values()):
+        yield {name: _opposite(tensor, whole=False) for name, tensor in sample.items()}
+    if any(_is_signed_whole(tensor) for tensor in sample.values()):
+        yield {name: _opposite(tensor, whole=True) for name, tensor in sample.items()}
     free = _free_dimensions(samples, axes)
     for sizes in _sizes(single, free):
         if sum(_count(single, free, sizes).values()) <= MOST_NUMBERS:
@@ -144,10 +146,14 @@ def _first(tensor: "Tensor", axis: int | None) -> "Tensor":
 
 def _opposite(tensor: "Tensor", *, whole: bool) -> "Tensor":
     """Return the numbers with the opposite sign; whole numbers only if `whole`."""
+    changes = tensor.is_floating_point() or (whole and _is_signed_whole(tensor))
+    return 0 - tensor if changes else tensor  # no -0
+
+
+def _is_signed_whole(tensor: "Tensor") -> bool:
     import torch
 
-    is_signed = tensor.dtype in (torch.int8, torch.int16, torch.int32, torch.int64)
-    return 0 - tensor if tensor.is_floating_point() or (whole and is_signed) else tensor  # no -0
+    return tensor.dtype in (torch.int8, torch.int16, torch.int32, torch.int64)
 
 
 Free = Mapping[tuple[int, ...], list[tuple[str, int]]]
