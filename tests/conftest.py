@@ -27,7 +27,7 @@ SHIPPED = (
     *("moons-linear", "moons-tanh"),
     *("mnist-mlp", "mnist-cnn"),
     *("perceptron-and", "perceptron-xor", "xor-mlp", "adder-transformer"),
-    *("fashion-cnn", "names-lstm"),
+    *("fashion-cnn", "flights-mlp", "names-lstm"),
 )
 
 

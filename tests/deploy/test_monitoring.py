@@ -226,7 +226,7 @@ SENT = {
     'nv_inference_request_success{model="curve-tanh"}': 2 * CURVES,
     'nv_inference_request_failure{model="moons-tanh"}': 2 * WRONG,
     "sum(fitserve_workers)": 2,
-    "count(count by (model) (fitserve_model_info))": 7,
+    "count(count by (model) (fitserve_model_info))": 14,
     "sum(fitserve_queue_rows)": 0,
     "sum(fitserve_expected_wait_seconds)": 0,
     "sum(fitserve_given_up_computes)": 0,

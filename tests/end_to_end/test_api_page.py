@@ -51,7 +51,7 @@ def test_the_models_come_first(address: str, visitor: Visitor, server: Server) -
     page = visitor.open(server.url + address)
     expect(page.locator(".opblock-tag").first).to_contain_text("Models")
     first = page.locator(".opblock-summary-path").first
-    assert first.get_attribute("data-path") == "/models/curve-linear/predict"
+    assert first.get_attribute("data-path") == "/models/adder-transformer/predict"
 
 
 def posts(client: httpx.Client) -> Iterator[tuple[str, dict[str, str], Any]]:

@@ -25,12 +25,12 @@ LONGER = 4
 """The long request takes this many times the longest wait of the others, or more. On the event loop
 it would take as long as the wait."""
 
-STATUSES = {
+STATUSES: dict[str, int | tuple[int, ...]] = {
     "empty lists, gzip": 400,
     "empty lists to V2": 400,
     "JSON images": 200,
     "JSON floats": 413,
-    "RLE BMP, 3.5 kB": 413,
+    "RLE BMP, 3.5 kB": (413, 400),  # a fast machine decodes it in time, and finds no digit in it
     "large WEBP": 200,
 }
 
@@ -78,7 +78,8 @@ def test_others_are_answered_while_a_long_request_is_read(name: str, server: Ser
         seconds = time.monotonic() - started
         over.set()
         visitor.join()
-    assert status == STATUSES[name]
+    expected = STATUSES[name]
+    assert status in (expected if isinstance(expected, tuple) else (expected,))
     assert max(waits) < seconds / LONGER, f"{seconds:.2f} s, and others waited {max(waits):.3f} s"
 
 

@@ -73,6 +73,8 @@ def test_every_model_describes_itself(
             for side, side_specs in specs.items()
         }
         platform = metadata.pop("platform")
+        columns = metadata.pop("parameters", {})
+        assert bool(columns) is (card.table is not None)
         assert platform in ("onnx_onnxv1", "pytorch_torchscript")
         assert metadata == {"name": name, "versions": [card.version], **tensors}
         assert client.get(f"{path}/ready").json() == {"name": name, "ready": True}

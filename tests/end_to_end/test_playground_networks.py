@@ -129,7 +129,7 @@ def test_each_networks_card_is_shown_whole(
         content = shown.text_content() or ""
         assert [text for text in texts_of(card) if text not in content] == []
         pictures = [file for file in card.files if file.endswith(".png")]
-        expect(shown.locator("img")).to_have_count(len(pictures))
+        expect(shown.locator(f'img[alt^="{name}: "]')).to_have_count(len(pictures))
         for file in pictures:
             alt = f"{name}: {Path(file).stem.replace('-', ' ')}"
             picture = shown.get_by_role("img", name=alt)
