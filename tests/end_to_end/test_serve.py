@@ -511,8 +511,8 @@ def test_every_example_in_the_openapi_description_works_when_pasted(client: http
             if "requestBody" not in operation:
                 assert client.post(filled).status_code == 200
                 continue
-            ((media_type, content),) = operation["requestBody"]["content"].items()
-            if media_type != "application/json":
+            content = operation["requestBody"]["content"].get("application/json")
+            if content is None:
                 continue
             response = client.post(filled, json=content["schema"]["example"], headers=headers)
             assert response.status_code == 200, response.text
