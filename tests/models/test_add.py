@@ -343,9 +343,9 @@ REFUSED: dict[str, tuple[bytes, str]] = {
         graph([node("OptionalGetElement", "x")], [optional("x")]),
         r"the input x is optional\(tensor\(float\)\), which is not served: export it with inputs",
     ),
-    "bfloat16": (
-        graph([node("Cast", "x", to=T.BFLOAT16)], outputs=[tensor("y", T.BFLOAT16)]),
-        r"the output y is tensor\(bfloat16\), which is not served: export it with one of .*FP32",
+    "eight bits": (
+        graph([node("Cast", "x", to=T.FLOAT8E4M3FN)], outputs=[tensor("y", T.FLOAT8E4M3FN)]),
+        r"the output y is tensor\(float8e4m3fn\), which is not served: export it with .*FP32",
     ),
     "a name of two lines": (
         graph([node("Relu", "a\nb")], [tensor("a\nb")]),
