@@ -5,7 +5,7 @@ eager mode. If a comparison fails, no package is written.
 """
 
 import platform
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from importlib.metadata import version as installed
 from pathlib import Path
 
@@ -25,9 +25,13 @@ from models.loading import check_example
 from models.package import ModelPackage, require_writable, write_package
 from models.parity import check_parity
 from models.repository import ModelRepository
+from models.row_mixing import row_mixing
 from models.runtimes import Arrays, Runtime
+from models.script_harm import harm
+from models.script_mixing import script_mixing
 from models.subnormals import FlushToZero
 from models.tensor_spec import TensorSpec
+from models.torch_runtimes import TorchRuntime
 from training import plots
 from training.exported_files import export_files, open_file
 from training.runs import RunResult
@@ -91,6 +95,7 @@ def export(result: RunResult, root: Path) -> ModelPackage:
         limits=recipe.limits,
         **served.card,
     )
+    card, contents = _proved(card, contents, recorded)
     samples = arrays(data.test.inputs[: _parity_rows(data.test.inputs)])
     parity = tuple(
         check_parity(
@@ -114,6 +119,34 @@ def export(result: RunResult, root: Path) -> ModelPackage:
         return write_package(root, card, files | dict(served.files) | pictures)
     except OSError as error:
         raise _unwritable(root, error) from error
+
+
+def _proved(
+    card: ModelCard, contents: Mapping[RuntimeName, bytes], rows: Arrays
+) -> tuple[ModelCard, dict[RuntimeName, bytes]]:
+    """Return the card and the files, with rows batched as far as they are proved to be apart.
+
+    If the graph may mix rows, each request is computed alone. If a file of torch may, or if a
+    request may harm others there, it is left out.
+    """
+    (mixing,) = row_mixing(contents["onnx"], [rows])
+    if mixing:
+        reason = (
+            "Each request is computed alone, as it came, since it is not proved that a row's "
+            f"answer does not depend on the rows beside it: {mixing}."
+        )
+        card = card.model_copy(update={"batching": "none", "limits": (*card.limits, reason)})
+    kept = dict(contents)
+    for name, content in contents.items():
+        runtime = open_file(name, content, [spec.name for spec in card.outputs])
+        if not isinstance(runtime, TorchRuntime):
+            continue
+        found = harm(runtime) or (None if mixing else script_mixing(runtime, rows))
+        if found:
+            del kept[name]
+            reason = f"The file of torch is left out: {found}."
+            card = card.model_copy(update={"limits": (*card.limits, reason)})
+    return card, kept
 
 
 def _parity_rows(inputs: Tensor) -> int:

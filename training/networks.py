@@ -117,13 +117,6 @@ class _Residual(nn.Module):
         return output
 
 
-class _GlobalMax(nn.Module):
-    """The maximum of each channel [N, channels, height, width] over all places."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        return x.amax(dim=(2, 3))
-
-
 class MirrorAveraged(nn.Module):
     """A network of images [N, height, width] that ignores left and right.
 
@@ -144,7 +137,10 @@ class MirrorAveraged(nn.Module):
 
 
 def residual(channels: tuple[int, int, int], outputs: int, dropout: float) -> nn.Sequential:
-    """Return a residual network on 28x28, 14x14 and 7x7 pixels, with 7 convolutions of 3x3."""
+    """Return a residual network on 28x28, 14x14 and 7x7 pixels, with 7 convolutions of 3x3.
+
+    The last pooling takes the maximum of each channel over all 7x7 places.
+    """
     first, second, third = channels
     return nn.Sequential(
         *_convolution(1, first),
@@ -154,7 +150,8 @@ def residual(channels: tuple[int, int, int], outputs: int, dropout: float) -> nn
         nn.MaxPool2d(2),
         *_convolution(second, third),
         _Residual(third),
-        _GlobalMax(),
+        nn.MaxPool2d(7),
+        nn.Flatten(),
         nn.Dropout(dropout),
         nn.Linear(third, outputs),
     )

@@ -77,7 +77,8 @@ class Numbers(nn.Module):
         parts = [scaled.clamp(-5.0, 5.0), shares.flatten(1)]
         if len(self.cyclic):
             angles = known.index_select(1, self.cyclic) * self.angle
-            parts += [angles.sin(), angles.cos()]
+            parts.append(angles.sin())
+            parts.append(angles.cos())
         if len(self.incomplete):
             parts.append(missing.index_select(1, self.incomplete).to(numbers.dtype))
         return torch.cat(parts, dim=1)
@@ -120,9 +121,10 @@ class Categories(nn.Module):
 
     def forward(self, codes: Tensor) -> Tensor:
         """Embed a batch."""
-        known = (codes >= 0) & (codes < self.sizes)
+        known = torch.logical_and(codes >= 0, codes < self.sizes)
         if self.training:
-            known = known & (torch.rand(codes.shape, device=codes.device) >= self.unknown)
+            kept = torch.rand(codes.shape, device=codes.device) >= self.unknown
+            known = torch.logical_and(known, kept)
         codes = torch.where(known, codes, self.unknown_code)
         embedded = [embed(codes[:, at]) for at, embed in enumerate(self.embeddings)]
         return torch.cat(embedded, dim=1)

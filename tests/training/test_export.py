@@ -370,3 +370,24 @@ def test_an_export_that_fails_leaves_no_file(
     with pytest.raises((OSError, ExportError), match="No space left"):
         export(line, tmp_path)
     assert list(tmp_path.iterdir()) == []
+
+
+class _LargestPixel(torch.nn.Module):
+    """Reads the largest number of a row, which ONNX Runtime finds otherwise beside a NaN."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = torch.nn.Linear(1, 2)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.layer(x.amax(dim=1, keepdim=True))
+
+
+def test_rows_that_are_not_proved_to_be_apart_are_not_batched(
+    points: RunResult, tmp_path: Path
+) -> None:
+    torch.manual_seed(0)
+    card = export(replace(points, network=_LargestPixel().eval()), tmp_path).card
+    assert card.batching == "none"
+    assert any("Each request is computed alone" in limit for limit in card.limits)
+    assert points.recipe.limits == card.limits[: len(points.recipe.limits)]
