@@ -23,6 +23,8 @@ from models.batch_axes import BatchAxes
 from models.card import ModelCard
 from models.graph import UNFILLED, Node, ObservedGraph, Value
 from models.importing import AddError
+from models.package import ModelPackage
+from models.repository import ModelRepository
 from models.row_attributes import ATTRIBUTES
 from models.row_mixing import mixing, row_mixing
 from models.row_rules import RULES
@@ -226,14 +228,13 @@ def test_the_rows_are_followed_through_a_view_of_torch(tmp_path: Path) -> None:
 
 
 def test_every_shipped_network_keeps_its_rows_apart(root: Path) -> None:
-    files = sorted(root.glob("models/*/*/model.onnx"))
-    assert files
-    for file in files:
-        (stated,) = onnx.load(file).graph.input
-        shape = [dimension.dim_value for dimension in stated.type.tensor_type.shape.dim][1:]
-        dtype = helper.tensor_dtype_to_np_dtype(stated.type.tensor_type.elem_type)
-        rows = {stated.name: np.ones((1, *shape), dtype)}
-        assert row_mixing(file.read_bytes(), [rows])[0] is None, file
+    packages = [package for _, package in ModelRepository(root / "models")]
+    assert packages
+    for package in packages:
+        assert isinstance(package, ModelPackage)
+        example = package.card.example.inputs
+        rows = {name: tensor.array() for name, tensor in example.items()}
+        assert row_mixing(bytes(package.load("model.onnx")), [rows])[0] is None, package.label
 
 
 def test_a_function_inside_the_file_is_followed_into(tmp_path: Path) -> None:
