@@ -150,9 +150,7 @@ class ImageHyperparameters(Hyperparameters):
         0.0, ge=0, le=200, description="strength of elastic distortion, pixels"
     )
     mirror: bool = Field(False, description="mirror half of the images, left to right")
-    erase: Annotated[int, Between(0, 12)] = Field(
-        0, ge=0, le=28, description="side of a square that is blackened, pixels"
-    )
+    erase: int = Field(0, ge=0, le=28, description="side of a square that is blackened, pixels")
 
 
 class LstmHyperparameters(Hyperparameters):

@@ -35,7 +35,7 @@ def questions(
     with httpx.Client(base_url=server.url, timeout=60) as client:
         for name in repository.names():
             card = repository.get(name).card
-            (spec,), (output,) = card.inputs, card.outputs
+            spec, output = card.inputs[0], card.outputs[0]
             if spec.name not in PATHS:  # the network has no typed endpoint
                 continue
             path, field = PATHS[spec.name]

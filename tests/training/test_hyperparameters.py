@@ -199,7 +199,7 @@ WRONG: list[tuple[Hyperparameters, str, Any]] = [
     (COLUMNS, "hidden", (0,)),
     (COLUMNS, "hidden", (4, -1)),
     (COLUMNS, "hidden", (100_001,)),
-    (COLUMNS, "activation", "gelu"),
+    (COLUMNS, "activation", "softmax"),
     (COLUMNS, "dropout", 0.5),
     (COLUMNS, "channels", (2, 2, 2)),
     (COLUMNS, "momentum", 0.9),
