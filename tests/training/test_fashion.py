@@ -65,7 +65,9 @@ def test_debian_s_files_are_read_where_the_folder_has_none(
 
 
 @pytest.mark.parametrize(
-    "content", [b"", b"no gzip", gzip.compress(b"no idx"), gzip.compress(idx(np.ones((9, 9)))[:40])]
+    "content",
+    [b"", b"no gzip", gzip.compress(b"no idx"), gzip.compress(idx(np.ones((9, 9)))[:40])],
+    ids=["empty", "no gzip", "no idx", "truncated"],
 )
 def test_damaged_files_are_a_sentence(
     content: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
