@@ -86,7 +86,7 @@ class Snapshots:
 def snapshots_of(
     recipe: Recipe, data: Dataset, root: Path, every: float, resume: bool
 ) -> Callable[[Preset, Hyperparameters], Snapshots]:
-    """Return what gives the snapshots of each seed and preset of a recipe, below a repository."""
+    """Return a function from preset and hyperparameters to the snapshots of that training."""
     record = data.record().model_dump()
 
     def of_seed(preset: Preset, hyperparameters: Hyperparameters) -> Snapshots:
