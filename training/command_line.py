@@ -12,12 +12,12 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from models.devices import DeviceError
 from models.interrupts import INTERRUPTED
-from models.package import PackageError
-from models.parity import ParityError
-from models.readme import headline
-from models.repository import SHIPPED, ModelRepository, default_repository
+from models.package.model_package import PackageError
+from models.package.readme import headline
+from models.package.repository import SHIPPED, ModelRepository, default_repository
+from models.proofs.parity import ParityError
+from models.runtimes.devices import DeviceError
 from training.datasets import DATASETS, DOWNLOADS, DataError, Dataset, Task, load
 from training.evaluation import NotFiniteError
 from training.export import ExportError, check_repository, export

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from models.card import PACKAGE_NAME_RULE, is_package_name
+from models.package.card import PACKAGE_NAME_RULE, is_package_name
 from training.datasets import DataError
 from training.image_folder import image_folder
 from training.image_recipe import image_recipe

@@ -1,7 +1,7 @@
 """Pictures in folders, one for each class, as a data set.
 
-A picture becomes pixels by the same steps as in the service (`models/pictures.py`), so that the
-network sees the same in both.
+A picture becomes pixels by the same steps as in the service (`models/kinds/pictures.py`), so that
+the network sees the same in both.
 """
 
 from collections.abc import Sequence
@@ -12,7 +12,7 @@ import torch
 from PIL import Image, ImageOps, UnidentifiedImageError
 from tqdm import tqdm
 
-from models.pictures import PictureSpec
+from models.kinds.pictures import PictureSpec
 from training.datasets import DataError, Dataset, Split, random_splits
 
 SUFFIXES = frozenset({".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"})

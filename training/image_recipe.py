@@ -8,8 +8,8 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, pad
 
-from models.card import Evaluation
-from models.tensor_spec import TensorSpec
+from models.kinds.tensor_spec import TensorSpec
+from models.package.card import Evaluation
 from training import plots
 from training.augmentation import Augmentation
 from training.datasets import Dataset

@@ -15,7 +15,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from torch import Tensor, nn
 
-from models.card import Evaluation
+from models.package.card import Evaluation
 from training.datasets import Dataset, Task
 from training.history import Epoch, History
 from training.loop import predict

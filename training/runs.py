@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, replace
 import torch
 from torch import nn
 
-from models.card import Evaluation, SeedFigures
+from models.package.card import Evaluation, SeedFigures
 from training.datasets import Dataset
 from training.evaluation import evaluate
 from training.history import Epoch, History

@@ -8,8 +8,8 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from models.card import PACKAGE_NAME_RULE, is_package_name
-from models.table_columns import CategoryColumn
+from models.kinds.table_columns import CategoryColumn
+from models.package.card import PACKAGE_NAME_RULE, is_package_name
 from training.datasets.column_types import TYPES, Column, ColumnType
 from training.datasets.dataset import DataError, Task
 from training.datasets.table import TableDataset

@@ -5,9 +5,9 @@ from typing import Any
 from torch import Tensor, nn
 from torch.nn.functional import mse_loss
 
-from models.answers import NumberSpec
-from models.card import Evaluation
-from models.tensor_spec import TensorSpec
+from models.kinds.answers import NumberSpec
+from models.kinds.tensor_spec import TensorSpec
+from models.package.card import Evaluation
 from training import plots, table_plots
 from training.datasets.dataset import Dataset
 from training.datasets.table import CATEGORIES, NUMBERS, TableDataset

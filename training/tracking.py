@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Literal, Protocol, TypeVar
 
-from models.card import DataRecord, Evaluation
+from models.package.card import DataRecord, Evaluation
 from training.datasets import Dataset, Task
 from training.history import Epoch
 from training.hyperparameters import Hyperparameters

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Annotated
 import torch
 import typer
 
-from models.devices import DeviceError
 from models.interrupts import INTERRUPTED
-from models.repository import SHIPPED
+from models.package.repository import SHIPPED
+from models.runtimes.devices import DeviceError
 from training.datasets import DATASETS, DOWNLOADS, DataError, load
 from training.hyperparameters import HyperparameterError
 from training.loop import pick_device

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from models.devices import DeviceError
+from models.runtimes.devices import DeviceError
 from training.datasets import Dataset, Split
 from training.history import Epoch, History
 from training.hyperparameters import CnnHyperparameters, ColumnHyperparameters, MlpHyperparameters

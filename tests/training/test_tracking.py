@@ -9,8 +9,8 @@ import pytest
 import torch
 from typer.testing import CliRunner, Result
 
-from models.readme import render_page
-from models.repository import ModelRepository
+from models.package.readme import render_page
+from models.package.repository import ModelRepository
 from training.command_line import app
 from training.datasets import Dataset
 from training.history import Epoch

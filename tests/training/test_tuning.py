@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from PIL import Image
 from typer.testing import CliRunner, Result
 
-from models.repository import ModelRepository
+from models.package.repository import ModelRepository
 from training.command_line import app
 from training.datasets import Dataset, Split
 from training.history import Epoch

@@ -12,10 +12,10 @@ Results on the test split, of pairs of numbers that are not in the training spli
 import torch
 from torch import Tensor, nn
 
-from models.card import Evaluation
-from models.padding import PaddedInput, PaddingSpec
-from models.tensor_spec import TensorSpec
-from models.tokens import TOKENIZER_FILE, TextSpec
+from models.kinds.padding import PaddedInput, PaddingSpec
+from models.kinds.tensor_spec import TensorSpec
+from models.kinds.tokens import TOKENIZER_FILE, TextSpec
+from models.package.card import Evaluation
 from training import plots
 from training.datasets import Dataset
 from training.datasets.sums import ANSWER, CHARACTERS, DIGITS, EQUALS, PADDING, QUESTION, tokens

@@ -7,9 +7,9 @@ seed. The card has all figures.
 import torch
 from torch import Tensor, nn
 
-from models.card import Evaluation
-from models.pictures import PictureSpec
-from models.tensor_spec import TensorSpec
+from models.kinds.pictures import PictureSpec
+from models.kinds.tensor_spec import TensorSpec
+from models.package.card import Evaluation
 from training import plots
 from training.augmentation import distortion
 from training.datasets import Dataset

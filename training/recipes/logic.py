@@ -16,7 +16,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from models.card import Evaluation
+from models.package.card import Evaluation
 from training import plots
 from training.datasets import Dataset
 from training.hyperparameters import ColumnHyperparameters

@@ -10,7 +10,7 @@ x86-64 machine with one thread (each card has all figures):
 import torch
 from torch import nn
 
-from models.card import Evaluation
+from models.package.card import Evaluation
 from training import plots
 from training.augmentation import distortion
 from training.datasets import Dataset

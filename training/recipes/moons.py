@@ -8,7 +8,7 @@ Results of `default` on the test split (each card has all figures):
 
 from torch import nn
 
-from models.card import Evaluation
+from models.package.card import Evaluation
 from training import plots
 from training.datasets import Dataset
 from training.hyperparameters import ColumnHyperparameters
