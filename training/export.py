@@ -32,8 +32,8 @@ from models.runtimes.subnormals import FlushToZero
 from models.runtimes.torch_runtimes import TorchRuntime
 from models.torch_graphs.script_harm import harm
 from models.torch_graphs.script_mixing import script_mixing
-from training import plots
 from training.exported_files import export_files, open_file
+from training.reports import plots
 from training.runs import RunResult
 
 EXAMPLE_ROWS = 2

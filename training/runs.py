@@ -20,7 +20,7 @@ from training.hyperparameters import Hyperparameters
 from training.loop import train
 from training.recipe import Preset, Recipe
 from training.snapshots import Snapshots
-from training.tracking import Tracking
+from training.tracking.tracking import Tracking
 
 
 @dataclass(frozen=True)

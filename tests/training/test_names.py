@@ -13,9 +13,9 @@ from models.runtimes.loading import open_runtime, open_tokenizer
 from training.datasets import IGNORED, DataError, Dataset, names
 from training.datasets.baselines import NgramModel, Texts, majority_accuracy
 from training.datasets.names import LETTER_LABELS, OTHER, START, filled, letters, spelled
+from training.networks.recurrent import NextToken
 from training.recipes import RECIPES
 from training.recipes.names import PLACES
-from training.recurrent import NextToken
 
 BEGINNINGS = ["", "li", "mar", "christophe"]
 

@@ -18,7 +18,7 @@ from training.datasets import DataError
 from training.datasets.column_types import Column, columns_of
 from training.datasets.table import FIRST, MISSING, UNKNOWN, TableDataset
 from training.datasets.table_data import TableTask, table_dataset
-from training.table_leaks import giveaways
+from training.tables.leaks import giveaways
 
 ROWS = 400
 

@@ -17,8 +17,8 @@ from training.history import Epoch
 from training.loop import DivergedError
 from training.recipes import RECIPES
 from training.runs import RunResult, run_recipe
-from training.trackers import TrackError, open_tracking
-from training.tracking import Figures, Run, Status, Tracking
+from training.tracking.trackers import TrackError, open_tracking
+from training.tracking.tracking import Figures, Run, Status, Tracking
 
 LINE = RECIPES["curve-linear"]
 TUTORIAL_EPOCHS = 20

@@ -29,8 +29,8 @@ from optuna.trial import TrialState  # noqa: E402
 from waiting import wait_until  # noqa: E402
 
 from training import tuning  # noqa: E402
-from training.search_space import search_space  # noqa: E402
-from training.tuning import Search, open_study, run_trials, started_trials  # noqa: E402
+from training.tuning.search_space import search_space  # noqa: E402
+from training.tuning.study import Search, open_study, run_trials, started_trials  # noqa: E402
 
 ROOT = Path(__file__).resolve().parents[2]
 LINE = RECIPES["curve-linear"]
@@ -120,7 +120,7 @@ def test_the_same_command_goes_on_until_the_study_has_its_trials(
 def test_the_picture_of_what_mattered_is_there_from_eight_complete_trials(
     tmp_path: Path, curve: Dataset
 ) -> None:
-    from training.tuning_results import write_result
+    from training.tuning.results import write_result
 
     search, path = search_of(curve), tmp_path / "study.db"
     study = open_study(path, search)

@@ -10,12 +10,12 @@ from torch import Tensor, nn
 from models.kinds.pictures import PictureSpec
 from models.kinds.tensor_spec import TensorSpec
 from models.package.card import Evaluation
-from training import plots
 from training.augmentation import distortion
 from training.datasets import Dataset
 from training.hyperparameters import ResidualHyperparameters
-from training.networks import MirrorAveraged, Pixels, residual
+from training.networks.feedforward import MirrorAveraged, Pixels, residual
 from training.recipe import Recipe
+from training.reports import plots
 from training.served import Served, probabilities
 
 GARMENT = TensorSpec(

@@ -15,9 +15,9 @@ from training.augmentation import Augmentation
 from training.datasets import Dataset
 from training.datasets.names import ALPHABET, OTHER, PADDING, START, letters
 from training.hyperparameters import LstmHyperparameters
-from training.letter_plots import letter_by_letter
+from training.networks.recurrent import NextToken
 from training.recipe import Recipe
-from training.recurrent import NextToken
+from training.reports.letter_plots import letter_by_letter
 from training.served import Served, probabilities
 
 PLACES = 16

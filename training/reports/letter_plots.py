@@ -7,7 +7,7 @@ from torch import nn
 from training.datasets import Dataset
 from training.datasets.names import filled, letters, spelled
 from training.loop import predict
-from training.plots import INK, ORANGE, picture
+from training.reports.plots import INK, ORANGE, picture
 
 
 def letter_by_letter(network: nn.Module, data: Dataset) -> bytes:

@@ -16,8 +16,8 @@ from training.datasets.table import TableDataset
 from training.datasets.table_data import TableTask, table_dataset, task_of
 from training.datasets.table_files import column_names, read_table, require_column
 from training.recipe import Recipe
-from training.table_leaks import giveaways, sentence
-from training.table_recipe import table_recipe
+from training.tables.leaks import giveaways, sentence
+from training.tables.recipe import table_recipe
 
 SHOWN = 40
 """Characters of what a column holds."""

@@ -12,7 +12,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from training.tracking import Figures, Run, Status, Tracker, Tracking
+from training.tracking.tracking import Figures, Run, Status, Tracker, Tracking
 
 MLFLOW_SECONDS = 1.0
 """How often epochs are sent to MLflow."""

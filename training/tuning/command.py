@@ -21,7 +21,7 @@ from training.snapshots import CHECKPOINT_FOLDER
 if TYPE_CHECKING:
     from optuna.trial import FrozenTrial
 
-    from training.tuning import Search
+    from training.tuning.study import Search
 
 
 def tune(
@@ -68,9 +68,15 @@ def tune(
     try:
         from optuna.exceptions import StorageInternalError
 
-        from training import tuning
-        from training.search_space import search_space
-        from training.tuning_results import write_result
+        from training.tuning.results import write_result
+        from training.tuning.search_space import search_space
+        from training.tuning.study import (
+            Search,
+            TuneError,
+            open_study,
+            run_trials,
+            started_trials,
+        )
     except ImportError as error:
         _say("error: tune needs optuna 5 or later: pip install 'optuna>=5'")
         raise typer.Exit(1) from error
@@ -83,24 +89,24 @@ def tune(
         base = recipe.hyperparameters(preset).override({"epochs": epochs} if epochs else {})
         names = [text for text in only.split(",") if text]
         space = search_space(base, len(source.train), names, given or [])
-        search = tuning.Search(recipe, source, space, pick_device(device))
+        search = Search(recipe, source, space, pick_device(device))
         path = study_file or repository / CHECKPOINT_FOLDER / f"{recipe.name}-tune.db"
         if threads:
             torch.set_num_threads(threads)
-        study = tuning.open_study(path, search)
-        there = tuning.started_trials(study)
+        study = open_study(path, search)
+        there = started_trials(study)
         _say(f"{path}: " + (f"going on, {there} of {trials} trials" if there else "a new study"))
         if there >= trials:
             _say(f"the study has all its trials; --trials {there + trials} adds {trials}")
         try:
-            tuning.run_trials(study, search, trials, partial(_report, search=search))
+            run_trials(study, search, trials, partial(_report, search=search))
         except KeyboardInterrupt:
             _say("interrupted: the study is kept, and the same command goes on with it")
             interrupted = True
         result = write_result(study, search, path)
     except (
         DataError, DeviceError, HyperparameterError, RecipeError, StorageInternalError,
-        tuning.TuneError,
+        TuneError,
     ) as error:  # fmt: skip
         _say(f"error: {error}")
         raise typer.Exit(INTERRUPTED if interrupted else 1) from error

@@ -10,13 +10,13 @@ from torch.nn.functional import cross_entropy, pad
 
 from models.kinds.tensor_spec import TensorSpec
 from models.package.card import Evaluation
-from training import plots
 from training.augmentation import Augmentation
 from training.datasets import Dataset
 from training.hyperparameters import HyperparameterError, Hyperparameters, Share, Size
-from training.image_folder import PICTURE
+from training.images.folder import PICTURE
 from training.optimization import Loss
 from training.recipe import Recipe
+from training.reports import plots
 from training.served import Served, probabilities
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)

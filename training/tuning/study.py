@@ -28,7 +28,7 @@ from training.history import Epoch
 from training.loop import DivergedError
 from training.recipe import Recipe
 from training.runs import train_seed
-from training.search_space import SearchSpace
+from training.tuning.search_space import SearchSpace
 
 HEARTBEAT_SECONDS = 10
 GRACE_SECONDS = 60

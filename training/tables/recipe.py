@@ -8,13 +8,14 @@ from torch.nn.functional import mse_loss
 from models.kinds.answers import NumberSpec
 from models.kinds.tensor_spec import TensorSpec
 from models.package.card import Evaluation
-from training import plots, table_plots
 from training.datasets.dataset import Dataset
 from training.datasets.table import CATEGORIES, NUMBERS, TableDataset
 from training.hyperparameters import TableHyperparameters
 from training.recipe import Recipe
+from training.reports import plots
 from training.served import Served
-from training.table_network import TableNetwork
+from training.tables import plots as table_plots
+from training.tables.network import TableNetwork
 
 STEPS = 6_000
 """Of training, if that is 10 to 40 epochs."""

@@ -11,9 +11,9 @@ from optuna.distributions import FloatDistribution
 from optuna.importance import PedAnovaImportanceEvaluator, get_param_importances
 from optuna.trial import FrozenTrial, TrialState
 
-from training import plots
-from training.search_space import Distribution
-from training.tuning import Search, TuneError
+from training.reports import plots
+from training.tuning.search_space import Distribution
+from training.tuning.study import Search, TuneError
 
 BEST_SHARE = 0.25
 """What matters is what distinguishes this share of the complete trials, the best, from all."""

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from training.datasets.table import UNKNOWN, TableDataset
 from training.hyperparameters import TableHyperparameters
-from training.networks import Affine, mlp
+from training.networks.feedforward import Affine, mlp
 
 QUANTILE_ROWS = 100_000
 """Rows that the bins are computed of; more would not move them."""

@@ -4,8 +4,8 @@ from pathlib import Path
 
 from models.package.card import PACKAGE_NAME_RULE, is_package_name
 from training.datasets import DataError
-from training.image_folder import image_folder
-from training.image_recipe import image_recipe
+from training.images.folder import image_folder
+from training.images.recipe import image_recipe
 from training.recipe import Recipe
 
 SIZE = 64

@@ -8,7 +8,7 @@ from torch.nn.functional import cross_entropy, mse_loss
 
 from training.datasets.table import TableDataset
 from training.loop import predict
-from training.plots import BLUE, GREY, INK, ORANGE, picture
+from training.reports.plots import BLUE, GREY, INK, ORANGE, picture
 
 POINTS = 3_000
 """Test rows that are drawn."""
