@@ -28,7 +28,6 @@ from optuna import Study  # noqa: E402
 from optuna.trial import TrialState  # noqa: E402
 from waiting import wait_until  # noqa: E402
 
-from training import tuning  # noqa: E402
 from training.tuning.search_space import search_space  # noqa: E402
 from training.tuning.study import Search, open_study, run_trials, started_trials  # noqa: E402
 
@@ -251,7 +250,7 @@ def test_a_value_has_the_order_of_the_validation_score(
 def test_the_trial_of_a_killed_process_runs_again(
     tmp_path: Path, curve: Dataset, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(tuning, "GRACE_SECONDS", 1)
+    monkeypatch.setattr("training.tuning.study.GRACE_SECONDS", 1)
     search = search_of(curve)
     study = open_study(tmp_path / "study.db", search)
     trial = study.ask()  # as a process that is killed after its first heartbeat
