@@ -36,11 +36,11 @@ from benchmarks.serving.machine import machine
 from benchmarks.serving.payloads import Images, images, v2_binary
 from benchmarks.serving.processes import running
 from benchmarks.serving.servers import FITSERVE, Server
-from models.card import RuntimeName
-from models.loading import open_runtime
-from models.onnx_library import load_cuda
-from models.repository import ModelRepository
-from models.runtimes import OnnxRuntime, Runtime
+from models.package.card import RuntimeName
+from models.package.repository import ModelRepository
+from models.runtimes.loading import open_runtime
+from models.runtimes.onnx_library import load_cuda
+from models.runtimes.runtime import OnnxRuntime, Runtime
 from service.settings import ROOT
 
 PACKAGE = ModelRepository(ROOT / "models").get("mnist-cnn", "1")

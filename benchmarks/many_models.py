@@ -21,10 +21,10 @@ from onnx import TensorProto, helper, numpy_helper
 
 from benchmarks.serving.processes import marked, running
 from benchmarks.serving.servers import FITSERVE
-from models.card import Example, ModelCard, RecordedTensor
-from models.package import ModelPackage, write_package
-from models.runtimes import OnnxRuntime
-from models.tensor_spec import TensorSpec
+from models.kinds.tensor_spec import TensorSpec
+from models.package.card import Example, ModelCard, RecordedTensor
+from models.package.model_package import ModelPackage, write_package
+from models.runtimes.runtime import OnnxRuntime
 from service.settings import ROOT
 
 SMALL, LARGE = (4, 16, 3), (512, 512, 512, 10)

@@ -15,8 +15,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from models.card import MODEL_FILES
-from models.repository import ModelRepository
+from models.package.card import MODEL_FILES
+from models.package.repository import ModelRepository
 from training.snapshots import SnapshotError, read_tensors
 
 RUNS = {

@@ -1,7 +1,7 @@
 """Networks for rows of a table: the columns are declared, and the sample is rows in these terms.
 
-The service makes the inputs of a row as declared (`models/table_columns.py`). The same conversion
-runs here, in another process, since this package imports nothing of `models`.
+The service makes the inputs of a row as declared (`models/kinds/table_columns.py`). The same
+conversion runs here, in another process, since this package imports nothing of `models`.
 """
 
 import subprocess
@@ -33,7 +33,7 @@ def export_table(
     Args:
         network: of any library; takes arrays by the inputs that the columns name.
         sample: a data frame, a mapping of names to columns, or a list of mappings.
-        columns: as `models.table_columns.TableSpec` describes them, without their classes.
+        columns: as `models.kinds.table_columns.TableSpec` describes them, without their classes.
         transform: the training library's own steps, from the sample to arrays or tensors by input,
             or to one; the declared columns must give the same.
         labels: the classes.
@@ -74,7 +74,7 @@ def _converted(table: Table) -> dict[str, Any]:
     with tempfile.TemporaryDirectory(prefix="fitserve-") as folder:
         file, arrays = Path(folder, "table.json"), Path(folder, "arrays.npz")
         file.write_text(table.to_json())
-        command = [sys.executable, "-P", "-m", "models.table_files", str(file), str(arrays)]
+        command = [sys.executable, "-P", "-m", "models.sources.table_files", str(file), str(arrays)]
         result = subprocess.run(command, env=environment(), capture_output=True, text=True)  # noqa: S603
         if result.returncode:
             raise ExportError(result.stderr.strip().splitlines()[-1].removeprefix("error: "))

@@ -86,7 +86,7 @@ class Texts:
 
     Attributes:
         declared: how a text becomes the inputs, the texts, and their tokens by the training
-            library (`models.sources.DeclaredText`).
+            library (`models.sources.source.DeclaredText`).
         tokenizer: the file `tokenizer.json`.
         answers: what the network itself answers to each of the texts alone.
     """

@@ -1,7 +1,7 @@
 """Networks for pictures: the steps in front are declared; mean and deviation are exported.
 
-The service decodes a picture and makes pixels of it as declared (`models/pictures.py`). The graph
-takes these pixels from 0 to 255, divides, subtracts the mean and divides by the deviation.
+The service decodes a picture and makes pixels of it as declared (`models/kinds/pictures.py`). The
+graph takes these pixels from 0 to 255, divides, subtracts the mean and divides by the deviation.
 """
 
 import io

@@ -6,12 +6,12 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from models.card import ModelCard
-from models.digits import fewest_digits
-from models.loading import open_runtime
-from models.package import ModelPackage
-from models.runtimes import Arrays, Runtime
-from models.tensor_spec import TensorSpec
+from models.kinds.tensor_spec import TensorSpec
+from models.package.card import ModelCard
+from models.package.digits import fewest_digits
+from models.package.model_package import ModelPackage
+from models.runtimes.loading import open_runtime
+from models.runtimes.runtime import Arrays, Runtime
 
 LONGEST = 4_000
 """The most characters of a message that is shown whole; of a longer one, the start of the data."""

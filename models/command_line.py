@@ -14,21 +14,15 @@ from typing import get_args
 
 import numpy as np
 
-from models.add import add
-from models.answer_options import add_answer_options, answer_of
-from models.card import Task
+from models.adding.add import add
+from models.adding.answer_options import add_answer_options, answer_of
 from models.checking import check
 from models.child_process import run_in_child
-from models.exporting import as_files
-from models.importing import AddError
+from models.errors import AddError
 from models.interrupts import INTERRUPTED
-from models.loading import open_runtime
-from models.max_length import parse_max_length
-from models.package import ModelPackage, PackageError
-from models.padding_proof import parse_pad
-from models.progress import Progress
-from models.ranges import parse_range
-from models.readme import (
+from models.package.card import Task
+from models.package.model_package import ModelPackage, PackageError
+from models.package.readme import (
     batching_note,
     headline,
     largest_note,
@@ -36,12 +30,18 @@ from models.readme import (
     render_page,
     text_note,
 )
-from models.repository import ModelRepository, RepositoryError, default_repository
-from models.runtimes import one_line
-from models.script_mixing import require_rows_apart
-from models.stated_batch import Stated, parse_batch_axis, parse_shared, parse_split
-from models.table_files import read_table
-from models.text import escaped
+from models.package.repository import ModelRepository, RepositoryError, default_repository
+from models.package.text import escaped
+from models.progress import Progress
+from models.proofs.padding_proof import parse_pad
+from models.runtimes.loading import open_runtime
+from models.runtimes.runtime import one_line
+from models.sources.exporting import as_files
+from models.sources.max_length import parse_max_length
+from models.sources.ranges import parse_range
+from models.sources.stated_batch import Stated, parse_batch_axis, parse_shared, parse_split
+from models.sources.table_files import read_table
+from models.torch_graphs.script_mixing import require_rows_apart
 
 BROKEN_PIPE = 141
 COMPUTING = ("add", "check", "verify")

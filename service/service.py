@@ -11,9 +11,9 @@ import bentoml
 import numpy as np
 from numpy.typing import NDArray
 
-from models.interfaces import IMAGE, POINT, X
-from models.signature import require_signing
-from models.tensor_spec import TensorSpec
+from models.kinds.tensor_spec import TensorSpec
+from models.package.interfaces import IMAGE, POINT, X
+from models.package.signature import require_signing
 from service.api.openapi.description import openapi_of
 from service.api.pages import create_pages
 from service.api.rows.routes import Rows

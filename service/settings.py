@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal, cast
 from pydantic import Field, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict, SettingsError
 
-from models.repository import SHIPPED
+from models.package.repository import SHIPPED
 
 VERSION = "0.1.0"
 ROOT = Path(__file__).resolve().parent.parent

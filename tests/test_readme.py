@@ -23,10 +23,10 @@ from cryptography.hazmat.primitives.serialization import (
 )
 from live_server import free_port, serving, temporary_home
 
-from models.card import ModelCard
-from models.readme import headline
-from models.repository import ModelRepository
-from models.signature import verify_signature
+from models.package.card import ModelCard
+from models.package.readme import headline
+from models.package.repository import ModelRepository
+from models.package.signature import verify_signature
 from service.settings import RENAMED, Settings, variable_of
 from training.recipes import RECIPES
 

@@ -12,17 +12,17 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from models.devices import DeviceError
 from models.interrupts import INTERRUPTED
-from models.package import PackageError
-from models.parity import ParityError
-from models.readme import headline
-from models.repository import SHIPPED, ModelRepository, default_repository
+from models.package.model_package import PackageError
+from models.package.readme import headline
+from models.package.repository import SHIPPED, ModelRepository, default_repository
+from models.proofs.parity import ParityError
+from models.runtimes.devices import DeviceError
 from training.datasets import DATASETS, DOWNLOADS, DataError, Dataset, Task, load
 from training.evaluation import NotFiniteError
 from training.export import ExportError, check_repository, export
 from training.hyperparameters import HyperparameterError, read_hyperparameters
-from training.image_command import SIZE, recipe_of_images
+from training.images.command import SIZE, recipe_of_images
 from training.loop import DivergedError, pick_device
 from training.own_recipe import find_recipe
 from training.publishing import PublishError, check_data, check_result, write_checkpoint
@@ -30,9 +30,9 @@ from training.recipe import Preset, Recipe, RecipeError
 from training.recipes import RECIPES
 from training.runs import RunResult, run_recipe
 from training.snapshots import SECONDS, SnapshotError, remove_snapshots, snapshots_of
-from training.table_command import TableOptions, recipe_of_table, require_table
-from training.trackers import TrackError, open_tracking
-from training.tune_command import tune
+from training.tables.command import TableOptions, recipe_of_table, require_table
+from training.tracking.trackers import TrackError, open_tracking
+from training.tuning.command import tune
 
 app = typer.Typer(
     help="Train, evaluate, export and verify the networks.",

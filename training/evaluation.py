@@ -14,7 +14,7 @@ from sklearn.metrics import (
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from models.card import ClassReport, Evaluation
+from models.package.card import ClassReport, Evaluation
 from training.datasets import IGNORED, Dataset, Split
 from training.loop import predict
 

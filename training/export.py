@@ -12,7 +12,9 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from models.card import (
+from models.graphs.row_mixing import row_mixing
+from models.kinds.tensor_spec import TensorSpec
+from models.package.card import (
     EXAMPLE_TOLERANCE,
     MODEL_FILES,
     Example,
@@ -21,19 +23,17 @@ from models.card import (
     RecordedTensor,
     RuntimeName,
 )
-from models.loading import check_example
-from models.package import ModelPackage, require_writable, write_package
-from models.parity import check_parity
-from models.repository import ModelRepository
-from models.row_mixing import row_mixing
-from models.runtimes import Arrays, Runtime
-from models.script_harm import harm
-from models.script_mixing import script_mixing
-from models.subnormals import FlushToZero
-from models.tensor_spec import TensorSpec
-from models.torch_runtimes import TorchRuntime
-from training import plots
+from models.package.model_package import ModelPackage, require_writable, write_package
+from models.package.repository import ModelRepository
+from models.proofs.parity import check_parity
+from models.runtimes.loading import check_example
+from models.runtimes.runtime import Arrays, Runtime
+from models.runtimes.subnormals import FlushToZero
+from models.runtimes.torch_runtimes import TorchRuntime
+from models.torch_graphs.script_harm import harm
+from models.torch_graphs.script_mixing import script_mixing
 from training.exported_files import export_files, open_file
+from training.reports import plots
 from training.runs import RunResult
 
 EXAMPLE_ROWS = 2

@@ -11,9 +11,9 @@ import torch
 from onnx import load_model_from_string
 from torch import Tensor, nn
 
-from models.card import RuntimeName
-from models.runtimes import OnnxRuntime
-from models.torch_runtimes import ProgramRuntime, TorchRuntime, TorchScriptRuntime
+from models.package.card import RuntimeName
+from models.runtimes.runtime import OnnxRuntime
+from models.runtimes.torch_runtimes import ProgramRuntime, TorchRuntime, TorchScriptRuntime
 from training.served import Served
 
 

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, mse_loss
 from torch.optim.swa_utils import update_bn
 
-from models.devices import DeviceError, torch_devices
+from models.runtimes.devices import DeviceError, torch_devices
 from training.augmentation import Augmentation
 from training.datasets import IGNORED, Dataset, Split, Task
 from training.history import Epoch, History

@@ -10,7 +10,7 @@ from types import ModuleType
 
 from pydantic import TypeAdapter, ValidationError
 
-from models.card import PackageName
+from models.package.card import PackageName
 from training.recipe import Recipe, RecipeError
 from training.recipes import RECIPES
 

@@ -17,8 +17,8 @@ import typer
 from numpy.typing import NDArray
 from torch import Tensor
 
-from models.loading import open_runtime
-from models.repository import ModelRepository
+from models.package.repository import ModelRepository
+from models.runtimes.loading import open_runtime
 from training.datasets import DataError, Split, and_table, curve, mnist, moons, xor_table
 
 NETWORKS = ("mnist-mlp", "mnist-cnn")

@@ -7,10 +7,10 @@ it is worse, was trained on other data, or has absurd outputs.
 import math
 from pathlib import Path
 
-from models.card import DataRecord, ModelCard
-from models.package import PackageError
-from models.readme import headline
-from models.repository import ModelRepository
+from models.package.card import DataRecord, ModelCard
+from models.package.model_package import PackageError
+from models.package.readme import headline
+from models.package.repository import ModelRepository
 from training.datasets import Dataset
 from training.recipe import Recipe
 from training.runs import RunResult

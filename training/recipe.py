@@ -12,7 +12,7 @@ from typing import Any, Literal
 import torch
 from torch import nn
 
-from models.card import Evaluation
+from models.package.card import Evaluation
 from training.augmentation import Augmentation
 from training.datasets import Dataset, InputKind, load
 from training.hyperparameters import Hyperparameters

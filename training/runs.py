@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, replace
 import torch
 from torch import nn
 
-from models.card import Evaluation, SeedFigures
+from models.package.card import Evaluation, SeedFigures
 from training.datasets import Dataset
 from training.evaluation import evaluate
 from training.history import Epoch, History
@@ -20,7 +20,7 @@ from training.hyperparameters import Hyperparameters
 from training.loop import train
 from training.recipe import Preset, Recipe
 from training.snapshots import Snapshots
-from training.tracking import Tracking
+from training.tracking.tracking import Tracking
 
 
 @dataclass(frozen=True)

@@ -10,8 +10,8 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from models.interfaces import IMAGE, POINT, X
-from models.tensor_spec import TensorSpec
+from models.kinds.tensor_spec import TensorSpec
+from models.package.interfaces import IMAGE, POINT, X
 from training.datasets import Dataset
 
 

@@ -13,9 +13,9 @@ import numpy as np
 import orjson
 from numpy.typing import NDArray
 
-from models.repository import ModelRepository
-from models.runtimes import OnnxRuntime, Runtime
-from models.torch_runtimes import TorchScriptRuntime
+from models.package.repository import ModelRepository
+from models.runtimes.runtime import OnnxRuntime, Runtime
+from models.runtimes.torch_runtimes import TorchScriptRuntime
 from service.settings import ROOT
 
 PACKAGE = ModelRepository(ROOT / "models").get("mnist-mlp", "1")

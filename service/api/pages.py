@@ -10,7 +10,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from models.package import PackageError
+from models.package.model_package import PackageError
 from service.api.openapi.description import openapi_with_models
 from service.api.state import ServiceState
 from service.api.static_pages import STATIC_PAGES, cacheable_response

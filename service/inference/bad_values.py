@@ -6,12 +6,12 @@ They get a 400 with a sentence; other failures of a network get a 500.
 import re
 from collections.abc import Callable, Iterable
 
-from models.arena import MemoryLimitError
-from models.card import ModelCard
-from models.loading import example_mismatch
-from models.runtimes import one_line
-from models.tensor_spec import TensorSpec
-from models.text import escaped
+from models.kinds.tensor_spec import TensorSpec
+from models.package.card import ModelCard
+from models.package.text import escaped
+from models.runtimes.arena import MemoryLimitError
+from models.runtimes.loading import example_mismatch
+from models.runtimes.runtime import one_line
 from service.batching.batch import Arrays, fault
 from service.errors import (
     BadInputError,

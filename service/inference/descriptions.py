@@ -9,8 +9,8 @@ from typing import Any, NamedTuple
 
 import orjson
 
-from models.card import Evaluation, ModelCard
-from models.tensor_spec import TensorSpec
+from models.kinds.tensor_spec import TensorSpec
+from models.package.card import Evaluation, ModelCard
 from service.inference.paths import without_paths
 from service.inference.placement import Placement
 

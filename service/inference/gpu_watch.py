@@ -7,7 +7,7 @@ loop nor the end of the process waits for it.
 import threading
 import time
 
-from models.runtimes import one_line
+from models.runtimes.runtime import one_line
 from service.telemetry.logs import logger
 
 ASK_SECONDS = 0.5

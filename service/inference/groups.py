@@ -1,6 +1,6 @@
 """Which requests may share a batch: those of equal shapes, and of equal values of shared inputs."""
 
-from models.card import ModelCard
+from models.package.card import ModelCard
 from service.batching.batch import Arrays
 from service.errors import BadInputError
 

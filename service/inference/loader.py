@@ -6,11 +6,11 @@ from collections.abc import Callable
 from concurrent.futures import Future
 from typing import NamedTuple, ParamSpec, TypeVar
 
-from models.loading import open_tokenizer
-from models.package import ModelPackage
-from models.repository import ModelRepository
-from models.signature import verify_signature
-from models.tokens import Tokenizer
+from models.kinds.tokens import Tokenizer
+from models.package.model_package import ModelPackage
+from models.package.repository import ModelRepository
+from models.package.signature import verify_signature
+from models.runtimes.loading import open_tokenizer
 from service.inference.descriptions import Description, describe
 from service.inference.loading_lock import loading_lock
 from service.inference.placement import NotTimedError, Placement, place

@@ -8,13 +8,13 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 
-from models import devices
-from models.arena import limit_arena
-from models.card import MODEL_FILES, WEIGHTS_FILE, RuntimeName
-from models.devices import DeviceError
-from models.loading import open_runtime
-from models.package import ModelPackage, PackageError
-from models.runtimes import Runtime
+from models.package.card import MODEL_FILES, WEIGHTS_FILE, RuntimeName
+from models.package.model_package import ModelPackage, PackageError
+from models.runtimes import devices
+from models.runtimes.arena import limit_arena
+from models.runtimes.devices import DeviceError
+from models.runtimes.loading import open_runtime
+from models.runtimes.runtime import Runtime
 from service.inference.timings_cache import TimingsCache, TimingsRecord, timings_key
 from service.inference.warm_up import Bounds, Limit, Timings, budget_bytes, repeat, warm_up
 from service.memory import available_bytes

@@ -6,9 +6,9 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
-from models.card import MODEL_FILES, ModelCard
-from models.package import ModelPackage
-from models.tokens import Tokenizer
+from models.kinds.tokens import Tokenizer
+from models.package.card import MODEL_FILES, ModelCard
+from models.package.model_package import ModelPackage
 from service.batching.batch import Arrays, DoneCallback, InferenceRequest, InferenceResponse
 from service.batching.batcher import BatchReport, MicroBatcher
 from service.batching.costs import CostModel

@@ -7,12 +7,12 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from typing import TypeVar
 
-from models.devices import DeviceError
-from models.package import ModelPackage, PackageError
-from models.readme import batching_note
-from models.repository import ModelRepository, RepositoryError
-from models.tensor_spec import TensorSpec
-from models.text import escaped
+from models.kinds.tensor_spec import TensorSpec
+from models.package.model_package import ModelPackage, PackageError
+from models.package.readme import batching_note
+from models.package.repository import ModelRepository, RepositoryError
+from models.package.text import escaped
+from models.runtimes.devices import DeviceError
 from service.errors import BadInputError, LoadingError, NotReadyError, UnknownModelError
 from service.inference.descriptions import Description, describe
 from service.inference.loader import Loaded, Loader, in_time

@@ -13,8 +13,8 @@ from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 
-from models.card import is_package_name, is_package_version
-from models.files import FileError, open_file, read_all
+from models.package.card import is_package_name, is_package_version
+from models.package.files import FileError, open_file, read_all
 from service.telemetry.logs import logger
 
 MAX_BYTES = 2**20

@@ -19,10 +19,10 @@ from typing import Annotated, Any, Literal
 import orjson
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from models.card import MODEL_FILES, RuntimeName
-from models.devices import device_name
-from models.files import FileError, open_file, read_all
-from models.package import ModelPackage
+from models.package.card import MODEL_FILES, RuntimeName
+from models.package.files import FileError, open_file, read_all
+from models.package.model_package import ModelPackage
+from models.runtimes.devices import device_name
 from service.inference.warm_up import Limit
 from service.telemetry.logs import logger
 

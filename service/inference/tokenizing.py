@@ -8,8 +8,8 @@ import asyncio
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
-from models.padding import PaddingSpec
-from models.tokens import Text, Tokenizer, Tokens
+from models.kinds.padding import PaddingSpec
+from models.kinds.tokens import Text, Tokenizer, Tokens
 from service.batching.batch import Arrays
 from service.errors import BadInputError, BodyTooLargeError
 from service.processes.fair_semaphore import FairSemaphore

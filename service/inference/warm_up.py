@@ -12,8 +12,8 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 
-from models.card import ModelCard, RuntimeName
-from models.runtimes import Arrays, Runtime, one_line
+from models.package.card import ModelCard, RuntimeName
+from models.runtimes.runtime import Arrays, Runtime, one_line
 from service.memory import SAMPLE_SECONDS, measured
 
 LONGEST_BATCH_SECONDS = 1.0

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 from playwright.sync_api import Browser, Page
 
-from models.repository import ModelRepository
+from models.package.repository import ModelRepository
 
 
 @pytest.fixture(scope="session")

@@ -15,9 +15,9 @@ from live_server import serving, temporary_home
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
-from models.add import add
-from models.card import WEIGHTS_FILE
-from models.tensor_spec import NUMPY_DTYPES
+from models.adding.add import add
+from models.kinds.tensor_spec import NUMPY_DTYPES
+from models.package.card import WEIGHTS_FILE
 
 
 @pytest.fixture(scope="module")
@@ -45,7 +45,7 @@ def beside(tmp_path_factory: pytest.TempPathFactory) -> Path:
     model = helper.make_model(graph, opset_imports=opsets, ir_version=10)
     onnx.save(model, folder / "wide.onnx", save_as_external_data=True, location="w")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("models.external_weights.LARGEST_INSIDE", 0)
+        patch.setattr("models.sources.external_weights.LARGEST_INSIDE", 0)
         package = add(folder / "added", "wide", folder / "wide.onnx")
     assert WEIGHTS_FILE in package.card.files
     return package.path.parent

@@ -13,7 +13,7 @@ from faulty_networks import write_sound
 from live_server import Server, serving, temporary_home
 from onnx import TensorProto, helper
 
-from models.package import ModelPackage, write_package
+from models.package.model_package import ModelPackage, write_package
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="Windows has no such files")
 

@@ -23,8 +23,8 @@ from PIL import Image
 from torch import Tensor, nn
 
 from models.__main__ import main
-from models.repository import ModelRepository
-from models.tensor_spec import TensorSpec
+from models.kinds.tensor_spec import TensorSpec
+from models.package.repository import ModelRepository
 
 WORDS = 50
 BLACK = np.zeros((1, 28, 28), np.uint8)

@@ -12,7 +12,7 @@ from live_server import BIN, environment, serving, temporary_home
 from pictures import encoded, file_part
 from PIL import Image
 
-from models.repository import ModelRepository
+from models.package.repository import ModelRepository
 
 
 @pytest.fixture(scope="module")

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from live_server import BIN, Server
 
-from models.repository import ModelRepository
+from models.package.repository import ModelRepository
 
 SCRIPTS = Path(__file__).parent / "clients"
 CLIENTS = BIN.parent / "clients" / "bin"

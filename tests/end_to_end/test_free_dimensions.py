@@ -20,9 +20,9 @@ from attention import WIDTH, rows_of, write_attention
 from live_server import Server, serving, temporary_home
 from numpy.typing import NDArray
 
-from models.add import add
-from models.max_length import MaxLength
-from models.package import ModelPackage, write_package
+from models.adding.add import add
+from models.package.model_package import ModelPackage, write_package
+from models.sources.max_length import MaxLength
 
 LIMIT = 2**28
 LONGEST = 3000  # a row takes 36 MB, or twice that

@@ -16,8 +16,8 @@ from split_networks import APART, LIT, YOLO, pictures
 from v2_arrays import infer, post
 
 from models.__main__ import main
-from models.batch_axes import rows_first
-from models.repository import ModelRepository
+from models.kinds.batch_axes import rows_first
+from models.package.repository import ModelRepository
 
 CALLERS = 8
 DIVIDED = {"yolo": (YOLO, "detections:0"), "apart": (APART, "batch_ids"), "lit": (LIT, "places:0")}

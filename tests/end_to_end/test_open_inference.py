@@ -30,7 +30,7 @@ from messages import (
 )
 from numpy.typing import NDArray
 
-from models.repository import ModelRepository
+from models.package.repository import ModelRepository
 
 EXTENSIONS = [
     *("binary_tensor_data", "classification", "model_configuration"),

@@ -34,7 +34,7 @@ from messages import (
     tensor,
 )
 
-from models.repository import ModelRepository
+from models.package.repository import ModelRepository
 
 # Deadlines and concurrent requests.
 

@@ -11,9 +11,9 @@ import pytest
 from live_server import Server, serving, temporary_home
 from unequal_rows import rows_of_length, write_masked_mean
 
-from models.add import add
-from models.max_length import MaxLength
-from models.padding_proof import Pad
+from models.adding.add import add
+from models.proofs.padding_proof import Pad
+from models.sources.max_length import MaxLength
 
 LONGEST = 40
 CALLERS = 8

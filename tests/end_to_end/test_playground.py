@@ -21,7 +21,7 @@ from browser import AWAY, Stroke, Visitor, draw
 from live_server import TIMED, Server, free_port, serving, temporary_home
 from playwright.sync_api import Browser, Page, Response, Route, expect
 
-from models.repository import ModelRepository
+from models.package.repository import ModelRepository
 
 TABS = ("digits", "curves", "points", "networks", "now")
 MAX_BYTES = 151_000  # a fifth of it are the digits and points of examples.json

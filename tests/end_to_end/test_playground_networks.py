@@ -21,8 +21,8 @@ from onnx import TensorProto, helper
 from playwright.sync_api import Locator, Page, expect
 
 from models.__main__ import main
-from models.card import ModelCard
-from models.repository import ModelRepository
+from models.package.card import ModelCard
+from models.package.repository import ModelRepository
 
 CLIENTS = BIN.parent / "clients" / "bin" / "python"
 LABELS = ("<b>bold</b>", "it's <i>", '"quoted" & more')

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from live_server import Server
 
-from models.repository import ModelRepository
+from models.package.repository import ModelRepository
 
 POINTS = [[0.5, 0.25], [2.0, -0.5], [-1.0, 0.5]]
 X = [0.0, 5.0, 10.5]

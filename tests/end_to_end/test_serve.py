@@ -26,8 +26,8 @@ from numpy.typing import NDArray
 from pictures import encoded, file_part, text_part
 from PIL import Image
 
-from models.loading import open_runtime
-from models.repository import ModelRepository
+from models.package.repository import ModelRepository
+from models.runtimes.loading import open_runtime
 from service.api.typed.images import mnist_pixels
 
 DEFAULTS = {

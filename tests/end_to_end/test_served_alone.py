@@ -14,9 +14,9 @@ from live_server import Server, serving, temporary_home
 from mixing_networks import MIXED, write
 from numpy.typing import NDArray
 
-from models.add import add
-from models.repository import ModelRepository
-from models.runtimes import OnnxRuntime
+from models.adding.add import add
+from models.package.repository import ModelRepository
+from models.runtimes.runtime import OnnxRuntime
 
 CALLERS = 8
 REQUESTS = 12  # of each client

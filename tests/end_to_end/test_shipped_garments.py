@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from models.repository import ModelRepository
+from models.package.repository import ModelRepository
 
 
 @pytest.fixture(scope="module")

@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 from v2_arrays import Arrays, infer
 
 from models.__main__ import main
-from models.batch_axes import network_layout, rows_first
-from models.repository import ModelRepository
+from models.kinds.batch_axes import network_layout, rows_first
+from models.package.repository import ModelRepository
 
 GRAPHS = Path(".venv/networks/silero_vad/data").absolute()
 CALLERS, CHUNKS, CHUNK = 8, 4, 576

@@ -14,8 +14,8 @@ import pytest
 from live_server import Server, serving, temporary_home
 from subnormal_networks import SUBNORMAL, TINY, arctangents_onnx, rows, squares_onnx
 
-from models.add import add
-from models.subnormals import SUPPORTED
+from models.adding.add import add
+from models.runtimes.subnormals import SUPPORTED
 
 pytestmark = pytest.mark.skipif(not SUPPORTED, reason="subnormals are not flushed here")
 

@@ -24,9 +24,9 @@ from sklearn.svm import SVC, LinearSVC
 
 import fitserve
 from models.__main__ import main
-from models.card import ModelCard
-from models.loading import open_runtime
-from models.repository import ModelRepository
+from models.package.card import ModelCard
+from models.package.repository import ModelRepository
+from models.runtimes.loading import open_runtime
 
 IRIS = load_iris()
 FLOWERS = IRIS.data

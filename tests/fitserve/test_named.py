@@ -16,8 +16,8 @@ from timm.data import create_transform, resolve_data_config
 import fitserve
 from fitserve.transforms import sample_pictures, transform_of
 from models.__main__ import main
-from models.loading import open_runtime
-from models.repository import ModelRepository
+from models.package.repository import ModelRepository
+from models.runtimes.loading import open_runtime
 
 Add = Callable[..., str]
 NAME = "test_resnet"
@@ -117,7 +117,7 @@ def stated(**changes: Any) -> dict[str, Any]:
 def test_the_steps_of_timm_are_declared_as_its_transform_computes_them(
     changes: dict[str, Any],
 ) -> None:
-    from models.pictures import PictureSpec
+    from models.kinds.pictures import PictureSpec
 
     steps, transform = fitserve.Picture.of(stated(**changes)), transform_of(stated(**changes))
     assert transform is not None

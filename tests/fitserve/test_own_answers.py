@@ -12,7 +12,7 @@ import fitserve
 from fitserve.exported import ExportError
 from fitserve.own_answers import further_records, record_of
 from fitserve.torch_networks import flat_module
-from models.repository import ModelRepository
+from models.package.repository import ModelRepository
 
 ROWS = torch.randn(5, 4)
 STEPS = [torch.randn(3, 20, 4), torch.randn(3, 30, 4)]

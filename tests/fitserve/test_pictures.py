@@ -17,7 +17,7 @@ from torchvision.models import ResNet18_Weights
 from torchvision.transforms import CenterCrop, Compose, InterpolationMode, Resize, ToTensor
 
 import fitserve
-from models.repository import ModelRepository
+from models.package.repository import ModelRepository
 
 TRANSFORM = ResNet18_Weights.DEFAULT.transforms()
 LABELS = ["cat", "dog", "bird"]
@@ -182,7 +182,7 @@ def test_steps_that_are_declared_wrongly_are_refused(transform: Any, tmp_path: P
     ],
 )
 def test_the_steps_are_those_of_pillow(steps: fitserve.Picture, tmp_path: Path) -> None:
-    from models.pictures import PictureSpec
+    from models.kinds.pictures import PictureSpec
 
     spec = PictureSpec(**steps.declared()["picture"])
     image = picture(2, (130, 97))

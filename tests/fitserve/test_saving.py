@@ -11,9 +11,9 @@ from torch import Tensor, nn
 
 import fitserve
 import fitserve.torch_files
-from models.loading import open_runtime
-from models.package import ModelPackage
-from models.repository import ModelRepository
+from models.package.model_package import ModelPackage
+from models.package.repository import ModelRepository
+from models.runtimes.loading import open_runtime
 
 
 class Scores(nn.Module):

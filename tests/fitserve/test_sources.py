@@ -13,8 +13,8 @@ import torch
 from torch import nn
 
 from models.__main__ import main
-from models.loading import open_runtime
-from models.repository import ModelRepository
+from models.package.repository import ModelRepository
+from models.runtimes.loading import open_runtime
 
 CODE = """
 import torch

@@ -18,12 +18,12 @@ from sklearn.preprocessing import OneHotEncoder, StandardScaler
 from table_networks import COLUMNS, ROWS, Flights, expected, save_flights
 
 import fitserve
-from models.card import ModelCard
-from models.loading import open_runtime
-from models.package import ModelPackage
-from models.repository import ModelRepository
-from models.table_rows import values_of_rows
-from models.table_values import table_inputs
+from models.kinds.table_rows import values_of_rows
+from models.kinds.table_values import table_inputs
+from models.package.card import ModelCard
+from models.package.model_package import ModelPackage
+from models.package.repository import ModelRepository
+from models.runtimes.loading import open_runtime
 
 
 def answers(package: ModelPackage, rows: list[dict[str, Any]], runtime: Any = "onnx") -> Any:

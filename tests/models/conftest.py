@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 from small_packages import Kit, bend_kit, blot_kit
 
-from models.package import ModelPackage, write_package
-from models.repository import ModelRepository
+from models.package.model_package import ModelPackage, write_package
+from models.package.repository import ModelRepository
 
 
 @pytest.fixture(scope="session")
@@ -52,7 +52,7 @@ def one_trial_of_each_graph() -> Iterator[None]:
     The start of that process takes most of the time of such a test. The values of the rows, which
     the tests vary, do not change what the trial finds.
     """
-    from models.observed import require_safe
+    from models.adding.observed import require_safe
 
     unsafe: dict[Any, Mapping[str, tuple[int, ...]]] = {}
 
@@ -65,5 +65,5 @@ def one_trial_of_each_graph() -> Iterator[None]:
         return unsafe[key]
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("models.observed.require_safe", require_safe_once)
+        patch.setattr("models.adding.observed.require_safe", require_safe_once)
         yield

@@ -18,10 +18,10 @@ from small_packages import Bend, bend_onnx, seeded, snapshot
 from torch import Tensor, nn
 
 from models.__main__ import main
-from models.loading import open_runtime
-from models.proof_budget import LEAST_ROWS
-from models.readme import render_page
-from models.repository import ModelRepository
+from models.package.readme import render_page
+from models.package.repository import ModelRepository
+from models.proofs.proof_budget import LEAST_ROWS
+from models.runtimes.loading import open_runtime
 
 Add = Callable[..., tuple[int, str]]
 Shape = Sequence[str | int | None] | None

@@ -18,8 +18,8 @@ from onnx import helper
 from small_packages import Bend, onnx_file, seeded
 
 from models.__main__ import main
-from models.samples import random_samples
-from models.tensor_spec import TensorSpec
+from models.kinds.tensor_spec import TensorSpec
+from models.sources.samples import random_samples
 
 node = helper.make_node
 X: tuple[str, int, list[str | int]] = ("x", T.FLOAT, ["batch", 4])

@@ -6,8 +6,8 @@ import pytest
 from tiny import write_tiny
 
 from models.__main__ import main
-from models.answers import LabelsSpec, NumberSpec
-from models.repository import ModelRepository
+from models.kinds.answers import LabelsSpec, NumberSpec
+from models.package.repository import ModelRepository
 
 
 @pytest.fixture

@@ -17,15 +17,15 @@ from small_packages import property_test
 from torch import Tensor, nn
 
 import fitserve
-from models import bfloat16
 from models.__main__ import main
-from models.add import add
-from models.card import ModelCard
-from models.differences import BFLOAT16
-from models.importing import AddError
-from models.loading import open_runtime
-from models.package import ModelPackage
-from models.repository import ModelRepository
+from models.adding.add import add
+from models.errors import AddError
+from models.package.card import ModelCard
+from models.package.model_package import ModelPackage
+from models.package.repository import ModelRepository
+from models.runtimes import bfloat16
+from models.runtimes.differences import BFLOAT16
+from models.runtimes.loading import open_runtime
 
 BF16 = TensorProto.BFLOAT16
 WEIGHTS = np.random.default_rng(0).normal(size=(4, 3)).astype(np.float32)

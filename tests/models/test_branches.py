@@ -8,9 +8,9 @@ from layout_networks import FEATURES, onnx_graph
 from onnx import TensorProto as T
 from onnx import helper
 
-from models.batch_axes import BatchAxes
-from models.branches import BranchObserver
-from models.row_mixing import row_mixing
+from models.graphs.branches import BranchObserver
+from models.graphs.row_mixing import row_mixing
+from models.kinds.batch_axes import BatchAxes
 
 AXES = BatchAxes({"x": 0, "rate": None}, {"y": 0})
 OUTPUT = [helper.make_tensor_value_info("result", T.FLOAT, None)]

@@ -14,7 +14,8 @@ from numpy.typing import NDArray
 from pydantic import ValidationError
 from small_packages import CardJson, Kit, property_test
 
-from models.card import (
+from models.kinds.tensor_spec import NUMPY_DTYPES, Datatype, TensorSpec
+from models.package.card import (
     ClassReport,
     DataRecord,
     Evaluation,
@@ -27,7 +28,6 @@ from models.card import (
     SeedFigures,
     Splits,
 )
-from models.tensor_spec import NUMPY_DTYPES, Datatype, TensorSpec
 
 DATATYPES: tuple[Datatype, ...] = get_args(Datatype)
 PYTHON_TYPES = {"b": bool, "u": int, "i": int, "f": float, "O": str}

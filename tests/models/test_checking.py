@@ -9,8 +9,8 @@ import pytest
 from tiny import write_tiny
 
 from models.__main__ import main
-from models.loading import open_runtime
-from models.package import ModelPackage
+from models.package.model_package import ModelPackage
+from models.runtimes.loading import open_runtime
 
 
 @pytest.fixture

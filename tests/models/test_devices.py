@@ -15,18 +15,19 @@ from fake_cuda import fake_onnx_cuda, fake_torch_cuda
 from onnxruntime.capi import onnxruntime_pybind11_state
 from stub_driver import write_stub_driver
 
-from models import onnx_library, runtimes, torch_runtimes
-from models.card import MODEL_FILES, RuntimeName
-from models.devices import (
+from models.package.card import MODEL_FILES, RuntimeName
+from models.package.model_package import ModelPackage, PackageError
+from models.runtimes import onnx_library, torch_runtimes
+from models.runtimes.devices import (
     DeviceError,
     driver_problem,
     free_memory,
     is_out_of_memory,
     torch_devices,
 )
-from models.differences import relative_difference, tolerated
-from models.loading import open_runtime
-from models.package import ModelPackage, PackageError
+from models.runtimes.differences import relative_difference, tolerated
+from models.runtimes.loading import open_runtime
+from models.runtimes.runtime import OnnxRuntime
 
 PROVIDER = Path(onnxruntime.__file__).parent / "capi" / "libonnxruntime_providers_cuda.so"
 ROWS = {"x": np.zeros((4, 1), np.float32)}
@@ -113,7 +114,7 @@ def test_a_file_that_does_not_fit_into_the_memory_of_a_gpu_is_a_device_error(
     def lack(device: str) -> None:
         raise RuntimeError("CUDA failure 2: out of memory ; GPU=0 ; hostname=secret ; ")
 
-    monkeypatch.setattr(runtimes, "load_cuda", lack)
+    monkeypatch.setattr("models.runtimes.runtime.load_cuda", lack)
     said = r"^cuda:0 fails .*: it cannot be loaded \(CUDA failure 2: out of memory\)$"
     with pytest.raises(DeviceError, match=said):
         open_runtime(bend, "onnx", "cuda:0")
@@ -343,9 +344,9 @@ def test_the_documented_requirements_are_those_of_the_installed_torch(
 OPEN = """
 import json, sys
 from pathlib import Path
-from models.devices import DeviceError, torch_devices
-from models.repository import ModelRepository
-from models.loading import open_runtime
+from models.runtimes.devices import DeviceError, torch_devices
+from models.package.repository import ModelRepository
+from models.runtimes.loading import open_runtime
 
 package = ModelRepository(Path(sys.argv[1])).get("bend")
 errors = {}
@@ -394,6 +395,6 @@ def test_the_load_error_of_onnx_runtime_s_cuda_is_reported_and_chained(
 ) -> None:
     monkeypatch.setattr(onnx_library, "driver_problem", lambda library, cuda: "")
     with pytest.raises(DeviceError, match=r"did not load .*libcuda\.so\.1: cannot open") as caught:
-        runtimes.OnnxRuntime(bend.load(MODEL_FILES["onnx"]), "cuda:0")
+        OnnxRuntime(bend.load(MODEL_FILES["onnx"]), "cuda:0")
     assert isinstance(caught.value.__cause__, OSError)
     assert capfd.readouterr() == ("", "")

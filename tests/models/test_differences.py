@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from models.differences import relative_difference, tolerated
+from models.runtimes.differences import relative_difference, tolerated
 
 TOLERANCE = 1e-4
 RANDOM = np.random.default_rng(5)

@@ -10,10 +10,10 @@ from onnx import TensorProto as T
 from onnx import helper
 from small_packages import onnx_file
 
-from models.add import add
-from models.crashes import crash
-from models.divisions import dangerous_division
-from models.importing import AddError
+from models.adding.add import add
+from models.errors import AddError
+from models.graphs.crashes import crash
+from models.graphs.divisions import dangerous_division
 
 node = helper.make_node
 ROWS: Any = ["batch", 4]

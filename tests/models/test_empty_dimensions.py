@@ -8,10 +8,10 @@ from onnx import TensorProto, helper
 from small_packages import onnx_file
 
 from models.__main__ import main
-from models.add import add
-from models.importing import AddError
-from models.loading import open_runtime
-from models.repository import ModelRepository
+from models.adding.add import add
+from models.errors import AddError
+from models.package.repository import ModelRepository
+from models.runtimes.loading import open_runtime
 from service.api.v2.tensors import check_shape
 from service.errors import BadInputError
 

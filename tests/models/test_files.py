@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
-import models.package
-from models.files import FileError, names_inside, read_all
-from models.package import MAX_CARD_BYTES, ModelPackage, PackageError
+import models.package.model_package
+from models.package.files import FileError, names_inside, read_all
+from models.package.model_package import MAX_CARD_BYTES, ModelPackage, PackageError
 
 unix = pytest.mark.skipif(sys.platform == "win32", reason="Windows has none of these")
 
@@ -114,7 +114,7 @@ def test_a_file_whose_size_differs_from_the_card_is_refused_unread(
         raise AssertionError("it was read")
 
     os.truncate(blot.path / "model.onnx", size)  # a sparse file, up to 1 TiB
-    monkeypatch.setattr(models.package, "read_all", never)
+    monkeypatch.setattr(models.package.model_package, "read_all", never)
     with pytest.raises(PackageError, match=rf"model\.onnx: it holds {size:,} bytes where the card"):
         blot.load("model.onnx")
 

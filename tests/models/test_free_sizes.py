@@ -12,11 +12,11 @@ from onnx import helper
 from small_packages import onnx_file
 from torch import Tensor, nn
 
-from models.add import add
-from models.card import ModelCard
-from models.free_sizes import other_sizes
-from models.importing import AddError
-from models.runtimes import OnnxRuntime
+from models.adding.add import add
+from models.errors import AddError
+from models.package.card import ModelCard
+from models.runtimes.runtime import OnnxRuntime
+from models.sources.free_sizes import other_sizes
 
 node = helper.make_node
 

@@ -13,13 +13,13 @@ from onnx import NodeProto, helper, numpy_helper
 from onnx import TensorProto as T
 
 from models.__main__ import main
-from models.card import Example, RecordedTensor
-from models.differences import BFLOAT16, HALF_PRECISION, excess, relative_difference
-from models.half_precision import half_tolerance
-from models.loading import example_mismatch, open_runtime
-from models.repository import ModelRepository
-from models.runtimes import Arrays, OnnxRuntime
-from models.tensor_spec import TensorSpec
+from models.graphs.half_precision import half_tolerance
+from models.kinds.tensor_spec import TensorSpec
+from models.package.card import Example, RecordedTensor
+from models.package.repository import ModelRepository
+from models.runtimes.differences import BFLOAT16, HALF_PRECISION, excess, relative_difference
+from models.runtimes.loading import example_mismatch, open_runtime
+from models.runtimes.runtime import Arrays, OnnxRuntime
 
 Weights = Sequence[NDArray[np.float16]]
 WIDTH, DEPTH, ROWS = 64, 24, 64

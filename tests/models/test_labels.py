@@ -13,8 +13,8 @@ from onnx import TensorProto, helper
 from small_packages import onnx_file
 
 from models.__main__ import main
-from models.card import ModelCard
-from models.repository import ModelRepository
+from models.package.card import ModelCard
+from models.package.repository import ModelRepository
 
 Add = Callable[..., ModelCard | str]
 

@@ -24,19 +24,19 @@ from layout_networks import (
 from onnx import TensorProto as T
 
 from models.__main__ import main
-from models.batch_axes import (
+from models.kinds.batch_axes import (
     BatchAxes,
     network_layout,
     row_shape,
     rows_first,
     shape_of_network,
 )
-from models.card import ModelCard
-from models.loading import open_runtime
-from models.package import ModelPackage
-from models.readme import render_page
-from models.repository import ModelRepository
-from models.tensor_spec import TensorSpec
+from models.kinds.tensor_spec import TensorSpec
+from models.package.card import ModelCard
+from models.package.model_package import ModelPackage
+from models.package.readme import render_page
+from models.package.repository import ModelRepository
+from models.runtimes.loading import open_runtime
 
 
 @pytest.fixture(scope="module")

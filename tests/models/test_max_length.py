@@ -17,13 +17,13 @@ from onnx import helper
 from small_packages import onnx_file
 from torch import Tensor, nn
 
-from models import free_sizes, max_length
-from models.add import add
-from models.card import ModelCard
+from models.adding.add import add
 from models.command_line import main
-from models.importing import AddError
-from models.max_length import MaxLength, parse_max_length
-from models.package import ModelPackage
+from models.errors import AddError
+from models.package.card import ModelCard
+from models.package.model_package import ModelPackage
+from models.sources import free_sizes, max_length
+from models.sources.max_length import MaxLength, parse_max_length
 
 pytestmark = pytest.mark.usefixtures("one_trial_of_each_graph")
 

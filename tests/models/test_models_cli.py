@@ -14,11 +14,11 @@ from small_packages import Bend, bend_onnx, edit_card, reseal, seeded
 
 import models.command_line
 from models.__main__ import main
-from models.card import MODEL_FILES, ModelCard, RuntimeName
-from models.loading import open_runtime
-from models.package import ModelPackage
-from models.readme import render_page
-from models.repository import ModelRepository
+from models.package.card import MODEL_FILES, ModelCard, RuntimeName
+from models.package.model_package import ModelPackage
+from models.package.readme import render_page
+from models.package.repository import ModelRepository
+from models.runtimes.loading import open_runtime
 
 REPOSITORY_ROOT = Path(__file__).parents[2]
 SHIPPED = ModelRepository(REPOSITORY_ROOT / "models")

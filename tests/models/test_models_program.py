@@ -11,8 +11,8 @@ import pytest
 from onnx import helper
 from small_packages import Bend, bend_onnx, edit_card, seeded, snapshot
 
-from models.package import ModelPackage
-from models.repository import ModelRepository
+from models.package.model_package import ModelPackage
+from models.package.repository import ModelRepository
 
 CHECKOUT = Path(__file__).parents[2]
 

@@ -8,7 +8,7 @@ from onnx import TensorProto as T
 from onnx import helper
 from small_packages import onnx_file, property_test
 
-from models.onnx_operators import names_any
+from models.runtimes.onnx_operators import names_any
 
 node = helper.make_node
 LOOP = b"\x22\x04Loop"

@@ -21,11 +21,11 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 from small_packages import CardJson, Kit, edit_card, property_test, snapshot
 
-import models.package
-from models.card import ModelCard
-from models.package import ModelPackage, PackageError, write_package
-from models.readme import render_page
-from models.repository import ModelRepository
+import models.package.model_package
+from models.package.card import ModelCard
+from models.package.model_package import ModelPackage, PackageError, write_package
+from models.package.readme import render_page
+from models.package.repository import ModelRepository
 
 FILES = ["model.onnx", "model.pt", "report/loss-curves.png", "README.md"]
 
@@ -440,7 +440,7 @@ def test_exactly_one_of_several_threads_writes_a_version(
         barrier.wait()
         return render_page(card)
 
-    monkeypatch.setattr(models.package, "render_page", render_together)
+    monkeypatch.setattr(models.package.model_package, "render_page", render_together)
 
     def write(writer: int) -> ModelPackage | PackageError:
         card = kit.card.model_copy(update={"summary": f"Written by {writer}."})
@@ -467,7 +467,7 @@ def test_exactly_one_of_several_processes_writes_a_version(
     """The processes start together, and each writes its number as the summary."""
     code = (
         "import sys, time; from pathlib import Path\n"
-        "from models.package import ModelPackage, PackageError, write_package\n"
+        "from models.package.model_package import ModelPackage, PackageError, write_package\n"
         "source, here, writer = Path(sys.argv[1]), Path(sys.argv[2]), sys.argv[3]\n"
         "card = ModelPackage.read(source).card.model_copy(update={'summary': writer})\n"
         "files = {name: (source / name).read_bytes() for name in card.files}\n"

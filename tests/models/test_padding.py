@@ -12,14 +12,14 @@ from numpy.typing import NDArray
 from small_packages import property_test
 from unequal_rows import rows_of_length, write_masked_mean
 
-from models.add import add
-from models.importing import AddError
-from models.max_length import MaxLength
-from models.package import ModelPackage
-from models.padding import PaddedInput, PaddingSpec
-from models.padding_proof import Pad, parse_pad
-from models.ranges import InputRange
-from models.readme import batching_note
+from models.adding.add import add
+from models.errors import AddError
+from models.kinds.padding import PaddedInput, PaddingSpec
+from models.package.model_package import ModelPackage
+from models.package.readme import batching_note
+from models.proofs.padding_proof import Pad, parse_pad
+from models.sources.max_length import MaxLength
+from models.sources.ranges import InputRange
 
 pytestmark = pytest.mark.usefixtures("one_trial_of_each_graph")
 

@@ -10,11 +10,11 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from small_packages import Kit, property_test
 
-from models.card import ParityRecord
-from models.loading import open_runtime
-from models.parity import BATCH_SIZES, ParityError, check_parity
-from models.repository import ModelRepository
-from models.runtimes import Arrays
+from models.package.card import ParityRecord
+from models.package.repository import ModelRepository
+from models.proofs.parity import BATCH_SIZES, ParityError, check_parity
+from models.runtimes.loading import open_runtime
+from models.runtimes.runtime import Arrays
 
 Network = Callable[[Arrays], dict[str, NDArray[Any]]]
 ROWS = 100

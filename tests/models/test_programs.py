@@ -12,11 +12,11 @@ from mixing_modules import APART, MIXED
 from torch import Tensor, nn
 
 import fitserve
-from models.card import ModelCard
-from models.loading import open_runtime
-from models.repository import ModelRepository
-from models.script_mixing import script_mixing
-from models.torch_runtimes import ProgramRuntime, TorchScriptRuntime
+from models.package.card import ModelCard
+from models.package.repository import ModelRepository
+from models.runtimes.loading import open_runtime
+from models.runtimes.torch_runtimes import ProgramRuntime, TorchScriptRuntime
+from models.torch_graphs.script_mixing import script_mixing
 from service.inference.placement import place
 
 ROWS = {"x": np.random.default_rng(0).normal(size=(3, 4)).astype(np.float32)}

@@ -6,8 +6,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from models.proof_budget import LEAST_ROWS, RUNS, SECONDS, affordable
-from models.samples import LARGEST_BATCH, Samples
+from models.proofs.proof_budget import LEAST_ROWS, RUNS, SECONDS, affordable
+from models.sources.samples import LARGEST_BATCH, Samples
 
 
 class Network:

@@ -9,9 +9,9 @@ from onnx import helper, numpy_helper
 from small_packages import onnx_file
 
 from models.__main__ import main
-from models.indices import index_ranges
-from models.ranges import InputRange
-from models.repository import ModelRepository
+from models.package.repository import ModelRepository
+from models.sources.indices import index_ranges
+from models.sources.ranges import InputRange
 
 TABLE = np.arange(12, dtype=np.float32).reshape(4, 3)
 

@@ -10,9 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from small_packages import Kit, property_test
 
-from models.card import Evaluation, ModelCard
-from models.package import ModelPackage
-from models.readme import headline, render_page
+from models.package.card import Evaluation, ModelCard
+from models.package.model_package import ModelPackage
+from models.package.readme import headline, render_page
 
 
 @pytest.fixture

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from models.__main__ import main
-from models.repository import ModelRepository
+from models.package.repository import ModelRepository
 
 SHIPPED = Path(__file__).parents[2] / "models"
 

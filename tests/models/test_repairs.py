@@ -10,9 +10,9 @@ from onnx import TensorProto as T
 from onnx import helper
 from small_packages import onnx_file
 
-from models.add import add
-from models.repairs import repaired
-from models.runtimes import OnnxRuntime
+from models.adding.add import add
+from models.runtimes.runtime import OnnxRuntime
+from models.sources.repairs import repaired
 
 ROWS = np.random.default_rng(0).normal(size=(30, 3)).astype(np.float32)
 

@@ -8,8 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from small_packages import edit_card, property_test, snapshot
 
-from models.package import ModelPackage, PackageError
-from models.repository import ModelRepository
+from models.package.model_package import ModelPackage, PackageError
+from models.package.repository import ModelRepository
 
 BAD_NAMES = [
     "..", ".", "", "../outside", "/outside", "a/../../outside", "blot/", "blot/1", "..\\outside",

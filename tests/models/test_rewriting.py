@@ -10,10 +10,10 @@ from onnx import TensorProto as T
 from onnx import helper
 from small_packages import onnx_file
 
-from models.add import add
+from models.adding.add import add
 from models.command_line import main
-from models.loading import open_runtime
-from models.runtimes import OnnxRuntime
+from models.runtimes.loading import open_runtime
+from models.runtimes.runtime import OnnxRuntime
 
 node = helper.make_node
 

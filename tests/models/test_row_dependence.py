@@ -17,18 +17,18 @@ from onnx import helper
 from onnxruntime.quantization import QuantType, quantize_dynamic
 from small_packages import onnx_file
 
-from models import proofs
-from models.add import add
-from models.batch_axes import BatchAxes
-from models.card import ModelCard
-from models.graph import UNFILLED, Node, ObservedGraph, Value
-from models.importing import AddError
-from models.package import ModelPackage
-from models.repository import ModelRepository
-from models.row_attributes import ATTRIBUTES
-from models.row_mixing import mixing, row_mixing
-from models.row_rules import RULES
-from models.row_texts import TEXT_RULES
+from models.adding.add import add
+from models.errors import AddError
+from models.graphs.graph import UNFILLED, Node, ObservedGraph, Value
+from models.graphs.row_attributes import ATTRIBUTES
+from models.graphs.row_mixing import mixing, row_mixing
+from models.graphs.row_rules import RULES
+from models.graphs.row_texts import TEXT_RULES
+from models.kinds.batch_axes import BatchAxes
+from models.package.card import ModelCard
+from models.package.model_package import ModelPackage
+from models.package.repository import ModelRepository
+from models.proofs import row_proof
 from service.settings import Settings
 
 pytestmark = pytest.mark.usefixtures("one_trial_of_each_graph")
@@ -164,14 +164,14 @@ def test_varied_rows_show_what_equal_rows_do_not(
     name: str, rows: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The check by computation, without the graph. The lag is 168 rows."""
-    monkeypatch.setattr(proofs, "row_mixing", lambda _, sizes, *__: [None] * len(sizes))
+    monkeypatch.setattr(row_proof, "row_mixing", lambda _, sizes, *__: [None] * len(sizes))
     card = added(tmp_path, write(tmp_path, MIXED[name]), rows)
     assert card.batching == "none"
     assert "differs by" in card.limits[-1]
 
 
 def test_batches_of_the_largest_size_of_the_service_are_tried() -> None:
-    assert Settings.model_fields["max_batch_rows"].default == proofs.LARGEST_BATCH
+    assert Settings.model_fields["max_batch_rows"].default == row_proof.LARGEST_BATCH
 
 
 def shaped(*dimensions: int | str) -> Sequence[int | str]:

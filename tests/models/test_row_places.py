@@ -5,8 +5,8 @@
 
 import pytest
 
-from models.row_places import Places, picked
-from models.row_rules import MixesError, Rows
+from models.graphs.row_places import Places, picked
+from models.graphs.row_rules import MixesError, Rows
 
 
 def test_places_in_their_own_row_keep_the_rows_apart() -> None:

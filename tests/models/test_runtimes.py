@@ -20,13 +20,13 @@ from onnx import TensorProto, helper
 from small_packages import Bend, Kit, bend_onnx, edit_card, onnx_file, reseal, seeded, torchscript
 from torch import Tensor, nn
 
-from models.card import MODEL_FILES, RuntimeName
-from models.devices import DeviceError
-from models.loading import open_runtime
-from models.package import ModelPackage, PackageError
-from models.repository import ModelRepository
-from models.runtimes import OnnxRuntime
-from models.torch_runtimes import TorchScriptRuntime
+from models.package.card import MODEL_FILES, RuntimeName
+from models.package.model_package import ModelPackage, PackageError
+from models.package.repository import ModelRepository
+from models.runtimes.devices import DeviceError
+from models.runtimes.loading import open_runtime
+from models.runtimes.runtime import OnnxRuntime
+from models.runtimes.torch_runtimes import TorchScriptRuntime
 
 RUNTIMES: tuple[RuntimeName, ...] = ("onnx", "torchscript")
 REPOSITORY_ROOT = Path(__file__).parents[2]
@@ -298,8 +298,8 @@ def test_opening_both_runtimes_on_the_cpu_prints_nothing_to_stderr(written: Path
     """ONNX Runtime would log missing GPUs, and torch its deprecations."""
     code = (
         "import sys; from pathlib import Path\n"
-        "from models.repository import ModelRepository\n"
-        "from models.loading import open_runtime\n"
+        "from models.package.repository import ModelRepository\n"
+        "from models.runtimes.loading import open_runtime\n"
         "for _, package in ModelRepository(Path(sys.argv[1])):\n"
         "    for runtime in package.card.runtimes:\n"
         "        print(package.label, open_runtime(package, runtime).name)\n"
@@ -317,8 +317,8 @@ def test_a_package_is_verified_and_opened_without_torch(written: Path) -> None:
         "import sys; from pathlib import Path\n"
         "sys.modules['torch'] = None  # importing it fails, as where it is not installed\n"
         "from models.__main__ import main\n"
-        "from models.repository import ModelRepository\n"
-        "from models.loading import open_runtime\n"
+        "from models.package.repository import ModelRepository\n"
+        "from models.runtimes.loading import open_runtime\n"
         "package = ModelRepository(Path(sys.argv[1])).get('bend')\n"
         "package.verify()\n"
         "runtime = open_runtime(package, 'onnx')\n"
@@ -392,8 +392,8 @@ def test_onnx_runtime_sends_no_telemetry(written: Path, tmp_path: Path) -> None:
         "import os, sys; from pathlib import Path\n"
         "for name in ('CI', 'ORT_DISABLE_TELEMETRY'): os.environ.pop(name, None)\n"
         "os.environ['HOME'] = sys.argv[2]\n"
-        "from models.repository import ModelRepository\n"
-        "from models.loading import open_runtime\n"
+        "from models.package.repository import ModelRepository\n"
+        "from models.runtimes.loading import open_runtime\n"
         "open_runtime(ModelRepository(Path(sys.argv[1])).get('bend'), 'onnx')"
     )
     completed = _python(code, written, tmp_path)

@@ -13,10 +13,10 @@ from onnx import helper
 from small_packages import onnx_file
 from torch import Tensor, nn
 
-from models.add import add
-from models.card import ModelCard
-from models.script_harm import harm
-from models.torch_runtimes import ProgramRuntime, TorchScriptRuntime
+from models.adding.add import add
+from models.package.card import ModelCard
+from models.runtimes.torch_runtimes import ProgramRuntime, TorchScriptRuntime
+from models.torch_graphs.script_harm import harm
 
 pytestmark = pytest.mark.usefixtures("one_trial_of_each_graph")
 

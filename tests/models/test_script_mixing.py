@@ -12,13 +12,13 @@ from mixing_networks import Network, write
 from onnx import helper
 from torch import Tensor, nn
 
-from models.add import add
-from models.card import ModelCard
+from models.adding.add import add
 from models.command_line import main
-from models.package import ModelPackage
-from models.repository import ModelRepository
-from models.script_mixing import script_mixing
-from models.torch_runtimes import TorchScriptRuntime
+from models.package.card import ModelCard
+from models.package.model_package import ModelPackage
+from models.package.repository import ModelRepository
+from models.runtimes.torch_runtimes import TorchScriptRuntime
+from models.torch_graphs.script_mixing import script_mixing
 
 pytestmark = pytest.mark.usefixtures("one_trial_of_each_graph")
 

@@ -12,12 +12,12 @@ from onnx import helper
 from small_packages import Bend, bend_onnx, onnx_file, reseal, seeded
 from torch import Tensor, nn
 
-from models import proofs
-from models.add import add
-from models.importing import AddError
-from models.loading import open_runtime
-from models.package import PackageError
-from models.repository import ModelRepository
+from models.adding.add import add
+from models.errors import AddError
+from models.package.model_package import PackageError
+from models.package.repository import ModelRepository
+from models.proofs import row_proof
+from models.runtimes.loading import open_runtime
 
 SMALL = [1e-6, 1e-12]
 
@@ -49,7 +49,7 @@ def test_dependent_rows_are_found_in_small_outputs(
     centred = helper.make_node("Sub", ["x", "mean"], ["z"])
     content = scaled([mean, centred], scale, first=np.array([0], np.int64))
     monkeypatch.setattr(
-        proofs, "row_mixing", lambda _, sizes, *__: [None] * len(sizes)
+        row_proof, "row_mixing", lambda _, sizes, *__: [None] * len(sizes)
     )  # it is seen without the graph
     card = added(tmp_path, content).get("net").card
     assert card.batching == "none"

@@ -13,13 +13,13 @@ from small_packages import property_test, snapshot
 from split_networks import APART, FLAT, LIT, MIXED, YOLO, pictures
 
 from models.__main__ import main
-from models.entry_mixing import entry_mixing
-from models.importing import AddError
-from models.loading import open_runtime
-from models.package import ModelPackage
-from models.repository import ModelRepository
-from models.runtimes import OnnxRuntime
-from models.split_rows import SplitError, SplitSpec
+from models.errors import AddError
+from models.graphs.entry_mixing import entry_mixing
+from models.kinds.split_rows import SplitError, SplitSpec
+from models.package.model_package import ModelPackage
+from models.package.repository import ModelRepository
+from models.runtimes.loading import open_runtime
+from models.runtimes.runtime import OnnxRuntime
 
 NETWORKS: Mapping[str, tuple[bytes, str, Sequence[str]]] = {
     "yolo": (YOLO, "detections:0", ["detections"]),
@@ -154,7 +154,7 @@ def test_entries_are_divided_and_joined_without_loss(
 
 
 def test_a_followed_graph_has_no_reason() -> None:
-    from models.batch_axes import BatchAxes
+    from models.kinds.batch_axes import BatchAxes
 
     split = SplitSpec(index="detections", column=0, outputs=("detections",))
     axes = BatchAxes({"x": 0}, {"detections": None}, split)

@@ -12,10 +12,10 @@ import numpy as np
 import pytest
 from fake_cuda import FakeStreams, fake_onnx_cuda, fake_torch_streams
 
-from models.loading import open_runtime
-from models.package import ModelPackage
-from models.runtimes import Runtime
-from models.torch_runtimes import TorchScriptRuntime
+from models.package.model_package import ModelPackage
+from models.runtimes.loading import open_runtime
+from models.runtimes.runtime import Runtime
+from models.runtimes.torch_runtimes import TorchScriptRuntime
 from service.batching.batch import InferenceResponse
 from service.batching.batcher import MicroBatcher
 from service.errors import ModelFaultError

@@ -12,9 +12,9 @@ from onnx import TensorProto, helper
 from small_packages import onnx_file
 from subnormal_networks import SUBNORMAL, TINY, open_squares, rows
 
-from models.card import RuntimeName
-from models.runtimes import OnnxRuntime
-from models.subnormals import SUPPORTED, FlushToZero
+from models.package.card import RuntimeName
+from models.runtimes.runtime import OnnxRuntime
+from models.runtimes.subnormals import SUPPORTED, FlushToZero
 
 pytestmark = pytest.mark.skipif(not SUPPORTED, reason="subnormals are not flushed here")
 

@@ -13,11 +13,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import TypeAdapter, ValidationError
 
-from models.table_columns import CategoryColumn, NumberColumn, TableSpec
-from models.table_rows import values_of_rows, values_of_texts
-from models.table_samples import random_values, with_unusual
-from models.table_values import TableError, table_inputs
-from models.tensor_spec import Datatype, TensorSpec
+from models.kinds.table_columns import CategoryColumn, NumberColumn, TableSpec
+from models.kinds.table_rows import values_of_rows, values_of_texts
+from models.kinds.table_samples import random_values, with_unusual
+from models.kinds.table_values import TableError, table_inputs
+from models.kinds.tensor_spec import Datatype, TensorSpec
 
 TABLE = TypeAdapter(TableSpec)
 

@@ -12,9 +12,9 @@ from onnx import TensorProto as T
 from onnx import helper, numpy_helper
 
 from models.__main__ import main
-from models.card import ModelCard
-from models.package import ModelPackage
-from models.repository import ModelRepository
+from models.package.card import ModelCard
+from models.package.model_package import ModelPackage
+from models.package.repository import ModelRepository
 
 pytestmark = pytest.mark.usefixtures("one_trial_of_each_graph")
 Add = Callable[..., tuple[int, str]]

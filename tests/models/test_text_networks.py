@@ -9,12 +9,12 @@ import pytest
 from onnx import TensorProto as T
 from onnx import helper
 
-from models.add import add
-from models.card import ModelCard
-from models.importing import AddError
-from models.loading import open_runtime
-from models.repository import ModelRepository
-from models.sample_texts import made_up, words_of
+from models.adding.add import add
+from models.errors import AddError
+from models.graphs.sample_texts import made_up, words_of
+from models.package.card import ModelCard
+from models.package.repository import ModelRepository
+from models.runtimes.loading import open_runtime
 
 TEXTS = ["free offer", "", "Grüße", "a", "offer", "free free offer now", "日本語 a"]
 POOL: dict[str, Any] = {
@@ -195,7 +195,7 @@ def test_a_sample_of_other_than_texts_is_refused(rows: Any, message: str, tmp_pa
 
 
 def test_texts_have_no_range(tmp_path: Path) -> None:
-    from models.ranges import InputRange
+    from models.sources.ranges import InputRange
 
     with pytest.raises(AddError, match="--range names x, which takes text"):
         added(tmp_path, APART["joined"], ranges=[InputRange("x", 0, 1)])

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from models.varied_rows import varied_rows
+from models.proofs.varied_rows import varied_rows
 
 COUNT = 256
 

@@ -17,11 +17,11 @@ import torch
 from numpy.typing import NDArray
 from onnx import helper
 
-from models.onnx_library import load_onnxruntime
-from models.row_rules import ELEMENTWISE
-from models.script_rules import ELEMENTWISE as SCRIPT_ELEMENTWISE
-from models.script_rules import SIGN_CHOOSING
-from models.subnormals import FlushToZero
+from models.graphs.row_rules import ELEMENTWISE
+from models.runtimes.onnx_library import load_onnxruntime
+from models.runtimes.subnormals import FlushToZero
+from models.torch_graphs.script_rules import ELEMENTWISE as SCRIPT_ELEMENTWISE
+from models.torch_graphs.script_rules import SIGN_CHOOSING
 
 Array = NDArray[Any]
 EXTREMES = [

@@ -13,12 +13,12 @@ import torch
 from fake_cuda import fake_torch_cuda
 from stub_driver import write_stub_driver
 
-from models import devices, onnx_library
-from models.card import MODEL_FILES
-from models.devices import DeviceError, driver_devices, torch_devices, torch_problem
-from models.loading import open_runtime
-from models.package import ModelPackage
-from models.runtimes import CUDA_OPTIONS, OnnxRuntime
+from models.package.card import MODEL_FILES
+from models.package.model_package import ModelPackage
+from models.runtimes import devices, onnx_library
+from models.runtimes.devices import DeviceError, driver_devices, torch_devices, torch_problem
+from models.runtimes.loading import open_runtime
+from models.runtimes.runtime import CUDA_OPTIONS, OnnxRuntime
 
 PROVIDER = Path(onnxruntime.__file__).parent / "capi" / "libonnxruntime_providers_cuda.so"
 SLICE = "MIG-3eb87630-93d5-b2b6-b8ff-9b359caf4ee2"
@@ -143,7 +143,7 @@ def test_each_runtime_reports_a_missing_device_in_one_sentence(
 @pytest.mark.parametrize("count", [0, 3])
 def test_the_driver_reports_the_number_of_devices(count: int, root: Path, tmp_path: Path) -> None:
     """The test uses a separate process, since a stub stays loaded."""
-    program = "from models.devices import driver_devices; print(driver_devices())"
+    program = "from models.runtimes.devices import driver_devices; print(driver_devices())"
     stub = write_stub_driver(tmp_path, devices=count)
     printed = subprocess.run(
         [sys.executable, "-c", program], cwd=root,
@@ -164,10 +164,10 @@ def test_another_library_of_the_driver_s_name_is_ignored(monkeypatch: pytest.Mon
 OPTIONS = """
 import json, sys
 from pathlib import Path
-from models.card import MODEL_FILES
-from models.onnx_library import _preload, load_onnxruntime
-from models.repository import ModelRepository
-from models.runtimes import CUDA_OPTIONS
+from models.package.card import MODEL_FILES
+from models.runtimes.onnx_library import _preload, load_onnxruntime
+from models.package.repository import ModelRepository
+from models.runtimes.runtime import CUDA_OPTIONS
 
 content = ModelRepository(Path(sys.argv[1])).get("bend").load(MODEL_FILES["onnx"])
 onnxruntime = load_onnxruntime()

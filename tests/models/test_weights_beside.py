@@ -11,13 +11,13 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 from small_packages import edit_card, snapshot
 
-import models.external_weights
+import models.sources.external_weights
 from models.__main__ import main
-from models.add import add
-from models.card import WEIGHTS_FILE
-from models.importing import AddError
-from models.loading import open_runtime
-from models.package import ModelPackage, PackageError, write_package
+from models.adding.add import add
+from models.errors import AddError
+from models.package.card import WEIGHTS_FILE
+from models.package.model_package import ModelPackage, PackageError, write_package
+from models.runtimes.loading import open_runtime
 
 COLUMNS = 64
 DEEP = np.random.default_rng(0).normal(size=(2, COLUMNS, COLUMNS)).astype(np.float32) / COLUMNS
@@ -56,7 +56,7 @@ def expected(x: NDArray[Any]) -> NDArray[Any]:
 @pytest.fixture(autouse=True)
 def small_bound(monkeypatch: pytest.MonkeyPatch) -> None:
     """Weights of more than 10 kB count as too large for an ONNX file."""
-    monkeypatch.setattr(models.external_weights, "LARGEST_INSIDE", 10_000)
+    monkeypatch.setattr(models.sources.external_weights, "LARGEST_INSIDE", 10_000)
 
 
 @pytest.fixture
@@ -91,7 +91,7 @@ def test_the_graph_is_followed_without_the_weights_in_it(package: ModelPackage) 
 def test_weights_within_the_bound_are_read_in(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(models.external_weights, "LARGEST_INSIDE", 10**6)
+    monkeypatch.setattr(models.sources.external_weights, "LARGEST_INSIDE", 10**6)
     write_graph(tmp_path / "net.onnx")
     package = add(tmp_path / "repository", "net", tmp_path / "net.onnx")
     assert package.card.files.keys() == {"model.onnx", "README.md"}

@@ -19,8 +19,8 @@ from live_server import Server, serving, temporary_home
 from PIL import Image
 
 from models.__main__ import main
-from models.repository import ModelRepository
-from models.tokens import TOKENIZER_FILE
+from models.kinds.tokens import TOKENIZER_FILE
+from models.package.repository import ModelRepository
 
 CALLERS, REQUESTS = 8, 6
 CLASSIFIERS = ("sequence", "several")

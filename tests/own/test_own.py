@@ -18,7 +18,7 @@ from own_networks import SKLEARN, TORCH, Own
 
 import fitserve
 from fitserve.torch_networks import flattened
-from models.repository import ModelRepository
+from models.package.repository import ModelRepository
 
 CALLERS = 8
 REQUESTS = 6  # of each caller

@@ -25,7 +25,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import OneHotEncoder, StandardScaler
 
 import fitserve
-from models.repository import ModelRepository
+from models.package.repository import ModelRepository
 
 pd = pytest.importorskip("pandas")
 pytestmark = pytest.mark.timeout(600)

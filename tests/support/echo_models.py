@@ -8,9 +8,9 @@ from typing import NamedTuple
 import numpy as np
 from onnx import helper
 
-from models.card import Example, ModelCard, RecordedTensor
-from models.package import write_package
-from models.tensor_spec import Datatype, TensorSpec
+from models.kinds.tensor_spec import Datatype, TensorSpec
+from models.package.card import Example, ModelCard, RecordedTensor
+from models.package.model_package import write_package
 
 
 class Echo(NamedTuple):

@@ -10,7 +10,7 @@ import onnxruntime
 import pytest
 import torch
 
-from models import devices, runtimes, torch_runtimes
+from models.runtimes import devices, torch_runtimes
 
 Fault = Callable[[int], Exception | None]
 """The error of a batch with this number of rows, if any."""
@@ -59,7 +59,7 @@ def fake_onnx_cuda(
             return getattr(self._real, name)
 
     monkeypatch.setattr(onnxruntime, "InferenceSession", Session)
-    monkeypatch.setattr(runtimes, "load_cuda", lambda device: None)
+    monkeypatch.setattr("models.runtimes.runtime.load_cuda", lambda device: None)
     return opened
 
 

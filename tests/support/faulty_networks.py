@@ -14,9 +14,9 @@ import onnx
 from numpy.typing import NDArray
 from onnx import NodeProto, TensorProto, helper, numpy_helper
 
-from models.card import Example, ModelCard, RecordedTensor
-from models.package import ModelPackage, write_package
-from models.tensor_spec import TensorSpec
+from models.kinds.tensor_spec import TensorSpec
+from models.package.card import Example, ModelCard, RecordedTensor
+from models.package.model_package import ModelPackage, write_package
 
 VICTIM = 13.0
 _LONG = 10**11  # iterations of a loop that outlast every test

@@ -7,7 +7,7 @@ from typing import Any
 from numpy.typing import NDArray
 from tiny import answer
 
-from models.card import RuntimeName
+from models.package.card import RuntimeName
 
 GUILTY = 13.0
 

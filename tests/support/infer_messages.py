@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays_of
 from numpy.typing import NDArray
 
-from models.card import Example, ModelCard, RecordedTensor
-from models.tensor_spec import NUMPY_DTYPES, Datatype, TensorSpec
+from models.kinds.tensor_spec import NUMPY_DTYPES, Datatype, TensorSpec
+from models.package.card import Example, ModelCard, RecordedTensor
 
 Shape = tuple[int, ...]
 Tensors = Mapping[str, tuple[Datatype, Shape]]

@@ -6,7 +6,7 @@ from typing import Any
 
 from tiny import answer
 
-from models.card import RuntimeName
+from models.package.card import RuntimeName
 
 
 class SlowRuntime:

@@ -20,7 +20,8 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 from torch import Tensor, nn
 
-from models.card import (
+from models.kinds.tensor_spec import TensorSpec
+from models.package.card import (
     ClassReport,
     DataRecord,
     Evaluation,
@@ -32,9 +33,8 @@ from models.card import (
     SeedFigures,
     Splits,
 )
-from models.package import ModelPackage
-from models.runtimes import Arrays
-from models.tensor_spec import TensorSpec
+from models.package.model_package import ModelPackage
+from models.runtimes.runtime import Arrays
 
 CardJson = dict[str, Any]
 

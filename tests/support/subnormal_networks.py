@@ -9,9 +9,9 @@ from onnx import TensorProto, helper
 from small_packages import onnx_file, torchscript
 from torch import Tensor, nn
 
-from models.card import RuntimeName
-from models.runtimes import OnnxRuntime, Runtime
-from models.torch_runtimes import TorchScriptRuntime
+from models.package.card import RuntimeName
+from models.runtimes.runtime import OnnxRuntime, Runtime
+from models.runtimes.torch_runtimes import TorchScriptRuntime
 
 WIDTH = 512
 ARCTANGENTS = 16

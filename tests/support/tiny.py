@@ -13,14 +13,14 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 from torch import Tensor, nn
 
-from models.card import (
+from models.kinds.tensor_spec import Datatype, TensorSpec
+from models.package.card import (
     Example,
     ModelCard,
     RecordedTensor,
     RuntimeName,
 )
-from models.package import ModelPackage, write_package
-from models.tensor_spec import Datatype, TensorSpec
+from models.package.model_package import ModelPackage, write_package
 
 Takes = Literal["x", "point", "image"]
 LABELS = ("left", "right")

@@ -6,9 +6,9 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-from models.card import Example, ModelCard, RecordedTensor
-from models.package import ModelPackage, write_package
-from models.tensor_spec import TensorSpec
+from models.kinds.tensor_spec import TensorSpec
+from models.package.card import Example, ModelCard, RecordedTensor
+from models.package.model_package import ModelPackage, write_package
 
 REPEATS = 4096
 

@@ -12,14 +12,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from models.card import MODEL_FILES
-from models.loading import open_runtime
-from models.package import ModelPackage
-from models.repository import ModelRepository
-from models.row_mixing import row_mixing
-from models.script_mixing import script_mixing
-from models.tokens import TextSpec, Tokenizer
-from models.torch_runtimes import TorchScriptRuntime
+from models.graphs.row_mixing import row_mixing
+from models.kinds.tokens import TextSpec, Tokenizer
+from models.package.card import MODEL_FILES
+from models.package.model_package import ModelPackage
+from models.package.repository import ModelRepository
+from models.runtimes.loading import open_runtime
+from models.runtimes.torch_runtimes import TorchScriptRuntime
+from models.torch_graphs.script_mixing import script_mixing
 from training.datasets import IGNORED, Dataset, Split
 from training.datasets.sums import ANSWER, CHARACTERS, PADDING, QUESTION, tokens
 from training.recipes import RECIPES

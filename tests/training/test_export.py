@@ -15,10 +15,10 @@ import torch
 import training.export
 import training.exported_files
 from models.__main__ import main as models_command
-from models.loading import open_runtime
-from models.package import ModelPackage
-from models.parity import ParityError
-from models.repository import ModelRepository
+from models.package.model_package import ModelPackage
+from models.package.repository import ModelRepository
+from models.proofs.parity import ParityError
+from models.runtimes.loading import open_runtime
 from training import datasets
 from training.datasets import Dataset, Split
 from training.export import ExportError, export

@@ -9,9 +9,9 @@ import pytest
 import torch
 from PIL import Image
 
-from models.loading import open_runtime
-from models.package import ModelPackage
-from models.repository import ModelRepository
+from models.package.model_package import ModelPackage
+from models.package.repository import ModelRepository
+from models.runtimes.loading import open_runtime
 from training.datasets import GARMENT_LABELS, DataError, Dataset
 from training.datasets.fashion import DEBIAN_FOLDER, fashion
 from training.recipes.fashion import GARMENT

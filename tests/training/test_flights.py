@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from models.repository import ModelRepository
+from models.package.repository import ModelRepository
 from training.datasets import DataError
 from training.datasets.flights import flights
 from training.datasets.table import TableDataset

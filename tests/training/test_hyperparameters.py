@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from pydantic import TypeAdapter
 from typer.testing import CliRunner
 
-from models.card import FitRecord
+from models.package.card import FitRecord
 from training.datasets import Dataset
 from training.hyperparameters import (
     CnnHyperparameters,

@@ -9,12 +9,12 @@ import torch
 from PIL import Image
 from typer.testing import CliRunner
 
-from models.loading import open_runtime
-from models.repository import ModelRepository
+from models.package.repository import ModelRepository
+from models.runtimes.loading import open_runtime
 from training.command_line import app
 from training.datasets import DataError, Dataset
-from training.image_folder import PICTURE, image_folder
-from training.image_recipe import PictureHyperparameters, distortion, image_recipe
+from training.images.folder import PICTURE, image_folder
+from training.images.recipe import PictureHyperparameters, distortion, image_recipe
 
 CPU = torch.device("cpu")
 

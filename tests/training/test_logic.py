@@ -11,8 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from models.loading import open_runtime
-from models.repository import ModelRepository
+from models.package.repository import ModelRepository
+from models.runtimes.loading import open_runtime
 from training.datasets import Dataset, Split, and_table, xor_table
 from training.hyperparameters import ColumnHyperparameters
 from training.loop import predict, train

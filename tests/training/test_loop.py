@@ -17,12 +17,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from models.devices import DeviceError
+from models.runtimes.devices import DeviceError
 from training.datasets import Dataset, Split
 from training.history import Epoch, History
 from training.hyperparameters import CnnHyperparameters, ColumnHyperparameters, MlpHyperparameters
 from training.loop import DivergedError, pick_device, train, validate
-from training.networks import Pixels, convolutional, mlp
+from training.networks.feedforward import Pixels, convolutional, mlp
 
 CPU = torch.device("cpu")
 GENTLE = ColumnHyperparameters(epochs=4, batch_size=40, optimizer="adam", lr=0.01, keep="last")

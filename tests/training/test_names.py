@@ -7,15 +7,15 @@ import numpy as np
 import pytest
 import torch
 
-from models.loading import open_runtime, open_tokenizer
-from models.package import ModelPackage
-from models.repository import ModelRepository
+from models.package.model_package import ModelPackage
+from models.package.repository import ModelRepository
+from models.runtimes.loading import open_runtime, open_tokenizer
 from training.datasets import IGNORED, DataError, Dataset, names
 from training.datasets.baselines import NgramModel, Texts, majority_accuracy
 from training.datasets.names import LETTER_LABELS, OTHER, START, filled, letters, spelled
+from training.networks.recurrent import NextToken
 from training.recipes import RECIPES
 from training.recipes.names import PLACES
-from training.recurrent import NextToken
 
 BEGINNINGS = ["", "li", "mar", "christophe"]
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from training.networks import (
+from training.networks.feedforward import (
     Affine,
     MirrorAveraged,
     Pixels,

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from models.repository import ModelRepository
+from models.package.repository import ModelRepository
 from training.command_line import app
 from training.own_recipe import load_recipe
 from training.recipe import RecipeError

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from models.loading import open_runtime
-from models.repository import ModelRepository
+from models.package.repository import ModelRepository
+from models.runtimes.loading import open_runtime
 from training import playground_examples
 from training.datasets import Dataset
 

@@ -18,7 +18,8 @@ from torch import Tensor, nn
 from training.datasets import Dataset, Split
 from training.evaluation import evaluate
 from training.history import Epoch, History
-from training.plots import (
+from training.recipes import RECIPES
+from training.reports.plots import (
     BLUE,
     GREY,
     INK,
@@ -30,7 +31,6 @@ from training.plots import (
     importances,
     loss_curves,
 )
-from training.recipes import RECIPES
 
 BLUE_BYTES = (0x25, 0x63, 0xA8)
 

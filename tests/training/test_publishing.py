@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import nn
 
-from models.card import Evaluation
+from models.package.card import Evaluation
 from training.datasets import Dataset
 from training.evaluation import NotFiniteError, evaluate
 from training.history import History

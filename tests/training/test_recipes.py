@@ -7,10 +7,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from models.parity import ABSOLUTE_TOLERANCE, BATCH_SIZES, check_parity
-from models.runtimes import Arrays, OnnxRuntime, Runtime
-from models.tensor_spec import TensorSpec
-from models.torch_runtimes import TorchScriptRuntime
+from models.kinds.tensor_spec import TensorSpec
+from models.proofs.parity import ABSOLUTE_TOLERANCE, BATCH_SIZES, check_parity
+from models.runtimes.runtime import Arrays, OnnxRuntime, Runtime
+from models.runtimes.torch_runtimes import TorchScriptRuntime
 from training.datasets import Dataset
 from training.exported_files import onnx, torchscript
 from training.recipe import Recipe

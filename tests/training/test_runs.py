@@ -13,7 +13,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from models.card import SeedFigures
+from models.package.card import SeedFigures
 from training import datasets
 from training.datasets import Dataset, Split
 from training.recipe import Recipe

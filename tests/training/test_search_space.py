@@ -5,13 +5,13 @@ from typing import Annotated, Any, get_args
 import pytest
 
 from training.hyperparameters import Between, HyperparameterError, Hyperparameters, Times
-from training.networks import Activation
+from training.networks.feedforward import Activation
 from training.recipes import RECIPES
 
 optuna = pytest.importorskip("optuna", reason="needs optuna: pip install 'optuna>=5'")
 from optuna.distributions import CategoricalDistribution, FloatDistribution  # noqa: E402
 
-from training.search_space import SearchSpace, search_space  # noqa: E402
+from training.tuning.search_space import SearchSpace, search_space  # noqa: E402
 
 TANH = RECIPES["curve-tanh"].default
 CNN = RECIPES["mnist-cnn"].default

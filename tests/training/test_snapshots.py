@@ -16,8 +16,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from models.card import MODEL_FILES
-from models.repository import ModelRepository
+from models.package.card import MODEL_FILES
+from models.package.repository import ModelRepository
 from training.datasets import Dataset
 from training.hyperparameters import Hyperparameters
 from training.loop import train

@@ -9,11 +9,11 @@ from small_tables import shops, write_shops
 from typer.testing import CliRunner, Result
 
 import training.command_line as command_line
-from models.package import ModelPackage
-from models.repository import ModelRepository
-from models.runtimes import OnnxRuntime
-from models.table_rows import values_of_rows
-from models.table_values import table_inputs
+from models.kinds.table_rows import values_of_rows
+from models.kinds.table_values import table_inputs
+from models.package.model_package import ModelPackage
+from models.package.repository import ModelRepository
+from models.runtimes.runtime import OnnxRuntime
 
 QUICK = ["--epochs", "12", "--threads", "1"]
 

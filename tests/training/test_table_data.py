@@ -11,14 +11,14 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from models.table_columns import CategoryColumn
-from models.table_rows import values_of_rows
-from models.table_values import table_inputs
+from models.kinds.table_columns import CategoryColumn
+from models.kinds.table_rows import values_of_rows
+from models.kinds.table_values import table_inputs
 from training.datasets import DataError
 from training.datasets.column_types import Column, columns_of
 from training.datasets.table import FIRST, MISSING, UNKNOWN, TableDataset
 from training.datasets.table_data import TableTask, table_dataset
-from training.table_leaks import giveaways
+from training.tables.leaks import giveaways
 
 ROWS = 400
 

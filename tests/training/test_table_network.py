@@ -10,8 +10,8 @@ from training.datasets.column_types import columns_of
 from training.datasets.table import FIRST, UNKNOWN, TableDataset
 from training.datasets.table_data import TableTask, table_dataset
 from training.hyperparameters import TableHyperparameters
-from training.table_network import Categories, Numbers, TableNetwork
-from training.table_recipe import hyperparameters_for
+from training.tables.network import Categories, Numbers, TableNetwork
+from training.tables.recipe import hyperparameters_for
 
 NAN = float("nan")
 

@@ -9,16 +9,16 @@ import pytest
 import torch
 from typer.testing import CliRunner, Result
 
-from models.readme import render_page
-from models.repository import ModelRepository
+from models.package.readme import render_page
+from models.package.repository import ModelRepository
 from training.command_line import app
 from training.datasets import Dataset
 from training.history import Epoch
 from training.loop import DivergedError
 from training.recipes import RECIPES
 from training.runs import RunResult, run_recipe
-from training.trackers import TrackError, open_tracking
-from training.tracking import Figures, Run, Status, Tracking
+from training.tracking.trackers import TrackError, open_tracking
+from training.tracking.tracking import Figures, Run, Status, Tracking
 
 LINE = RECIPES["curve-linear"]
 TUTORIAL_EPOCHS = 20

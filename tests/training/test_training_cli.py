@@ -19,8 +19,8 @@ from typer.testing import CliRunner, Result
 import training.command_line as command_line
 import training.export
 import training.recipe
-from models.package import ModelPackage, PackageError
-from models.repository import ModelRepository
+from models.package.model_package import ModelPackage, PackageError
+from models.package.repository import ModelRepository
 from training.datasets import Dataset, load
 from training.recipes import RECIPES
 from training.runs import RunResult

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from PIL import Image
 from typer.testing import CliRunner, Result
 
-from models.repository import ModelRepository
+from models.package.repository import ModelRepository
 from training.command_line import app
 from training.datasets import Dataset, Split
 from training.history import Epoch
@@ -28,9 +28,8 @@ from optuna import Study  # noqa: E402
 from optuna.trial import TrialState  # noqa: E402
 from waiting import wait_until  # noqa: E402
 
-from training import tuning  # noqa: E402
-from training.search_space import search_space  # noqa: E402
-from training.tuning import Search, open_study, run_trials, started_trials  # noqa: E402
+from training.tuning.search_space import search_space  # noqa: E402
+from training.tuning.study import Search, open_study, run_trials, started_trials  # noqa: E402
 
 ROOT = Path(__file__).resolve().parents[2]
 LINE = RECIPES["curve-linear"]
@@ -120,7 +119,7 @@ def test_the_same_command_goes_on_until_the_study_has_its_trials(
 def test_the_picture_of_what_mattered_is_there_from_eight_complete_trials(
     tmp_path: Path, curve: Dataset
 ) -> None:
-    from training.tuning_results import write_result
+    from training.tuning.results import write_result
 
     search, path = search_of(curve), tmp_path / "study.db"
     study = open_study(path, search)
@@ -251,7 +250,7 @@ def test_a_value_has_the_order_of_the_validation_score(
 def test_the_trial_of_a_killed_process_runs_again(
     tmp_path: Path, curve: Dataset, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(tuning, "GRACE_SECONDS", 1)
+    monkeypatch.setattr("training.tuning.study.GRACE_SECONDS", 1)
     search = search_of(curve)
     study = open_study(tmp_path / "study.db", search)
     trial = study.ask()  # as a process that is killed after its first heartbeat

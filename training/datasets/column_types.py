@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from models.table_values import category_text
+from models.kinds.table_values import category_text
 from training.datasets.dataset import DataError
 
 ColumnType = Literal["number", "integer", "boolean", "category", "date", "datetime"]

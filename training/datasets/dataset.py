@@ -12,7 +12,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from models.card import DataRecord, Splits
+from models.package.card import DataRecord, Splits
 
 Task = Literal["classification", "regression"]
 InputKind = Literal["images", "pictures", "columns", "tokens"]

@@ -6,9 +6,9 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from models.table_columns import CategoryColumn, TableSpec
-from models.table_rows import values_of_rows
-from models.table_values import table_inputs
+from models.kinds.table_columns import CategoryColumn, TableSpec
+from models.kinds.table_rows import values_of_rows
+from models.kinds.table_values import table_inputs
 from training.datasets.dataset import Dataset
 
 NUMBERS, CATEGORIES = "numbers", "categories"

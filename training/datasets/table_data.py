@@ -13,9 +13,9 @@ from numpy.typing import NDArray
 from sklearn.model_selection import train_test_split
 from torch import Tensor
 
-from models.dates import Part, date_parts
-from models.table_columns import CategoryColumn, DateColumn, NumberColumn, TableSpec
-from models.table_values import category_text
+from models.kinds.dates import Part, date_parts
+from models.kinds.table_columns import CategoryColumn, DateColumn, NumberColumn, TableSpec
+from models.kinds.table_values import category_text
 from training.datasets.column_types import Column
 from training.datasets.dataset import DataError, Split, Task
 from training.datasets.table import CATEGORIES, FIRST, MISSING, NUMBERS, UNKNOWN, TableDataset

@@ -12,17 +12,17 @@ Results on the test split, of pairs of numbers that are not in the training spli
 import torch
 from torch import Tensor, nn
 
-from models.card import Evaluation
-from models.padding import PaddedInput, PaddingSpec
-from models.tensor_spec import TensorSpec
-from models.tokens import TOKENIZER_FILE, TextSpec
-from training import plots
+from models.kinds.padding import PaddedInput, PaddingSpec
+from models.kinds.tensor_spec import TensorSpec
+from models.kinds.tokens import TOKENIZER_FILE, TextSpec
+from models.package.card import Evaluation
 from training.datasets import Dataset
 from training.datasets.sums import ANSWER, CHARACTERS, DIGITS, EQUALS, PADDING, QUESTION, tokens
 from training.hyperparameters import TransformerHyperparameters
+from training.networks.transformer import Block, decoder
 from training.recipe import Recipe
+from training.reports import plots
 from training.served import Served
-from training.transformer import Block, decoder
 
 EXAMPLE = "457+968"
 _TOKENS = TensorSpec(

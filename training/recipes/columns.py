@@ -4,7 +4,7 @@ from torch import Tensor, nn
 
 from training.datasets import Dataset
 from training.hyperparameters import ColumnHyperparameters
-from training.networks import Affine, mlp, nguyen_widrow_
+from training.networks.feedforward import Affine, mlp, nguyen_widrow_
 
 
 def column_network(

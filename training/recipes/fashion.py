@@ -7,15 +7,15 @@ seed. The card has all figures.
 import torch
 from torch import Tensor, nn
 
-from models.card import Evaluation
-from models.pictures import PictureSpec
-from models.tensor_spec import TensorSpec
-from training import plots
+from models.kinds.pictures import PictureSpec
+from models.kinds.tensor_spec import TensorSpec
+from models.package.card import Evaluation
 from training.augmentation import distortion
 from training.datasets import Dataset
 from training.hyperparameters import ResidualHyperparameters
-from training.networks import MirrorAveraged, Pixels, residual
+from training.networks.feedforward import MirrorAveraged, Pixels, residual
 from training.recipe import Recipe
+from training.reports import plots
 from training.served import Served, probabilities
 
 GARMENT = TensorSpec(

@@ -2,7 +2,7 @@
 
 from training.hyperparameters import TableHyperparameters
 from training.recipe import Recipe
-from training.table_recipe import build, pictures, served
+from training.tables.recipe import build, pictures, served
 
 flights_mlp = Recipe(
     name="flights-mlp",

@@ -16,14 +16,14 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from models.card import Evaluation
-from training import plots
+from models.package.card import Evaluation
 from training.datasets import Dataset
 from training.hyperparameters import ColumnHyperparameters
-from training.networks import OneUnit
+from training.networks.feedforward import OneUnit
 from training.optimization import Loss
 from training.recipe import Recipe
 from training.recipes.columns import column_network
+from training.reports import plots
 
 
 def perceptron_loss(outputs: Tensor, targets: Tensor) -> Tensor:

@@ -10,13 +10,13 @@ x86-64 machine with one thread (each card has all figures):
 import torch
 from torch import nn
 
-from models.card import Evaluation
-from training import plots
+from models.package.card import Evaluation
 from training.augmentation import distortion
 from training.datasets import Dataset
 from training.hyperparameters import CnnHyperparameters, MlpHyperparameters
-from training.networks import Pixels, convolutional, mlp
+from training.networks.feedforward import Pixels, convolutional, mlp
 from training.recipe import Recipe
+from training.reports import plots
 
 
 def _digit_mlp(hyperparameters: MlpHyperparameters, data: Dataset) -> nn.Module:

@@ -8,12 +8,12 @@ Results of `default` on the test split (each card has all figures):
 
 from torch import nn
 
-from models.card import Evaluation
-from training import plots
+from models.package.card import Evaluation
 from training.datasets import Dataset
 from training.hyperparameters import ColumnHyperparameters
 from training.recipe import Recipe
 from training.recipes.columns import column_network
+from training.reports import plots
 
 
 def _pictures(network: nn.Module, data: Dataset, evaluation: Evaluation) -> dict[str, bytes]:

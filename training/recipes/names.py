@@ -7,17 +7,17 @@ on): a user can type a name and read the answer, the names are many, and they ar
 import torch
 from torch import Tensor, nn
 
-from models.card import Evaluation
-from models.padding import PaddedInput, PaddingSpec
-from models.tensor_spec import TensorSpec
-from models.tokens import TOKENIZER_FILE, TextSpec
+from models.kinds.padding import PaddedInput, PaddingSpec
+from models.kinds.tensor_spec import TensorSpec
+from models.kinds.tokens import TOKENIZER_FILE, TextSpec
+from models.package.card import Evaluation
 from training.augmentation import Augmentation
 from training.datasets import Dataset
 from training.datasets.names import ALPHABET, OTHER, PADDING, START, letters
 from training.hyperparameters import LstmHyperparameters
-from training.letter_plots import letter_by_letter
+from training.networks.recurrent import NextToken
 from training.recipe import Recipe
-from training.recurrent import NextToken
+from training.reports.letter_plots import letter_by_letter
 from training.served import Served, probabilities
 
 PLACES = 16

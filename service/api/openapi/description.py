@@ -5,7 +5,7 @@ import json
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from models.card import ModelCard
+from models.package.card import ModelCard
 from service.api.openapi.models import model_path
 from service.api.openapi.parts import any_of, failures, operation, parameter
 from service.api.openapi.protocols import protocol_paths, rows_paths

@@ -4,9 +4,9 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from models.card import ModelCard
-from models.digits import fewest_digits
-from models.tensor_spec import TensorSpec
+from models.kinds.tensor_spec import TensorSpec
+from models.package.card import ModelCard
+from models.package.digits import fewest_digits
 from service.api.openapi.parts import failures, json_body, operation
 from service.api.rows.dialects import RowsRequest, example_of
 from service.api.rows.pictures import EXAMPLE_PICTURE, FORM, is_picture_model

@@ -4,7 +4,7 @@ import inspect
 from collections.abc import Mapping
 from typing import Any
 
-from models.card import ModelCard
+from models.package.card import ModelCard
 from service.api.openapi.models import rows_example, tensors_example
 from service.api.openapi.parts import failures, json_body, operation, parameter, success
 from service.api.rows.routes import DIALECTS

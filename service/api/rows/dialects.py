@@ -11,11 +11,11 @@ from typing import Any, NamedTuple
 import numpy as np
 import orjson
 
-from models.answers import LabelsSpec
-from models.card import ModelCard
-from models.digits import fewest_digits
-from models.split_rows import parts_of
-from models.tokens import Text, Tokens
+from models.kinds.answers import LabelsSpec
+from models.kinds.split_rows import parts_of
+from models.kinds.tokens import Text, Tokens
+from models.package.card import ModelCard
+from models.package.digits import fewest_digits
 from service.batching.batch import Arrays
 from service.errors import BadInputError, UnsupportedMediaError
 from service.inference.bad_values import not_finite

@@ -9,8 +9,8 @@ from collections.abc import Mapping, Sequence
 from reprlib import repr as short_repr
 from typing import Any
 
-from models.card import ModelCard
-from models.tensor_spec import TensorSpec
+from models.kinds.tensor_spec import TensorSpec
+from models.package.card import ModelCard
 from service.api.rows.pictures import is_pictures, picture_rows
 from service.api.v2.tensors import check_shape, from_json, with_rows_first
 from service.batching.batch import Arrays

@@ -13,7 +13,7 @@ import io
 from collections.abc import Sequence
 from typing import Any
 
-from models.card import ModelCard
+from models.package.card import ModelCard
 from service.api.rows.dialects import (
     PREDICTIONS,
     Dialect,

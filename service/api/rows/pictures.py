@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from models.card import ModelCard
-from models.tensor_spec import TensorSpec
+from models.kinds.tensor_spec import TensorSpec
+from models.package.card import ModelCard
 from service.api.pictures import decoded
 from service.api.typed.forms import read_form
 from service.batching.batch import Arrays

@@ -1,6 +1,6 @@
 """The service's own dialect: `{"instances": [...]}` → `{"model", "version", "predictions"}`."""
 
-from models.card import ModelCard
+from models.package.card import ModelCard
 from service.api.rows.dialects import (
     PREDICTIONS,
     Dialect,

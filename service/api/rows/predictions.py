@@ -7,10 +7,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from models.answers import LabelsSpec, NumberSpec
-from models.card import ModelCard
-from models.tensor_spec import TensorSpec
-from models.tokens import Tokens, cut, is_per_token
+from models.kinds.answers import LabelsSpec, NumberSpec
+from models.kinds.tensor_spec import TensorSpec
+from models.kinds.tokens import Tokens, cut, is_per_token
+from models.package.card import ModelCard
 from service.batching.batch import Arrays
 from service.errors import BadInputError
 

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from models.card import ModelCard
+from models.package.card import ModelCard
 from service.api.rows.dialects import Media, RowsRequest
 from service.api.rows.instances import inputs_of_columns, inputs_of_rows
 from service.api.rows.tables import inputs_of_table, inputs_of_table_rows

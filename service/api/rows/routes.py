@@ -7,8 +7,8 @@ from typing import NamedTuple
 
 from starlette.types import Receive, Scope, Send
 
-from models.card import ModelCard
-from models.tokens import groups_of
+from models.kinds.tokens import groups_of
+from models.package.card import ModelCard
 from service.api.rows.dialects import Dialect, Media, RowsRequest, Written, path_pattern
 from service.api.rows.pictures import FORM, takes_pictures
 from service.api.rows.status import HEALTH, MODEL_PATTERNS, PAGES

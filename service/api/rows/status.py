@@ -3,8 +3,8 @@
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from models.card import ModelCard
-from models.tensor_spec import Datatype, TensorSpec
+from models.kinds.tensor_spec import Datatype, TensorSpec
+from models.package.card import ModelCard
 from service.api.rows.dialects import path_pattern
 from service.http.responses import Reply, json_response
 from service.inference.predictor import Predictor

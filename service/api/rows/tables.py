@@ -3,10 +3,10 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from models.card import ModelCard
-from models.table_columns import CategoryColumn, DateColumn, NumberColumn, TableSpec
-from models.table_rows import values_of_rows, values_of_texts
-from models.table_values import TableError, Values, table_inputs
+from models.kinds.table_columns import CategoryColumn, DateColumn, NumberColumn, TableSpec
+from models.kinds.table_rows import values_of_rows, values_of_texts
+from models.kinds.table_values import TableError, Values, table_inputs
+from models.package.card import ModelCard
 from service.api.rows.instances import require_rows_apart
 from service.api.v2.tensors import check_shape
 from service.batching.batch import Arrays

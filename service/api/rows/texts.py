@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from models.card import ModelCard
-from models.tokens import Text
+from models.kinds.tokens import Text
+from models.package.card import ModelCard
 from service.batching.batch import Arrays
 from service.errors import BadInputError
 

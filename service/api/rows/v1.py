@@ -10,7 +10,7 @@ network's outputs. `signature_name` and other fields are ignored, as a package h
 
 import numpy as np
 
-from models.card import ModelCard
+from models.package.card import ModelCard
 from service.api.rows.dialects import (
     PREDICTIONS,
     Dialect,

@@ -6,7 +6,7 @@ Vertex AI sets the port and the paths by the variables `AIP_HTTP_PORT`, `AIP_HEA
 `AIP_PREDICT_ROUTE`. The rows and predictions are those of `/models/{model}/predict`.
 """
 
-from models.card import ModelCard
+from models.package.card import ModelCard
 from service.api.rows.dialects import PREDICTIONS, Dialect, RowsRequest, Written, to_json
 from service.api.rows.predict import DIALECT as PREDICT
 from service.api.rows.predictions import predictions

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from models.tensor_spec import TensorSpec
+from models.kinds.tensor_spec import TensorSpec
 from service.errors import BadInputError
 
 

@@ -14,10 +14,10 @@ import numpy as np
 import orjson
 from numpy.typing import NDArray
 
-from models import bfloat16
-from models.card import ModelCard
-from models.split_rows import parts_of
-from models.tensor_spec import TensorSpec
+from models.kinds.split_rows import parts_of
+from models.kinds.tensor_spec import TensorSpec
+from models.package.card import ModelCard
+from models.runtimes import bfloat16
 from service.api.v2.classification import classified
 from service.api.v2.tensors import check_shape, from_bytes, from_json, with_rows_first
 from service.api.v2.texts import (

@@ -2,8 +2,8 @@
 
 from typing import Any
 
-from models.card import MODEL_FILES, ModelCard, RuntimeName
-from models.tensor_spec import TensorSpec
+from models.kinds.tensor_spec import TensorSpec
+from models.package.card import MODEL_FILES, ModelCard, RuntimeName
 from service.inference.predictor import Predictor
 from service.inference.registry import ModelRegistry
 from service.settings import VERSION

@@ -7,7 +7,7 @@ from functools import lru_cache, partial
 
 from starlette.types import Receive, Scope, Send
 
-from models.card import ModelCard
+from models.package.card import ModelCard
 from service.api.state import ServiceState, find_model
 from service.api.v2.codec import (
     Encoded,

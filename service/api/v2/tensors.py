@@ -18,9 +18,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from models import bfloat16
-from models.card import ModelCard
-from models.tensor_spec import Datatype, TensorSpec
+from models.kinds.tensor_spec import Datatype, TensorSpec
+from models.package.card import ModelCard
+from models.runtimes import bfloat16
 from service.api.v2.texts import texts_from_list
 from service.errors import BadInputError
 from service.json_body import Body

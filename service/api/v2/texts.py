@@ -12,9 +12,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from models.card import ModelCard
-from models.split_rows import is_divided, parts_of
-from models.tensor_spec import TensorSpec
+from models.kinds.split_rows import is_divided, parts_of
+from models.kinds.tensor_spec import TensorSpec
+from models.package.card import ModelCard
 from service.errors import BadInputError
 from service.json_body import MAX_STRINGS
 

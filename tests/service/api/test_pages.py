@@ -14,7 +14,7 @@ from starlette.applications import Starlette
 from starlette.routing import Route
 from tiny import write_tiny
 
-from models.package import ModelPackage, write_package
+from models.package.model_package import ModelPackage, write_package
 from service.api.openapi.description import openapi_of
 from service.api.pages import create_pages
 from service.api.rows.routes import DIALECTS

@@ -10,9 +10,9 @@ import torch
 from batchers import batching
 from subnormal_networks import SUBNORMAL, open_slow, rows
 
-from models.card import RuntimeName
-from models.runtimes import Runtime
-from models.subnormals import SUPPORTED
+from models.package.card import RuntimeName
+from models.runtimes.runtime import Runtime
+from models.runtimes.subnormals import SUPPORTED
 
 pytestmark = [
     pytest.mark.slow,

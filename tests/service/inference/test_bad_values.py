@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 from small_packages import bend_kit
 
-from models.arena import MemoryLimitError
-from models.tensor_spec import TensorSpec
+from models.kinds.tensor_spec import TensorSpec
+from models.runtimes.arena import MemoryLimitError
 from service.batching.batch import Arrays
 from service.errors import BadInputError, BodyTooLargeError, ModelFaultError
 from service.inference.bad_values import check_ranges, judge

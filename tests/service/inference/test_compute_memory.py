@@ -21,10 +21,10 @@ from onnx import TensorProto, helper
 from small_packages import onnx_file, property_test
 from torch import Tensor, nn
 
-from models import arena
-from models.add import add
-from models.max_length import MaxLength
-from models.package import ModelPackage, write_package
+from models.adding.add import add
+from models.package.model_package import ModelPackage, write_package
+from models.runtimes import arena
+from models.sources.max_length import MaxLength
 from service.errors import BadInputError, BodyTooLargeError, ComputeMemoryError
 from service.inference.placement import Placement, limit_memory, place
 from service.inference.predictor import Predictor

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from infer_messages import card_of, property_test
 from numpy.typing import NDArray
 
-from models.card import ModelCard, RecordedTensor
+from models.package.card import ModelCard, RecordedTensor
 from service.batching.batch import InferenceResponse
 from service.batching.batcher import MicroBatcher
 from service.errors import BadInputError

@@ -18,9 +18,9 @@ from fake_cuda import fake_torch_cuda
 from slow_runtime import SlowRuntime
 from tiny import answer, write_tiny
 
-from models.card import RuntimeName
-from models.devices import DeviceError
-from models.package import PackageError
+from models.package.card import RuntimeName
+from models.package.model_package import PackageError
+from models.runtimes.devices import DeviceError
 from service.inference import placement, warm_up
 from service.inference.placement import Placement, pick_device, place
 from service.inference.timings_cache import TimingsCache

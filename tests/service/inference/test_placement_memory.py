@@ -10,8 +10,8 @@ import pytest
 from slow_runtime import SlowRuntime
 from tiny import write_tiny
 
-from models.card import RuntimeName
-from models.package import PackageError
+from models.package.card import RuntimeName
+from models.package.model_package import PackageError
 from service.inference import placement, warm_up
 from service.inference.placement import place
 

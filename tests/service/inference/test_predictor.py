@@ -16,14 +16,14 @@ from slow_runtime import SlowRuntime
 from small_packages import onnx_file
 from tiny import write_tiny
 
-from models.card import (
+from models.kinds.tensor_spec import TensorSpec
+from models.package.card import (
     Example,
     ModelCard,
     RecordedTensor,
     RuntimeName,
 )
-from models.package import ModelPackage, write_package
-from models.tensor_spec import TensorSpec
+from models.package.model_package import ModelPackage, write_package
 from service.errors import (
     BadInputError,
     DeadlineExceededError,

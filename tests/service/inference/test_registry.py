@@ -16,12 +16,12 @@ import numpy as np
 import pytest
 from tiny import Takes, answer, write_tiny
 
-from models.card import RuntimeName
-from models.interfaces import IMAGE, POINT, X
-from models.loading import open_runtime
-from models.package import ModelPackage, PackageError
-from models.repository import ModelRepository
-from models.tensor_spec import TensorSpec
+from models.kinds.tensor_spec import TensorSpec
+from models.package.card import RuntimeName
+from models.package.interfaces import IMAGE, POINT, X
+from models.package.model_package import ModelPackage, PackageError
+from models.package.repository import ModelRepository
+from models.runtimes.loading import open_runtime
 from service.errors import BadInputError, NotReadyError, UnknownModelError
 from service.inference import loader, placement
 from service.inference import registry as registry_module

@@ -22,8 +22,8 @@ from model_signing.hashing import Config as Hashing
 from model_signing.signing import Config as Signing
 from tiny import write_tiny
 
-from models.package import ModelPackage, PackageError
-from models.signature import require_signing, verify_signature
+from models.package.model_package import ModelPackage, PackageError
+from models.package.signature import require_signing, verify_signature
 from service.api.v2.metadata import repository_index
 from service.inference.registry import ModelRegistry
 from service.settings import Settings

@@ -11,9 +11,9 @@ import pytest
 from slow_runtime import SlowRuntime
 from tiny import write_tiny
 
-from models.card import RuntimeName
-from models.devices import DeviceError
-from models.package import ModelPackage
+from models.package.card import RuntimeName
+from models.package.model_package import ModelPackage
+from models.runtimes.devices import DeviceError
 from service.inference import placement
 from service.inference.placement import Placement, place
 from service.inference.registry import ModelRegistry

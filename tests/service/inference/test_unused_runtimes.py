@@ -34,7 +34,7 @@ async def serving(root: Path, **settings: Any) -> AsyncIterator[ModelRegistry]:
 def both(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A repository of one package with both files; only ONNX Runtime can use the GPU."""
     fake_onnx_cuda(monkeypatch)
-    monkeypatch.setattr("models.devices.driver_cuda", lambda: None)
+    monkeypatch.setattr("models.runtimes.devices.driver_cuda", lambda: None)
     write_tiny(tmp_path, "line")
     return tmp_path
 

@@ -12,8 +12,8 @@ from faulty_networks import write_large
 from slow_runtime import SlowRuntime
 from tiny import write_tiny
 
-from models.card import RuntimeName
-from models.package import ModelPackage
+from models.package.card import RuntimeName
+from models.package.model_package import ModelPackage
 from service.inference import placement, warm_up
 from service.inference.placement import place
 from service.inference.warm_up import Bounds

@@ -16,7 +16,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from request_contexts import context_of
 from tiny import write_tiny
 
-from models.repository import ModelRepository
+from models.package.repository import ModelRepository
 from service import errors
 from service.batching.batch import Timings
 from service.batching.batcher import BatchReport

@@ -11,7 +11,7 @@ import pytest
 from gated import GUILTY, Gated
 from tiny import write_tiny
 
-from models.package import ModelPackage
+from models.package.model_package import ModelPackage
 from service.batching.batch import Timings
 from service.batching.batcher import BatchReport
 from service.errors import QueueFullError

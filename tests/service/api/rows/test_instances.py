@@ -9,8 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from models.card import Example, ModelCard, RecordedTensor
-from models.tensor_spec import TensorSpec
+from models.kinds.tensor_spec import TensorSpec
+from models.package.card import Example, ModelCard, RecordedTensor
 from service.api.rows.instances import inputs_of_columns, inputs_of_rows
 from service.errors import BadInputError
 

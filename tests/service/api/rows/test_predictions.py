@@ -8,9 +8,9 @@ import numpy as np
 import orjson
 import pytest
 
-from models.answers import LabelsSpec, NumberSpec
-from models.card import Example, ModelCard, RecordedTensor
-from models.tensor_spec import TensorSpec
+from models.kinds.answers import LabelsSpec, NumberSpec
+from models.kinds.tensor_spec import TensorSpec
+from models.package.card import Example, ModelCard, RecordedTensor
 from service.api.rows.predictions import (
     ALL_CLASSES,
     BEST_CLASSES,

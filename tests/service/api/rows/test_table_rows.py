@@ -13,11 +13,11 @@ from hypothesis import strategies as st
 from pydantic import TypeAdapter
 from table_networks import COLUMNS, ROWS
 
-from models.card import Example, ModelCard, RecordedTensor
-from models.table_columns import TableSpec
-from models.table_rows import values_of_rows
-from models.table_values import table_inputs
-from models.tensor_spec import TensorSpec
+from models.kinds.table_columns import TableSpec
+from models.kinds.table_rows import values_of_rows
+from models.kinds.table_values import table_inputs
+from models.kinds.tensor_spec import TensorSpec
+from models.package.card import Example, ModelCard, RecordedTensor
 from service.api.rows.dialects import Dialect, Media, example_of
 from service.api.rows.routes import DIALECTS
 from service.errors import BadInputError, ServiceError

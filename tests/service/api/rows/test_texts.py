@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 from tokenizers import Tokenizer as Trained
 from tokenizers import models, pre_tokenizers, trainers
 
-from models.padding import PaddedInput, PaddingSpec
-from models.tokens import TextSpec, Tokenizer, TokenizerError, groups_of
+from models.kinds.padding import PaddedInput, PaddingSpec
+from models.kinds.tokens import TextSpec, Tokenizer, TokenizerError, groups_of
 from service.api.rows.texts import columns_of_texts, merged, texts_of
 from service.errors import BadInputError
 from service.inference.tokenizing import PART_CHARACTERS, TextReader, characters, parts

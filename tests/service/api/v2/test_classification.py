@@ -10,8 +10,8 @@ from hypothesis.extra import numpy as arrays_of
 from infer_messages import card_of, message_of, property_test, read_answer
 from numpy.typing import NDArray
 
-from models.card import ModelCard
-from models.tensor_spec import NUMPY_DTYPES, Datatype
+from models.kinds.tensor_spec import NUMPY_DTYPES, Datatype
+from models.package.card import ModelCard
 from service.api.v2.classification import classes
 from service.api.v2.codec import decode, encode
 from service.errors import BadInputError

@@ -29,8 +29,8 @@ from infer_messages import (
 )
 from numpy.typing import NDArray
 
-from models.card import ModelCard
-from models.tensor_spec import NUMPY_DTYPES, Datatype
+from models.kinds.tensor_spec import NUMPY_DTYPES, Datatype
+from models.package.card import ModelCard
 from service.api.v2.codec import BULKY_BYTES, InferRequest, decode, encode, is_bulky
 from service.errors import BadInputError
 

@@ -10,8 +10,8 @@ from gated import Gated
 from infer_messages import card_of
 from tiny import write_tiny
 
-from models.card import ModelCard
-from models.package import ModelPackage
+from models.package.card import ModelCard
+from models.package.model_package import ModelPackage
 from service.api.v2.metadata import (
     model_configuration,
     model_metadata,

@@ -17,7 +17,7 @@ from onnx import TensorProto, helper
 from small_packages import onnx_file
 from tiny import write_tiny
 
-from models.add import add
+from models.adding.add import add
 from service.api.state import ServiceState
 from service.api.v2 import routes
 from service.api.v2.routes import ROUTES, OpenInference, split

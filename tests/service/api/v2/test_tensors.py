@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays_of
 from infer_messages import IN_JSON, property_test
 
-from models.tensor_spec import NUMPY_DTYPES, Datatype, TensorSpec
+from models.kinds.tensor_spec import NUMPY_DTYPES, Datatype, TensorSpec
 from service.api.v2.tensors import check_shape, from_bytes, from_json
 from service.api.v2.texts import to_bytes
 from service.errors import BadInputError

@@ -18,7 +18,7 @@ from infer_messages import (
     same_values,
 )
 
-from models.tensor_spec import TensorSpec
+from models.kinds.tensor_spec import TensorSpec
 from service.api.v2.codec import decode, encode, is_bulky, is_long
 from service.api.v2.metadata import _configured
 from service.api.v2.texts import texts_from_bytes

@@ -1,0 +1,1 @@
+"""A network of any origin becomes a package."""

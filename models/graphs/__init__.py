@@ -1,0 +1,1 @@
+"""What an ONNX graph does to the rows of a batch, read from the graph."""

@@ -1,0 +1,1 @@
+"""What inputs and outputs mean, as a card declares it: rows, texts, pictures, tables, labels."""

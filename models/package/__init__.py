@@ -1,0 +1,1 @@
+"""One model package and the repository of packages: card, files, page, signature."""

@@ -1,0 +1,1 @@
+"""The checks of a network that is added: each compares outputs with expected ones."""

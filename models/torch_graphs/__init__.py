@@ -1,0 +1,1 @@
+"""What a file of torch does to the rows of a batch, read from its graph."""

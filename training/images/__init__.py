@@ -1,0 +1,1 @@
+"""`fit --images`: a network for the pictures in a folder."""

@@ -1,0 +1,1 @@
+"""`fit --table`: a network for the columns of a table."""

@@ -1,0 +1,1 @@
+"""`fit --track`: the epochs of a run, for other tools."""
