@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from pydantic import TypeAdapter
 from typer.testing import CliRunner
 
+import training.recipe
 from models.package.card import FitRecord
 from training.datasets import Dataset
 from training.hyperparameters import (
@@ -157,7 +158,7 @@ def test_every_hyperparameter_of_the_command_line_is_passed_to_the_run(
     loaded = moons if kind is ColumnHyperparameters else few_digits
     with (
         patch.object(command_line, "run_recipe", run),
-        patch.object(command_line, "load", lambda name, folder: loaded),
+        patch.object(training.recipe, "load", lambda name, folder: loaded),
     ):
         result = CliRunner().invoke(command_line.app, arguments)
     assert isinstance(result.exception, Reached), result.output
