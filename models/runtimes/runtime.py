@@ -6,6 +6,7 @@ Runtime need not install torch (`models.runtimes.torch_runtimes`).
 
 import re
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any, NamedTuple, Protocol
 
 from numpy.typing import NDArray
@@ -213,12 +214,12 @@ class OnnxRuntime:
         if self._tells_subnormals:  # the C library's functions do not take them for zero
             inputs = {name: without_subnormals(array) for name, array in inputs.items()}
         try:
-            if self._arena is None:
-                with self._flush_to_zero:
+            with self._flush_to_zero:
+                if self._arena is None:
                     results = self._run(self._names, dict(inputs))
-            else:
-                with self._arena.computing(), self._flush_to_zero:
-                    results = self._run(self._names, dict(inputs), run_options())
+                else:
+                    run = partial(self._run, self._names, dict(inputs), run_options())
+                    results = self._arena.compute(run)
         except MemoryError:
             raise
         except Exception as error:

@@ -10,7 +10,9 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import onnx
 import onnxruntime
+import psutil
 import pytest
 import torch
 from attention import rows_of, write_attention
@@ -24,6 +26,7 @@ from torch import Tensor, nn
 from models.adding.add import add
 from models.package.model_package import ModelPackage, write_package
 from models.runtimes import arena
+from models.runtimes.runtime import OnnxRuntime
 from models.sources.max_length import MaxLength
 from service.errors import BadInputError, BodyTooLargeError, ComputeMemoryError
 from service.inference.placement import Placement, limit_memory, place
@@ -158,6 +161,32 @@ async def test_a_request_that_may_fit_later_gets_503(old: ModelPackage) -> None:
     with pytest.raises(BodyTooLargeError):
         await ask(predictor, rows_of(10_000))
     await predictor.close()
+
+
+def test_the_memory_of_a_large_request_is_returned() -> None:
+    """The output lies in the block that the largest tensor took, which was kept therefore."""
+    nodes = [
+        helper.make_node("ReduceMax", ["n"], ["end"], keepdims=0),
+        helper.make_node("Range", ["zero", "end", "one"], ["numbers"]),
+        helper.make_node("ReduceSum", ["numbers"], ["sum"], keepdims=0),
+        helper.make_node("Add", ["n", "sum"], ["y"]),
+    ]
+    n = [("n", TensorProto.INT64, ["batch", 1])]
+    y = [("y", TensorProto.INT64, ["batch", 1])]
+    content = onnx_file(nodes, n, y, zero=np.array(0), one=np.array(1))
+    limit_memory("onnx", 2**30)
+    network = OnnxRuntime(content, threads=1, bounded=True)
+    process = psutil.Process()
+    before = process.memory_info().rss
+    response = network({"n": np.array([[40_000_000]])})
+    assert process.memory_info().rss - before < 32 * 2**20, "the computation took 320 MB"
+    assert response["y"] == 40_000_000 + 40_000_000 * 39_999_999 // 2
+
+
+def test_the_file_that_the_arena_runs_is_an_identity() -> None:
+    onnx.checker.check_model(arena._IDENTITY, full_check=True)
+    model = onnx.load_from_string(arena._IDENTITY)
+    assert [node.op_type for node in model.graph.node] == ["Identity"]
 
 
 async def test_values_that_ask_for_much_memory_fail_alone(tmp_path: Path) -> None:
