@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import lru_cache, partial
 
@@ -53,6 +54,9 @@ from service.json_body import Body, parse_json
 from service.processes.jobs import LARGE_BYTES, run_job, whole
 from service.settings import Settings, settings_of
 from service.telemetry.request_context import RequestContext, current_request
+
+# Copies release the GIL. More threads would take the cores from the event loop.
+_tensors = ThreadPoolExecutor(1, "tensors")
 
 PREFIX = "/v2"
 INFER = "/models/{model}/infer"
@@ -301,7 +305,9 @@ async def _write_long(
 ) -> Reply:
     """Return a response whose JSON is written in another process, or its tensors on a thread."""
     if not is_long(request, outputs):
-        return _reply(await asyncio.to_thread(encode, card, request, outputs), context)
+        loop = asyncio.get_running_loop()
+        encoded = await loop.run_in_executor(_tensors, encode, card, request, outputs)
+        return _reply(encoded, context)
     return _reply(await run_job(context.caller, encode_long, card, request, outputs), context)
 
 

@@ -3,6 +3,8 @@
 import copy
 import json
 import re
+import threading
+import time
 import tracemalloc
 import warnings
 from collections.abc import Iterator
@@ -117,6 +119,31 @@ def test_large_binary_tensors_are_bulky_and_arrive_whole() -> None:
     assert not is_bulky(request, outputs_of(2))
     answered = read_answer(*encode(PLANE, request, outputs))
     assert answered.outputs["p"].tobytes() == outputs["p"].tobytes()
+
+
+def test_other_threads_run_while_large_binary_tensors_are_copied() -> None:
+    """A lock held for the copy would hold the event loop for as long."""
+    request = decode(
+        PLANE, *one_row_request(outputs=[{"name": "p", "parameters": {"binary_data": True}}]).wire()
+    )
+    outputs = outputs_of(10_000_000)
+    seconds = 0.0
+
+    def write() -> None:
+        nonlocal seconds
+        time.sleep(0.01)  # until the other thread waits
+        start = time.perf_counter()
+        encode(PLANE, request, outputs)
+        seconds = time.perf_counter() - start
+
+    writing = threading.Thread(target=write)
+    writing.start()
+    longest = 0.0
+    while writing.is_alive():
+        before = time.perf_counter()
+        time.sleep(0.0005)
+        longest = max(longest, time.perf_counter() - before)
+    assert longest < seconds / 2
 
 
 def test_half_precision_is_written_with_all_its_digits() -> None:
