@@ -14,6 +14,7 @@ from exported_networks import Added
 from live_server import serving, temporary_home
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
+from small_packages import bfloat16_onnx
 
 from models.adding.add import add
 from models.kinds.tensor_spec import NUMPY_DTYPES
@@ -55,18 +56,9 @@ def beside(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def brain(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A package that doubles numbers of BF16."""
     folder = tmp_path_factory.mktemp("brain")
-    kind = TensorProto.BFLOAT16
-    nodes = [
-        helper.make_node("Cast", ["x"], ["single"], to=TensorProto.FLOAT),
-        helper.make_node("Add", ["single", "single"], ["twice"]),
-        helper.make_node("Cast", ["twice"], ["y"], to=kind),
-    ]
-    x = helper.make_tensor_value_info("x", kind, ["batch", 2])
-    y = helper.make_tensor_value_info("y", kind, ["batch", 2])
-    graph = helper.make_graph(nodes, "g", [x], [y])
-    opsets = [helper.make_opsetid("", 18)]
-    onnx.save(helper.make_model(graph, opset_imports=opsets, ir_version=10), folder / "net.onnx")
-    return add(folder / "added", "brain", folder / "net.onnx").path.parent
+    file = folder / "net.onnx"
+    file.write_bytes(bfloat16_onnx())
+    return add(folder / "added", "brain", file).path.parent
 
 
 @pytest.fixture(scope="module")

@@ -19,6 +19,7 @@ from browser import Visitor, opened
 from live_server import BIN, Server, serving, temporary_home
 from onnx import TensorProto, helper
 from playwright.sync_api import Locator, Page, expect
+from small_packages import bfloat16_onnx
 
 from models.__main__ import main
 from models.package.card import ModelCard
@@ -41,7 +42,7 @@ def network(path: Path, operator: str, name: str, width: int | str) -> Path:
 
 @pytest.fixture(scope="module")
 def added(root: Path, shipped: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    """A server of two added networks with hostile names, and a broken package."""
+    """A server of two added networks with hostile names, one of BF16, and a broken package."""
     folder = tmp_path_factory.mktemp("networks")
     packages = folder / "packages"
     for name, operator, tensor, width, labels in (
@@ -51,6 +52,9 @@ def added(root: Path, shipped: Path, tmp_path_factory: pytest.TempPathFactory) -
         file = network(folder / f"{name}.onnx", operator, tensor, width)
         options = ["--onnx", str(file), "--repository", str(packages), *labels]
         assert main(["add", name, *options]) == 0
+    brain = folder / "brain.onnx"
+    brain.write_bytes(bfloat16_onnx())
+    assert main(["add", "brain", "--onnx", str(brain), "--repository", str(packages)]) == 0
     shutil.copytree(shipped / "moons-linear", packages / "broken")
     settings = {"FITSERVE_MODEL_REPOSITORY": str(packages)}
     with temporary_home() as home, serving(home, root, settings=settings) as server:
@@ -283,7 +287,7 @@ def test_an_unavailable_package_is_shown_with_its_reason(visitor: Visitor, added
     page = opened(visitor, added, "networks")
     reason = httpx.get(f"{added.url}/models").json()["refused"]["broken"]
     expect(page.locator("#refused")).to_contain_text(f"broken: {reason}")
-    expect(page.locator("#network-list a")).to_have_count(2)
+    expect(page.locator("#network-list a")).to_have_count(3)
 
 
 def test_a_dimension_of_any_size_has_a_field(visitor: Visitor, added: Server) -> None:
@@ -347,6 +351,20 @@ def test_the_snippets_give_the_response_of_the_form(
         values = [float(text) for text in re.findall(r"-?\d[\d.e+-]*", text)]
         (output,) = expected
         assert values == pytest.approx(output["data"], abs=1e-4)
+
+
+def test_a_network_of_bfloat16_is_asked_in_binary(visitor: Visitor, added: Server) -> None:
+    page = opened(visitor, added, "networks/brain")
+    filled(page, "x", "own")
+    page.get_by_label("x as JSON").fill("[[0.1, -3]]")
+    page.get_by_role("button", name="Predict").click()
+    answered = page.locator("#network form.try .outputs")
+    expect(answered).to_contain_text("BF16 [1, 2]")
+    expect(answered).to_contain_text("0.2001953")  # 0.1 is 0.10009765625 in BF16
+    expect(answered).to_contain_text("-6")
+    expect(page.locator(".paste").get_by_role("button", name="curl")).to_have_count(0)
+    if CLIENTS.exists():
+        assert re.search(r"0\.2001\d* +-6", run(CLIENTS, "-c", snippet(page, "tritonclient")))
 
 
 def test_a_snippet_of_several_inputs_is_complete_at_any_size(page: Page) -> None:

@@ -117,6 +117,17 @@ def onnx_file(
     return model.SerializeToString()
 
 
+def bfloat16_onnx() -> bytes:
+    """Return a graph that doubles pairs of numbers of BF16."""
+    kind = TensorProto.BFLOAT16
+    nodes = [
+        helper.make_node("Cast", ["x"], ["single"], to=TensorProto.FLOAT),
+        helper.make_node("Add", ["single", "single"], ["twice"]),
+        helper.make_node("Cast", ["twice"], ["y"], to=kind),
+    ]
+    return onnx_file(nodes, [("x", kind, ["batch", 2])], [("y", kind, ["batch", 2])])
+
+
 def blot_onnx(module: nn.Module) -> bytes:
     """Return the weights of a `Blot` as ONNX."""
     return onnx_file(

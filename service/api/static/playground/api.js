@@ -54,6 +54,10 @@ export async function postJson(path, content) {
   return (await ask(path, { method: "POST", headers, body: JSON.stringify(content) })).json();
 }
 
+export function postBytes(path, body, headers) {
+  return ask(path, { method: "POST", headers: { "Content-Type": "application/octet-stream", ...headers }, body });
+}
+
 export async function postForm(path, form) {
   return (await ask(path, { method: "POST", body: form })).json();
 }

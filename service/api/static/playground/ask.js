@@ -5,7 +5,7 @@
 
 import { newest, postForm, postJson, reason } from "./api.js";
 import { bars, fill, make, table, takeFiles } from "./dom.js";
-import { sizeOf } from "./tensors.js";
+import { isFloat, sizeOf } from "./tensors.js";
 
 const MAX_FIELDS = 32;
 const MAX_BARS = 10;
@@ -133,7 +133,7 @@ function field(spec, name, example) {
     return { element: make("label", {}, box, ` ${name}`), value: () => box.checked };
   }
   if (spec.datatype === "BYTES") return textField(name, example);
-  const whole = !spec.datatype.startsWith("FP");
+  const whole = !isFloat(spec);
   const bound = (value) => (spec.enforced ? value : null);
   const number = make("input", {
     type: "number",

@@ -1,7 +1,8 @@
 /** Now: live charts of the last minute from the metrics; and a burst of requests, with its batches. */
 
-import { getJson, getText, postJson, reason, whenBack } from "./api.js";
+import { getJson, getText, reason, whenBack } from "./api.js";
 import { bars, fill, make, part } from "./dom.js";
+import { infer, pathOf } from "./infer.js";
 import { between, countIn, histogram, parse, quantile, total } from "./prometheus.js";
 import { sparkline } from "./sparkline.js";
 import { exampleOf } from "./tensors.js";
@@ -173,7 +174,6 @@ async function batchesOf(model) {
 
 /** Send all requests at once; return the seconds of each, and the messages of failures by status. */
 async function send(card, onAnswer) {
-  const path = `v2/models/${card.name}/infer`;
   const inputs = exampleOf(card);
   const errors = new Map();
   performance.clearResourceTimings();
@@ -181,7 +181,7 @@ async function send(card, onAnswer) {
   const started = performance.now();
   async function one() {
     try {
-      await postJson(path, { inputs });
+      await infer(card, inputs);
     } catch (error) {
       errors.set(error.status, [...(errors.get(error.status) ?? []), error.message]);
     }
@@ -191,7 +191,7 @@ async function send(card, onAnswer) {
   const seconds = (performance.now() - started) / 1000;
   // Without the wait for a connection in the browser.
   const latencies = performance
-    .getEntriesByName(new URL(path, document.baseURI).href)
+    .getEntriesByName(new URL(pathOf(card), document.baseURI).href)
     .filter((entry) => entry.requestStart > 0)
     .map((entry) => (entry.responseEnd - entry.requestStart) / 1000)
     .sort((a, b) => a - b);

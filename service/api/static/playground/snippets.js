@@ -1,6 +1,6 @@
 /** The request of the form as code: for a shell, Python and tritonclient. Pure functions. */
 
-import { sizeOf } from "./tensors.js";
+import { isBfloat16, isBinary, sizeOf } from "./tensors.js";
 
 /** The most numbers written into the code; more are replaced by zeros. */
 export const MOST = 64;
@@ -22,9 +22,10 @@ const isZero = ({ data }) => data.flat(Infinity).every((value) => !value);
  * @param card of the model.
  * @param tensors `{ name, shape, datatype, data }` of each input, the data flat or nested.
  * @param keyed whether requests need an API key, read from the variable KEY.
- * @returns `[[language, text], …]`.
+ * @returns `[[language, text], …]`; tritonclient alone for tensors that JSON cannot have.
  */
 export function snippets(base, card, tensors, keyed) {
+  if (isBinary(card)) return [["tritonclient", triton(base, card, tensors, keyed)]];
   const url = new URL(`v2/models/${card.name}/infer`, base).href;
   return [
     ["curl", curl(url, tensors, keyed)],
@@ -81,7 +82,7 @@ function triton(base, card, tensors, keyed) {
   const address = literal(host + pathname.replace(/\/$/, "")) + (protocol === "https:" ? ", ssl=True" : "");
   const made = tensors.flatMap((tensor, index) => {
     const { name, shape, datatype, data } = tensor;
-    const [sizes, dtype] = [literal(shape), `np.${NUMPY[datatype]}`];
+    const [sizes, dtype] = [literal(shape), isBfloat16(tensor) ? "ml_dtypes.bfloat16" : `np.${NUMPY[datatype]}`];
     const array = isShort(tensor)
       ? `np.array(${literal(data)}, ${dtype}).reshape(${sizes})`
       : `np.full(${sizes}, ${zeroOf(tensor)}, ${dtype})`;
@@ -92,6 +93,7 @@ function triton(base, card, tensors, keyed) {
   });
   return [
     ...(keyed ? ["import os", ""] : []),
+    ...(tensors.some(isBfloat16) ? ["import ml_dtypes"] : []),
     "import numpy as np",
     "import tritonclient.http as triton",
     "",

@@ -8,6 +8,13 @@ export const WAYS = [
   ["own", "my own numbers"],
 ];
 
+export const isBfloat16 = ({ datatype }) => datatype === "BF16";
+
+export const isFloat = (spec) => spec.datatype.startsWith("FP") || isBfloat16(spec);
+
+/** Whether a network has a tensor that JSON cannot have. */
+export const isBinary = (card) => [...card.inputs, ...card.outputs].some(isBfloat16);
+
 export const sizeOf = (shape) => shape.reduce((product, size) => product * size, 1);
 
 /** The shape of an input for `rows` rows; `sizes` are for the dimensions of variable size. */
@@ -36,13 +43,14 @@ export function exampleOf(card) {
 }
 
 /** In the card's range; otherwise from a standard normal distribution, or 0 to 9. Texts are such a number. */
-function randomOf({ datatype, minimum, maximum }) {
+function randomOf(spec) {
+  const { datatype, minimum, maximum } = spec;
   if (datatype === "BOOL") return Math.random() < 0.5;
   if (datatype === "BYTES") return String(Math.floor(10 * Math.random()));
   const [least, most] = [minimum ?? -Infinity, maximum ?? Infinity];
   const stated = Number.isFinite(most - least);
   let value;
-  if (datatype.startsWith("FP")) {
+  if (isFloat(spec)) {
     const normal = Math.sqrt(-2 * Math.log(1 - Math.random())) * Math.cos(2 * Math.PI * Math.random());
     value = Number((stated ? least + Math.random() * (most - least) : normal).toPrecision(4));
   } else {

@@ -1,7 +1,8 @@
 /** A form for a card's inputs, with the response, and the request as code. */
 
-import { hasKey, postJson } from "./api.js";
+import { hasKey } from "./api.js";
 import { bars, fill, make, showPixels, table } from "./dom.js";
+import { infer } from "./infer.js";
 import { MOST, areExact, snippets } from "./snippets.js";
 import { WAYS, shapeOf, sizeOf, valuesOf } from "./tensors.js";
 
@@ -33,9 +34,9 @@ export function tryIt(card) {
     try {
       const tensors = inputs.map((input) => input.read());
       const started = performance.now();
-      const answer = await postJson(`v2/models/${card.name}/infer`, { inputs: tensors });
+      const answers = await infer(card, tensors);
       const taken = performance.now() - started;
-      outputs.replaceChildren(...answer.outputs.map((output, index) => shown(card.outputs[index], output)));
+      outputs.replaceChildren(...answers.map((output, index) => shown(card.outputs[index], output)));
       said.textContent = `Answered in ${taken.toFixed(1)} ms.`;
     } catch (error) {
       trouble.textContent = error.message;
