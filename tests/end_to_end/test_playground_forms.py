@@ -122,6 +122,26 @@ def test_several_labels_are_answered(visitor: Visitor, forms: Server) -> None:
     expect(form.locator(".answer-text")).to_have_text("no label")
 
 
+def test_a_pair_of_texts_is_sent_by_its_names(visitor: Visitor, forms: Server) -> None:
+    page, _ = form_of(visitor, forms, "genres")
+    page.evaluate(
+        """async () => {
+            const { askForm } = await import("./playground/ask.js");
+            const text = { example: ["a question", "an answer"], max_tokens: 64 };
+            const card = { name: "pairs", text, inputs: [{ shape: [-1, -1] }] };
+            document.body.replaceChildren(askForm(card));
+        }"""
+    )
+    page.route("**/models/pairs/predict", lambda route: route.fulfill(json={"predictions": [0.5]}))
+    page.get_by_label("The first text").fill("Who sat?")
+    page.get_by_label("The second text").fill("The cat sat.")
+    with page.expect_request("**/models/pairs/predict") as asked:
+        page.get_by_role("button", name="Ask").click()
+    assert asked.value.post_data_json == {
+        "instances": [{"text": "Who sat?", "text_pair": "The cat sat."}]
+    }
+
+
 def test_a_request_chooses_its_labels(forms: Server) -> None:
     body = {"instances": [[2, -2, 1]], "parameters": {"top": 1}}
     answer = httpx.post(f"{forms.url}/models/genres/predict", json=body).json()

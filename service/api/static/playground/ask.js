@@ -70,11 +70,13 @@ function pictureForm(card, ask) {
 // Texts: a row is one, or a pair of them.
 
 function textForm(card, ask) {
-  const fields = [card.text.example].flat().map((example) => textField("The text", example));
+  const examples = [card.text.example].flat();
+  const names = examples.length === 1 ? ["The text"] : ["The first text", "The second text"];
+  const fields = examples.map((example, at) => textField(names[at], example));
 
   function askNow() {
-    const texts = fields.map(({ value }) => value());
-    return ask(askRow(card, texts.length === 1 ? texts[0] : texts));
+    const [text, pair] = fields.map(({ value }) => value());
+    return ask(askRow(card, pair === undefined ? text : { text, text_pair: pair }));
   }
 
   const form = formOf(fields, askNow);
