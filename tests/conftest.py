@@ -31,6 +31,32 @@ SHIPPED = (
 )
 
 
+SLOW_FILES = {
+    "fitserve": "libraries pictures saving sources",
+    "models": "interrupts models_program",
+    "models/adding": "add empty_dimensions weights_beside",
+    "models/graphs": "half_precision row_dependence text_networks vector_tails",
+    "models/kinds": "answers labels layouts split_rows table_columns",
+    "models/proofs": "small_outputs",
+    "models/runtimes": "bfloat16",
+    "models/sources": "free_sizes max_length",
+    "models/torch_graphs": "programs script_mixing",
+    "service": "parent_watch",
+    "service/batching": "fairness",
+    "service/http": "body",
+    "service/inference": (
+        "busy_polling placement signed_packages timings_cache unused_runtimes watchdog"
+    ),
+    "training": "export own_recipe runs snapshots training_cli",
+    "training/images": "image_folder",
+    "training/recipes": "fashion logic names recipes",
+    "training/reports": "plots",
+    "training/tables": "table_command",
+    "training/tracking": "tracking",
+    "training/tuning": "tuning",
+}
+"""By their folder. A name stands for each that begins with it."""
+
 MARKED_FILES = {
     "e2e": (
         *("end_to_end/", "own/", "fitserve/test_pictures.py"),
@@ -39,27 +65,11 @@ MARKED_FILES = {
     "clients": ("end_to_end/test_clients.py",),
     "slow": (
         *("benchmarks/", "deploy/", "own/"),
-        *("fitserve/test_libraries.py", "fitserve/test_pictures.py"),
-        *("fitserve/test_saving.py", "fitserve/test_sources.py"),
-        *("models/test_add.py", "models/test_add_advice.py", "models/test_answers.py"),
-        *("models/test_bfloat16.py", "models/test_empty_dimensions.py"),
-        *("models/test_free_sizes.py", "models/test_half_precision.py"),
-        *("models/test_interrupts.py", "models/test_labels.py", "models/test_layouts.py"),
-        *("models/test_max_length.py", "models/test_models_program.py", "models/test_programs.py"),
-        *("models/test_row_dependence.py", "models/test_script_mixing.py"),
-        *("models/test_small_outputs.py", "models/test_split_rows.py"),
-        *("models/test_table_columns.py", "models/test_text_networks.py"),
-        *("models/test_vector_tails.py", "models/test_weights_beside.py"),
-        *("service/http/test_body.py", "service/test_parent_watch.py"),
-        *("service/batching/test_fairness.py", "service/inference/test_busy_polling.py"),
-        *("service/inference/test_placement", "service/inference/test_signed_packages.py"),
-        *("service/inference/test_timings_cache.py", "service/inference/test_unused_runtimes.py"),
-        "service/inference/test_watchdog.py",
-        *("training/test_export.py", "training/test_fashion.py", "training/test_image_folder.py"),
-        *("training/test_logic.py", "training/test_names.py", "training/test_own_recipe.py"),
-        *("training/test_plots.py", "training/test_recipes.py", "training/test_runs.py"),
-        *("training/test_snapshots.py", "training/test_table_command.py"),
-        *("training/test_tracking.py", "training/test_training_cli.py", "training/test_tuning.py"),
+        *(
+            f"{folder}/test_{name}"
+            for folder, names in SLOW_FILES.items()
+            for name in names.split()
+        ),
     ),
 }
 """The tests of these files get the marker; each other slow test has it in its own file."""

@@ -13,7 +13,7 @@ from training.datasets.flights import flights
 from training.datasets.table import TableDataset
 from training.recipes.flights import flights_mlp
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 
 
 @pytest.fixture(scope="module")

@@ -29,7 +29,7 @@ from models.runtimes.runtime import OnnxRuntime
 from models.runtimes.torch_runtimes import TorchScriptRuntime
 
 RUNTIMES: tuple[RuntimeName, ...] = ("onnx", "torchscript")
-REPOSITORY_ROOT = Path(__file__).parents[2]
+REPOSITORY_ROOT = Path(__file__).parents[3]
 
 
 @contextmanager

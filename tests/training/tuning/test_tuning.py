@@ -31,7 +31,7 @@ from waiting import wait_until  # noqa: E402
 from training.tuning.search_space import search_space  # noqa: E402
 from training.tuning.study import Search, open_study, run_trials, started_trials  # noqa: E402
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 LINE = RECIPES["curve-linear"]
 DONE = (TrialState.COMPLETE, TrialState.PRUNED)
 

@@ -235,7 +235,7 @@ def test_the_fitted_curve_is_drawn_at_the_network_s_outputs(curve: Dataset) -> N
 
 def test_the_pictures_have_the_colours_of_the_page() -> None:
     style = (
-        Path(__file__).parents[2] / "service" / "api" / "static" / "playground" / "style.css"
+        Path(__file__).parents[3] / "service" / "api" / "static" / "playground" / "style.css"
     ).read_text()
     light = dict(re.findall(r"--([a-z]+): (#[0-9a-f]{6})", style.partition("@media")[0]))
     assert {name: light[name] for name in ("ink", "blue", "orange", "grey")} == {

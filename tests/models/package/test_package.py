@@ -480,7 +480,7 @@ def test_exactly_one_of_several_processes_writes_a_version(
     writers = [
         subprocess.Popen(
             [sys.executable, "-c", code, str(blot.path), str(tmp_path), str(writer)],
-            cwd=Path(__file__).parents[2],
+            cwd=Path(__file__).parents[3],
             stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
         )
         for writer in range(3)

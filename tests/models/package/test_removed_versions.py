@@ -9,7 +9,7 @@ import pytest
 from models.__main__ import main
 from models.package.repository import ModelRepository
 
-SHIPPED = Path(__file__).parents[2] / "models"
+SHIPPED = Path(__file__).parents[3] / "models"
 
 
 @pytest.fixture
