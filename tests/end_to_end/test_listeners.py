@@ -62,14 +62,13 @@ def tree(root: Path, tmp_path: Path) -> Path:
     """A copy of the service, whose files the test may change; with one small network."""
     write_sound(tmp_path / "repository", "sound")
     tree = tmp_path / "tree"
-    for name in ("service", "models/__init__.py", "bentofile.yaml", "README.md"):
-        if (root / name).is_dir():
-            shutil.copytree(root / name, tree / name)
-        else:
-            (tree / name).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copy(root / name, tree / name)
-    for file in (root / "models").glob("*.py"):
-        shutil.copy(file, tree / "models")
+    shutil.copytree(root / "service", tree / "service")
+    for name in ("bentofile.yaml", "README.md"):
+        shutil.copy(root / name, tree)
+    for source in (root / "models").rglob("*.py"):  # the packages in models/ stay where they are
+        copy = tree / source.relative_to(root)
+        copy.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(source, copy)
     return tree
 
 
