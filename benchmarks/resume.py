@@ -43,7 +43,9 @@ class Fit(NamedTuple):
         ]  # fmt: skip
         # TorchScript writes the constants of a layer in the order of a set of strings.
         environment = dict(os.environ, OMP_NUM_THREADS="1", PYTHONHASHSEED="0")
-        return subprocess.Popen(command, env=environment, stderr=subprocess.DEVNULL)
+        return subprocess.Popen(
+            command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        )
 
     def complete(self, *more: str) -> None:
         """Run the fit to its end."""
