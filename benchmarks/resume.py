@@ -1,7 +1,9 @@
 """Kills fits at random moments, resumes them, and compares their files with an undisturbed fit.
 
-Prints a row for each killed fit: when it was killed, how far its snapshot was, and whether the
-resumed fit wrote the same files, byte for byte. The exit status is 1 if one did not.
+Every second fit is killed while it writes a snapshot, if it still writes one after the moment.
+Prints a row for each killed fit: when it was killed, how far its snapshot was, whether it left a
+partly written one, and whether the resumed fit wrote the same files, byte for byte. The exit
+status is 1 if one did not.
 """
 
 import argparse
@@ -41,7 +43,9 @@ class Fit(NamedTuple):
         ]  # fmt: skip
         # TorchScript writes the constants of a layer in the order of a set of strings.
         environment = dict(os.environ, OMP_NUM_THREADS="1", PYTHONHASHSEED="0")
-        return subprocess.Popen(command, env=environment, stderr=subprocess.DEVNULL)
+        return subprocess.Popen(
+            command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        )
 
     def complete(self, *more: str) -> None:
         """Run the fit to its end."""
@@ -68,17 +72,28 @@ class Fit(NamedTuple):
             return "complete"
         return f"epoch {len(state['epochs']) + 1}, batch {state['batches']}"
 
+    def writes(self) -> bool:
+        """Whether a snapshot is partly written."""
+        return bool(list((self.repository / ".checkpoints" / self.recipe).glob(".*-*")))
 
-def kill(fit: Fit, moment: float) -> str:
-    """Start a fit, kill it `moment` seconds after its first snapshot; return how far it was."""
+
+def kill(fit: Fit, moment: float, *, in_write: bool) -> str:
+    """Start a fit, kill it `moment` seconds after its first snapshot; return how far it was.
+
+    With `in_write`, the kill waits for the next snapshot to be partly written.
+    """
     process = fit.start()
     folder = fit.repository / ".checkpoints" / fit.recipe
     while process.poll() is None and not list(folder.glob("*.safetensors")):
         time.sleep(0.01)
     time.sleep(moment)
+    while in_write and process.poll() is None and not fit.writes():
+        pass  # a write takes milliseconds
     process.kill()
     process.wait()
-    return fit.progress() if folder.exists() else "its package was written"
+    if not folder.exists():
+        return "its package was written"
+    return fit.progress() + (", in a write" if fit.writes() else "")
 
 
 def training_seconds(fit: Fit) -> float:
@@ -101,7 +116,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     moments = random.Random(0)  # noqa: S311 - moments, no secrets
     different = 0
-    print("recipe      killed after  snapshot                  files")
+    print("recipe      killed after  snapshot                         files")
     for recipe in RUNS:
         with tempfile.TemporaryDirectory() as folder:
             undisturbed = Fit(recipe, Path(folder, "undisturbed"))
@@ -110,13 +125,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
             for number in range(options.kills):
                 fit = Fit(recipe, Path(folder, str(number)))
                 moment = moments.uniform(0, longest)
-                how_far = kill(fit, moment)
+                how_far = kill(fit, moment, in_write=number % 2 == 1)
                 if (fit.repository / ".checkpoints" / recipe).exists():
                     fit.complete("--resume")
                 same = fit.files() == expected
                 different += not same
                 files = "same" if same else "DIFFERENT"
-                print(f"{recipe:10}  {moment:10.2f} s  {how_far:24}  {files}")
+                print(f"{recipe:10}  {moment:10.2f} s  {how_far:31}  {files}", flush=True)
     return 1 if different else 0
 
 

@@ -18,19 +18,35 @@ from models.package.readme import headline
 from models.package.repository import SHIPPED, ModelRepository, default_repository
 from models.proofs.parity import ParityError
 from models.runtimes.devices import DeviceError
-from training.datasets import DATASETS, DOWNLOADS, DataError, Dataset, Task, load
+from training.datasets import DATASETS, DOWNLOADS, DataError, Dataset, load
 from training.evaluation import NotFiniteError
 from training.export import ExportError, check_repository, export
 from training.hyperparameters import HyperparameterError, read_hyperparameters
-from training.images.command import SIZE, recipe_of_images
+from training.images.command import SIZE
 from training.loop import DivergedError, pick_device
+from training.own_data import (
+    SMALL,
+    ImagesOption,
+    LeaveOutOption,
+    NameOption,
+    NetworkOption,
+    OwnData,
+    PretrainedOption,
+    SizeOption,
+    SplitByOption,
+    TableOption,
+    TargetOption,
+    TaskOption,
+    TypeOption,
+    UnitOption,
+)
 from training.own_recipe import find_recipe
 from training.publishing import PublishError, check_data, check_result, write_checkpoint
 from training.recipe import Preset, Recipe, RecipeError
 from training.recipes import RECIPES
 from training.runs import RunResult, run_recipe
 from training.snapshots import SECONDS, SnapshotError, remove_snapshots, snapshots_of
-from training.tables.command import TableOptions, recipe_of_table, require_table
+from training.tables.command import TableOptions
 from training.tracking.trackers import TrackError, open_tracking
 from training.tuning.command import tune
 
@@ -154,57 +170,18 @@ def fit(
     snapshot_every: Annotated[
         float, typer.Option(min=0, help="seconds from one snapshot to the next")
     ] = SECONDS,
-    images: Annotated[
-        Path | None,
-        typer.Option(
-            help="learn from pictures: a folder for each class", rich_help_panel="Pictures"
-        ),
-    ] = None,
-    size: Annotated[
-        int,
-        typer.Option(min=8, max=1_024, help="height and width, pixels", rich_help_panel="Pictures"),
-    ] = SIZE,
-    network: Annotated[
-        str,
-        typer.Option(help="small, or a network of timm by name", rich_help_panel="Pictures"),
-    ] = "small",
-    pretrained: Annotated[
-        bool,
-        typer.Option("--pretrained", help="begin with timm's weights", rich_help_panel="Pictures"),
-    ] = False,
-    table: Annotated[
-        Path | None,
-        typer.Option(help="learn from a .csv or .parquet file", rich_help_panel="Tables"),
-    ] = None,
-    target: Annotated[
-        str | None, typer.Option(help="column to predict", rich_help_panel="Tables")
-    ] = None,
-    split_by: Annotated[
-        str | None,
-        typer.Option(
-            help="column by whose order, or groups of equal texts, rows are split; default: random",
-            rich_help_panel="Tables",
-        ),
-    ] = None,
-    task: Annotated[
-        Task | None, typer.Option(help="what the target is", rich_help_panel="Tables")
-    ] = None,
-    leave_out: Annotated[
-        list[str] | None,
-        typer.Option(help="column that is not used (repeatable)", rich_help_panel="Tables"),
-    ] = None,
-    column_type: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--type",
-            help="COLUMN=number|integer|boolean|category|date|datetime (repeatable)",
-            rich_help_panel="Tables",
-        ),
-    ] = None,
-    unit: Annotated[str, typer.Option(help="unit of the target", rich_help_panel="Tables")] = "",
-    name: Annotated[
-        str | None, typer.Option(help="name of the package; default: that of the folder or table")
-    ] = None,
+    images: ImagesOption = None,
+    size: SizeOption = SIZE,
+    network: NetworkOption = SMALL,
+    pretrained: PretrainedOption = False,
+    table: TableOption = None,
+    target: TargetOption = None,
+    split_by: SplitByOption = None,
+    task: TaskOption = None,
+    leave_out: LeaveOutOption = None,
+    column_type: TypeOption = None,
+    unit: UnitOption = "",
+    name: NameOption = None,
     set_values: Annotated[
         list[str] | None,
         typer.Option("--set", help="a hyperparameter of a recipe of your own, as NAME=VALUE"),
@@ -236,21 +213,16 @@ def fit(
         if hyperparameter_file:  # the options come before the file
             overrides = read_hyperparameters(hyperparameter_file) | overrides
         tracking = open_tracking(track or [])
-        options = TableOptions(
-            target=target, split_by=split_by, task=task, unit=unit,
-            leave_out=leave_out or [], types=column_type or [],
+        own = OwnData(
+            images=images, size=size, network=network, pretrained=pretrained, table=table,
+            options=TableOptions(
+                target=target, split_by=split_by, task=task, unit=unit,
+                leave_out=leave_out or [], types=column_type or [],
+            ),
+            name=name,
         )  # fmt: skip
-        require_table(options, table, [*(names or []), *(["--images"] if images else [])])
-        if table:
-            recipes = [recipe_of_table(table, options, name, console)]
-        elif images:
-            recipes = [
-                recipe_of_images(
-                    images, size=size, network=network, pretrained=pretrained, name=name
-                )
-            ]
-        else:
-            recipes = _recipes(list(RECIPES) if every else names or [])
+        chosen = own.recipe([*(names or []), *(["--all"] if every else [])], console)
+        recipes = [chosen] if chosen else _recipes(list(RECIPES) if every else names or [])
         hyperparameters = {
             recipe.name: recipe.hyperparameters(preset).override(overrides) for recipe in recipes
         }

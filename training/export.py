@@ -41,6 +41,8 @@ PARITY_ROWS = 10_000
 PARITY_NUMBERS = 8_388_608
 """The numbers of the inputs that the parity check computes one row at a time, for large rows."""
 MIN_PARITY_ROWS = 64
+MAX_LISTED_MODULES = 60
+"""A module of more, such as a ResNet of timm, is named in the card without its layers."""
 
 
 class ExportError(RuntimeError):
@@ -210,23 +212,32 @@ def _fit_record(result: RunResult) -> FitRecord:
 
 
 def _layers(network: nn.Module) -> str:
-    """Return the layers on one line, as `Linear(784, 512), ReLU`, without identity layers."""
+    """Return the layers on one line, as `Linear(784, 512), ReLU`, without identity layers.
 
-    def text_of(layer: nn.Module) -> str:
-        name = type(layer).__name__
-        match layer:
-            case nn.Linear():
-                return f"{name}({layer.in_features}, {layer.out_features})"
-            case nn.Conv2d():
-                size = "x".join(map(str, layer.kernel_size))
-                return f"{name}({layer.in_channels}, {layer.out_channels}, {size})"
-            case nn.Dropout():
-                return f"{name}({layer.p:g})"
-            case _:
-                return name
-
-    layers = network.children() if isinstance(network, nn.Sequential) else [network]
-    return ", ".join(text_of(layer) for layer in layers if not isinstance(layer, nn.Identity))
+    A module of modules is written with its layers, as `MirrorAveraged(Pixels, Flatten)`; a
+    sequence of layers as these alone.
+    """
+    name = type(network).__name__.removeprefix("_")
+    match network:
+        case nn.Linear():
+            return f"{name}({network.in_features}, {network.out_features})"
+        case nn.Conv2d():
+            size = "x".join(map(str, network.kernel_size))
+            return f"{name}({network.in_channels}, {network.out_channels}, {size})"
+        case nn.Embedding():
+            return f"{name}({network.num_embeddings}, {network.embedding_dim})"
+        case nn.LSTM():
+            return f"{name}({network.input_size}, {network.hidden_size})"
+        case nn.Dropout():
+            return f"{name}({network.p:g})"
+        case nn.Identity():
+            return ""
+    inside = ", ".join(text for layer in network.children() if (text := _layers(layer)))
+    if isinstance(network, nn.Sequential | nn.ModuleList):
+        return inside
+    if inside and sum(1 for _ in network.modules()) <= MAX_LISTED_MODULES:
+        return f"{name}({inside})"
+    return name
 
 
 def _machine(device: torch.device) -> str:

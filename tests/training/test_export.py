@@ -11,6 +11,7 @@ import numpy as np
 import onnx as onnx_format
 import pytest
 import torch
+from torch import nn
 
 import training.export
 import training.exported_files
@@ -22,9 +23,12 @@ from models.runtimes.loading import open_runtime
 from training import datasets
 from training.datasets import Dataset, Split
 from training.export import ExportError, export
+from training.networks.feedforward import MirrorAveraged, Pixels
+from training.networks.recurrent import NextToken
 from training.recipes import RECIPES
 from training.runs import RunResult, run_recipe
 from training.served import Served
+from training.tables.network import Categories
 
 CPU = torch.device("cpu")
 SEEDS = 2
@@ -209,6 +213,34 @@ def test_the_card_lists_the_layers(exported: tuple[RunResult, ModelPackage]) -> 
             "mnist-mlp": "Pixels, Flatten, Linear(784, 32), ReLU, Linear(32, 10)",
         }[package.card.name]
     )
+
+
+@pytest.mark.parametrize(
+    ("network", "text"),
+    [
+        (
+            MirrorAveraged(
+                nn.Sequential(Pixels(0.5, 0.5), nn.Sequential(nn.Linear(4, 2), nn.Identity()))
+            ),
+            "MirrorAveraged(Pixels, Linear(4, 2))",
+        ),
+        (
+            NextToken(28, 8, 16, 28, 0.5),
+            "NextToken(Embedding(28, 8), LSTM(8, 16), Dropout(0.5), Linear(16, 28))",
+        ),
+        (Categories([3, 9], 0.0), "Categories(Embedding(3, 3), Embedding(9, 5))"),
+        (
+            nn.Sequential(Pixels(0.5, 0.5), MirrorAveraged(nn.Sequential(nn.ReLU(), nn.Tanh()))),
+            "Pixels, MirrorAveraged(ReLU, Tanh)",
+        ),
+        (
+            MirrorAveraged(nn.Sequential(*(nn.ReLU() for _ in range(100)))),
+            "MirrorAveraged",
+        ),
+    ],
+)
+def test_the_layers_of_a_wrapped_network_are_listed(network: nn.Module, text: str) -> None:
+    assert training.export._layers(network) == text
 
 
 def test_the_card_has_the_metric_of_both_presets_over_all_seeds(

@@ -7,16 +7,36 @@ from typing import TYPE_CHECKING, Annotated
 
 import torch
 import typer
+from rich.console import Console
 
 from models.interrupts import INTERRUPTED
 from models.package.repository import SHIPPED
 from models.runtimes.devices import DeviceError
 from training.datasets import DATASETS, DOWNLOADS, DataError, load
 from training.hyperparameters import HyperparameterError
+from training.images.command import SIZE
 from training.loop import pick_device
+from training.own_data import (
+    SMALL,
+    ImagesOption,
+    LeaveOutOption,
+    NameOption,
+    NetworkOption,
+    OwnData,
+    PretrainedOption,
+    SizeOption,
+    SplitByOption,
+    TableOption,
+    TargetOption,
+    TaskOption,
+    TypeOption,
+    UnitOption,
+)
 from training.own_recipe import find_recipe
-from training.recipe import Preset, RecipeError
+from training.recipe import Preset, Recipe, RecipeError
+from training.recipes import RECIPES
 from training.snapshots import CHECKPOINT_FOLDER
+from training.tables.command import TableOptions
 
 if TYPE_CHECKING:
     from optuna.trial import FrozenTrial
@@ -25,7 +45,10 @@ if TYPE_CHECKING:
 
 
 def tune(
-    name: Annotated[str, typer.Argument(help="recipe: by name, or as path/file.py:NAME")],
+    recipe_name: Annotated[
+        str | None,
+        typer.Argument(metavar="[RECIPE]", help="recipe: by name, or as path/file.py:NAME"),
+    ] = None,
     *,
     trials: Annotated[
         int, typer.Option(min=1, help="trials that the study has in the end, of all processes")
@@ -59,6 +82,18 @@ def tune(
     ] = SHIPPED,
     device: Annotated[str | None, typer.Option(help="cpu, cuda or cuda:N")] = None,
     threads: Annotated[int | None, typer.Option(min=1, help="CPU threads")] = None,
+    images: ImagesOption = None,
+    size: SizeOption = SIZE,
+    network: NetworkOption = SMALL,
+    pretrained: PretrainedOption = False,
+    table: TableOption = None,
+    target: TargetOption = None,
+    split_by: SplitByOption = None,
+    task: TaskOption = None,
+    leave_out: LeaveOutOption = None,
+    column_type: TypeOption = None,
+    unit: UnitOption = "",
+    name: NameOption = None,
 ) -> None:
     """Search the hyperparameters of a recipe by the validation split.
 
@@ -81,8 +116,17 @@ def tune(
         _say("error: tune needs optuna 5 or later: pip install 'optuna>=5'")
         raise typer.Exit(1) from error
     interrupted = False
+    own = OwnData(
+        images=images, size=size, network=network, pretrained=pretrained, table=table,
+        options=TableOptions(
+            target=target, split_by=split_by, task=task, unit=unit,
+            leave_out=leave_out or [], types=column_type or [],
+        ),
+        name=name,
+    )  # fmt: skip
     try:
-        recipe = find_recipe(name)
+        named = [recipe_name] if recipe_name else []
+        recipe = own.recipe(named, Console(stderr=True)) or _recipe(recipe_name)
         source = load(data, data_dir) if data else recipe.load(data_dir)
         if data and not recipe.accepts(source):
             raise RecipeError(f"the recipe {recipe.name} cannot be trained on {source.name}")
@@ -114,7 +158,8 @@ def tune(
     for hyperparameter, value in result.values.items():
         typer.echo(f"  {hyperparameter}: {value}")
     typer.echo(f"what mattered: {result.picture or 'not known of fewer than 8 complete trials'}")
-    fit = ["python", "-m", "training", "fit", name, "--hyperparameters", str(result.file)]
+    fit = ["python", "-m", "training", "fit", *named, *own.arguments()]
+    fit += ["--hyperparameters", str(result.file)]
     options = {
         "--as": (preset, "default"),
         "--data": (data, None),
@@ -126,6 +171,14 @@ def tune(
     typer.echo(f"to train: {shlex.join(fit)}")
     if interrupted:
         raise typer.Exit(INTERRUPTED)
+
+
+def _recipe(name: str | None) -> Recipe:
+    if name is None:
+        raise RecipeError(
+            f"name a recipe, or give --images or --table; there are {', '.join(RECIPES)}"
+        )
+    return find_recipe(name)
 
 
 def _say(text: str) -> None:

@@ -163,3 +163,25 @@ def test_a_table_and_recipes_exclude_each_other(table: Path, tmp_path: Path) -> 
     result = fit(tmp_path / "models", "moons-linear", "--table", str(table), "--target", "sales")
     assert result.exit_code == 1
     assert "--table makes a recipe of its own: omit moons-linear" in result.output
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["moons-linear", "--images", "{}"], "--images makes a recipe of its own: omit moons-lin"),
+        (["--all", "--images", "{}"], "--images makes a recipe of its own: omit --all"),
+        (["--all", "--table", "{}/t.csv"], "--table makes a recipe of its own: omit --all"),
+        (["--images", "{}", "--table", "{}/t.csv"], "--table makes a recipe of its own: omit --im"),
+        (["moons-linear", "--size", "32"], "--size=32 needs --images"),
+        (["moons-linear", "--network", "resnet18"], "--network=resnet18 needs --images"),
+        (["moons-linear", "--pretrained"], "--pretrained needs --images"),
+        (["moons-linear", "--name", "mine"], "--name needs --images or --table"),
+    ],
+)
+def test_options_of_one_kind_of_data_are_not_ignored_beside_others(
+    tmp_path: Path, arguments: list[str], said: str
+) -> None:
+    result = fit(tmp_path / "models", *(text.format(tmp_path) for text in arguments))
+    assert result.exit_code == 1
+    assert said in " ".join(result.output.split())
+    assert not list((tmp_path / "models").glob("*/*"))

@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 from PIL import Image
 from typer.testing import CliRunner, Result
 
+from models.kinds.table_columns import CategoryColumn
 from models.package.repository import ModelRepository
 from training.command_line import app
 from training.datasets import Dataset, Split
@@ -26,6 +27,7 @@ from training.recipes import RECIPES
 optuna = pytest.importorskip("optuna", reason="needs optuna: pip install 'optuna>=5'")
 from optuna import Study  # noqa: E402
 from optuna.trial import TrialState  # noqa: E402
+from small_tables import write_shops  # noqa: E402
 from waiting import wait_until  # noqa: E402
 
 from training.tuning.search_space import search_space  # noqa: E402
@@ -154,6 +156,12 @@ def test_a_study_of_another_search_is_refused_with_what_differs(
     ("arguments", "message"),
     [
         (["nope"], "error: there is no recipe 'nope'; there are mnist-mlp"),
+        ([], "error: name a recipe, or give --images or --table; there are mnist-mlp"),
+        (["curve-linear", "--table", "{}/text"], "--table makes a recipe of its own: omit curve-"),
+        (["curve-linear", "--target", "y"], "--target needs --table"),
+        (["curve-linear", "--images", "{}"], "--images makes a recipe of its own: omit curve-"),
+        (["--images", "{}/nothing"], "error: there is no folder"),
+        (["--table", "{}/nothing.csv", "--target", "y"], "there is no such file"),
         (["curve-linear", "--as", "tutorial", "--only", "dropout"],
          "error: there is no hyperparameter 'dropout'"),
         (["curve-linear", "--data", "moons"], "error: the recipe curve-linear cannot be trained"),
@@ -187,6 +195,61 @@ def test_without_a_complete_trial_there_is_no_result_but_a_sentence(tmp_path: Pa
     assert "trial 1: stopped, its loss is not finite; lr " in result.output
     assert "error: no trial is complete: search smaller learning rates" in result.output
     assert not (tmp_path / ".checkpoints" / "curve-linear-tune.json").exists()
+
+
+# Data of one's own.
+
+
+@pytest.mark.parametrize("kind", ["table", "images"])
+def test_data_of_one_s_own_are_searched_and_trained_by_the_printed_command(
+    kind: str, tmp_path: Path
+) -> None:
+    if kind == "table":
+        own = [
+            "--table", str(write_shops(tmp_path)), "--target", "sales", "--leave-out", "grade",
+            "--type", "visitors=category", "--unit", "euros", "--name", "my-data",
+        ]  # fmt: skip
+    else:
+        for label, shade in (("dark", 40), ("light", 210)):
+            (tmp_path / "shades" / label).mkdir(parents=True)
+            for index in range(10):
+                image = Image.new("RGB", (12, 12), (shade + index, shade, shade))
+                image.save(tmp_path / "shades" / label / f"{index}.png")
+        own = ["--images", str(tmp_path / "shades"), "--size", "8", "--name", "my-data"]
+    root = tmp_path / "models"
+    small = ["--only", "lr", "--threads", "1", "--repository", str(root)]
+    result = run("tune", *own, "--trials", "2", "--epochs", "1", *small)
+    assert result.exit_code == 0, result.output
+    study = optuna.load_study(
+        study_name="my-data", storage=f"sqlite:///{root / '.checkpoints' / 'my-data-tune.db'}"
+    )
+    assert [trial.state in DONE for trial in study.trials] == [True] * 2
+    (line,) = [line for line in result.output.splitlines() if line.startswith("to train: ")]
+    quick = ["--seeds", "1", "--epochs", "1", "--threads", "1"]
+    fitted = run(*shlex.split(line.removeprefix("to train: "))[3:], *quick)
+    assert fitted.exit_code == 0, fitted.output
+    card = ModelRepository(root).get("my-data").card
+    assert card.fit is not None
+    assert study.best_params.items() <= card.fit.hyperparameters.items()
+    if kind == "table":
+        assert card.table is not None
+        assert "grade" not in card.table.by_name
+        assert isinstance(card.table.by_name["visitors"], CategoryColumn)
+        assert card.outputs[0].answer is not None
+        assert card.outputs[0].answer.to_text() == "in euros"
+        assert "sales" in result.stderr.partition("a new study")[0]  # shown before the search
+        assert "visitors" not in result.stdout.partition("to train")[0]
+    else:
+        assert card.inputs[0].shape == (-1, 3, 8, 8)
+
+
+def test_other_columns_of_a_table_are_another_search(tmp_path: Path) -> None:
+    table = ["--table", str(write_shops(tmp_path)), "--target", "sales", "--only", "lr"]
+    small = ["--trials", "1", "--epochs", "1", "--repository", str(tmp_path / "models")]
+    assert run("tune", *table, *small).exit_code == 0
+    other = run("tune", *table, *small, "--leave-out", "region")
+    assert other.exit_code == 1
+    assert "has the study of another search (sha256: " in other.output
 
 
 # Trials.
