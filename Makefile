@@ -66,8 +66,8 @@ bench-neighbours: $(VENV)/.all ## measure what one caller does to the waits of t
 bench-gpu: $(VENV)/.all ## measure each way to a GPU, by batch size
 	$(BIN)/python -m benchmarks.gpu
 
-bench-training: $(VENV)/.all ## compare the time of one epoch with the plain tutorial loop
-	$(BIN)/python -m benchmarks.training
+bench-training: $(VENV)/.all ## compare the time of an epoch with plain loops (BENCH="--only flights-mlp")
+	$(BIN)/python -m benchmarks.training $(BENCH)
 
 fuzz: $(VENV)/.all ## send invalid requests to a server (CASES=1000000 SEED=1)
 	$(BIN)/python tests/support/fuzz.py --cases $(CASES) --seed $(SEED)

@@ -2,6 +2,7 @@
 
 import copy
 import os
+import re
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -17,7 +18,7 @@ import training.export
 import training.exported_files
 from models.__main__ import main as models_command
 from models.package.model_package import ModelPackage
-from models.package.repository import ModelRepository
+from models.package.repository import SHIPPED, ModelRepository
 from models.proofs.parity import ParityError
 from models.runtimes.loading import open_runtime
 from training import datasets
@@ -241,6 +242,25 @@ def test_the_card_lists_the_layers(exported: tuple[RunResult, ModelPackage]) -> 
 )
 def test_the_layers_of_a_wrapped_network_are_listed(network: nn.Module, text: str) -> None:
     assert training.export._layers(network) == text
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        (
+            "adder-transformer",
+            r"TokensAndPlaces\(.*\), Block\(.*\), Block\(.*\), .*, Linear\(64, 10\)",
+        ),
+        ("flights-mlp", r"TableNetwork\(Numbers, Categories\(.*\), .*, Linear\(32, 1\), Affine\)"),
+        ("names-lstm", r"NextToken\(Embedding\(29, 32\), LSTM\(32, 128\), .*\)"),
+    ],
+)
+def test_the_card_of_a_shipped_package_lists_the_layers_of_a_wrapped_network(
+    name: str, text: str
+) -> None:
+    fit = ModelRepository(SHIPPED).get(name).card.fit
+    assert fit is not None
+    assert re.fullmatch(text, fit.network)
 
 
 def test_the_card_has_the_metric_of_both_presets_over_all_seeds(

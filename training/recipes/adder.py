@@ -4,9 +4,10 @@ After the adder of minGPT (Karpathy), which learns sums of two digits as text. H
 to three digits, without zeros before it, so the network also learns where the digits of a number
 stand.
 
-Results on the test split, of pairs of numbers that are not in the training split, for one seed:
+Results on the test split, of pairs of numbers that are not in the training split, mean and standard
+deviation over three seeds:
 
-    adder-transformer  100 % of 5,940 whole sums; with `tutorial`, two epochs, 90.5 %
+    adder-transformer  100 % of 5,940 whole sums for each; `tutorial`, two epochs: 96.6 +- 4.1 %
 """
 
 import torch
@@ -156,6 +157,7 @@ adder_transformer = Recipe(
     ),
     build=_build,
     metric="accuracy",
+    seeds=3,
     intended_use="Learn, and show, how a decoder writes an answer token by token: here, a sum.",
     limits=(
         "It adds whole numbers from 0 to 999, which it has learned from examples: a sum may be "

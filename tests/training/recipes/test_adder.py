@@ -146,6 +146,8 @@ def test_the_shipped_network_adds_held_out_sums(sums: Dataset, adder: ModelPacka
     answered = open_runtime(adder, "onnx")({"tokens": asked.numpy()})["sum"][:, 0]
     assert float((answered == expected).mean()) >= 0.999
     assert adder.card.evaluations[0].metrics["accuracy"] >= 0.999
+    default = next(entry for entry in adder.card.seeds if entry.setting == "default")
+    assert (len(default.values), min(default.values) >= 0.999) == (RECIPE.seeds, True)
 
 
 def test_each_file_is_proved_to_compute_rows_apart(adder: ModelPackage) -> None:

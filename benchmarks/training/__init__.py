@@ -1,0 +1,1 @@
+"""Benchmark of `training.loop.train` against plain loops of PyTorch with a DataLoader."""
