@@ -1,14 +1,15 @@
 """Kills fits at random moments, resumes them, and compares their files with an undisturbed fit.
 
-Every second fit is killed while it writes a snapshot, if it still writes one after the moment.
-Prints a row for each killed fit: when it was killed, how far its snapshot was, whether it left a
-partly written one, and whether the resumed fit wrote the same files, byte for byte. The exit
-status is 1 if one did not.
+Every second fit is killed while it writes a snapshot. A fit whose training ended before its moment
+is repeated with an earlier one. Prints a row for each killed fit: when it was killed, how far its
+snapshot was, whether it left a partly written one, and whether the resumed fit wrote the same
+files, byte for byte. The exit status is 1 if one did not.
 """
 
 import argparse
 import os
 import random
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -26,6 +27,8 @@ RUNS = {
     "mnist-cnn": ["--data", "digits", "--epochs", "8", "--batch-size", "64"],
 }
 """The recipes, and what makes their fits short."""
+COMPLETE = "complete"
+"""The snapshot of a fit whose training has ended."""
 
 
 class Fit(NamedTuple):
@@ -69,7 +72,7 @@ class Fit(NamedTuple):
         except SnapshotError as error:
             return str(error)
         if state["finished"]:
-            return "complete"
+            return COMPLETE
         return f"epoch {len(state['epochs']) + 1}, batch {state['batches']}"
 
     def writes(self) -> bool:
@@ -77,10 +80,11 @@ class Fit(NamedTuple):
         return bool(list((self.repository / ".checkpoints" / self.recipe).glob(".*-*")))
 
 
-def kill(fit: Fit, moment: float, *, in_write: bool) -> str:
+def kill(fit: Fit, moment: float, *, in_write: bool) -> str | None:
     """Start a fit, kill it `moment` seconds after its first snapshot; return how far it was.
 
-    With `in_write`, the kill waits for the next snapshot to be partly written.
+    With `in_write`, the kill waits for the next snapshot to be partly written. None means that the
+    training had ended before.
     """
     process = fit.start()
     folder = fit.repository / ".checkpoints" / fit.recipe
@@ -91,9 +95,12 @@ def kill(fit: Fit, moment: float, *, in_write: bool) -> str:
         pass  # a write takes milliseconds
     process.kill()
     process.wait()
-    if not folder.exists():
-        return "its package was written"
-    return fit.progress() + (", in a write" if fit.writes() else "")
+    if not folder.exists() or (in_write and not fit.writes()):
+        return None
+    progress = fit.progress()
+    if progress == COMPLETE:
+        return None
+    return progress + (", in a write" if fit.writes() else "")
 
 
 def training_seconds(fit: Fit) -> float:
@@ -125,9 +132,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
             for number in range(options.kills):
                 fit = Fit(recipe, Path(folder, str(number)))
                 moment = moments.uniform(0, longest)
-                how_far = kill(fit, moment, in_write=number % 2 == 1)
-                if (fit.repository / ".checkpoints" / recipe).exists():
-                    fit.complete("--resume")
+                while (how_far := kill(fit, moment, in_write=number % 2 == 1)) is None:
+                    shutil.rmtree(fit.repository)
+                    longest = moment
+                    moment = moments.uniform(0, longest)
+                fit.complete("--resume")
                 same = fit.files() == expected
                 different += not same
                 files = "same" if same else "DIFFERENT"
