@@ -1,6 +1,6 @@
 """The recipe for garments: a residual network on Fashion-MNIST.
 
-Result of `default` on the test split, on a shared x86-64 machine with one thread: 93.91 %, of one
+Result of `default` on the test split, on a shared x86-64 machine with one thread: 94.41 %, of one
 seed. The card has all figures.
 """
 
@@ -64,7 +64,7 @@ fashion_cnn = Recipe(
         pixel_std=0.5,
     ),
     default=ResidualHyperparameters(
-        epochs=16,
+        epochs=30,
         batch_size=256,
         optimizer="adamw",
         lr=5e-3,

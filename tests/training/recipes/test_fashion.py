@@ -103,7 +103,7 @@ def test_the_shipped_data_are_those_of_debian(package: ModelPackage, garments: D
 
 
 def test_the_shipped_network_reaches_its_accuracy(package: ModelPackage, garments: Dataset) -> None:
-    assert package.card.evaluations[0].metrics["accuracy"] >= 0.935
+    assert package.card.evaluations[0].metrics["accuracy"] >= 0.94
     rows = garments.test.inputs[:500].numpy()
     answers = open_runtime(package, "onnx")({"garment": rows})["probabilities"]
     right = answers.argmax(axis=1) == garments.test.targets[:500].numpy()
