@@ -44,8 +44,8 @@ def test_both_loops_learn_the_flights_equally_well(few_flights: TableDataset) ->
     ("ours", "plain", "held", "said"),
     [
         ([(1.0, 9.0), (1.0, 10.0)], [(5.0, 9.5), (5.0, 10.2)], True,
-         "speedup 5.00: target 5 met\nthe averages of the mean squared errors differ by 0.35, within the "
-         "1.00 between seeds"),
+         "speedup 5.00: target 5 met\nthe averages of the mean squared errors differ by 0.35, "
+         "within the 1.00 between seeds"),
         ([(1.0, 9.0), (1.0, 10.0)], [(4.9, 9.5), (4.9, 10.0)], False, "target 5 missed"),
         ([(1.0, 9.0), (1.0, 10.0)], [(9.0, 11.0), (9.0, 11.5)], False,
          "differ by 1.75, not within the 1.00 between seeds"),
