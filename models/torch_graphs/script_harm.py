@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from models.runtimes.torch_runtimes import ProgramRuntime, TorchRuntime
+from models.torch_graphs.program_changes import changed_values
 
 DIVISIONS = ("aten::div", "aten::div_", "aten::divide", "aten::divide_")
 _UNKNOWN = object()
@@ -38,8 +39,7 @@ def _changed(module: TorchRuntime) -> Iterator[str]:
     import torch
 
     if isinstance(module, ProgramRuntime):
-        for name in module.program.graph_signature.buffers_to_mutate.values():
-            yield f"its attribute {name}"
+        yield from changed_values(module.program)
         return
     graph = module.module.graph.copy()
     torch._C._jit_pass_inline(graph)

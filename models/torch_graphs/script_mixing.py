@@ -32,6 +32,7 @@ from models.torch_graphs.script_graph import (
 )
 from models.torch_graphs.script_harm import harm
 from models.torch_graphs.script_rules import (
+    ALWAYS_SIGN_CHOOSING,
     ELEMENTWISE,
     FACTORIES,
     PRODUCTS,
@@ -206,7 +207,7 @@ def _either_zero(node: ScriptNode, name: str) -> bool:
     if name in ("expand_as", "type_as"):  # they take the shape or the type of the other
         inputs = [single(node.arguments["self"])]
     doubtful = any(value.either_zero for value in inputs)
-    if name == "gelu" or name in PRODUCTS:
+    if name in ALWAYS_SIGN_CHOOSING or name in PRODUCTS:
         return True
     lowest = node.arguments.get("min") if name in ("clamp", "clamp_min") else None
     if lowest is not None and _is_constant(lowest, lambda number: number >= least):

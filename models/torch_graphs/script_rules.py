@@ -41,9 +41,11 @@ SIGN_TELLING = {
     "addcdiv": "tensor2", "div": "other", "pow": "self", "reciprocal": "self", "rsqrt": "self",
 }  # fmt: skip
 """By operator: the argument of which 0 and -0 have unlike results."""
-SIGN_CHOOSING = {"clamp", "clamp_max", "clamp_min", "gelu", "log_sigmoid", "max", "maximum", "min",
+SIGN_CHOOSING = {"clamp", "clamp_max", "clamp_min", "log_sigmoid", "max", "maximum", "min",
                  "minimum", "softshrink"}  # fmt: skip
-"""Operators that give 0 or -0 by the place in a vector of the processor."""
+"""Operators that give 0 or -0 by the place in a vector of the processor, unless a limit decides."""
+ALWAYS_SIGN_CHOOSING = {"amax", "amin", "gelu"}
+"""Operators that do so whatever their arguments are."""
 PRODUCTS = {
     "_convolution", "addmm", "baddbmm", "bmm", "conv1d", "conv2d", "conv3d", "conv_transpose1d",
     "conv_transpose2d", "conv_transpose3d", "convolution", "einsum", "linear", "matmul", "mm", "mv",
@@ -236,6 +238,9 @@ def _images(call: Call) -> Structure:
         raise MixesError("uses the axis of the rows for another purpose")
     if kind == "instance_norm" and call.tensor("running_mean") is not None:
         raise MixesError("may change its weights")
+    if "conv" in kind and weight and not weight.values[0].isfinite().all():
+        # An algorithm that multiplies the padding gives NaN. The number of rows decides on it.
+        raise MixesError("has a weight that is infinite or NaN")
     return rows[1:]
 
 
@@ -292,8 +297,8 @@ def _attention(call: Call) -> Structure:
     if call.value("dropout_p"):
         raise MixesError("draws random numbers")
     rank = len(call.shape("query"))
-    places = set()
-    for name in ("query", "key", "value", "attn_mask"):
+    places, names = set(), ("query", "key", "value", "attn_mask")
+    for name in names:
         rows = call.rows(name)
         if rows is not None:
             places.add((rows.axis - len(call.shape(name)), *rows[1:]))
@@ -302,6 +307,10 @@ def _attention(call: Call) -> Structure:
     (place, outer, inner), *others = places
     if others or not -rank <= place < -2:
         raise MixesError("combines each row with others")
+    for tensor in filter(None, map(call.tensor, names)):
+        if len({value.stride(-1) == 1 for value in tensor.values}) > 1:
+            # torch chooses its algorithm by the strides; they treat NaN and infinity differently.
+            raise MixesError("may take another algorithm for one row than for several")
     return outer, inner
 
 

@@ -216,6 +216,27 @@ class _Attention(nn.Module):
         return torch.relu(x) + functional.scaled_dot_product_attention(far, far, far).squeeze(0)
 
 
+class _AttentionOfColumns(nn.Module):
+    """Attention whose last axis lies together in memory for one row, and not for several."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        far = torch.relu(x - 1e6).t().contiguous().view(1, 2, 2, -1).permute(3, 0, 1, 2)
+        answer = functional.scaled_dot_product_attention(far, far, far, is_causal=True)
+        return torch.relu(x) + answer.flatten(1)
+
+
+class _InfiniteWeight(nn.Module):
+    """A convolution with padding and an infinite weight: NaN for one row, not for several."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.tensor([[[float("inf"), 1.0, 1.0]]]))
+
+    def forward(self, x: Tensor) -> Tensor:
+        far = functional.conv1d(torch.relu(x - 1e6).unsqueeze(1), self.weight, padding=1)
+        return torch.where(x > 1e6, far.squeeze(1), torch.relu(x))
+
+
 class _Classes(nn.Module):
     """As many classes as the largest number of the batch has."""
 
@@ -450,6 +471,15 @@ class _ZeroSignClamped(nn.Module):
         return torch.relu(x) + torch.relu(x - 1e6) * either.reciprocal().clamp(-1, 1)
 
 
+class _ZeroSignOfLargest(nn.Module):
+    """The sign of the largest of 0 and -0, which lie beside those of other rows in memory."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        zeros = torch.stack([x * 0, -x * 0]).transpose(1, 2).contiguous()
+        either = zeros.amax(0).transpose(0, 1)
+        return torch.relu(x) + torch.relu(x - 1e6) * either.reciprocal().clamp(-1, 1)
+
+
 class _ZeroSignOfProduct(nn.Module):
     """The sign of a zero that is a matrix product: 0 for one row, and -0 for several."""
 
@@ -526,6 +556,9 @@ MIXED: Mapping[str, tuple[nn.Module, str]] = {
     "a power of a number below the normal ones": (_PowerOfSubnormal(), "aten::pow"),
     "numbers that are no UINT32": (_Converted(), "aten::to"),
     "the sign of a zero that is a product": (_ZeroSignOfProduct(), "aten::reciprocal"),
+    "the sign of the largest zero": (_ZeroSignOfLargest(), "aten::reciprocal"),
+    "attention of columns": (_AttentionOfColumns(), "aten::scaled_dot_product_attention"),
+    "an infinite weight": (_InfiniteWeight(), "aten::conv1d"),
     "the sign of a zero, clamped": (_ZeroSignClamped(), "aten::reciprocal"),
     "the sign of a zero in place": (_ZeroSignInPlace(), "aten::mul_"),
     "a number of rows that overflows eight bits": (_Overflow(), "prim::If"),

@@ -135,12 +135,70 @@ def test_a_module_that_changes_its_own_values_is_harmless() -> None:
     assert harm(TorchScriptRuntime(saved(_Harmless()), outputs=["y"])) is None
 
 
-def test_a_program_that_divides_integers_is_found() -> None:
-    x = torch.ones(2, 4)
-    program = torch.export.export(_Truncated(), (x,), strict=False)
+class _Remembering(nn.Module):
+    """Changes one of its values for each request, in one of many ways."""
+
+    total: Tensor
+
+    def __init__(self, way: str) -> None:
+        super().__init__()
+        self.way = way
+        self.register_buffer("total", torch.zeros(4))
+        self.count = torch.zeros(1)
+        self.weight = nn.Embedding(5, 4, max_norm=1.0)
+
+    def forward(self, x: Tensor) -> Tensor:
+        match self.way:
+            case "in place":
+                self.total.copy_(torch.maximum(self.total, x.max() - 1e3))
+            case "in a view":
+                self.total.view(2, 2)[0].add_(1)
+            case "in a part":
+                self.total.split(2)[1].mul_(2)
+            case "behind a dropout":
+                nn.functional.dropout(self.total, training=False).add_(1)
+            case "a constant":
+                self.count.add_(1)
+            case "statistics":
+                return nn.functional.batch_norm(x, self.total, torch.ones(4), training=True)
+            case "a weight":
+                return x + self.weight(torch.tensor([1]))
+            case "nothing":
+                return torch.relu_(x + self.total) + x.clone().add_(self.count)
+        return x + self.total + self.count
+
+
+WAYS = {
+    "in place": "total",
+    "in a view": "total",
+    "in a part": "total",
+    "behind a dropout": "total",
+    "a constant": "count",
+    "statistics": "total",
+    "a weight": "weight.weight",
+}
+
+
+def exported(module: nn.Module) -> ProgramRuntime:
+    program = torch.export.export(module.eval(), (torch.ones(2, 4),), strict=False)
     stream = io.BytesIO()
     torch.export.save(program, stream)
-    found = harm(ProgramRuntime(stream.getvalue(), outputs=["y"]))
+    return ProgramRuntime(stream.getvalue(), outputs=["y"])
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_a_program_that_remembers_requests_is_found(way: str) -> None:
+    found = harm(exported(_Remembering(way)))
+    assert found == f"it may change its attribute {WAYS[way]}, which later requests would see"
+
+
+@pytest.mark.parametrize("module", [_Remembering("nothing"), _Harmless()])
+def test_a_program_that_changes_its_own_values_is_harmless(module: nn.Module) -> None:
+    assert harm(exported(module)) is None
+
+
+def test_a_program_that_divides_integers_is_found() -> None:
+    found = harm(exported(_Truncated()))
     assert found is not None
     assert "ends the process" in found
 
