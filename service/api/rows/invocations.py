@@ -4,12 +4,13 @@ https://mlflow.org/docs/latest/ml/deployment/deploy-model-locally
 https://docs.aws.amazon.com/sagemaker/latest/dg/your-algorithms-inference-code.html
 
 JSON with `dataframe_split`, `dataframe_records`, `instances` or `inputs`, a JSON list of rows, or
-CSV with or without a first line of names. The answer is JSON with `predictions`, or CSV for
-`Accept: text/csv`.
+CSV with or without a first line of names, with commas, semicolons or tabs. The answer is JSON with
+`predictions`, or CSV for `Accept: text/csv`.
 """
 
 import csv
 import io
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -31,6 +32,7 @@ from service.errors import BadInputError
 from service.json_body import Body
 
 JSON, CSV = "json", "csv"
+_SEPARATORS = ",;\t"
 _FIELDS = ("dataframe_split", "dataframe_records", "instances", "inputs")
 
 
@@ -38,7 +40,7 @@ def _read(card: ModelCard, body: Body, media: Media) -> RowsRequest:
     form = CSV if media.accept == "text/csv" else JSON
     if media.content_type == "text/csv":
         if card.table is not None:
-            values = values_of_lines(card.table, _lines(body))
+            values = values_of_lines(card.table, _lines(card, body))
             return request_of_columns(card, values, media, form=form)
         return _table(card, *_csv(card, body), media)._replace(form=form)
     content, booleans = parse(body, media)
@@ -98,7 +100,7 @@ def _csv(card: ModelCard, body: Body) -> tuple[list[str] | None, list[list[Any]]
     Raises:
         BadInputError: the body is no CSV, or holds text where the model takes a number.
     """
-    lines = _lines(body)
+    lines = _lines(card, body)
     texts = {spec.name for spec in card.inputs if spec.datatype == "BYTES"}
     inputs, names = {spec.name for spec in card.inputs}, None
     if lines and ({*lines[0]} == inputs if texts else not all(map(_is_number, lines[0]))):
@@ -112,19 +114,38 @@ def _csv(card: ModelCard, body: Body) -> tuple[list[str] | None, list[list[Any]]
             for line in lines
         ]
     except ValueError as error:
-        raise BadInputError(f"The CSV holds a value that is no number: {error}.") from error
+        raise BadInputError(
+            f"The CSV holds a value that is no number with a decimal point: {error}."
+        ) from error
 
 
-def _lines(body: Body) -> list[list[str]]:
-    """Return the fields of each line of CSV.
+def _lines(card: ModelCard, body: Body) -> list[list[str]]:
+    """Return the fields of each line of CSV, which commas, semicolons or tabs divide.
 
     Raises:
         BadInputError: the body is no CSV.
     """
     try:
-        return [line for line in csv.reader(io.StringIO(bytes(body).decode())) if line]
+        text = bytes(body).decode()
+        separator = _separator(card, text)
+        return [line for line in csv.reader(io.StringIO(text), delimiter=separator) if line]
     except (UnicodeDecodeError, csv.Error) as error:
         raise BadInputError(f"The body is no CSV in UTF-8: {error}.") from error
+
+
+def _separator(card: ModelCard, text: str) -> str:
+    """Return what divides the first line into as many fields as a row has; else the comma."""
+    if card.table is not None:
+        width = len(card.table.by_name)
+    elif len(card.inputs) > 1:
+        width = len(card.inputs)
+    else:
+        sizes = card.inputs[0].row_shape
+        width = 1 if -1 in sizes else math.prod(sizes)
+    for separator in _SEPARATORS if width > 1 else "":
+        if len(next(csv.reader(io.StringIO(text), delimiter=separator), ())) == width:
+            return separator
+    return ","
 
 
 def _number(text: str) -> int | float:

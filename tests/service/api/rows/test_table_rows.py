@@ -75,11 +75,28 @@ def test_a_table_without_names_has_the_order_of_the_card() -> None:
     data = [[row[name] for name in names] for row in ROWS]
     body = orjson.dumps({"dataframe_split": {"data": data}})
     inputs = INVOCATIONS.read(card(), body, JSON).inputs
-    lines = "\n".join(",".join("" if one is None else str(one) for one in row) for row in data)
-    from_csv = INVOCATIONS.read(card(), lines.encode(), CSV).inputs
     for name, array in wanted().items():
         np.testing.assert_array_equal(inputs[name], array)
+
+
+@pytest.mark.parametrize("separator", [",", ";", "\t"])
+@pytest.mark.parametrize("head", [False, True])
+def test_csv_has_commas_semicolons_or_tabs(separator: str, head: bool) -> None:
+    names = [column["name"] for column in COLUMNS]
+    data = [[row[name] for name in names] for row in ROWS]
+    rows = [["" if one is None else str(one) for one in row] for row in data]
+    lines = "\n".join(separator.join(row) for row in ([names] if head else []) + rows)
+    from_csv = INVOCATIONS.read(card(), lines.encode(), CSV).inputs
+    for name, array in wanted().items():
         np.testing.assert_array_equal(from_csv[name], array)
+
+
+def test_a_decimal_comma_is_refused() -> None:
+    names = [column["name"] for column in COLUMNS]
+    row = {**ROWS[0], "distance": "1,5"}
+    lines = ";".join(names) + "\n" + ";".join(str(row[name]) for name in names)
+    with pytest.raises(BadInputError, match=r"'1,5'.* is no number"):
+        INVOCATIONS.read(card(), lines.encode(), CSV)
 
 
 VALUES = st.recursive(
