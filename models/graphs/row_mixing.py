@@ -25,7 +25,15 @@ from models.graphs.graph import (
 from models.graphs.row_attributes import unknown_attribute
 from models.graphs.row_distances import is_distances
 from models.graphs.row_places import Places, numbered_axis, picked, picked_in_rows, places_of
-from models.graphs.row_rules import RESHAPING, RULES, Call, MixesError, Rows, batch_axis
+from models.graphs.row_rules import (
+    ELEMENTWISE,
+    RESHAPING,
+    RULES,
+    Call,
+    MixesError,
+    Rows,
+    batch_axis,
+)
 from models.graphs.row_texts import TEXT_RULES, filling_of
 from models.graphs.row_zeros import DoubtfulZeros
 from models.kinds.batch_axes import ROWS_FIRST, BatchAxes
@@ -155,6 +163,8 @@ class Follower:
         """The values whose rows are filled up to the longest of the batch, and with what."""
         self._places: dict[str, Places] = {}
         """The values without rows that are the places of each row's numbers."""
+        self._spread: set[str] = set()
+        """The values that are computed from such places and constants, each number for itself."""
         self._numbered: set[str] = set()
         """The indices with rows whose first number is the number of their row."""
         self._zeros = DoubtfulZeros(
@@ -288,12 +298,15 @@ class Follower:
             self._given.update(filter(None, node.outputs))
         sized = self._sized & inputs
         is_known = not (sized and is_given)  # with another value, the result may be another size
+        counting = self._places.keys() | self._spread
+        if node.kind in ELEMENTWISE and sized and sized <= counting:
+            self._spread.add(node.outputs[0])
         for name in filter(None, node.outputs):
             value = self._value(name)
-            if asks and sized <= self._sizes | self._places.keys():
+            if asks and sized <= self._sizes | counting:
                 if not value.same:
                     self._sized.add(name)
-                    if not sized or sized <= self._places.keys():
+                    if not sized or sized <= counting:
                         self._sizes.add(name)
             elif not sized or (is_known and self._is_settled(node, sized)):
                 if not value.same:

@@ -58,6 +58,8 @@ def places_of(
         counts = end.arrays is not None and [one.item() for one in end.arrays] == [*COUNTS]
         from_zero = (start.bounds, step.bounds) == ((0, 0), (1, 1))
         return Places(axis) if counts and from_zero and node.inputs[1] in sizes else None
+    if node.kind == "Expand":
+        return _expanded(node, values, known, sizes, axis)
     given = [name for name in node.inputs if name in known]
     others = [name for name in node.inputs if name not in known]
     if len(given) != 1 or any(name in sized for name in others):
@@ -75,6 +77,18 @@ def places_of(
     if node.kind == "Add" and bounds:
         return Places(axis, places.step, places.least + bounds[0], places.most + bounds[1])
     return None
+
+
+def _expanded(
+    node: Node, values: Mapping[str, Value], known: Mapping[str, Places], sizes: Set[str], axis: int
+) -> Places | None:
+    """Return places that are repeated along other axes than theirs; None if they are not."""
+    name, shape = node.inputs
+    places, output = known.get(name), values[node.outputs[0]]
+    if places is None or shape not in sizes:
+        return None
+    before = len(output.shapes[-1]) - len(values[name].shapes[-1])
+    return places._replace(axis=axis) if axis == places.axis + before else None
 
 
 def numbered_axis(

@@ -23,7 +23,7 @@ from models.kinds.tokens import TOKENIZER_FILE
 from models.package.repository import ModelRepository
 
 CALLERS, REQUESTS = 8, 6
-CLASSIFIERS = ("sequence", "several")
+CLASSIFIERS = ("sequence", "several", "left")
 FOR_TEXTS = (*CLASSIFIERS, "tokens", "embeddings")
 
 pytestmark = pytest.mark.timeout(900)  # the first test adds every folder
@@ -138,6 +138,13 @@ def test_callers_with_texts_of_unequal_lengths_get_no_wrong_answer(
 
     with ThreadPoolExecutor(CALLERS) as callers:
         list(callers.map(once, chosen))
+
+
+def test_a_tokenizer_that_pads_on_the_left_has_no_padding_on_the_right(added: Added) -> None:
+    assert added.tokenizer("left").padding_side == "left"
+    card = added.card("left")
+    assert card.batching == "rows", "texts of one length share a batch"
+    assert card.padding is None
 
 
 def test_the_answers_tell_texts_apart(added: Added, client: httpx.Client) -> None:

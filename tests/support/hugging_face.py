@@ -54,13 +54,13 @@ def word_pieces(kind: type[Any] = transformers.BertTokenizer) -> Any:
     return kind(vocab=trained.get_vocab(), do_lower_case=True, model_max_length=MAX_TOKENS)
 
 
-def byte_pairs() -> Any:
+def byte_pairs(**options: Any) -> Any:
     """Return a trained tokenizer of the kind of RoBERTa's, without a stated largest length."""
     trained = ByteLevelBPETokenizer()
     special = ["<s>", "<pad>", "</s>", "<unk>", "<mask>"]
     trained.train_from_iterator(SENTENCES, vocab_size=300, special_tokens=special)
     merges = [tuple(pair) for pair in json.loads(trained.to_str())["model"]["merges"]]
-    return transformers.RobertaTokenizer(vocab=trained.get_vocab(), merges=merges)
+    return transformers.RobertaTokenizer(vocab=trained.get_vocab(), merges=merges, **options)
 
 
 def sequence(folder: Path) -> None:
@@ -82,6 +82,16 @@ def several(folder: Path) -> None:
         **WIDE, **classes("animal", "city"),
     )  # fmt: skip
     save(folder, transformers.DistilBertForSequenceClassification(config), tokenizer)
+
+
+def left(folder: Path) -> None:
+    """GPT-2 for sequence classification, which reads its last token: it is padded on the left."""
+    tokenizer = byte_pairs(padding_side="left", model_max_length=MAX_TOKENS)
+    config = transformers.GPT2Config(
+        vocab_size=len(tokenizer), n_positions=MAX_TOKENS, n_embd=16, n_layer=2, n_head=2,
+        pad_token_id=tokenizer.pad_token_id, **WIDE, **classes("short", "long"),
+    )  # fmt: skip
+    save(folder, transformers.GPT2ForSequenceClassification(config), tokenizer)
 
 
 def tokens(folder: Path) -> None:
@@ -120,6 +130,7 @@ def save(folder: Path, network: Any, preparation: Any) -> None:
 FOLDERS: dict[str, Callable[[Path], None]] = {
     "sequence": sequence,
     "several": several,
+    "left": left,
     "tokens": tokens,
     "embeddings": embeddings,
     "pictures": pictures,

@@ -219,6 +219,37 @@ def _numbered(first: str, *nodes: Any) -> Network:
     )
 
 
+def _numbered_mask(first: str) -> Network:
+    """Return each number of the rows by the number of its row and column.
+
+    Transformers indexes a mask in this way: the numbers get the shape of the lesser ones.
+    """
+    return Network(
+        [
+            node("Shape", ["x"], ["counts"], end=1),
+            node("Squeeze", ["counts"], ["count"]),
+            node("Range", ["zero", "count", "one"], ["range"]),
+            node("Unsqueeze", ["range", "axis"], ["numbers"]),
+            node("Min", ["numbers", "columns"], ["least"]),
+            node("Shape", ["least"], ["shape"]),
+            node("Expand", [first, "shape"], ["number"]),
+            node("Expand", ["columns", "shape"], ["column"]),
+            node("Unsqueeze", ["number", "last"], ["numbers of rows"]),
+            node("Unsqueeze", ["column", "last"], ["numbers of columns"]),
+            node("Concat", ["numbers of rows", "numbers of columns"], ["indices"], axis=-1),
+            node("GatherND", ["x", "indices"], ["found"]),
+            node("Add", ["x", "found"], ["y"]),
+        ],
+        {
+            "zero": np.array(0),
+            "one": np.array(1),
+            "axis": whole(1),
+            "last": whole(-1),
+            "columns": np.array([[0, 1, 2, 3]]),
+        },
+    )
+
+
 _PICKED = [
     node("GatherND", ["x", "indices"], ["picked"]),
     node("Unsqueeze", ["picked", "axis"], ["found"]),
@@ -405,6 +436,9 @@ MIXED: Mapping[str, Network] = {
     ),
     "distances from rows that change": _distances(
         _DIFFERENCES, node("Identity", ["differences"], ["same"]), _sum_of_squares()
+    ),
+    "the number of the row, or of the column if it is less": replace(
+        _numbered_mask("least"), named="Concat"
     ),
     "the number of the row before": replace(_numbered("before", *_PICKED), named="Concat"),
     "the number of the row": replace(
@@ -945,6 +979,7 @@ APART: Mapping[str, Network] = {
     "distances, as skl2onnx writes them": _distances(
         _UNCHANGED, _DIFFERENCES, _sum_of_squares()
     ),
+    "a mask by the numbers of rows and columns": _numbered_mask("numbers"),
     "a number of each row, as an index of torch": _numbered("numbers", *_PICKED),
     "a number of each row changed, as torch writes it": _numbered(
         "numbers",
