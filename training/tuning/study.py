@@ -5,9 +5,12 @@ process goes on with it. The test split is not used.
 """
 
 import math
+import signal
 import sys
+import threading
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -175,13 +178,52 @@ def run_trials(
 
     def objective(trial: Trial) -> float:
         try:
-            return _run_trial(trial, search)
+            with interruptible():
+                return _run_trial(trial, search)
         except KeyboardInterrupt:
-            study.enqueue_trial(trial.params)
+            recorded = study.get_trials(deepcopy=False)[trial.number]
+            if drawn := trial.params or recorded.system_attrs.get("fixed_params"):
+                study.enqueue_trial(drawn)
             raise
 
-    while started_trials(study) < trials:
-        study.optimize(objective, n_trials=1, callbacks=[lambda _, trial: report(trial)])
+    with _interrupted_in_trials() as interruptible:
+        while started_trials(study) < trials:
+            study.optimize(objective, n_trials=1, callbacks=[lambda _, trial: report(trial)])
+
+
+@contextmanager
+def _interrupted_in_trials() -> Iterator[Callable[[], AbstractContextManager[None]]]:
+    """Yield a context manager for trials; the first Ctrl-C outside of them is raised in the next.
+
+    Optuna would leave a trial that it begins or ends at this moment as a running one.
+    """
+    interrupted = threading.Event()
+    default = signal.getsignal(signal.SIGINT)
+    is_main = threading.current_thread() is threading.main_thread()
+    if not is_main or default is not signal.default_int_handler:
+        yield nullcontext
+        return
+
+    def remember(number: int, frame: object) -> None:
+        if interrupted.is_set():
+            raise KeyboardInterrupt
+        interrupted.set()
+
+    @contextmanager
+    def interruptible() -> Iterator[None]:
+        signal.signal(signal.SIGINT, default)
+        try:
+            if interrupted.is_set():
+                raise KeyboardInterrupt
+            yield
+        finally:
+            signal.signal(signal.SIGINT, remember)
+
+    signal.signal(signal.SIGINT, remember)
+    try:
+        yield interruptible
+    finally:
+        signal.signal(signal.SIGINT, default)
 
 
 def _run_trial(trial: Trial, search: Search) -> float:
