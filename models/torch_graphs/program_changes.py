@@ -18,11 +18,14 @@ _PASSING = {
 def changed_values(program: Any) -> Iterator[str]:
     """Yield what a program may change that its next computation reads.
 
-    The signature of a program lists it after `run_decompositions` only.
+    Operators change values in place until `run_decompositions`; afterwards the signature alone
+    lists the changes.
 
     Args:
         program: a `torch.export.ExportedProgram`.
     """
+    for name in program.graph_signature.buffers_to_mutate.values():
+        yield f"its attribute {name}"
     specs = program.graph_signature.input_specs
     attributes = {spec.arg.name: spec.target for spec in specs if spec.target is not None}
     for module in program.graph_module.modules():  # those of the branches, too

@@ -179,8 +179,10 @@ WAYS = {
 }
 
 
-def exported(module: nn.Module) -> ProgramRuntime:
+def exported(module: nn.Module, *, decomposed: bool = False) -> ProgramRuntime:
     program = torch.export.export(module.eval(), (torch.ones(2, 4),), strict=False)
+    if decomposed:
+        program = program.run_decompositions()
     stream = io.BytesIO()
     torch.export.save(program, stream)
     return ProgramRuntime(stream.getvalue(), outputs=["y"])
@@ -190,6 +192,12 @@ def exported(module: nn.Module) -> ProgramRuntime:
 def test_a_program_that_remembers_requests_is_found(way: str) -> None:
     found = harm(exported(_Remembering(way)))
     assert found == f"it may change its attribute {WAYS[way]}, which later requests would see"
+
+
+def test_a_decomposed_program_that_remembers_requests_is_found() -> None:
+    """Its operators change nothing; the changed values are outputs."""
+    found = harm(exported(_Remembering("in place"), decomposed=True))
+    assert found == "it may change its attribute total, which later requests would see"
 
 
 @pytest.mark.parametrize("module", [_Remembering("nothing"), _Harmless()])
